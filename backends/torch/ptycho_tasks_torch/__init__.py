@@ -1,0 +1,1 @@
+"""PyTorch backends for ptycho-tasks."""

@@ -1,0 +1,1 @@
+"""A Make-style build tool for ptychography with neural networks."""

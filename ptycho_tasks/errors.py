@@ -1,0 +1,44 @@
+"""The errors that a user can cause. Their text is shown as one line, never as a traceback.
+
+    PtychoTasksError        exit 1: the work failed
+    +-- ScanError           a scan file that cannot be used
+    +-- BundleError         a bundle that cannot be used
+    +-- TrainingError       training that cannot go on (NaN loss, collapsed output, too few groups)
+    +-- FileWriteError      a file that cannot be written (full disk, read-only folder)
+    +-- ConfigError         exit 2: wrong configuration or usage; nothing was started
+        +-- BackendError    a backend that is unknown or cannot be loaded
+"""
+
+from __future__ import annotations
+
+
+class PtychoTasksError(Exception):
+    """Base of all errors meant for the user: what is wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class ScanError(PtychoTasksError):
+    """A scan file that is missing, unreadable or against the raw-scan contract."""
+
+
+class BundleError(PtychoTasksError):
+    """A model bundle that is missing, damaged, foreign or not trustworthy."""
+
+
+class TrainingError(PtychoTasksError):
+    """Training or inference that cannot give a meaningful result."""
+
+
+class FileWriteError(PtychoTasksError):
+    """A file that could not be written; what stood in its place before is untouched."""
+
+
+class ConfigError(PtychoTasksError):
+    """A wrong value in ptycho.yaml, on the command line or in an override."""
+
+    exit_code = 2
+
+
+class BackendError(ConfigError):
+    """A backend that is not installed or cannot be imported."""

@@ -1,0 +1,98 @@
+"""The arrays of one ptychographic scan.
+
+Axis letters used in names and docstrings:
+
+    M  frames            N  detector pixels along one side (even)
+    P  probe modes       H, W  rows and columns of the object grid
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A window of the object grid.
+
+    `origin` is the (row, column) on the scan's object grid of the window's pixel [0, 0];
+    `shape` is its (rows, columns).
+    """
+
+    origin: tuple[int, int]
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ScanData:
+    """One validated scan, in canonical axis order and dtypes.
+
+    A position (y, x) is the index on the object grid, possibly fractional, on which the
+    patch's pixel (N//2, N//2) lies.
+    """
+
+    diffraction: NDArray[np.float32]
+    """(M, N, N) amplitude, sqrt of counts, zero frequency at index N//2; may be a memmap."""
+    positions: NDArray[np.float64]
+    """(M, 2) pixels on the object grid; column 0 is y (row), column 1 is x (column)."""
+    probe: NDArray[np.complex64]
+    """(P, N, N) incoherent probe modes; |probe|^2 in counts where the scale is known."""
+    object: NDArray[np.complex64] | None = None
+    """(H, W) object guess; the ground truth where the scan is simulated."""
+    scan_index: NDArray[np.int64] | None = None
+    """(M,) which scan a frame belongs to; None means one scan."""
+    start_positions: NDArray[np.float64] | None = None
+    """(M, 2) nominal positions, like `positions`."""
+    pixel_size_m: tuple[float, float] | None = None
+    """(height, width) in metres of an object pixel, where known."""
+    energy_ev: float = 0.0
+    """Photon energy in eV; zero where the scan does not say."""
+    distance_m: float = 0.0
+    """Distance from object to detector in metres; zero where the scan does not say."""
+    exposure_s: float = 0.0
+    """Exposure of one frame in seconds; zero where the scan does not say."""
+    name: str = "scan"
+    """Name for messages and for the product: the file's stem."""
+    notes: tuple[str, ...] = field(default=())
+    """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
+
+    @property
+    def frame_count(self) -> int:
+        return int(self.diffraction.shape[0])
+
+    @property
+    def size(self) -> int:
+        """N, the number of detector pixels along one side."""
+        return int(self.diffraction.shape[-1])
+
+
+def corners_and_fractions(
+    positions: NDArray[np.float64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Split positions into the patch's top-left pixel and the sub-pixel rest.
+
+    The only place where a position becomes array indices. With `corner, fraction` the
+    position is `corner + size//2 + fraction` and every fraction lies in [-0.5, 0.5].
+
+    Args:
+        positions: (M, 2) float64 positions (y, x) in pixels.
+        size: N.
+
+    Returns:
+        corners (M, 2) int64 and fractions (M, 2) float64, both (y, x).
+    """
+    whole = np.rint(positions)
+    return whole.astype(np.int64) - size // 2, positions - whole
+
+
+def canvas_of(positions: NDArray[np.float64], size: int) -> Canvas:
+    """The smallest window of the object grid that holds every patch of a scan."""
+    corners, _ = corners_and_fractions(positions, size)
+    low, high = corners.min(axis=0), corners.max(axis=0) + size
+    return Canvas(
+        origin=(int(low[0]), int(low[1])),
+        shape=(int(high[0] - low[0]), int(high[1] - low[1])),
+    )
