@@ -10,14 +10,19 @@ Schema and the error messages are made from it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 
-def doc(text: str, **limits: Any) -> msgspec.Meta:
-    """Describe a field: one sentence, and limits such as ge, gt, le, lt, min_length, pattern."""
-    return msgspec.Meta(description=text, **limits)
+def doc(text: str, **bounds: Any) -> msgspec.Meta:
+    """Describe a field: one sentence, and bounds such as ge, gt, le, lt, min_length, pattern."""
+    return msgspec.Meta(description=text, **bounds)
+
+
+def limits(**bounds: Any) -> msgspec.Meta:
+    """Bounds of one member of a union, where `doc` cannot hold them."""
+    return msgspec.Meta(**bounds)
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,3 +47,83 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
     threads: Annotated[int, doc("CPU threads; 0 leaves the choice to the library", ge=0)] = 0
     inference_batch_size: Annotated[int, doc("frames (or groups) per inference step", ge=1)] = 64
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
+
+
+class SimulationOptions(Section, frozen=True, kw_only=True):
+    """What to simulate. Every field changes the result."""
+
+    object: Annotated[
+        Literal["lines", "siemens", "blobs"],
+        doc("ground truth: random lines, a Siemens star, or smooth random blobs"),
+    ] = "lines"
+    probe: Annotated[
+        Literal["disc", "defocused"],
+        doc("illumination: a soft disc, or the defocused, ring-like beam of a zone plate"),
+    ] = "defocused"
+    size: Annotated[
+        int, doc("detector pixels along one side (N), even", ge=8, le=1024, multiple_of=2)
+    ] = 64
+    grid: Annotated[
+        int, doc("scan points along one side; frames = grid squared", ge=1, le=512)
+    ] = 32
+    step: Annotated[float, doc("distance of neighbouring scan points, pixels", gt=0.0)] = 6.0
+    jitter: Annotated[
+        float, doc("largest random offset of a scan point along y and x, pixels", ge=0.0)
+    ] = 2.0
+    photons: Annotated[float, doc("mean counts of a frame", gt=0.0, le=1e12)] = 1e6
+    probe_radius: Annotated[
+        float, doc("radius of the illuminated spot, pixels; 0 takes 0.19 of size", ge=0.0)
+    ] = 0.0
+    probe_aperture: Annotated[
+        float,
+        doc(
+            "radius of the beam's cone on the detector, as a fraction of size; 0 is a flat wave",
+            ge=0.0,
+            le=0.4,
+        ),
+    ] = 0.2
+    amplitude_min: Annotated[
+        float, doc("lowest amplitude of the object; the highest is 1", gt=0.0, le=1.0)
+    ] = 0.4
+    phase_range: Annotated[
+        float, doc("difference of the object's highest and lowest phase, rad", ge=0.0, le=6.0)
+    ] = 1.4
+    seed: Annotated[int, doc("seed of object, positions and noise", ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit each other."""
+        if self.jitter > self.step:
+            raise ValueError(f"jitter {self.jitter:g} exceeds step {self.step:g}: lower jitter")
+        if 2 * self.radius > self.size - 2:
+            raise ValueError(
+                f"probe_radius {self.radius:g} does not fit size {self.size}: "
+                f"take at most {self.size / 2 - 1:g}"
+            )
+        if self.probe == "defocused" and self.probe_aperture < 0.05:
+            raise ValueError(
+                f"probe `defocused` needs a probe_aperture of at least 0.05, "
+                f"not {self.probe_aperture:g}"
+            )
+        if self.grid * self.step > 8192:
+            raise ValueError(
+                f"grid {self.grid} times step {self.step:g} is an object of more than 8192 pixels "
+                "along a side: lower one of them"
+            )
+
+    @property
+    def radius(self) -> float:
+        """Radius of the illuminated spot in pixels, with the default resolved."""
+        return self.probe_radius or 0.19 * self.size
+
+
+class FixtureOptions(Section, frozen=True, kw_only=True):
+    """Which frames of the source are taken."""
+
+    strategy: Annotated[
+        Literal["stratified", "first", "random", "grid"],
+        doc("stratified: evenly spaced indices; first; random; grid: spatially even"),
+    ] = "stratified"
+    subset_size: Annotated[
+        Annotated[int, limits(ge=16)] | None, doc("frames to take, at least 16; null takes all")
+    ] = None
+    seed: Annotated[int, doc("seed of the strategy `random`", ge=0)] = 0

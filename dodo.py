@@ -1,0 +1,5 @@
+"""The tasks of the project in ptycho.yaml; `doit list` shows them."""
+
+from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
+
+__all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]

@@ -1,0 +1,260 @@
+"""The model bundle `wts.h5.zip`: arrays and JSON in, arrays and JSON out.
+
+A zip of stored members: `manifest.json`, `params.json`, `wts.h5`, `history.json`. Nothing in it
+is ever unpickled or executed, so a stranger's bundle is safe to load. Equal content gives equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import TrainedModel
+from ptycho_tasks.errors import BundleError
+
+BUNDLE_NAME = "wts.h5.zip"
+FORMAT = "ptycho-tasks-bundle"
+FORMAT_VERSION = 1
+MANIFEST, PARAMS, WEIGHTS, HISTORY = "manifest.json", "params.json", "wts.h5", "history.json"
+_MEMBERS = (PARAMS, WEIGHTS, HISTORY)
+_MANIFEST_LIMIT = 1 << 20
+# The earliest time a zip can hold: a bundle must not tell when it was made.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's content, checked."""
+
+    manifest: Mapping[str, Any]
+    params: Mapping[str, Any]
+    model: TrainedModel
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that made it."""
+        return str(self.manifest["backend"]["name"])
+
+
+def bundle_bytes(
+    model: TrainedModel, *, backend: str, backend_version: str, size: int, params: Mapping[str, Any]
+) -> bytes:
+    """A bundle as bytes.
+
+    Args:
+        model: arrays by model and name, metadata, history.
+        backend: the backend's name.
+        backend_version: the backend's version.
+        size: N.
+        params: the settled configuration; the model's metadata are added to it.
+    """
+    intensity_scale = model.metadata.get("intensity_scale")
+    members = {
+        PARAMS: _json(
+            {**params, "intensity_scale": intensity_scale, "metadata": dict(model.metadata)}
+        ),
+        WEIGHTS: _weights_bytes(model.models),
+        HISTORY: _json([dict(epoch) for epoch in model.history]),
+    }
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "core_version": version("ptycho-tasks"),
+        "backend": {"name": backend, "version": backend_version},
+        "models": sorted(model.models),
+        "N": size,
+        "gridsize": params.get("flat", {}).get("gridsize", 1),
+        "members": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            for name, data in members.items()
+        },
+    }
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in [(MANIFEST, _json(manifest)), *members.items()]:
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
+    return stream.getvalue()
+
+
+def load_bundle(model_dir: Path) -> Bundle:
+    """Read and check the bundle in a model directory.
+
+    Checked: member names, sizes and checksums against the manifest, the format's version, and
+    that the weights are plain arrays stored in the file itself.
+
+    Raises:
+        BundleError: what is wrong with it, and where.
+    """
+    path = Path(model_dir) / BUNDLE_NAME
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = _read_manifest(path, archive)
+            members = {name: _read_member(path, archive, manifest, name) for name in _MEMBERS}
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path}: no such bundle; run `doit train`, or name the folder that holds {BUNDLE_NAME}"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise BundleError(
+            f"{path}: damaged or not a zip ({error}); train again or copy it anew"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
+    params = _parse(path, PARAMS, members[PARAMS], dict)
+    model = TrainedModel(
+        models=_read_weights(path, members[WEIGHTS], manifest["models"]),
+        metadata=params.get("metadata", {}),
+        history=_parse(path, HISTORY, members[HISTORY], list),
+    )
+    return Bundle(manifest, params, model)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _weights_bytes(models: Mapping[str, Mapping[str, NDArray[Any]]]) -> bytes:
+    """HDF5 with a group a model and a dataset a parameter; shared arrays are hard links."""
+    stream = io.BytesIO()
+    stored: dict[int, h5py.Dataset] = {}
+    with h5py.File(stream, "w", libver=("v108", "v108")) as file:
+        for model in sorted(models):
+            group = file.create_group(model)
+            for name in sorted(models[model]):
+                array = models[model][name]
+                if id(array) in stored:
+                    group[name] = stored[id(array)]
+                else:
+                    stored[id(array)] = group.create_dataset(name, data=array)
+    return stream.getvalue()
+
+
+def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    names = archive.namelist()
+    if "manifest.dill" in names:
+        raise BundleError(
+            f"{path}: a bundle with a manifest.dill holds pickled code, which could run anything "
+            "on loading; it is refused. Train again with ptycho-tasks"
+        )
+    for name in names:
+        if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
+            raise BundleError(f"{path}: the member {name!r} points outside the bundle; refused")
+    if sorted(names) != sorted([MANIFEST, *_MEMBERS]):
+        raise BundleError(
+            f"{path}: expected the members {', '.join([MANIFEST, *_MEMBERS])}, "
+            f"found {', '.join(names) or 'none'}"
+        )
+    for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise BundleError(f"{path}: the member {info.filename} is compressed; refused")
+    if archive.getinfo(MANIFEST).file_size > _MANIFEST_LIMIT:
+        raise BundleError(f"{path}: {MANIFEST} is larger than 1 MiB; refused")
+    manifest: dict[str, Any] = _parse(path, MANIFEST, archive.read(MANIFEST), dict)
+    _check_manifest(path, manifest)
+    return manifest
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{path}: {MANIFEST}: format is not {FORMAT!r}: not our bundle")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format version {manifest.get('format_version')!r}; this ptycho-tasks reads "
+            f"version {FORMAT_VERSION}. Train again, or use the version that wrote it"
+        )
+    backend, members = manifest.get("backend"), manifest.get("members")
+    models, size = manifest.get("models"), manifest.get("N")
+    fits = (
+        isinstance(backend, dict)
+        and isinstance(backend.get("name"), str)
+        and isinstance(members, dict)
+        and all(isinstance(members.get(name), dict) for name in _MEMBERS)
+        and isinstance(models, list)
+        and all(isinstance(name, str) for name in models)
+        and isinstance(size, int)
+    )
+    if not fits:
+        raise BundleError(f"{path}: {MANIFEST} lacks backend, members, models or N")
+
+
+def _read_member(
+    path: Path, archive: zipfile.ZipFile, manifest: Mapping[str, Any], name: str
+) -> bytes:
+    declared = manifest["members"][name]
+    size = archive.getinfo(name).file_size
+    if size != declared.get("size"):
+        raise BundleError(
+            f"{path}: {name} has {size} bytes where the manifest says {declared.get('size')}"
+        )
+    data = archive.read(name)
+    if hashlib.sha256(data).hexdigest() != declared.get("sha256"):
+        raise BundleError(
+            f"{path}: {name} does not match its sha256 in the manifest: the bundle was changed; "
+            "train again or copy it anew"
+        )
+    return data
+
+
+def _parse(path: Path, member: str, data: bytes, kind: type) -> Any:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: {member} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise BundleError(f"{path}: {member} does not hold what it should")
+    return value
+
+
+def _read_weights(
+    path: Path, data: bytes, expected: list[str]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            if sorted(file) != sorted(expected):
+                raise BundleError(
+                    f"{path}: {WEIGHTS} holds the models {', '.join(file)}; "
+                    f"the manifest names {', '.join(expected)}"
+                )
+            shared: dict[int, NDArray[Any]] = {}
+            return {model: _read_model(path, file, model, shared) for model in sorted(file)}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise BundleError(f"{path}: {WEIGHTS} is not readable HDF5: {error}") from error
+
+
+def _read_model(
+    path: Path, file: h5py.File, model: str, shared: dict[int, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    group = file[model] if isinstance(file.get(model, getlink=True), h5py.HardLink) else None
+    if not isinstance(group, h5py.Group):
+        raise BundleError(f"{path}: {WEIGHTS}: {model} is not a group of its own; refused")
+    for name in group:
+        link = group.get(name, getlink=True)
+        dataset = group[name] if isinstance(link, h5py.HardLink) else None
+        # External, virtual or filtered storage could reach other files or blow up on reading.
+        if (
+            not isinstance(dataset, h5py.Dataset)
+            or dataset.external
+            or dataset.is_virtual
+            or dataset.chunks
+            or dataset.dtype.kind not in "biufc"
+        ):
+            raise BundleError(f"{path}: {WEIGHTS}: {model}/{name} is not a plain array; refused")
+        address = h5py.h5o.get_info(dataset.id).addr
+        if address not in shared:
+            shared[address] = np.asarray(dataset[()])
+        arrays[name] = shared[address]
+    return arrays

@@ -1,0 +1,195 @@
+"""The command line `ptycho-tasks`: thin callers of public functions."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ptycho_tasks.config import CONFIG_NAME, read_config
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
+from ptycho_tasks.tasks import DEBUG
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="ptycho-tasks")
+def cli(debug: bool) -> None:
+    """Ptychography as a build: scan -> fixture -> trained bundle -> reconstruction.
+
+    In a project folder, `doit train` and `doit infer` build what is stale. Start one with
+    `ptycho-tasks init`.
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit 2, failed work exit 1."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.Abort:
+        click.echo("aborted", err=True)
+        code = 1
+    except PtychoTasksError as error:
+        if os.environ.get(DEBUG):
+            raise
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def section_options(kind: type[Section]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option a field of `kind`, with its documentation."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(msgspec.structs.fields(kind)):
+            meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
+            command = click.option(
+                f"--{field.name.replace('_', '-')}",
+                field.name,
+                help=f"{meta.description}  [default: {field.default}]",
+            )(command)
+        return command
+
+    return decorate
+
+
+def section_of(kind: type[Section], values: dict[str, str | None]) -> Any:
+    """The section that the given option texts make.
+
+    Raises:
+        ConfigError: a value is wrong; the option is named.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, at = str(error).partition(" - at `$")
+        option = f"--{at.rstrip('`').lstrip('.').replace('_', '-')}: " if at else ""
+        raise ConfigError(f"{option}{problem[:1].lower()}{problem[1:]}") from error
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("--source", type=click.Path(path_type=Path), help="The scan to read (NPZ, CXI).")
+@click.option("--backend", default="pinn", show_default=True, help="What trains and infers.")
+@click.option("--name", help="Names the files that are made.  [default: the scan's name]")
+def init(folder: Path, source: Path | None, backend: str, name: str | None) -> None:
+    """Make a project in FOLDER: ptycho.yaml, dodo.py and a JSON Schema for editors.
+
+    Without --source, the project simulates its scan.
+    """
+    from ptycho_tasks.project import init_project
+
+    for path in init_project(folder, source=source, backend=backend, name=name):
+        click.echo(f"wrote {path}")
+    click.echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")
+
+
+@cli.command()
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@section_options(SimulationOptions)
+def simulate(output: Path, **values: str | None) -> None:
+    """Simulate a scan with a known ground truth and write it to OUTPUT (NPZ)."""
+    options = section_of(SimulationOptions, values)
+
+    from ptycho_tasks.fixture import write_scan
+    from ptycho_tasks.simulate import simulate as simulate_scan
+
+    scan = simulate_scan(options)
+    write_scan(output, scan)
+    click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
+
+
+@cli.command()
+@click.option("--source", required=True, type=click.Path(path_type=Path), help="The scan to cut.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The fixture (NPZ) to write."
+)
+@section_options(FixtureOptions)
+def fixture(source: Path, output: Path, **values: str | None) -> None:
+    """Cut a scan to a fixture, with its JSON sidecar beside it."""
+    options = section_of(FixtureOptions, values)
+    if output.suffix != ".npz":
+        raise ConfigError(f"--output: {output} must end in .npz; its sidecar ends in .json")
+
+    from ptycho_tasks.stages import cut_fixture
+
+    scan = cut_fixture(source, options, output)
+    click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
+
+
+@cli.command()
+def backends() -> None:
+    """List the backends that a project here can name, and why one cannot be used."""
+    from ptycho_tasks.backends import available
+
+    for name, entry in sorted(available(Path.cwd()).items()):
+        try:
+            state = f"version {entry.load().version}"
+        except ConfigError as error:
+            state = str(error)
+        click.echo(f"{name}  {entry.origin}  {state}")
+
+
+@cli.command()
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of ptycho.yaml instead.")
+def config(schema: bool) -> None:
+    """Show every setting of the project here: its value, and where it came from."""
+    from ptycho_tasks.payload import create_inference_payload
+    from ptycho_tasks.project import project_schema
+
+    if schema:
+        click.echo(json.dumps(project_schema(Path.cwd()), indent=2))
+        return
+    payload = create_inference_payload(read_config(Path.cwd() / CONFIG_NAME))
+    rows = [(key, json.dumps(value), payload.origins[key]) for key, value in payload.values.items()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, origin in rows:
+        click.echo(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+
+
+@cli.group()
+def bundle() -> None:
+    """Look into a model bundle (wts.h5.zip); nothing in it is ever executed."""
+
+
+@bundle.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+def show(model_dir: Path) -> None:
+    """Show what a bundle in MODEL_DIR holds: backend, settings, arrays, last losses."""
+    from ptycho_tasks.bundle import load_bundle
+
+    content = load_bundle(model_dir)
+    click.echo(json.dumps({k: content.manifest[k] for k in ("backend", "models", "N")}))
+    click.echo(json.dumps(content.params, indent=1, sort_keys=True))
+    for model, arrays in content.model.models.items():
+        weights = sum(array.size for array in arrays.values())
+        click.echo(f"{model}: {len(arrays)} arrays, {weights} values")
+    if content.model.history:
+        click.echo(f"last epoch: {json.dumps(content.model.history[-1])}")
+
+
+@bundle.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+def verify(model_dir: Path) -> None:
+    """Check a bundle's members, sizes and checksums; exit 1 if it is damaged."""
+    from ptycho_tasks.bundle import load_bundle
+
+    content = load_bundle(model_dir)
+    click.echo(f"{model_dir}: whole; made by {content.backend}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Files that appear whole or not at all, and errors of the file system as one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ptycho_tasks.errors import FileWriteError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn any OSError inside the block into a FileWriteError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise FileWriteError(
+            f"cannot write {path}: {reason}; free space or choose another folder; "
+            "what was there is unchanged"
+        ) from error
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Yield a new, empty file in the folder of `path`; it is gone after the block.
+
+    Missing folders are made. The file's mode is what the umask gives any new file.
+
+    Raises:
+        FileWriteError: the folder or the file cannot be written, now or inside the block.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        try:
+            os.chmod(name, 0o666 & ~_umask())  # noqa: PTH101 (a mkstemp file is private)
+            yield Path(name)
+        finally:
+            with suppress(OSError):
+                os.unlink(name)  # noqa: PTH108
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; after the block it takes the place of `path`.
+
+    On any error inside the block, the temporary file is removed and what stood at `path` is
+    unchanged.
+
+    Raises:
+        FileWriteError: for any OSError, also one raised inside the block.
+    """
+    path = Path(path)
+    with temporary(path) as temp:
+        yield temp
+        flush(temp)
+        temp.replace(path)
+        flush_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all.
+
+    Raises:
+        FileWriteError: the file cannot be written; what was there is unchanged.
+    """
+    with staged(path) as temp:
+        temp.write_bytes(data)
+
+
+def flush(path: Path) -> None:
+    """Force a file's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, where the platform can."""
+    # Windows cannot open a folder, and some network file systems refuse the fsync.
+    with suppress(OSError):
+        flush(folder)
+
+
+def sha256_file(path: Path) -> str:
+    """The hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while piece := stream.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

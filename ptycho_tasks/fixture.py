@@ -1,0 +1,219 @@
+"""Cut a scan to a small fixture, and publish it with a sidecar that says where it comes from.
+
+Axis letters:  M frames of the source,  K frames taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.files import flush, flush_folder, sha256_file, temporary, writing
+from ptycho_tasks.npz import Rows, scan_arrays, write_npz
+from ptycho_tasks.options import FixtureOptions
+from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scan import ScanData
+
+FORMAT = "ptycho-tasks fixture"
+FORMAT_VERSION = 1
+
+
+def select_indices(
+    positions: NDArray[np.float64], options: FixtureOptions, *, name: str = "scan"
+) -> NDArray[np.int64]:
+    """Which frames to take.
+
+    Args:
+        positions: (M, 2) pixels.
+        options: strategy, how many, seed.
+        name: the scan's name, for the message.
+
+    Returns:
+        (K,) int64, sorted, each frame once.
+
+    Raises:
+        ScanError: the scan has fewer frames than asked for.
+    """
+    total = len(positions)
+    count = total if options.subset_size is None else options.subset_size
+    if count > total:
+        raise ScanError(
+            f"{name}: has {total} frames, but fixture.subset_size asks for {count}; "
+            f"ask for at most {total}, or leave subset_size out to take all"
+        )
+    if options.strategy == "first" or count == total:
+        return np.arange(count, dtype=np.int64)
+    if options.strategy == "random":
+        chosen = np.random.default_rng(options.seed).permutation(total)[:count]
+    elif options.strategy == "grid":
+        chosen = _spread(positions, count)
+    else:
+        chosen = np.arange(count) * (total - 1) // (count - 1)
+    return np.sort(chosen).astype(np.int64)
+
+
+def make_fixture(scan: ScanData, options: FixtureOptions) -> ScanData:
+    """The scan with the selected frames only, in memory.
+
+    Raises:
+        ScanError: the scan has fewer frames than asked for.
+    """
+    return take_frames(scan, select_indices(scan.positions, options, name=scan.name))
+
+
+def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
+    """The scan with (K,) frames: every per-frame array is taken by the same indices."""
+    return replace(
+        scan,
+        diffraction=np.asarray(scan.diffraction[indices]),
+        positions=scan.positions[indices],
+        scan_index=None if scan.scan_index is None else scan.scan_index[indices],
+        start_positions=None if scan.start_positions is None else scan.start_positions[indices],
+    )
+
+
+def write_fixture(
+    scan: ScanData,
+    options: FixtureOptions,
+    *,
+    npz_path: Path,
+    sidecar_path: Path,
+    source_name: str,
+    source_sha256: str,
+) -> None:
+    """Write the selected frames and their sidecar, published together.
+
+    Both are written beside their places first. Then the old NPZ goes, the sidecar takes its
+    place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
+    Frames are streamed: a fixture may be larger than memory.
+
+    Raises:
+        ScanError: the scan has fewer frames than asked for.
+        FileWriteError: the files cannot be written; what was there is unchanged.
+    """
+    indices = select_indices(scan.positions, options, name=source_name)
+    arrays = scan_arrays(scan, indices)
+    sidecar: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "generator": {"name": "ptycho-tasks", "version": version("ptycho-tasks")},
+        "source": {"name": source_name, "sha256": source_sha256},
+        "scan_name": scan.name,
+        "selection": _selection(scan, options, indices),
+        "transformations": list(scan.notes),
+        "arrays": _shapes_and_dtypes(arrays),
+        "coverage": _coverage(scan.positions, indices),
+    }
+    with temporary(npz_path) as npz_temp, temporary(sidecar_path) as sidecar_temp:
+        with writing(npz_path):
+            write_npz(npz_temp, arrays)
+            flush(npz_temp)
+        sidecar["npz"] = {"name": Path(npz_path).name, "sha256": sha256_file(npz_temp)}
+        with writing(sidecar_path):
+            text = json.dumps(sidecar, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            sidecar_temp.write_text(text, encoding="utf-8")
+            flush(sidecar_temp)
+        _publish(npz_temp, Path(npz_path), sidecar_temp, Path(sidecar_path))
+
+
+def read_fixture(npz_path: Path) -> ScanData:
+    """Read a fixture; the frames stay memory-mapped.
+
+    Raises:
+        ScanError: the fixture is missing, breaks the contract, or does not match its sidecar.
+    """
+    npz_path = Path(npz_path)
+    if not npz_path.is_file():
+        raise ScanError(f"{npz_path}: no such fixture; make it with `doit fixture`")
+    sidecar = _read_sidecar(npz_path.with_suffix(".json"))
+    if sidecar["npz"]["sha256"] != sha256_file(npz_path):
+        raise ScanError(
+            f"{npz_path}: its content is not what {npz_path.with_suffix('.json').name} says "
+            "(sha256 differs); make the fixture again"
+        )
+    return replace(read_scan(npz_path), name=sidecar["scan_name"], notes=())
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    advice = "make the fixture again"
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+        known = (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION)
+        complete = isinstance(sidecar["npz"]["sha256"], str) and isinstance(
+            sidecar["scan_name"], str
+        )
+    except FileNotFoundError:
+        raise ScanError(f"{path}: the fixture's sidecar is missing; {advice}") from None
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}; {advice}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ScanError(f"{path}: not a fixture's sidecar; {advice}") from error
+    if not known or not complete:
+        raise ScanError(
+            f"{path}: not a sidecar of {FORMAT} version {FORMAT_VERSION}; {advice}, or update "
+            "ptycho-tasks"
+        )
+    return dict(sidecar)
+
+
+def _spread(positions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Farthest-point sampling (Gonzalez, Theor. Comput. Sci. 38, 293, 1985).
+
+    Each next frame is the one farthest from all chosen so far, beginning in the corner.
+    """
+    chosen = np.empty(count, dtype=np.int64)
+    chosen[0] = int(np.argmin(positions.sum(axis=1)))
+    nearest = np.full(len(positions), np.inf)
+    for i in range(1, count):
+        offset = positions - positions[chosen[i - 1]]
+        np.minimum(nearest, np.einsum("md,md->m", offset, offset), out=nearest)
+        # Below every distance, so that repeated positions do not bring a frame back.
+        nearest[chosen[i - 1]] = -1.0
+        chosen[i] = int(np.argmax(nearest))
+    return chosen
+
+
+def _selection(
+    scan: ScanData, options: FixtureOptions, indices: NDArray[np.int64]
+) -> dict[str, Any]:
+    return {
+        "strategy": options.strategy,
+        "subset_size": len(indices),
+        "source_frames": scan.frame_count,
+        "seed": options.seed,
+        "indices_sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
+    }
+
+
+def _shapes_and_dtypes(arrays: dict[str, NDArray[Any] | Rows]) -> dict[str, Any]:
+    return {
+        key: {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for key, array in arrays.items()
+    }
+
+
+def _coverage(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> dict[str, float]:
+    """Fraction of the source's range of positions that the fixture spans, along x and y."""
+    full = np.ptp(positions, axis=0)
+    taken = np.ptp(positions[indices], axis=0)
+    y, x = np.divide(taken, full, out=np.ones(2), where=full > 0)
+    return {"x": round(float(x), 6), "y": round(float(y), 6)}
+
+
+def _publish(npz_temp: Path, npz_path: Path, sidecar_temp: Path, sidecar_path: Path) -> None:
+    with writing(npz_path):
+        npz_path.unlink(missing_ok=True)
+    with writing(sidecar_path):
+        sidecar_temp.replace(sidecar_path)
+    with writing(npz_path):
+        npz_temp.replace(npz_path)
+        for folder in {npz_path.parent, sidecar_path.parent}:
+            flush_folder(folder)

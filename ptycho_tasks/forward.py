@@ -1,0 +1,122 @@
+"""The forward model: from object, probe and positions to expected counts.
+
+    I_i(q) = sum_p | F[ P_p(u - f_i) O(u + c_i) ](q) |^2
+
+with c_i the whole part and f_i the sub-pixel rest of position i, F the orthonormal Fourier
+transform with the zero frequency at index N//2 (Rodenburg and Maiden, Springer Handbook of
+Microscopy, 2019, chapter 17; incoherent modes: Thibault and Menzel, Nature 494, 68, 2013).
+Single precision throughout: its error stays far below the shot noise of any real detector.
+
+Axis letters:  B frames of a chunk,  P probe modes,  N patch side,  H, W object grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scan import corners_and_fractions
+
+CHUNK_PIXELS = 2**20
+"""Complex pixels in flight; about 8 MiB an intermediate array, which suits a CPU's cache."""
+
+
+def fourier_shift(field: NDArray[Any], shift_yx: ArrayLike) -> NDArray[np.complex64]:
+    """Move a periodic field by a fraction of a pixel: out(u) = field(u - shift).
+
+    Args:
+        field: (..., H, W) complex.
+        shift_yx: (..., 2) pixels, positive towards larger indices; its leading axes broadcast
+            with those of `field`.
+
+    Returns:
+        (..., H, W) complex64.
+    """
+    from scipy import fft
+
+    shift = np.asarray(shift_yx, dtype=np.float64)
+    rows, columns = field.shape[-2:]
+    ramp_y = np.exp(-2j * np.pi * fft.fftfreq(rows) * shift[..., 0, None])
+    ramp_x = np.exp(-2j * np.pi * fft.fftfreq(columns) * shift[..., 1, None])
+    spectrum = fft.fft2(np.asarray(field, dtype=np.complex64))
+    spectrum = spectrum * ramp_y.astype(np.complex64)[..., :, None]
+    spectrum *= ramp_x.astype(np.complex64)[..., None, :]
+    moved: NDArray[np.complex64] = fft.ifft2(spectrum, overwrite_x=True)
+    return moved
+
+
+def probe_at(probe: NDArray[np.complex64], fraction: ArrayLike) -> NDArray[np.complex64]:
+    """Move the probe by the sub-pixel rest of a position, so that patches stay on whole pixels.
+
+    The probe and not the patch is moved: it is smooth and falls to zero at its rim, where a
+    patch, cut out of a larger object, is not periodic.
+
+    Args:
+        probe: (P, N, N) complex64.
+        fraction: (2,) or (B, 2) sub-pixel rest of the positions (y, x).
+
+    Returns:
+        (P, N, N) or (B, P, N, N) complex64.
+    """
+    return fourier_shift(probe, np.asarray(fraction, dtype=np.float64)[..., None, :])
+
+
+def propagate(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Far field of exit waves (..., N, N): orthonormal, zero frequency at index N//2."""
+    from scipy import fft
+
+    far: NDArray[np.complex64] = fft.fft2(field, norm="ortho")
+    return np.asarray(fft.fftshift(far, axes=(-2, -1)))
+
+
+def expected_intensity(
+    object: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    positions: NDArray[np.float64],
+    origin: tuple[int, int] = (0, 0),
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Expected counts of every frame, a chunk of frames at a time, in bounded memory.
+
+    Args:
+        object: (H, W) complex64.
+        probe: (P, N, N) complex64 incoherent modes, |probe|^2 in counts.
+        positions: (M, 2) float64 (y, x) on the scan's object grid, pixels.
+        origin: (row, column) on the scan's object grid of object[0, 0].
+
+    Yields:
+        (frames, intensity): the frames covered, and their (B, N, N) float32 counts.
+
+    Raises:
+        ScanError: a patch reaches outside the object.
+    """
+    size = probe.shape[-1]
+    corners, fractions = corners_and_fractions(positions, size)
+    corners = corners - np.asarray(origin)
+    _check_inside(corners, size, object.shape)
+    # A view on every possible patch: an indexed read copies whole rows, and never moves data twice.
+    patches = np.lib.stride_tricks.sliding_window_view(
+        np.asarray(object, dtype=np.complex64), (size, size)
+    )
+    step = max(1, CHUNK_PIXELS // probe.size)
+    for first in range(0, len(positions), step):
+        frames = slice(first, min(first + step, len(positions)))
+        patch = patches[corners[frames, 0], corners[frames, 1]]
+        wave = probe_at(probe, fractions[frames]) * patch[:, None]
+        far = propagate(wave)
+        yield frames, np.sum(far.real**2 + far.imag**2, axis=1, dtype=np.float32)
+
+
+def _check_inside(corners: NDArray[np.int64], size: int, shape: tuple[int, ...]) -> None:
+    outside = np.any((corners < 0) | (corners + size > np.asarray(shape)), axis=1)
+    if outside.any():
+        frame = int(np.argmax(outside))
+        raise ScanError(
+            f"{int(outside.sum())} of {len(corners)} patches reach outside the object of "
+            f"{shape[0]} x {shape[1]} pixels, first frame {frame} with its top-left pixel at "
+            f"(row, column) = ({corners[frame, 0]}, {corners[frame, 1]}); "
+            f"check the positions' unit and axis order"
+        )

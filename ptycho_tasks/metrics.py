@@ -1,0 +1,399 @@
+"""How good a reconstruction is: against a ground truth, and against the data.
+
+A reconstruction is known only up to a global phase, a linear phase ramp, a shift and a split
+of amplitude between probe and object. `score` removes them before it compares. `data_misfit`
+removes nothing: probe and object together must predict the counts.
+
+Axis letters:  M frames,  N patch side,  H, W object grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.forward import expected_intensity, fourier_shift
+
+Box = tuple[slice, slice]
+"""(rows, columns) of a rectangle on an object grid."""
+
+SCORES = (
+    "amplitude_ssim",
+    "phase_ssim",
+    "amplitude_psnr_db",
+    "phase_psnr_db",
+    "amplitude_mae",
+    "phase_mae_rad",
+    "frc50",
+)
+
+
+class Misfit(NamedTuple):
+    """How well object and probe predict the measured frames; see `data_misfit`."""
+
+    r_factor: float | None
+    poisson_deviance: float | None
+    residual: NDArray[np.float32]
+    """(M,) float32; NaN where undefined."""
+
+
+def scanned_box(positions: NDArray[np.float64], size: int) -> Box:
+    """The rectangle spanned by the patch centres, on the scan's object grid.
+
+    Its rim is lit about half as often as its inside; beyond it the light fades and a score
+    would measure the scan's border. Nothing inside is dropped, seen or not. An axis along
+    which the centres span less than N//2 pixels (a line scan, a single frame) is widened to
+    the central N//2 pixels.
+
+    Args:
+        positions: (M, 2) float64 (y, x) in pixels.
+        size: N.
+    """
+    sides = []
+    for low, high in zip(positions.min(axis=0), positions.max(axis=0), strict=True):
+        first, last = int(np.ceil(low)), int(np.floor(high)) + 1
+        if last - first < size // 2:
+            first = round((low + high) / 2) - size // 4
+            last = first + size // 2
+        sides.append(slice(first, last))
+    return sides[0], sides[1]
+
+
+def score(
+    object: NDArray[np.complex64],
+    origin: tuple[int, int],
+    truth: NDArray[np.complex64],
+    positions: NDArray[np.float64],
+    size: int,
+) -> dict[str, float | None]:
+    """Compare a reconstruction with the ground truth over the scanned box, after alignment.
+
+    Args:
+        object: (H, W) complex64 reconstruction.
+        origin: (row, column) on the scan's object grid of object[0, 0].
+        truth: complex64 ground truth on the scan's whole object grid.
+        positions: (M, 2) float64 (y, x) in pixels.
+        size: N.
+
+    Returns:
+        Finite floats, or None where a value is undefined: a reconstruction with NaN or Inf, a
+        truth without contrast, a PSNR without any error, a box too small for a window.
+
+        - `amplitude_ssim`, `phase_ssim`: mean structural similarity, Gaussian window of sigma
+          1.5 (Wang et al., IEEE Trans. Image Process. 13, 600, 2004);
+        - `amplitude_psnr_db`, `phase_psnr_db`: 10 log10(range^2 / mean squared error);
+        - `amplitude_mae` (in units of the truth's amplitude), `phase_mae_rad`: mean absolute error;
+        - `frc50`: see `frc50`.
+
+        The range in SSIM and PSNR is maximum minus minimum of the truth in the box. Phases are
+        compared around the truth's mean phase; a difference is wrapped to -pi..pi.
+
+    Raises:
+        ScanError: the truth or the reconstruction does not cover the box.
+    """
+    box = scanned_box(positions, size)
+    found_box = _moved(box, origin)
+    _check_covers(truth.shape, box, "ground truth")
+    _check_covers(object.shape, found_box, "reconstruction")
+    if not (np.isfinite(object).all() and np.isfinite(truth[box]).all()):
+        return dict.fromkeys(SCORES)
+    wanted = truth[box].astype(np.complex128)
+    found = align(object, truth, box, origin)
+    phase, phase_error = _phases(found, wanted)
+    amplitude = np.abs(wanted)
+    return {
+        "amplitude_ssim": _ssim(amplitude, np.abs(found)),
+        "phase_ssim": _ssim(phase, phase + phase_error),
+        "amplitude_psnr_db": _psnr(amplitude, np.abs(found)),
+        "phase_psnr_db": _psnr(phase, phase + phase_error),
+        "amplitude_mae": float(np.mean(np.abs(np.abs(found) - amplitude))),
+        "phase_mae_rad": float(np.mean(np.abs(phase_error))),
+        "frc50": frc50(found, wanted),
+    }
+
+
+def _moved(box: Box, origin: tuple[int, int]) -> Box:
+    rows, columns = box
+    return (
+        slice(rows.start - origin[0], rows.stop - origin[0]),
+        slice(columns.start - origin[1], columns.stop - origin[1]),
+    )
+
+
+def _check_covers(shape: tuple[int, ...], box: Box, what: str) -> None:
+    if any(side.start < 0 or side.stop > length for side, length in zip(box, shape, strict=True)):
+        raise ScanError(
+            f"the {what} of {shape[0]} x {shape[1]} pixels does not cover the scanned box, "
+            f"rows {box[0].start}..{box[0].stop}, columns {box[1].start}..{box[1].stop}; "
+            f"it cannot be scored"
+        )
+
+
+def align(
+    object: NDArray[np.complex64],
+    truth: NDArray[np.complex64],
+    box: Box,
+    origin: tuple[int, int] = (0, 0),
+) -> NDArray[np.complex128]:
+    """Remove what the data cannot tell: linear phase ramp, small shift, complex scale.
+
+    Ramp and shift are found in turn, because a ramp hides the shift. A shift is kept only
+    where it brings the reconstruction closer to the truth, and is at most 2 pixels: a larger
+    one is an error of the reconstruction. The scale is the least-squares one,
+    <found, truth> / <found, found>.
+
+    Args:
+        object: (H, W) complex reconstruction.
+        truth: complex ground truth on the scan's object grid.
+        box: the rectangle to align over, on the scan's object grid.
+        origin: (row, column) on the scan's object grid of object[0, 0].
+
+    Returns:
+        The aligned reconstruction over the box, complex128.
+    """
+    inside = _moved(box, origin)
+    wanted = truth[box].astype(np.complex128)
+    # Without its ramp first: a ramp moves high frequencies beyond Nyquist, where a shift fails.
+    level = _deramped(object.astype(np.complex128), inside, wanted)
+    found = level
+    shift = np.zeros(2)
+    for _ in range(4):
+        step = _measured_shift(found[inside], wanted)
+        if np.abs(step).max() < 0.005 or np.abs(shift + step).max() > 2.0:
+            break
+        trial = _deramped(_shifted(level, inside, shift + step), inside, wanted)
+        if _distance(trial[inside], wanted) >= _distance(found[inside], wanted):
+            break
+        found, shift = trial, shift + step
+    return _scaled(found[inside], wanted)
+
+
+def _scaled(
+    found: NDArray[np.complex128], wanted: NDArray[np.complex128]
+) -> NDArray[np.complex128]:
+    energy = np.vdot(found, found).real
+    return found * (np.vdot(found, wanted) / energy) if energy > 0 else found
+
+
+def _distance(found: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> float:
+    return float(np.linalg.norm(_scaled(found, wanted) - wanted))
+
+
+def _deramped(
+    whole: NDArray[np.complex128], inside: Box, wanted: NDArray[np.complex128]
+) -> NDArray[np.complex128]:
+    """Take from `whole` the linear phase ramp against `wanted`.
+
+    The peak of the spectrum of found * conj(wanted) gives the ramp to a whole number of waves,
+    however steep; planes fitted to the rest of the phase, weighted by modulus, refine it.
+    """
+    from scipy import fft
+
+    cross = whole[inside] * np.conj(wanted)
+    peak = np.unravel_index(int(np.argmax(np.abs(fft.fft2(cross)))), cross.shape)
+    ramp = np.array([fft.fftfreq(n)[k] for n, k in zip(cross.shape, peak, strict=True)])
+    ramp *= 2.0 * np.pi
+    for _ in range(3):
+        ramp += _fitted_ramp(cross * _plane_wave(cross.shape, -ramp))
+    return whole * _plane_wave(whole.shape, -ramp)
+
+
+def _plane_wave(shape: tuple[int, ...], ramp: NDArray[np.float64]) -> NDArray[np.complex128]:
+    wave_y, wave_x = (np.exp(1j * k * np.arange(n)) for k, n in zip(ramp, shape, strict=True))
+    return np.asarray(wave_y[:, None] * wave_x[None, :])
+
+
+def _fitted_ramp(cross: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Slope (y, x) in rad a pixel of the plane that fits the phase of `cross` best."""
+    weight = np.abs(cross)
+    if not weight.any():
+        return np.zeros(2)
+    phase = np.angle(cross * np.conj(cross.sum()))
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in cross.shape)
+    y, x = np.broadcast_to(rows[:, None], cross.shape), np.broadcast_to(columns, cross.shape)
+    design = np.stack([np.ones_like(phase), y, x]).reshape(3, -1)
+    weighted = design * weight.reshape(-1)
+    plane = np.linalg.lstsq(weighted @ design.T, weighted @ phase.reshape(-1), rcond=None)[0]
+    return np.asarray(plane[1:])
+
+
+def _measured_shift(
+    found: NDArray[np.complex128], wanted: NDArray[np.complex128]
+) -> NDArray[np.float64]:
+    """Shift (y, x) in pixels that moves `found` onto `wanted`, to about 0.01 pixel.
+
+    Means are removed and edges faded, or the box's border, which does not move, would hold the
+    peak at zero.
+    """
+    from skimage.registration import phase_cross_correlation
+
+    found, wanted = (_faded(field) for field in (found, wanted))
+    if not (found.any() and wanted.any()):
+        return np.zeros(2)
+    shift, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
+        wanted, found, upsample_factor=100, normalization=None
+    )
+    return np.asarray(shift, dtype=np.float64)
+
+
+def _faded(field: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """The field less its mean under a Hann window; zero where it is flat but for rounding."""
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in field.shape))
+    varying = field - (field * window).sum() / window.sum()
+    if np.abs(varying).max() <= 1e-6 * np.abs(field).max():
+        return np.zeros_like(field)
+    return np.asarray(varying * window)
+
+
+def _shifted(
+    whole: NDArray[np.complex128], inside: Box, shift: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Shift the box's content; what surrounds it fades out over up to 16 pixels.
+
+    A Fourier shift keeps every frequency, but would ring from the hard edge of what was seen.
+    """
+    fades = []
+    for side, length in zip(inside, whole.shape, strict=True):
+        index = np.arange(length)
+        outside = np.maximum(np.maximum(side.start - index, index - side.stop + 1), 0)
+        room = max(min(side.start, length - side.stop, 16), 1)
+        fades.append(np.cos(np.pi / 2 * np.minimum(outside / room, 1.0)) ** 2)
+    fade = np.outer(*fades)
+    mean = whole[inside].mean()
+    return np.asarray(mean + fourier_shift((whole - mean) * fade, shift))
+
+
+def _phases(
+    found: NDArray[np.complex128], wanted: NDArray[np.complex128]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The truth's phase around its mean, and the wrapped phase error, both in rad."""
+    return np.angle(wanted * np.conj(wanted.sum())), np.angle(found * np.conj(wanted))
+
+
+def _contrast(wanted: NDArray[np.float64]) -> float | None:
+    """Maximum minus minimum; None where that is no more than rounding."""
+    extent = float(wanted.max() - wanted.min())
+    return extent if extent > 1e-5 * max(1e-30, float(np.abs(wanted).max())) else None
+
+
+def _ssim(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+    from skimage.metrics import structural_similarity
+
+    extent = _contrast(wanted)
+    if extent is None or min(wanted.shape) < 11:  # the window of sigma 1.5 is 11 pixels wide
+        return None
+    value = structural_similarity(  # type: ignore[no-untyped-call]
+        wanted,
+        found,
+        data_range=extent,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(value)
+
+
+def _psnr(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+    extent = _contrast(wanted)
+    error = float(np.mean((wanted - found) ** 2))
+    return None if extent is None or error == 0 else float(10 * np.log10(extent**2 / error))
+
+
+def frc50(found: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> float | None:
+    """Where the Fourier ring correlation falls under 0.5, as a fraction of Nyquist.
+
+    The fields lose their mean and get a Hann window; the correlation of a ring is
+    Re sum F G* / sqrt(sum |F|^2 sum |G|^2) (van Heel and Schatz, J. Struct. Biol. 151, 250,
+    2005). To fall, the curve must first have been at 0.5 or above: a reconstruction that lacks
+    only the lowest frequencies keeps its resolution. Between rings the curve is interpolated.
+
+    Args:
+        found, wanted: (H, W) complex, aligned.
+
+    Returns:
+        1.0 where it never falls, 0.0 where it never reaches 0.5, None for a flat truth.
+    """
+    spectra = [np.fft.fft2(_faded(field)) for field in (found, wanted)]
+    if not spectra[1].any():
+        return None
+    correlation = _ring_correlation(*spectra)
+    above = correlation >= 0.5
+    if not above.any():
+        return 0.0
+    first = int(np.argmax(above))
+    below = np.flatnonzero(~above[first:])
+    if not below.size:
+        return 1.0
+    ring = first + int(below[0])
+    high, low = correlation[ring - 1], correlation[ring]
+    return float((ring + (high - 0.5) / (high - low)) / len(correlation))
+
+
+def _ring_correlation(
+    found: NDArray[np.complex128], wanted: NDArray[np.complex128]
+) -> NDArray[np.float64]:
+    """(R,) correlation of ring 1..R; the last ring ends at Nyquist, rings are 1/min(H, W) wide."""
+    rings = min(found.shape) // 2
+    frequency = np.hypot(np.fft.fftfreq(found.shape[0])[:, None], np.fft.fftfreq(found.shape[1]))
+    ring = np.rint(2 * rings * frequency).astype(int).reshape(-1)
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = np.bincount(ring, weights=values.reshape(-1), minlength=rings + 1)
+        return np.asarray(sums[1 : rings + 1], dtype=np.float64)
+
+    common = total((found * np.conj(wanted)).real)
+    energy = total(np.abs(found) ** 2) * total(np.abs(wanted) ** 2)
+    return np.divide(common, np.sqrt(energy), out=np.zeros(rings), where=energy > 0)
+
+
+def data_misfit(
+    object: NDArray[np.complex64],
+    origin: tuple[int, int],
+    probe: NDArray[np.complex64],
+    positions: NDArray[np.float64],
+    diffraction: NDArray[np.float32],
+) -> Misfit:
+    """How well object and probe predict the measured frames; no scale is fitted.
+
+    With I the expected counts, A the measured amplitude and k = A^2:
+
+    - R factor: sum |sqrt(I) - A| / sum A over all pixels;
+    - Poisson deviance: mean over pixels of 2 (I - k + k log(k / I)) (McCullagh and Nelder,
+      Generalized Linear Models, 1989, section 2.3); near 1 where noise alone is left and counts
+      are not far below one a pixel. I is taken as at least 1e-6 counts;
+    - residual: sum |sqrt(I) - A| of a frame over the *mean* frame's sum A, so that the mean
+      residual is the R factor and an empty frame has one too.
+
+    Args:
+        object: (H, W) complex64.
+        origin: (row, column) on the scan's object grid of object[0, 0].
+        probe: (P, N, N) complex64, |probe|^2 in counts.
+        positions: (M, 2) float64 (y, x) in pixels.
+        diffraction: (M, N, N) float32 amplitude; may be a memmap, read a chunk at a time.
+
+    Returns:
+        R factor and deviance are None where they are not finite: frames without any count, an
+        object with NaN.
+    """
+    from scipy.special import xlogy
+
+    residual, measured = (np.zeros(len(positions)) for _ in range(2))
+    deviance = 0.0
+    for frames, intensity in expected_intensity(object, probe, positions, origin):
+        amplitude = np.asarray(diffraction[frames], dtype=np.float64)
+        expected = np.maximum(intensity.astype(np.float64), 1e-6)
+        counts = amplitude**2
+        residual[frames] = np.abs(np.sqrt(expected) - amplitude).sum(axis=(1, 2))
+        measured[frames] = amplitude.sum(axis=(1, 2))
+        deviance += 2 * float(np.sum(expected - counts + xlogy(counts, counts / expected)))
+    total = float(measured.sum())
+    share = residual * len(residual) / total if total > 0 else np.full_like(residual, np.nan)
+    r_factor, deviance = float(share.mean()), deviance / diffraction.size
+    return Misfit(
+        r_factor=r_factor if np.isfinite(r_factor) else None,
+        poisson_deviance=deviance if np.isfinite(deviance) else None,
+        residual=share.astype(np.float32),
+    )

@@ -1,0 +1,76 @@
+"""Starting a project, and describing its configuration to editors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.backends import available, find_backend
+from ptycho_tasks.config import CONFIG_NAME
+from ptycho_tasks.errors import BackendError, ConfigError
+from ptycho_tasks.files import write_atomic
+from ptycho_tasks.options import TrainingOptions
+from ptycho_tasks.template import DODO, DODO_NAME, SCHEMA_NAME, example, schema
+
+
+def init_project(
+    folder: Path, *, source: Path | None = None, backend: str = "pinn", name: str | None = None
+) -> list[Path]:
+    """Write ptycho.yaml, dodo.py and the JSON Schema into `folder`; gives their paths.
+
+    Args:
+        folder: the project's folder, made if it is not there.
+        source: the scan to read; None simulates one.
+        backend: the backend to name.
+        name: names the project's files; None takes the scan's.
+
+    Raises:
+        ConfigError: one of the files is already there, the source is missing, or the backend is
+            unknown; nothing was written.
+        FileWriteError: the folder cannot be written.
+    """
+    folder = folder.absolute()
+    training = find_backend(backend, folder).load().options_type
+    given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
+    if source is None:
+        given["source.simulate"] = None
+    elif source.is_file():
+        given["source.file"] = _as_seen_from(folder, source.absolute())
+    else:
+        raise ConfigError(f"--source: there is no file {source}; correct the path")
+    contents = {
+        CONFIG_NAME: example(given, training),
+        DODO_NAME: DODO,
+        SCHEMA_NAME: json.dumps(project_schema(folder), indent=1) + "\n",
+    }
+    for file_name in contents:
+        if (folder / file_name).exists():
+            raise ConfigError(f"{folder / file_name} is already there; nothing was written")
+    for file_name, text in contents.items():
+        write_atomic(folder / file_name, text.encode())
+    return [folder / file_name for file_name in contents]
+
+
+def project_schema(root: Path) -> dict[str, Any]:
+    """The JSON Schema of ptycho.yaml with the options of every backend that loads at `root`."""
+    types: dict[str, type[TrainingOptions]] = {}
+    for name, entry in available(root).items():
+        try:
+            types[name] = entry.load().options_type
+        except BackendError:
+            continue
+    return schema(types)
+
+
+def _name_of(source: Path | None) -> str:
+    if source is None:
+        return "simulated"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-") or "scan"
+
+
+def _as_seen_from(folder: Path, source: Path) -> str:
+    """Relative where the scan lies in the project, absolute elsewhere."""
+    return str(source.relative_to(folder)) if source.is_relative_to(folder) else os.fspath(source)

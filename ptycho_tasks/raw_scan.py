@@ -1,0 +1,437 @@
+"""A scan as a file holds it, and the checks that turn it into a `ScanData`.
+
+Every acceptance is noted in one sentence and logged; every refusal is a ScanError of one line
+that names the file, the key, what was expected and what to do.
+
+Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P probe modes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.npz import row_chunks
+from ptycho_tasks.scan import ScanData
+
+Measurement = Literal["auto", "amplitude", "counts"]
+FrameAxis = Literal["auto", "first", "last"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Array(Protocol):
+    """What a numpy array, a memory map and an HDF5 dataset have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an entry."""
+
+    def __getitem__(self, item: Any) -> NDArray[Any]:
+        """A part of the array, in memory or mapped."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """An array and where it stands, for messages."""
+
+    path: Path
+    key: str
+    array: Array
+
+    def refused(self, found: str, expected: str, advice: str) -> ScanError:
+        """The error that says why this array cannot be used."""
+        return refused(self.path, self.key, found, expected, advice)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller says about a scan; it goes before what the file says."""
+
+    pixel_size_m: tuple[float, float] | None = None
+    """(height, width) of an object pixel."""
+    energy_ev: float = 0.0
+    """Zero where not given."""
+    distance_m: float = 0.0
+    """Zero where not given."""
+
+
+def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
+    """One line: file, key, what is wrong, what was expected, what to do."""
+    return ScanError(f"{path}: key {key!r} {found}; expected {expected}; {advice}")
+
+
+def check_stack(frames: Keyed) -> None:
+    """Refuse frames that are not a stack of images with at least one pixel.
+
+    Raises:
+        ScanError: not three axes, or an empty one.
+    """
+    shape = frames.array.shape
+    if len(shape) != 3:
+        raise frames.refused(
+            f"is {_described(frames.array)}", "three axes (M, N, N)", "correct the file"
+        )
+    if 0 in shape:
+        raise frames.refused(f"is empty, {shape}", "(M, N, N)", "give a scan with frames")
+
+
+def finite_column(keyed: Keyed) -> NDArray[np.float64]:
+    """(M,) float64 copy of coordinates.
+
+    Raises:
+        ScanError: not one axis, not real numbers, NaN or Inf.
+    """
+    array = keyed.array
+    if array.dtype.kind not in "fiu" or len(array.shape) != 1:
+        raise keyed.refused(f"is {_described(array)}", "(M,) float64", "correct the file")
+    values = np.array(array[:], dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise keyed.refused(
+            f"has NaN or Inf (first at frame {bad[0]})", "finite coordinates", "correct the file"
+        )
+    return values
+
+
+@dataclass
+class RawScan:
+    """The arrays of one scan as found, before any check of their shapes and values."""
+
+    path: Path
+    frames: Keyed
+    """(M, N, N) or (N, N, M) real."""
+    holds_counts: bool | None = None
+    """Whether the format says that frames are counts; None leaves it to dtype and user."""
+    x: Keyed | None = None
+    """(M,) pixels."""
+    y: Keyed | None = None
+    """(M,) pixels."""
+    probe: Keyed | None = None
+    """(N, N) or (P, N, N) complex."""
+    object: Keyed | None = None
+    """(H, W) complex."""
+    scan_index: Keyed | None = None
+    """(M,) integers."""
+    start_x: Keyed | None = None
+    """(M,) pixels."""
+    start_y: Keyed | None = None
+    """(M,) pixels."""
+    frame_axis: FrameAxis = "auto"
+    """What the file says about the order of its axes."""
+    rows: NDArray[np.int64] | None = None
+    """(K,) sorted frames that positions exist for; None where each frame has one."""
+    numbers: NDArray[np.int64] | None = None
+    """(M,) frame numbers by which a product refers to the frames; None means 0, 1, ..."""
+    pixel_size_m: tuple[float, float] | None = None
+    energy_ev: float = 0.0
+    distance_m: float = 0.0
+    exposure_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Keep and log what was changed on reading."""
+        self.notes.append(sentence)
+        _LOG.info("%s: %s", self.path, sentence)
+
+    def checked(
+        self, measurement: Measurement = "auto", frame_axis: FrameAxis = "auto", min_frames: int = 1
+    ) -> ScanData:
+        """Check everything, cheap checks first, and convert to canonical order and dtypes.
+
+        Raises:
+            ScanError: anything breaks the raw-scan contract.
+        """
+        positions = self._positions(self.x, self.y)
+        axis = self._axis(frame_axis, len(positions))
+        size = self._size(axis)
+        root = self._is_counts(measurement)
+        count = len(positions)
+        if count < min_frames:
+            raise self.frames.refused(
+                f"has {count} frames", f"at least {min_frames}", "ask for fewer, or give more"
+            )
+        probe = self._probe(size)
+        return ScanData(
+            positions=positions,
+            probe=probe,
+            object=self._object(),
+            scan_index=self._scan_index(count),
+            start_positions=self._start_positions(count),
+            diffraction=self._diffraction(axis, root),
+            pixel_size_m=self.pixel_size_m,
+            energy_ev=self.energy_ev,
+            distance_m=self.distance_m,
+            exposure_s=self.exposure_s,
+            name=self.path.stem,
+            notes=tuple(self.notes),
+        )
+
+    def _positions(self, x: Keyed | None, y: Keyed | None) -> NDArray[np.float64]:
+        if x is None or y is None:
+            raise ScanError(f"{self.path}: no positions; expected them in the file or a product")
+        columns = [self._column(y), self._column(x)]
+        if len(columns[0]) != len(columns[1]):
+            raise x.refused(
+                f"has {len(columns[1])} entries but {y.key!r} has {len(columns[0])}",
+                "one position a frame in both",
+                "correct the file",
+            )
+        return np.stack(columns, axis=1)
+
+    def _column(self, keyed: Keyed) -> NDArray[np.float64]:
+        values = finite_column(keyed)
+        self._note_cast(keyed, np.dtype(np.float64))
+        return values
+
+    def _axis(self, frame_axis: FrameAxis, count: int) -> int:
+        """Which axis numbers the frames: 0 or -1."""
+        check_stack(self.frames)
+        shape = self.frames.array.shape
+        said = self.frame_axis if frame_axis == "auto" else frame_axis
+        axis = {"auto": self._told_axis(count), "first": 0, "last": -1}[said]
+        if axis is None:
+            raise self.frames.refused(
+                f"has shape {shape}, so that the order of its axes cannot be told",
+                "a config that says it",
+                "set frame_axis to first or last",
+            )
+        self._check_count(axis, count)
+        self._settle_rows(axis)
+        if axis == -1:
+            self.note(f"{self.frames.key}: frames moved from the last axis to the first")
+        return axis
+
+    def _told_axis(self, count: int) -> int | None:
+        first, middle, last = self.frames.array.shape
+        from_positions = self.rows is None
+        as_first = middle == last and (first == count or not from_positions)
+        as_last = first == middle and (last == count or not from_positions)
+        if as_first and as_last:
+            return None
+        if as_first or as_last:
+            return 0 if as_first else -1
+        # Neither fits: choose the order in which the message says most.
+        return -1 if first != count and (last == count or first == middle) else 0
+
+    def _check_count(self, axis: int, count: int) -> None:
+        shape = self.frames.array.shape
+        if self.rows is None and shape[axis] != count:
+            position_key = self.x.key if self.x else "positions"
+            raise self.frames.refused(
+                f"has {shape[axis]} frames (shape {shape}) but {position_key!r} has {count}",
+                "one position a frame",
+                "correct the file, or set frame_axis if the order is another",
+            )
+        if self.rows is not None and self.rows[-1] >= shape[axis]:
+            raise self.frames.refused(
+                f"has {shape[axis]} frames, but the product has a position for frame "
+                f"{self.rows[-1]}",
+                "the frames that the product was made from",
+                "give the product's own frames",
+            )
+
+    def _settle_rows(self, axis: int) -> None:
+        if self.rows is None:
+            return
+        total, taken = self.frames.array.shape[axis], len(self.rows)
+        if taken == total:
+            self.rows = None
+        else:
+            self.note(f"{self.frames.key}: {total - taken} of {total} frames have no position")
+
+    def _size(self, axis: int) -> int:
+        shape = self.frames.array.shape
+        height, width = shape[1:] if axis == 0 else shape[:2]
+        if height != width:
+            raise self.frames.refused(
+                f"has frames of {height} x {width} pixels (shape {shape})",
+                "square frames",
+                "crop the detector to a square, zero frequency at index N//2",
+            )
+        if height % 2:
+            raise self.frames.refused(
+                f"has frames of {height} x {width} pixels", "an even size", "crop by one pixel"
+            )
+        return int(height)
+
+    def _is_counts(self, measurement: Measurement) -> bool:
+        dtype = self.frames.array.dtype
+        if dtype.kind not in "fiu":
+            raise self.frames.refused(
+                f"is {_described(self.frames.array)}",
+                "real numbers (amplitude or counts)",
+                "give the measured frames, not a wave field",
+            )
+        if measurement != "auto":
+            return measurement == "counts"
+        if self.holds_counts is None and dtype.kind in "iu":
+            raise self.frames.refused(
+                f"holds integers ({dtype})",
+                "float32 amplitude, the square root of counts",
+                "set measurement: counts to take the square root",
+            )
+        return bool(self.holds_counts)
+
+    def _diffraction(self, axis: int, root: bool) -> NDArray[np.float32]:
+        array = self.frames.array
+        if root:
+            self.note(f"{self.frames.key}: square root of counts taken")
+        self._note_cast(self.frames, np.dtype(np.float32))
+        canonical = array.dtype == np.float32 and axis == 0 and not root and self.rows is None
+        if canonical and isinstance(array, np.ndarray) and array.flags.c_contiguous:
+            for first, frames in self._frames(axis):
+                self._check_values(frames, first)
+            return array
+        return self._converted(axis, root)
+
+    def _converted(self, axis: int, root: bool) -> NDArray[np.float32]:
+        shape, count = self.frames.array.shape, self._taken(axis)
+        out = np.empty((count, shape[1], shape[1]), dtype=np.float32)
+        done = 0
+        for first, frames in self._frames(axis):
+            self._check_values(frames, first)
+            part = out[done : done + len(frames)]
+            with np.errstate(over="ignore"):
+                part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if root else frames
+            if frames.dtype.itemsize > part.dtype.itemsize:
+                self._check_values(part, first)
+            done += len(frames)
+        return out
+
+    def _taken(self, axis: int) -> int:
+        return self.frames.array.shape[axis] if self.rows is None else len(self.rows)
+
+    def _frames(self, axis: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Pairs of first frame's place in the scan and (m, N, N) frames, a chunk at a time."""
+        array = self.frames.array
+        shape = (self._taken(axis), array.shape[1], array.shape[1])
+        for part in row_chunks(shape, array.dtype):
+            wanted = part if self.rows is None else _as_slice(self.rows[part])
+            try:
+                frames = np.asarray(array[wanted] if axis == 0 else array[:, :, wanted])
+            except OSError as error:
+                raise self.frames.refused(
+                    f"cannot be read: {' '.join(str(error).split())}",
+                    "a complete file, with compression that h5py knows",
+                    "copy it again, install hdf5plugin, or rewrite it with h5repack",
+                ) from error
+            yield part.start, frames if axis == 0 else np.moveaxis(frames, -1, 0)
+
+    def _check_values(self, frames: NDArray[Any], first: int) -> None:
+        bad = ~np.isfinite(frames).all(axis=(1, 2)) if frames.dtype.kind == "f" else None
+        if bad is not None and bad.any():
+            raise self._bad_frame(first + int(np.argmax(bad)), "NaN or Inf", "finite values")
+        if frames.dtype.kind != "u" and frames.min() < 0:
+            place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
+            raise self._bad_frame(first + place, "negative values", "values of at least zero")
+        if frames.dtype.kind == "u" and frames.dtype.itemsize >= 4:
+            dead = (frames == np.iinfo(frames.dtype).max).any(axis=(1, 2))
+            if dead.any():
+                found = f"pixels at the largest {frames.dtype}, the mark of a dead pixel"
+                raise self._bad_frame(first + int(np.argmax(dead)), found, "counts")
+
+    def _bad_frame(self, place: int, found: str, expected: str) -> ScanError:
+        frame = place if self.rows is None else int(self.rows[place])
+        return self.frames.refused(
+            f"has {found} (first at frame {frame})",
+            expected,
+            "mask or remove such frames, with their positions",
+        )
+
+    def _probe(self, size: int) -> NDArray[np.complex64]:
+        keyed = self.probe
+        if keyed is None:
+            raise ScanError(f"{self.path}: no probe; expected one in the file or a product")
+        shape = keyed.array.shape
+        if len(shape) not in (2, 3) or keyed.array.dtype.kind not in "cf" or 0 in shape:
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", "(N, N) or (P, N, N) complex64", "correct the file"
+            )
+        if shape[-2:] != (size, size):
+            raise keyed.refused(
+                f"has shape {shape} but frames are {size} x {size}",
+                f"({size}, {size}) or (P, {size}, {size})",
+                "crop or pad the probe",
+            )
+        probe = self._complex(keyed)
+        if not probe.any():
+            raise keyed.refused("is zero everywhere", "an illumination", "give a probe guess")
+        return probe.reshape(-1, size, size)
+
+    def _object(self) -> NDArray[np.complex64] | None:
+        keyed = self.object
+        if keyed is None:
+            return None
+        shape = keyed.array.shape
+        if len(shape) != 2 or keyed.array.dtype.kind not in "cf" or 0 in shape:
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", "(H, W) complex64", "correct or remove it"
+            )
+        return self._complex(keyed)
+
+    def _complex(self, keyed: Keyed) -> NDArray[np.complex64]:
+        self._note_cast(keyed, np.dtype(np.complex64))
+        with np.errstate(over="ignore"):
+            values = np.array(keyed.array[:], dtype=np.complex64)
+        if not np.isfinite(values).all():
+            raise keyed.refused("has NaN or Inf", "finite values", "correct the file")
+        return values
+
+    def _scan_index(self, count: int) -> NDArray[np.int64] | None:
+        keyed = self.scan_index
+        if keyed is None:
+            return None
+        array = keyed.array
+        if array.dtype.kind not in "iu" or tuple(array.shape) != (count,):
+            raise keyed.refused(
+                f"is {_described(array)}", f"({count},) int64, one a frame", "correct or remove it"
+            )
+        self._note_cast(keyed, np.dtype(np.int64))
+        return np.array(array[:], dtype=np.int64)
+
+    def _start_positions(self, count: int) -> NDArray[np.float64] | None:
+        present = self.start_x or self.start_y
+        if present is None:
+            return None
+        if self.start_x is None or self.start_y is None:
+            raise present.refused(
+                "stands alone", "both xcoords_start and ycoords_start", "add or remove one"
+            )
+        start = self._positions(self.start_x, self.start_y)
+        if len(start) != count:
+            raise present.refused(
+                f"has {len(start)} entries", f"{count}, one a frame", "correct or remove it"
+            )
+        return start
+
+    def _note_cast(self, keyed: Keyed, dtype: np.dtype[Any]) -> None:
+        if keyed.array.dtype != dtype:
+            self.note(f"{keyed.key}: {keyed.array.dtype} cast to {dtype}")
+
+
+def _described(array: Array) -> str:
+    return f"{array.dtype} of shape {tuple(array.shape)}"
+
+
+def _root_dtype(frames: NDArray[Any]) -> np.dtype[Any]:
+    # Integers have no square root in their own type; 64 bits keep every count exact.
+    return frames.dtype if frames.dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _as_slice(rows: NDArray[np.int64]) -> Any:
+    """Neighbouring rows as a slice, which files read faster than a list of rows."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

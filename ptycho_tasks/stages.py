@@ -1,0 +1,269 @@
+"""The stages of the pipeline, each a function of one payload: what doit and the command line call.
+
+The core owns every file: a stage reads its inputs, lets the backend compute, and publishes the
+outputs whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho_tasks.backend import InferRequest, TrainRequest
+from ptycho_tasks.backends import import_failure
+from ptycho_tasks.errors import BackendError, BundleError, ConfigError
+from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
+from ptycho_tasks.progress import show_progress
+
+if TYPE_CHECKING:
+    from ptycho_tasks.backend import Reconstruction
+    from ptycho_tasks.scan import ScanData
+
+RECONSTRUCTION = "reconstruction.h5"
+AMPLITUDE = "reconstructed_amplitude.png"
+PHASE = "reconstructed_phase.png"
+METRICS = "metrics.json"
+
+
+def check_source(payload: FixturePayload) -> ScanData:
+    """Simulate the source or check the user's; say what was found.
+
+    Raises:
+        ScanError: the scan breaks the contract.
+        FileWriteError: the simulated scan cannot be written.
+    """
+    if payload.source.simulate is not None:
+        from ptycho_tasks.npz import write_scan
+        from ptycho_tasks.simulate import simulate
+
+        write_scan(payload.source_file, simulate(payload.source.simulate))
+    scan = _read_source(payload, payload.source_file)
+    _say_scan("source", payload.source_file, payload, scan)
+    return scan
+
+
+def make_fixture(payload: FixturePayload) -> None:
+    """Cut the source to the fixture and publish it with its sidecar.
+
+    Raises:
+        ScanError: the source breaks the contract, or has fewer frames than asked for.
+        FileWriteError: the fixture cannot be written; an earlier one is unchanged.
+    """
+    from ptycho_tasks.files import sha256_file
+    from ptycho_tasks.fixture import read_fixture, write_fixture
+
+    write_fixture(
+        _read_source(payload, payload.source_file),
+        payload.fixture,
+        npz_path=payload.fixture_file,
+        sidecar_path=payload.sidecar_file,
+        source_name=payload.source_file.name,
+        source_sha256=sha256_file(payload.source_file),
+    )
+    _say_scan("fixture", payload.fixture_file, payload, read_fixture(payload.fixture_file))
+
+
+def train(payload: TrainingPayload) -> Path:
+    """Train on the fixture and publish the bundle. Gives the bundle's path.
+
+    Raises:
+        BackendError: the backend's own libraries are missing.
+        TrainingError: the training failed.
+        FileWriteError: the bundle cannot be written; an earlier one is unchanged.
+    """
+    from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
+    from ptycho_tasks.files import write_atomic
+    from ptycho_tasks.fixture import read_fixture
+
+    scan = read_fixture(payload.fixture_file)
+    quiet = payload.execution.quiet
+    label = f"train {payload.backend.name}"
+    with _backend_imports(payload), show_progress(label, quiet=quiet) as progress:
+        model = payload.backend.train(
+            TrainRequest(scan, payload.training, payload.execution, progress)
+        )
+    path = payload.model_dir / BUNDLE_NAME
+    write_atomic(
+        path,
+        bundle_bytes(
+            model,
+            backend=payload.backend.name,
+            backend_version=payload.backend.version,
+            size=scan.size,
+            params=payload.params(scan.size),
+        ),
+    )
+    _say(payload, f"bundle     {_shown(path, payload)}")
+    return path
+
+
+def infer(payload: InferencePayload) -> dict[str, Any]:
+    """Reconstruct the scan with the bundle; publish product, pictures and metrics.
+
+    Gives what `metrics.json` holds.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, or made by another backend.
+        ScanError: the scan breaks the contract.
+        FileWriteError: the outputs cannot be written; earlier ones are unchanged.
+    """
+    from ptycho_tasks.bundle import load_bundle
+
+    bundle = load_bundle(payload.model_dir)
+    if bundle.backend != payload.backend.name:
+        raise BundleError(
+            f"{_shown(payload.model_dir, payload)}: this bundle was made by the backend "
+            f"`{bundle.backend}`, not by `{payload.backend.name}`; train again, or set "
+            f"`backend: {bundle.backend}`"
+        )
+    scan = _read_inference_scan(payload)
+    quiet = payload.execution.quiet
+    label = f"infer {payload.backend.name}"
+    with _backend_imports(payload), show_progress(label, quiet=quiet) as progress:
+        reconstruction = payload.backend.infer(
+            InferRequest(
+                scan,
+                bundle.model,
+                _trained_options(payload, bundle.params),
+                payload.execution,
+                progress,
+            )
+        )
+    metrics = _publish(payload, scan, reconstruction)
+    _say_result(payload, metrics)
+    return metrics
+
+
+def _read_source(payload: FixturePayload, path: Path) -> ScanData:
+    from ptycho_tasks.readers import read_scan
+
+    source = payload.source
+    if source.simulate is None and path == payload.source_file and not path.exists():
+        where = payload.origins.get("source.file", "ptycho.yaml")
+        raise ConfigError(f"{where}: source.file: there is no {path}; correct the path")
+    return read_scan(
+        path,
+        measurement=source.measurement,
+        frame_axis=source.frame_axis,
+        product=payload.product_file,
+        pixel_size_m=source.pixel_size_m,
+        energy_ev=source.energy_ev,
+        distance_m=source.distance_m,
+    )
+
+
+def _read_inference_scan(payload: InferencePayload) -> ScanData:
+    if payload.config.inference.scan == "fixture":
+        from ptycho_tasks.fixture import read_fixture
+
+        return read_fixture(payload.fixture_file)
+    scan = _read_source(payload, payload.scan_file)
+    _say_scan("scan", payload.scan_file, payload, scan)
+    return scan
+
+
+def _trained_options(payload: InferencePayload, params: Any) -> Any:
+    """The options that the model was trained with, which need not be today's configuration."""
+    import msgspec
+
+    try:
+        return msgspec.convert(params["training"], payload.backend.options_type)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise BundleError(
+            f"{_shown(payload.model_dir, payload)}: params.json: training: {error}; the bundle is "
+            f"of another version of the backend `{payload.backend.name}`; train again"
+        ) from error
+
+
+@contextmanager
+def _backend_imports(payload: TrainingPayload | InferencePayload) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise BackendError(
+            f"backend `{payload.backend.name}` cannot run: {import_failure(error)}"
+        ) from error
+
+
+def _publish(
+    payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
+) -> dict[str, Any]:
+    from ptycho_tasks.files import staged
+    from ptycho_tasks.metrics import data_misfit, score
+    from ptycho_tasks.pictures import picture_bytes
+    from ptycho_tasks.product import product_bytes
+
+    misfit = data_misfit(
+        reconstruction.object,
+        reconstruction.origin,
+        reconstruction.probe,
+        reconstruction.positions,
+        scan.diffraction,
+    )
+    metrics = {
+        "frames": scan.frame_count,
+        "r_factor": misfit.r_factor,
+        "poisson_deviance": misfit.poisson_deviance,
+        "scores": None
+        if scan.object is None
+        else score(
+            reconstruction.object,
+            reconstruction.origin,
+            scan.object,
+            reconstruction.positions,
+            scan.size,
+        ),
+    }
+    seen = reconstruction.illumination > 0
+    pictures = {
+        name: picture_bytes(
+            reconstruction.object, seen, kind=kind, title=title, pixel_size_m=scan.pixel_size_m
+        )
+        for name, kind, title in (
+            (AMPLITUDE, "amplitude", f"{payload.name}: amplitude"),
+            (PHASE, "phase", f"{payload.name}: phase"),
+        )
+    }
+    contents = {
+        RECONSTRUCTION: product_bytes(
+            reconstruction, scan, residual=misfit.residual, provenance=payload.identity()
+        ),
+        **pictures,
+        METRICS: (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode(),
+    }
+    # All are written before the first takes its place, so a full disk leaves the old set whole.
+    with ExitStack() as stack:
+        for name, data in contents.items():
+            stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
+    return metrics
+
+
+def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
+    for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS):
+        _say(payload, f"{name.split('.')[0].replace('_', ' ')}  {_shown(payload.output_dir / name, payload)}")
+    _say(
+        payload,
+        f"data misfit  R-factor {metrics['r_factor']:.4f}  "
+        f"Poisson deviance {metrics['poisson_deviance']:.4g} a pixel",
+    )
+    for name, value in (metrics["scores"] or {}).items():
+        _say(payload, f"score        {name} {value if value is None else format(value, '.4g')}")
+
+
+def _say_scan(what: str, path: Path, payload: FixturePayload, scan: ScanData) -> None:
+    N = scan.size
+    _say(payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}")
+    for note in scan.notes:
+        _say(payload, f"{'':<10} {note}")
+
+
+def _shown(path: Path, payload: FixturePayload) -> str:
+    return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
+
+
+def _say(payload: FixturePayload, text: str) -> None:
+    if not payload.config.execution.quiet:
+        print(text, flush=True)

@@ -1,0 +1,118 @@
+"""What `ptycho-tasks init` writes, and the JSON Schema for editors: both made from the types."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from ptycho_tasks.config import CONFIG_NAME, Config, section_types
+from ptycho_tasks.options import Section, TrainingOptions
+
+SCHEMA_NAME = "ptycho.schema.json"
+DODO_NAME = "dodo.py"
+DODO = '''"""The tasks of the project in ptycho.yaml; `doit list` shows them."""
+
+from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
+
+__all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
+'''
+
+
+def example(given: Mapping[str, Any], training: type[TrainingOptions]) -> str:
+    """A ptycho.yaml with `given` set, and every other key commented out at its default.
+
+    Args:
+        given: dotted key path to value.
+        training: the options type of the backend.
+    """
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA_NAME}",
+        f"# {CONFIG_NAME}: every key but `source` has a default, shown commented out.",
+        "# Then: doit list, doit train, doit infer.",
+        "",
+        *_section(Config, given, training, "", 0),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(
+    kind: type[Section],
+    given: Mapping[str, Any],
+    training: type[TrainingOptions],
+    prefix: str,
+    depth: int,
+) -> Iterator[str]:
+    for field in msgspec.structs.fields(kind):
+        key = f"{prefix}{field.name}"
+        nested = training if key == "training" else next(section_types(field.type), None)
+        yield from _described(field.type, depth)
+        if nested is not None and (field.name != "simulate" or _under(given, key)):
+            yield f"{'  ' * depth}{field.name}:"
+            yield from _section(nested, given, training, f"{key}.", depth + 1)
+            if depth == 0:
+                yield ""
+            continue
+        mark = "" if key in given else "# "
+        value = given.get(key, None if nested else msgspec.to_builtins(field.default))
+        yield f"{'  ' * depth}{mark}{field.name}: {json.dumps(value)}"
+
+
+def _described(annotation: Any, depth: int) -> Iterator[str]:
+    for meta in get_args(annotation)[1:]:
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            yield from textwrap.wrap(
+                meta.description,
+                96,
+                initial_indent="  " * depth + "# ",
+                subsequent_indent="  " * depth + "#   ",
+            )
+
+
+def _under(given: Mapping[str, Any], key: str) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in given)
+
+
+def schema(options_types: Mapping[str, type[TrainingOptions]]) -> dict[str, Any]:
+    """The JSON Schema of ptycho.yaml.
+
+    Args:
+        options_types: the options type of each backend that can be loaded, by name; `training`
+            is checked against the one that `backend` names.
+    """
+    names = sorted(options_types)
+    types = [Config, *(options_types[name] for name in names)]
+    references, components = msgspec.json.schema_components(types)
+    result: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": _with_empty_sections(components),
+        **references[0],
+    }
+    config = components[Config.__name__]
+    default = config["properties"]["backend"]["default"]
+    result["allOf"] = [
+        {
+            "if": {
+                "properties": {"backend": {"const": name}},
+                # Without the key, the default backend's options apply.
+                "required": [] if name == default else ["backend"],
+            },
+            "then": {"properties": {"training": {"anyOf": [reference, {"type": "null"}]}}},
+        }
+        for name, reference in zip(names, references[1:], strict=True)
+    ]
+    config["properties"]["training"] = {"description": "options of the backend"}
+    return result
+
+
+def _with_empty_sections(components: dict[str, Any]) -> dict[str, Any]:
+    """Allow null for a section, which is what all its lines commented out amount to."""
+    for name, value in components[Config.__name__]["properties"].items():
+        if name in {"name", "source", "backend", "training"}:
+            continue
+        reference = {key: value.pop(key) for key in ("$ref", "allOf") if key in value}
+        value["anyOf"] = [reference, {"type": "null"}]
+    return components

@@ -1,0 +1,72 @@
+"""Small projects to run the real commands in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ptycho_tasks.template import DODO
+
+README = Path(__file__).parents[1] / "README.md"
+
+TINY_SCAN = """\
+name: tiny
+source:
+  simulate: {size: 32, grid: 6, step: 4.0, jitter: 1.0, photons: 1e6, seed: 3}
+fixture: {subset_size: 25}
+backend: epie
+training: {epochs: 5}
+"""
+
+
+def readme_block(marker: str) -> str:
+    """The fenced code block of the README whose first line holds `marker`."""
+    for block in README.read_text().split("```")[1::2]:
+        language, _, code = block.partition("\n")
+        if marker in code.partition("\n")[0]:
+            return textwrap.dedent(code)
+    raise AssertionError(f"the README has no block that starts with {marker}")
+
+
+@pytest.fixture
+def write_project(tmp_path: Path) -> Callable[..., Path]:
+    """Write a project that uses the README's one-file backend."""
+
+    def write(config: str = TINY_SCAN) -> Path:
+        root = tmp_path / "project"
+        (root / "backends").mkdir(parents=True)
+        (root / "ptycho.yaml").write_text(config)
+        (root / "dodo.py").write_text(DODO)
+        (root / "backends" / "epie.py").write_text(readme_block("backends/epie.py"))
+        return root
+
+    return write
+
+
+@pytest.fixture
+def project(write_project: Callable[..., Path]) -> Path:
+    """A tiny simulated project."""
+    return write_project()
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run a command of this environment in a folder, as a user would."""
+
+    def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **environment}
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+        return subprocess.run(
+            command, cwd=cwd, env=env, text=True, capture_output=True, timeout=300, check=False
+        )
+
+    return run

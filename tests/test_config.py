@@ -1,0 +1,182 @@
+"""ptycho.yaml: what is accepted, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_tasks.config import Config, canonical_json, convert, flatten, merge, read_config
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import FixtureOptions, SimulationOptions
+
+
+def settle(tmp_path: Path, text: str, **layers: dict[str, object]) -> Config:
+    path = tmp_path / "ptycho.yaml"
+    path.write_text(text)
+    return convert(merge(read_config(path), **layers), Config)
+
+
+def refusal(tmp_path: Path, text: str, **layers: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settle(tmp_path, text, **layers)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_only_the_source_must_be_given(tmp_path):
+    config = settle(tmp_path, "source: {file: scan.npz}\n")
+    assert config.source.file == "scan.npz"
+    assert config.backend == "pinn"
+    assert config.fixture == FixtureOptions()
+
+
+def test_a_section_with_every_line_commented_out_stands_for_its_defaults(tmp_path):
+    config = settle(tmp_path, "source:\n  simulate:\n    # size: 64\nfixture:\n  # seed: 0\n")
+    assert config.source.simulate == SimulationOptions()
+    assert config.fixture == FixtureOptions()
+
+
+def test_numbers_and_words_read_as_people_expect(tmp_path):
+    config = settle(tmp_path, "source: {simulate: {photons: 1e9}}\ntraining: {on: yes, x: 1.5E-3}")
+    assert config.source.simulate is not None
+    assert config.source.simulate.photons == 1e9
+    assert config.training == {"on": "yes", "x": 1.5e-3}
+
+
+BAD = {
+    "unknown key": ("source: {file: a}\nfixtur: {}\n", ["ptycho.yaml:2: fixtur", "`fixture`"]),
+    "unknown nested key": (
+        "source:\n  file: a\nfixture:\n  subset_siz: 20\n",
+        ["ptycho.yaml:4: fixture.subset_siz: unknown key", "`subset_size`"],
+    ),
+    "unknown key in simulate": (
+        "source:\n  simulate:\n    sise: 64\n",
+        ["ptycho.yaml:3: source.simulate.sise: unknown key", "`size`"],
+    ),
+    "wrong type": (
+        "source: {file: a}\nexecution:\n\n  threads: two\n",
+        ["ptycho.yaml:4: execution.threads: expected `int`, got 'two'"],
+    ),
+    "wrong type of a section": (
+        "source: {file: a}\nfixture: [1]\n",
+        ["ptycho.yaml:2: fixture: expected `object`, got [1]"],
+    ),
+    "out of range": (
+        "source: {file: a}\nfixture: {subset_size: 15}\n",
+        ["ptycho.yaml:2: fixture.subset_size: expected `int` >= 16, got 15"],
+    ),
+    "odd frames": (
+        "source: {simulate: {size: 63}}\n",
+        ["ptycho.yaml:1: source.simulate.size: ", "got 63"],
+    ),
+    "not one of the words": (
+        "source: {file: a}\nfixture: {strategy: best}\n",
+        ["ptycho.yaml:2: fixture.strategy: ", "'best'"],
+    ),
+    "values that do not fit": (
+        "source:\n  simulate: {jitter: 9, step: 2}\n",
+        ["ptycho.yaml:2: source.simulate: jitter 9 exceeds step 2"],
+    ),
+    "no source": ("name: x\n", ["ptycho.yaml: source: must be given"]),
+    "empty file": ("", ["ptycho.yaml: source: must be given"]),
+    "two sources": (
+        "source: {file: a, simulate: {}}\n",
+        ["ptycho.yaml:1: source: give exactly one of"],
+    ),
+    "neither source": ("source: {}\n", ["ptycho.yaml:1: source: give exactly one of"]),
+    "name with a slash": ("name: a/b\nsource: {file: a}\n", ["ptycho.yaml:1: name: "]),
+    "a key twice": (
+        "source: {file: a}\nname: x\nname: y\n",
+        ["ptycho.yaml:3: name: this key is given twice"],
+    ),
+    "not YAML": ("source: {file: a\nname: x", ["ptycho.yaml:2: not valid YAML"]),
+    "a list": ("- a\n- b\n", ["ptycho.yaml:1: expected `key: value` lines"]),
+    "refers to itself": ("source: &a {file: *a}\n", ["ptycho.yaml:1: source.file: refers"]),
+    "python object": ("source: !!python/object:os.system {}\n", ["ptycho.yaml"]),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD.values(), ids=BAD)
+def test_a_wrong_value_is_one_line_with_file_line_and_key(tmp_path, text, expected):
+    message = refusal(tmp_path, text)
+    for part in expected:
+        assert part in message
+
+
+def test_a_missing_file_says_how_to_begin(tmp_path):
+    with pytest.raises(ConfigError, match="ptycho-tasks init"):
+        read_config(tmp_path / "ptycho.yaml")
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path):
+    path = tmp_path / "ptycho.yaml"
+    path.write_bytes(b"name: \xff\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(path)
+
+
+def test_an_override_wins_over_the_command_line_over_the_file(tmp_path):
+    path = tmp_path / "ptycho.yaml"
+    path.write_text("source: {file: a}\nfixture: {subset_size: 20, seed: 1}\n")
+    layers = merge(
+        read_config(path),
+        command_line={"fixture.subset_size": 30, "fixture.strategy": "first"},
+        overrides={"fixture.subset_size": 40},
+    )
+    fixture = convert(layers, Config).fixture
+    assert (fixture.subset_size, fixture.strategy, fixture.seed) == (40, "first", 1)
+    assert layers.origins["fixture.subset_size"] == "override"
+    assert layers.origins["fixture.strategy"] == "command line"
+    assert layers.origins["fixture.seed"] == "ptycho.yaml:2"
+
+
+def test_a_wrong_command_line_value_names_the_command_line(tmp_path):
+    message = refusal(tmp_path, "source: {file: a}\n", command_line={"fixture.subset_size": 2})
+    assert message.startswith("command line: fixture.subset_size: expected `int` >= 16")
+
+
+@given(
+    subset_size=st.none() | st.integers(16, 10**6),
+    strategy=st.sampled_from(["stratified", "first", "random", "grid"]),
+    seed=st.integers(0, 2**31),
+)
+def test_canonical_json_is_one_spelling(subset_size, strategy, seed):
+    options = FixtureOptions(subset_size=subset_size, strategy=strategy, seed=seed)
+    text = canonical_json(options)
+    shuffled = dict(reversed(msgspec.to_builtins(options).items()))
+    assert canonical_json(shuffled) == text
+    assert msgspec.convert(json.loads(text), FixtureOptions) == options
+
+
+def test_flatten_names_every_leaf():
+    leaves = flatten(Config(source={"file": "a"}))  # type: ignore[arg-type]
+    assert leaves["source.file"] == "a"
+    assert leaves["fixture.strategy"] == "stratified"
+
+
+def test_judging_a_config_imports_nothing_heavy(tmp_path):
+    (tmp_path / "ptycho.yaml").write_text("source: {file: a}\nfixture: {subset_size: 1}\n")
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ptycho_tasks.config import read_config\n"
+        "from ptycho_tasks.errors import ConfigError\n"
+        "from ptycho_tasks.payload import create_training_payload\n"
+        "try:\n    create_training_payload(read_config(Path('ptycho.yaml')))\n"
+        "except ConfigError:\n    pass\nelse:\n    raise SystemExit('accepted')\n"
+        "heavy = {'numpy', 'torch', 'h5py', 'scipy', 'matplotlib', 'skimage'} & set(sys.modules)\n"
+        "raise SystemExit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
