@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """Called by a backend after each epoch or batch of work."""
 
-    def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None: ...
+    def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Say that `done` of `total` steps are done, and the metrics at this point."""
 
 
 def no_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -98,6 +99,18 @@ class Backend(Protocol):
     """Changes when results change; part of the identity of what was trained."""
     options_type: type[TrainingOptions]
 
-    def train(self, request: TrainRequest) -> TrainedModel: ...
+    def train(self, request: TrainRequest) -> TrainedModel:
+        """Learn from a scan.
 
-    def infer(self, request: InferRequest) -> Reconstruction: ...
+        Raises:
+            TrainingError: the training cannot give a meaningful model.
+            ConfigError: an option that this machine or scan cannot honour.
+        """
+
+    def infer(self, request: InferRequest) -> Reconstruction:
+        """Reconstruct a scan with a trained model.
+
+        Raises:
+            BundleError: the model does not hold what this backend's models hold.
+            ConfigError: an option that this machine cannot honour.
+        """

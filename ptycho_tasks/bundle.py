@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import TrainedModel
-from ptycho_tasks.errors import BundleError
+from ptycho_tasks.errors import BundleError, TrainingError
 
 BUNDLE_NAME = "wts.h5.zip"
 FORMAT = "ptycho-tasks-bundle"
@@ -60,7 +60,11 @@ def bundle_bytes(
         backend_version: the backend's version.
         size: N.
         params: the settled configuration; the model's metadata are added to it.
+
+    Raises:
+        TrainingError: an array or a value of the history is NaN or Inf.
     """
+    _refuse_nan(model, backend)
     intensity_scale = model.metadata.get("intensity_scale")
     members = {
         PARAMS: _json(
@@ -120,6 +124,26 @@ def load_bundle(model_dir: Path) -> Bundle:
         history=_parse(path, HISTORY, members[HISTORY], list),
     )
     return Bundle(manifest, params, model)
+
+
+def _refuse_nan(model: TrainedModel, backend: str) -> None:
+    where = [
+        f"{name}/{key}"
+        for name, arrays in model.models.items()
+        for key, array in arrays.items()
+        if not np.isfinite(array).all()
+    ]
+    where += [
+        f"history, epoch {epoch}, {key}"
+        for epoch, metrics in enumerate(model.history, start=1)
+        for key, value in metrics.items()
+        if not np.isfinite(value)
+    ]
+    if where:
+        raise TrainingError(
+            f"backend `{backend}`: training ended with NaN or Inf in {where[0]}; "
+            "lower the learning rate, or check the scan"
+        )
 
 
 def _json(value: Any) -> bytes:

@@ -104,7 +104,7 @@ def simulate(output: Path, **values: str | None) -> None:
     """Simulate a scan with a known ground truth and write it to OUTPUT (NPZ)."""
     options = section_of(SimulationOptions, values)
 
-    from ptycho_tasks.fixture import write_scan
+    from ptycho_tasks.npz import write_scan
     from ptycho_tasks.simulate import simulate as simulate_scan
 
     scan = simulate_scan(options)
@@ -124,9 +124,10 @@ def fixture(source: Path, output: Path, **values: str | None) -> None:
     if output.suffix != ".npz":
         raise ConfigError(f"--output: {output} must end in .npz; its sidecar ends in .json")
 
+    from ptycho_tasks.readers import read_scan
     from ptycho_tasks.stages import cut_fixture
 
-    scan = cut_fixture(source, options, output)
+    scan = cut_fixture(read_scan(source), source, options, output)
     click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
 
 

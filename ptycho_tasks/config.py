@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -78,7 +78,9 @@ class Config(Section, frozen=True, kw_only=True):
     source: Annotated[SourceOptions, doc("where the scan comes from")]
     fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
     backend: Annotated[str, doc("what trains and reconstructs", min_length=1)] = "pinn"
-    training: Annotated[dict[str, Any], doc("options of the backend")] = {}
+    training: Annotated[dict[str, Any], doc("options of the backend")] = msgspec.field(
+        default_factory=dict
+    )
     inference: Annotated[InferenceOptions, doc("what is reconstructed")] = InferenceOptions()
     execution: Annotated[ExecutionOptions, doc("how to run; a change here rebuilds nothing")] = (
         ExecutionOptions()
@@ -251,8 +253,8 @@ def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
         if value is None and name not in {"name", "backend"}:
             data[name] = {}
     source = data.get("source")
-    if isinstance(source, dict) and "simulate" in source and source["simulate"] is None:
-        source["simulate"] = {}
+    if isinstance(source, dict) and "simulate" in source and source.get("file") is None:
+        source["simulate"] = {} if source["simulate"] is None else source["simulate"]
     return data
 
 
@@ -334,4 +336,4 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def canonical_json(value: Any) -> str:
     """The one spelling of a JSON-able value: sorted keys, no spaces."""
     plain = msgspec.to_builtins(value)
-    return cast(bytes, msgspec.json.encode(plain, order="sorted")).decode()
+    return msgspec.json.encode(plain, order="sorted").decode()

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -38,7 +38,7 @@ def show_progress(
 @contextmanager
 def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
     # The number of steps is known at the first call only, so the bar starts with one.
-    bar = click.progressbar(
+    bar: Any = click.progressbar(
         length=1,
         label=label,
         file=stream,
@@ -49,7 +49,7 @@ def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
             bar.length = total
-            bar.update(done - bar.pos, metrics)  # type: ignore[arg-type]
+            bar.update(done - bar.pos, metrics)
 
         yield progress
 

@@ -61,6 +61,7 @@ class ScanData:
 
     @property
     def frame_count(self) -> int:
+        """M, the number of frames."""
         return int(self.diffraction.shape[0])
 
     @property

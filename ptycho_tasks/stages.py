@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.backend import InferRequest, TrainRequest
 from ptycho_tasks.backends import import_failure
-from ptycho_tasks.errors import BackendError, BundleError, ConfigError
+from ptycho_tasks.errors import BackendError, BundleError, ConfigError, TrainingError
 from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
 from ptycho_tasks.progress import show_progress
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Reconstruction
+    from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
 
 RECONSTRUCTION = "reconstruction.h5"
@@ -52,18 +53,36 @@ def make_fixture(payload: FixturePayload) -> None:
         ScanError: the source breaks the contract, or has fewer frames than asked for.
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
+    scan = _read_source(payload, payload.source_file)
+    made = cut_fixture(scan, payload.source_file, payload.fixture, payload.fixture_file)
+    _say_scan("fixture", payload.fixture_file, payload, made)
+
+
+def cut_fixture(scan: ScanData, source: Path, options: FixtureOptions, output: Path) -> ScanData:
+    """Cut a scan and publish the fixture with its sidecar; gives the fixture.
+
+    Args:
+        scan: what was read from `source`.
+        source: the file, named in the sidecar with its sha256.
+        options: which frames are taken.
+        output: the NPZ; the sidecar is named alike and ends in .json.
+
+    Raises:
+        ScanError: the scan has fewer frames than asked for.
+        FileWriteError: the fixture cannot be written; an earlier one is unchanged.
+    """
     from ptycho_tasks.files import sha256_file
     from ptycho_tasks.fixture import read_fixture, write_fixture
 
     write_fixture(
-        _read_source(payload, payload.source_file),
-        payload.fixture,
-        npz_path=payload.fixture_file,
-        sidecar_path=payload.sidecar_file,
-        source_name=payload.source_file.name,
-        source_sha256=sha256_file(payload.source_file),
+        scan,
+        options,
+        npz_path=output,
+        sidecar_path=output.with_suffix(".json"),
+        source_name=source.name,
+        source_sha256=sha256_file(source),
     )
-    _say_scan("fixture", payload.fixture_file, payload, read_fixture(payload.fixture_file))
+    return read_fixture(output)
 
 
 def train(payload: TrainingPayload) -> Path:
@@ -132,6 +151,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
                 progress,
             )
         )
+    _check(reconstruction, scan, payload.backend.name)
     metrics = _publish(payload, scan, reconstruction)
     _say_result(payload, metrics)
     return metrics
@@ -188,6 +208,31 @@ def _backend_imports(payload: TrainingPayload | InferencePayload) -> Iterator[No
         ) from error
 
 
+def _check(reconstruction: Reconstruction, scan: ScanData, backend: str) -> None:
+    """Refuse what a backend must not give, before anything is written."""
+    import numpy as np
+
+    N, shape = scan.size, np.shape(reconstruction.object)
+    expected = {
+        "object": (shape if len(shape) == 2 else ("H", "W"), "c"),
+        "probe": ((*np.shape(reconstruction.probe)[:1], N, N), "c"),
+        "positions": ((scan.frame_count, 2), "f"),
+        "illumination": (shape, "f"),
+    }
+    for name, (fits, kind) in expected.items():
+        array = np.asarray(getattr(reconstruction, name))
+        if array.shape != fits or array.dtype.kind != kind:
+            raise TrainingError(
+                f"backend `{backend}` gave `{name}` as {array.dtype} of shape {array.shape}; "
+                f"expected {'complex' if kind == 'c' else 'float'} of shape {fits}"
+            )
+        if not np.isfinite(array).all():
+            raise TrainingError(
+                f"backend `{backend}` gave `{name}` with NaN or Inf: the model is of no use on "
+                "this scan; train it longer, or with other data or settings"
+            )
+
+
 def _publish(
     payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
 ) -> dict[str, Any]:
@@ -242,15 +287,21 @@ def _publish(
 
 
 def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
-    for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS):
-        _say(payload, f"{name.split('.')[0].replace('_', ' ')}  {_shown(payload.output_dir / name, payload)}")
+    for what, name in (
+        ("product", RECONSTRUCTION),
+        ("amplitude", AMPLITUDE),
+        ("phase", PHASE),
+        ("metrics", METRICS),
+    ):
+        _say(payload, f"{what:<10} {_shown(payload.output_dir / name, payload)}")
     _say(
         payload,
-        f"data misfit  R-factor {metrics['r_factor']:.4f}  "
+        f"{'misfit':<10} R-factor {metrics['r_factor']:.4f}, "
         f"Poisson deviance {metrics['poisson_deviance']:.4g} a pixel",
     )
     for name, value in (metrics["scores"] or {}).items():
-        _say(payload, f"score        {name} {value if value is None else format(value, '.4g')}")
+        shown = "none" if value is None else format(value, ".4g")
+        _say(payload, f"{'score':<10} {name} {shown}")
 
 
 def _say_scan(what: str, path: Path, payload: FixturePayload, scan: ScanData) -> None:

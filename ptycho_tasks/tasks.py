@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from doit.exceptions import TaskError, TaskFailed
-from doit.task import clean_targets
 from doit.tools import config_changed
 
 from ptycho_tasks.config import CONFIG_NAME, ConfigFile, canonical_json, read_config
@@ -164,6 +164,11 @@ def run_stage(stage: str, payload: FixturePayload) -> TaskFailed | TaskError | N
         _complain(error)
         failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
         return failure(str(error), report=False)
+    except Exception as error:
+        # A defect, ours or a backend's: its traceback is what its author needs. Left to doit, it
+        # would end with the exit code of a wrong configuration.
+        traceback.print_exception(error)
+        return TaskFailed(str(error), report=False)
     return None
 
 
@@ -200,7 +205,5 @@ def _relative(payload: FixturePayload, path: Path) -> str:
 
 def _complain(error: PtychoTasksError) -> None:
     if os.environ.get(DEBUG):
-        import traceback
-
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr, flush=True)

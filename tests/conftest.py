@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,13 +24,13 @@ training: {epochs: 5}
 """
 
 
-def readme_block(marker: str) -> str:
-    """The fenced code block of the README whose first line holds `marker`."""
+def readme_block(label: str) -> str:
+    """The README's code block whose fence says `label`."""
     for block in README.read_text().split("```")[1::2]:
-        language, _, code = block.partition("\n")
-        if marker in code.partition("\n")[0]:
-            return textwrap.dedent(code)
-    raise AssertionError(f"the README has no block that starts with {marker}")
+        first, _, code = block.partition("\n")
+        if first == label:
+            return code
+    raise AssertionError(f"the README has no block ```{label}")
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def write_project(tmp_path: Path) -> Callable[..., Path]:
         (root / "backends").mkdir(parents=True)
         (root / "ptycho.yaml").write_text(config)
         (root / "dodo.py").write_text(DODO)
-        (root / "backends" / "epie.py").write_text(readme_block("backends/epie.py"))
+        (root / "backends" / "epie.py").write_text(readme_block("python backends/epie.py"))
         return root
 
     return write

@@ -45,6 +45,11 @@ def test_a_section_with_every_line_commented_out_stands_for_its_defaults(tmp_pat
     assert config.fixture == FixtureOptions()
 
 
+def test_a_default_may_be_written_out(tmp_path):
+    config = settle(tmp_path, "source: {file: a, simulate: null, product: null}\n")
+    assert config.source.simulate is None
+
+
 def test_numbers_and_words_read_as_people_expect(tmp_path):
     config = settle(tmp_path, "source: {simulate: {photons: 1e9}}\ntraining: {on: yes, x: 1.5E-3}")
     assert config.source.simulate is not None

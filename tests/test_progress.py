@@ -1,0 +1,45 @@
+"""Progress: a bar for someone who watches, few whole lines for a log, nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from ptycho_tasks.progress import duration, show_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run(stream, steps: int, **options) -> str:
+    ticks = iter(range(0, 10**6, 10))
+    with show_progress("train", stream=stream, clock=lambda: float(next(ticks)), **options) as tell:
+        for step in range(1, steps + 1):
+            tell(step, steps, {"loss": 1 / step})
+    return stream.getvalue()
+
+
+def test_a_log_gets_few_whole_lines():
+    lines = run(io.StringIO(), 400).splitlines()
+    assert 10 <= len(lines) <= 12
+    assert lines[0].startswith("train 1/400  loss 1  0:10 so far, 1:06:30 left")
+    assert lines[-1].startswith("train 400/400  loss 0.0025")
+    assert all("\r" not in line and "\x1b" not in line for line in lines)
+
+
+def test_a_terminal_gets_a_bar_with_steps_and_loss():
+    text = run(Terminal(), 3)
+    assert "3/3" in text
+    assert "loss 0.333" in text
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_quiet_says_nothing(stream):
+    assert run(stream, 5, quiet=True) == ""
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
