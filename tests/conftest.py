@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,35 +38,56 @@ def readme_block(label: str) -> str:
 def write_project(tmp_path: Path) -> Callable[..., Path]:
     """Write a project that uses the README's one-file backend."""
 
-    def write(config: str = TINY_SCAN) -> Path:
-        root = tmp_path / "project"
-        (root / "backends").mkdir(parents=True)
-        (root / "ptycho.yaml").write_text(config)
-        (root / "dodo.py").write_text(DODO)
-        (root / "backends" / "epie.py").write_text(readme_block("python backends/epie.py"))
-        return root
+    def write(config: str = TINY_SCAN, name: str = "project") -> Path:
+        return _write_project(tmp_path / name, config)
 
     return write
 
 
 @pytest.fixture
 def project(write_project: Callable[..., Path]) -> Path:
-    """A tiny simulated project."""
+    """A tiny simulated project, nothing built yet."""
     return write_project()
 
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = _write_project(tmp_path_factory.mktemp("built") / "project", TINY_SCAN)
+    done = run_command(DOIT, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root
 
 
 @pytest.fixture
-def run() -> Run:
-    """Run a command of this environment in a folder, as a user would."""
+def built_project(_built: Path, tmp_path: Path) -> Path:
+    """A tiny simulated project with everything built and nothing stale."""
+    return Path(shutil.copytree(_built, tmp_path / "built"))
 
-    def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, **environment}
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-        return subprocess.run(
-            command, cwd=cwd, env=env, text=True, capture_output=True, timeout=300, check=False
-        )
 
-    return run
+def _write_project(root: Path, config: str) -> Path:
+    (root / "backends").mkdir(parents=True)
+    (root / "ptycho.yaml").write_text(config)
+    (root / "dodo.py").write_text(DODO)
+    (root / "backends" / "epie.py").write_text(readme_block("python backends/epie.py"))
+    return root
+
+
+Completed = subprocess.CompletedProcess[str]
+DOIT = [sys.executable, "-m", "doit"]
+
+
+def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
+    """Run a command as a user would; gives exit status and output."""
+    return subprocess.run(
+        command, cwd=cwd, text=True, capture_output=True, timeout=300, check=False, **options
+    )
+
+
+@pytest.fixture
+def doit() -> Callable[..., Completed]:
+    """Run doit in a project."""
+
+    def doit(root: Path, *arguments: str, **options: Any) -> Completed:
+        return run_command([*DOIT, *arguments], cwd=root, **options)
+
+    return doit

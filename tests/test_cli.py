@@ -1,0 +1,140 @@
+"""The command line `ptycho-tasks`: one line and the right exit code for every mistake."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ptycho_tasks import cli as command_line
+from ptycho_tasks.cli import cli, section_of
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.fixture import read_fixture
+from ptycho_tasks.options import FixtureOptions, SimulationOptions
+from ptycho_tasks.readers import read_scan
+
+SMALL = ["--size", "16", "--grid", "5", "--step", "3", "--jitter", "1", "--photons", "1e5"]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run a command in `tmp_path` as the installed script does; gives code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PTYCHO_TASKS_DEBUG", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ptycho-tasks", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            command_line.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.commands), ["bundle", "show"]])
+def test_every_command_has_help(command):
+    done = CliRunner().invoke(cli, [*command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
+
+
+def test_simulate_writes_the_same_scan_twice(call, tmp_path):
+    for name in ("a.npz", "b.npz"):
+        code, out, err = call("simulate", name, *SMALL, "--seed", "5")
+        assert (code, err) == (0, "")
+        assert f"{name}: 25 frames of 16 x 16" in out
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    scan = read_scan(tmp_path / "a.npz")
+    assert scan.object is not None
+    assert np.square(scan.diffraction, dtype=np.float64).sum((1, 2)).mean() == pytest.approx(
+        1e5, rel=0.02
+    )
+
+
+def test_fixture_cuts_a_scan(call, tmp_path):
+    call("simulate", "a.npz", *SMALL)
+    code, out, _ = call(
+        "fixture", "--source", "a.npz", "--output", "cut.npz", "--subset-size", "16"
+    )
+    assert (code, out) == (0, "cut.npz: 16 frames of 16 x 16\n")
+    assert read_fixture(tmp_path / "cut.npz").frame_count == 16
+    assert json.loads((tmp_path / "cut.json").read_text())["source"]["name"] == "a.npz"
+
+
+MISTAKES = {
+    "unknown command": (["trian"], "No such command 'trian'"),
+    "missing argument": (["simulate"], "Missing argument 'OUTPUT'"),
+    "unknown option": (["simulate", "a.npz", "--sise", "3"], "No such option"),
+    "wrong number": (["simulate", "a.npz", "--size", "big"], "error: --size: expected `int`"),
+    "wrong word": (["simulate", "a.npz", "--object", "cat"], "error: --object: invalid enum value"),
+    "do not fit": (["simulate", "a.npz", "--jitter", "9"], "error: jitter 9 exceeds step 6"),
+    "too few": (
+        ["fixture", "--source", "a", "--output", "b.npz", "--subset-size", "3"],
+        "error: --subset-size: expected `int` >= 16",
+    ),
+    "not npz": (["fixture", "--source", "a", "--output", "b.h5"], "error: --output: b.h5 must end"),
+    "no project": (["config"], "ptycho-tasks init"),
+    "init without the scan": (
+        ["init", "p", "--backend", "epie", "--source", "none.npz"],
+        "unknown backend `epie`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_wrong_usage_exits_2_and_writes_nothing(call, tmp_path, arguments, expected):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scan_that_cannot_be_read_exits_1(call, tmp_path):
+    code, _, err = call("fixture", "--source", "none.npz", "--output", "b.npz")
+    assert code == 1
+    assert err.startswith("error: none.npz: no such file")
+    assert err.count("\n") == 1
+    code, _, err = call("bundle", "verify", ".")
+    assert code == 1
+    assert "wts.h5.zip: no such bundle" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(call):
+    with pytest.raises(ConfigError):
+        command_line.cli.main(["--debug", "config"], standalone_mode=False)
+
+
+def test_config_shows_values_and_origins(call, project, monkeypatch):
+    monkeypatch.chdir(project)
+    code, out, _ = call("config")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert code == 0
+    assert rows["training.epochs"] == ["5", "ptycho.yaml:6"]
+    assert rows["training.seed"] == ["0", "default"]
+    assert rows["backend"] == ['"epie"', "ptycho.yaml:5"]
+
+
+def test_config_prints_the_schema(call, project, monkeypatch):
+    monkeypatch.chdir(project)
+    _, out, _ = call("config", "--schema")
+    assert json.loads(out)["$defs"]
+
+
+def test_backends_says_why_one_cannot_be_used(call, project, monkeypatch):
+    (project / "backends" / "broken.py").write_text("import not_there\n")
+    monkeypatch.chdir(project)
+    code, out, _ = call("backends")
+    assert code == 0
+    assert "epie  backends/epie.py  version 1" in out
+    assert "the module `not_there` is missing" in out
+
+
+def test_option_texts_become_typed_values():
+    options = section_of(SimulationOptions, {"photons": "1e4", "size": "32", "probe": None})
+    assert (options.photons, options.size, options.probe) == (1e4, 32, "defocused")
+    assert section_of(FixtureOptions, {"subset_size": "20"}).subset_size == 20

@@ -1,0 +1,393 @@
+"""The real `doit`, end to end, with the one-file backend that the README shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pkgutil
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import ptycho_tasks
+from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
+
+INFERENCE = "runs/default/inference"
+BUNDLE = f"runs/default/training/{BUNDLE_NAME}"
+OUTPUTS = {
+    "fixtures/tiny_source.npz",
+    "fixtures/tiny.npz",
+    "fixtures/tiny.json",
+    BUNDLE,
+    f"{INFERENCE}/reconstruction.h5",
+    f"{INFERENCE}/reconstructed_amplitude.png",
+    f"{INFERENCE}/reconstructed_phase.png",
+    f"{INFERENCE}/metrics.json",
+}
+FILE_SOURCE = """\
+name: tiny
+source: {file: scan.npz}
+fixture: {subset_size: 25}
+backend: epie
+training: {epochs: 5}
+"""
+
+
+def files(root: Path) -> dict[str, str]:
+    """Every file under fixtures/ and runs/, with its sha256."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ("fixtures", "runs")
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def executed(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The tasks that doit says it executed."""
+    return [line.split()[-1] for line in done.stdout.splitlines() if line.startswith(".  ")]
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    text = (root / "ptycho.yaml").read_text()
+    assert old in text
+    (root / "ptycho.yaml").write_text(text.replace(old, new))
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *expected: str) -> None:
+    """The run failed with `code` and one line on stderr, besides progress, that says it all."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(errors) == 1, done.stderr
+    for part in expected:
+        assert part in errors[0]
+
+
+@pytest.fixture
+def file_project(write_project, built_project):
+    """A project on a scan file, which other tests may damage."""
+    root = write_project(FILE_SOURCE)
+    shutil.copy(built_project / "fixtures" / "tiny_source.npz", root / "scan.npz")
+    return root
+
+
+# --- what is built ---------------------------------------------------------------------------
+
+
+def test_one_command_builds_everything_and_ends_with_paths_and_scores(project, doit):
+    done = doit(project)
+    assert done.returncode == 0, done.stderr
+    assert executed(done) == ["source", "fixture", "train", "infer"]
+    assert files(project).keys() == OUTPUTS
+    for name in OUTPUTS:
+        assert name in done.stdout
+    assert "R-factor" in done.stdout
+    assert "amplitude_ssim" in done.stdout
+
+
+def test_the_smallest_backend_reconstructs_the_object(built_project):
+    metrics = json.loads((built_project / INFERENCE / "metrics.json").read_text())
+    assert metrics["frames"] == 36
+    assert metrics["r_factor"] < 0.1
+    assert metrics["scores"]["amplitude_ssim"] > 0.8
+
+
+def test_the_product_holds_what_was_reconstructed(built_project):
+    with h5py.File(built_project / INFERENCE / "reconstruction.h5") as file:
+        assert file["object"].dtype == np.complex64
+        assert file["object"].ndim == 3
+        assert file["probe"].shape == (1, 1, 32, 32)
+        assert file["probe_position_x_m"].shape == (36,)
+
+
+def test_another_build_gives_the_same_bytes(project, built_project, doit):
+    doit(project)
+    assert files(project) == files(built_project)
+
+
+def test_list_shows_the_four_tasks_with_a_sentence_each(project, doit):
+    lines = doit(project, "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["fixture", "infer", "source", "train"]
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_progress_is_whole_lines_in_a_log_and_absent_when_quiet(project, doit):
+    edit(project, "training:", "execution: {quiet: true}\ntraining:")
+    quiet = doit(project)
+    assert quiet.returncode == 0
+    assert "R-factor" not in quiet.stdout
+    assert quiet.stderr == ""
+
+
+# --- what is stale ---------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing(built_project, doit):
+    done = doit(built_project)
+    assert done.returncode == 0
+    assert executed(done) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stale"),
+    [
+        ("training: {epochs: 5}", "training: {epochs: 6}", ["train", "infer"]),
+        ("subset_size: 25", "subset_size: 24", ["fixture", "train", "infer"]),
+        ("seed: 3", "seed: 4", ["source", "fixture", "train", "infer"]),
+        ("name: tiny", "name: tiny\ninference: {scan: fixture}", ["infer"]),
+        ("name: tiny", "name: tiny\nexecution: {threads: 1, inference_batch_size: 7}", []),
+        ("name: tiny", "# a remark\nname: tiny", []),
+    ],
+)
+def test_a_change_of_config_reruns_what_it_made_stale(built_project, doit, old, new, stale):
+    edit(built_project, old, new)
+    done = doit(built_project)
+    assert done.returncode == 0, done.stderr
+    assert executed(done) == stale
+
+
+def test_a_change_of_a_local_backend_reruns_training_and_inference(built_project, doit):
+    with (built_project / "backends" / "epie.py").open("a") as stream:
+        stream.write("# changed\n")
+    assert executed(doit(built_project)) == ["train", "infer"]
+
+
+def test_a_fixture_rebuilt_to_the_same_bytes_stops_there(built_project, doit):
+    (built_project / "fixtures" / "tiny.npz").unlink()
+    assert executed(doit(built_project)) == ["fixture"]
+
+
+def test_a_touched_source_reruns_nothing_and_a_changed_one_all(file_project, doit):
+    doit(file_project)
+    scan = file_project / "scan.npz"
+    os.utime(scan, (time.time() + 5, time.time() + 5))
+    assert executed(doit(file_project)) == []
+    run = subprocess.run(
+        [sys.executable, "-m", "ptycho_tasks.cli", "simulate", "scan.npz", "--size", "32",
+         "--grid", "6", "--step", "4", "--jitter", "1", "--seed", "9"],
+        cwd=file_project, check=True, capture_output=True,
+    )  # fmt: skip
+    assert run.returncode == 0
+    assert executed(doit(file_project)) == ["source", "fixture", "train", "infer"]
+
+
+def test_clean_removes_what_was_built_and_nothing_else(built_project, doit):
+    mine = [built_project / "runs/default/notes.txt", built_project / "fixtures/other.npz"]
+    for path in mine:
+        path.write_text("mine")
+    done = doit(built_project, "clean", "--clean-all")
+    assert done.returncode == 0, done.stderr
+    assert files(built_project).keys() == {p.relative_to(built_project).as_posix() for p in mine}
+    assert {p.name for p in built_project.iterdir()} >= {"ptycho.yaml", "dodo.py", "backends"}
+    assert not (built_project / INFERENCE).exists()
+
+
+def test_clean_dry_run_removes_nothing(built_project, doit):
+    before = files(built_project)
+    assert "removing" in doit(built_project, "clean", "--clean-all", "--dry-run").stdout
+    assert files(built_project) == before
+
+
+# --- what bad input gets ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["list"], ["infer"], ["clean", "-a"]])
+def test_a_wrong_config_is_one_line_and_exit_2(project, doit, command):
+    edit(project, "epochs: 5", "epochs: 0")
+    done = doit(project, *command)
+    assert_one_line(done, 2, "ptycho.yaml:6: training.epochs: expected `int` >= 1, got 0")
+    assert done.stdout == ""
+    assert files(project) == {}
+
+
+def test_an_unknown_backend_lists_those_that_are_there(project, doit):
+    edit(project, "backend: epie", "backend: epi")
+    assert_one_line(doit(project), 2, "ptycho.yaml:5: unknown backend `epi`", "epie")
+
+
+def test_a_backend_that_cannot_be_imported_names_the_missing_module(project, doit):
+    backend = project / "backends" / "epie.py"
+    backend.write_text("import not_there\n" + backend.read_text())
+    assert_one_line(doit(project), 2, "the module `not_there` is missing")
+
+
+def test_a_backend_that_lacks_a_library_when_it_runs_names_it(project, doit):
+    backend = project / "backends" / "epie.py"
+    backend.write_text(backend.read_text().replace("import numpy as np", "import not_there"))
+    assert_one_line(doit(project), 2, "backend `epie` cannot run", "`not_there` is missing")
+
+
+def test_a_defect_of_a_backend_shows_its_traceback_and_exits_1(project, doit):
+    backend = project / "backends" / "epie.py"
+    backend.write_text(backend.read_text().replace("import numpy as np", "1 / 0"))
+    done = doit(project)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("np.ones(", "np.nan * np.ones(", "gave `object` with NaN or Inf"),
+        ("scan.probe, scan.pos", "scan.probe[0], scan.pos", "gave `probe` as complex64 of shape"),
+        ("TrainedModel(models={})", 'TrainedModel({"m": {"w": [float("nan")]}})', "in m/w"),
+    ],
+)
+def test_nonsense_from_a_backend_is_refused_before_anything_is_written(
+    built_project, doit, old, new, expected
+):
+    before = files(built_project)
+    backend = built_project / "backends" / "epie.py"
+    assert old in backend.read_text()
+    backend.write_text(backend.read_text().replace(old, new))
+    assert_one_line(doit(built_project), 1, "backend `epie`", expected)
+    assert files(built_project) == before
+
+
+def test_a_missing_source_names_key_and_line(write_project, doit):
+    root = write_project(FILE_SOURCE)
+    assert_one_line(doit(root), 2, "ptycho.yaml:2: source.file: there is no", "scan.npz")
+    assert files(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda data: data[: len(data) // 2], "scan.npz"),
+        (lambda data: b"", "scan.npz"),
+        (lambda data: b"not a scan", "scan.npz"),
+    ],
+    ids=["truncated", "empty", "text"],
+)
+def test_an_unreadable_source_leaves_the_earlier_build(file_project, doit, damage, expected):
+    assert doit(file_project).returncode == 0
+    before = files(file_project)
+    scan = file_project / "scan.npz"
+    scan.write_bytes(damage(scan.read_bytes()))
+    assert_one_line(doit(file_project), 1, expected)
+    assert files(file_project) == before
+
+
+def test_too_few_frames_says_how_many_there_are(project, doit):
+    edit(project, "subset_size: 25", "subset_size: 37")
+    assert_one_line(doit(project), 1, "has 36 frames", "subset_size")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte"])
+def test_a_damaged_bundle_is_refused(built_project, doit, damage):
+    path = built_project / BUNDLE
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[data.index(b'"epochs"') + 1] ^= 1
+    path.write_bytes(data)
+    before = files(built_project)
+    assert_one_line(doit(built_project), 1, BUNDLE_NAME)
+    assert files(built_project) == before
+
+
+def test_a_bundle_of_another_backend_is_refused(built_project, doit):
+    bundle = load_bundle(built_project / "runs/default/training")
+    (built_project / BUNDLE).write_bytes(
+        bundle_bytes(
+            bundle.model, backend="other", backend_version="1", size=32, params=bundle.params
+        )
+    )
+    assert_one_line(doit(built_project), 1, "made by the backend `other`, not by `epie`")
+
+
+def test_debug_shows_the_traceback(project, doit):
+    edit(project, "epochs: 5", "epochs: 0")
+    done = doit(project, env={**os.environ, "PTYCHO_TASKS_DEBUG": "1"})
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+# --- when the disk does not take it ----------------------------------------------------------
+
+STAGES = {
+    "source": ("seed: 3", "seed: 4", 60_000),
+    "fixture": ("strategy: stratified", "strategy: first", 60_000),
+    "infer": ("name: tiny", "name: tiny\ninference: {scan: fixtures/tiny.npz}", 25_000),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize(("old", "new", "limit"), STAGES.values(), ids=STAGES)
+def test_a_full_disk_leaves_the_earlier_files_whole(built_project, doit, old, new, limit):
+    if old.startswith("strategy"):
+        old, new = "subset_size: 25", "subset_size: 26"
+    edit(built_project, old, new)
+    before = files(built_project)
+
+    def full_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = doit(built_project, preexec_fn=full_disk)
+    assert_one_line(done, 1, "cannot write", "unchanged")
+    assert files(built_project) == before
+    assert doit(built_project).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to drop it")
+@pytest.mark.parametrize("folder", ["fixtures", INFERENCE, "runs/default/training"])
+def test_a_read_only_folder_is_one_line(built_project, doit, folder):
+    for path in [built_project, *built_project.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    for parent in built_project.parents:
+        if parent.stat().st_mode & 0o005 != 0o005:
+            parent.chmod(parent.stat().st_mode | 0o055)
+    edit(built_project, "seed: 3", "seed: 4")
+    before = files(built_project)
+    os.chown(built_project / folder, 0, 0)
+    (built_project / folder).chmod(0o755)
+    done = doit(built_project, user=65534, group=65534)
+    assert_one_line(done, 1, "cannot write", "Permission denied")
+    after = files(built_project)
+    assert {k: v for k, v in after.items() if k.startswith(folder)} == {
+        k: v for k, v in before.items() if k.startswith(folder)
+    }
+
+
+# --- what is imported ------------------------------------------------------------------------
+
+
+def imported(code: str, cwd: Path) -> set[str]:
+    """Top-level modules loaded after running `code`."""
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, text=True, capture_output=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_loading_the_task_list_imports_nothing_heavy(built_project):
+    code = "from doit.doit_cmd import DoitMain\nDoitMain().run(['list'])"
+    heavy = {"torch", "lightning", "numpy", "h5py", "scipy", "matplotlib", "skimage", "click"}
+    assert heavy & imported(code, built_project) == set()
+
+
+def test_doing_nothing_imports_nothing_heavy(built_project):
+    code = "from doit.doit_cmd import DoitMain\nDoitMain().run([])"
+    heavy = {"torch", "lightning", "numpy", "h5py", "scipy", "matplotlib", "skimage"}
+    assert heavy & imported(code, built_project) == set()
+
+
+def test_no_module_of_the_core_imports_torch(tmp_path):
+    names = [
+        f"ptycho_tasks.{module.name}" for module in pkgutil.iter_modules(ptycho_tasks.__path__)
+    ]
+    assert len(names) > 15
+    code = "import importlib\n" + "\n".join(f"importlib.import_module({n!r})" for n in names)
+    assert {"torch", "lightning"} & imported(code, tmp_path) == set()
