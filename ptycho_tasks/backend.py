@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -73,17 +74,27 @@ class Reconstruction:
     """What inference gives."""
 
     object: NDArray[np.complex64]
-    """(H, W) complex64 object; zero where nothing was seen."""
+    """(H, W) complex64 object."""
     origin: tuple[int, int]
     """(row, column) on the scan's object grid of the pixel object[0, 0]."""
     probe: NDArray[np.complex64]
     """(P, N, N) complex64, scaled such that |FFT(probe * patch)|^2 is in counts."""
     positions: NDArray[np.float64]
     """(M, 2) float64 (y, x) on the scan's object grid, as used."""
-    illumination: NDArray[np.float32]
-    """(H, W) float32 sum of |probe|^2 over all frames; zero where nothing was seen."""
     losses: Sequence[float] = ()
     """Loss an epoch, of training or of the iterations."""
+
+    @cached_property
+    def illumination(self) -> NDArray[np.float32]:
+        """(H, W) float32 sum of |probe|^2 over modes and frames; zero where nothing was seen.
+
+        Raises:
+            ScanError: a patch reaches outside the object.
+        """
+        from ptycho_tasks.forward import illumination_of
+
+        shape = self.object.shape
+        return illumination_of(self.probe, self.positions, self.origin, shape)
 
 
 @runtime_checkable

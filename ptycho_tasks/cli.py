@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from ptycho_tasks.config import CONFIG_NAME, read_config
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
 from ptycho_tasks.tasks import DEBUG
 
@@ -138,10 +138,9 @@ def backends() -> None:
 
     for name, entry in sorted(available(Path.cwd()).items()):
         try:
-            state = f"version {entry.load().version}"
-        except ConfigError as error:
-            state = str(error)
-        click.echo(f"{name}  {entry.origin}  {state}")
+            click.echo(f"{name}  {entry.origin}  version {entry.load().version}")
+        except BackendError as error:
+            click.echo(str(error))
 
 
 @cli.command()

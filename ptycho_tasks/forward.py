@@ -94,9 +94,7 @@ def expected_intensity(
         ScanError: a patch reaches outside the object.
     """
     size = probe.shape[-1]
-    corners, fractions = corners_and_fractions(positions, size)
-    corners = corners - np.asarray(origin)
-    _check_inside(corners, size, object.shape)
+    corners, fractions = patch_corners(positions, size, origin, object.shape)
     # A view on every possible patch: an indexed read copies whole rows, and never moves data twice.
     patches = np.lib.stride_tricks.sliding_window_view(
         np.asarray(object, dtype=np.complex64), (size, size)
@@ -110,7 +108,26 @@ def expected_intensity(
         yield frames, np.sum(far.real**2 + far.imag**2, axis=1, dtype=np.float32)
 
 
-def _check_inside(corners: NDArray[np.int64], size: int, shape: tuple[int, ...]) -> None:
+def patch_corners(
+    positions: NDArray[np.float64], size: int, origin: tuple[int, int], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where in an object of `shape` the patches lie.
+
+    Args:
+        positions: (M, 2) float64 (y, x) on the scan's object grid, pixels.
+        size: N.
+        origin: (row, column) on the scan's object grid of object[0, 0].
+        shape: (H, W) of the object.
+
+    Returns:
+        corners (M, 2) int64, index of each patch's top-left pixel, and fractions (M, 2) float64,
+        the sub-pixel rest; both (y, x).
+
+    Raises:
+        ScanError: a patch reaches outside the object.
+    """
+    corners, fractions = corners_and_fractions(positions, size)
+    corners = corners - np.asarray(origin)
     outside = np.any((corners < 0) | (corners + size > np.asarray(shape)), axis=1)
     if outside.any():
         frame = int(np.argmax(outside))
@@ -120,3 +137,35 @@ def _check_inside(corners: NDArray[np.int64], size: int, shape: tuple[int, ...])
             f"(row, column) = ({corners[frame, 0]}, {corners[frame, 1]}); "
             f"check the positions' unit and axis order"
         )
+    return corners, fractions
+
+
+def illumination_of(
+    probe: NDArray[np.complex64],
+    positions: NDArray[np.float64],
+    origin: tuple[int, int],
+    shape: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """How much light each pixel of an object got: the sum of |probe|^2 over modes and frames.
+
+    Sub-pixel shifts of the probe are neglected.
+
+    Args:
+        probe: (P, N, N) complex64, |probe|^2 in counts.
+        positions: (M, 2) float64 (y, x) on the scan's object grid, pixels.
+        origin: (row, column) on the scan's object grid of the object's pixel [0, 0].
+        shape: (H, W) of the object.
+
+    Returns:
+        (H, W) float32; zero where no frame saw anything.
+
+    Raises:
+        ScanError: a patch reaches outside the object.
+    """
+    intensity = np.sum(np.abs(probe) ** 2, axis=0, dtype=np.float32)
+    N = intensity.shape[-1]
+    total = np.zeros(shape, np.float32)
+    corners, _ = patch_corners(positions, N, origin, shape)
+    for y, x in corners:
+        total[y : y + N, x : x + N] += intensity
+    return total

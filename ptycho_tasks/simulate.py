@@ -9,80 +9,30 @@ Axis letters:  M frames,  N patch side,  H, W object grid,  L lines.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.options import Section, doc
+from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.scan import ScanData
 
 Image = NDArray[np.float64]
 
 
-class SimulationOptions(Section, frozen=True, kw_only=True):
-    """What to simulate. Every field changes the result."""
-
-    object: Annotated[
-        Literal["lines", "siemens", "blobs"],
-        doc("ground truth: random lines, a Siemens star, or smooth random blobs"),
-    ] = "lines"
-    probe: Annotated[
-        Literal["disc", "defocused"],
-        doc("illumination: a soft disc, or the defocused, ring-like beam of a zone plate"),
-    ] = "defocused"
-    size: Annotated[int, doc("detector pixels along one side (N), even", ge=8, le=1024)] = 64
-    grid: Annotated[int, doc("scan points along one side; frames = grid squared", ge=1, le=512)] = (
-        32
-    )
-    step: Annotated[float, doc("distance of neighbouring scan points, pixels", gt=0.0)] = 6.0
-    jitter: Annotated[
-        float, doc("largest random offset of a scan point along y and x, pixels", ge=0.0)
-    ] = 2.0
-    photons: Annotated[float, doc("mean counts of a frame", gt=0.0, le=1e12)] = 1e6
-    probe_radius: Annotated[
-        float, doc("radius of the illuminated spot, pixels; 0 takes 0.19 of size", ge=0.0)
-    ] = 0.0
-    probe_aperture: Annotated[
-        float,
-        doc(
-            "radius of the beam's cone on the detector, as a fraction of size; 0 is a flat wave",
-            ge=0.0,
-            le=0.4,
-        ),
-    ] = 0.2
-    amplitude_min: Annotated[
-        float, doc("lowest amplitude of the object; the highest is 1", gt=0.0, le=1.0)
-    ] = 0.4
-    phase_range: Annotated[
-        float, doc("difference of the object's highest and lowest phase, rad", ge=0.0, le=6.0)
-    ] = 1.4
-    seed: Annotated[int, doc("seed of object, positions and noise", ge=0)] = 0
-
-    @property
-    def radius(self) -> float:
-        """Radius of the illuminated spot in pixels, with the default resolved."""
-        return self.probe_radius or 0.19 * self.size
-
-
-def simulate(options: SimulationOptions) -> ScanData:
+def simulate(options: SimulationOptions, *, name: str | None = None) -> ScanData:
     """Simulate a jittered raster scan with Poisson noise.
 
     The same options give byte-identical arrays.
 
     Args:
         options: what to simulate.
+        name: the scan's name; None makes one from the options.
 
     Returns:
         A scan of M = grid**2 frames; `object` is the ground truth and `probe` carries the flux,
         so that a frame has `options.photons` expected counts on average.
-
-    Raises:
-        ConfigError: values that do not fit each other; the message names the keys.
     """
-    check(options)
     for_object, for_positions, for_noise = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence(options.seed).spawn(3)
     )
@@ -95,35 +45,8 @@ def simulate(options: SimulationOptions) -> ScanData:
         positions=positions,
         probe=(probe * scale).astype(np.complex64),
         object=truth,
-        name=f"simulated_{options.object}_{options.probe}_seed{options.seed}",
+        name=name or f"simulated_{options.object}_{options.probe}_seed{options.seed}",
     )
-
-
-def check(options: SimulationOptions) -> None:
-    """Raise ConfigError, naming the keys, where values do not fit each other."""
-    if options.size % 2:
-        raise ConfigError(f"simulation: size is {options.size}, but it must be even")
-    if options.jitter > options.step:
-        raise ConfigError(
-            f"simulation: jitter {options.jitter:g} exceeds step {options.step:g}; "
-            f"the scan would be no raster: lower jitter"
-        )
-    if 2 * options.radius > options.size - 2:
-        raise ConfigError(
-            f"simulation: probe_radius {options.radius:g} does not fit size {options.size}; "
-            f"take at most {options.size / 2 - 1:g}"
-        )
-    if options.probe == "defocused" and options.probe_aperture < 0.05:
-        raise ConfigError(
-            f"simulation: probe defocused needs a probe_aperture of at least 0.05, "
-            f"not {options.probe_aperture:g}; or take probe disc"
-        )
-    side = _object_side(options)
-    if side > 8192:
-        raise ConfigError(
-            f"simulation: grid {options.grid} and step {options.step:g} give an object of "
-            f"{side} x {side} pixels, more than 8192; lower grid or step"
-        )
 
 
 def raster(options: SimulationOptions, generator: np.random.Generator) -> Image:

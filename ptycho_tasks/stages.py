@@ -40,7 +40,9 @@ def check_source(payload: FixturePayload) -> ScanData:
         from ptycho_tasks.npz import write_scan
         from ptycho_tasks.simulate import simulate
 
-        write_scan(payload.source_file, simulate(payload.source.simulate))
+        write_scan(
+            payload.source_file, simulate(payload.source.simulate, name=payload.source_file.stem)
+        )
     scan = _read_source(payload, payload.source_file)
     _say_scan("source", payload.source_file, payload, scan)
     return scan
@@ -217,7 +219,6 @@ def _check(reconstruction: Reconstruction, scan: ScanData, backend: str) -> None
         "object": (shape if len(shape) == 2 else ("H", "W"), "c"),
         "probe": ((*np.shape(reconstruction.probe)[:1], N, N), "c"),
         "positions": ((scan.frame_count, 2), "f"),
-        "illumination": (shape, "f"),
     }
     for name, (fits, kind) in expected.items():
         array = np.asarray(getattr(reconstruction, name))

@@ -184,7 +184,7 @@ def test_clean_removes_what_was_built_and_nothing_else(built_project, doit):
     mine = [built_project / "runs/default/notes.txt", built_project / "fixtures/other.npz"]
     for path in mine:
         path.write_text("mine")
-    done = doit(built_project, "clean", "--clean-all")
+    done = doit(built_project, "clean")
     assert done.returncode == 0, done.stderr
     assert files(built_project).keys() == {p.relative_to(built_project).as_posix() for p in mine}
     assert {p.name for p in built_project.iterdir()} >= {"ptycho.yaml", "dodo.py", "backends"}
@@ -193,7 +193,7 @@ def test_clean_removes_what_was_built_and_nothing_else(built_project, doit):
 
 def test_clean_dry_run_removes_nothing(built_project, doit):
     before = files(built_project)
-    assert "removing" in doit(built_project, "clean", "--clean-all", "--dry-run").stdout
+    assert "removing" in doit(built_project, "clean", "--dry-run").stdout
     assert files(built_project) == before
 
 
