@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
+SEEN_LEVEL = 0.01
+"""A pixel counts as seen where the illumination is at least this share of its maximum."""
+
+
 class Progress(Protocol):
     """Called by a backend after each epoch or batch of work."""
 
@@ -93,8 +97,13 @@ class Reconstruction:
         """
         from ptycho_tasks.forward import illumination_of
 
-        shape = self.object.shape
-        return illumination_of(self.probe, self.positions, self.origin, shape)
+        return illumination_of(self.probe, self.positions, self.origin, self.object.shape)
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """(H, W) bool: where the illumination reaches 1 % of its maximum; elsewhere the object
+        is no result."""
+        return self.illumination >= SEEN_LEVEL * self.illumination.max()
 
 
 @runtime_checkable

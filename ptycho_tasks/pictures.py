@@ -37,8 +37,8 @@ def picture_bytes(
 ) -> bytes:
     """A PNG of an object's amplitude or phase; equal content gives equal bytes.
 
-    Row 0 is on top. Colours span the seen pixels but for the outermost per mille; the phase is
-    that of `centred_phase`, and where it goes nearly all around, the colours do too.
+    Row 0 is on top. Colours span the seen pixels but for the outermost 0.5 % at either end; the
+    phase is that of `centred_phase`, and where it goes nearly all around, the colours do too.
 
     Args:
         image: (H, W) complex.
@@ -63,7 +63,8 @@ def picture_bytes(
     _add_scale(axes, image.shape[1], pixel_size_m)
     stream = io.BytesIO()
     # Without matplotlib's version, so that an equal picture has equal bytes.
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return stream.getvalue()
 
 
@@ -131,7 +132,9 @@ def _draw(
 
 def _add_scale(axes: Axes, columns: int, pixel_size_m: tuple[float, float] | None) -> None:
     """A bar of a round length, about a quarter of the width."""
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+    from mpl_toolkits.axes_grid1.anchored_artists import (  # type: ignore[import-untyped]
+        AnchoredSizeBar,
+    )
 
     height, width = (1e6 * side for side in pixel_size_m) if pixel_size_m else (1.0, 1.0)
     unit = "µm" if pixel_size_m else "px"

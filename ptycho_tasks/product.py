@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 GROUP = "ptycho_tasks"
-SPOT_LEVEL = 0.01
-"""A frame counts as covering a pixel where |probe|^2 is at least this share of its maximum."""
+LIT = 0.01
+"""Share of the brightest pixel's light above which a pixel counts as lit. A measured probe is
+zero nowhere, and what its faint tails alone touched is noise."""
 
 
 def product_bytes(
@@ -47,7 +48,7 @@ def product_bytes(
 
     - `overlap_count` (H, W) int32: how many frames' spots cover a pixel, see `overlap_count`;
     - `illumination` (H, W) float32: sum of |probe|^2 over all frames, counts;
-    - `seen` (H, W) bool: where the illumination is above zero; elsewhere the object is no result;
+    - `seen` (H, W) bool: see `seen_mask`; elsewhere the object is no result;
     - `residual` (M,) float32: how badly each frame is predicted, see `metrics.data_misfit`;
     - `origin` (2,) int64: (row, column) on the scan's object grid of the pixel object[0, 0];
     - `provenance`: JSON text with sorted keys;
@@ -76,11 +77,20 @@ def product_bytes(
         group.attrs["pixel_size_known"] = scan.pixel_size_m is not None
         group["overlap_count"] = overlap_count(reconstruction)
         group["illumination"] = np.asarray(reconstruction.illumination, dtype=np.float32)
-        group["seen"] = np.asarray(reconstruction.illumination) > 0
+        group["seen"] = seen_mask(reconstruction.illumination)
         group["residual"] = np.asarray(residual, dtype=np.float32)
         group["origin"] = np.asarray(reconstruction.origin, dtype=np.int64)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
     return stream.getvalue()
+
+
+def seen_mask(illumination: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Where there was light enough for a result: at least 1 % of the maximum, and not zero.
+
+    Args:
+        illumination: (H, W) float, zero or above.
+    """
+    return np.asarray((illumination > 0) & (illumination >= LIT * np.max(illumination)))
 
 
 def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:
@@ -92,8 +102,7 @@ def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:
     Raises:
         ScanError: a patch reaches outside the object.
     """
-    power = np.sum(np.abs(reconstruction.probe) ** 2, axis=0)
-    spot = ((power > 0) & (power >= SPOT_LEVEL * power.max())).astype(np.int32)
+    spot = seen_mask(np.sum(np.abs(reconstruction.probe) ** 2, axis=0)).astype(np.int32)
     size, shape = spot.shape[-1], reconstruction.object.shape
     corners, _ = patch_corners(reconstruction.positions, size, reconstruction.origin, shape)
     count = np.zeros(shape, dtype=np.int32)

@@ -107,7 +107,6 @@ def _web(side: int, count: int, generator: np.random.Generator) -> Image:
     Drawn sharp into one layer a width, then blurred: the time does not grow with the widths.
     """
     from scipy.ndimage import gaussian_filter
-    from skimage.draw import line_aa
 
     centre_L2 = generator.uniform(-0.1, 1.1, (count, 2)) * side
     angle_L = generator.uniform(0.0, np.pi, count)
@@ -116,16 +115,26 @@ def _web(side: int, count: int, generator: np.random.Generator) -> Image:
     widths = np.array([0.7, 1.0, 1.6, 3.0, 6.0, 12.0])
     width_L = generator.choice(len(widths), count, p=[0.2, 0.2, 0.2, 0.15, 0.15, 0.1])
     reach_L2 = half_L[:, None] * np.stack([np.sin(angle_L), np.cos(angle_L)], axis=1)
-    ends = np.rint(np.concatenate([centre_L2 - reach_L2, centre_L2 + reach_L2], axis=1))
-    layers = np.zeros((len(widths), side, side))
-    for end, width, height in zip(ends.astype(int), width_L, height_L, strict=True):
-        rows, columns, coverage = line_aa(*end)  # type: ignore[no-untyped-call]
-        inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
-        np.add.at(layers[width], (rows[inside], columns[inside]), height * coverage[inside])
+    ends = np.rint(np.concatenate([centre_L2 - reach_L2, centre_L2 + reach_L2], axis=1)).astype(int)
     # A ridge blurred by sigma loses height as 1/sigma; its square root keeps wide lines visible
     # and lets them not drown the narrow ones.
-    blurred = [np.sqrt(w) * gaussian_filter(a, w) for w, a in zip(widths, layers, strict=True)]
-    return np.asarray(np.sum(blurred, axis=0))
+    total = np.zeros((side, side))
+    for index, width in enumerate(widths):
+        layer = np.zeros((side, side))
+        for end, height in zip(ends[width_L == index], height_L[width_L == index], strict=True):
+            _draw_line(layer, end, height)
+        total += np.sqrt(width) * gaussian_filter(layer, width)
+    return total
+
+
+def _draw_line(image: Image, ends: NDArray[np.int64], height: float) -> None:
+    """Add a sharp segment between two pixels, (row, column, row, column), in place."""
+    from skimage.draw import line_aa
+
+    side = len(image)
+    rows, columns, coverage = line_aa(*ends)  # type: ignore[no-untyped-call]
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    np.add.at(image, (rows[inside], columns[inside]), height * coverage[inside])
 
 
 def _siemens(side: int, generator: np.random.Generator) -> tuple[Image, Image]:

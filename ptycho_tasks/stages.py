@@ -263,10 +263,13 @@ def _publish(
             scan.size,
         ),
     }
-    seen = reconstruction.illumination > 0
     pictures = {
         name: picture_bytes(
-            reconstruction.object, seen, kind=kind, title=title, pixel_size_m=scan.pixel_size_m
+            reconstruction.object,
+            reconstruction.seen,
+            kind=kind,
+            title=title,
+            pixel_size_m=scan.pixel_size_m,
         )
         for name, kind, title in (
             (AMPLITUDE, "amplitude", f"{payload.name}: amplitude"),
