@@ -103,7 +103,10 @@ class Reconstruction:
     def seen(self) -> NDArray[np.bool_]:
         """(H, W) bool: where the illumination reaches 1 % of its maximum; elsewhere the object
         is no result."""
-        return self.illumination >= SEEN_LEVEL * self.illumination.max()
+        import numpy as np
+
+        light = self.illumination
+        return np.asarray((light > 0) & (light >= SEEN_LEVEL * light.max()))
 
 
 @runtime_checkable

@@ -269,8 +269,15 @@ def _shifted(
 def _phases(
     found: NDArray[np.complex128], wanted: NDArray[np.complex128]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The truth's phase around its mean, and the wrapped phase error, both in rad."""
-    return np.angle(wanted * np.conj(wanted.sum())), np.angle(found * np.conj(wanted))
+    """The truth's phase around its mean, and the wrapped phase error, both in rad.
+
+    Where nothing was found its phase counts as the mean: the angle of found * conj(wanted) would
+    be zero there and pass for the truth.
+    """
+    middle = np.conj(wanted.sum())
+    phase = np.angle(wanted * middle)
+    error = np.angle(found * middle) - phase
+    return phase, (error + np.pi) % (2 * np.pi) - np.pi
 
 
 def _contrast(wanted: NDArray[np.float64]) -> float | None:

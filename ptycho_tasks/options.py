@@ -63,9 +63,9 @@ class SimulationOptions(Section, frozen=True, kw_only=True):
     size: Annotated[
         int, doc("detector pixels along one side (N), even", ge=8, le=1024, multiple_of=2)
     ] = 64
-    grid: Annotated[
-        int, doc("scan points along one side; frames = grid squared", ge=1, le=512)
-    ] = 32
+    grid: Annotated[int, doc("scan points along one side; frames = grid squared", ge=1, le=512)] = (
+        32
+    )
     step: Annotated[float, doc("distance of neighbouring scan points, pixels", gt=0.0)] = 6.0
     jitter: Annotated[
         float, doc("largest random offset of a scan point along y and x, pixels", ge=0.0)

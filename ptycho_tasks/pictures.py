@@ -78,7 +78,7 @@ def centred_phase(image: NDArray[np.complex64], seen: NDArray[np.bool_]) -> NDAr
         image: (H, W) complex.
         seen: (H, W) bool.
     """
-    turned = image
+    turned = np.where(seen, image, 0)
     for middle in (_mean_phase, _median_phase):
         turned = turned * np.exp(-1j * middle(turned[seen])).astype(np.complex64)
     return np.asarray(np.angle(turned), dtype=np.float32)
@@ -127,6 +127,7 @@ def _draw(
         cmap="twilight" if all_around else "viridis",
         vmin=low,
         vmax=high,
+        interpolation="nearest",  # blends make colours that stand for no value
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.backend import SEEN_LEVEL
 from ptycho_tasks.forward import patch_corners
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 GROUP = "ptycho_tasks"
-LIT = 0.01
-"""Share of the brightest pixel's light above which a pixel counts as lit. A measured probe is
-zero nowhere, and what its faint tails alone touched is noise."""
 
 
 def product_bytes(
@@ -48,7 +46,7 @@ def product_bytes(
 
     - `overlap_count` (H, W) int32: how many frames' spots cover a pixel, see `overlap_count`;
     - `illumination` (H, W) float32: sum of |probe|^2 over all frames, counts;
-    - `seen` (H, W) bool: see `seen_mask`; elsewhere the object is no result;
+    - `seen` (H, W) bool: see `Reconstruction.seen`; elsewhere the object is no result;
     - `residual` (M,) float32: how badly each frame is predicted, see `metrics.data_misfit`;
     - `origin` (2,) int64: (row, column) on the scan's object grid of the pixel object[0, 0];
     - `provenance`: JSON text with sorted keys;
@@ -77,24 +75,17 @@ def product_bytes(
         group.attrs["pixel_size_known"] = scan.pixel_size_m is not None
         group["overlap_count"] = overlap_count(reconstruction)
         group["illumination"] = np.asarray(reconstruction.illumination, dtype=np.float32)
-        group["seen"] = seen_mask(reconstruction.illumination)
+        group["seen"] = reconstruction.seen
         group["residual"] = np.asarray(residual, dtype=np.float32)
         group["origin"] = np.asarray(reconstruction.origin, dtype=np.int64)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
     return stream.getvalue()
 
 
-def seen_mask(illumination: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Where there was light enough for a result: at least 1 % of the maximum, and not zero.
-
-    Args:
-        illumination: (H, W) float, zero or above.
-    """
-    return np.asarray((illumination > 0) & (illumination >= LIT * np.max(illumination)))
-
-
 def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:
-    """How many frames truly light a pixel: |probe|^2 of at least 1 % of its maximum there.
+    """How many frames truly light a pixel: |probe|^2 is at least 1 % of its maximum there.
+
+    A measured probe is zero nowhere, and what its faint tails alone touched is noise.
 
     Returns:
         (H, W) int32, like the object; sub-pixel shifts of the probe are neglected.
@@ -102,7 +93,8 @@ def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:
     Raises:
         ScanError: a patch reaches outside the object.
     """
-    spot = seen_mask(np.sum(np.abs(reconstruction.probe) ** 2, axis=0)).astype(np.int32)
+    power = np.sum(np.abs(reconstruction.probe) ** 2, axis=0)
+    spot = ((power > 0) & (power >= SEEN_LEVEL * power.max())).astype(np.int32)
     size, shape = spot.shape[-1], reconstruction.object.shape
     corners, _ = patch_corners(reconstruction.positions, size, reconstruction.origin, shape)
     count = np.zeros(shape, dtype=np.int32)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.backend import InferRequest, TrainRequest
 from ptycho_tasks.backends import import_failure
-from ptycho_tasks.errors import BackendError, BundleError, ConfigError, TrainingError
+from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
 from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
 from ptycho_tasks.progress import show_progress
 
@@ -238,8 +238,8 @@ def _publish(
     payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
 ) -> dict[str, Any]:
     from ptycho_tasks.files import staged
-    from ptycho_tasks.metrics import data_misfit, score
-    from ptycho_tasks.pictures import picture_bytes
+    from ptycho_tasks.metrics import data_misfit
+    from ptycho_tasks.pictures import Kind, picture_bytes
     from ptycho_tasks.product import product_bytes
 
     misfit = data_misfit(
@@ -253,28 +253,18 @@ def _publish(
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
         "poisson_deviance": misfit.poisson_deviance,
-        "scores": None
-        if scan.object is None
-        else score(
-            reconstruction.object,
-            reconstruction.origin,
-            scan.object,
-            reconstruction.positions,
-            scan.size,
-        ),
+        "scores": _scores(payload, scan, reconstruction),
     }
+    shown: tuple[tuple[str, Kind], ...] = ((AMPLITUDE, "amplitude"), (PHASE, "phase"))
     pictures = {
         name: picture_bytes(
             reconstruction.object,
             reconstruction.seen,
             kind=kind,
-            title=title,
+            title=f"{payload.name}: {kind}",
             pixel_size_m=scan.pixel_size_m,
         )
-        for name, kind, title in (
-            (AMPLITUDE, "amplitude", f"{payload.name}: amplitude"),
-            (PHASE, "phase", f"{payload.name}: phase"),
-        )
+        for name, kind in shown
     }
     contents = {
         RECONSTRUCTION: product_bytes(
@@ -288,6 +278,28 @@ def _publish(
         for name, data in contents.items():
             stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
     return metrics
+
+
+def _scores(
+    payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
+) -> dict[str, float | None] | None:
+    """Scores against the scan's own object; None where it has none that covers the scan."""
+    from ptycho_tasks.metrics import score
+
+    if scan.object is None:
+        return None
+    try:
+        return score(
+            reconstruction.object,
+            reconstruction.origin,
+            scan.object,
+            reconstruction.positions,
+            scan.size,
+        )
+    except ScanError as error:
+        # The images are right all the same; a placeholder for an object is common.
+        _say(payload, f"no scores  objectGuess: {error}")
+        return None
 
 
 def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:

@@ -1,0 +1,208 @@
+"""The Ptychodus product: its layout, its geometry, and the way back."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ptycho_tasks.backend import Reconstruction
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.metrics import data_misfit
+from ptycho_tasks.npz import write_scan
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.product import overlap_count, product_bytes
+from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.simulate import simulate
+
+PIXEL_M = (1.5e-8, 2.0e-8)
+ORIGIN = (2, 3)
+PROVENANCE = {"backend": {"name": "epie", "code": None}, "a": [1, "µ"]}
+
+
+@pytest.fixture(scope="module")
+def scan() -> ScanData:
+    made = simulate(SimulationOptions(size=32, grid=5, step=4.0, jitter=1.0, seed=3), name="demo")
+    return replace(made, pixel_size_m=PIXEL_M, energy_ev=8000.0, distance_m=2.0, exposure_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def reconstruction(scan: ScanData) -> Reconstruction:
+    """The truth, cut so that it starts elsewhere and is not square, under two modes."""
+    assert scan.object is not None
+    return Reconstruction(
+        object=scan.object[ORIGIN[0] :, ORIGIN[1] :],
+        origin=ORIGIN,
+        probe=np.concatenate([scan.probe, 0.1 * scan.probe[:, ::-1]]),
+        positions=scan.positions,
+        losses=(3.0, 2.0, 1.5),
+    )
+
+
+def written(reconstruction: Reconstruction, scan: ScanData) -> bytes:
+    residual = np.arange(scan.frame_count, dtype=np.float32)
+    return product_bytes(reconstruction, scan, residual=residual, provenance=PROVENANCE)
+
+
+def opened(reconstruction: Reconstruction, scan: ScanData) -> h5py.File:
+    return h5py.File(io.BytesIO(written(reconstruction, scan)), "r")
+
+
+def test_has_the_layout_of_a_product(reconstruction: Reconstruction, scan: ScanData) -> None:
+    with opened(reconstruction, scan) as file:
+        assert dict(file.attrs) == {
+            "name": "demo",
+            "comments": "Made by ptycho-tasks.",
+            "detector_object_distance_m": 2.0,
+            "probe_energy_eV": 8000.0,
+            "exposure_time_s": 0.1,
+            "probe_photon_count": pytest.approx(
+                np.sum(np.abs(reconstruction.probe) ** 2), rel=1e-5
+            ),
+        }
+        layout = {
+            key: (file[key].dtype.str, file[key].shape) for key in file if key != "ptycho_tasks"
+        }
+        height, width = reconstruction.object.shape
+        assert height != width
+        assert layout == {
+            "object": ("<c8", (1, height, width)),
+            "object_layer_spacing_m": ("<f8", (0,)),
+            "probe": ("<c8", (1, 2, 32, 32)),
+            "probe_position_indexes": ("<i8", (25,)),
+            "probe_position_x_m": ("<f8", (25,)),
+            "probe_position_y_m": ("<f8", (25,)),
+            "loss_values": ("<f8", (3,)),
+            "loss_epochs": ("<i8", (3,)),
+        }
+        assert file["loss_values"][:].tolist() == [3.0, 2.0, 1.5]
+        assert file["loss_epochs"][:].tolist() == [0, 1, 2]
+        assert file["probe_position_indexes"][:].tolist() == list(range(25))
+        for key in ("object", "probe"):
+            assert file[key].attrs["pixel_height_m"] == PIXEL_M[0]
+            assert file[key].attrs["pixel_width_m"] == PIXEL_M[1]
+        assert np.array_equal(file["object"][0], reconstruction.object)
+        assert np.array_equal(file["probe"][0], reconstruction.probe)
+
+
+def test_positions_fall_on_the_object_as_ptychodus_maps_them(
+    reconstruction: Reconstruction, scan: ScanData
+) -> None:
+    """Ptychodus: index = (position - centre) / pixel + (length - 1) / 2, of the patch's middle,
+    which lies half a pixel before the patch's pixel N // 2."""
+    with opened(reconstruction, scan) as file:
+        for axis, (name, side) in enumerate((("y", "height"), ("x", "width"))):
+            pixel_m = file["object"].attrs[f"pixel_{side}_m"]
+            centre_m = file["object"].attrs[f"center_{name}_m"]
+            middle = (file[f"probe_position_{name}_m"][:] - centre_m) / pixel_m
+            middle += (file["object"].shape[1 + axis] - 1) / 2
+            expected = reconstruction.positions[:, axis] - ORIGIN[axis] - 0.5
+            np.testing.assert_allclose(middle, expected, atol=1e-9)
+
+
+def test_what_ptychodus_has_no_place_for(reconstruction: Reconstruction, scan: ScanData) -> None:
+    with opened(reconstruction, scan) as file:
+        group = file["ptycho_tasks"]
+        assert sorted(group) == sorted(
+            ("illumination", "origin", "overlap_count", "provenance", "residual", "seen")
+        )
+        assert group["residual"][:].tolist() == list(range(25))
+        assert group["origin"][:].tolist() == list(ORIGIN)
+        text = group["provenance"].asstr()[()]
+        assert json.loads(text) == PROVENANCE
+        assert text == json.dumps(PROVENANCE, sort_keys=True)
+        assert np.array_equal(group["illumination"], reconstruction.illumination)
+        assert np.array_equal(group["overlap_count"], overlap_count(reconstruction))
+        assert np.array_equal(group["seen"], reconstruction.seen)
+        assert group["seen"].dtype == bool
+        assert group.attrs["pixel_size_known"]
+
+
+def test_an_unknown_pixel_is_one_metre_and_says_so(
+    reconstruction: Reconstruction, scan: ScanData
+) -> None:
+    unknown = replace(scan, pixel_size_m=None, energy_ev=0.0, distance_m=0.0, exposure_s=0.0)
+    with opened(reconstruction, unknown) as file:
+        assert file["object"].attrs["pixel_width_m"] == 1.0
+        assert "Pixel size unknown" in file.attrs["comments"]
+        assert file.attrs["probe_energy_eV"] == 0.0
+        assert file.attrs["detector_object_distance_m"] == 0.0
+        assert not file["ptycho_tasks"].attrs["pixel_size_known"]
+        np.testing.assert_array_equal(file["probe_position_x_m"], reconstruction.positions[:, 1])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_reader_takes_it_back(
+    reconstruction: Reconstruction, scan: ScanData, tmp_path: Path, known: bool
+) -> None:
+    scan = scan if known else replace(scan, pixel_size_m=None)
+    frames, product = tmp_path / "frames.npz", tmp_path / "product.h5"
+    write_scan(frames, scan)
+    product.write_bytes(written(reconstruction, scan))
+    back = read_scan(frames, product=product)
+    np.testing.assert_allclose(back.positions + ORIGIN, reconstruction.positions, atol=1e-9)
+    assert back.object is not None
+    assert np.array_equal(back.object, reconstruction.object)
+    assert np.array_equal(back.probe, reconstruction.probe)
+    assert back.pixel_size_m == (PIXEL_M if known else (1.0, 1.0))
+    assert (back.energy_ev, back.distance_m, back.exposure_s) == (8000.0, 2.0, 0.1)
+    before = data_misfit(
+        reconstruction.object, ORIGIN, reconstruction.probe, scan.positions, scan.diffraction
+    )
+    after = data_misfit(back.object, (0, 0), back.probe, back.positions, back.diffraction)
+    assert after.r_factor == pytest.approx(before.r_factor, rel=1e-6)
+
+
+def test_equal_content_gives_equal_bytes(reconstruction: Reconstruction, scan: ScanData) -> None:
+    before = written(reconstruction, scan)
+    time.sleep(1.1)  # HDF5 counts its times in seconds
+    assert written(reconstruction, scan) == before
+
+
+def test_overlap_counts_the_spots_that_light_a_pixel() -> None:
+    probe = np.zeros((1, 8, 8), np.complex64)
+    probe[0, 3:6, 2] = (1.0, 0.2, 0.05)  # the last has a quarter per cent of the light
+    spots = Reconstruction(
+        object=np.ones((20, 30), np.complex64),
+        origin=(5, -1),
+        probe=probe,
+        positions=np.array([[12.0, 9.0], [13.0, 9.0], [12.0, 21.0]]),
+    )
+    count = overlap_count(spots)
+    lit = {(int(y), int(x)): int(count[y, x]) for y, x in np.argwhere(count)}
+    assert lit == {(6, 8): 1, (7, 8): 2, (8, 8): 1, (6, 20): 1, (7, 20): 1}
+    assert count.dtype == np.int32
+
+
+def test_a_patch_outside_the_object_is_refused(
+    reconstruction: Reconstruction, scan: ScanData
+) -> None:
+    with pytest.raises(ScanError, match="reach outside the object"):
+        written(replace(reconstruction, origin=(40, 0)), scan)
+
+
+def test_provenance_with_nan_is_refused(reconstruction: Reconstruction, scan: ScanData) -> None:
+    residual = np.zeros(25, np.float32)
+    provenance: dict[str, Any] = {"loss": float("nan")}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        product_bytes(reconstruction, scan, residual=residual, provenance=provenance)
+
+
+def test_importing_it_is_light() -> None:
+    code = (
+        "import sys, ptycho_tasks.product, ptycho_tasks.pictures, ptycho_tasks.metrics, "
+        "ptycho_tasks.simulate; print([m for m in ('matplotlib', 'skimage', 'scipy.ndimage', "
+        "'scipy.fft', 'h5py') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
