@@ -1,5 +1,12 @@
 """The network: diffraction amplitudes of a group of neighbouring frames to object patches.
 
+A diffraction pattern is the Fourier transform of what it shows, so that every pixel of it tells
+of every pixel of the object: no job for convolutions. The network therefore starts with a few
+steps of a parallel PIE (Rodenburg and Faulkner, Appl. Phys. Lett. 85, 4795, 2004) from a flat
+object, without any weight, and gives an encoder-decoder what it is good at: an image in real
+space, and the correction that the physics asks for there. A group's frames share one canvas, so
+their overlap counts.
+
 Axis letters: B groups, C frames in a group (gridsize squared), P probe modes, N detector pixels
 along one side, S pixels along one side of a group's canvas, F feature maps.
 """
@@ -13,110 +20,167 @@ from torch.nn import functional
 from ptycho_tasks_torch.canvas import Corners, add_patches, cut_patches
 from ptycho_tasks_torch.physics import intensities, shift_probe
 
-DEPTH = 3
+WARM_STEPS = 8
+"""Physics steps before the first correction; more bring little from one group's frames alone."""
+HALVINGS = 2
+"""How often the encoder halves the canvas."""
+WEAK_LIGHT = 0.02
+"""Share of the strongest illumination that is added before dividing by the illumination."""
 
 
-class Block(nn.Module):
+class Convolutions(nn.Module):
+    """Two convolutions of 3 x 3 pixels, each followed by a ReLU; (B, F, S, S) -> (B, F', S, S)."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
+        """Weights for `inputs` and `outputs` feature maps."""
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply both."""
         return functional.relu(self.second(functional.relu(self.first(x))))
 
 
-class UNet(nn.Module):
-    def __init__(self, inputs: int, channels: int, stem: int = 1) -> None:
+class EncoderDecoder(nn.Module):
+    """A U-Net (Ronneberger et al., MICCAI 2015) of three scales; the output starts at zero.
+
+    (B, inputs, S, S) -> (B, 2, S, S), S a multiple of 2**HALVINGS.
+    """
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        """Weights for `channels` feature maps at full size."""
         super().__init__()
-        self.stem = stem
-        f = channels
-        self.enc = nn.ModuleList([Block(inputs * stem**2, f), Block(f, 2 * f)])
-        self.mid = Block(2 * f, 2 * f)
-        self.dec = nn.ModuleList([Block(4 * f, f), Block(2 * f, f)])
-        self.last = nn.Conv2d(f, 2 * stem**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        F = channels
+        self.encoder = nn.ModuleList([Convolutions(inputs, F), Convolutions(F, 2 * F)])
+        self.middle = Convolutions(2 * F, 2 * F)
+        self.decoder = nn.ModuleList([Convolutions(4 * F, F), Convolutions(2 * F, F)])
+        self.last = nn.Conv2d(F, 2, 3, padding=1)
+        # Untrained, the network is the physics steps alone: training can only leave them.
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stem > 1:
-            x = functional.pixel_unshuffle(x, self.stem)
-        a = self.enc[0](x)
-        b = self.enc[1](functional.avg_pool2d(a, 2))
-        m = self.mid(functional.avg_pool2d(b, 2))
-        up = functional.interpolate(m, scale_factor=2)
-        b = self.dec[0](torch.cat([up, b], 1))
-        up = functional.interpolate(b, scale_factor=2)
-        a = self.dec[1](torch.cat([up, a], 1))
-        y = self.last(a)
-        if self.stem > 1:
-            y = functional.pixel_shuffle(y, self.stem)
-        return y
+        """Encode, decode with skip connections."""
+        skips = []
+        for encoder in self.encoder:
+            x = encoder(x)
+            skips.append(x)
+            x = functional.avg_pool2d(x, 2)
+        x = self.middle(x)
+        for decoder in self.decoder:
+            x = functional.interpolate(x, scale_factor=2)
+            x = decoder(torch.cat([x, skips.pop()], dim=1))
+        correction: Tensor = self.last(x)
+        return correction
 
 
-class Frames:
-    """measured amplitude, shifted probes, corners of one batch"""
+class Exposure:
+    """What a batch of groups measured, on canvases of their own."""
 
-    def __init__(self, x, positions, probe, scale, multiple):
-        N = x.shape[-1]
-        if probe.ndim == 2:
-            probe = probe[None]
-        rel = positions[:, :, 0, :]
-        whole = torch.round(rel)
-        self.N = N
-        self.probes = shift_probe(probe, rel - whole) / scale[:, None, None, None, None]
-        self.amp = torch.fft.ifftshift(x / scale[:, None, None, None], dim=(-2, -1))
-        corners = whole.to(torch.int64)
-        reach = int(corners.abs().max())
-        S = N + 2 * reach
-        S = -(-S // multiple) * multiple
-        m = (S - N) // 2
-        self.S = S
-        self.corners: Corners = [[(y + m, xx + m) for y, xx in row] for row in corners.tolist()]
-        self.single = S == N and x.shape[1] == 1
-        ill = self.probes.abs().square().sum(2)
-        self.ill = self.add(ill)
-        top = self.ill.amax((-2, -1), keepdim=True)
-        self.weight = 1 / (self.ill + 0.02 * top)
-        self.rel_ill = self.ill / top
+    def __init__(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> None:
+        """Place the frames.
 
-    def add(self, p):
-        return p[:, 0] if self.single else add_patches(p, self.corners, (self.S, self.S))
+        Args:
+            x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2.
+            positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
+            probe: (N, N) or (P, N, N) complex64 in counts.
+            scale: (B,) amplitude that is divided out of `x` and `probe`.
+        """
+        modes = probe if probe.ndim == 3 else probe[None]
+        relative = positions[:, :, 0]
+        whole = torch.round(relative)
+        factor = scale[:, None, None, None]
+        self.size = x.shape[-1]
+        self.probes = shift_probe(modes, relative - whole) / factor[..., None]
+        """(B, C, P, N, N), shifted by the sub-pixel rest."""
+        self.amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))
+        """(B, C, N, N), zero frequency first."""
+        self.side, self.corners = _place(whole, self.size)
+        light = self.add(self.probes.abs().square().sum(dim=2))
+        strongest = light.amax(dim=(-2, -1), keepdim=True)
+        self.illumination = light / strongest
+        """(B, S, S), at most 1."""
+        self._weight = 1 / (light + WEAK_LIGHT * strongest)
 
-    def cut(self, c):
-        return c[:, None] if self.single else cut_patches(c, self.corners, self.N)
+    @property
+    def _alone(self) -> bool:
+        return self.side == self.size and len(self.corners[0]) == 1
 
-    def step(self, canvas):
-        waves = self.probes * self.cut(canvas)[:, :, None]
-        far = torch.fft.fft2(waves, norm="ortho")
-        mod = (far.real.square() + far.imag.square()).sum(2, keepdim=True)
-        ratio = self.amp[:, :, None] / (mod + 1e-6).sqrt()
-        diff = torch.fft.ifft2(far * (ratio - 1), norm="ortho")
-        return self.add((self.probes.conj() * diff).sum(2)) * self.weight
+    def add(self, patches: Tensor) -> Tensor:
+        """Sum (B, C, N, N) patches on the canvases: (B, S, S)."""
+        if self._alone:
+            return patches[:, 0]
+        return add_patches(patches, self.corners, (self.side, self.side))
+
+    def cut(self, canvas: Tensor) -> Tensor:
+        """Cut the (B, C, N, N) patches out of the (B, S, S) canvases."""
+        return canvas[:, None] if self._alone else cut_patches(canvas, self.corners, self.size)
+
+    def correction(self, canvas: Tensor) -> Tensor:
+        """The step of a parallel PIE from `canvas`: replace the modulus, go back, average.
+
+        Args:
+            canvas: (B, S, S) complex64 object.
+
+        Returns:
+            (B, S, S) complex64, to be added to the canvas.
+        """
+        far = torch.fft.fft2(self.probes * self.cut(canvas)[:, :, None], norm="ortho")
+        modulus = (far.real.square() + far.imag.square()).sum(dim=2, keepdim=True)
+        # The floor keeps the gradient finite where the far field is dark.
+        ratio = self.amplitude[:, :, None] / (modulus + 1e-6).sqrt()
+        change = torch.fft.ifft2(far * (ratio - 1), norm="ortho")
+        return self.add((self.probes.conj() * change).sum(dim=2)) * self._weight
+
+
+def _place(whole: Tensor, size: int) -> tuple[int, Corners]:
+    """Side of a canvas that holds every patch, and the patches' corners on it."""
+    multiple = 2**HALVINGS
+    reach = int(whole.abs().max())
+    side = -(-(size + 2 * reach) // multiple) * multiple
+    margin = (side - size) // 2
+    corners = whole.to(torch.int64) + margin
+    return side, [[(y, x) for y, x in group] for group in corners.tolist()]
 
 
 class ObjectNetwork(nn.Module):
-    def __init__(self, channels=16, warm=8, steps=2, stem=1, alpha=1.0):
+    """`diffraction_to_obj`: measured amplitudes to object patches."""
+
+    def __init__(self, channels: int, steps: int) -> None:
+        """Weights for `steps` corrections, each by a network of `channels` feature maps."""
         super().__init__()
-        self.warm = warm
-        self.nets = nn.ModuleList([UNet(5, channels, stem) for _ in range(steps)])
-        self.gain = nn.Parameter(torch.full((steps,), alpha))
-        self.multiple = 4 * stem
+        self.corrections = nn.ModuleList([EncoderDecoder(5, channels) for _ in range(steps)])
+        self.gains = nn.Parameter(torch.ones(steps))
 
-    def estimates(self, x, positions, probe, scale):
-        f = Frames(x, positions, probe, scale, self.multiple)
-        canvas = torch.ones_like(f.ill).to(torch.complex64)
+    def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
+        """Object patches (B, C, N, N) complex64; arguments as for `Exposure`."""
+        return self.reconstruct(Exposure(x, positions, probe, scale))
+
+    def reconstruct(self, exposure: Exposure) -> Tensor:
+        """Object patches (B, C, N, N) complex64."""
+        canvas = torch.ones_like(exposure.illumination).to(torch.complex64)
         with torch.no_grad():
-            for _ in range(self.warm):
-                canvas = canvas + f.step(canvas)
-        out = []
-        for gain, net in zip(self.gain, self.nets):
-            g = f.step(canvas)
-            feats = torch.stack([canvas.real - 1, canvas.imag, g.real, g.imag, f.rel_ill], 1)
-            d = net(feats)
-            canvas = canvas + gain * g + torch.complex(d[:, 0], d[:, 1])
-            out.append(canvas)
-        return [f.cut(c) for c in out] or [f.cut(canvas)], f
+            for _ in range(WARM_STEPS):
+                canvas = canvas + exposure.correction(canvas)
+        for gain, network in zip(self.gains, self.corrections, strict=True):
+            step = exposure.correction(canvas)
+            features = [canvas.real - 1, canvas.imag, step.real, step.imag, exposure.illumination]
+            learned = network(torch.stack(features, dim=1))
+            canvas = canvas + gain * step + torch.complex(learned[:, 0], learned[:, 1])
+        return exposure.cut(canvas)
 
-    def forward(self, x, positions, probe, scale):
-        return self.estimates(x, positions, probe, scale)[0][-1]
+
+class Autoencoder(nn.Module):
+    """`autoencoder`: measured amplitudes to object patches to predicted amplitudes."""
+
+    def __init__(self, network: ObjectNetwork) -> None:
+        """Share the weights of `network`."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
+        """Predicted amplitude (B, C, N, N) float32; arguments as for `Exposure`."""
+        exposure = Exposure(x, positions, probe, scale)
+        predicted = intensities(self.network.reconstruct(exposure), exposure.probes)
+        return predicted.sqrt() * scale[:, None, None, None]

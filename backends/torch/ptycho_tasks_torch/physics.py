@@ -25,7 +25,8 @@ def far_field(wave: Tensor) -> Tensor:
     Returns:
         (..., N, N) complex wave on the detector, of the same total intensity.
     """
-    return torch.fft.fftshift(torch.fft.fft2(wave, norm="ortho"), dim=(-2, -1))
+    shifted: Tensor = torch.fft.fftshift(torch.fft.fft2(wave, norm="ortho"), dim=(-2, -1))
+    return shifted
 
 
 def shift_probe(probe: Tensor, fractions: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ def shift_probe(probe: Tensor, fractions: Tensor) -> Tensor:
     angle_x = fractions[..., 1, None] * frequency
     angle = -2 * torch.pi * (angle_y[..., :, None] + angle_x[..., None, :])
     ramp = torch.polar(torch.ones_like(angle), angle)[..., None, :, :]
-    return torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
+    moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
+    return moved
 
 
 def intensities(patches: Tensor, probes: Tensor) -> Tensor:
@@ -81,7 +83,8 @@ def poisson_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float)
     floor = 1e-4
     model = intensity / intensity_scale + floor
     counts = amplitude.square() / intensity_scale + floor
-    return (model - counts - counts * torch.log(model / counts)).mean()
+    misfit: Tensor = (model - counts - counts * torch.log(model / counts)).mean()
+    return misfit
 
 
 def amplitude_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float) -> Tensor:
@@ -90,7 +93,8 @@ def amplitude_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: floa
     Args and result as for `poisson_misfit`.
     """
     model = (intensity / intensity_scale + 1e-6).sqrt()
-    return (model - amplitude / intensity_scale**0.5).abs().mean()
+    misfit: Tensor = (model - amplitude / intensity_scale**0.5).abs().mean()
+    return misfit
 
 
 def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.complex64]:

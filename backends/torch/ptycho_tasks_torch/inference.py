@@ -1,0 +1,65 @@
+"""Reconstruct a scan with a trained network. Lightning is not needed here."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.scan import canvas_of
+from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.groups import covering_groups
+from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
+from ptycho_tasks_torch.network import Exposure, ObjectNetwork
+from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.stitching import Stitcher
+
+
+def infer(request: InferRequest) -> Reconstruction:
+    """Predict the object patches of every frame and stitch them; see `Pinn.infer`."""
+    scan, options = request.scan, request.options
+    N = request.model.metadata.get("N", scan.size)
+    if scan.size != N:
+        raise ConfigError(
+            f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
+            f"trained on {N} x {N}; infer a scan of that size, or train on this one"
+        )
+    device = find_device(request.execution.accelerator)
+    network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
+    assert isinstance(network, ObjectNetwork)
+    everything = np.arange(scan.frame_count)
+    counts = mean_intensity(scan.diffraction, everything) * N**2
+    probe = scale_probe(scan.probe, counts)
+    groups = covering_groups(scan, options.gridsize)
+    stitcher = Stitcher(canvas_of(scan.positions, N))
+    scale = math.sqrt(request.model.metadata["intensity_scale"])
+    batch = request.execution.inference_batch_size
+    with settings(request.execution), torch.inference_mode():
+        light_from = torch.from_numpy(probe).to(device)
+        for first in range(0, len(groups), batch):
+            some = groups.take(np.arange(first, min(first + batch, len(groups))))
+            exposure = Exposure(
+                _tensor(scan.diffraction[some.frames], device),
+                _tensor(some.relative, device),
+                light_from,
+                torch.full((len(some),), scale, device=device),
+            )
+            patches = network.reconstruct(exposure)
+            light = exposure.probes.abs().square().sum(dim=2)
+            stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
+            request.progress(min(first + batch, len(groups)), len(groups), {})
+    return Reconstruction(
+        object=stitcher.object(),
+        origin=stitcher.canvas.origin,
+        probe=probe,
+        positions=scan.positions,
+        losses=[epoch["loss"] for epoch in request.model.history],
+    )
+
+
+def _tensor(array: NDArray[np.float32], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(array)).to(device)
