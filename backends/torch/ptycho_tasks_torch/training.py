@@ -78,7 +78,7 @@ def train(request: TrainRequest) -> TrainedModel:
         )
         to_train, to_validate = _loaders(blocks, options, len(training))
         trainer.fit(task, to_train, to_validate)
-    _refuse_flat(task.history)
+    refuse_flat(task.history)
     return _trained_model(task, {"N": scan.size, "intensity_scale": intensity})
 
 
@@ -208,15 +208,15 @@ class Task(lightning.LightningModule):
         self._sums: dict[str, list[float]] = {}
 
     def configure_optimizers(self) -> Any:
-        """Adam, its rate rising for a tenth of the steps, then falling along a cosine."""
+        """Adam, its rate rising for a tenth of the steps while it falls along a cosine."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.options.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            self.options.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=WARM_UP,
-            cycle_momentum=False,
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+
+        def share(step: int) -> float:
+            falling = 0.5 * (1 + math.cos(math.pi * step / steps))
+            return falling * min(1.0, (step + 1) / (WARM_UP * steps))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
@@ -303,7 +303,12 @@ class Stitched:
         return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
 
 
-def _refuse_flat(history: list[dict[str, float]]) -> None:
+def refuse_flat(history: list[dict[str, float]]) -> None:
+    """Fail loudly where a falling loss hides a collapsed network.
+
+    Raises:
+        TrainingError: a flat object of the right mean explains the frames held back as well.
+    """
     last = history[-1]
     if not last["val_loss"] < last["flat_loss"]:
         raise TrainingError(

@@ -1,0 +1,85 @@
+"""`doit` with the backend `pinn`, as a user runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptycho_tasks.template import DODO
+from ptycho_tasks_torch import load_inference_bundle
+
+CONFIG = """\
+name: tiny
+source:
+  simulate: {size: 32, grid: 6, step: 4.0, jitter: 1.0, photons: 1e6, seed: 3}
+training: {epochs: 2, channels: 4, steps: 1, batch_size: 16}
+execution: {accelerator: cpu, threads: 1}
+"""
+BUNDLE = "runs/default/training/wts.h5.zip"
+
+
+def doit(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "doit", *arguments],
+        cwd=root,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def write_project(tmp_path):
+    def write(name: str, config: str = CONFIG) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        (root / "ptycho.yaml").write_text(config)
+        (root / "dodo.py").write_text(DODO)
+        return root
+
+    return write
+
+
+def test_train_save_load_infer_and_the_same_bytes_elsewhere(write_project):
+    one, two = write_project("one"), write_project("two")
+    first = doit(one, "train")
+    assert first.returncode == 0, first.stderr
+    assert "train pinn 2/2  loss" in first.stderr
+    models, params = load_inference_bundle(one / "runs" / "default" / "training")
+    assert params["N"] == 32
+    assert models["autoencoder"].training is False
+
+    second = doit(one)
+    assert second.returncode == 0, second.stderr
+    assert "-- train" in second.stdout
+    assert "R-factor" in second.stdout
+    assert (one / "runs/default/inference/reconstructed_phase.png").read_bytes()[:4] == b"\x89PNG"
+    assert all(line.startswith("-- ") for line in doit(one).stdout.splitlines())
+
+    assert doit(two).returncode == 0
+    assert {p: hashlib.sha256((one / p).read_bytes()).hexdigest() for p in outputs(one)} == {
+        p: hashlib.sha256((two / p).read_bytes()).hexdigest() for p in outputs(two)
+    }
+
+
+def outputs(root: Path) -> list[str]:
+    return sorted(str(p.relative_to(root)) for p in (root / "runs").rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("epochs: 2", "epoch: 2", "ptycho.yaml:4: training.epoch: unknown key; did you mean"),
+        ("epochs: 2", "gridsize: 3", "ptycho.yaml:4: training.gridsize: invalid enum value 3"),
+        ("size: 16", "size: 10", "ptycho.yaml:4: training: batch_size 10 is no multiple of"),
+    ],
+)
+def test_a_wrong_option_costs_no_torch(write_project, old, new, expected):
+    done = doit(write_project("one", CONFIG.replace(old, new)))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {expected}")
+    assert done.stderr.count("\n") == 1

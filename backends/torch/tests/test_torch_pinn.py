@@ -1,0 +1,279 @@
+"""Training and inference of `pinn`: deterministic, better than what it started from, honest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainRequest
+from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
+from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
+from ptycho_tasks.fixture import take_frames
+from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks_torch import load_inference_bundle
+from ptycho_tasks_torch.pinn import PinnOptions, backend
+
+CPU = ExecutionOptions(accelerator="cpu", threads=1)
+SMALL = PinnOptions(epochs=4, channels=8, steps=1, batch_size=16, seed=5)
+
+
+def r_factor(scan, made) -> float:
+    return data_misfit(
+        made.object, made.origin, made.probe, made.positions, scan.diffraction
+    ).r_factor
+
+
+@pytest.fixture(scope="module")
+def trained(scan) -> TrainedModel:
+    return backend.train(TrainRequest(scan, SMALL, CPU))
+
+
+def infer(scan, model, options=SMALL, execution=CPU):
+    return backend.infer(InferRequest(scan, model, options, execution))
+
+
+def test_it_is_a_backend():
+    assert isinstance(backend, Backend)
+    assert (backend.name, backend.options_type) == ("pinn", PinnOptions)
+
+
+def test_the_same_config_gives_the_same_bytes(scan, trained):
+    state = torch.random.get_rng_state()
+    again = backend.train(TrainRequest(scan, SMALL, CPU))
+    one, two = (
+        bundle_bytes(model, backend="pinn", backend_version="1", size=32, params={})
+        for model in (trained, again)
+    )
+    assert one == two
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_another_seed_gives_another_model(scan, trained):
+    other = backend.train(TrainRequest(scan, msgspec.structs.replace(SMALL, seed=6), CPU))
+    name = "corrections.0.last.weight"
+    ours, theirs = (m.models["diffraction_to_obj"][name] for m in (trained, other))
+    assert not np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_training_makes_the_reconstruction_better(scan, gridsize):
+    options = msgspec.structs.replace(SMALL, gridsize=gridsize, epochs=16)
+    model = backend.train(TrainRequest(scan, options, CPU))
+    untrained = {key: np.array(value) for key, value in model.models["diffraction_to_obj"].items()}
+    for key in untrained:
+        if ".last." in key:
+            untrained[key][:] = 0
+    untrained["gains"][:] = 1
+    before = infer(scan, replace(model, models={"diffraction_to_obj": untrained}), options)
+    after = infer(scan, model, options)
+    assert r_factor(scan, after) < 0.95 * r_factor(scan, before)
+    losses = [epoch["val_loss"] for epoch in model.history]
+    assert losses[-1] < 0.8 * losses[0]
+    scores = [
+        score(made.object, made.origin, scan.object, made.positions, scan.size)
+        for made in (before, after)
+    ]
+    assert scores[1]["amplitude_ssim"] > scores[0]["amplitude_ssim"]
+    assert scores[1]["phase_ssim"] > scores[0]["phase_ssim"]
+
+
+def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
+    told = []
+    options = msgspec.structs.replace(SMALL, epochs=2)
+    model = backend.train(TrainRequest(scan, options, CPU, lambda *step: told.append(step)))
+    assert [step[:2] for step in told] == [(1, 2), (2, 2)]
+    assert told[-1][2]["loss"] == model.history[-1]["loss"]
+    assert model.history[0].keys() >= {"loss", "val_loss", "spread"}
+    assert model.metadata["N"] == 32
+    assert model.metadata["gridsize"] == 1
+    assert model.metadata["intensity_scale"] > 0
+
+
+def test_nothing_is_printed_and_nothing_is_written(scan, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    backend.train(TrainRequest(scan, msgspec.structs.replace(SMALL, epochs=1), CPU))
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permuted_frames_give_the_same_image(scan, trained):
+    order = np.random.default_rng(0).permutation(scan.frame_count)
+    one, two = infer(scan, trained), infer(take_frames(scan, order), trained)
+    np.testing.assert_allclose(two.object, one.object, atol=1e-3)
+
+
+def test_a_shifted_scan_gives_a_shifted_image(scan, trained):
+    moved = replace(scan, positions=scan.positions + np.array([7.0, -3.0]))
+    one, two = infer(scan, trained), infer(moved, trained)
+    assert (two.origin[0] - one.origin[0], two.origin[1] - one.origin[1]) == (7, -3)
+    np.testing.assert_allclose(two.object, one.object, atol=1e-4)
+
+
+def test_the_batch_size_of_inference_changes_nothing(scan, trained):
+    one = infer(scan, trained)
+    two = infer(
+        scan,
+        trained,
+        execution=ExecutionOptions(accelerator="cpu", threads=1, inference_batch_size=7),
+    )
+    np.testing.assert_allclose(two.object, one.object, atol=1e-4)
+
+
+def test_a_probe_of_unknown_scale_is_scaled(scan, trained):
+    weak = replace(scan, probe=scan.probe / np.float32(1e3))
+    made = infer(weak, trained)
+    assert r_factor(scan, made) == pytest.approx(r_factor(scan, infer(scan, trained)), rel=0.3)
+
+
+def test_several_probe_modes(scan):
+    two = np.concatenate([scan.probe, 0.3 * scan.probe[:, ::-1]]).astype(np.complex64)
+    modes = replace(scan, probe=two)
+    options = msgspec.structs.replace(SMALL, epochs=1)
+    made = infer(modes, backend.train(TrainRequest(modes, options, CPU)), options)
+    assert made.probe.shape == (2, 32, 32)
+    assert np.isfinite(made.object).all()
+
+
+# --- what bad input gets ---------------------------------------------------------------------
+
+
+def test_a_loss_that_becomes_nan_fails_the_run(scan):
+    options = msgspec.structs.replace(SMALL, learning_rate=1.0, epochs=20)
+    with pytest.raises(TrainingError, match=r"NaN or Inf in epoch|no better than a flat object"):
+        backend.train(TrainRequest(scan, options, CPU))
+
+
+def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
+    """The unit of what fails a run: a collapse is no matter of chance to be waited for."""
+    from ptycho_tasks_torch.training import refuse_flat
+
+    good = {"loss": 0.1, "val_loss": 0.1, "flat_loss": 0.4, "spread": 0.2}
+    refuse_flat([good | {"val_loss": 0.9}, good])
+    for collapsed in (0.4, float("nan")):
+        with pytest.raises(TrainingError, match="no better than a flat object"):
+            refuse_flat([good, good | {"val_loss": collapsed, "spread": 1e-5}])
+
+
+def test_dark_frames_are_refused(scan):
+    dark = replace(scan, diffraction=np.zeros_like(scan.diffraction))
+    with pytest.raises(ScanError, match="every frame is dark"):
+        backend.train(TrainRequest(dark, SMALL, CPU))
+
+
+def test_too_few_frames_are_refused(scan):
+    with pytest.raises(ScanError, match="at least 16"):
+        backend.train(TrainRequest(take_frames(scan, np.arange(10)), SMALL, CPU))
+
+
+def test_more_groups_than_there_are_says_how_many(scan):
+    options = msgspec.structs.replace(SMALL, n_groups=500)
+    with pytest.raises(ConfigError, match=r"500 groups.*give 77"):
+        backend.train(TrainRequest(scan, options, CPU))
+
+
+def test_another_detector_size_is_refused(scan, trained):
+    other = replace(
+        scan,
+        diffraction=np.ones((81, 16, 16), np.float32),
+        probe=np.ones((1, 16, 16), np.complex64),
+    )
+    with pytest.raises(ConfigError, match="trained on 32 x 32"):
+        infer(other, trained)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_an_accelerator_that_is_not_there_is_refused(scan, trained, accelerator):
+    execution = ExecutionOptions(accelerator=accelerator)
+    with pytest.raises(ConfigError, match=f"finds no `{accelerator}`"):
+        infer(scan, trained, execution=execution)
+    with pytest.raises(ConfigError, match=f"finds no `{accelerator}`"):
+        backend.train(TrainRequest(scan, SMALL, execution))
+
+
+def test_a_model_of_another_shape_is_refused(scan, trained):
+    with pytest.raises(BundleError, match="do not fit the network"):
+        infer(scan, trained, msgspec.structs.replace(SMALL, channels=12))
+    with pytest.raises(BundleError, match="holds no model"):
+        infer(scan, TrainedModel(models={}, metadata=trained.metadata))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 20}, {"neighbours": 6, "gridsize": 2, "batch_size": 6}],
+)
+def test_options_that_do_not_fit_each_other_are_refused(wrong):
+    with pytest.raises(msgspec.ValidationError, match="is no multiple of"):
+        msgspec.convert(wrong, PinnOptions)
+
+
+# --- bundles and imports ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def model_dir(tmp_path, trained):
+    params = {"training": msgspec.to_builtins(SMALL), "flat": {"N": 32, "object.big": False}}
+    data = bundle_bytes(trained, backend="pinn", backend_version="1", size=32, params=params)
+    (tmp_path / BUNDLE_NAME).write_bytes(data)
+    return tmp_path
+
+
+def test_a_bundle_loads_as_modules_in_eval_mode(model_dir, scan, trained):
+    models, params = load_inference_bundle(model_dir)
+    assert models.keys() == {"diffraction_to_obj", "autoencoder"}
+    assert not any(module.training for module in models.values())
+    assert params["object.big"] is False
+    x = torch.from_numpy(scan.diffraction[:3, None].copy())
+    call = (
+        x,
+        torch.zeros(3, 1, 1, 2),
+        torch.from_numpy(scan.probe[0]),
+        torch.full((3,), params["intensity_scale"] ** 0.5),
+    )
+    with torch.inference_mode():
+        patches, amplitude = models["diffraction_to_obj"](*call), models["autoencoder"](*call)
+    assert patches.shape == amplitude.shape == x.shape
+    assert (patches.dtype, amplitude.dtype) == (torch.complex64, torch.float32)
+    assert float((amplitude - x).abs().mean() / x.mean()) < 0.5
+
+
+def test_both_models_share_their_arrays(trained):
+    objects, whole = trained.models["diffraction_to_obj"], trained.models["autoencoder"]
+    assert all(whole[f"network.{name}"] is array for name, array in objects.items())
+
+
+def test_a_bundle_of_another_backend_is_refused(tmp_path, trained):
+    data = bundle_bytes(trained, backend="other", backend_version="1", size=32, params={})
+    (tmp_path / BUNDLE_NAME).write_bytes(data)
+    with pytest.raises(BundleError, match="made by the backend `other`"):
+        load_inference_bundle(tmp_path)
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_looking_the_backend_up_imports_no_torch():
+    loaded = modules_after(
+        "from pathlib import Path\nfrom ptycho_tasks.backends import find_backend\n"
+        "find_backend('pinn', Path('.')).load()"
+    )
+    assert {"torch", "lightning", "numpy"} & loaded == set()
+
+
+def test_inference_needs_no_lightning():
+    loaded = modules_after("import ptycho_tasks_torch.inference")
+    assert "torch" in loaded
+    assert {"lightning", "pytorch_lightning"} & loaded == set()
