@@ -11,11 +11,11 @@ from ptycho_tasks.options import TrainingOptions, doc, limits
 class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
     """What can be set under `training:`."""
 
-    epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 14
+    epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 20
     gridsize: Annotated[
         Literal[1, 2],
         doc("1: the network sees one frame; 2: groups of 2 x 2 neighbouring frames"),
-    ] = 1
+    ] = 2
     n_groups: Annotated[
         Annotated[int, limits(ge=16)] | None,
         doc("groups to train on, chosen at random; null takes one around every frame"),
@@ -24,8 +24,8 @@ class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
     neighbours: Annotated[
         int,
         doc("neighbouring frames that must agree on one object: the overlap constraint", ge=4),
-    ] = 16
-    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
+    ] = 32
+    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 4e-3
     loss: Annotated[
         Literal["poisson", "mae"],
         doc("Poisson likelihood of the counts, or mean absolute error of the amplitudes"),

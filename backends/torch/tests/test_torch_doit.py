@@ -16,7 +16,7 @@ CONFIG = """\
 name: tiny
 source:
   simulate: {size: 32, grid: 6, step: 4.0, jitter: 1.0, photons: 1e6, seed: 3}
-training: {epochs: 2, channels: 4, steps: 1, batch_size: 16}
+training: {epochs: 2, channels: 4, steps: 1, neighbours: 16, batch_size: 16}
 execution: {accelerator: cpu, threads: 1}
 """
 BUNDLE = "runs/default/training/wts.h5.zip"
@@ -75,7 +75,11 @@ def outputs(root: Path) -> list[str]:
     [
         ("epochs: 2", "epoch: 2", "ptycho.yaml:4: training.epoch: unknown key; did you mean"),
         ("epochs: 2", "gridsize: 3", "ptycho.yaml:4: training.gridsize: invalid enum value 3"),
-        ("size: 16", "size: 10", "ptycho.yaml:4: training: batch_size 10 is no multiple of"),
+        (
+            "batch_size: 16",
+            "batch_size: 10",
+            "ptycho.yaml:4: training: batch_size 10 is no multiple of",
+        ),
     ],
 )
 def test_a_wrong_option_costs_no_torch(write_project, old, new, expected):
