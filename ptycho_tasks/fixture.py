@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -60,15 +61,6 @@ def select_indices(
     return np.sort(chosen).astype(np.int64)
 
 
-def make_fixture(scan: ScanData, options: FixtureOptions) -> ScanData:
-    """The scan with the selected frames only, in memory.
-
-    Raises:
-        ScanError: the scan has fewer frames than asked for.
-    """
-    return take_frames(scan, select_indices(scan.positions, options, name=scan.name))
-
-
 def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
     """The scan with (K,) frames: every per-frame array is taken by the same indices."""
     return replace(
@@ -91,8 +83,8 @@ def write_fixture(
 ) -> None:
     """Write the selected frames and their sidecar, published together.
 
-    Both are written beside their places first. Then the old NPZ goes, the sidecar takes its
-    place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
+    Both are written beside their places first. Then the old NPZ steps aside, the sidecar takes
+    its place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
     Frames are streamed: a fixture may be larger than memory.
 
     Raises:
@@ -131,10 +123,16 @@ def read_fixture(npz_path: Path) -> ScanData:
         ScanError: the fixture is missing, breaks the contract, or does not match its sidecar.
     """
     npz_path = Path(npz_path)
-    if not npz_path.is_file():
-        raise ScanError(f"{npz_path}: no such fixture; make it with `doit fixture`")
+    try:
+        digest = sha256_file(npz_path)
+    except FileNotFoundError:
+        raise ScanError(f"{npz_path}: no such fixture; make it with `doit fixture`") from None
+    except OSError as error:
+        raise ScanError(
+            f"{npz_path}: cannot be read: {error.strerror or error}; check its permissions"
+        ) from error
     sidecar = _read_sidecar(npz_path.with_suffix(".json"))
-    if sidecar["npz"]["sha256"] != sha256_file(npz_path):
+    if sidecar["npz"]["sha256"] != digest:
         raise ScanError(
             f"{npz_path}: its content is not what {npz_path.with_suffix('.json').name} says "
             "(sha256 differs); make the fixture again"
@@ -209,11 +207,17 @@ def _coverage(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> dic
 
 
 def _publish(npz_temp: Path, npz_path: Path, sidecar_temp: Path, sidecar_path: Path) -> None:
-    with writing(npz_path):
-        npz_path.unlink(missing_ok=True)
-    with writing(sidecar_path):
-        sidecar_temp.replace(sidecar_path)
-    with writing(npz_path):
+    """Put both files in their places; where that fails, the old NPZ goes back to its own."""
+    with temporary(npz_path) as old_npz:
+        with suppress(FileNotFoundError):
+            npz_path.replace(old_npz)
+        try:
+            with writing(sidecar_path):
+                sidecar_temp.replace(sidecar_path)
+        except BaseException:
+            if old_npz.stat().st_size:  # a fixture is never empty
+                old_npz.replace(npz_path)
+            raise
         npz_temp.replace(npz_path)
         for folder in {npz_path.parent, sidecar_path.parent}:
             flush_folder(folder)

@@ -56,6 +56,8 @@ _ILLUMINATIONS = (
 )
 _EXPOSURE = "entry_1/ptychodus/exposure_time_s"
 _MASK = f"{_DETECTOR}/mask"
+_DAMAGE = (OSError, RuntimeError)
+"""How h5py reports bytes that make no sense to HDF5."""
 _HIGHEST_ENERGY_J = 1e-11
 """Some 60 MeV. A larger number was not written in joules."""
 
@@ -99,12 +101,20 @@ def apply_product(raw: RawScan, path: Path, given: Given) -> None:
         raw.object = _product_object(raw, product_object, path)
         raw.probe = _product_probe(raw, file, path)
         _place_by_product(raw, file, path, product_object)
-        attributes = file.attrs
-        energy = attributes.get("photon_energy_eV", attributes.get("probe_energy_eV", 0.0))
-        raw.energy_ev = given.energy_ev or float(energy)
-        distance = attributes.get("detector_object_distance_m", 0.0)
-        raw.distance_m = given.distance_m or float(distance)
-        raw.exposure_s = float(attributes.get("exposure_time_s", raw.exposure_s))
+        found = {
+            name: _attribute(file, path, name)
+            for name in (
+                "photon_energy_eV",
+                "probe_energy_eV",
+                "detector_object_distance_m",
+                "exposure_time_s",
+            )
+        }
+    # The caller's word goes before the product's, and that before the frames' own file's.
+    energy_ev = found["photon_energy_eV"] or found["probe_energy_eV"]
+    raw.energy_ev = given.energy_ev or energy_ev or raw.energy_ev
+    raw.distance_m = given.distance_m or found["detector_object_distance_m"] or raw.distance_m
+    raw.exposure_s = found["exposure_time_s"] or raw.exposure_s
     if given.pixel_size_m:
         raw.note(f"pixel_size_m: ignored, the pixel of the product {path.name} is taken")
     raw.note(f"positions, probe and object taken from the product {path.name}")
@@ -116,24 +126,25 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     with suppress(ImportError):
         importlib.import_module("hdf5plugin")
     try:
-        file = h5py.File(path, "r")
+        with h5py.File(path, "r") as file:
+            yield file
     except FileNotFoundError:
         raise ScanError(f"{path}: no such file; check the path") from None
-    except OSError as error:
+    except _DAMAGE as error:
         raise ScanError(
             f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be "
             "truncated, copy or make it again"
         ) from error
-    with file:
-        yield file
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
+    """A dataset; None where there is none, a link to nowhere, or a type unknown to numpy."""
     try:
         item = file.get(key)
-    except (KeyError, OSError):  # a link to nowhere
+        readable = isinstance(item, h5py.Dataset) and item.dtype is not None
+    except (KeyError, ValueError, *_DAMAGE):
         return None
-    return item if isinstance(item, h5py.Dataset) else None
+    return item if readable else None
 
 
 def _find(file: h5py.File, path: Path, keys: Sequence[str]) -> Keyed | None:
@@ -147,18 +158,24 @@ def _find(file: h5py.File, path: Path, keys: Sequence[str]) -> Keyed | None:
 def _needed(file: h5py.File, path: Path, key: str, expected: str) -> h5py.Dataset:
     dataset = _dataset(file, key)
     if dataset is None:
-        raise refused(path, key, "is missing", expected, "add it, or give another file")
+        raise refused(path, key, "is missing or damaged", expected, "add it, or give another file")
     return dataset
 
 
 def _mapped(dataset: h5py.Dataset) -> Array:
     """A memory map of a dataset that lies in one piece in its file, else the dataset."""
-    offset = dataset.id.get_offset()
-    plain = offset is not None and dataset.external is None and not dataset.is_virtual
-    if not plain or dataset.file.userblock_size or dataset.dtype.kind not in "fiu":
-        array: Array = dataset
-        return array
-    return np.memmap(dataset.file.filename, dataset.dtype, "r", offset, dataset.shape)
+    path = dataset.file.filename
+    offset = dataset.id.get_offset()  # None where chunked, virtual or in another file
+    mappable = (
+        offset is not None
+        and dataset.dtype.kind in "fiu"
+        # Mapped past the end of the file, it would end the process with a bus error.
+        and offset + dataset.nbytes <= Path(path).stat().st_size
+    )
+    array: Array = (
+        np.memmap(path, dataset.dtype, "r", offset, dataset.shape) if mappable else dataset
+    )
+    return array
 
 
 def _without_frames(file: h5py.File, path: Path) -> ScanError:
@@ -170,7 +187,7 @@ def _without_frames(file: h5py.File, path: Path) -> ScanError:
     return refused(
         path,
         _CXI_FRAMES[0],
-        f"and {_CXI_FRAMES[1]!r} are missing",
+        f"and {_CXI_FRAMES[1]!r} are missing or damaged",
         "frames (M, N, N)",
         "give a CXI file, or the product that belongs to the frames",
     )
@@ -209,13 +226,30 @@ def _number(file: h5py.File, path: Path, key: str) -> float:
     return float(values[0])
 
 
+def _attribute(item: h5py.HLObject, path: Path, name: str) -> float:
+    """An attribute that is one number; zero where there is none."""
+    try:
+        values = np.ravel(item.attrs.get(name, 0.0))
+    except ValueError:  # of a type that numpy has no name for
+        values = np.empty(0)
+    if values.dtype.kind not in "fiu" or len(values) != 1 or not np.isfinite(values[0]):
+        raise refused(
+            path,
+            name,
+            f"is an attribute of {item.name} without a usable value",
+            "one finite number",
+            "write the product again",
+        )
+    return float(values[0])
+
+
 def _add_cxi_positions(raw: RawScan, file: h5py.File) -> None:
     translation = _find(file, raw.path, _TRANSLATIONS)
     if translation is None:
         raise refused(
             raw.path,
             _TRANSLATIONS[0],
-            f"and {_TRANSLATIONS[1]!r} are missing",
+            f"and {_TRANSLATIONS[1]!r} are missing or damaged",
             "(M, 3) or (M, 2) metres",
             "add them, or give a product",
         )
@@ -281,7 +315,7 @@ def _add_cxi_probe(raw: RawScan, file: h5py.File) -> None:
     raise refused(
         raw.path,
         _ILLUMINATIONS[0],
-        "is missing",
+        "is missing or damaged",
         "a probe, (N, N) or (P, N, N) complex",
         "add it, or give a Ptychodus product with one in source.product",
     )
@@ -299,8 +333,8 @@ def _modes(raw: RawScan, key: str, dataset: h5py.Dataset) -> NDArray[Any]:
 
 def _product_pixel(dataset: h5py.Dataset, path: Path) -> tuple[float, float]:
     names = ("pixel_height_m", "pixel_width_m")
-    height, width = (float(dataset.attrs.get(name, 0.0)) for name in names)
-    if not (0 < height < np.inf and 0 < width < np.inf):
+    height, width = (_attribute(dataset, path, name) for name in names)
+    if height <= 0 or width <= 0:
         raise refused(
             path,
             "object",
@@ -312,11 +346,18 @@ def _product_pixel(dataset: h5py.Dataset, path: Path) -> tuple[float, float]:
 
 
 def _product_object(raw: RawScan, dataset: h5py.Dataset, path: Path) -> Keyed | None:
+    if dataset.ndim not in (2, 3) or not dataset.size:
+        raise refused(
+            path,
+            "object",
+            f"is {dataset.dtype} of shape {dataset.shape}",
+            "(L, H, W) complex64",
+            "write the product again",
+        )
     if dataset.ndim == 3 and len(dataset) > 1:
         raw.note(f"object: ignored, it has {len(dataset)} layers")
         return None
-    array = dataset[0] if dataset.ndim == 3 and len(dataset) else dataset[()]
-    return Keyed(path, "object", array)
+    return Keyed(path, "object", dataset[0] if dataset.ndim == 3 else dataset[()])
 
 
 def _product_probe(raw: RawScan, file: h5py.File, path: Path) -> Keyed:
@@ -345,9 +386,8 @@ def _place_by_product(
         )
     height, width = raw.pixel_size_m or (1.0, 1.0)
     rows, columns = product_object.shape[-2:]
-    center = product_object.attrs
-    x_px = (x_m - float(center.get("center_x_m", 0.0))) / width + columns / 2
-    y_px = (y_m - float(center.get("center_y_m", 0.0))) / height + rows / 2
+    x_px = (x_m - _attribute(product_object, path, "center_x_m")) / width + columns / 2
+    y_px = (y_m - _attribute(product_object, path, "center_y_m")) / height + rows / 2
     frames, order = _frames_of(raw, path, numbers.astype(np.int64))
     raw.rows = frames
     raw.x = Keyed(path, "probe_position_x_m", x_px[order])

@@ -7,12 +7,14 @@ member's bytes lie in the file and which bytes the container gets.
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -65,11 +67,8 @@ def row_chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
-class NpzFile(Mapping[str, NDArray[Any]]):
+class NpzFile:
     """The arrays of an NPZ file by name; nothing is read before it is asked for.
-
-    A member stored uncompressed comes as a read-only memory map, a compressed one is loaded
-    each time it is asked for. Object arrays, which only pickle could read, are refused.
 
     Raises:
         ScanError: the file or a member cannot be read; the message names both.
@@ -78,7 +77,7 @@ class NpzFile(Mapping[str, NDArray[Any]]):
     def __init__(self, path: Path) -> None:
         """List the members of the file."""
         self.path = Path(path)
-        members = self._list_members()
+        members = _members(self.path)
         self._members = {
             name.removesuffix(".npy"): info
             for name, info in members.items()
@@ -87,118 +86,109 @@ class NpzFile(Mapping[str, NDArray[Any]]):
         self.others = tuple(name for name in members if not name.endswith(".npy"))
         """Names of members that are not arrays."""
 
+    def __iter__(self) -> Iterator[str]:
+        """Names of the arrays, in file order."""
+        return iter(self._members)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an array of that name; reads nothing."""
+        return key in self._members
+
     def __getitem__(self, key: str) -> NDArray[Any]:
-        """The array of that name: a memory map where the file allows it."""
+        """The array of that name: a read-only memory map where the member is uncompressed.
+
+        The archive's checksum is compared in either case.
+        """
         member = self._members[key]
-        shape, fortran, dtype, offset = self._header(key, member)
+        with self._reading(key) as stream:
+            shape, fortran, dtype = self._header(key, stream)
+            if member.compress_type == zipfile.ZIP_STORED and 0 not in shape:
+                return self._mapped(member, stream, shape, "F" if fortran else "C", dtype)
+            stream.seek(0)
+            array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+            return array
+
+    def check_plain(self, key: str) -> None:
+        """Refuse a member that only pickle could read; reads its header only."""
+        with self._reading(key) as stream:
+            self._header(key, stream)
+
+    def _header(self, key: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        """Shape, Fortran order and dtype; leaves the stream at the array's first byte."""
+        version = npy.read_magic(stream)
+        if version not in _READ_HEADER:
+            raise ValueError(f"npy format version {version} is not known")
+        shape, fortran, dtype = _READ_HEADER[version](stream)
         if dtype.hasobject:
             raise ScanError(
                 f"{self.path}: key {key!r} is an object array, which only pickle can read; "
                 "expected plain numbers; remove it or save it as a numeric array"
             )
-        if member.compress_type != zipfile.ZIP_STORED or 0 in shape:
-            return self._load(key, member)
-        self._check_length(key, member, offset, shape, dtype)
-        return np.memmap(
-            self.path, dtype, "r", offset, shape if shape else (1,), "F" if fortran else "C"
-        ).reshape(shape, order="F" if fortran else "C")
+        return shape, fortran, dtype
 
-    def __iter__(self) -> Iterator[str]:
-        """Names of the arrays, in file order."""
-        return iter(self._members)
+    def _mapped(
+        self,
+        member: zipfile.ZipInfo,
+        stream: IO[bytes],
+        shape: tuple[int, ...],
+        order: Literal["C", "F"],
+        dtype: np.dtype[Any],
+    ) -> NDArray[Any]:
+        start = stream.tell()
+        # A memory map past the end of the file would end the process with a bus error.
+        if start + math.prod(shape) * dtype.itemsize > member.file_size:
+            raise EOFError("fewer bytes than its shape needs")
+        while stream.read(CHUNK_BYTES):  # zipfile compares the checksum at the end
+            pass
+        offset = _data_offset(self.path, member) + start
+        array = np.memmap(self.path, dtype, "r", offset, shape or (1,), order)
+        return array.reshape(shape, order=order)
 
-    def __len__(self) -> int:
-        """How many arrays there are."""
-        return len(self._members)
-
-    def dtype(self, key: str) -> np.dtype[Any]:
-        """The dtype that a member declares; reads its header only."""
-        return self._header(key, self._members[key])[2]
-
-    def _list_members(self) -> dict[str, zipfile.ZipInfo]:
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[IO[bytes]]:
+        """A member's bytes; whatever goes wrong in the block is a ScanError that names the key."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return {info.filename: info for info in archive.infolist()}
-        except FileNotFoundError:
-            raise ScanError(f"{self.path}: no such file; check the path") from None
-        except OSError as error:
-            raise ScanError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise ScanError(
-                f"{self.path}: not a complete NPZ (zip) file: {error}; it may be truncated, "
-                "copy or make it again"
-            ) from error
-
-    def _header(
-        self, key: str, member: zipfile.ZipInfo
-    ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        """Shape, Fortran order, dtype and the data's offset in the member (or in the file)."""
-        try:
-            with self._open_member(member) as stream:
-                version = npy.read_magic(stream)
-                if version not in _READ_HEADER:
-                    raise ValueError(f"npy format version {version} is not known")
-                shape, fortran, dtype = _READ_HEADER[version](stream)
-                return shape, fortran, dtype, stream.tell()
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise self._unreadable(key, error) from error
-
-    def _open_member(self, member: zipfile.ZipInfo) -> IO[bytes]:
-        """A stream at the member's first byte; for a stored member it is the file itself."""
-        if member.compress_type != zipfile.ZIP_STORED:
-            return _own_archive(self.path, member)
-        stream = self.path.open("rb")
-        try:
-            stream.seek(member.header_offset)
-            fields = _ZIP_LOCAL_HEADER.unpack(stream.read(_ZIP_LOCAL_HEADER.size))
-            if fields[0] != b"PK\x03\x04" or member.flag_bits & 1:
-                raise zipfile.BadZipFile("no local header, or encrypted")
-            stream.seek(fields[-2] + fields[-1], 1)
-        except struct.error as error:
-            stream.close()
-            raise zipfile.BadZipFile("local header cut off") from error
-        except BaseException:
-            stream.close()
+            with zipfile.ZipFile(self.path) as archive, archive.open(self._members[key]) as stream:
+                yield stream
+        except ScanError:
             raise
-        return stream
-
-    def _load(self, key: str, member: zipfile.ZipInfo) -> NDArray[Any]:
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(member) as stream:
-                array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-                return array
         except MemoryError:
             raise ScanError(
-                f"{self.path}: key {key!r} does not fit into memory; store the file "
-                "uncompressed (numpy.savez), it is then memory-mapped"
+                f"{self.path}: key {key!r} does not fit into memory; expected an array that "
+                "does; store it uncompressed (numpy.savez), it is then memory-mapped"
             ) from None
-        except Exception as error:  # zlib, lzma and zipfile each raise their own
-            raise self._unreadable(key, error) from error
-
-    def _check_length(
-        self,
-        key: str,
-        member: zipfile.ZipInfo,
-        offset: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-    ) -> None:
-        # A memory map past the end of the file would end the process with a bus error.
-        end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if end > min(self.path.stat().st_size, offset + member.file_size):
-            raise self._unreadable(key, EOFError("fewer bytes than its shape needs"))
-
-    def _unreadable(self, key: str, error: Exception) -> ScanError:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return ScanError(
-            f"{self.path}: key {key!r} cannot be read: {reason}; the file is damaged or not "
-            "an NPZ of plain arrays, copy or make it again"
-        )
+        except Exception as error:  # zlib, lzma, zipfile, tokenize and numpy raise their own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ScanError(
+                f"{self.path}: key {key!r} cannot be read: {reason}; expected a plain array; "
+                "the file is damaged, copy or make it again"
+            ) from error
 
 
-def open_npz(path: Path) -> NpzFile:
-    """Open an NPZ file as a mapping of arrays; see `NpzFile`."""
-    return NpzFile(path)
+def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: info for info in archive.infolist()}
+    except FileNotFoundError:
+        raise ScanError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise ScanError(
+            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
+        ) from error
+    except Exception as error:  # damage shows as errors of zipfile, struct and codecs
+        raise ScanError(
+            f"{path}: not a complete NPZ (zip) file: {error}; it may be truncated, "
+            "copy or make it again"
+        ) from error
+
+
+def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where a stored member's bytes begin in the file: after its local header."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        fields = _ZIP_LOCAL_HEADER.unpack(file.read(_ZIP_LOCAL_HEADER.size))
+    name_bytes, extra_bytes = fields[-2:]
+    return int(member.header_offset + _ZIP_LOCAL_HEADER.size + name_bytes + extra_bytes)
 
 
 def write_npz(file: Path | IO[bytes], arrays: Mapping[str, NDArray[Any] | Rows]) -> None:
@@ -305,9 +295,3 @@ def _pieces(array: NDArray[Any] | Rows) -> Iterator[NDArray[Any]]:
     else:
         for part in row_chunks(array.shape, array.dtype):
             yield array[part]
-
-
-def _own_archive(path: Path, member: zipfile.ZipInfo) -> IO[bytes]:
-    # ZipFile counts its open members and closes the file after the last one.
-    with zipfile.ZipFile(path) as archive:
-        return archive.open(member)

@@ -96,7 +96,8 @@ def finite_column(keyed: Keyed) -> NDArray[np.float64]:
     array = keyed.array
     if array.dtype.kind not in "fiu" or len(array.shape) != 1:
         raise keyed.refused(f"is {_described(array)}", "(M,) float64", "correct the file")
-    values = np.array(array[:], dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.array(array[:], dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise keyed.refused(
@@ -107,7 +108,10 @@ def finite_column(keyed: Keyed) -> NDArray[np.float64]:
 
 @dataclass
 class RawScan:
-    """The arrays of one scan as found, before any check of their shapes and values."""
+    """The arrays of one scan as found, before any check of their shapes and values.
+
+    Whoever fills it sets at least `x`, `y` and `probe`, from the frames' file or from a product.
+    """
 
     path: Path
     frames: Keyed
@@ -145,23 +149,19 @@ class RawScan:
         self.notes.append(sentence)
         _LOG.info("%s: %s", self.path, sentence)
 
-    def checked(
-        self, measurement: Measurement = "auto", frame_axis: FrameAxis = "auto", min_frames: int = 1
-    ) -> ScanData:
+    def checked(self, measurement: Measurement, frame_axis: FrameAxis) -> ScanData:
         """Check everything, cheap checks first, and convert to canonical order and dtypes.
 
         Raises:
             ScanError: anything breaks the raw-scan contract.
         """
+        assert self.x is not None
+        assert self.y is not None
         positions = self._positions(self.x, self.y)
         axis = self._axis(frame_axis, len(positions))
         size = self._size(axis)
         root = self._is_counts(measurement)
         count = len(positions)
-        if count < min_frames:
-            raise self.frames.refused(
-                f"has {count} frames", f"at least {min_frames}", "ask for fewer, or give more"
-            )
         probe = self._probe(size)
         return ScanData(
             positions=positions,
@@ -178,9 +178,7 @@ class RawScan:
             notes=tuple(self.notes),
         )
 
-    def _positions(self, x: Keyed | None, y: Keyed | None) -> NDArray[np.float64]:
-        if x is None or y is None:
-            raise ScanError(f"{self.path}: no positions; expected them in the file or a product")
+    def _positions(self, x: Keyed, y: Keyed) -> NDArray[np.float64]:
         columns = [self._column(y), self._column(x)]
         if len(columns[0]) != len(columns[1]):
             raise x.refused(
@@ -232,6 +230,12 @@ class RawScan:
             raise self.frames.refused(
                 f"has {shape[axis]} frames (shape {shape}) but {position_key!r} has {count}",
                 "one position a frame",
+                "correct the file, or set frame_axis if the order is another",
+            )
+        if self.numbers is not None and len(self.numbers) != shape[axis]:
+            raise self.frames.refused(
+                f"has {shape[axis]} frames (shape {shape}) but {len(self.numbers)} frame numbers",
+                "one number a frame",
                 "correct the file, or set frame_axis if the order is another",
             )
         if self.rows is not None and self.rows[-1] >= shape[axis]:
@@ -303,7 +307,7 @@ class RawScan:
         for first, frames in self._frames(axis):
             self._check_values(frames, first)
             part = out[done : done + len(frames)]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if root else frames
             if frames.dtype.itemsize > part.dtype.itemsize:
                 self._check_values(part, first)
@@ -352,8 +356,7 @@ class RawScan:
 
     def _probe(self, size: int) -> NDArray[np.complex64]:
         keyed = self.probe
-        if keyed is None:
-            raise ScanError(f"{self.path}: no probe; expected one in the file or a product")
+        assert keyed is not None
         shape = keyed.array.shape
         if len(shape) not in (2, 3) or keyed.array.dtype.kind not in "cf" or 0 in shape:
             raise keyed.refused(
@@ -383,7 +386,7 @@ class RawScan:
 
     def _complex(self, keyed: Keyed) -> NDArray[np.complex64]:
         self._note_cast(keyed, np.dtype(np.complex64))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values = np.array(keyed.array[:], dtype=np.complex64)
         if not np.isfinite(values).all():
             raise keyed.refused("has NaN or Inf", "finite values", "correct the file")

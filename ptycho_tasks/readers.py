@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.npz import NpzFile, open_npz
-from ptycho_tasks.raw_scan import FrameAxis, Given, Keyed, Measurement, RawScan, refused
+from ptycho_tasks.npz import NpzFile
+from ptycho_tasks.raw_scan import (
+    FrameAxis,
+    Given,
+    Keyed,
+    Measurement,
+    RawScan,
+    finite_column,
+    refused,
+)
 from ptycho_tasks.scan import ScanData
 
 _FRAMES = ("diff3d", "diffraction", "patterns")
@@ -45,7 +53,6 @@ def read_scan(
     pixel_size_m: float | tuple[float, float] | None = None,
     energy_ev: float | None = None,
     distance_m: float | None = None,
-    min_frames: int = 1,
 ) -> ScanData:
     """Read and check one scan; frames stay memory-mapped where the file allows it.
 
@@ -58,7 +65,6 @@ def read_scan(
         pixel_size_m: object pixel, one number or (height, width); overrides the file's.
         energy_ev: photon energy in eV; overrides the file's.
         distance_m: object to detector in metres; overrides the file's.
-        min_frames: how many frames the scan must have at least.
 
     Raises:
         ScanError: one line that names the file, the key, what was expected, what to do.
@@ -71,14 +77,14 @@ def read_scan(
             from ptycho_tasks.hdf5_scan import apply_product
 
             apply_product(raw, Path(product), given)
-        return raw.checked(measurement, frame_axis, min_frames)
+        return raw.checked(measurement, frame_axis)
 
 
 @contextmanager
 def _opened(path: Path, given: Given, *, with_product: bool) -> Iterator[RawScan]:
     """The arrays of a scan file; an HDF5 file stays open in the block."""
     if _is_zip(path):
-        yield _read_npz(open_npz(path), given, with_product=with_product)
+        yield _read_npz(NpzFile(path), given, with_product=with_product)
         return
     # Most scans are NPZ; h5py costs more to import than the rest of this module.
     from ptycho_tasks.hdf5_scan import is_hdf5, open_hdf5_scan
@@ -100,7 +106,7 @@ def _is_zip(path: Path) -> bool:
         raise ScanError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise ScanError(
-            f"{path}: cannot be read: {error.strerror or error}; check the path"
+            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
         ) from error
 
 
@@ -122,7 +128,8 @@ def _read_npz(npz: NpzFile, given: Given, *, with_product: bool) -> RawScan:
     for name, key in columns.items():
         setattr(raw, name, Keyed(npz.path, key, npz[key]))
     if with_product and _FRAME_NUMBERS in npz:
-        raw.numbers = np.asarray(npz[_FRAME_NUMBERS])
+        numbers = finite_column(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
+        raw.numbers = numbers.astype(np.int64)
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
 
@@ -139,9 +146,7 @@ def _check_keys(npz: NpzFile, frame_keys: list[str], needed: Mapping[str, str]) 
                 "add it, or give another file",
             )
     for key in npz:
-        if npz.dtype(key).hasobject:
-            # Says why; an ignored key too could only have been written by pickle.
-            npz[key]
+        npz.check_plain(key)  # an ignored key too
 
 
 def _metadata(npz: NpzFile, key: str) -> tuple[float, float] | None:
@@ -150,11 +155,15 @@ def _metadata(npz: NpzFile, key: str) -> tuple[float, float] | None:
         return None
     array = npz[key]
     values = array.ravel()
-    if array.dtype.kind not in "fiu" or values.size not in (1, 2) or not (values > 0).all():
+    if (
+        array.dtype.kind not in "fiu"
+        or values.size not in (1, 2)
+        or not ((values > 0) & np.isfinite(values)).all()
+    ):
         raise refused(
             npz.path,
             key,
-            f"is {array.dtype} of shape {array.shape}",
+            f"is {array.dtype} of shape {array.shape}, or not positive and finite",
             "a positive number",
             "correct or remove it",
         )

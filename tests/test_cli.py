@@ -22,7 +22,7 @@ SMALL = ["--size", "16", "--grid", "5", "--step", "3", "--jitter", "1", "--photo
 def call(monkeypatch, capsys, tmp_path):
     """Run a command in `tmp_path` as the installed script does; gives code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PTYCHO_TASKS_DEBUG", raising=False)
+    monkeypatch.setenv("PTYCHO_TASKS_DEBUG", "")
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["ptycho-tasks", *arguments])

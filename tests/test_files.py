@@ -6,6 +6,7 @@ import hashlib
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,25 +14,36 @@ from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.files import sha256_file, staged, write_atomic
 
 
-def test_a_file_is_written_and_folders_made(tmp_path):
+def test_a_file_is_written_and_folders_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
     write_atomic(path, b"content")
     assert path.read_bytes() == b"content"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
-def test_a_file_has_the_mode_of_any_new_file(tmp_path):
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with path.open("rb") as reader:
+        write_atomic(path, b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_a_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "ours", b"")
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_in_the_block_leaves_the_old_file_and_no_other(tmp_path, error):
+def test_an_error_in_the_block_leaves_the_old_file_and_no_other(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
-    def fail_halfway():
+    def fail_halfway() -> None:
         with staged(path) as temp:
             temp.write_bytes(b"half")
             raise error
@@ -42,7 +54,7 @@ def test_an_error_in_the_block_leaves_the_old_file_and_no_other(tmp_path, error)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileWriteError, match="cannot write") as caught:
         write_atomic(tmp_path / "file" / "below", b"x")
@@ -50,7 +62,7 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     code = (
@@ -69,7 +81,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_sha256_of_a_file(tmp_path):
+def test_sha256_of_a_file(tmp_path: Path) -> None:
     data = b"x" * 3_000_000
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()

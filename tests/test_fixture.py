@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import FileWriteError, ScanError
-from ptycho_tasks.fixture import make_fixture, read_fixture, select_indices, write_fixture
+from ptycho_tasks.fixture import read_fixture, select_indices, take_frames, write_fixture
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
@@ -48,7 +54,9 @@ def write(scan: ScanData, options: FixtureOptions, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_frames_and_positions_belong_together(tmp_path, scan, strategy):
+def test_frames_and_positions_belong_together(
+    tmp_path: Path, scan: ScanData, strategy: str
+) -> None:
     """Each frame is what the ground truth gives at the position that lies beside it."""
     fixture = read_fixture(write(scan, FixtureOptions(strategy=strategy, subset_size=20), tmp_path))
     assert fixture.object is not None
@@ -58,11 +66,16 @@ def test_frames_and_positions_belong_together(tmp_path, scan, strategy):
         assert (error / np.sqrt(measured).sum((1, 2)) < 0.02).all()
 
 
-def test_that_check_would_see_frames_and_positions_cut_differently(tmp_path, scan):
-    wrong = replace(
-        make_fixture(scan, FixtureOptions(strategy="first", subset_size=20)),
-        positions=make_fixture(scan, FixtureOptions(subset_size=20)).positions,
+def test_that_check_would_see_frames_and_positions_cut_differently(
+    tmp_path: Path, scan: ScanData
+) -> None:
+    first, stratified = (
+        take_frames(
+            scan, select_indices(scan.positions, FixtureOptions(strategy=s, subset_size=20))
+        )
+        for s in ("first", "stratified")
     )
+    wrong = replace(first, positions=stratified.positions)
     assert wrong.object is not None
     ((frames, counts),) = expected_intensity(wrong.object, wrong.probe, wrong.positions)
     measured = wrong.diffraction[frames]
@@ -71,9 +84,11 @@ def test_that_check_would_see_frames_and_positions_cut_differently(tmp_path, sca
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_array_of_a_frame_is_taken_by_the_same_indices(scan, strategy):
+def test_every_array_of_a_frame_is_taken_by_the_same_indices(
+    tmp_path: Path, scan: ScanData, strategy: str
+) -> None:
     options = FixtureOptions(strategy=strategy, subset_size=20)
-    cut = make_fixture(scan, options)
+    cut = read_fixture(write(scan, options, tmp_path))
     indices = select_indices(scan.positions, options)
     np.testing.assert_array_equal(cut.diffraction, scan.diffraction[indices])
     np.testing.assert_array_equal(cut.positions, scan.positions[indices])
@@ -88,7 +103,9 @@ def test_every_array_of_a_frame_is_taken_by_the_same_indices(scan, strategy):
     strategy=st.sampled_from(STRATEGIES),
     seed=st.integers(0, 99),
 )
-def test_indices_are_as_many_as_asked_sorted_and_each_once(total, part, strategy, seed):
+def test_indices_are_as_many_as_asked_sorted_and_each_once(
+    total: int, part: float, strategy: str, seed: int
+) -> None:
     count = 16 + round(part * (total - 16))
     positions = np.random.default_rng(seed).integers(0, 9, (total, 2)).astype(np.float64)
     options = FixtureOptions(strategy=strategy, subset_size=count, seed=seed)
@@ -100,8 +117,8 @@ def test_indices_are_as_many_as_asked_sorted_and_each_once(total, part, strategy
     np.testing.assert_array_equal(indices, select_indices(positions, options))
 
 
-def test_what_the_strategies_mean(scan):
-    def take(strategy, seed=0):
+def test_what_the_strategies_mean(scan: ScanData) -> None:
+    def take(strategy: str, seed: int = 0) -> np.ndarray:
         options = FixtureOptions(strategy=strategy, subset_size=16, seed=seed)
         return select_indices(scan.positions, options)
 
@@ -119,25 +136,27 @@ def test_what_the_strategies_mean(scan):
 
 @pytest.mark.parametrize("count", [None, 81])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_all_frames_stay_in_order(scan, strategy, count):
+def test_all_frames_stay_in_order(scan: ScanData, strategy: str, count: int | None) -> None:
     options = FixtureOptions(strategy=strategy, subset_size=count)
     np.testing.assert_array_equal(select_indices(scan.positions, options), np.arange(81))
 
 
-def test_more_frames_than_there_are_is_refused_before_anything_is_written(tmp_path, scan):
+def test_more_frames_than_there_are_is_refused_before_anything_is_written(
+    tmp_path: Path, scan: ScanData
+) -> None:
     with pytest.raises(ScanError, match=r"source.npz: has 81 frames, but .* asks for 82"):
         write(scan, FixtureOptions(subset_size=82), tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_equal_input_gives_equal_bytes(tmp_path, scan):
+def test_equal_input_gives_equal_bytes(tmp_path: Path, scan: ScanData) -> None:
     options = FixtureOptions(strategy="random", subset_size=20, seed=3)
     one, two = (write(scan, options, tmp_path / name) for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     assert one.with_suffix(".json").read_bytes() == two.with_suffix(".json").read_bytes()
 
 
-def test_the_fixture_is_a_raw_scan_and_is_mapped(tmp_path, scan):
+def test_the_fixture_is_a_raw_scan_and_is_mapped(tmp_path: Path, scan: ScanData) -> None:
     path = write(scan, FixtureOptions(subset_size=20), tmp_path)
     with np.load(path, allow_pickle=False) as arrays:
         assert arrays["diff3d"].dtype == np.float32
@@ -148,13 +167,17 @@ def test_the_fixture_is_a_raw_scan_and_is_mapped(tmp_path, scan):
         np.testing.assert_array_equal(arrays["xcoords_start"], arrays["xcoords"] + 0.25)
 
 
-def test_the_sidecar_says_where_the_fixture_comes_from(tmp_path, scan):
+def test_the_sidecar_says_where_the_fixture_comes_from(tmp_path: Path, scan: ScanData) -> None:
     scan = replace(scan, notes=("diff3d: sqrt taken",))
     path = write(scan, FixtureOptions(strategy="random", subset_size=20, seed=3), tmp_path)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     indices = select_indices(
         scan.positions, FixtureOptions(strategy="random", subset_size=20, seed=3)
     )
+    assert sidecar.keys() == {
+        *("format", "format_version", "generator", "source", "scan_name", "selection"),
+        *("transformations", "arrays", "coverage", "npz"),
+    }
     assert sidecar["format_version"] == 1
     assert sidecar["source"] == {"name": "source.npz", "sha256": "0" * 64}
     assert sidecar["selection"] == {
@@ -165,13 +188,20 @@ def test_the_sidecar_says_where_the_fixture_comes_from(tmp_path, scan):
         "indices_sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
     }
     assert sidecar["transformations"] == ["diff3d: sqrt taken"]
-    assert sidecar["arrays"]["diff3d"] == {"shape": [20, 16, 16], "dtype": "float32"}
-    assert 0.5 < sidecar["coverage"]["x"] <= 1
+    with np.load(path) as arrays:
+        assert sidecar["arrays"] == {
+            key: {"shape": list(arrays[key].shape), "dtype": str(arrays[key].dtype)}
+            for key in arrays
+        }
+    y, x = np.ptp(scan.positions[indices], axis=0) / np.ptp(scan.positions, axis=0)
+    assert sidecar["coverage"] == pytest.approx({"x": x, "y": y}, abs=1e-6)
     assert sidecar["npz"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sidecar["generator"]["version"]
 
 
-def test_the_first_frames_cover_little_and_the_sidecar_shows_it(tmp_path, scan):
+def test_the_first_frames_cover_little_and_the_sidecar_shows_it(
+    tmp_path: Path, scan: ScanData
+) -> None:
     path = write(scan, FixtureOptions(strategy="first", subset_size=18), tmp_path)
     assert json.loads(path.with_suffix(".json").read_text())["coverage"]["y"] < 0.4
 
@@ -190,9 +220,13 @@ def test_the_first_frames_cover_little_and_the_sidecar_shows_it(tmp_path, scan):
         ),
         (lambda npz, sidecar: npz.write_bytes(npz.read_bytes() + b"x"), "sha256 differs"),
         (lambda npz, sidecar: npz.unlink(), "no such fixture"),
+        (lambda npz, sidecar: (npz.unlink(), npz.mkdir()), "cannot be read: Is a directory"),
+        (lambda npz, sidecar: (sidecar.unlink(), sidecar.mkdir()), "cannot be read: Is a dir"),
     ],
 )
-def test_a_damaged_fixture_is_refused(tmp_path, scan, damage, expected):
+def test_a_damaged_fixture_is_refused(
+    tmp_path: Path, scan: ScanData, damage: Callable[[Path, Path], object], expected: str
+) -> None:
     path = write(scan, FixtureOptions(subset_size=20), tmp_path)
     damage(path, path.with_suffix(".json"))
     with pytest.raises(ScanError, match=expected) as caught:
@@ -200,10 +234,29 @@ def test_a_damaged_fixture_is_refused(tmp_path, scan, damage, expected):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_while_writing_leaves_the_old_pair(tmp_path, scan):
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("kept", ["cut.npz", "cut.json"])
+def test_a_folder_in_the_place_of_one_file_leaves_the_other(
+    tmp_path: Path, scan: ScanData, kept: str
+) -> None:
     path = write(scan, FixtureOptions(subset_size=20), tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    blocked = path.with_suffix(".json" if kept == "cut.npz" else ".npz")
+    blocked.unlink()
+    blocked.mkdir()
+    before = content(tmp_path)
+    with pytest.raises(FileWriteError, match=f"cannot write {blocked}: "):
+        write(scan, FixtureOptions(subset_size=30), tmp_path)
+    assert content(tmp_path) == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_old_pair(tmp_path: Path, scan: ScanData) -> None:
+    path = write(scan, FixtureOptions(subset_size=20), tmp_path)
     (tmp_path / "other").write_bytes(b"")
+    before = content(tmp_path)
     with pytest.raises(FileWriteError):
         write_fixture(
             scan,
@@ -213,12 +266,87 @@ def test_an_error_while_writing_leaves_the_old_pair(tmp_path, scan):
             source_name="s",
             source_sha256="",
         )
-    (tmp_path / "other").unlink()
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert content(tmp_path) == before
+
+
+REWRITE = """\
+import os, resource, sys
+from importlib.metadata import version
+from pathlib import Path
+from ptycho_tasks.fixture import write_fixture
+from ptycho_tasks.options import FixtureOptions
+from ptycho_tasks.readers import read_scan
+source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+scan = read_scan(source)
+version("ptycho-tasks")  # imports what another user may not be able to read
+{before}
+write_fixture(scan, FixtureOptions(subset_size=30), npz_path=folder / "cut.npz",
+              sidecar_path=folder / "cut.json", source_name="s", source_sha256="")
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def rewrite_fails(scan: ScanData, folder: Path, before: str, mode: int = 0o755) -> str:
+    """Write other frames over a fixture in another process, which must fail and leave no trace.
+
+    The process runs the statement `before` first; the fixture's folder has the `mode`. Gives the
+    last line of the process's complaint.
+    """
+    source = folder / "source.npz"
+    write_scan(source, scan)
+    target = folder / "fixtures"
+    write(scan, FixtureOptions(subset_size=20), target)
+    target.chmod(mode)
+    old = content(target)
+    done = subprocess.run(
+        [sys.executable, "-c", REWRITE.format(before=before), source, target],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    target.chmod(0o755)
+    assert done.returncode == 1
+    assert content(target) == old
+    assert sorted(p.name for p in target.iterdir()) == ["cut.json", "cut.npz"]
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("limit", [0, 10, 100, 1000, 10_000, 30_720, 40_000])
+def test_a_full_disk_leaves_the_old_pair(open_folder: Path, scan: ScanData, limit: int) -> None:
+    """A limit on the size of files fails like a full disk: in the middle of a write."""
+    line = rewrite_fails(
+        scan, open_folder, f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    )
+    assert re.fullmatch(
+        r"ptycho_tasks.errors.FileWriteError: cannot write \S+cut.npz: File too large; "
+        "free space or choose another folder; what was there is unchanged",
+        line,
+    )
+
+
+def test_a_read_only_folder_leaves_the_old_pair(open_folder: Path, scan: ScanData) -> None:
+    line = rewrite_fails(scan, open_folder, "os.geteuid() or os.setuid(65534)", mode=0o555)
+    assert re.fullmatch(
+        r"ptycho_tasks.errors.FileWriteError: cannot write \S+cut.npz: Permission denied; .*", line
+    )
+
+
+@pytest.mark.parametrize("size", [0, 15, 16.5])
+def test_fewer_than_sixteen_frames_cannot_be_asked_for(size: float) -> None:
+    with pytest.raises(msgspec.ValidationError, match="subset_size"):
+        msgspec.convert({"subset_size": size}, FixtureOptions)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the measured data of ../shared are not here")
-def test_a_measured_scan(tmp_path):
+def test_a_measured_scan(tmp_path: Path) -> None:
     star = read_scan(SHARED / "siemens_star_64.npz")
     cut = read_fixture(write(star, FixtureOptions(strategy="grid", subset_size=100), tmp_path))
     assert cut.frame_count == 100

@@ -5,7 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +64,14 @@ def message(path: Path, **options: Any) -> str:
     assert "\n" not in text
     assert str(path) in text
     return text
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def test_a_canonical_scan_is_mapped_and_nothing_is_noted(tmp_path: Path) -> None:
@@ -245,9 +258,10 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
     ("frames of no pixel", {"diff3d": C["diff3d"][:, :0, :0]}, {}, "diff3d", "is empty"),
     ("object array", {"diff3d": ragged()}, {}, "diff3d", "pickle"),
     ("object array in an extra key", {"extra": ragged()}, {}, "extra", "pickle"),
-    ("too few", {}, {"min_frames": 16}, "diff3d", "has 6 frames; expected at least 16"),
     ("wrong axis said", {}, {"frame_axis": "last"}, "diff3d", "has 8 frames"),
-    ("bad metadata", {"energy_ev": np.array(-1.0)}, {}, "energy_ev", "positive"),
+    ("negative metadata", {"energy_ev": np.array(-1.0)}, {}, "energy_ev", "positive"),
+    ("infinite metadata", {"distance_m": np.array(np.inf)}, {}, "distance_m", "finite"),
+    ("metadata of text", {"pixel_size_m": np.array("a")}, {}, "pixel_size_m", "positive"),
 ]
 
 
@@ -286,6 +300,71 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, reaso
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "none.npz")
     assert "cannot be read" in message(tmp_path)
+
+
+def test_a_file_without_permission_is_refused(open_folder: Path) -> None:
+    path = save(open_folder, canonical())
+    path.chmod(0)
+    script = f"""\
+import os, h5py
+from pathlib import Path
+from ptycho_tasks import npz, readers, hdf5_scan
+if os.geteuid() == 0:
+    os.setuid(65534)
+readers.read_scan(Path({str(path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        f"ptycho_tasks.errors.ScanError: {path}: cannot be read: Permission denied; "
+        "check the path and its permissions"
+    )
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("key", [*canonical(), "an_extra_key"])
+def test_pickles_are_refused_and_not_run(tmp_path: Path, key: str, compressed: bool) -> None:
+    evil = np.array([Evil(tmp_path / "ran")], dtype=object)
+    (np.savez_compressed if compressed else np.savez)(
+        tmp_path / "scan.npz", **canonical() | {key: evil}
+    )
+    assert f"key {key!r} is an object array, which only pickle can read" in message(
+        tmp_path / "scan.npz"
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kept", [0.2, 0.7, 0.99])
+def test_truncated_scans_are_refused(tmp_path: Path, kept: float, compressed: bool) -> None:
+    path = tmp_path / "scan.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **canonical())
+    os.truncate(path, int(kept * path.stat().st_size))
+    assert "it may be truncated, copy or make it again" in message(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("key", canonical())
+def test_a_member_that_fails_its_checksum_is_refused(
+    tmp_path: Path, key: str, compressed: bool
+) -> None:
+    path = tmp_path / "scan.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **canonical())
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{key}.npy")
+    content = bytearray(path.read_bytes())
+    content[member.header_offset + 30 + len(member.filename) + 20 + member.compress_size - 9] ^= 1
+    path.write_bytes(content)
+    assert f"key {key!r} cannot be read" in message(path)
 
 
 def cubic() -> Arrays:
@@ -375,6 +454,13 @@ def test_cxi_gives_amplitude_and_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.probe[0], canonical()["probeGuess"])
 
 
+def test_translations_too_short_for_a_pixel_are_not_rounded(tmp_path: Path) -> None:
+    """Positions keep their fractions: steps of 3 nm in pixels of some 40 nm."""
+    positions = read_scan(save_hdf5(tmp_path, cxi())).positions
+    assert np.ptp(positions[:, 1]) < 1
+    assert len(np.unique(positions[:, 1])) == M
+
+
 @pytest.mark.parametrize("storage", [{}, {"compression": "gzip"}, {"chunks": (1, N, N)}])
 def test_cxi_amplitude_is_mapped_where_it_lies_in_one_piece(
     tmp_path: Path, storage: dict[str, Any]
@@ -384,6 +470,30 @@ def test_cxi_amplitude_is_mapped_where_it_lies_in_one_piece(
     scan = read_scan(path, measurement="amplitude")
     assert isinstance(scan.diffraction, np.memmap) == (not storage)
     np.testing.assert_array_equal(scan.diffraction, amplitude)
+
+
+def test_frames_that_lie_elsewhere_are_read(tmp_path: Path) -> None:
+    """After a user block, in another file, or pieced together: no place in the file to map."""
+    key, amplitude = "entry_1/data_1/data", canonical()["diff3d"]
+    files = [tmp_path / f"{name}.cxi" for name in ("block", "external", "virtual")]
+    for path in files:
+        with h5py.File(path, "w", userblock_size=512 if path.stem == "block" else 0) as file:
+            for other, value in cxi().items():
+                if other != key:
+                    file[other] = value
+            if path.stem == "block":
+                file[key] = amplitude
+            elif path.stem == "external":
+                amplitude.tofile(tmp_path / "raw")
+                file.create_dataset(
+                    key, amplitude.shape, "f4", external=[(str(tmp_path / "raw"), 0, 1 << 20)]
+                )
+            else:
+                layout = h5py.VirtualLayout(amplitude.shape, "f4")
+                layout[:] = h5py.VirtualSource(str(files[0]), key, amplitude.shape)
+                file.create_virtual_dataset(key, layout)
+        scan = read_scan(path, measurement="amplitude")
+        np.testing.assert_array_equal(scan.diffraction, amplitude)
 
 
 CXI_ACCEPTED: dict[str, Arrays] = {
@@ -522,6 +632,39 @@ def test_truncated_hdf5_is_refused(tmp_path: Path) -> None:
     assert "truncated" in message(path)
 
 
+def test_damaged_compressed_frames_are_refused(tmp_path: Path) -> None:
+    path = save_hdf5(tmp_path, cxi(), compression="gzip")
+    with h5py.File(path) as file:
+        chunk = file["entry_1/data_1/data"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + 4] = b"evil"
+    path.write_bytes(content)
+    text = message(path)
+    assert "key 'entry_1/data_1/data' cannot be read" in text
+    assert "h5repack" in text
+
+
+def test_frames_that_claim_to_lie_past_the_end_are_refused(tmp_path: Path) -> None:
+    path = save_hdf5(tmp_path, cxi())
+    with h5py.File(path) as file:
+        start = file["entry_1/data_1/data"].id.get_offset()
+    content = path.read_bytes()
+    assert content.count(struct.pack("<Q", start)) == 1
+    wrong = struct.pack("<Q", len(content) - 20)
+    path.write_bytes(content.replace(struct.pack("<Q", start), wrong))
+    assert "missing or damaged" in message(path)
+
+
+def test_a_type_that_numpy_does_not_know_counts_as_damaged(tmp_path: Path) -> None:
+    path = save_hdf5(tmp_path, cxi() | {"entry_1/data_1/translation": None})
+    with h5py.File(path, "a") as file:
+        odd = h5py.h5t.IEEE_F64LE.copy()
+        odd.set_ebias(2**30)
+        space = h5py.h5s.create_simple((M, 3))
+        h5py.h5d.create(file["entry_1/data_1"].id, b"translation", odd, space)
+    assert "key 'entry_1/data_1/translation'" in message(path)
+
+
 def test_a_broken_link_counts_as_missing(tmp_path: Path) -> None:
     path = save_hdf5(tmp_path, cxi() | {"entry_1/data_1/data": None})
     with h5py.File(path, "a") as file:
@@ -601,6 +744,51 @@ def test_frames_may_carry_their_own_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(scan.positions[:, 0], [H / 2 - 4.25, H / 2 + 3, H / 2])
 
 
+def test_metadata_come_from_caller_product_and_frames_in_this_order(tmp_path: Path) -> None:
+    own = {"energy_ev": np.array(1.0), "distance_m": np.array(2.0), "exposure_s": np.array(3.0)}
+    frames = save(tmp_path, canonical() | own, "frames.npz")
+    product = write_product(tmp_path / "p.h5")
+    scan = read_scan(frames, product=product, energy_ev=7.0)
+    assert (scan.energy_ev, scan.distance_m, scan.exposure_s) == (7.0, 1.5, 0.5)
+    with h5py.File(product, "a") as file:
+        for name in ("probe_energy_eV", "detector_object_distance_m", "exposure_time_s"):
+            del file.attrs[name]
+    scan = read_scan(frames, product=product)
+    assert (scan.energy_ev, scan.distance_m, scan.exposure_s) == (1.0, 2.0, 3.0)
+
+
+def test_a_bad_frame_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    frames = save(tmp_path, {"diff3d": with_value(canonical()["diff3d"], (4, 1, 1), -1)})
+    text = message(frames, product=write_product(tmp_path / "p.h5"))
+    assert "negative values (first at frame 4)" in text
+
+
+def test_frame_numbers_must_be_as_many_as_frames(tmp_path: Path) -> None:
+    frames = save(tmp_path, {"patterns": COUNTS, "indexes": np.array([2, 4, 0])}, "f.npz")
+    text = message(frames, product=write_product(tmp_path / "p.h5"))
+    assert "has 6 frames (shape (6, 8, 8)) but 3 frame numbers" in text
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "value"),
+    [
+        ("object", "center_x_m", np.nan),
+        ("object", "pixel_width_m", "wide"),
+        ("object", "pixel_height_m", [1e-8, 1e-8]),
+        ("/", "probe_energy_eV", "9 keV"),
+        ("/", "exposure_time_s", np.inf),
+    ],
+)
+def test_attributes_that_are_no_number_are_refused(
+    tmp_path: Path, item: str, name: str, value: Any
+) -> None:
+    product = write_product(tmp_path / "p.h5")
+    with h5py.File(product, "a") as file:
+        file[item].attrs[name] = value
+    with pytest.raises(ScanError, match=rf"p\.h5: key '{name}' .*one finite number; write"):
+        read_scan(frames_npz(tmp_path), product=product)
+
+
 def test_a_product_for_every_frame_leaves_them_mapped(tmp_path: Path) -> None:
     places = {f"probe_position_{axis}_m": np.zeros(M) for axis in "xy"}
     product = write_product(tmp_path / "p.h5", probe_position_indexes=np.arange(M)[::-1], **places)
@@ -615,6 +803,9 @@ def test_a_product_without_frames_says_where_it_goes(tmp_path: Path) -> None:
 
 PRODUCT_REFUSED: list[tuple[str, Arrays, str, str]] = [
     ("no object", {"object": None}, "object", "missing"),
+    ("object of one axis", {"object": np.ones(3, "c8")}, "object", "(L, H, W)"),
+    ("object without pixels", {"object": np.ones((1, 0, 3), "c8")}, "object", "(L, H, W)"),
+    ("object of text", {"object": b"none"}, "object", "(L, H, W)"),
     ("no probe", {"probe": None}, "probe", "missing"),
     ("no positions", {"probe_position_x_m": None}, "probe_position_x_m", "missing"),
     ("lengths", {"probe_position_x_m": np.ones(2)}, "probe_position_indexes", "x 2"),
@@ -642,3 +833,37 @@ def test_products_refused(tmp_path: Path, change: Arrays, key: str, reason: str)
 def test_a_product_of_other_frames_is_refused(tmp_path: Path) -> None:
     product = write_product(tmp_path / "p.h5", probe_position_indexes=[1, 7, 2])
     assert "position for frame 7" in message(frames_npz(tmp_path), product=product)
+
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+MEASURED = {
+    "siemens_star_128": (516, 128),
+    "siemens_star_64": (516, 64),
+    "synth_disc_1e9_test": (1024, 64),
+    "synth_disc_1e9_train": (1024, 64),
+    "synth_siemens_1e4_test": (1024, 64),
+    "synth_siemens_1e4_train": (1024, 64),
+}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_and_simulated_scans_are_read(name: str) -> None:
+    scan = read_scan(DATA / f"{name}.npz")
+    assert (scan.frame_count, scan.size) == MEASURED[name]
+    assert (scan.name, scan.diffraction.dtype) == (name, np.float32)
+    assert scan.object is not None
+    # Every patch lies on the object, or the positions mean something else.
+    corner = np.rint(scan.positions) - scan.size // 2
+    assert corner.min() >= 0
+    assert (corner.max(axis=0) + scan.size <= scan.object.shape).all()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
+@pytest.mark.parametrize("name", ["siemens_star_128", "siemens_star_64"])
+def test_the_star_numbers_its_frames_in_scan_index(name: str) -> None:
+    scan = read_scan(DATA / f"{name}.npz")
+    np.testing.assert_array_equal(scan.scan_index, np.arange(516))
+    assert scan.start_positions is not None
+    # Refined positions stay near the measured ones.
+    assert np.median(np.abs(scan.positions - scan.start_positions)) < 5

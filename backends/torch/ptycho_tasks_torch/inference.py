@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho_tasks.backend import InferRequest, Reconstruction
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel
+from ptycho_tasks.errors import BundleError, ConfigError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.groups import covering_groups
@@ -22,7 +22,7 @@ from ptycho_tasks_torch.stitching import Stitcher
 def infer(request: InferRequest) -> Reconstruction:
     """Predict the object patches of every frame and stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
-    N = request.model.metadata.get("N", scan.size)
+    N, intensity_scale = _trained_for(request.model)
     if scan.size != N:
         raise ConfigError(
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
@@ -36,7 +36,7 @@ def infer(request: InferRequest) -> Reconstruction:
     probe = scale_probe(scan.probe, counts)
     groups = covering_groups(scan, options.gridsize)
     stitcher = Stitcher(canvas_of(scan.positions, N))
-    scale = math.sqrt(request.model.metadata["intensity_scale"])
+    scale = math.sqrt(intensity_scale)
     batch = request.execution.inference_batch_size
     with settings(request.execution), torch.inference_mode():
         light_from = torch.from_numpy(probe).to(device)
@@ -59,6 +59,17 @@ def infer(request: InferRequest) -> Reconstruction:
         positions=scan.positions,
         losses=[epoch["loss"] for epoch in request.model.history],
     )
+
+
+def _trained_for(model: TrainedModel) -> tuple[int, float]:
+    """N and intensity scale of the training, without which its weights mean nothing."""
+    N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
+    if not isinstance(N, int) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise BundleError(
+            f"the bundle lacks what its training found: N is {N!r}, intensity_scale is {scale!r}; "
+            "train again"
+        )
+    return N, float(scale)
 
 
 def _tensor(array: NDArray[np.float32], device: torch.device) -> torch.Tensor:

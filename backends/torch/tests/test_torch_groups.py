@@ -155,3 +155,53 @@ def test_where_nothing_was_seen_the_object_is_zero():
     image = stitcher.object()
     assert (image[2:6, 7:10] == 2j).all()
     assert np.count_nonzero(image) == 12
+
+
+def stitched(scan: ScanData, truth, turn) -> tuple[np.ndarray, np.ndarray]:
+    """The truth's patches, each group turned by a phase of its own; and the truth alike cut."""
+    groups, canvas, N = covering_groups(scan, 2), canvas_of(scan.positions, scan.size), scan.size
+    patches = np.stack(
+        [[truth[y : y + N, x : x + N] for y, x in group] for group in groups.corners]
+    )
+    light = np.broadcast_to(np.outer(np.hanning(N), np.hanning(N)), patches.shape)
+    stitcher = Stitcher(canvas)
+    turned = patches * np.exp(1j * turn(len(groups)))[:, None, None, None]
+    stitcher.add(turned.astype(np.complex64), light.astype(np.float32), groups.corners)
+    (top, left), (height, width) = canvas.origin, canvas.shape
+    return stitcher.object(), truth[top : top + height, left : left + width]
+
+
+def smooth_object(rows: int, columns: int) -> np.ndarray:
+    y, x = np.mgrid[:rows, :columns]
+    return ((1 + 0.2 * np.sin(y / 5)) * np.exp(1j * np.cos(x / 9 + y / 17))).astype(np.complex64)
+
+
+def test_phases_that_the_data_do_not_tell_are_aligned():
+    scan, truth = regular_scan(8, 12), smooth_object(56, 72)
+    generator = np.random.default_rng(0)
+    image, expected = stitched(scan, truth, lambda groups: generator.normal(0, 0.5, groups))
+    seen = image != 0
+    ratio = image[seen] / expected[seen]
+    np.testing.assert_allclose(ratio, ratio.mean(), atol=1e-3)
+    assert abs(ratio.mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_phases_that_agree_stay_as_they_are():
+    scan, truth = regular_scan(8, 12), smooth_object(56, 72)
+    image, expected = stitched(scan, truth, np.zeros)
+    seen = image != 0
+    np.testing.assert_allclose(image[seen], expected[seen], atol=1e-3)
+
+
+def test_islands_of_a_scan_keep_their_phase():
+    """Nothing tells the phase of one island against another."""
+    one = regular_scan(3, 3)
+    far = one.positions + np.array([0.0, 60.0])
+    scan = replace(
+        one,
+        diffraction=np.concatenate([one.diffraction] * 2),
+        positions=np.concatenate([one.positions, far]),
+    )
+    image, expected = stitched(scan, smooth_object(40, 100), np.zeros)
+    seen = image != 0
+    np.testing.assert_allclose(image[seen], expected[seen], atol=1e-3)

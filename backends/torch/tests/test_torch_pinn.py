@@ -15,7 +15,8 @@ from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainReque
 from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
 from ptycho_tasks.fixture import take_frames
-from ptycho_tasks.metrics import data_misfit
+from ptycho_tasks.forward import expected_intensity
+from ptycho_tasks.metrics import data_misfit, score
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.pinn import PinnOptions, backend
@@ -86,6 +87,15 @@ def test_training_makes_the_reconstruction_better(scan, gridsize):
     assert r_factor(scan, after) < r_factor(scan, before)
     losses = [epoch["val_loss"] for epoch in model.history]
     assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.2 * model.history[-1]["flat_loss"]
+    flat = replace(after, object=np.full_like(after.object, scan.object.mean()))
+    assert r_factor(scan, after) < 0.5 * r_factor(scan, flat)
+    ours, none = (
+        score(made.object, made.origin, scan.object, made.positions, scan.size)
+        for made in (after, flat)
+    )
+    assert ours["amplitude_ssim"] > none["amplitude_ssim"] + 0.3
+    assert ours["phase_ssim"] > none["phase_ssim"] + 0.2
 
 
 def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
@@ -100,11 +110,66 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
     assert model.metadata["intensity_scale"] > 0
 
 
+def test_fewer_groups_make_an_epoch_shorter(scan):
+    from ptycho_tasks_torch.training import _loaders, make_blocks, split_frames
+
+    def steps(**values) -> int:
+        options = msgspec.structs.replace(SMALL, **values)
+        training, validation = split_frames(scan, options)
+        blocks = make_blocks(scan, options, training, validation)
+        return len(_loaders(blocks, options, len(training))[0])
+
+    assert steps() == 5  # of 79 frames, 16 a step
+    assert steps(gridsize=2) == 5
+    assert steps(n_groups=32) == 2
+    assert steps(n_groups=79) == 5
+
+
 def test_nothing_is_printed_and_nothing_is_written(scan, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     backend.train(TrainRequest(scan, msgspec.structs.replace(SMALL, epochs=1), CPU))
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mapped_scan_gives_the_same_and_stays_as_it_is(scan, trained, tmp_path):
+    np.save(tmp_path / "frames.npy", scan.diffraction)
+    before = (tmp_path / "frames.npy").read_bytes()
+    mapped = replace(scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"))
+    model = backend.train(TrainRequest(mapped, SMALL, CPU))
+    for name, array in trained.models["diffraction_to_obj"].items():
+        np.testing.assert_array_equal(model.models["diffraction_to_obj"][name], array)
+    np.testing.assert_array_equal(infer(mapped, model).object, infer(scan, trained).object)
+    assert (tmp_path / "frames.npy").read_bytes() == before
+
+
+def test_the_variables_of_a_batch_system_change_nothing(scan, trained, monkeypatch):
+    for name, value in {
+        "JOB_NAME": "train",
+        "JOB_ID": "1",
+        "NTASKS": "4",
+        "PROCID": "0",
+        "LOCALID": "0",
+        "NODELIST": "node1",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    model = backend.train(TrainRequest(scan, SMALL, CPU))
+    for name, array in trained.models["diffraction_to_obj"].items():
+        np.testing.assert_array_equal(model.models["diffraction_to_obj"][name], array)
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_only_frames_held_back_are_validated(scan, gridsize):
+    from ptycho_tasks_torch.training import make_blocks, split_frames
+
+    options = msgspec.structs.replace(SMALL, gridsize=gridsize, validation_fraction=0.2)
+    training, validation = split_frames(scan, options)
+    assert set(training).isdisjoint(validation)
+    blocks = make_blocks(scan, options, training, validation)
+    np.testing.assert_array_equal(blocks.held, validation)
+    assert not np.isin(blocks.groups.frames[blocks.training], validation).any()
+    for frame, block in zip(validation, blocks.validation, strict=True):
+        assert frame in blocks.groups.frames[block[0]]
 
 
 def test_permuted_frames_give_the_same_image(scan, trained):
@@ -160,9 +225,18 @@ def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
 
     good = {"loss": 0.1, "val_loss": 0.1, "flat_loss": 0.4, "spread": 0.2}
     refuse_flat([good | {"val_loss": 0.9}, good])
-    for collapsed in (0.4, float("nan")):
+    for collapsed in ({"val_loss": 0.4}, {"val_loss": float("nan")}, {"spread": 1e-5}):
         with pytest.raises(TrainingError, match="no better than a flat object"):
-            refuse_flat([good, good | {"val_loss": collapsed, "spread": 1e-5}])
+            refuse_flat([good, good | collapsed])
+
+
+def test_a_scan_of_a_flat_object_fails_the_run(scan):
+    counts = [
+        c for _, c in expected_intensity(np.ones_like(scan.object), scan.probe, scan.positions)
+    ]
+    flat = replace(scan, diffraction=np.sqrt(np.concatenate(counts)))
+    with pytest.raises(TrainingError, match="no better than a flat object"):
+        backend.train(TrainRequest(flat, msgspec.structs.replace(SMALL, epochs=1), CPU))
 
 
 def test_dark_frames_are_refused(scan):
@@ -178,7 +252,7 @@ def test_too_few_frames_are_refused(scan):
 
 def test_more_groups_than_there_are_says_how_many(scan):
     options = msgspec.structs.replace(SMALL, n_groups=500)
-    with pytest.raises(ConfigError, match=r"500 groups.*give 77"):
+    with pytest.raises(ConfigError, match=r"500 groups.*give 79"):
         backend.train(TrainRequest(scan, options, CPU))
 
 
@@ -207,6 +281,12 @@ def test_a_model_of_another_shape_is_refused(scan, trained):
         infer(scan, trained, msgspec.structs.replace(SMALL, channels=12))
     with pytest.raises(BundleError, match="holds no model"):
         infer(scan, TrainedModel(models={}, metadata=trained.metadata))
+
+
+@pytest.mark.parametrize("damage", [{"N": None}, {"intensity_scale": None}, {"intensity_scale": 0}])
+def test_a_model_without_what_its_training_found_is_refused(scan, trained, damage):
+    with pytest.raises(BundleError, match="lacks what its training found"):
+        infer(scan, replace(trained, metadata={**trained.metadata, **damage}))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +356,23 @@ def test_looking_the_backend_up_imports_no_torch():
     assert {"torch", "lightning", "numpy"} & loaded == set()
 
 
-def test_inference_needs_no_lightning():
-    loaded = modules_after("import ptycho_tasks_torch.inference")
+INFER = """
+import sys
+from pathlib import Path
+import msgspec
+from ptycho_tasks.backend import InferRequest
+from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.simulate import simulate
+from ptycho_tasks_torch.pinn import PinnOptions, backend
+bundle = load_bundle(Path({model_dir!r}))
+scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
+options = msgspec.convert(bundle.params["training"], PinnOptions)
+assert backend.infer(InferRequest(scan, bundle.model, options)).object.any()
+"""
+
+
+def test_inference_needs_no_lightning(model_dir):
+    loaded = modules_after(INFER.format(model_dir=str(model_dir)))
     assert "torch" in loaded
     assert {"lightning", "pytorch_lightning"} & loaded == set()
