@@ -44,7 +44,10 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         str,
         doc("device: auto, cpu, gpu, cuda or mps", pattern="^(auto|cpu|gpu|cuda|mps)$"),
     ] = "auto"
-    threads: Annotated[int, doc("CPU threads; 0 leaves the choice to the library", ge=0)] = 0
+    threads: Annotated[
+        int,
+        doc("CPU threads, 0: the library's choice; another number rounds sums otherwise", ge=0),
+    ] = 0
     inference_batch_size: Annotated[int, doc("frames (or groups) per inference step", ge=1)] = 64
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
 
