@@ -4,7 +4,7 @@ owns every file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,10 @@ def no_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
     """A `Progress` that shows nothing."""
 
 
+def say_nothing(text: str) -> None:
+    """A `say` that shows nothing."""
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """All that a backend needs in order to train."""
@@ -44,7 +48,11 @@ class TrainRequest:
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
     progress: Progress = no_progress
     work_dir: Path | None = None
-    """An existing folder for checkpoints and the like; None where nothing may be written."""
+    """An existing folder for checkpoints; None where nothing may be written. A later training on
+    the same data with the same code and options, `epochs` aside, is given the same folder with
+    all that is in it: after a kill, or to go on for more epochs."""
+    say: Callable[[str], None] = say_nothing
+    """Shows the user one line, such as where a training resumes."""
 
 
 @dataclass(frozen=True)

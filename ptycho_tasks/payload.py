@@ -6,6 +6,7 @@ opened, no network library imported, nothing written. A wrong value costs millis
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,15 @@ import msgspec
 
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import find_backend
-from ptycho_tasks.config import Config, ConfigFile, SourceOptions, convert, flatten, merge
+from ptycho_tasks.config import (
+    Config,
+    ConfigFile,
+    SourceOptions,
+    canonical_json,
+    convert,
+    flatten,
+    merge,
+)
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
 
@@ -130,6 +139,18 @@ class TrainingPayload(_BackendPayload):
             "backend": self._backend_identity(),
             "training": msgspec.to_builtins(self.training),
         }
+
+    def work_dir(self, fixture_sha256: str) -> Path:
+        """The folder for checkpoints of trainings that differ in nothing but `epochs`."""
+        identity = self.identity()
+        identity["training"].pop("epochs")
+        text = canonical_json({"fixture": fixture_sha256, **identity})
+        return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def work_root(self) -> Path:
+        """Where the folders for checkpoints lie."""
+        return self.root / ".ptycho" / "work" / self.variant
 
     def params(self, size: int) -> dict[str, Any]:
         """What `params.json` of the bundle holds: the settled values, also under the flat

@@ -7,8 +7,9 @@ outputs whole or not at all.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,15 +97,25 @@ def train(payload: TrainingPayload) -> Path:
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
-    from ptycho_tasks.files import write_atomic
+    from ptycho_tasks.files import sha256_file, write_atomic, writing
     from ptycho_tasks.fixture import read_fixture
 
     scan = read_fixture(payload.fixture_file)
+    work_dir = payload.work_dir(sha256_file(payload.fixture_file))
+    with writing(work_dir):
+        work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
     with _backend_imports(payload), show_progress(label, quiet=quiet) as progress:
         model = payload.backend.train(
-            TrainRequest(scan, payload.training, payload.execution, progress)
+            TrainRequest(
+                scan,
+                payload.training,
+                payload.execution,
+                progress,
+                work_dir,
+                lambda text: _say(payload, f"{'':<10} {text}"),
+            )
         )
     path = payload.model_dir / BUNDLE_NAME
     write_atomic(
@@ -117,6 +128,7 @@ def train(payload: TrainingPayload) -> Path:
             params=payload.params(scan.size),
         ),
     )
+    _tidy(work_dir)
     _say(payload, f"bundle     {_shown(path, payload)}")
     return path
 
@@ -157,6 +169,15 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     metrics = _publish(payload, scan, reconstruction)
     _say_result(payload, metrics)
     return metrics
+
+
+def _tidy(work_dir: Path) -> None:
+    """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
+    for other in work_dir.parent.iterdir():
+        if other != work_dir:
+            shutil.rmtree(other, ignore_errors=True)
+    with suppress(OSError):
+        work_dir.rmdir()
 
 
 def _read_source(payload: FixturePayload, path: Path) -> ScanData:
