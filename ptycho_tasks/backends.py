@@ -5,7 +5,6 @@ A backend is looked up by name and imported only when used.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import traceback
 from collections.abc import Callable
@@ -34,10 +33,6 @@ class BackendEntry:
     importer: Callable[[], Any]
     source: Path | None = None
     """The file of a local backend."""
-
-    def code(self) -> str | None:
-        """sha256 of a local backend's file: its code may change without a new version."""
-        return None if self.source is None else hashlib.sha256(self.source.read_bytes()).hexdigest()
 
     def load(self) -> Backend:
         """Import the backend and check that it is one.

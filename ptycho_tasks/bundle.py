@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.errors import BundleError, TrainingError
+from ptycho_tasks.payload import BUNDLE_NAME
 
-BUNDLE_NAME = "wts.h5.zip"
 FORMAT = "ptycho-tasks-bundle"
 FORMAT_VERSION = 1
 MANIFEST, PARAMS, WEIGHTS, HISTORY = "manifest.json", "params.json", "wts.h5", "history.json"
@@ -50,7 +50,13 @@ class Bundle:
 
 
 def bundle_bytes(
-    model: TrainedModel, *, backend: str, backend_version: str, size: int, params: Mapping[str, Any]
+    model: TrainedModel,
+    *,
+    backend: str,
+    backend_version: str,
+    size: int,
+    params: Mapping[str, Any],
+    made_from: Mapping[str, Any] | None = None,
 ) -> bytes:
     """A bundle as bytes.
 
@@ -60,6 +66,7 @@ def bundle_bytes(
         backend_version: the backend's version.
         size: N.
         params: the settled configuration; the model's metadata are added to it.
+        made_from: settings, versions and sha256 of the inputs that decided the content.
 
     Raises:
         TrainingError: an array or a value of the history is NaN or Inf.
@@ -81,6 +88,7 @@ def bundle_bytes(
         "models": sorted(model.models),
         "N": size,
         "gridsize": params.get("flat", {}).get("gridsize", 1),
+        "made_from": made_from,
         "members": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             for name, data in members.items()
@@ -124,6 +132,15 @@ def load_bundle(model_dir: Path) -> Bundle:
         history=_parse(path, HISTORY, members[HISTORY], list),
     )
     return Bundle(manifest, params, model)
+
+
+def made_from(model_dir: Path) -> dict[str, Any] | None:
+    """What a bundle says of what decided its content; None where it says nothing, or is damaged."""
+    try:
+        said = load_bundle(model_dir).manifest.get("made_from")
+    except BundleError:
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _refuse_nan(model: TrainedModel, backend: str) -> None:

@@ -112,6 +112,31 @@ def simulate(output: Path, **values: str | None) -> None:
     click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
 
 
+def _doit(*arguments: str) -> None:
+    from doit.doit_cmd import DoitMain
+
+    code = DoitMain().run(list(arguments))
+    if code:
+        # doit has said why, and calls a wrong task name 3.
+        sys.exit(2 if code == 3 else code)
+
+
+@cli.command()
+@click.argument("tasks", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def why(tasks: tuple[str, ...], as_json: bool) -> None:
+    """Say why tasks are stale: settings, files, code, or a task before them."""
+    _doit("why", *(["--json"] if as_json else []), *tasks)
+
+
+@cli.command("dry-run")
+@click.argument("tasks", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def dry_run(tasks: tuple[str, ...], as_json: bool) -> None:
+    """Say what would run, in order; runs nothing."""
+    _doit("dry-run", *(["--json"] if as_json else []), *tasks)
+
+
 @cli.command()
 @click.option("--source", required=True, type=click.Path(path_type=Path), help="The scan to cut.")
 @click.option(
@@ -124,10 +149,11 @@ def fixture(source: Path, output: Path, **values: str | None) -> None:
     if output.suffix != ".npz":
         raise ConfigError(f"--output: {output} must end in .npz; its sidecar ends in .json")
 
+    from ptycho_tasks.files import sha256_file
     from ptycho_tasks.readers import read_scan
     from ptycho_tasks.stages import cut_fixture
 
-    scan = cut_fixture(read_scan(source), source, options, output)
+    scan = cut_fixture(read_scan(source), source, sha256_file(source), options, output)
     click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
 
 

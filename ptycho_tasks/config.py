@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import msgspec
 import yaml
@@ -23,12 +23,13 @@ from ptycho_tasks.options import (
     FixtureOptions,
     Section,
     SimulationOptions,
+    Stages,
     doc,
     limits,
 )
+from ptycho_tasks.table import CONFIG_NAME, read_bytes
 
-CONFIG_NAME = "ptycho.yaml"
-
+__all__ = ["CONFIG_NAME"]
 
 Positive = Annotated[float, limits(gt=0)]
 
@@ -36,8 +37,12 @@ Positive = Annotated[float, limits(gt=0)]
 class SourceOptions(Section, frozen=True, kw_only=True):
     """Where the scan comes from: give `file`, or `simulate` to make one."""
 
+    affects: ClassVar[Stages] = ("source", "fixture", "infer")
+
     file: Annotated[str | None, doc("the scan to read: NPZ or CXI, relative to this file")] = None
-    simulate: Annotated[SimulationOptions | None, doc("simulate a scan instead")] = None
+    simulate: Annotated[
+        SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
+    ] = None
     product: Annotated[
         str | None, doc("a Ptychodus product (HDF5) that gives probe and positions for `file`")
     ] = None
@@ -62,6 +67,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 class InferenceOptions(Section, frozen=True, kw_only=True):
     """What is reconstructed with the trained model."""
 
+    affects: ClassVar[Stages] = ("infer",)
+
     scan: Annotated[
         str,
         doc("`source` (every frame of it), `fixture`, or the path of another scan", min_length=1),
@@ -77,14 +84,27 @@ class Config(Section, frozen=True, kw_only=True):
     ] = "scan"
     source: Annotated[SourceOptions, doc("where the scan comes from")]
     fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
-    backend: Annotated[str, doc("what trains and reconstructs", min_length=1)] = "pinn"
-    training: Annotated[dict[str, Any], doc("options of the backend")] = msgspec.field(
-        default_factory=dict
+    backend: Annotated[
+        str, doc("what trains and reconstructs", affects=("train", "infer"), min_length=1)
+    ] = "pinn"
+    training: Annotated[dict[str, Any], doc("options of the backend", affects=("train",))] = (
+        msgspec.field(default_factory=dict)
     )
     inference: Annotated[InferenceOptions, doc("what is reconstructed")] = InferenceOptions()
     execution: Annotated[ExecutionOptions, doc("how to run; a change here rebuilds nothing")] = (
         ExecutionOptions()
     )
+    matrix: Annotated[
+        dict[str, Annotated[list[Any], limits(min_length=1)]],
+        doc(
+            "key to its values, as in `training.seed: [0, 1]`: a variant for each combination",
+            affects=(),
+        ),
+    ] = msgspec.field(default_factory=dict)
+    variants: Annotated[
+        list[dict[str, Any]],
+        doc("further variants: each a `name`, and the keys in which it differs", affects=()),
+    ] = msgspec.field(default_factory=list)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -144,13 +164,22 @@ def read_config(path: Path) -> ConfigFile:
     Raises:
         ConfigError: the file is missing, not UTF-8, not YAML, or gives a key twice.
     """
+    return parse_config(path, read_bytes(path))
+
+
+def parse_config(path: Path, content: bytes) -> ConfigFile:
+    """What a ptycho.yaml says, without judging its values.
+
+    Args:
+        path: where it lies.
+        content: its bytes.
+
+    Raises:
+        ConfigError: it is not UTF-8, not YAML, or gives a key twice.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; run `ptycho-tasks init` to make a project here"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     loader = _Loader(text)
     try:
@@ -190,10 +219,12 @@ def _plain(
             result[name] = _plain(loader, value_node, path, child, lines, above)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _plain(loader, item, path, f"{key}[{index}]", lines, above)
-            for index, item in enumerate(node.value)
-        ]
+        items = []
+        for index, item in enumerate(node.value):
+            child = f"{key}[{index}]"
+            lines.setdefault(child, item.start_mark.line + 1)
+            items.append(_plain(loader, item, path, child, lines, above))
+        return items
     return loader.construct_object(node)
 
 
@@ -222,15 +253,35 @@ class Layers:
         return self.origins.get(key) or self.file.where(key)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One of several trainings and reconstructions that a ptycho.yaml asks for."""
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key path to value, laid over the file's own."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key path to `ptycho.yaml:LINE`."""
+
+
+ONLY = Variant("default")
+"""What there is where a ptycho.yaml asks for no variants."""
+
+
 def merge(
     file: ConfigFile,
     *,
+    variant: Variant = ONLY,
     command_line: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Layers:
-    """Lay command-line values and overrides (dotted key path to value) over the file's."""
+    """Lay a variant's, command-line values and overrides (dotted key path to value) over the
+    file's."""
     data = deepcopy(dict(file.data))
     origins = {key: f"{file.path.name}:{line}" for key, line in file.lines.items()}
+    origins |= variant.origins
+    for key, value in variant.overrides.items():
+        _put(data, key, value)
     for values, origin in ((command_line, "command line"), (overrides, "override")):
         for key, value in (values or {}).items():
             _put(data, key, value)
@@ -251,11 +302,44 @@ def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
     """A section of which every line is commented out stands for its defaults, not for null."""
     for name, value in data.items():
         if value is None and name not in {"name", "backend"}:
-            data[name] = {}
+            data[name] = [] if name == "variants" else {}
     source = data.get("source")
     if isinstance(source, dict) and "simulate" in source and source.get("file") is None:
         source["simulate"] = {} if source["simulate"] is None else source["simulate"]
     return data
+
+
+class Fact(NamedTuple):
+    """What is known of a key besides its value."""
+
+    affects: Stages
+    """The stages whose results it decides."""
+    default: Any
+    """Its plain default value."""
+
+
+def default_of(field: Any) -> Any:
+    """The default value of a field of a section; msgspec.NODEFAULT where it must be given."""
+    factory = field.default_factory
+    return field.default if factory is msgspec.NODEFAULT else factory()
+
+
+def facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
+    """Dotted key path of every field below `kind`, to what is known of it.
+
+    A field that may be a section or null, as `source.simulate`, stands for itself too.
+    """
+    result: dict[str, Fact] = {}
+    for item in msgspec.structs.fields(kind):
+        key = f"{prefix}.{item.name}" if prefix else item.name
+        metas = [m for m in item.type.__metadata__ if isinstance(m, msgspec.Meta)]
+        said = next((m.extra["affects"] for m in metas if m.extra), None)
+        nested = next(section_types(item.type), None)
+        if nested is None or item.default is None:
+            result[key] = Fact(kind.affects if said is None else said, default_of(item))
+        if nested is not None:
+            result |= facts(nested, key)
+    return result
 
 
 SectionType = TypeVar("SectionType", bound=Section)

@@ -5,19 +5,31 @@ A field is declared as
     epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 60
 
 so that its meaning, limits and default stand in one place; the commented example, the JSON
-Schema and the error messages are made from it.
+Schema and the error messages are made from it. Which stages a change of it makes stale stands
+there too: with its section, or with the field where it differs.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
+Stages = tuple[str, ...]
+STAGES: Stages = ("source", "fixture", "train", "infer")
+"""The stages of the pipeline, in their order."""
 
-def doc(text: str, **bounds: Any) -> msgspec.Meta:
-    """Describe a field: one sentence, and bounds such as ge, gt, le, lt, min_length, pattern."""
-    return msgspec.Meta(description=text, **bounds)
+
+def doc(text: str, *, affects: Stages | None = None, **bounds: Any) -> msgspec.Meta:
+    """Describe a field.
+
+    Args:
+        text: one sentence.
+        affects: the stages whose results it decides; None takes those of its section.
+        **bounds: ge, gt, le, lt, min_length, pattern and the like.
+    """
+    extra = None if affects is None else {"affects": affects}
+    return msgspec.Meta(description=text, extra=extra, **bounds)
 
 
 def limits(**bounds: Any) -> msgspec.Meta:
@@ -28,9 +40,14 @@ def limits(**bounds: Any) -> msgspec.Meta:
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One section of ptycho.yaml. An unknown key or a wrong type is an error, never ignored."""
 
+    affects: ClassVar[Stages] = STAGES
+    """The stages whose results the section's fields decide, where a field does not say."""
+
 
 class TrainingOptions(Section, frozen=True, kw_only=True):
     """What every backend understands under `training:`; a backend adds its own by subclassing."""
+
+    affects: ClassVar[Stages] = ("train",)
 
     epochs: Annotated[int, doc("passes over the training frames (or iterations)", ge=1)] = 30
     seed: Annotated[int, doc("seed of every random choice in training", ge=0)] = 0
@@ -39,6 +56,8 @@ class TrainingOptions(Section, frozen=True, kw_only=True):
 class ExecutionOptions(Section, frozen=True, kw_only=True):
     """How and where to run. Nothing here changes which result is asked for, so a change
     rebuilds nothing."""
+
+    affects: ClassVar[Stages] = ()
 
     accelerator: Annotated[
         str,
@@ -54,6 +73,8 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
 
 class SimulationOptions(Section, frozen=True, kw_only=True):
     """What to simulate. Every field changes the result."""
+
+    affects: ClassVar[Stages] = ("source",)
 
     object: Annotated[
         Literal["lines", "siemens", "blobs"],
@@ -121,6 +142,8 @@ class SimulationOptions(Section, frozen=True, kw_only=True):
 
 class FixtureOptions(Section, frozen=True, kw_only=True):
     """Which frames of the source are taken."""
+
+    affects: ClassVar[Stages] = ("fixture",)
 
     strategy: Annotated[
         Literal["stratified", "first", "random", "grid"],

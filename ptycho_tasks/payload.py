@@ -6,8 +6,9 @@ opened, no network library imported, nothing written. A wrong value costs millis
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,32 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.backend import Backend
-from ptycho_tasks.backends import find_backend
+from ptycho_tasks.backends import BackendEntry, find_backend
 from ptycho_tasks.config import (
+    ONLY,
     Config,
     ConfigFile,
+    Fact,
+    Layers,
     SourceOptions,
+    Variant,
     canonical_json,
     convert,
+    facts,
     flatten,
     merge,
 )
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.variants import label
 
-DEFAULT_VARIANT = "default"
+BUNDLE_NAME = "wts.h5.zip"
+RECONSTRUCTION = "reconstruction.h5"
+AMPLITUDE = "reconstructed_amplitude.png"
+PHASE = "reconstructed_phase.png"
+METRICS = "metrics.json"
+STATE_DIR = ".ptycho"
+"""The folder in a project that holds what no other program needs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,9 @@ class Settled:
     """Dotted key path to plain value, for every leaf."""
     origins: Mapping[str, str]
     """Dotted key path to `override`, `command line`, `ptycho.yaml:LINE` or `default`."""
+    facts: Mapping[str, Fact]
+    """Dotted key path to what it affects, and its default."""
+    variant: Variant
 
     @property
     def name(self) -> str:
@@ -50,6 +66,21 @@ class Settled:
     def path(self, text: str) -> Path:
         """A path as the user wrote it: `~` expanded, relative to the project's folder."""
         return self.root / Path(text).expanduser()
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Dotted key path to value, for all that decides the result of a stage besides its
+        inputs and the code."""
+        return {k: v for k, v in self.values.items() if stage in self._fact(k).affects}
+
+    def at_default(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Those of some keys whose value is the default."""
+        return tuple(key for key in keys if self.values[key] == self._fact(key).default)
+
+    def _fact(self, key: str) -> Fact:
+        # A mapping among the values has keys of its own.
+        while key not in self.facts:
+            key = key.rpartition(".")[0]
+        return self.facts[key]
 
 
 @dataclass(frozen=True)
@@ -71,7 +102,19 @@ class FixturePayload(Settled):
         """The scan: the user's file, or the simulated one."""
         if self.source.file is not None:
             return self.path(self.source.file)
-        return self.root / "fixtures" / f"{self.name}_source.npz"
+        return self.root / "fixtures" / f"{self._named('source')}_source.npz"
+
+    def changed(self, *sections: str) -> str:
+        """What the variant changes in some sections, in one word; may be empty.
+
+        Variants that change the same there share the files that are made of it.
+        """
+        split = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
+        return label({rest: value for section, rest, value in split if section in sections})
+
+    def _named(self, *sections: str) -> str:
+        changed = self.changed(*sections)
+        return f"{self.name}-{changed}" if changed else self.name
 
     @property
     def product_file(self) -> Path | None:
@@ -81,29 +124,12 @@ class FixturePayload(Settled):
     @property
     def fixture_file(self) -> Path:
         """The fixture's NPZ."""
-        return self.root / "fixtures" / f"{self.name}.npz"
+        return self.root / "fixtures" / f"{self._named('source', 'fixture')}.npz"
 
     @property
     def sidecar_file(self) -> Path:
         """The fixture's JSON sidecar."""
         return self.fixture_file.with_suffix(".json")
-
-    def reading(self) -> dict[str, Any]:
-        """How the source is read, as far as it affects the result."""
-        plain: dict[str, Any] = msgspec.to_builtins(self.source)
-        return {k: v for k, v in plain.items() if k not in {"file", "simulate", "product"}}
-
-    def source_identity(self) -> dict[str, Any]:
-        """What decides whether the source is stale."""
-        return {"simulate": msgspec.to_builtins(self.source.simulate), "reading": self.reading()}
-
-    def fixture_identity(self) -> dict[str, Any]:
-        """What decides, with the source's content, whether the fixture is stale."""
-        return {
-            "source_name": self.source_file.name,
-            "reading": self.reading(),
-            "fixture": msgspec.to_builtins(self.fixture),
-        }
 
 
 @dataclass(frozen=True)
@@ -111,9 +137,8 @@ class _BackendPayload(FixturePayload):
     backend: Backend
     training: TrainingOptions
     """The `training` section, typed by the backend."""
-    code: str | None
-    """sha256 of a local backend's file."""
-    variant: str
+    backend_source: Path | None
+    """The file of a local backend."""
 
     @property
     def execution(self) -> ExecutionOptions:
@@ -123,34 +148,33 @@ class _BackendPayload(FixturePayload):
     @property
     def model_dir(self) -> Path:
         """The folder that holds `wts.h5.zip`."""
-        return self.root / "runs" / self.variant / "training"
+        return self.root / "runs" / self.variant.name / "training"
 
-    def _backend_identity(self) -> dict[str, Any]:
-        return {"name": self.backend.name, "version": self.backend.version, "code": self.code}
+    @property
+    def bundle_file(self) -> Path:
+        """The trained model."""
+        return self.model_dir / BUNDLE_NAME
 
 
 @dataclass(frozen=True)
 class TrainingPayload(_BackendPayload):
     """All that training needs."""
 
-    def identity(self) -> dict[str, Any]:
-        """What decides, with the fixture's content, whether the model is stale."""
-        return {
-            "backend": self._backend_identity(),
-            "training": msgspec.to_builtins(self.training),
-        }
+    def work_dir(self, made_from: Mapping[str, Any], sources: Sequence[str]) -> Path:
+        """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
-    def work_dir(self, fixture_sha256: str) -> Path:
-        """The folder for checkpoints of trainings that differ in nothing but `epochs`."""
-        identity = self.identity()
-        identity["training"].pop("epochs")
-        text = canonical_json({"fixture": fixture_sha256, **identity})
+        Args:
+            made_from: settings, versions and inputs of the training.
+            sources: digests of the source files that count.
+        """
+        settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
+        text = canonical_json({**made_from, "settings": settings, "sources": sources})
         return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def work_root(self) -> Path:
         """Where the folders for checkpoints lie."""
-        return self.root / ".ptycho" / "work" / self.variant
+        return self.root / STATE_DIR / "work" / self.variant.name
 
     def params(self, size: int) -> dict[str, Any]:
         """What `params.json` of the bundle holds: the settled values, also under the flat
@@ -176,7 +200,6 @@ class TrainingPayload(_BackendPayload):
         }
         return {
             "backend": self.backend.name,
-            "fixture": msgspec.to_builtins(self.fixture),
             "flat": flat,
             "training": training,
         }
@@ -197,17 +220,12 @@ class InferencePayload(_BackendPayload):
     @property
     def output_dir(self) -> Path:
         """The folder of the reconstruction."""
-        return self.root / "runs" / self.variant / "inference"
+        return self.root / "runs" / self.variant.name / "inference"
 
-    def identity(self) -> dict[str, Any]:
-        """What decides, with the bundle's and the scan's content, whether the reconstruction
-        is stale."""
-        return {
-            "backend": self._backend_identity(),
-            "inference": msgspec.to_builtins(self.config.inference),
-            "name": self.name,
-            "reading": self.reading(),
-        }
+    @property
+    def output_files(self) -> list[Path]:
+        """The reconstruction's files."""
+        return [self.output_dir / name for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)]
 
 
 def create_fixture_payload(
@@ -215,19 +233,21 @@ def create_fixture_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     command_line: Mapping[str, Any] | None = None,
+    variant: Variant = ONLY,
 ) -> FixturePayload:
     """Settle what makes the source and the fixture.
 
     Args:
         file: ptycho.yaml as read.
         overrides: dotted key path to value; wins over everything.
-        command_line: likewise; wins over ptycho.yaml.
+        command_line: likewise; wins over the variant and ptycho.yaml.
+        variant: one of those that ptycho.yaml asks for; wins over the rest of it.
 
     Raises:
         ConfigError: one line with the origin, the key path and what was expected.
     """
-    config, values, origins = _settle(file, overrides, command_line)
-    return FixturePayload(file.root, config, values, origins)
+    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
+    return FixturePayload(*_settle(layers, variant))
 
 
 def create_training_payload(
@@ -235,6 +255,7 @@ def create_training_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     command_line: Mapping[str, Any] | None = None,
+    variant: Variant = ONLY,
 ) -> TrainingPayload:
     """Settle all that training needs; see `create_fixture_payload`.
 
@@ -242,7 +263,8 @@ def create_training_payload(
         BackendError: the backend is unknown or cannot be loaded.
         ConfigError: a value is wrong.
     """
-    return TrainingPayload(*_with_backend(file, overrides, command_line))
+    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
+    return TrainingPayload(*_with_backend(layers, variant))
 
 
 def create_inference_payload(
@@ -250,28 +272,24 @@ def create_inference_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     command_line: Mapping[str, Any] | None = None,
+    variant: Variant = ONLY,
 ) -> InferencePayload:
     """Settle all that inference needs; see `create_training_payload`."""
-    return InferencePayload(*_with_backend(file, overrides, command_line))
+    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
+    return InferencePayload(*_with_backend(layers, variant))
 
 
-def _settle(
-    file: ConfigFile, overrides: Mapping[str, Any] | None, command_line: Mapping[str, Any] | None
-) -> tuple[Config, dict[str, Any], dict[str, str]]:
-    layers = merge(file, command_line=command_line, overrides=overrides)
+def _settle(layers: Layers, variant: Variant) -> tuple[Any, ...]:
     config = convert(layers, Config)
     values = flatten(config)
-    return config, values, {key: layers.origins.get(key, "default") for key in values}
+    origins = {key: layers.origins.get(key, "default") for key in values}
+    return layers.file.root, config, values, origins, _facts(Config), variant
 
 
-def _with_backend(
-    file: ConfigFile, overrides: Mapping[str, Any] | None, command_line: Mapping[str, Any] | None
-) -> tuple[Any, ...]:
-    config, values, origins = _settle(file, overrides, command_line)
-    layers = merge(file, command_line=command_line, overrides=overrides)
+def _with_backend(layers: Layers, variant: Variant) -> tuple[Any, ...]:
+    root, config, values, origins, known, _ = _settle(layers, variant)
     try:
-        entry = find_backend(config.backend, file.root)
-        backend = entry.load()
+        entry, backend = _backend(config.backend, root)
     except BackendError as error:
         raise BackendError(f"{layers.where('backend')}: {error}") from error
     options = convert(layers, backend.options_type, "training")
@@ -279,12 +297,23 @@ def _with_backend(
     values = {k: v for k, v in values.items() if k.split(".")[0] != "training"} | training
     origins |= {key: layers.origins.get(key, "default") for key in training}
     return (
-        file.root,
+        root,
         config,
         values,
         {key: origins[key] for key in values},
+        known | _facts(backend.options_type, "training"),
+        variant,
         backend,
         options,
-        entry.code(),
-        DEFAULT_VARIANT,
+        entry.source,
     )
+
+
+# A thousand variants name the same few backends and sections.
+_facts = functools.cache(facts)
+
+
+@functools.cache
+def _backend(name: str, root: Path) -> tuple[BackendEntry, Backend]:
+    entry = find_backend(name, root)
+    return entry, entry.load()

@@ -39,6 +39,8 @@ def init_project(
         given["source.simulate"] = None
     elif source.is_file():
         given["source.file"] = _as_seen_from(folder, source.absolute())
+        if source.absolute().resolve() == (folder / "fixtures" / f"{given['name']}.npz").resolve():
+            given["name"] += "_cut"  # else the fixture would take the scan's place
     else:
         raise ConfigError(f"--source: there is no file {source}; correct the path")
     contents = {

@@ -6,6 +6,7 @@ outputs whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.backend import InferRequest, TrainRequest
 from ptycho_tasks.backends import import_failure
+from ptycho_tasks.code import backend_files, core_files, source_digest, versions
 from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
+from ptycho_tasks.payload import (
+    AMPLITUDE,
+    METRICS,
+    PHASE,
+    RECONSTRUCTION,
+    FixturePayload,
+    InferencePayload,
+    TrainingPayload,
+)
 from ptycho_tasks.progress import show_progress
+from ptycho_tasks.state import known_sha256
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Reconstruction
     from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
-
-RECONSTRUCTION = "reconstruction.h5"
-AMPLITUDE = "reconstructed_amplitude.png"
-PHASE = "reconstructed_phase.png"
-METRICS = "metrics.json"
 
 
 def check_source(payload: FixturePayload) -> ScanData:
@@ -57,16 +63,22 @@ def make_fixture(payload: FixturePayload) -> None:
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
     scan = _read_source(payload, payload.source_file)
-    made = cut_fixture(scan, payload.source_file, payload.fixture, payload.fixture_file)
+    source = payload.source_file
+    made = cut_fixture(
+        scan, source, known_sha256(payload.root, source), payload.fixture, payload.fixture_file
+    )
     _say_scan("fixture", payload.fixture_file, payload, made)
 
 
-def cut_fixture(scan: ScanData, source: Path, options: FixtureOptions, output: Path) -> ScanData:
+def cut_fixture(
+    scan: ScanData, source: Path, source_sha256: str, options: FixtureOptions, output: Path
+) -> ScanData:
     """Cut a scan and publish the fixture with its sidecar; gives the fixture.
 
     Args:
         scan: what was read from `source`.
-        source: the file, named in the sidecar with its sha256.
+        source: the file, named in the sidecar.
+        source_sha256: of its content; stands there too.
         options: which frames are taken.
         output: the NPZ; the sidecar is named alike and ends in .json.
 
@@ -74,7 +86,6 @@ def cut_fixture(scan: ScanData, source: Path, options: FixtureOptions, output: P
         ScanError: the scan has fewer frames than asked for.
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
-    from ptycho_tasks.files import sha256_file
     from ptycho_tasks.fixture import read_fixture, write_fixture
 
     write_fixture(
@@ -83,7 +94,7 @@ def cut_fixture(scan: ScanData, source: Path, options: FixtureOptions, output: P
         npz_path=output,
         sidecar_path=output.with_suffix(".json"),
         source_name=source.name,
-        source_sha256=sha256_file(source),
+        source_sha256=source_sha256,
     )
     return read_fixture(output)
 
@@ -96,12 +107,21 @@ def train(payload: TrainingPayload) -> Path:
         TrainingError: the training failed.
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
-    from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
-    from ptycho_tasks.files import sha256_file, write_atomic, writing
+    from ptycho_tasks.bundle import bundle_bytes
+    from ptycho_tasks.files import write_atomic, writing
     from ptycho_tasks.fixture import read_fixture
 
     scan = read_fixture(payload.fixture_file)
-    work_dir = payload.work_dir(sha256_file(payload.fixture_file))
+    made_from = {
+        "settings": payload.settings("train"),
+        "versions": versions("train", payload.backend),
+        "inputs": {"fixture": known_sha256(payload.root, payload.fixture_file)},
+    }
+    files = [
+        *core_files("train"),
+        *backend_files(payload.backend, payload.backend_source, payload.root),
+    ]
+    work_dir = payload.work_dir(made_from, [source_digest(path) for path in files])
     with writing(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
@@ -117,7 +137,7 @@ def train(payload: TrainingPayload) -> Path:
                 lambda text: _say(payload, f"{'':<10} {text}"),
             )
         )
-    path = payload.model_dir / BUNDLE_NAME
+    path = payload.bundle_file
     write_atomic(
         path,
         bundle_bytes(
@@ -126,6 +146,7 @@ def train(payload: TrainingPayload) -> Path:
             backend_version=payload.backend.version,
             size=scan.size,
             params=payload.params(scan.size),
+            made_from=made_from,
         ),
     )
     _tidy(work_dir)
@@ -270,6 +291,7 @@ def _publish(
         reconstruction.positions,
         scan.diffraction,
     )
+    made_from = _made_from(payload)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
@@ -289,16 +311,30 @@ def _publish(
     }
     contents = {
         RECONSTRUCTION: product_bytes(
-            reconstruction, scan, residual=misfit.residual, provenance=payload.identity()
+            reconstruction, scan, residual=misfit.residual, provenance=made_from
         ),
         **pictures,
-        METRICS: (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode(),
     }
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    said = metrics | {"made_from": {**made_from, "files": files}}
+    contents[METRICS] = (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:
         for name, data in contents.items():
             stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
     return metrics
+
+
+def _made_from(payload: InferencePayload) -> dict[str, Any]:
+    """What decided a reconstruction: settings, versions, sha256 of the inputs."""
+    inputs = {"bundle": payload.bundle_file, "scan": payload.scan_file}
+    if payload.product_file is not None and payload.scan_file == payload.source_file:
+        inputs["product"] = payload.product_file
+    return {
+        "settings": payload.settings("infer"),
+        "versions": versions("infer", payload.backend),
+        "inputs": {name: known_sha256(payload.root, path) for name, path in inputs.items()},
+    }
 
 
 def _scores(

@@ -10,197 +10,237 @@ They read the ptycho.yaml of the current folder, which doit makes the dodo.py's 
 from __future__ import annotations
 
 import functools
+import json
 import os
+import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from doit.exceptions import TaskError, TaskFailed
-from doit.tools import config_changed
+from doit.globals import Globals
+from doit.task import Task
 
-from ptycho_tasks.config import CONFIG_NAME, ConfigFile, canonical_json, read_config
+from ptycho_tasks import reporter
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.payload import (
-    FixturePayload,
-    create_fixture_payload,
-    create_inference_payload,
-    create_training_payload,
-)
+from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
+from ptycho_tasks.lock import holder_of
+from ptycho_tasks.state import STATE_NAME, Checker, State
+from ptycho_tasks.table import Row, Table, table_of
 
 DOIT_CONFIG = {
-    "backend": "sqlite3",
-    "dep_file": ".doit.db.sqlite",
+    "backend": "ptycho",
+    "dep_file": STATE_NAME,
+    "check_file_uptodate": Checker,
+    "reporter": reporter.Reporter,
     "default_tasks": ["infer"],
     "verbosity": 2,
 }
 DEBUG = "PTYCHO_TASKS_DEBUG"
 """Environment variable: not empty shows the traceback of every error."""
 
-BUNDLE_NAME = "wts.h5.zip"
-OUTPUTS = (
-    "reconstruction.h5",
-    "reconstructed_amplitude.png",
-    "reconstructed_phase.png",
-    "metrics.json",
-)
-
-
-def or_exit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On a wrong configuration, one line and exit 2 instead of doit's traceback and exit 3."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any) -> Any:
-        try:
-            return function(*args)
-        except ConfigError as error:
-            _complain(error)
-            raise SystemExit(error.exit_code) from error
-
-    return wrapped
-
-
-@functools.cache
-def _config_file() -> ConfigFile:
-    return read_config(Path(CONFIG_NAME).absolute())
-
-
-@or_exit
-def task_source() -> dict[str, Any]:
-    """Simulate the source scan, or check the one that ptycho.yaml names."""
-    payload = create_fixture_payload(_config_file())
-    simulated = payload.source.simulate is not None
-    return _task(
-        payload,
-        stage="check_source",
-        identity=payload.source_identity(),
-        # A missing file is the action's to report: doit would not say which key names it.
-        inputs=[] if simulated else _existing(_source_inputs(payload)),
-        outputs=[payload.source_file] if simulated else [],
-        doc=(
-            f"simulate the scan {_relative(payload, payload.source_file)}"
-            if simulated
-            else f"check the scan {_relative(payload, payload.source_file)}"
-        ),
-    )
-
-
-@or_exit
-def task_fixture() -> dict[str, Any]:
-    """Cut the source to the frames to train on."""
-    payload = create_fixture_payload(_config_file())
-    return _task(
-        payload,
-        stage="make_fixture",
-        identity=payload.fixture_identity(),
-        inputs=_source_inputs(payload),
-        outputs=[payload.fixture_file, payload.sidecar_file],
-        after=["source"],
-        doc="cut the source to the frames to train on, with a sidecar that says which",
-    )
-
-
-@or_exit
-def task_train() -> dict[str, Any]:
-    """Train on the fixture."""
-    payload = create_training_payload(_config_file())
-    return _task(
-        payload,
-        stage="train",
-        identity=payload.identity(),
-        inputs=[payload.fixture_file, payload.sidecar_file],
-        outputs=[payload.model_dir / BUNDLE_NAME],
-        doc=f"train the backend {payload.backend.name} on the fixture; gives {BUNDLE_NAME}",
-    )
-
-
-@or_exit
-def task_infer() -> dict[str, Any]:
-    """Reconstruct the scan."""
-    payload = create_inference_payload(_config_file())
-    from_fixture = payload.config.inference.scan == "fixture"
-    scan = [payload.fixture_file, payload.sidecar_file] if from_fixture else [payload.scan_file]
-    return _task(
-        payload,
-        stage="infer",
-        identity=payload.identity(),
-        inputs=[payload.model_dir / BUNDLE_NAME, *scan],
-        outputs=[payload.output_dir / name for name in OUTPUTS],
-        doc="reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics",
-    )
-
-
-def _task(
-    payload: FixturePayload,
-    *,
-    stage: str,
-    identity: dict[str, Any],
-    inputs: list[Path],
-    outputs: list[Path],
-    doc: str,
-    after: list[str] | None = None,
-) -> dict[str, Any]:
-    targets = [_relative(payload, path) for path in outputs]
-    return {
-        "actions": [(run_stage, [stage, payload])],
-        "file_dep": [_relative(payload, path) for path in inputs],
-        "targets": targets,
-        "task_dep": after or [],
-        "uptodate": [config_changed(canonical_json(identity))],
-        "clean": [(clean, [payload.root, targets])],
-        "io": {"capture": False},
-        "doc": doc,
+_FUNCTIONS = {
+    "source": "check_source",
+    "fixture": "make_fixture",
+    "train": "train",
+    "infer": "infer",
+}
+"""Of `ptycho_tasks.stages`, for each stage."""
+_OPTIONS = [
+    {
+        "name": IGNORE_CODE,
+        "long": "ignore-code",
+        "type": bool,
+        "default": False,
+        "help": "take what was built as made by the code as it is now",
     }
+]
 
 
-def run_stage(stage: str, payload: FixturePayload) -> TaskFailed | TaskError | None:
+def task_source() -> Iterator[Task]:
+    """Simulate the source scan, or check the one that ptycho.yaml names."""
+    return _tasks("source", "simulate or check the source scans")
+
+
+def task_fixture() -> Iterator[Task]:
+    """Cut the source to the frames to train on."""
+    return _tasks("fixture", "cut the sources to the frames to train on")
+
+
+def task_train() -> Iterator[Task]:
+    """Train on the fixture."""
+    return _tasks("train", "train every variant")
+
+
+def task_infer() -> Iterator[Task]:
+    """Reconstruct the scan."""
+    return _tasks("infer", "reconstruct the scan with every variant")
+
+
+def _tasks(stage: str, together: str) -> Iterator[Task]:
+    try:
+        rows = [row for row in _table().rows if row["stage"] == stage]
+    except ConfigError as error:
+        _complain(error)
+        raise SystemExit(error.exit_code) from error
+    if rows[0]["name"] != stage:
+        names = [row["name"] for row in rows]
+        yield Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
+    for row in rows:
+        yield _task(row)
+
+
+def _table() -> Table:
+    """The project's tasks; each command of doit reads them once."""
+    state = getattr(Globals.dep_manager, "backend", None)
+    return _table_at(Path.cwd(), state if isinstance(state, State) else None)
+
+
+@functools.lru_cache(maxsize=1)
+def _table_at(root: Path, state: State | None) -> Table:
+    return table_of(root, state)
+
+
+def _task(row: Row) -> Task:
+    # A missing scan is the action's to report: doit would not say which key names it.
+    inputs = row["inputs"]
+    if row["stage"] == "source":
+        inputs = [path for path in inputs if Path(path).exists()]
+    recipe = Recipe(
+        row["settings"], tuple(row["at_default"]), row["versions"], tuple(row["sources"])
+    )
+    stage, name = row["stage"], row["name"]
+    said = functools.partial(said_by, row) if stage in ("train", "infer") else None
+    task = Task(
+        name,
+        [(run_stage, [name])],
+        file_dep=inputs,
+        targets=row["outputs"],
+        task_dep=[row["after"]] if row["after"] else [],
+        uptodate=[UpToDate(recipe, said)],
+        clean=[(clean, [name])],
+        io={"capture": False},
+        params=_OPTIONS,
+        doc=row["doc"],
+    )
+    if name != stage:
+        task.subtask_of = stage
+    return task
+
+
+def run_stage(name: str) -> TaskFailed | TaskError | None:
     """The action of every task: run a stage; a user's error is one line and the right exit code."""
     from ptycho_tasks import stages
 
-    try:
-        getattr(stages, stage)(payload)
-    except PtychoTasksError as error:
-        _complain(error)
-        failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
-        return failure(str(error), report=False)
-    except Exception as error:
-        # A defect, ours or a backend's: its traceback is what its author needs. Left to doit, it
-        # would end with the exit code of a wrong configuration.
-        traceback.print_exception(error)
-        return TaskFailed(str(error), report=False)
+    table = _table()
+    row = table.row(name)
+    with reporter.lines_of(name):
+        try:
+            refuse_overwriting(row["inputs"], row["outputs"])
+            payload = table.payload(row)
+            remove_leftovers(row["outputs"])
+            getattr(stages, _FUNCTIONS[row["stage"]])(payload)
+        except PtychoTasksError as error:
+            _complain(error)
+            failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
+            return failure(str(error), report=False)
+        except Exception as error:
+            # A defect, ours or a backend's: its traceback is what its author needs. Left to doit,
+            # it would end with the exit code of a wrong configuration.
+            traceback.print_exception(error)
+            return TaskFailed(str(error), report=False)
     return None
 
 
-def clean(root: Path, targets: list[str], dryrun: bool) -> None:
-    """Remove a task's targets, and the folders under `runs` that this leaves empty."""
-    for target in targets:
-        path = root / target
-        if not path.exists():
+def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
+    """Refuse to write an output over an input, by whatever path both are reached.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    for output in map(Path, outputs):
+        for source in map(Path, inputs):
+            if output.exists() and source.exists() and output.samefile(source):
+                raise ConfigError(
+                    f"{source} would be overwritten by what is made of it; set another `name` in "
+                    "ptycho.yaml, or move the scan"
+                )
+
+
+def remove_leftovers(outputs: list[str]) -> None:
+    """Remove what a killed run left of files that it was writing."""
+    for output in outputs:
+        path = Path(output)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
+
+
+def said_by(row: Row) -> dict[str, Any] | None:
+    """What the present bundle or reconstruction says of what it was made from; None where it says
+    nothing or is damaged."""
+    folder = Path(row["outputs"][0]).parent
+    if row["stage"] == "train":
+        from ptycho_tasks.bundle import made_from
+
+        said = made_from(folder)
+        return None if said is None else {**said, "files": {}}
+    from ptycho_tasks.payload import METRICS
+
+    try:
+        said = json.loads((folder / METRICS).read_text())["made_from"]
+        files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {**said, "files": files}
+
+
+def clean(name: str, dryrun: bool) -> None:
+    """Remove what a task built, its checkpoints, and the folders that this leaves empty.
+
+    A file that is not as the task left it is someone's own by now, and stays.
+
+    Raises:
+        SystemExit: a run is at work in the project, or a file cannot be removed.
+    """
+    at_work = None if dryrun else holder_of()
+    if at_work is not None:
+        print(f"error: {at_work}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+    row = _table().row(name)
+    state: State = Globals.dep_manager.backend
+    built = (state.built(name) or {"outputs": {}})["outputs"]
+    for output in row["outputs"]:
+        if not Path(output).exists():
             continue
-        print(f"removing {target}")
-        if dryrun:
-            continue
-        path.unlink()
+        if built.get(output) is None or state.sha256(output) != built[output]:
+            print(f"keeping {output}: it is not as `doit {name}` left it")
+        else:
+            _remove(Path(output), dryrun)
+    if row["stage"] == "train":
+        _remove(Path(f".ptycho/work/{row['variant']}"), dryrun)
+
+
+def _remove(path: Path, dryrun: bool) -> None:
+    if not path.exists():
+        return
+    print(f"removing {path}")
+    if dryrun:
+        return
+    keep = {Path(), Path("fixtures"), Path(".ptycho")}
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
         folder = path.parent
-        while folder not in (root, root / "fixtures") and not any(folder.iterdir()):
+        while folder not in keep and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
-
-
-def _source_inputs(payload: FixturePayload) -> list[Path]:
-    product = payload.product_file
-    return [payload.source_file] if product is None else [payload.source_file, product]
-
-
-def _existing(paths: list[Path]) -> list[Path]:
-    return [path for path in paths if path.exists()]
-
-
-def _relative(payload: FixturePayload, path: Path) -> str:
-    """doit compares paths as strings, so each file has one spelling."""
-    path = Path(os.path.normpath(path))
-    return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
+    except OSError as error:
+        print(f"error: cannot remove {path}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def _complain(error: PtychoTasksError) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from ptycho_tasks.config import CONFIG_NAME, Config, section_types
+from ptycho_tasks.config import CONFIG_NAME, Config, default_of, section_types
 from ptycho_tasks.options import Section, TrainingOptions
 
 SCHEMA_NAME = "ptycho.schema.json"
@@ -57,7 +57,7 @@ def _section(
                 yield ""
             continue
         mark = "" if key in given else "# "
-        value = given.get(key, None if nested else msgspec.to_builtins(field.default))
+        value = given.get(key, None if nested else msgspec.to_builtins(default_of(field)))
         yield f"{'  ' * depth}{mark}{field.name}: {json.dumps(value)}"
 
 

@@ -158,7 +158,7 @@ def test_a_change_of_config_reruns_what_it_made_stale(built_project, doit, old, 
 
 def test_a_change_of_a_local_backend_reruns_training_and_inference(built_project, doit):
     with (built_project / "backends" / "epie.py").open("a") as stream:
-        stream.write("# changed\n")
+        stream.write("changed = True\n")
     assert executed(doit(built_project)) == ["train", "infer"]
 
 
@@ -284,28 +284,40 @@ def test_too_few_frames_says_how_many_there_are(project, doit):
     assert_one_line(doit(project), 1, "has 36 frames", "subset_size")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one byte"])
-def test_a_damaged_bundle_is_refused(built_project, doit, damage):
-    path = built_project / BUNDLE
+def damaged(path, damage):
     data = bytearray(path.read_bytes())
     if damage == "truncated":
         del data[len(data) // 2 :]
     else:
         data[data.index(b'"epochs"') + 1] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte"])
+def test_a_damaged_bundle_is_made_again(built_project, doit, damage):
     before = files(built_project)
-    assert_one_line(doit(built_project), 1, BUNDLE_NAME)
+    damaged(built_project / BUNDLE, damage)
+    assert executed(doit(built_project)) == ["train"]
     assert files(built_project) == before
 
 
-def test_a_bundle_of_another_backend_is_refused(built_project, doit):
+@pytest.mark.parametrize("damage", ["truncated", "one byte"])
+def test_inference_alone_refuses_a_damaged_bundle(built_project, doit, damage):
+    damaged(built_project / BUNDLE, damage)
+    before = files(built_project)
+    assert_one_line(doit(built_project, "run", "-s", "infer"), 1, BUNDLE_NAME)
+    assert files(built_project) == before
+
+
+def test_inference_alone_refuses_a_bundle_of_another_backend(built_project, doit):
     bundle = load_bundle(built_project / "runs/default/training")
     (built_project / BUNDLE).write_bytes(
         bundle_bytes(
             bundle.model, backend="other", backend_version="1", size=32, params=bundle.params
         )
     )
-    assert_one_line(doit(built_project), 1, "made by the backend `other`, not by `epie`")
+    done = doit(built_project, "run", "-s", "infer")
+    assert_one_line(done, 1, "made by the backend `other`, not by `epie`")
 
 
 def test_debug_shows_the_traceback(project, doit):

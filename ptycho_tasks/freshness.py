@@ -1,0 +1,223 @@
+"""Why a stage must run: what it was built from, compared with what there is now."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import UptodateCalculator
+from doit.task import Task
+
+from ptycho_tasks.state import State
+
+IGNORE_CODE = "ignore_code"
+"""The option of every task that takes the code as it is."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason why a task is stale."""
+
+    kind: str
+    """`setting`, `code`, `input`, `output`, `upstream` or `new`."""
+    subject: str
+    """The config key, file or task."""
+    text: str
+    """What is said to the user, the subject included."""
+    old: Any = None
+    new: Any = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a stage's outputs besides the content of its inputs."""
+
+    settings: str
+    """Canonical JSON of dotted config key to value."""
+    at_default: tuple[str, ...]
+    """The keys among them whose value is the default."""
+    versions: Mapping[str, Any]
+    """Code by name, to the version that its author gave it."""
+    sources: tuple[str, ...]
+    """Source files whose content counts."""
+
+
+Found = Mapping[str, Any]
+"""What an artefact says of itself: `settings`, `versions`, `inputs` (path to sha256), and `files`
+(path to sha256 of what was published with it)."""
+
+
+class UpToDate(UptodateCalculator):  # type: ignore[misc]
+    """A stage's answer to doit's question whether it is up to date."""
+
+    # doit asks for the signature of each anew, which takes longer than the rest of its work.
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            for name in ("task", "values")
+        ]
+    )
+
+    def __init__(self, recipe: Recipe, said: Callable[[], Found | None] | None = None) -> None:
+        """Of one stage.
+
+        Args:
+            recipe: what decides the outputs.
+            said: reads what the present outputs say of themselves; None where they say nothing.
+        """
+        super().__init__()
+        self.recipe = recipe
+        self.said = said
+        self.reasons: list[Reason] = []
+        self._sources: dict[str, str | None] = {}
+
+    def __repr__(self) -> str:
+        """What `doit info` shows."""
+        return "; ".join(reason.text for reason in self.reasons) or "up to date"
+
+    def configure_task(self, task: Task) -> None:
+        """Have doit keep what the outputs were built from."""
+        task.value_savers.append(lambda: {"built": self.built(task)})
+
+    def setup(self, dep_manager: Any, tasks_dict: Mapping[str, Task]) -> None:
+        """Get the database and the other tasks."""
+        self.state: State = dep_manager.backend
+        self.tasks = tasks_dict
+
+    def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
+        """Whether the task's outputs are what its inputs, settings and code give."""
+        state = self.state
+        state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
+        # As with the inputs: what is changed while the task runs was not what it has seen.
+        self._sources = {path: state.source_digest(path) for path in self.recipe.sources}
+        built = values.get("built")
+        self.reasons = list(self._reasons(task, built))
+        if self.reasons and self._take_what_is_said(task, built):
+            self.reasons = []
+        elif self.reasons and all(r.kind == "code" for r in self.reasons) and self._ignore_code():
+            self._adopt(task)
+            self.reasons = []
+        return not self.reasons
+
+    def built(self, task: Task) -> dict[str, Any]:
+        """What the outputs that are there now were built from."""
+        return {
+            "settings": self.recipe.settings,
+            "versions": dict(self.recipe.versions),
+            "sources": self._sources,
+            "outputs": {path: self.state.sha256(path) for path in task.targets},
+        }
+
+    def _reasons(self, task: Task, built: Mapping[str, Any] | None) -> Iterator[Reason]:
+        if built is None:
+            yield Reason("new", task.name, "it was not built yet")
+            return
+        if built["settings"] != self.recipe.settings:
+            yield from self._changed_settings(json.loads(built["settings"]))
+        yield from self._changed_code(built)
+        seen = self.state.snapshots[task.name]
+        for path in sorted(seen):
+            old, new = self.state.get(task.name, path), seen[path]
+            if old != new:
+                text = _changed(path, old, new, "is new as an input")
+                yield Reason("input", path, text, old, new)
+        for path in sorted(set(self.state.get(task.name, "deps:") or ()) - set(seen)):
+            yield Reason("input", path, f"{path} is no longer an input")
+        for path in task.targets:
+            old, new = built["outputs"].get(path), self.state.sha256(path)
+            if old != new or new is None:
+                text = _changed(path, old, new, "was not made by this task")
+                yield Reason("output", path, text, old, new)
+
+    def _changed_settings(self, old: Mapping[str, Any]) -> Iterator[Reason]:
+        new = json.loads(self.recipe.settings)
+        for key in sorted({*old, *new}):
+            # An option that is new in the program and not used makes nothing stale.
+            if key not in old and key in self.recipe.at_default:
+                continue
+            if key not in old or key not in new or old[key] != new[key]:
+                text = f"{key} {_value(old, key)} -> {_value(new, key)}"
+                yield Reason("setting", key, text, old.get(key), new.get(key))
+
+    def _changed_code(self, built: Mapping[str, Any]) -> Iterator[Reason]:
+        old, new = built["versions"], self.recipe.versions
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                text = f"{name}: version {_shown(old.get(name))} -> {_shown(new.get(name))}"
+                yield Reason("code", name, text, old.get(name), new.get(name))
+        before, now = built["sources"], self._sources
+        # Installed code has a version only: where it comes or goes, the version decides.
+        if before and now and before != now:
+            for path in sorted({*before, *now}):
+                if before.get(path) != now.get(path):
+                    text = _changed(path, before.get(path), now.get(path), "is new")
+                    yield Reason("code", path, text, before.get(path), now.get(path))
+
+    def _ignore_code(self) -> bool:
+        return any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
+
+    def _take_what_is_said(self, task: Task, built: Mapping[str, Any] | None) -> bool:
+        """Whether the outputs say, credibly, that they are what the task would make.
+
+        So it is after a kill between their publication and the note of it in the database, and
+        where the database was lost.
+        """
+        state = self.state
+        if self.said is None or state.is_forgotten(task.name):
+            return False
+        # An output that alone is not as it was left was edited.
+        if built is not None and all(reason.kind == "output" for reason in self.reasons):
+            return False
+        if not all(Path(path).is_file() for path in task.targets):
+            return False
+        if built is not None:
+            known = not any(True for _ in self._changed_code(built))
+        else:
+            # The outputs do not say which source made them: none that was changed later.
+            made = min(Path(path).stat().st_mtime_ns for path in task.targets)
+            known = all(Path(path).stat().st_mtime_ns <= made for path in self.recipe.sources)
+        found = self.said() if known else None
+        if found is None:
+            return False
+        inputs = state.snapshots[task.name]
+        same = (
+            not any(True for _ in self._changed_settings(found["settings"]))
+            and found["versions"] == self.recipe.versions
+            and sorted(found["inputs"].values()) == sorted(map(str, inputs.values()))
+            and all(state.sha256(path) == digest for path, digest in found["files"].items())
+        )
+        if same:
+            self._adopt(task)
+        return same
+
+    def _adopt(self, task: Task) -> None:
+        inputs = self.state.snapshots[task.name]
+        self.state.adopt(
+            task.name,
+            {
+                "_values_:": {"built": self.built(task)},
+                "checker:": "Checker",
+                **inputs,
+                "deps:": list(inputs),
+            },
+        )
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not there"
+
+
+def _changed(path: str, old: str | None, new: str | None, appeared: str) -> str:
+    if new is None:
+        return f"{path} is missing"
+    if old is None:
+        return f"{path} {appeared}"
+    return f"{path} changed: sha256 {_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)[:12]

@@ -1,0 +1,144 @@
+"""One run at a time in a project: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from ptycho_tasks.errors import PtychoTasksError
+
+LOCK_NAME = ".ptycho/lock"
+_DYING_S = 3.0
+"""How long the worker processes of a killed run may take to end."""
+
+
+class LockedError(PtychoTasksError):
+    """Another run is at work in the project."""
+
+
+class ProjectLock:
+    """The lock of the project in the current folder.
+
+    The kernel's own lock on a file (flock), which ends with its holder however that dies; what
+    the file says is for people. A library for this costs a third of doit's start-up.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Not locked yet."""
+        self.path = path or Path(LOCK_NAME)
+        self._file: IO[str] | None = None
+        self._info: dict[str, Any] = {}
+
+    def acquire(self) -> None:
+        """Take the lock, also over from a run that died.
+
+        Raises:
+            LockedError: another run holds it; the message says which.
+            PtychoTasksError: the file cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+")
+        except OSError as error:
+            raise PtychoTasksError(
+                f"cannot write {self.path}: {error.strerror or error}; allow writing here, or "
+                "work in a copy of the project"
+            ) from error
+        until = time.monotonic() + _DYING_S
+        while not _flock(file):
+            holder = _read(self.path)
+            if not _is_dead(holder) or time.monotonic() > until:
+                file.close()
+                raise LockedError(_sentence(holder))
+            time.sleep(0.05)
+        self._file = file
+        self._info = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            "task": "",
+        }
+        self._write()
+
+    def working_on(self, task: str) -> None:
+        """Say in the lock which task runs."""
+        if self._file is not None:
+            self._info["task"] = task
+            self._write()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+    def _write(self) -> None:
+        assert self._file is not None
+        with suppress(OSError):  # a full disk must not end a run that needs no more space
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(self._info) + "\n")
+            self._file.flush()
+
+
+def holder_of(path: Path | None = None) -> str | None:
+    """A sentence about the run that holds a project's lock; None where none does."""
+    path = path or Path(LOCK_NAME)
+    try:
+        with path.open("a") as file:
+            return None if _flock(file) else _sentence(_read(path))
+    except OSError:  # there is none, or who may not write here cannot be in anyone's way
+        return None
+
+
+def _flock(file: IO[str]) -> bool:
+    """Take the kernel's lock of an open file; False where another process holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: runs are not kept apart
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: the user keeps runs apart
+        return True
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text())
+    except (OSError, ValueError):
+        info = None
+    return info if isinstance(info, dict) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _sentence(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another run is at work in this project; wait for it"
+    task = f", task {holder['task']}" if holder.get("task") else ""
+    return (
+        f"another run is at work in this project: process {holder.get('pid')} on "
+        f"{holder.get('host')}, since {holder.get('since')}{task}; wait for it, or stop it"
+    )

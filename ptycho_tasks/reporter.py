@@ -1,0 +1,131 @@
+"""What doit says while it runs, and what has to frame a run: the lock, and signals.
+
+doit tells its reporter when a run begins, which task it runs, and when it ends; nothing else of
+doit is told only of runs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from types import FrameType
+from typing import Any, TextIO
+
+from doit.globals import Globals
+from doit.reporter import ConsoleReporter
+
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.lock import ProjectLock
+from ptycho_tasks.state import State
+
+_WATCH_S = 0.2
+"""How often a worker process looks whether its run is still there."""
+
+run_pid: int | None = None
+"""The process that runs the tasks; None where no tasks are run."""
+
+
+class Reporter(ConsoleReporter):  # type: ignore[misc]
+    """doit's console output, for one run at a time."""
+
+    desc = "console output, one run at a time in a project"
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        """Begin a run: take the lock, and arrange for an orderly end."""
+        global run_pid
+        self.lock = ProjectLock()
+        try:
+            self.lock.acquire()
+        except PtychoTasksError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(error.exit_code) from error
+        state = Globals.dep_manager.backend
+        if isinstance(state, State):
+            state.running = True
+        run_pid = os.getpid()
+        os.register_at_fork(after_in_child=_watch_the_run)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, _stop)
+
+    def write(self, text: str) -> None:
+        """Write whole lines at once, so that those of worker processes stand between them."""
+        super().write(text)
+        with suppress(AttributeError):
+            self.outstream.flush()
+
+    def execute_task(self, task: Any) -> None:
+        """Say that a task runs, also to who asks for the lock."""
+        self.lock.working_on(task.name)
+        super().execute_task(task)
+
+    def complete_run(self) -> None:
+        """End a run."""
+        super().complete_run()
+        self.lock.release()
+
+
+def in_worker() -> bool:
+    """Whether this is one of several processes that run tasks side by side."""
+    return run_pid is not None and os.getpid() != run_pid
+
+
+class _Prefixed(io.TextIOBase):
+    """A text stream that puts a task's name before each line, and writes only whole lines."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix, self._part = stream, prefix, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._part = (self._part + text).split("\n")
+        if lines:
+            # One write, which the kernel does not split as long as it is short.
+            self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._part:
+            self.write("\n")
+
+
+@contextmanager
+def lines_of(task: str) -> Iterator[None]:
+    """Where tasks run side by side, name the task in each line that the block writes."""
+    if not in_worker():
+        yield
+        return
+    out, err = (_Prefixed(stream, f"{task}: ") for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.close()
+            err.close()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End at once but in order: files that are being written are removed."""
+    raise SystemExit(128 + number)
+
+
+def _watch_the_run() -> None:
+    """In a worker process: end when the run that began it is gone, however it was killed."""
+    if run_pid is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == run_pid:
+            time.sleep(_WATCH_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

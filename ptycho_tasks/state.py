@@ -1,0 +1,351 @@
+"""What was built, from what: a doit database in SQLite, committed as each task completes.
+
+doit keeps one mapping a task in it (its dependencies, their hashes, the task's values). Beside
+them stand the hashes of files by size, modification time and inode, so that a file is read once
+and then recognised, and what the last `ptycho.yaml` came to as tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import FileChangedChecker
+
+from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.files import sha256_file
+
+STATE_NAME = ".ptycho/state.sqlite"
+_APPLICATION_ID = 0x70747963
+_VERSION = 1
+_TABLES = """
+CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE file (
+    path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest TEXT NOT NULL,
+    PRIMARY KEY (path, kind)
+) WITHOUT ROWID;
+CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+"""
+_SETTLED_NS = 20_000_000
+"""A file younger than this could change again within one tick of its file system's clock."""
+_COARSE_SETTLED_NS = 2_000_000_000
+"""Likewise, where the clock has whole seconds only."""
+_BUSY_S = 5.0
+
+Digest = Callable[[Path], str]
+Stamp = tuple[int, int, int]
+"""Size in bytes, modification time in ns, inode."""
+
+
+class State:
+    """A project's database, in the form that doit asks of its backends."""
+
+    desc = "SQLite, committed as each task completes; for ptycho-tasks"
+
+    def __init__(self, name: str, codec: Any = None, *, module_name: str | None = None) -> None:
+        """The database at `name`; it is read at first use, and made when there is something
+        to write."""
+        self.name = name
+        self.running = False
+        """Whether tasks are being run, and not merely asked about."""
+        self.snapshots: dict[str, dict[str, str | None]] = {}
+        """Of tasks that were checked: their inputs' hashes at that time."""
+        self._connection: sqlite3.Connection | None = None
+        self._tasks: dict[str, dict[str, Any]] | None = None
+        self._raw: dict[str, str] = {}
+        self._files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
+        self._notes: dict[str, str] = {}
+        self._new_files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
+
+    # ---------------------------------------------------------------------------------- for doit
+
+    def get(self, task: str, key: str) -> Any:
+        """A value of a task; None where there is none."""
+        return self._record(task).get(key)
+
+    def set(self, task: str, key: str, value: Any) -> None:
+        """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed."""
+        record = self._record(task, make=True)
+        if key == "_values_:":  # the first of a task that succeeded
+            record.clear()
+        # An input that was changed while its task ran was not what the task has seen.
+        seen = self.snapshots.get(task, {}).get(key)
+        record[key] = value if seen is None else seen
+        if key in ("deps:", "ignore:"):
+            self._commit_task(task)
+
+    def in_(self, task: str) -> bool:
+        """Whether something is known of a task."""
+        return bool(self._record(task))
+
+    def remove(self, task: str) -> None:
+        """Forget a task.
+
+        A stage that fails is not forgotten: what was built before is still there, and still
+        described by its record.
+        """
+        if self.running and self.built(task) is not None:
+            return
+        if self._record(task):
+            self._loaded().pop(task)
+            self._write("DELETE FROM task WHERE name = ?", (task,))
+        if not self.running:
+            self.note(f"forgotten {task}", "yes")
+
+    def remove_all(self) -> None:
+        """Forget every task."""
+        for task in [*self._loaded(), *self._raw]:
+            self.remove(task)
+
+    def dump(self) -> None:
+        """Write what is left to write, and close."""
+        self._commit_files()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # ------------------------------------------------------------------------------------- ours
+
+    def built(self, task: str) -> dict[str, Any] | None:
+        """What a stage's outputs were built from, besides its inputs; None for other tasks."""
+        values = self._record(task).get("_values_:") or {}
+        built: dict[str, Any] | None = values.get("built")
+        return built
+
+    def is_forgotten(self, task: str) -> bool:
+        """Whether the user asked to forget a task, and it was not built since."""
+        return self.note(f"forgotten {task}") == "yes"
+
+    def note(self, name: str, text: str | None = None) -> str | None:
+        """Get a note of the whole project, or set it."""
+        self._loaded()
+        if text is not None:
+            self._notes[name] = text
+            self._write("INSERT OR REPLACE INTO note VALUES (?, ?)", (name, text))
+        return self._notes.get(name)
+
+    def keep_note(self, name: str, text: str) -> None:
+        """Set a note that only saves time: a database that cannot be written is none the worse."""
+        with suppress(FileWriteError):
+            self.note(name, text)
+
+    def adopt(self, task: str, record: Mapping[str, Any]) -> None:
+        """Take a record of a task that this database did not see run; who only asks about tasks
+        writes nothing."""
+        self._loaded()[task] = dict(record)
+        if self.running:
+            self._commit_task(task)
+
+    def sha256(self, path: str) -> str | None:
+        """sha256 of a file's content; None where there is no file.
+
+        The file is read only if its size, modification time or inode are not those it had.
+        """
+        return self._digest(path, "sha256", sha256_file)
+
+    def source_digest(self, path: str) -> str | None:
+        """The digest of what a Python file says; see `ptycho_tasks.code.source_digest`."""
+        from ptycho_tasks.code import source_digest
+
+        return self._digest(path, "python", source_digest)
+
+    def _digest(self, path: str, kind: str, compute: Digest) -> str | None:
+        if self._tasks is None:
+            self._loaded()
+        try:
+            stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
+        except OSError:
+            return None
+        known = self._files.get((path, kind))
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if known is not None and known[:3] == stamp:
+            return known[3]
+        try:
+            digest = compute(Path(path))
+            after = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return None
+        if stamp == (after.st_size, after.st_mtime_ns, after.st_ino) and _is_settled(stamp):
+            self._files[path, kind] = self._new_files[path, kind] = (*stamp, digest)
+        return digest
+
+    # ---------------------------------------------------------------------------------- storage
+
+    def _record(self, task: str, *, make: bool = False) -> dict[str, Any]:
+        tasks = self._loaded() if self._tasks is None else self._tasks
+        record = tasks.get(task)
+        if record is None:
+            text = self._raw.pop(task, None)
+            record = {} if text is None else self._decoded(text)
+            if text is not None or make:
+                tasks[task] = record
+        return record
+
+    def _decoded(self, text: str) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        return record if isinstance(record, dict) else {}
+
+    def _loaded(self) -> dict[str, dict[str, Any]]:
+        if self._tasks is None:
+            self._tasks = {}
+            if Path(self.name).exists():
+                try:
+                    self._read()
+                except sqlite3.OperationalError as error:
+                    if "locked" in str(error) or "unable to open" in str(error):
+                        raise
+                    self._set_aside(str(error))
+                except sqlite3.DatabaseError as error:
+                    self._set_aside(str(error))
+        return self._tasks
+
+    def _read(self) -> None:
+        connection = self._connect()
+        found = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if (found, version) != (_APPLICATION_ID, _VERSION):
+            raise sqlite3.DatabaseError("it is not a database of this version of ptycho-tasks")
+        self._raw = dict(connection.execute("SELECT name, record FROM task"))
+        self._files = {
+            (path, kind): (size, mtime_ns, inode, digest)
+            for path, kind, size, mtime_ns, inode, digest in connection.execute(
+                "SELECT path, kind, size, mtime_ns, inode, digest FROM file"
+            )
+        }
+        self._notes = dict(connection.execute("SELECT name, text FROM note"))
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            path = Path(self.name)
+            new = not path.exists()
+            if new:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            # Who may not write here cannot make the files that readers of a WAL database share.
+            way = "" if os.access(path.parent, os.W_OK) else "?immutable=1"
+            # Without a transaction of Python's own making: each is begun and ended below.
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}{way}", uri=True, timeout=_BUSY_S, isolation_level=None
+            )
+            if new:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.executescript(
+                    f"BEGIN; PRAGMA application_id={_APPLICATION_ID};"
+                    f"PRAGMA user_version={_VERSION}; {_TABLES} COMMIT;"
+                )
+        return self._connection
+
+    def _set_aside(self, reason: str) -> None:
+        """Give a file that is no database of ours another name, and begin with an empty one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._raw, self._files, self._notes = {}, {}, {}
+        path = Path(self.name)
+        names = (path.with_name(f"{path.name}.bad{n}") for n in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        path.rename(aside)
+        for ending in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{path}{ending}").unlink()
+        print(
+            f"warning: {path} cannot be used ({reason}); it is now {aside.name}, and what was "
+            "built is recognised by what the files say of themselves",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _commit_task(self, task: str) -> None:
+        if self.is_forgotten(task):
+            self.note(f"forgotten {task}", "no")
+        record = json.dumps(self._loaded()[task], separators=(",", ":"))
+        self._write("INSERT OR REPLACE INTO task VALUES (?, ?)", (task, record))
+
+    def _commit_files(self) -> None:
+        if self._new_files and (self.running or Path(self.name).exists()):
+            # Only time is lost: the files are hashed again.
+            with suppress(FileWriteError):
+                self._write(None, ())
+
+    def _write(self, statement: str | None, values: tuple[Any, ...]) -> None:
+        """Write one row and the hashes found since the last time, in one transaction.
+
+        Raises:
+            FileWriteError: the database cannot be written; it is as it was.
+        """
+        try:
+            self._transact(statement, values)
+        except (sqlite3.Error, OSError) as error:
+            raise FileWriteError(
+                f"cannot write {self.name}: {error}; free space or allow writing, then run again"
+            ) from error
+
+    def _transact(self, statement: str | None, values: tuple[Any, ...]) -> None:
+        connection = self._connect()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany(
+                "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?)",
+                [(*key, *value) for key, value in self._new_files.items()],
+            )
+            if statement is not None:
+                connection.execute(statement, values)
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        self._new_files.clear()
+
+
+class Checker(FileChangedChecker):  # type: ignore[misc]
+    """Tells by sha256 whether an input changed; for every task of the project's dodo.py."""
+
+    def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
+        """Whether a file's content is not what it was."""
+        return bool(_state().sha256(file_path) != state)
+
+    def get_state(self, dep: str, current_state: Any) -> str | None:
+        """What is kept of a file's content."""
+        return _state().sha256(dep)
+
+
+def _state() -> State:
+    from doit.globals import Globals
+
+    state: State = Globals.dep_manager.backend
+    return state
+
+
+def known_sha256(root: Path, path: Path) -> str:
+    """sha256 of a file's content, which a run of doit in the project need not read again."""
+    from doit.globals import Globals
+
+    state = getattr(Globals.dep_manager, "backend", None)
+    known = state.sha256(spelled(root, path)) if isinstance(state, State) else None
+    return known or sha256_file(path)
+
+
+def spelled(root: Path, path: Path) -> str:
+    """A path relative to the project where it lies in it. doit compares paths as strings, so
+    each file has one spelling."""
+    path = Path(os.path.normpath(path))
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _is_settled(stamp: Stamp) -> bool:
+    """Whether a later change of the file would show in its modification time."""
+    age = time.time_ns() - stamp[1]
+    coarse = stamp[1] % 1_000_000_000 == 0
+    # A file from the future, by a clock that is wrong, must not be read again for ever.
+    return age < -_COARSE_SETTLED_NS or age > (_COARSE_SETTLED_NS if coarse else _SETTLED_NS)

@@ -1,0 +1,259 @@
+"""A ptycho.yaml as a table of tasks: plain data, which the database keeps for the next run.
+
+As long as nothing changed that decides the table, the configuration is neither parsed nor
+checked again and no backend is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
+    from ptycho_tasks.state import State
+
+CONFIG_NAME = "ptycho.yaml"
+_FORMAT = 1
+_NOTE = "tasks"
+
+Row = dict[str, Any]
+"""One task: `name`, `stage`, `variant`, `doc`, `inputs`, `outputs` (paths, relative to the project
+where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A project's tasks, and the ptycho.yaml that they are of."""
+
+    rows: list[Row]
+    """In the order of the stages."""
+    path: Path
+    config: bytes
+    """The file as it was read: a change while tasks run is a matter of the next run."""
+
+    def row(self, name: str) -> Row:
+        """The task of a name."""
+        return next(row for row in self.rows if row["name"] == name)
+
+    def payload(self, row: Row) -> TrainingPayload | InferencePayload:
+        """All that the stage of a task needs."""
+        from ptycho_tasks.config import parse_config
+        from ptycho_tasks.payload import create_inference_payload, create_training_payload
+        from ptycho_tasks.variants import variants_of
+
+        file = parse_config(self.path, self.config)
+        variant = next(v for v in variants_of(file) if v.name == row["variant"])
+        create = create_inference_payload if row["stage"] == "infer" else create_training_payload
+        return create(file, variant=variant)
+
+
+def table_of(root: Path, state: State | None) -> Table:
+    """The tasks of the project at `root`.
+
+    Args:
+        root: the project's folder.
+        state: the database, which may hold the table.
+
+    Raises:
+        ConfigError: something in ptycho.yaml is wrong.
+    """
+    path = root / CONFIG_NAME
+    config = read_bytes(path)
+    kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
+    key = _key(root, config)
+    if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
+        return Table(kept["rows"], path, config)
+    rows, watched = make_table(path, config)
+    if state is not None and Path(state.name).exists():
+        kept = {"key": key, "watched": _stamps(watched), "rows": rows}
+        state.keep_note(_NOTE, json.dumps(kept, separators=(",", ":")))
+    return Table(rows, path, config)
+
+
+def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
+    """The tasks, and the files and folders besides ptycho.yaml that decide them.
+
+    Raises:
+        ConfigError: something in ptycho.yaml is wrong.
+    """
+    from ptycho_tasks.config import parse_config
+    from ptycho_tasks.errors import ConfigError
+    from ptycho_tasks.options import STAGES
+    from ptycho_tasks.payload import create_inference_payload, create_training_payload
+    from ptycho_tasks.variants import variants_of
+
+    file = parse_config(path, config)
+    variants = variants_of(file)
+    rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
+    modules: set[str] = set()
+    for variant in variants:
+        training = create_training_payload(file, variant=variant)
+        inference = create_inference_payload(file, variant=variant)
+        for row in _rows(training, inference, several=len(variants) > 1 or bool(variant.overrides)):
+            if set(row["inputs"]) & set(row["outputs"]):
+                raise ConfigError(
+                    f"{training.origins.get('source.file', file.path.name)}: source.file: "
+                    f"{row['inputs'][0]} would be overwritten by the fixture; set another `name`, "
+                    "or move the scan"
+                )
+            other = rows[row["stage"]].setdefault(row["name"], row)
+            if other["settings"] != row["settings"]:
+                raise ConfigError(
+                    f"{file.path.name}: the variants `{other['variant']}` and `{row['variant']}` "
+                    f"would both write {row['outputs'][0]}; rename one or write its values "
+                    "otherwise"
+                )
+        modules.update(_modules(training))
+    for stage in ("source", "fixture"):
+        # One that all variants share needs no name of its own.
+        if len(rows[stage]) == 1:
+            next(iter(rows[stage].values()))["name"] = stage
+    if len(rows["source"]) == 1:
+        for row in rows["fixture"].values():
+            row["after"] = "source"
+    return [row for stage in rows.values() for row in stage.values()], sorted(modules)
+
+
+def _rows(
+    training: TrainingPayload, inference: InferencePayload, *, several: bool
+) -> Iterator[Row]:
+    from ptycho_tasks.code import backend_files, core_files, versions
+    from ptycho_tasks.config import canonical_json
+    from ptycho_tasks.state import spelled
+
+    simulated = training.source.simulate is not None
+    source = [training.source_file, *([training.product_file] if training.product_file else [])]
+    fixture = [training.fixture_file, training.sidecar_file]
+    backend = training.backend
+    used = backend_files(backend, training.backend_source, training.root)
+    made = spelled(training.root, training.source_file)
+    source_name = training.changed("source") or "default"
+    from_fixture = inference.config.inference.scan == "fixture"
+    scan = [inference.fixture_file] if from_fixture else [inference.scan_file]
+    if inference.scan_file == inference.source_file:
+        scan = source
+
+    def row(
+        payload: FixturePayload,
+        stage: str,
+        name: str,
+        doc: str,
+        inputs: list[Path],
+        outputs: list[Path],
+        after: str = "",
+    ) -> Row:
+        settings = payload.settings(stage)
+        with_backend = stage in ("train", "infer")
+        files = [*core_files(stage), *(used if with_backend else [])]
+        return {
+            "name": f"{stage}:{name}" if several else stage,
+            "stage": stage,
+            "variant": payload.variant.name,
+            "doc": doc,
+            "inputs": [spelled(payload.root, path) for path in inputs],
+            "outputs": [spelled(payload.root, path) for path in outputs],
+            "settings": canonical_json(settings),
+            "at_default": payload.at_default(settings),
+            "versions": versions(stage, backend if with_backend else None),
+            "after": after,
+            "sources": [spelled(payload.root, path) for path in files],
+        }
+
+    yield row(
+        training,
+        "source",
+        source_name,
+        f"simulate the scan {made}" if simulated else f"check the scan {made}",
+        [] if simulated else source,
+        [training.source_file] if simulated else [],
+    )
+    yield row(
+        training,
+        "fixture",
+        training.changed("source", "fixture") or "default",
+        "cut the source to the frames to train on, with a sidecar that says which",
+        source,
+        fixture,
+        after=f"source:{source_name}" if several else "source",
+    )
+    yield row(
+        training,
+        "train",
+        training.variant.name,
+        f"train the backend {backend.name} on the fixture; gives {training.bundle_file.name}",
+        [training.fixture_file],
+        [training.bundle_file],
+    )
+    yield row(
+        inference,
+        "infer",
+        inference.variant.name,
+        "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics",
+        [inference.bundle_file, *scan],
+        inference.output_files,
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a ptycho.yaml.
+
+    Raises:
+        ConfigError: it is missing or cannot be read.
+    """
+    from ptycho_tasks.errors import ConfigError
+
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; run `ptycho-tasks init` to make a project here"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _modules(training: TrainingPayload) -> Iterator[str]:
+    """Files and folders that decide, by their presence and content, what a backend is."""
+    from ptycho_tasks.backends import FOLDER
+
+    yield str(training.root / FOLDER)
+    local = training.backend_source
+    if local is not None:
+        yield str(local)
+        return
+    module = sys.modules.get(type(training.backend).__module__)
+    for file in {getattr(module, "__file__", None)} - {None}:
+        assert file is not None
+        yield file
+        yield str(Path(file).parent)
+
+
+def _key(root: Path, config: bytes) -> str:
+    parts = [str(_FORMAT), sys.version, sys.prefix, str(root), _own_stamp()]
+    return hashlib.sha256(config + "\0".join(parts).encode()).hexdigest()
+
+
+def _own_stamp() -> str:
+    """Another one after an upgrade of the core, or a change of its source."""
+    here = Path(__file__).parent
+    return json.dumps(_stamps([str(here), *(str(p) for p in sorted(here.glob("*.py")))]))
+
+
+def _stamps(paths: Mapping[str, Any] | list[str]) -> dict[str, Any]:
+    """Size, modification time and inode of each path; None for one that is not there."""
+    stamps: dict[str, Any] = {}
+    for path in paths:
+        try:
+            stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
+        except OSError:
+            stamps[path] = None
+        else:
+            stamps[path] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    return stamps

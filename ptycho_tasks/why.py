@@ -1,0 +1,151 @@
+"""The doit commands `why` and `dry-run`: what is stale and for which reasons, and what would run.
+
+Neither runs or changes anything, and both work while a run is at work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from doit.cmd_base import DoitCmdBase
+from doit.control import TaskControl
+from doit.exceptions import InvalidCommand
+from doit.task import Task
+
+from ptycho_tasks.freshness import Reason, UpToDate
+
+_JSON = {
+    "name": "as_json",
+    "long": "json",
+    "type": bool,
+    "default": False,
+    "help": "print JSON, for programs",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run would do with one task."""
+
+    task: str
+    status: str
+    """`up to date`; `stale`: it would run; `depends`: it would run if the tasks before it give
+    something else than what is there."""
+    reasons: tuple[Reason, ...]
+
+
+class _Ask(DoitCmdBase):  # type: ignore[misc]
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = None
+    # Delayed tasks are made like all others.
+    execute_tasks = False
+    cmd_options = (_JSON,)
+
+    def verdicts(self) -> list[Verdict]:
+        """Of the selected tasks and all that they need, each after those that it needs."""
+        control = TaskControl(self.task_list)
+        control.process(self.sel_tasks)
+        found: dict[str, Verdict] = {}
+        for name in control.selected_tasks:
+            for task in _in_order(name, control.tasks, set(found)):
+                found[task.name] = self._verdict(task, control.tasks, found)
+        return [verdict for verdict in found.values() if control.tasks[verdict.task].actions]
+
+    def _verdict(
+        self, task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict]
+    ) -> Verdict:
+        status = self.dep_manager.get_status(task, tasks, get_log=True)
+        reasons = [*_own_reasons(task, status)]
+        upstream = [name for name in task.task_dep if before[name].status != "up to date"]
+        made_again = {path for name in upstream for path in tasks[name].targets}
+        # What another task will make is no reason of its own.
+        reasons = [r for r in reasons if r.kind != "input" or r.subject not in made_again]
+        waits = [
+            Reason("upstream", name, f"{name} would run before")
+            for name in upstream
+            if tasks[name].actions
+        ]
+        if not task.actions:
+            worst = {before[name].status for name in task.task_dep}
+            kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
+            return Verdict(task.name, kind, ())
+        kind = "stale" if reasons else "depends" if waits else "up to date"
+        return Verdict(task.name, kind, (*reasons, *waits))
+
+    def _execute(self, as_json: bool = False) -> int:
+        try:
+            verdicts = self.verdicts()
+        finally:
+            self.dep_manager.close()
+        if as_json:
+            text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
+        else:
+            text = "".join(f"{line}\n" for line in self.lines(verdicts))
+        self.outstream.write(text)
+        return 0
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """What is shown."""
+        raise NotImplementedError
+
+
+class Why(_Ask):
+    """`doit why`."""
+
+    doc_purpose = "say why tasks are stale"
+    name = "why"
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """Each task with its reasons."""
+        width = max((len(verdict.task) for verdict in verdicts), default=0)
+        for verdict in verdicts:
+            said = {"depends": "stale, if a task before it gives something new"}
+            yield f"{verdict.task:<{width}}  {said.get(verdict.status, verdict.status)}"
+            for reason in verdict.reasons:
+                yield f"{'':<{width}}    {reason.text}"
+
+
+class DryRun(_Ask):
+    """`doit dry-run`."""
+
+    doc_purpose = "say what would run, in order; runs nothing"
+    name = "dry-run"
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """Each task that would run."""
+        due = [verdict for verdict in verdicts if verdict.status != "up to date"]
+        if not due:
+            yield "nothing would run: all is up to date"
+        for verdict in due:
+            first = verdict.reasons[0].text
+            more = f", and {len(verdict.reasons) - 1} more" if len(verdict.reasons) > 1 else ""
+            mark = ".  " if verdict.status == "stale" else "?  "
+            yield f"{mark}{verdict.task}  ({first}{more})"
+        if any(verdict.status == "depends" for verdict in due):
+            yield "?  runs only if a task before it gives something new"
+
+
+def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
+    ours = [utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)]
+    if ours:
+        yield from ours[0].reasons
+        return
+    # A task of the user's own in the same dodo.py: doit's reasons.
+    if status.status != "up-to-date":
+        for kind, subjects in status.reasons.items():
+            for subject in subjects if isinstance(subjects, list) else [subjects]:
+                yield Reason("input", str(subject), f"{kind.replace('_', ' ')}: {subject}")
+
+
+def _in_order(name: str, tasks: Mapping[str, Task], done: set[str]) -> Iterator[Task]:
+    if name in done:
+        return
+    if name not in tasks:
+        raise InvalidCommand(f"'{name}' is not a task.")
+    done.add(name)
+    for needed in [*tasks[name].task_dep, *tasks[name].setup_tasks]:
+        yield from _in_order(needed, tasks, done)
+    yield tasks[name]
