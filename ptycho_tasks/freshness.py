@@ -92,8 +92,7 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         """Whether the task's outputs are what its inputs, settings and code give."""
         state = self.state
         state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
-        # As with the inputs: what is changed while the task runs was not what it has seen.
-        self._sources = {path: state.source_digest(path) for path in self.recipe.sources}
+        self._sources = state.source_digests(self.recipe.sources)
         built = values.get("built")
         self.reasons = list(self._reasons(task, built))
         if self.reasons and self._take_what_is_said(task, built):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,8 +58,8 @@ class ProjectLock:
         self._file = file
         self._info = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            "host": _host(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
             "task": "",
         }
         self._write()
@@ -114,6 +112,11 @@ def _flock(file: IO[str]) -> bool:
     return True
 
 
+def _host() -> str:
+    # The module socket would cost as much time as all else that is imported for a lock.
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "?")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text())
@@ -123,7 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+    if holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
         return False
     try:
         os.kill(holder["pid"], 0)

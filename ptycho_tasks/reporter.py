@@ -6,6 +6,7 @@ doit is told only of runs.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -49,10 +50,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         if isinstance(state, State):
             state.running = True
         run_pid = os.getpid()
-        os.register_at_fork(after_in_child=_watch_the_run)
+        _watch_workers()
+        self.handlers = {}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             with suppress(ValueError):  # not in the main thread
-                signal.signal(number, _stop)
+                self.handlers[number] = signal.signal(number, _stop)
 
     def write(self, text: str) -> None:
         """Write whole lines at once, so that those of worker processes stand between them."""
@@ -67,7 +69,12 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def complete_run(self) -> None:
         """End a run."""
+        global run_pid
         super().complete_run()
+        if run_pid is not None:
+            run_pid = None
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
         self.lock.release()
 
 
@@ -118,13 +125,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+@functools.cache
+def _watch_workers() -> None:
+    os.register_at_fork(after_in_child=_watch_the_run)
+
+
 def _watch_the_run() -> None:
     """In a worker process: end when the run that began it is gone, however it was killed."""
     if run_pid is None:
         return
 
+    parent = run_pid
+
     def watch() -> None:
-        while os.getppid() == run_pid:
+        while os.getppid() == parent:
             time.sleep(_WATCH_S)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -111,12 +111,9 @@ def train(payload: TrainingPayload) -> Path:
     from ptycho_tasks.files import write_atomic, writing
     from ptycho_tasks.fixture import read_fixture
 
+    # Before anything is read: what is replaced meanwhile must not pass for what was read.
+    made_from = _made_from(payload, "train", {"fixture": payload.fixture_file})
     scan = read_fixture(payload.fixture_file)
-    made_from = {
-        "settings": payload.settings("train"),
-        "versions": versions("train", payload.backend),
-        "inputs": {"fixture": known_sha256(payload.root, payload.fixture_file)},
-    }
     files = [
         *core_files("train"),
         *backend_files(payload.backend, payload.backend_source, payload.root),
@@ -166,6 +163,11 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     """
     from ptycho_tasks.bundle import load_bundle
 
+    # Before anything is read, as in training.
+    inputs = {"bundle": payload.bundle_file, "scan": payload.scan_file}
+    if payload.product_file is not None and payload.scan_file == payload.source_file:
+        inputs["product"] = payload.product_file
+    made_from = _made_from(payload, "infer", inputs)
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
@@ -187,7 +189,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             )
         )
     _check(reconstruction, scan, payload.backend.name)
-    metrics = _publish(payload, scan, reconstruction)
+    metrics = _publish(payload, scan, reconstruction, made_from)
     _say_result(payload, metrics)
     return metrics
 
@@ -277,7 +279,10 @@ def _check(reconstruction: Reconstruction, scan: ScanData, backend: str) -> None
 
 
 def _publish(
-    payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
+    payload: InferencePayload,
+    scan: ScanData,
+    reconstruction: Reconstruction,
+    made_from: dict[str, Any],
 ) -> dict[str, Any]:
     from ptycho_tasks.files import staged
     from ptycho_tasks.metrics import data_misfit
@@ -291,7 +296,6 @@ def _publish(
         reconstruction.positions,
         scan.diffraction,
     )
-    made_from = _made_from(payload)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
@@ -325,15 +329,19 @@ def _publish(
     return metrics
 
 
-def _made_from(payload: InferencePayload) -> dict[str, Any]:
-    """What decided a reconstruction: settings, versions, sha256 of the inputs."""
-    inputs = {"bundle": payload.bundle_file, "scan": payload.scan_file}
-    if payload.product_file is not None and payload.scan_file == payload.source_file:
-        inputs["product"] = payload.product_file
+def _made_from(
+    payload: TrainingPayload | InferencePayload, stage: str, inputs: dict[str, Path]
+) -> dict[str, Any]:
+    """What decides a stage's outputs: settings, versions, sha256 of the inputs."""
     return {
-        "settings": payload.settings("infer"),
-        "versions": versions("infer", payload.backend),
-        "inputs": {name: known_sha256(payload.root, path) for name, path in inputs.items()},
+        "settings": payload.settings(stage),
+        "versions": versions(stage, payload.backend),
+        "inputs": {
+            name: known_sha256(payload.root, path)
+            for name, path in inputs.items()
+            # Who reads it says what is wrong with one that is missing.
+            if path.is_file()
+        },
     }
 
 

@@ -63,6 +63,7 @@ class State:
         self._raw: dict[str, str] = {}
         self._files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
         self._notes: dict[str, str] = {}
+        self._sources: dict[tuple[str, ...], dict[str, str | None]] = {}
         self._new_files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
 
     # ---------------------------------------------------------------------------------- for doit
@@ -151,11 +152,17 @@ class State:
         """
         return self._digest(path, "sha256", sha256_file)
 
-    def source_digest(self, path: str) -> str | None:
-        """The digest of what a Python file says; see `ptycho_tasks.code.source_digest`."""
-        from ptycho_tasks.code import source_digest
+    def source_digests(self, paths: tuple[str, ...]) -> dict[str, str | None]:
+        """Path to the digest of what a Python file says; see `ptycho_tasks.code.source_digest`.
 
-        return self._digest(path, "python", source_digest)
+        Settled at the first call: a change while tasks run is a matter of the next run.
+        """
+        if paths not in self._sources:
+            from ptycho_tasks.code import source_digest
+
+            digests = {path: self._digest(path, "python", source_digest) for path in paths}
+            self._sources[paths] = digests
+        return self._sources[paths]
 
     def _digest(self, path: str, kind: str, compute: Digest) -> str | None:
         if self._tasks is None:
@@ -311,9 +318,20 @@ class State:
 class Checker(FileChangedChecker):  # type: ignore[misc]
     """Tells by sha256 whether an input changed; for every task of the project's dodo.py."""
 
+    def info(self, file_path: str) -> str:
+        """sha256 of a file's content.
+
+        Raises:
+            OSError: there is none.
+        """
+        found = _state().sha256(file_path)
+        if found is None:
+            raise FileNotFoundError(file_path)
+        return found
+
     def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
-        """Whether a file's content is not what it was."""
-        return bool(_state().sha256(file_path) != state)
+        """Whether a file's content (`file_stat` is what `info` gave) is not what it was."""
+        return bool(file_stat != state)
 
     def get_state(self, dep: str, current_state: Any) -> str | None:
         """What is kept of a file's content."""

@@ -30,6 +30,8 @@ from ptycho_tasks.lock import holder_of
 from ptycho_tasks.state import STATE_NAME, Checker, State
 from ptycho_tasks.table import Row, Table, table_of
 
+__all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
+
 DOIT_CONFIG = {
     "backend": "ptycho",
     "dep_file": STATE_NAME,

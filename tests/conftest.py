@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doit.cmd_base import ModuleTaskLoader
+from doit.doit_cmd import DoitMain
+from doit.globals import Globals
 
+from ptycho_tasks import payload, tasks
+from ptycho_tasks.reporter import Reporter
 from ptycho_tasks.template import DODO
 
 README = Path(__file__).parents[1] / "README.md"
@@ -81,6 +86,31 @@ def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Complet
     return subprocess.run(
         command, cwd=cwd, text=True, capture_output=True, timeout=300, check=False, **options
     )
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run doit in this process, which saves its start; gives the stages that ran."""
+
+    def build(root: Path, *arguments: str) -> list[str]:
+        ran: list[str] = []
+
+        class Watching(Reporter):
+            def execute_task(self, task: Any) -> None:
+                super().execute_task(task)
+                if task.actions:
+                    ran.append(task.name.partition(":")[0])
+
+        monkeypatch.chdir(root)
+        tasks._table_at.cache_clear()
+        payload._backend.cache_clear()
+        monkeypatch.setattr(Globals, "dep_manager", None)
+        dodo = {name: getattr(tasks, name) for name in tasks.__all__}
+        dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}
+        assert DoitMain(ModuleTaskLoader(dodo)).run(list(arguments)) == 0
+        return ran
+
+    return build
 
 
 @pytest.fixture
