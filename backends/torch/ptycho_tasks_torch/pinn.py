@@ -26,6 +26,10 @@ class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
         doc("neighbouring frames that must agree on one object: the overlap constraint", ge=4),
     ] = 32
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 4e-3
+    scheduler: Annotated[
+        Literal["cosine", "constant"],
+        doc("cosine: the rate falls to zero; constant: more epochs continue a finished training"),
+    ] = "cosine"
     loss: Annotated[
         Literal["poisson", "mae"],
         doc("Poisson likelihood of the counts, or mean absolute error of the amplitudes"),
@@ -58,7 +62,7 @@ class Pinn:
     options_type = PinnOptions
 
     def train(self, request: TrainRequest) -> TrainedModel:
-        """Train on a scan without labels.
+        """Train on a scan without labels, going on from the checkpoint in the work folder.
 
         Raises:
             TrainingError: the loss became NaN, or the network is no better than a flat object.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from ptycho_tasks.backend import Progress, TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.canvas import add_patches, cut_patches
+from ptycho_tasks_torch.checkpoints import Checkpoints
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.groups import Groups, group_neighbours, make_groups
 from ptycho_tasks_torch.load import AUTOENCODER, OBJECT_NETWORK
@@ -45,7 +46,9 @@ from ptycho_tasks_torch.pinn import PinnOptions
 
 LEAST_FRAMES = 16
 WARM_UP = 0.1
-"""Share of the training steps in which the learning rate rises."""
+"""Share of the training steps in which the learning rate rises, where it falls later."""
+WARM_UP_STEPS = 32
+"""Training steps in which it rises, where it is constant later: whatever the epochs."""
 LEAST_SPREAD = 1e-3
 """A predicted object that varies less than this share of its mean is flat."""
 
@@ -66,14 +69,28 @@ def train(request: TrainRequest) -> TrainedModel:
         raise ScanError(f"{scan.name}: every frame is dark; there is nothing to learn from")
     probe = scale_probe(scan.probe, intensity * scan.size**2)
     blocks = make_blocks(scan, options, training, validation)
+    checkpoints = Checkpoints(request.work_dir, request.say)
     with settings(request.execution, options.seed), _silence():
-        task = Task(options, torch.from_numpy(probe), intensity, request.progress)
+        order = torch.Generator().manual_seed(options.seed)
+        to_train, to_validate = _loaders(blocks, options, len(training), order)
+        task = Task(
+            options,
+            torch.from_numpy(probe),
+            intensity,
+            order,
+            len(to_train),
+            checkpoints,
+            request.progress,
+        )
+        state = checkpoints.read()
+        if state is not None and goes_on(state, options, request.say):
+            task.resume(state)
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1,
             # One process, whatever a batch system's variables would make Lightning believe.
             plugins=[LightningEnvironment()],
-            max_epochs=options.epochs,
+            max_epochs=options.epochs - len(task.history),
             # Deterministic kernels exist for all operations on a CPU, but not on every GPU.
             deterministic=True if device.type == "cpu" else "warn",
             logger=False,
@@ -82,9 +99,15 @@ def train(request: TrainRequest) -> TrainedModel:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        to_train, to_validate = _loaders(blocks, options, len(training))
-        trainer.fit(task, to_train, to_validate)
-    refuse_flat(task.history)
+        try:
+            if len(task.history) < options.epochs:
+                trainer.fit(task, to_train, to_validate)
+            refuse_flat(task.history)
+        except TrainingError:
+            # What led to this is not worth going on from: should a fault of the machine have
+            # spoilt it, every later training would inherit that.
+            checkpoints.remove()
+            raise
     return _trained_model(task, {"N": scan.size, "intensity_scale": intensity})
 
 
@@ -179,7 +202,7 @@ class _BlockData(Dataset[dict[str, Tensor]]):
 
 
 def _loaders(
-    blocks: Blocks, options: PinnOptions, frames: int
+    blocks: Blocks, options: PinnOptions, frames: int, order: torch.Generator
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     size = options.batch_size // options.neighbours
     data = _BlockData(blocks, blocks.training)
@@ -187,9 +210,8 @@ def _loaders(
     # Groups share frames: an epoch shows each once, or those that the chosen groups can hold.
     shown = min(frames, groups * options.gridsize**2)
     per_epoch = math.ceil(shown / (in_block * options.gridsize**2))
-    generator = torch.Generator().manual_seed(options.seed)
     # Without replacement as long as there are enough: blocks around different frames.
-    sampler = RandomSampler(data, num_samples=per_epoch, generator=generator)
+    sampler = RandomSampler(data, num_samples=per_epoch, generator=order)
     return (
         DataLoader(data, batch_size=size, sampler=sampler),
         DataLoader(_BlockData(blocks, blocks.validation), batch_size=size),
@@ -202,7 +224,14 @@ class Task(lightning.LightningModule):
     probe: Tensor
 
     def __init__(
-        self, options: PinnOptions, probe: Tensor, intensity_scale: float, progress: Progress
+        self,
+        options: PinnOptions,
+        probe: Tensor,
+        intensity_scale: float,
+        order: torch.Generator,
+        epoch_steps: int,
+        checkpoints: Checkpoints,
+        progress: Progress,
     ) -> None:
         """A network with fresh weights.
 
@@ -210,27 +239,63 @@ class Task(lightning.LightningModule):
             options: of the training.
             probe: (P, N, N) complex64 in counts.
             intensity_scale: mean measured counts a pixel; the unit of the misfit.
+            order: draws the blocks of every epoch.
+            epoch_steps: training steps an epoch.
+            checkpoints: keeps the state after an epoch.
             progress: is told of every epoch.
         """
         super().__init__()
-        self.options, self.tell = options, progress
+        self.options, self.order, self.epoch_steps = options, order, epoch_steps
+        self.checkpoints, self.tell = checkpoints, progress
         self.network = ObjectNetwork(options.channels, options.steps)
         self.intensity_scale = intensity_scale
         self.register_buffer("probe", probe, persistent=False)
         self.history: list[dict[str, float]] = []
         self._sums: dict[str, list[float]] = {}
+        self._resumed: Mapping[str, Any] | None = None
 
     def configure_optimizers(self) -> Any:
-        """Adam, its rate rising for a tenth of the steps while it falls along a cosine."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.options.learning_rate)
-        steps = int(self.trainer.estimated_stepping_batches)
+        """Adam, its rate rising for a tenth of the steps while it falls along a cosine; or rising
+        for a fixed number of steps and constant then."""
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=self.options.learning_rate)
+        steps = self.options.epochs * self.epoch_steps
 
-        def share(step: int) -> float:
+        def cosine(step: int) -> float:
             falling = 0.5 * (1 + math.cos(math.pi * step / steps))
             return falling * min(1.0, (step + 1) / (WARM_UP * steps))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        def constant(step: int) -> float:
+            return min(1.0, (step + 1) / WARM_UP_STEPS)
+
+        share = cosine if self.options.scheduler == "cosine" else constant
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, share)
+        if self._resumed is not None:
+            self.adam.load_state_dict(self._resumed["adam"])
+            self.schedule.load_state_dict(self._resumed["schedule"])
+        return {
+            "optimizer": self.adam,
+            "lr_scheduler": {"scheduler": self.schedule, "interval": "step"},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that the epochs to come depend on, and the history. The network draws no random
+        numbers once it is made."""
+        return {
+            "epochs": self.options.epochs,
+            "history": self.history,
+            "network": self.network.state_dict(),
+            "adam": self.adam.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "order": self.order.get_state(),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, instead of from fresh weights."""
+        self.history = state["history"]
+        self.network.load_state_dict(state["network"])
+        self.order.set_state(state["order"])
+        # Adam is made later, when the weights lie on their device.
+        self._resumed = state
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
         """The misfit of all frames of the blocks with the stitched objects."""
@@ -239,7 +304,7 @@ class Task(lightning.LightningModule):
         self._note("loss", loss)
         if not math.isfinite(self._sums["loss"][-1]):
             raise TrainingError(
-                f"the loss became NaN or Inf in epoch {self.current_epoch + 1}; lower "
+                f"the loss became NaN or Inf in epoch {len(self.history) + 1}; lower "
                 f"training.learning_rate ({self.options.learning_rate:g})"
             )
         return loss
@@ -256,12 +321,13 @@ class Task(lightning.LightningModule):
         self._note("spread", stitched.spread())
 
     def on_train_epoch_end(self) -> None:
-        """Keep the epoch's means, and tell of them. Lightning validates before."""
+        """Keep the epoch's means and the state, and tell of them. Lightning validates before."""
         epoch = {name: float(np.mean(values)) for name, values in self._sums.items()}
         self._sums.clear()
         self.history.append(epoch)
-        shown = {name: epoch[name] for name in ("loss", "val_loss")}
-        self.tell(len(self.history), self.options.epochs, shown)
+        done, epochs = len(self.history), self.options.epochs
+        self.checkpoints.write(self.state, last=done == epochs)
+        self.tell(done, epochs, {name: epoch[name] for name in ("loss", "val_loss")})
 
     def _misfit(self, counts: Tensor, amplitude: Tensor) -> Tensor:
         misfit = poisson_misfit if self.options.loss == "poisson" else amplitude_misfit
@@ -314,6 +380,33 @@ class Stitched:
         mean = (weight * self.objects).sum(dim=(-2, -1), keepdim=True)
         variance = (weight * (self.objects - mean).abs().square()).sum(dim=(-2, -1))
         return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
+
+
+def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str], None]) -> bool:
+    """Whether a training that stopped at `state` leads to what is asked for; say what happens.
+
+    Args:
+        state: as given by `Task.state`, of a training with the same options, `epochs` aside.
+        options: what is asked for.
+        say: shows the user one line.
+    """
+    done, planned, epochs = len(state["history"]), state["epochs"], options.epochs
+    if options.scheduler == "cosine" and planned != epochs:
+        say(
+            f"starts anew: the last training was planned for {planned} epochs, and the cosine "
+            "schedule depends on training.epochs"
+        )
+        return False
+    if done > epochs:
+        say(f"starts anew: the last training has {done} epochs already, more than {epochs}")
+        return False
+    if done == epochs:
+        say(f"takes the finished training: all {epochs} epochs are done")
+    elif done == planned:
+        say(f"continues the finished training: epochs {done + 1} to {epochs}")
+    else:
+        say(f"resumes after epoch {done} of {epochs}")
+    return True
 
 
 def refuse_flat(history: list[dict[str, float]]) -> None:

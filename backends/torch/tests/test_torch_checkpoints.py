@@ -1,0 +1,303 @@
+"""A training that was killed ends as if it had not been."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from ptycho_tasks.backend import TrainedModel, TrainRequest, no_progress, say_nothing
+from ptycho_tasks.errors import FileWriteError, TrainingError
+from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks_torch import checkpoints
+from ptycho_tasks_torch.checkpoints import NAME, Checkpoints
+from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.training import WARM_UP_STEPS, Task, goes_on
+
+CPU = ExecutionOptions(accelerator="cpu", threads=1)
+COSINE = PinnOptions(epochs=4, channels=4, steps=1, batch_size=16, neighbours=16)
+CONSTANT = msgspec.structs.replace(COSINE, scheduler="constant")
+
+
+class InterruptionError(Exception):
+    """What ends a training that is watched."""
+
+
+class Watch:
+    """A training in a folder, the epochs and lines that the user is told of."""
+
+    def __init__(self, scan, options: PinnOptions, folder: Path, until: int | None = None) -> None:
+        self.epochs: list[int] = []
+        self.lines: list[str] = []
+        self.until = until
+        self.request = TrainRequest(scan, options, CPU, self.progress, folder, self.lines.append)
+
+    def progress(self, done, total, metrics) -> None:
+        self.epochs.append(done)
+        if done == self.until:
+            raise InterruptionError
+
+    def train(self) -> TrainedModel:
+        return backend.train(self.request)
+
+
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """A checkpoint after every epoch, however fast."""
+    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+
+@pytest.fixture(scope="module")
+def whole(scan) -> dict[str, TrainedModel]:
+    """Trainings that nothing interrupted."""
+    return {
+        options.scheduler: backend.train(TrainRequest(scan, options, CPU))
+        for options in (COSINE, CONSTANT)
+    }
+
+
+def assert_same(one: TrainedModel, two: TrainedModel) -> None:
+    assert one.history == two.history
+    assert one.metadata == two.metadata
+    for name, arrays in one.models.items():
+        assert arrays.keys() == two.models[name].keys()
+        for key, array in arrays.items():
+            assert array.tobytes() == two.models[name][key].tobytes(), key
+
+
+@pytest.mark.usefixtures("every_epoch")
+@pytest.mark.parametrize("options", [COSINE, CONSTANT])
+def test_an_interrupted_training_goes_on_to_the_same_model(scan, whole, tmp_path, options):
+    with pytest.raises(InterruptionError):
+        Watch(scan, options, tmp_path, until=1).train()
+    second = Watch(scan, options, tmp_path, until=3)
+    with pytest.raises(InterruptionError):
+        second.train()
+    assert (second.epochs, second.lines) == ([2, 3], ["resumes after epoch 1 of 4"])
+    last = Watch(scan, options, tmp_path)
+    assert_same(last.train(), whole[options.scheduler])
+    assert (last.epochs, last.lines) == ([4], ["resumes after epoch 3 of 4"])
+
+
+def test_a_finished_training_is_not_repeated(scan, whole, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    Watch(scan, COSINE, folder).train()
+    assert [path.name for path in folder.iterdir()] == [NAME]
+    assert list(tmp_path.iterdir()) == [folder]
+    again = Watch(scan, COSINE, folder)
+    assert_same(again.train(), whole["cosine"])
+    assert again.epochs == []
+    assert again.lines == ["takes the finished training: all 4 epochs are done"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_more_epochs_continue_a_training_with_a_constant_rate(scan, whole, tmp_path):
+    Watch(scan, msgspec.structs.replace(CONSTANT, epochs=2), tmp_path).train()
+    more = Watch(scan, CONSTANT, tmp_path)
+    assert_same(more.train(), whole["constant"])
+    assert (more.epochs, more.lines) == (
+        [3, 4],
+        ["continues the finished training: epochs 3 to 4"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "options", "line"),
+    [
+        (4, 2, COSINE, "starts anew: the last training was planned for 2 epochs, and the cosine"),
+        (2, 8, COSINE, "starts anew: the last training was planned for 8 epochs, and the cosine"),
+        (6, 8, CONSTANT, "starts anew: the last training has 6 epochs already, more than 4"),
+        (3, 8, CONSTANT, "resumes after epoch 3 of 4"),
+        (4, 8, CONSTANT, "takes the finished training: all 4 epochs are done"),
+    ],
+)
+def test_what_a_checkpoint_of_other_epochs_is_good_for(done, planned, options, line):
+    lines = []
+    used = goes_on({"history": [{}] * done, "epochs": planned}, options, lines.append)
+    assert used is not lines[0].startswith("starts anew")
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+class Payload:
+    """Runs code when unpickled by someone careless."""
+
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    torch.save({"network": Payload()}, buffer)
+    code = buffer.getvalue()
+    return {
+        "empty": b"",
+        "truncated": content[:-1],
+        "one bit": content[:-9000] + bytes([content[-9000] ^ 1]) + content[-8999:],
+        "longer": content + b"\0",
+        "other versions": bytes(32) + content[32:],
+        "code": Checkpoints(None, say_nothing).digest(code) + code,
+    }
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "truncated", "one bit", "longer", "other versions", "code"]
+)
+def test_a_damaged_or_foreign_checkpoint_is_no_checkpoint(tmp_path, damage, capsys):
+    lines = []
+    written = Checkpoints(tmp_path, lines.append)
+    written.write(lambda: {"network": torch.arange(5000.0)}, last=True)
+    state = written.read()
+    assert state is not None
+    assert torch.equal(state["network"], torch.arange(5000.0))
+    path = tmp_path / NAME
+    path.write_bytes(damaged(path.read_bytes())[damage])
+    assert written.read() is None
+    assert len(lines) == 1
+    assert lines[0].startswith(f"starts anew: {path} ")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_of_other_code_or_of_another_torch_is_foreign(tmp_path, monkeypatch):
+    Checkpoints(tmp_path, say_nothing).write(dict, last=True)
+    with monkeypatch.context() as other:
+        other.setattr(checkpoints, "__file__", str(tmp_path / "checkpoints.py"))
+        assert Checkpoints(tmp_path, say_nothing).read() is None
+    with monkeypatch.context() as other:
+        other.setattr(torch, "__version__", "1.0")
+        assert Checkpoints(tmp_path, say_nothing).read() is None
+    assert Checkpoints(tmp_path, say_nothing).read() == {}
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_training_with_a_damaged_checkpoint_starts_anew(scan, whole, tmp_path):
+    with pytest.raises(InterruptionError):
+        Watch(scan, COSINE, tmp_path, until=2).train()
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    anew = Watch(scan, COSINE, tmp_path)
+    assert_same(anew.train(), whole["cosine"])
+    assert anew.epochs == [1, 2, 3, 4]
+    assert len(anew.lines) == 1
+
+
+def test_what_cannot_be_read_is_no_checkpoint(tmp_path):
+    (tmp_path / NAME).mkdir()
+    lines = []
+    assert Checkpoints(tmp_path, lines.append).read() is None
+    assert "Is a directory" in lines[0]
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_full_disk_does_not_end_the_training(scan, whole, tmp_path, monkeypatch):
+    def full(path, data):
+        raise FileWriteError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    watch = Watch(scan, COSINE, tmp_path)
+    assert_same(watch.train(), whole["cosine"])
+    path = tmp_path / NAME
+    assert watch.lines == [
+        f"goes on without a checkpoint: cannot write {path}: No space left on device"
+    ]
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_training_that_failed_leaves_no_checkpoint(scan, tmp_path, monkeypatch):
+    """The next one shall not go on from what led to NaN."""
+    there = []
+    options = msgspec.structs.replace(COSINE, epochs=3)
+    misfit = Task._misfit
+
+    def spoilt(task, counts, amplitude):
+        there.append((tmp_path / NAME).exists())
+        return misfit(task, counts, amplitude) * (math.nan if there[-1] else 1)
+
+    monkeypatch.setattr(Task, "_misfit", spoilt)
+    with pytest.raises(TrainingError, match="NaN or Inf in epoch 2"):
+        Watch(scan, options, tmp_path).train()
+    assert there[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_take_a_hundredth_of_the_time_at_most(tmp_path):
+    now = 0.0
+    written = []
+
+    def state():
+        nonlocal now
+        written.append(now)
+        now += 0.5
+        return {}
+
+    kept = Checkpoints(tmp_path, lambda line: None, clock=lambda: now)
+    for second in (1, 2, 20, 52, 53):
+        now = float(second)
+        kept.write(state, last=False)
+    kept.write(state, last=True)
+    assert written == [2, 53, 53.5]
+
+
+KILLED = """
+import math, os, pickle, signal, sys
+from pathlib import Path
+from ptycho_tasks_torch import checkpoints
+from ptycho_tasks_torch.pinn import backend
+
+checkpoints.LEAST_SECONDS, checkpoints.SHARE = 0, math.inf
+replace, done = Path.replace, []
+
+def replace_or_die(self, target):
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(target)
+    return replace(self, target)
+
+Path.replace = replace_or_die
+backend.train(pickle.load(sys.stdin.buffer))
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, whole, tmp_path):
+    request = TrainRequest(scan, COSINE, CPU, work_dir=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], input=pickle.dumps(request), capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list(tmp_path.iterdir())) == 2
+    rest = Watch(scan, COSINE, tmp_path)
+    assert_same(rest.train(), whole["cosine"])
+    assert (rest.epochs, rest.lines) == ([3, 4], ["resumes after epoch 2 of 4"])
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def rates(options: PinnOptions, epoch_steps: int = 20) -> list[float]:
+    """The learning rate of every step."""
+    kept = Checkpoints(None, say_nothing)
+    task = Task(options, torch.ones(1), 1.0, torch.Generator(), epoch_steps, kept, no_progress)
+    task.configure_optimizers()
+    seen = []
+    for _ in range(options.epochs * epoch_steps):
+        seen.append(task.adam.param_groups[0]["lr"])
+        task.adam.step()
+        task.schedule.step()
+    return seen
+
+
+def test_the_learning_rate_falls_or_stays():
+    falling, staying = rates(COSINE), rates(CONSTANT)
+    assert falling[-1] < 0.01 * max(falling)
+    assert staying[WARM_UP_STEPS - 1 :] == [CONSTANT.learning_rate] * (80 - WARM_UP_STEPS + 1)
+    assert rates(msgspec.structs.replace(CONSTANT, epochs=2)) == staying[:40]
+    assert rates(msgspec.structs.replace(COSINE, epochs=2)) != falling[:40]
