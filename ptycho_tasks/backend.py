@@ -27,7 +27,10 @@ class Progress(Protocol):
     """Called by a backend after each epoch or batch of work."""
 
     def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Say that `done` of `total` steps are done, and the metrics at this point."""
+        """Say that `done` of `total` steps are done, and the metrics at this point.
+
+        The first call, before the first step, tells where the work begins: at 0, or further on.
+        """
 
 
 def no_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 import click
@@ -37,33 +37,46 @@ def show_progress(
 
 @contextmanager
 def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
-    # The number of steps is known at the first call only, so the bar starts with one.
-    bar: Any = click.progressbar(
-        length=1,
-        label=label,
-        file=stream,
-        show_pos=True,
-        item_show_func=lambda metrics: format_metrics(metrics or {}),
-    )
-    with bar:
+    with ExitStack() as shown:
+        bar: Any = None
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-            bar.length = total
+            nonlocal bar
+            if bar is None:
+                bar = shown.enter_context(
+                    click.progressbar(
+                        length=total,
+                        label=label,
+                        file=stream,
+                        show_pos=True,
+                        item_show_func=lambda metrics: format_metrics(metrics or {}),
+                    )
+                )
+                # What was done before, also by a training that was killed, took no time now.
+                bar.pos = done
+                bar.render_progress()
             bar.update(done - bar.pos, metrics)
 
         yield progress
 
 
 def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Progress:
-    start = clock()
+    begun = clock()
+    first: tuple[int, float] | None = None
 
     def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if done != 1 and done != total and done * LINES // total == (done - 1) * LINES // total:
+        nonlocal first
+        now = clock()
+        if first is None:
+            first = (done, now)
+        elif done != total and done * LINES // total == (done - 1) * LINES // total:
             return
-        elapsed = clock() - start
-        left = elapsed / done * (total - done) if done else 0.0
         parts = [f"{label} {done}/{total}", format_metrics(metrics)]
-        parts.append(f"{duration(elapsed)} so far, {duration(left)} left")
+        parts.append(f"{duration(now - begun)} so far")
+        # The start, with its imports, says nothing of the pace.
+        steps, seconds = done - first[0], now - first[1]
+        if steps:
+            parts[-1] += f", {duration(seconds / steps * (total - done))} left"
         stream.write("  ".join(part for part in parts if part) + "\n")
         stream.flush()
 

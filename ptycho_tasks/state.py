@@ -34,6 +34,7 @@ CREATE TABLE file (
 ) WITHOUT ROWID;
 CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 """
+_NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?)"
 _SETTLED_NS = 20_000_000
 """A file younger than this could change again within one tick of its file system's clock."""
 _COARSE_SETTLED_NS = 2_000_000_000
@@ -130,13 +131,14 @@ class State:
         self._loaded()
         if text is not None:
             self._notes[name] = text
-            self._write("INSERT OR REPLACE INTO note VALUES (?, ?)", (name, text))
+            self._write(_NOTE, (name, text))
         return self._notes.get(name)
 
     def keep_note(self, name: str, text: str) -> None:
         """Set a note that only saves time: a database that cannot be written is none the worse."""
-        with suppress(FileWriteError):
-            self.note(name, text)
+        self._notes[name] = text
+        with suppress(sqlite3.Error, OSError):
+            self._transact(_NOTE, (name, text))
 
     def adopt(self, task: str, record: Mapping[str, Any]) -> None:
         """Take a record of a task that this database did not see run; who only asks about tasks
@@ -281,21 +283,26 @@ class State:
     def _commit_files(self) -> None:
         if self._new_files and (self.running or Path(self.name).exists()):
             # Only time is lost: the files are hashed again.
-            with suppress(FileWriteError):
-                self._write(None, ())
+            with suppress(sqlite3.Error, OSError):
+                self._transact(None, ())
 
-    def _write(self, statement: str | None, values: tuple[Any, ...]) -> None:
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         """Write one row and the hashes found since the last time, in one transaction.
 
         Raises:
-            FileWriteError: the database cannot be written; it is as it was.
+            SystemExit: the database cannot be written, and the user was told; it is as it was.
+                (doit would show any other error as a defect.)
         """
         try:
             self._transact(statement, values)
         except (sqlite3.Error, OSError) as error:
-            raise FileWriteError(
-                f"cannot write {self.name}: {error}; free space or allow writing, then run again"
-            ) from error
+            print(
+                f"error: cannot write {self.name}: {error}; free space or allow writing, then run "
+                "again: what is finished is recognised",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(FileWriteError.exit_code) from error
 
     def _transact(self, statement: str | None, values: tuple[Any, ...]) -> None:
         connection = self._connect()

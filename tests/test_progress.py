@@ -14,10 +14,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def run(stream, steps: int, **options) -> str:
+def run(stream, steps: int, begin: int = 0, **options) -> str:
     ticks = iter(range(0, 10**6, 10))
     with show_progress("train", stream=stream, clock=lambda: float(next(ticks)), **options) as tell:
-        for step in range(1, steps + 1):
+        tell(begin, steps, {})
+        for step in range(begin + 1, steps + 1):
             tell(step, steps, {"loss": 1 / step})
     return stream.getvalue()
 
@@ -25,9 +26,14 @@ def run(stream, steps: int, **options) -> str:
 def test_a_log_gets_few_whole_lines():
     lines = run(io.StringIO(), 400).splitlines()
     assert 10 <= len(lines) <= 12
-    assert lines[0].startswith("train 1/400  loss 1  0:10 so far, 1:06:30 left")
+    assert lines[0] == "train 0/400  0:10 so far"
+    assert lines[1] == "train 40/400  loss 0.025  6:50 so far, 1:00:00 left"
     assert lines[-1].startswith("train 400/400  loss 0.0025")
     assert all("\r" not in line and "\x1b" not in line for line in lines)
+
+
+def test_time_left_counts_from_where_the_work_began():
+    assert run(io.StringIO(), 10, begin=8).splitlines()[1].endswith("0:20 so far, 0:10 left")
 
 
 def test_a_terminal_gets_a_bar_with_steps_and_loss():

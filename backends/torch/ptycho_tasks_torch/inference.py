@@ -40,6 +40,7 @@ def infer(request: InferRequest) -> Reconstruction:
     batch = request.execution.inference_batch_size
     with settings(request.execution), torch.inference_mode():
         light_from = torch.from_numpy(probe).to(device)
+        request.progress(0, len(groups), {})
         for first in range(0, len(groups), batch):
             some = groups.take(np.arange(first, min(first + batch, len(groups))))
             exposure = Exposure(

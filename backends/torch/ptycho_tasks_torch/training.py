@@ -99,6 +99,7 @@ def train(request: TrainRequest) -> TrainedModel:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
+        request.progress(len(task.history), options.epochs, {})
         try:
             if len(task.history) < options.epochs:
                 trainer.fit(task, to_train, to_validate)

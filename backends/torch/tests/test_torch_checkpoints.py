@@ -41,7 +41,8 @@ class Watch:
         self.request = TrainRequest(scan, options, CPU, self.progress, folder, self.lines.append)
 
     def progress(self, done, total, metrics) -> None:
-        self.epochs.append(done)
+        if metrics:  # the first call only tells where the training begins
+            self.epochs.append(done)
         if done == self.until:
             raise InterruptionError
 

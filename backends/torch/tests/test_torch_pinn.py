@@ -102,7 +102,7 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
     told = []
     options = msgspec.structs.replace(SMALL, epochs=2)
     model = backend.train(TrainRequest(scan, options, CPU, lambda *step: told.append(step)))
-    assert [step[:2] for step in told] == [(1, 2), (2, 2)]
+    assert [step[:2] for step in told] == [(0, 2), (1, 2), (2, 2)]
     assert told[-1][2]["loss"] == model.history[-1]["loss"]
     assert model.history[0].keys() >= {"loss", "val_loss", "spread"}
     assert model.metadata["N"] == 32
