@@ -9,6 +9,7 @@ source says, without its comments and docstrings.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import sys
 import sysconfig
@@ -75,6 +76,7 @@ def backend_files(backend: object, local: Path | None, root: Path) -> list[Path]
     return sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
 
 
+@functools.cache
 def is_installed(path: Path) -> bool:
     """Whether a file lies where pip installs: only an upgrade changes it there."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}

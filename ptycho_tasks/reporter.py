@@ -56,16 +56,12 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             with suppress(ValueError):  # not in the main thread
                 self.handlers[number] = signal.signal(number, _stop)
 
-    def write(self, text: str) -> None:
-        """Write whole lines at once, so that those of worker processes stand between them."""
-        super().write(text)
-        with suppress(AttributeError):
-            self.outstream.flush()
-
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         self.lock.working_on(task.name)
         super().execute_task(task)
+        # A whole line at once, between those of worker processes.
+        self.outstream.flush()
 
     def complete_run(self) -> None:
         """End a run."""
@@ -120,9 +116,21 @@ def lines_of(task: str) -> Iterator[None]:
             err.close()
 
 
+class Stopped(SystemExit):
+    """The user or the system ended the run; a backend that ends it raises a plain SystemExit."""
+
+    def __init__(self, status: int | str) -> None:
+        """With the exit status, which doit hands on from a worker process as text."""
+        super().__init__(int(status))
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """End at once but in order: files that are being written are removed."""
-    raise SystemExit(128 + number)
+    if not in_worker():
+        # Past Python's own buffers: a signal that interrupts a write to them may not write too.
+        with suppress(OSError):
+            os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    raise Stopped(128 + number)
 
 
 @functools.cache

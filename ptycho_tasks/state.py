@@ -41,9 +41,19 @@ _COARSE_SETTLED_NS = 2_000_000_000
 """Likewise, where the clock has whole seconds only."""
 _BUSY_S = 5.0
 
+_decode = json.JSONDecoder().raw_decode
 Digest = Callable[[Path], str]
 Stamp = tuple[int, int, int]
 """Size in bytes, modification time in ns, inode."""
+
+
+Files = dict[str, dict[str, tuple[int, int, int, str]]]
+"""Kind of digest, to path, to the file's stamp and its digest."""
+_UNKNOWN = (-1, -1, -1, "")
+
+
+def _no_files() -> Files:
+    return {"sha256": {}, "python": {}}
 
 
 class State:
@@ -62,7 +72,7 @@ class State:
         self._connection: sqlite3.Connection | None = None
         self._tasks: dict[str, dict[str, Any]] | None = None
         self._raw: dict[str, str] = {}
-        self._files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
+        self._files = _no_files()
         self._notes: dict[str, str] = {}
         self._sources: dict[tuple[str, ...], dict[str, str | None]] = {}
         self._new_files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
@@ -71,7 +81,10 @@ class State:
 
     def get(self, task: str, key: str) -> Any:
         """A value of a task; None where there is none."""
-        return self._record(task).get(key)
+        try:
+            return self._tasks[task].get(key)  # type: ignore[index]
+        except (KeyError, TypeError):
+            return self._record(task).get(key)
 
     def set(self, task: str, key: str, value: Any) -> None:
         """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed."""
@@ -173,17 +186,17 @@ class State:
             stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
         except OSError:
             return None
-        known = self._files.get((path, kind))
+        size, mtime_ns, inode, digest = self._files[kind].get(path, _UNKNOWN)
+        if size == stat.st_size and mtime_ns == stat.st_mtime_ns and inode == stat.st_ino:
+            return digest
         stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        if known is not None and known[:3] == stamp:
-            return known[3]
         try:
             digest = compute(Path(path))
             after = os.stat(path)  # noqa: PTH116
         except OSError:
             return None
         if stamp == (after.st_size, after.st_mtime_ns, after.st_ino) and _is_settled(stamp):
-            self._files[path, kind] = self._new_files[path, kind] = (*stamp, digest)
+            self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
     # ---------------------------------------------------------------------------------- storage
@@ -200,7 +213,7 @@ class State:
 
     def _decoded(self, text: str) -> dict[str, Any]:
         try:
-            record = json.loads(text)
+            record = _decode(text)[0]
         except ValueError:
             record = None
         return record if isinstance(record, dict) else {}
@@ -226,12 +239,11 @@ class State:
         if (found, version) != (_APPLICATION_ID, _VERSION):
             raise sqlite3.DatabaseError("it is not a database of this version of ptycho-tasks")
         self._raw = dict(connection.execute("SELECT name, record FROM task"))
-        self._files = {
-            (path, kind): (size, mtime_ns, inode, digest)
-            for path, kind, size, mtime_ns, inode, digest in connection.execute(
-                "SELECT path, kind, size, mtime_ns, inode, digest FROM file"
+        for kind, files in self._files.items():
+            rows = connection.execute(
+                "SELECT path, size, mtime_ns, inode, digest FROM file WHERE kind = ?", (kind,)
             )
-        }
+            files.update((row[0], row[1:]) for row in rows)
         self._notes = dict(connection.execute("SELECT name, text FROM note"))
 
     def _connect(self) -> sqlite3.Connection:
@@ -259,7 +271,7 @@ class State:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._raw, self._files, self._notes = {}, {}, {}
+        self._raw, self._files, self._notes = {}, _no_files(), {}
         path = Path(self.name)
         names = (path.with_name(f"{path.name}.bad{n}") for n in itertools.count(1))
         aside = next(name for name in names if not name.exists())
@@ -364,8 +376,8 @@ def known_sha256(root: Path, path: Path) -> str:
 def spelled(root: Path, path: Path) -> str:
     """A path relative to the project where it lies in it. doit compares paths as strings, so
     each file has one spelling."""
-    path = Path(os.path.normpath(path))
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    whole, inside = os.path.normpath(path), f"{os.path.normpath(root)}{os.sep}"
+    return whole[len(inside) :] if whole.startswith(inside) else whole
 
 
 def _is_settled(stamp: Stamp) -> bool:

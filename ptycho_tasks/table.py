@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,11 @@ class Table:
 
     def row(self, name: str) -> Row:
         """The task of a name."""
-        return next(row for row in self.rows if row["name"] == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Row]:
+        return {row["name"]: row for row in self.rows}
 
     def payload(self, row: Row) -> TrainingPayload | InferencePayload:
         """All that the stage of a task needs."""
@@ -124,15 +129,15 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
 def _rows(
     training: TrainingPayload, inference: InferencePayload, *, several: bool
 ) -> Iterator[Row]:
-    from ptycho_tasks.code import backend_files, core_files, versions
+    from ptycho_tasks.code import versions
     from ptycho_tasks.config import canonical_json
     from ptycho_tasks.state import spelled
 
     simulated = training.source.simulate is not None
     source = [training.source_file, *([training.product_file] if training.product_file else [])]
     fixture = [training.fixture_file, training.sidecar_file]
-    backend = training.backend
-    used = backend_files(backend, training.backend_source, training.root)
+    backend: Any = training.backend
+    used = _names(training.root, backend, training.backend_source)
     made = spelled(training.root, training.source_file)
     source_name = training.changed("source") or "default"
     from_fixture = inference.config.inference.scan == "fixture"
@@ -151,7 +156,7 @@ def _rows(
     ) -> Row:
         settings = payload.settings(stage)
         with_backend = stage in ("train", "infer")
-        files = [*core_files(stage), *(used if with_backend else [])]
+        files = [*_names(training.root, stage), *(used if with_backend else [])]
         return {
             "name": f"{stage}:{name}" if several else stage,
             "stage": stage,
@@ -163,7 +168,7 @@ def _rows(
             "at_default": payload.at_default(settings),
             "versions": versions(stage, backend if with_backend else None),
             "after": after,
-            "sources": [spelled(payload.root, path) for path in files],
+            "sources": files,
         }
 
     yield row(
@@ -217,6 +222,16 @@ def read_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+@cache
+def _names(root: Path, what: Any, local: Path | None = None) -> list[str]:
+    """The source files that count for a stage of the core, or for a backend."""
+    from ptycho_tasks.code import backend_files, core_files
+    from ptycho_tasks.state import spelled
+
+    files = core_files(what) if isinstance(what, str) else backend_files(what, local, root)
+    return [spelled(root, path) for path in files]
 
 
 def _modules(training: TrainingPayload) -> Iterator[str]:

@@ -10,6 +10,7 @@ They read the ptycho.yaml of the current folder, which doit makes the dodo.py's 
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import shutil
@@ -40,6 +41,10 @@ DOIT_CONFIG = {
     "default_tasks": ["infer"],
     "verbosity": 2,
 }
+# Thousands of tasks are made and all of them are kept: to look for garbage among them after every
+# few hundred is a quarter of the time of a run with nothing to do.
+gc.set_threshold(100_000)
+
 DEBUG = "PTYCHO_TASKS_DEBUG"
 """Environment variable: not empty shows the traceback of every error."""
 

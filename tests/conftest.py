@@ -14,7 +14,7 @@ from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 from doit.globals import Globals
 
-from ptycho_tasks import payload, tasks
+from ptycho_tasks import payload, table, tasks
 from ptycho_tasks.reporter import Reporter
 from ptycho_tasks.template import DODO
 
@@ -104,6 +104,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.chdir(root)
         tasks._table_at.cache_clear()
         payload._backend.cache_clear()
+        table._names.cache_clear()
         monkeypatch.setattr(Globals, "dep_manager", None)
         dodo = {name: getattr(tasks, name) for name in tasks.__all__}
         dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}
