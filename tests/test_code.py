@@ -1,0 +1,109 @@
+"""Which code counts for a stage, and which changes of it do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ptycho_tasks
+from ptycho_tasks import code
+from ptycho_tasks.code import STAGE_CODE, backend_files, core_files, source_digest
+from ptycho_tasks.options import STAGES
+
+SOURCE = '''
+"""Text."""
+import numpy
+
+
+class Engine:
+    """Text."""
+
+    steps = 3
+    """Text."""
+
+    def run(self):
+        """Text."""
+        return "value"  # remark
+'''
+
+
+def digest(tmp_path, text):
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    return source_digest(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""Text."""', '"""Other words."""'),
+        ('    """Text."""\n\n    steps', "    steps"),
+        ('    """Text."""\n\n    def', "    def"),
+        ("  # remark", ""),
+        ("import numpy\n\n\n", "import numpy\n"),
+        ('"value"', "'value'"),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_count(tmp_path, old, new):
+    assert old in SOURCE
+    assert digest(tmp_path, SOURCE.replace(old, new)) == digest(tmp_path, SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("steps = 3", "steps = 4"), ('"value"', '"other"'), ("run", "go")]
+)
+def test_what_the_code_does_counts(tmp_path, old, new):
+    assert digest(tmp_path, SOURCE.replace(old, new)) != digest(tmp_path, SOURCE)
+
+
+def test_a_file_that_is_not_python_counts_with_its_bytes(tmp_path):
+    assert digest(tmp_path, "def (") != digest(tmp_path, "def ( ")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_modules_of_a_stage_are_there(stage):
+    here = Path(ptycho_tasks.__file__).parent
+    assert all((here / f"{name}.py").is_file() for name in STAGE_CODE[stage].modules)
+
+
+def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):
+    class Installed:
+        pass
+
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[1]))
+    code.is_installed.cache_clear()
+    Installed.__module__ = "ptycho_tasks.anything"
+    assert core_files("fixture") == []
+    assert backend_files(Installed(), None, tmp_path) == []
+    code.is_installed.cache_clear()
+
+
+def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):
+    class Ours:
+        pass
+
+    Ours.__module__ = "ptycho_tasks.backends"
+    assert Path(code.__file__) in backend_files(Ours(), None, tmp_path)
+
+
+def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
+    folder = tmp_path / "backends"
+    (tmp_path / "nets" / "deep").mkdir(parents=True)
+    folder.mkdir()
+    mine = folder / "mine.py"
+    mine.write_text("import numpy\nimport _shared\nfrom nets.deep import unet\n")
+    (folder / "_shared.py").write_text("import other\n")
+    (tmp_path / "other.py").write_text("import _shared\n")
+    (tmp_path / "unused.py").write_text("")
+    (tmp_path / "nets" / "__init__.py").write_text("")
+    (tmp_path / "nets" / "deep" / "__init__.py").write_text("")
+    (tmp_path / "nets" / "deep" / "unet.py").write_text("")
+    found = {str(p.relative_to(tmp_path)) for p in backend_files(object(), mine, tmp_path)}
+    assert found == {
+        "backends/mine.py",
+        "backends/_shared.py",
+        "other.py",
+        "nets/deep/__init__.py",
+        "nets/deep/unet.py",
+    }

@@ -1,0 +1,91 @@
+"""One run at a time in a project."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.lock import LockedError, ProjectLock, holder_of
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="flock is of POSIX")
+HOLD = """
+import sys
+from pathlib import Path
+from ptycho_tasks.lock import ProjectLock
+lock = ProjectLock(Path(sys.argv[1]))
+lock.acquire()
+lock.working_on("train:wide")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / ".ptycho" / "lock"
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that holds the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_holder_is_named(path, holder):
+    with pytest.raises(LockedError) as caught:
+        ProjectLock(path).acquire()
+    assert f"process {holder.pid} on {os.uname().nodename}, since " in str(caught.value)
+    assert "task train:wide" in str(caught.value)
+    assert holder_of(path) == str(caught.value)
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(path, holder):
+    holder.kill()
+    holder.wait()
+    assert holder_of(path) is None
+    lock = ProjectLock(path)
+    lock.acquire()
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_a_released_lock_is_free(path):
+    lock = ProjectLock(path)
+    lock.acquire()
+    lock.release()
+    assert path.read_text() == ""
+    assert holder_of(path) is None
+    lock.acquire()
+    lock.release()
+
+
+def test_without_a_lock_file_nobody_holds_it_and_none_is_made(path):
+    assert holder_of(path) is None
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PtychoTasksError, match=r"cannot write .*lock: .*; allow writing"):
+        ProjectLock(tmp_path / "file" / "lock").acquire()
+
+
+@pytest.mark.parametrize("text", ["", "half {", "[1]", '{"pid": "x"}'])
+def test_what_the_file_says_may_be_anything(path, holder, text):
+    path.write_text(text)
+    with pytest.raises(LockedError, match="another run is at work in this project"):
+        ProjectLock(path).acquire()

@@ -1,0 +1,182 @@
+"""The database: what it keeps, when it reads a file, and what it does with one that is damaged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+
+import pytest
+
+from ptycho_tasks import state as module
+from ptycho_tasks.state import State, spelled
+
+OLD_NS = 10**9
+
+
+@pytest.fixture
+def state(tmp_path):
+    return State(str(tmp_path / "state.sqlite"))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files whose content was read."""
+    paths = []
+    real = module.sha256_file
+    monkeypatch.setattr(module, "sha256_file", lambda path: paths.append(path.name) or real(path))
+    return paths
+
+
+def again(state):
+    """The database as another process finds it."""
+    state.dump()
+    return State(state.name)
+
+
+def old_file(path, content=b"content", at_ns=OLD_NS):
+    path.write_bytes(content)
+    os.utime(path, ns=(at_ns, at_ns))
+    return str(path)
+
+
+def finish(state, task, **values):
+    """What doit sets of a task that succeeded."""
+    state.set(task, "_values_:", {"built": {}})
+    for key, value in values.items():
+        state.set(task, key, value)
+    state.set(task, "deps:", list(values))
+
+
+def test_nothing_is_written_until_there_is_something_to_write(state, tmp_path):
+    assert state.get("train", "deps:") is None
+    assert state.sha256(str(tmp_path / "none")) is None
+    state.dump()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_task_is_there_for_others_at_once(state):
+    finish(state, "train", file="abc")
+    other = State(state.name)
+    assert other.get("train", "file") == "abc"
+    assert other.in_("train")
+
+
+def test_an_unfinished_task_is_not_there(state):
+    finish(state, "fixture", file="abc")
+    state.set("train", "_values_:", {})
+    state.set("train", "file", "abc")
+    assert not State(state.name).in_("train")
+
+
+def test_a_task_that_finishes_again_leaves_nothing_of_before(state):
+    finish(state, "train", one="a", two="b")
+    finish(state, "train", one="c")
+    other = again(state)
+    assert (other.get("train", "one"), other.get("train", "two")) == ("c", None)
+
+
+def test_an_input_counts_as_it_was_when_its_task_was_checked(state):
+    state.snapshots["train"] = {"file": "before"}
+    finish(state, "train", file="after")
+    assert again(state).get("train", "file") == "before"
+
+
+def test_a_large_file_is_read_once_and_a_touched_one_once_more(state, tmp_path, reads):
+    path = tmp_path / "scan.npz"
+    digest = state.sha256(old_file(path))
+    finish(state, "source", file=digest)
+    state = again(state)
+    assert [state.sha256(str(path)) for _ in range(3)] == [digest] * 3
+    assert reads == ["scan.npz"]
+    old_file(path, at_ns=2 * OLD_NS)
+    assert state.sha256(str(path)) == digest
+    state = again(state)
+    assert state.sha256(str(path)) == digest
+    assert reads == ["scan.npz"] * 2
+
+
+@pytest.mark.parametrize("change", ["size", "time", "inode"])
+def test_a_change_of_size_time_or_inode_is_noticed(state, tmp_path, change):
+    path = tmp_path / "scan.npz"
+    before = state.sha256(old_file(path, b"one"))
+    if change == "size":
+        old_file(path, b"three")
+    elif change == "time":
+        old_file(path, b"two", 3 * OLD_NS)
+    else:
+        old_file(tmp_path / "new", b"two")
+        (tmp_path / "new").replace(path)
+    assert state.sha256(str(path)) != before
+
+
+def test_a_file_that_may_still_change_unnoticed_is_not_remembered(state, tmp_path, reads):
+    path = str(tmp_path / "young")
+    old_file(tmp_path / "young", at_ns=time.time_ns())
+    state.sha256(path)
+    state.sha256(path)
+    assert reads == ["young"] * 2
+
+
+def test_a_file_from_the_future_is_remembered(state, tmp_path, reads):
+    path = old_file(tmp_path / "future", at_ns=time.time_ns() + 10**12)
+    state.sha256(path)
+    state.sha256(path)
+    assert reads == ["future"]
+
+
+def test_a_failing_stage_is_not_forgotten_but_a_forgotten_one_is(state):
+    finish(state, "train", file="abc")
+    state.running = True
+    state.remove("train")
+    assert again(state).in_("train")
+    state = again(state)
+    state.remove("train")
+    other = again(state)
+    assert not other.in_("train")
+    assert other.is_forgotten("train")
+    finish(other, "train", file="abc")
+    assert not again(other).is_forgotten("train")
+
+
+def test_a_failing_task_of_the_users_own_runs_again(state):
+    state.set("mine", "_values_:", {})
+    state.set("mine", "deps:", [])
+    state.running = True
+    state.remove("mine")
+    assert not again(state).in_("mine")
+
+
+def test_all_can_be_forgotten(state):
+    finish(state, "train", file="abc")
+    finish(state, "infer", file="abc")
+    state = again(state)
+    state.remove_all()
+    assert not any(again(state).in_(task) for task in ("train", "infer"))
+
+
+def test_a_newer_version_of_the_database_is_set_aside(state, capsys):
+    finish(state, "train", file="abc")
+    state.dump()
+    with sqlite3.connect(state.name) as connection:
+        connection.execute("PRAGMA user_version=99")
+    assert not State(state.name).in_("train")
+    assert "state.sqlite.bad1" in capsys.readouterr().err
+
+
+def test_a_database_that_cannot_be_written_ends_the_run_with_one_line(state, capsys, monkeypatch):
+    def full(statement, values):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(state, "_transact", full)
+    with pytest.raises(SystemExit) as caught:
+        finish(state, "train", file="abc")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot write {state.name}: database or")
+    state.keep_note("tasks", "[]")
+
+
+def test_paths_have_one_spelling(tmp_path):
+    assert spelled(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
+    assert spelled(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
+    assert spelled(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
