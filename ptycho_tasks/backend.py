@@ -4,12 +4,14 @@ owns every file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import ExecutionOptions, TrainingOptions
 
 if TYPE_CHECKING:
@@ -148,3 +150,159 @@ class Backend(Protocol):
             BundleError: the model does not hold what this backend's models hold.
             ConfigError: an option that this machine cannot honour.
         """
+
+
+def checked_model(given: object, backend: str) -> TrainedModel:
+    """What `train` gave, if it is a `TrainedModel`, with numpy's numbers as plain ones.
+
+    NaN and Inf in weights and history are left to the bundle to refuse.
+
+    Raises:
+        TrainingError: names the backend, what is wrong and what was expected.
+    """
+    said = f"backend `{backend}` gave"
+    if not isinstance(given, TrainedModel):
+        raise TrainingError(f"{said} {_kind(given)} from `train`; expected a TrainedModel")
+    models = {
+        name: {
+            key: _array(value, f"{said} `models`, {name}/{key},", "biufc")
+            for key, value in _named(arrays, f"{said} `models`, {name},", "arrays").items()
+        }
+        for name, arrays in _named(given.models, f"{said} `models`", "mappings").items()
+    }
+    metadata = _mapping(given.metadata, f"{said} `metadata`")
+    epochs = given.history
+    if not isinstance(epochs, Sequence) or isinstance(epochs, str):
+        raise TrainingError(f"{said} `history` as {_kind(epochs)}; expected a list of mappings")
+    history = [
+        {
+            name: float(_array(value, f"{said} `history`, epoch {epoch}, {name},", "biuf", ()))
+            for name, value in _mapping(metrics, f"{said} `history`, epoch {epoch},").items()
+        }
+        for epoch, metrics in enumerate(epochs, start=1)
+    ]
+    return TrainedModel(
+        models,
+        {key: _plain(value, f"{said} `metadata`, {key}") for key, value in metadata.items()},
+        history,
+    )
+
+
+def checked_reconstruction(given: object, scan: ScanData, backend: str) -> Reconstruction:
+    """What `infer` gave, if it is a `Reconstruction` of the scan, in the types that it promises.
+
+    Raises:
+        TrainingError: names the backend, what is wrong and what was expected.
+    """
+    import numpy as np
+
+    said = f"backend `{backend}` gave"
+    if not isinstance(given, Reconstruction):
+        raise TrainingError(f"{said} {_kind(given)} from `infer`; expected a Reconstruction")
+    M, N = scan.frame_count, scan.size
+    row, column = _array(given.origin, f"{said} `origin`", "iu", (2,)).tolist()
+    # Too large for single precision is as little use as infinite, and refused as that.
+    with np.errstate(over="ignore", invalid="ignore"):
+        checked = Reconstruction(
+            _array(given.object, f"{said} `object`", "c", (None, None)).astype(
+                np.complex64, copy=False
+            ),
+            (row, column),
+            _array(given.probe, f"{said} `probe`", "c", (None, N, N)).astype(
+                np.complex64, copy=False
+            ),
+            _array(given.positions, f"{said} `positions`", "f", (M, 2)).astype(
+                np.float64, copy=False
+            ),
+            _array(given.losses, f"{said} `losses`", "biuf", (None,)).astype(float).tolist(),
+        )
+        for name in ("object", "probe", "positions", "losses"):
+            if not np.isfinite(getattr(checked, name)).all():
+                raise TrainingError(
+                    f"{said} `{name}` with NaN or Inf: the model is of no use on this scan; train "
+                    "it longer, or with other data or settings"
+                )
+        try:
+            light = checked.illumination
+        except ScanError as error:
+            raise TrainingError(f"{said} `positions` that do not fit `object`: {error}") from error
+    if not np.isfinite(light).all():
+        raise TrainingError(
+            f"{said} `probe` too bright for single precision; its |probe|^2 must be in counts"
+        )
+    for name, lit in (("probe", light), ("object", checked.object[checked.seen])):
+        if not lit.any():
+            raise TrainingError(
+                f"{said} `{name}` that is zero wherever there is light: it explains no frame"
+            )
+    return checked
+
+
+_KINDS = {
+    "c": "complex",
+    "f": "float",
+    "iu": "integers",
+    "biuf": "real numbers",
+    "biufc": "numbers",
+}
+"""Kinds of numpy's dtypes, and what they are called."""
+
+
+def _array(
+    value: Any, said: str, kinds: str, shape: tuple[int | None, ...] | None = None
+) -> NDArray[Any]:
+    """An array of some kinds and of a shape, in which None stands for any length."""
+    import numpy as np
+
+    expected = _KINDS[kinds]
+    if shape is not None:
+        sides = ["any" if side is None else str(side) for side in shape]
+        expected += f" of shape ({', '.join(sides)})" if shape else ", a single one"
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged; a tensor on a GPU
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"{said} as no array ({reason}); expected {expected}") from error
+    fits = shape is None or (
+        array.ndim == len(shape)
+        and all(side in (None, length) for side, length in zip(shape, array.shape, strict=True))
+    )
+    if array.dtype.kind not in kinds or not fits:
+        found = "None" if value is None else f"{array.dtype} of shape {array.shape}"
+        raise TrainingError(f"{said} as {found}; expected {expected}")
+    return array
+
+
+def _mapping(value: Any, said: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TrainingError(f"{said} as {_kind(value)}; expected a mapping with text as keys")
+    return value
+
+
+def _named(value: Any, said: str, what: str) -> Mapping[str, Any]:
+    """A mapping whose keys can name a group or dataset of HDF5."""
+    for name in _mapping(value, said):
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise TrainingError(f"{said} with the name {name!r}; name {what} without `/`")
+    return value  # type: ignore[no-any-return]
+
+
+def _plain(value: Any, said: str) -> Any:
+    """What JSON gives back of a value; numpy's scalars become plain numbers."""
+    import numpy as np
+
+    def plain(scalar: Any) -> Any:
+        if isinstance(scalar, np.generic) and scalar.dtype.kind in "biuf":
+            return scalar.item()
+        raise TypeError(f"{_kind(scalar)} in it")
+
+    try:
+        return json.loads(json.dumps(value, default=plain, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TrainingError(
+            f"{said}: {error}; expected what JSON can hold; arrays belong in `models`"
+        ) from error
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a `{type(value).__name__}`"

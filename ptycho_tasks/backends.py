@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.options import TrainingOptions
+from ptycho_tasks.reporter import Stopped
 
 GROUP = "ptycho_tasks.backends"
 FOLDER = "backends"
@@ -43,12 +44,46 @@ class BackendEntry:
         """
         try:
             backend = self.importer()
-        except Exception as error:
+            # A property runs code of the backend, too.
+            members = {key: getattr(backend, key, None) for key in _MEMBERS}
+        except Stopped:
+            raise
+        except (Exception, SystemExit) as error:
             raise BackendError(
                 f"backend `{self.name}` ({self.origin}) cannot be loaded: "
                 f"{import_failure(error, self.source)}"
             ) from error
-        return _checked(backend, self)
+        self._refuse(backend, members)
+        return backend  # type: ignore[no-any-return]
+
+    def _refuse(self, backend: object, members: Mapping[str, Any]) -> None:
+        """Refuse what is no backend."""
+        wrong = [key for key, fits in _MEMBERS.items() if not fits(members[key])]
+        said = f"backend `{self.name}` ({self.origin})"
+        if wrong:
+            raise BackendError(
+                f"{said} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
+                "`version` (str), an `options_type` (a TrainingOptions class), and the methods "
+                "`train` and `infer`"
+            )
+        if isinstance(backend, type):
+            raise BackendError(f"{said} is a class; give an instance of it")
+        if members["name"] != self.name:
+            raise BackendError(f"{said} calls itself `{members['name']}`; the two names must agree")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "version": _is_text,
+    "options_type": lambda value: isinstance(value, type) and issubclass(value, TrainingOptions),
+    "train": callable,
+    "infer": callable,
+}
+"""What a backend must have, and what each must be."""
 
 
 def available(root: Path) -> dict[str, BackendEntry]:
@@ -105,7 +140,7 @@ def _local(path: Path, root: Path) -> BackendEntry:
     return BackendEntry(path.stem, str(path.relative_to(root)), importer, path)
 
 
-def import_failure(error: Exception, source: Path | None = None) -> str:
+def import_failure(error: BaseException, source: Path | None = None) -> str:
     """Why an import failed, in one line: the module that is really missing, or the line at fault.
 
     Args:
@@ -115,7 +150,13 @@ def import_failure(error: Exception, source: Path | None = None) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"the module `{error.name}` is missing; install it in this environment"
     if isinstance(error, SyntaxError):
-        return f"{Path(error.filename or '?').name}:{error.lineno}: {error.msg}"
+        # A null byte in the file stands in no line, and Python names no file then.
+        file = Path(error.filename or source or "?").name
+        return (
+            f"{file}: {error.msg}"
+            if error.lineno is None
+            else f"{file}:{error.lineno}: {error.msg}"
+        )
     if isinstance(error, AttributeError) and f"'{OBJECT}'" in str(error):
         return f"it defines no `{OBJECT}`; end the file with `{OBJECT} = YourBackend()`"
     text = " ".join(str(error).split()) or "no message"
@@ -126,32 +167,3 @@ def import_failure(error: Exception, source: Path | None = None) -> str:
     ]
     where = f"{source.name}:{lines[-1]}: " if source is not None and lines else ""
     return f"{where}{type(error).__name__}: {text}"
-
-
-def _checked(backend: Any, entry: BackendEntry) -> Backend:
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "name": lambda value: isinstance(value, str) and bool(value),
-        "version": lambda value: isinstance(value, str) and bool(value),
-        "options_type": lambda value: (
-            isinstance(value, type) and issubclass(value, TrainingOptions)
-        ),
-        "train": callable,
-        "infer": callable,
-    }
-    wrong = [key for key, fits in kinds.items() if not fits(getattr(backend, key, None))]
-    if wrong:
-        raise BackendError(
-            f"backend `{entry.name}` ({entry.origin}) lacks or has wrong: {', '.join(wrong)}; "
-            "a backend has a `name` and `version` (str), an `options_type` (a TrainingOptions "
-            "class), and the methods `train` and `infer`"
-        )
-    if isinstance(backend, type):
-        raise BackendError(
-            f"backend `{entry.name}` ({entry.origin}) is a class; give an instance of it"
-        )
-    if backend.name != entry.name:
-        raise BackendError(
-            f"backend `{entry.name}` ({entry.origin}) calls itself `{backend.name}`; "
-            "the two names must agree"
-        )
-    return backend  # type: ignore[no-any-return]

@@ -128,7 +128,8 @@ def patch_corners(
     """
     corners, fractions = corners_and_fractions(positions, size)
     corners = corners - np.asarray(origin)
-    outside = np.any((corners < 0) | (corners + size > np.asarray(shape)), axis=1)
+    # Nothing is added to a corner: at the end of the integers it would come round.
+    outside = np.any((corners < 0) | (corners > np.asarray(shape) - size), axis=1)
     if outside.any():
         frame = int(np.argmax(outside))
         raise ScanError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
+from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.forward import expected_intensity, fourier_shift
 
 Box = tuple[slice, slice]
@@ -34,10 +34,10 @@ SCORES = (
 class Misfit(NamedTuple):
     """How well object and probe predict the measured frames; see `data_misfit`."""
 
-    r_factor: float | None
-    poisson_deviance: float | None
+    r_factor: float
+    poisson_deviance: float
     residual: NDArray[np.float32]
-    """(M,) float32; NaN where undefined."""
+    """(M,) float32."""
 
 
 def scanned_box(positions: NDArray[np.float64], size: int) -> Box:
@@ -381,26 +381,29 @@ def data_misfit(
         positions: (M, 2) float64 (y, x) in pixels.
         diffraction: (M, N, N) float32 amplitude; may be a memmap, read a chunk at a time.
 
-    Returns:
-        R factor and deviance are None where they are not finite: frames without any count, an
-        object with NaN.
+    Raises:
+        ScanError: no frame has any count.
+        TrainingError: object and probe predict no finite counts.
     """
     from scipy.special import xlogy
 
     residual, measured = (np.zeros(len(positions)) for _ in range(2))
     deviance = 0.0
-    for frames, intensity in expected_intensity(object, probe, positions, origin):
-        amplitude = np.asarray(diffraction[frames], dtype=np.float64)
-        expected = np.maximum(intensity.astype(np.float64), 1e-6)
-        counts = amplitude**2
-        residual[frames] = np.abs(np.sqrt(expected) - amplitude).sum(axis=(1, 2))
-        measured[frames] = amplitude.sum(axis=(1, 2))
-        deviance += 2 * float(np.sum(expected - counts + xlogy(counts, counts / expected)))
-    total = float(measured.sum())
-    share = residual * len(residual) / total if total > 0 else np.full_like(residual, np.nan)
-    r_factor, deviance = float(share.mean()), deviance / diffraction.size
-    return Misfit(
-        r_factor=r_factor if np.isfinite(r_factor) else None,
-        poisson_deviance=deviance if np.isfinite(deviance) else None,
-        residual=share.astype(np.float32),
-    )
+    # Counts that are not finite are told by the sums.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for frames, intensity in expected_intensity(object, probe, positions, origin):
+            amplitude = np.asarray(diffraction[frames], dtype=np.float64)
+            expected = np.maximum(intensity.astype(np.float64), 1e-6)
+            counts = amplitude**2
+            residual[frames] = np.abs(np.sqrt(expected) - amplitude).sum(axis=(1, 2))
+            measured[frames] = amplitude.sum(axis=(1, 2))
+            deviance += 2 * float(np.sum(expected - counts + xlogy(counts, counts / expected)))
+    if not measured.any():
+        raise ScanError("every frame is dark: there is nothing to compare the prediction with")
+    if not (np.isfinite(residual).all() and np.isfinite(deviance)):
+        raise TrainingError(
+            "object and probe predict counts that are not finite in single precision: the largest "
+            f"|object| is {np.abs(object).max():.3g}, the largest |probe| {np.abs(probe).max():.3g}"
+        )
+    share = residual * len(residual) / measured.sum()
+    return Misfit(float(share.mean()), deviance / diffraction.size, share.astype(np.float32))

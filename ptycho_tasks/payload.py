@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,16 @@ class Settled:
     def path(self, text: str) -> Path:
         """A path as the user wrote it: `~` expanded, relative to the project's folder."""
         return self.root / Path(text).expanduser()
+
+    def missing(self, key: str) -> str | None:
+        """What to say where a key names a file that is not there; None where all is well."""
+        text = self.values[key]
+        if text is None or (key == "inference.scan" and text in ("source", "fixture")):
+            return None
+        path = self.path(text)
+        if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
+            return None
+        return f"{self.origins[key]}: {key}: there is no {path}"
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its

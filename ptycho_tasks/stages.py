@@ -14,7 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.backend import InferRequest, TrainRequest
+from ptycho_tasks.backend import (
+    InferRequest,
+    TrainRequest,
+    checked_model,
+    checked_reconstruction,
+)
 from ptycho_tasks.backends import import_failure
 from ptycho_tasks.code import backend_files, core_files, source_digest, versions
 from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
@@ -28,6 +33,7 @@ from ptycho_tasks.payload import (
     TrainingPayload,
 )
 from ptycho_tasks.progress import show_progress
+from ptycho_tasks.reporter import Stopped
 from ptycho_tasks.state import known_sha256
 
 if TYPE_CHECKING:
@@ -40,16 +46,16 @@ def check_source(payload: FixturePayload) -> ScanData:
     """Simulate the source or check the user's; say what was found.
 
     Raises:
-        ScanError: the scan breaks the contract.
+        ConfigError: a file that ptycho.yaml names is not there.
+        ScanError: the scan breaks the contract, or no frame holds light.
         FileWriteError: the simulated scan cannot be written.
     """
     if payload.source.simulate is not None:
         from ptycho_tasks.npz import write_scan
         from ptycho_tasks.simulate import simulate
 
-        write_scan(
-            payload.source_file, simulate(payload.source.simulate, name=payload.source_file.stem)
-        )
+        simulated = simulate(payload.source.simulate, name=payload.source_file.stem)
+        write_scan(payload.source_file, _not_dark(simulated, "source.simulate", "raise `photons`"))
     scan = _read_source(payload, payload.source_file)
     _say_scan("source", payload.source_file, payload, scan)
     return scan
@@ -104,16 +110,21 @@ def train(payload: TrainingPayload) -> Path:
 
     Raises:
         BackendError: the backend's own libraries are missing.
-        TrainingError: the training failed.
+        ConfigError: an option that the backend cannot honour here.
+        ScanError: no frame holds light.
+        TrainingError: the training failed, or the backend gave what is no model.
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.bundle import bundle_bytes
     from ptycho_tasks.files import write_atomic, writing
-    from ptycho_tasks.fixture import read_fixture
 
+    missing = payload.missing("inference.scan")
+    if missing is not None:
+        # No mistake as long as nobody asks for the reconstruction.
+        _say(payload, f"{'':<10} {missing} yet, which `doit infer` will need")
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", {"fixture": payload.fixture_file})
-    scan = read_fixture(payload.fixture_file)
+    scan = _read_fixture(payload)
     files = [
         *core_files("train"),
         *backend_files(payload.backend, payload.backend_source, payload.root),
@@ -123,8 +134,8 @@ def train(payload: TrainingPayload) -> Path:
         work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
-    with _backend_imports(payload), show_progress(label, quiet=quiet) as progress:
-        model = payload.backend.train(
+    with _answerable(payload), show_progress(label, quiet=quiet) as progress:
+        given = payload.backend.train(
             TrainRequest(
                 scan,
                 payload.training,
@@ -138,7 +149,7 @@ def train(payload: TrainingPayload) -> Path:
     write_atomic(
         path,
         bundle_bytes(
-            model,
+            checked_model(given, payload.backend.name),
             backend=payload.backend.name,
             backend_version=payload.backend.version,
             size=scan.size,
@@ -158,7 +169,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
 
     Raises:
         BundleError: the bundle is missing, damaged, or made by another backend.
-        ScanError: the scan breaks the contract.
+        BackendError: the backend's own libraries are missing.
+        ConfigError: the scan is not there, or an option that the backend cannot honour here.
+        ScanError: the scan breaks the contract, or no frame holds light.
+        TrainingError: the backend gave what is no reconstruction, or one that explains nothing.
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
     from ptycho_tasks.bundle import load_bundle
@@ -178,8 +192,8 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     scan = _read_inference_scan(payload)
     quiet = payload.execution.quiet
     label = f"infer {payload.backend.name}"
-    with _backend_imports(payload), show_progress(label, quiet=quiet) as progress:
-        reconstruction = payload.backend.infer(
+    with _answerable(payload), show_progress(label, quiet=quiet) as progress:
+        given = payload.backend.infer(
             InferRequest(
                 scan,
                 bundle.model,
@@ -188,7 +202,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
                 progress,
             )
         )
-    _check(reconstruction, scan, payload.backend.name)
+    reconstruction = checked_reconstruction(given, scan, payload.backend.name)
     metrics = _publish(payload, scan, reconstruction, made_from)
     _say_result(payload, metrics)
     return metrics
@@ -204,13 +218,21 @@ def _tidy(work_dir: Path) -> None:
 
 
 def _read_source(payload: FixturePayload, path: Path) -> ScanData:
+    """Read the source, or another scan in its format.
+
+    The frames stay memory-mapped, so that a scan may be larger than memory. The price: should
+    another program cut the file short meanwhile, the kernel ends this process with a bus error,
+    which Python cannot catch. A scan is to be replaced by renaming, not rewritten in place.
+    """
     from ptycho_tasks.readers import read_scan
 
     source = payload.source
-    if source.simulate is None and path == payload.source_file and not path.exists():
-        where = payload.origins.get("source.file", "ptycho.yaml")
-        raise ConfigError(f"{where}: source.file: there is no {path}; correct the path")
-    return read_scan(
+    scan_key = "source.file" if path == payload.source_file else "inference.scan"
+    for key in (scan_key, "source.product"):
+        missing = payload.missing(key)
+        if missing is not None:
+            raise ConfigError(f"{missing}; correct the path")
+    scan = read_scan(
         path,
         measurement=source.measurement,
         frame_axis=source.frame_axis,
@@ -219,13 +241,26 @@ def _read_source(payload: FixturePayload, path: Path) -> ScanData:
         energy_ev=source.energy_ev,
         distance_m=source.distance_m,
     )
+    return _not_dark(scan, _shown(path, payload), "check the file and `source.measurement`")
+
+
+def _read_fixture(payload: FixturePayload) -> ScanData:
+    from ptycho_tasks.fixture import read_fixture
+
+    path = payload.fixture_file
+    return _not_dark(read_fixture(path), _shown(path, payload), "take other frames into it")
+
+
+def _not_dark(scan: ScanData, what: str, remedy: str) -> ScanData:
+    # As a rule, the first frame tells.
+    if not any(frame.any() for frame in scan.diffraction):
+        raise ScanError(f"{what}: every frame is dark; nothing can be learnt from it; {remedy}")
+    return scan
 
 
 def _read_inference_scan(payload: InferencePayload) -> ScanData:
     if payload.config.inference.scan == "fixture":
-        from ptycho_tasks.fixture import read_fixture
-
-        return read_fixture(payload.fixture_file)
+        return _read_fixture(payload)
     scan = _read_source(payload, payload.scan_file)
     _say_scan("scan", payload.scan_file, payload, scan)
     return scan
@@ -245,37 +280,25 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
 
 
 @contextmanager
-def _backend_imports(payload: TrainingPayload | InferencePayload) -> Iterator[None]:
+def _answerable(payload: TrainingPayload | InferencePayload) -> Iterator[None]:
+    """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
+    backend = f"backend `{payload.backend.name}`"
     try:
         yield
-    except ImportError as error:
-        raise BackendError(
-            f"backend `{payload.backend.name}` cannot run: {import_failure(error)}"
+    except Stopped:
+        raise
+    except SystemExit as error:
+        raise TrainingError(
+            f"{backend} ended the program with sys.exit({error.code!r}); it must raise an error "
+            "that says what is wrong"
         ) from error
-
-
-def _check(reconstruction: Reconstruction, scan: ScanData, backend: str) -> None:
-    """Refuse what a backend must not give, before anything is written."""
-    import numpy as np
-
-    N, shape = scan.size, np.shape(reconstruction.object)
-    expected = {
-        "object": (shape if len(shape) == 2 else ("H", "W"), "c"),
-        "probe": ((*np.shape(reconstruction.probe)[:1], N, N), "c"),
-        "positions": ((scan.frame_count, 2), "f"),
-    }
-    for name, (fits, kind) in expected.items():
-        array = np.asarray(getattr(reconstruction, name))
-        if array.shape != fits or array.dtype.kind != kind:
-            raise TrainingError(
-                f"backend `{backend}` gave `{name}` as {array.dtype} of shape {array.shape}; "
-                f"expected {'complex' if kind == 'c' else 'float'} of shape {fits}"
-            )
-        if not np.isfinite(array).all():
-            raise TrainingError(
-                f"backend `{backend}` gave `{name}` with NaN or Inf: the model is of no use on "
-                "this scan; train it longer, or with other data or settings"
-            )
+    except ImportError as error:
+        raise BackendError(f"{backend} cannot run: {import_failure(error)}") from error
+    except ConfigError as error:
+        origin = payload.origins.get(str(error).partition(":")[0])
+        if origin is None:
+            raise
+        raise ConfigError(f"{origin}: {error}") from error
 
 
 def _publish(

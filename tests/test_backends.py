@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from ptycho_tasks import reporter
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import available, find_backend
 from ptycho_tasks.errors import BackendError
@@ -65,11 +66,19 @@ BROKEN = {
         "the module `not_there` is missing; install it",
     ),
     "syntax error": ("x = 1\ndef (\n", "mine.py:2: "),
+    "null byte": ("x = 1\0\n", "null bytes"),
+    "ends the program": ("import sys\nsys.exit(0)\n", "mine.py:2: SystemExit: 0"),
     "raises": ("x = 1\nraise RuntimeError('no GPU')\n", "mine.py:2: RuntimeError: no GPU"),
     "no object": ("x = 1\n", "defines no `backend`"),
     "no methods": (WHOLE.replace("def infer", "def inference"), "lacks or has wrong: infer;"),
     "no version": (WHOLE.replace('"1"', "1"), "lacks or has wrong: version;"),
     "other options": (WHOLE.replace(", TrainingOptions\n", ", dict\n"), "wrong: options_type;"),
+    "property that fails": (
+        WHOLE.replace(
+            "class Whole:", "class Whole:\n    version = property(lambda self: 1 / 0)"
+        ).replace("name, version, options_type =", "name, _, options_type ="),
+        "mine.py:4: ZeroDivisionError",
+    ),
     "another name": (WHOLE.replace('"mine"', '"other"'), "calls itself `other`"),
     "a class": (WHOLE.replace("Whole()", "Whole"), "is a class; give an instance"),
 }
@@ -80,6 +89,14 @@ def test_a_broken_backend_says_what_is_wrong(tmp_path, code, expected):
     message = refusal(write_local(tmp_path, code))
     assert "backend `mine` (backends/mine.py)" in message
     assert expected in message
+    assert "None:" not in message
+
+
+def test_a_run_that_is_stopped_while_a_backend_is_imported_ends(tmp_path):
+    write_local(tmp_path, f"from {reporter.__name__} import _stop\n_stop(15, None)\n")
+    with pytest.raises(reporter.Stopped) as caught:
+        find_backend("mine", tmp_path).load()
+    assert caught.value.code == 143
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ptycho_tasks import forward
-from ptycho_tasks.errors import ScanError
+from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.forward import expected_intensity, fourier_shift
 from ptycho_tasks.metrics import SCORES, align, data_misfit, frc50, scanned_box, score
 from ptycho_tasks.options import SimulationOptions
@@ -244,14 +244,24 @@ def test_a_bad_frame_shows_in_its_residual() -> None:
     assert int(np.argmax(found.residual)) == 77
 
 
-def test_an_undefined_misfit_is_none_and_not_nan() -> None:
-    dark = np.zeros_like(scan().diffraction)
-    found = data_misfit(truth(), (0, 0), scan().probe, scan().positions, dark)
-    assert found.r_factor is None
-    assert found.poisson_deviance is not None
-    broken = np.full_like(truth(), np.nan)
-    found = data_misfit(broken, (0, 0), scan().probe, scan().positions, scan().diffraction)
-    assert found[:2] == (None, None)
+@pytest.mark.parametrize(
+    ("factors", "error", "expected"),
+    [
+        ((1, 1, 0), ScanError, "every frame is dark"),
+        ((1e30, 1, 1), TrainingError, r"not finite .* largest \|object\| is 1e\+30"),
+        ((1, 1e30, 1), TrainingError, "not finite"),
+        ((np.nan, 1, 1), TrainingError, "not finite"),
+    ],
+)
+def test_an_undefined_misfit_is_refused(
+    factors: tuple[float, float, float], error: type[Exception], expected: str
+) -> None:
+    object, probe, frames = (
+        array * np.float32(factor)
+        for array, factor in zip((truth(), scan().probe, scan().diffraction), factors, strict=True)
+    )
+    with pytest.raises(error, match=expected):
+        data_misfit(object, (0, 0), probe, scan().positions, frames)
 
 
 def test_an_empty_frame_among_others_has_a_residual() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ptycho_tasks.config import read_config
@@ -70,6 +72,22 @@ def test_paths_lie_in_the_project(read, tmp_path):
     assert payload.sidecar_file == tmp_path / "fixtures" / "star.json"
     assert payload.model_dir == tmp_path / "runs" / "default" / "training"
     assert payload.output_dir == tmp_path / "runs" / "default" / "inference"
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "expected"),
+    [
+        ("inference: {scan: nope.npz}", "inference.scan", r"^ptycho.yaml:6: inference.scan: there"),
+        ("inference: {scan: source}", "inference.scan", None),
+        ("inference: {scan: ptycho.yaml}", "inference.scan", None),
+        ("inference: {scan: ptycho.yaml/x}", "inference.scan", "there is no"),
+        ("", "source.product", None),
+        ("", "source.file", r"^ptycho.yaml:2: source.file: there is no .*star.npz"),
+    ],
+)
+def test_a_missing_file_names_key_and_line(read, line, key, expected):
+    missing = create_training_payload(read(CONFIG + line + "\n")).missing(key)
+    assert missing is None if expected is None else re.search(expected, missing)
 
 
 def test_nothing_is_opened_or_made(read, tmp_path):

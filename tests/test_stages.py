@@ -1,0 +1,278 @@
+"""The stages in one process: what a backend may give and do, and what is found before it runs."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptycho_tasks import reporter, stages
+from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.config import read_config
+from ptycho_tasks.errors import ConfigError, PtychoTasksError, ScanError, TrainingError
+from ptycho_tasks.npz import write_scan
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.payload import create_inference_payload, create_training_payload
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.simulate import simulate
+
+CONFIG = """\
+name: tiny
+source: {file: scan.npz}
+fixture: {subset_size: 16}
+backend: mine
+"""
+BACKEND = """\
+import signal, sys
+import numpy as np
+from dataclasses import replace
+from ptycho_tasks.backend import Reconstruction, TrainedModel
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import TrainingOptions
+
+class Mine:
+    name, version, options_type = "mine", "1", TrainingOptions
+
+    def train(self, request):
+        given = TrainedModel({"m": {"w": np.ones(3)}})
+        TRAIN
+        return given
+
+    def infer(self, request):
+        scan = request.scan
+        given = Reconstruction(scan.object, (0, 0), scan.probe, scan.positions)
+        INFER
+        return given
+
+backend = Mine()
+"""
+_SCAN = simulate(SimulationOptions(size=16, grid=5, step=3.0, jitter=1.0, seed=1), name="scan")
+
+
+class Project:
+    """A scan, a backend and a ptycho.yaml, of which the fixture is cut."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "backends").mkdir()
+        write_scan(root / "scan.npz", _SCAN)
+        self.write()
+
+    def write(self, *, train: str = "pass", infer: str = "pass", more: str = "") -> Project:
+        code = BACKEND.replace("TRAIN", train).replace("INFER", infer)
+        (self.root / "backends" / "mine.py").write_text(code)
+        (self.root / "ptycho.yaml").write_text(CONFIG + more)
+        return self
+
+    def training(self) -> Any:
+        return create_training_payload(read_config(self.root / "ptycho.yaml"))
+
+    def inference(self) -> Any:
+        return create_inference_payload(read_config(self.root / "ptycho.yaml"))
+
+    def train(self) -> Path:
+        stages.make_fixture(self.training())
+        return stages.train(self.training())
+
+    def infer(self) -> dict[str, Any]:
+        self.train()
+        return stages.infer(self.inference())
+
+    def files(self) -> set[str]:
+        return {
+            path.relative_to(self.root).as_posix()
+            for path in self.root.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def refusal(
+    act: Callable[[], object], error: type[PtychoTasksError] = TrainingError, code: int = 1
+) -> str:
+    with pytest.raises(error) as caught:
+        act()
+    assert caught.value.exit_code == code
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what a backend gives ----------------------------------------------------------------------
+
+NO_MODELS = {
+    "given = None": "gave None from `train`; expected a TrainedModel",
+    "given = {}": "gave a `dict` from `train`",
+    "given = replace(given, models=[1, 2])": "`models` as a `list`; expected a mapping",
+    "given = replace(given, models={1: {}})": "`models` as a `dict`; expected a mapping with text",
+    "given = replace(given, models={'a/b': {}})": "`models` with the name 'a/b'",
+    "given = replace(given, models={'m': [1.0]})": "`models`, m, as a `list`",
+    "given = replace(given, models={'m': {'w': 'text'}})": "`models`, m/w, as <U4",
+    "given = replace(given, models={'m': {'w': {}}})": "`models`, m/w, as object",
+    "given = replace(given, models={'m': {'w': [[1], [1, 2]]}})": "`models`, m/w, as no array",
+    "given = replace(given, models={'m': {'w': np.array([np.nan])}})": "NaN or Inf in m/w",
+    "given = replace(given, metadata=None)": "`metadata` as None",
+    "given = replace(given, metadata={'s': float('nan')})": "`metadata`, s: Out of range",
+    "given = replace(given, metadata={'s': np.ones(2)})": "`metadata`, s: a `ndarray` in it",
+    "given = replace(given, history='abc')": "`history` as a `str`; expected a list",
+    "given = replace(given, history=[3.0])": "`history`, epoch 1, as a `float`",
+    "given = replace(given, history=[{'loss': '0.5'}])": "`history`, epoch 1, loss, as <U3",
+    "given = replace(given, history=[{'loss': [1, 2]}])": "a single one",
+    "given = replace(given, history=[{'loss': np.inf}])": "NaN or Inf in history, epoch 1, loss",
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), NO_MODELS.items(), ids=NO_MODELS)
+def test_what_is_no_model_is_refused_and_nothing_published(project, code, expected):
+    message = refusal(project.write(train=code).train)
+    assert message.startswith("backend `mine`")
+    assert expected in message
+    assert not project.training().bundle_file.exists()
+
+
+def test_numpy_scalars_become_plain_numbers(project):
+    code = (
+        "given = replace(given, metadata={'scale': np.float32(0.5), 'deep': [np.int64(2)]}, "
+        "history=[{'val/loss': np.float32(0.25)}])"
+    )
+    model = load_bundle(project.write(train=code).train().parent).model
+    assert model.metadata == {"scale": 0.5, "deep": [2]}
+    assert model.history == [{"val/loss": 0.25}]
+
+
+NO_RECONSTRUCTIONS = {
+    "given = None": "gave None from `infer`; expected a Reconstruction",
+    "given = (1, 2)": "gave a `tuple` from `infer`",
+    "given = replace(given, origin=None)": "`origin` as None; expected integers of shape (2)",
+    "given = replace(given, origin=(0.5, 0.5))": "`origin` as float64 of shape (2,)",
+    "given = replace(given, origin=(90, 90))": "do not fit `object`: ",
+    "given = replace(given, object=given.object.real)": "`object` as float32",
+    "given = replace(given, object=1e300 * given.object.astype(complex))": "`object` with NaN",
+    "given = replace(given, object=0 * given.object)": "`object` that is zero",
+    "given = replace(given, object=np.float32(1e30) * given.object)": "largest |object| is 1e+30",
+    "given = replace(given, probe=np.empty(0, np.complex64))": "expected complex of shape (any, 16",
+    "given = replace(given, probe=given.probe[:0])": "`probe` that is zero",
+    "given = replace(given, probe=0 * given.probe)": "`probe` that is zero",
+    "given = replace(given, probe=np.float32(1e30) * given.probe)": "`probe` too bright",
+    "given = replace(given, positions=given.positions + 1e300)": "do not fit `object`: ",
+    "given = replace(given, losses=['a'])": "`losses` as <U1",
+    "given = replace(given, losses=[float('nan')])": "`losses` with NaN or Inf",
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), NO_RECONSTRUCTIONS.items(), ids=NO_RECONSTRUCTIONS)
+def test_what_is_no_reconstruction_is_refused_and_nothing_published(project, code, expected):
+    message = refusal(project.write(infer=code).infer)
+    assert expected in message
+    assert not project.inference().output_dir.exists()
+
+
+def test_a_reconstruction_in_other_types_of_the_same_kind_is_taken(project):
+    plain = project.infer()
+    code = (
+        "given = Reconstruction(given.object.astype(complex), [np.int32(0), np.int64(0)], "
+        "given.probe.astype(complex), given.positions, losses=np.ones(2, np.float16))"
+    )
+    (project.root / "other").mkdir()
+    assert Project(project.root / "other").write(infer=code).infer() == plain
+
+
+# --- what a backend does -----------------------------------------------------------------------
+
+WHERE = pytest.mark.parametrize("method", ["train", "infer"])
+
+
+@WHERE
+def test_a_backend_that_ends_the_program_is_at_fault(project, method):
+    project.write(**{method: "sys.exit(0)"})
+    assert "backend `mine` ended the program" in refusal(getattr(project, method))
+
+
+@WHERE
+def test_a_signal_ends_the_run_and_not_only_the_backend(project, method, capfd):
+    before = signal.signal(signal.SIGTERM, reporter._stop)
+    try:
+        with pytest.raises(reporter.Stopped) as caught:
+            getattr(project.write(**{method: "signal.raise_signal(signal.SIGTERM)"}), method)()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert capfd.readouterr().err.splitlines()[-1] == "stopped by SIGTERM"
+
+
+def test_doit_can_hand_a_stop_on_as_text():
+    assert reporter.Stopped("143").code == 143
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "expected"),
+    [
+        (
+            "execution: {accelerator: mps}\n",
+            "execution.accelerator: there is none",
+            "ptycho.yaml:5: execution.accelerator: there is none",
+        ),
+        ("", "the scan does not suit", "the scan does not suit"),
+    ],
+)
+def test_an_option_that_a_backend_cannot_honour_names_its_line(project, more, text, expected):
+    project.write(train=f"raise ConfigError({text!r})", more=more)
+    assert refusal(project.train, ConfigError, 2) == expected
+
+
+# --- what is found before a backend runs -------------------------------------------------------
+
+
+def dark(scan: ScanData) -> ScanData:
+    return replace(scan, diffraction=0 * scan.diffraction)
+
+
+def test_dark_frames_are_refused_wherever_they_are_read(project):
+    write_scan(project.root / "dark.npz", dark(_SCAN))
+    project.write(more="inference: {scan: dark.npz}\n")
+    assert "dark.npz: every frame is dark" in refusal(project.infer, ScanError)
+    assert not project.inference().output_dir.exists()
+    (project.root / "ptycho.yaml").write_text(CONFIG.replace("scan.npz", "dark.npz"))
+    refusal(lambda: stages.check_source(project.training()), ScanError)
+    refusal(lambda: stages.make_fixture(project.training()), ScanError)
+
+
+def test_a_fixture_of_dark_frames_is_not_trained_on(project):
+    lit_last = np.arange(_SCAN.frame_count)[:, None, None] >= 20
+    write_scan(project.root / "scan.npz", replace(_SCAN, diffraction=lit_last * _SCAN.diffraction))
+    (project.root / "ptycho.yaml").write_text(CONFIG.replace("{sub", "{strategy: first, sub"))
+    assert "fixtures/tiny.npz: every frame is dark" in refusal(project.train, ScanError)
+
+
+def test_a_simulation_without_light_is_not_written(project):
+    config = CONFIG.replace("file: scan.npz", "simulate: {size: 16, grid: 5, photons: 1e-9}")
+    (project.root / "ptycho.yaml").write_text(config)
+    before = project.files()
+    assert "raise `photons`" in refusal(lambda: stages.check_source(project.training()), ScanError)
+    assert project.files() == before
+
+
+@pytest.mark.parametrize("key", ["file", "product"])
+def test_a_missing_source_is_found_first(project, key):
+    sources = {"file": "file: nope.h5", "product": "file: scan.npz, product: nope.h5"}
+    (project.root / "ptycho.yaml").write_text(CONFIG.replace("file: scan.npz", sources[key]))
+    message = refusal(lambda: stages.check_source(project.training()), ConfigError, 2)
+    assert re.match(rf"ptycho.yaml:2: source.{key}: there is no .*nope.h5; correct", message)
+
+
+def test_a_scan_that_only_inference_needs_may_be_missing_until_then(project, capsys):
+    project.write(more="inference: {scan: nope.npz}\n")
+    project.train()
+    said = f"ptycho.yaml:5: inference.scan: there is no {project.root / 'nope.npz'}"
+    assert f"{said} yet, which `doit infer` will need" in capsys.readouterr().out
+    message = refusal(lambda: stages.infer(project.inference()), ConfigError, 2)
+    assert message == f"{said}; correct the path"
