@@ -116,25 +116,38 @@ runs/%/reconstruction.h5: runs/%/wts.h5.zip data/%_source.npz
 SNAKE = """\
 import json
 VALUES = json.load(open("values.json"))
+FILES = ["reconstruction.h5", "amplitude.png", "phase.png", "metrics.json"]
 rule all:
-    input: expand("runs/{v}/reconstruction.h5", v=VALUES)
+    input:
+        expand("runs/{v}/reconstruction.h5", v=VALUES)
 rule source:
-    output: "data/{v}_source.npz"
-    shell: "echo {wildcards.v} > {output}"
+    output:
+        "data/{v}_source.npz"
+    shell:
+        "echo {wildcards.v} > {output}"
 rule fixture:
-    input: "data/{v}_source.npz"
-    output: "data/{v}.npz", "data/{v}.json"
-    shell: "cat {input} > {output[0]}; echo x > {output[1]}"
+    input:
+        "data/{v}_source.npz"
+    output:
+        "data/{v}.npz", "data/{v}.json"
+    shell:
+        "cat {input} > {output[0]}; echo x > {output[1]}"
 rule train:
-    input: "data/{v}.npz"
-    output: "runs/{v}/wts.h5.zip"
-    params: epochs=lambda w: VALUES[w.v]
-    shell: "(cat {input}; echo {params.epochs}) > {output}"
+    input:
+        "data/{v}.npz"
+    output:
+        "runs/{v}/wts.h5.zip"
+    params:
+        epochs=lambda w: VALUES[w.v]
+    shell:
+        "(cat {input}; echo {params.epochs}) > {output}"
 rule infer:
-    input: "runs/{v}/wts.h5.zip", "data/{v}_source.npz"
-    output: expand("runs/{{v}}/{f}", f=["reconstruction.h5", "amplitude.png", "phase.png",
-                                        "metrics.json"])
-    shell: "for f in {output}; do cat {input} > $f; done"
+    input:
+        "runs/{v}/wts.h5.zip", "data/{v}_source.npz"
+    output:
+        expand("runs/{{v}}/{f}", f=FILES)
+    shell:
+        "for f in {output}; do cat {input} > $f; done"
 ruleorder: source > fixture
 wildcard_constraints: v="v[0-9]+"
 """

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.options import ExecutionOptions, TrainingOptions
+from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.options import TrainingOptions as TrainingOptions  # for who writes a backend
 
 if TYPE_CHECKING:
     import numpy as np

@@ -202,7 +202,7 @@ class TrainingPayload(_BackendPayload):
             "batch_size": training.get("batch_size"),
             "gridsize": gridsize,
             "intensity_scale.trainable": False,
-            "model_type": training.get("model_type", "pinn"),
+            "model_type": training.get("model_type", self.backend.name),
             "n_groups": training.get("n_groups"),
             "nepochs": training.get("epochs"),
             "object.big": gridsize > 1,
@@ -211,7 +211,8 @@ class TrainingPayload(_BackendPayload):
         }
         return {
             "backend": self.backend.name,
-            "flat": flat,
+            # What a backend has no option for has no flat name either.
+            "flat": {name: value for name, value in flat.items() if value is not None},
             "training": training,
         }
 

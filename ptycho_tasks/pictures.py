@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["amplitude", "phase"]
 
-CLIPPED = 0.5
+CLIPPED = 2.0
 """Per cent of the seen pixels beyond each end of the colours: a few hot ones at the rim of what
 was seen must not take the contrast from the rest."""
 LEAST_RANGE = 1e-3
@@ -37,7 +37,7 @@ def picture_bytes(
 ) -> bytes:
     """A PNG of an object's amplitude or phase; equal content gives equal bytes.
 
-    Row 0 is on top. Colours span the seen pixels but for the outermost 0.5 % at either end; the
+    Row 0 is on top. Colours span the seen pixels but for the outermost 2 % at either end; the
     phase is that of `centred_phase`, and where it goes nearly all around, the colours do too.
 
     Args:

@@ -77,6 +77,10 @@ def product_bytes(
         group["illumination"] = np.asarray(reconstruction.illumination, dtype=np.float32)
         group["seen"] = reconstruction.seen
         group["residual"] = np.asarray(residual, dtype=np.float32)
+        group["residual"].attrs["meaning"] = (
+            "sum |predicted - measured amplitude| of a frame over the mean frame's measured sum: "
+            "the mean of all is the R-factor"
+        )
         group["origin"] = np.asarray(reconstruction.origin, dtype=np.int64)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
     return stream.getvalue()

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
-import click
-
 from ptycho_tasks.backend import Progress, no_progress
 
 LINES = 10
 """How many lines a stage may write where the output is not a terminal."""
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a text and flush it; whoever stops reading (`| head`) stops no work."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # Else the interpreter would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -37,6 +47,8 @@ def show_progress(
 
 @contextmanager
 def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
+    import click
+
     with ExitStack() as shown:
         bar: Any = None
 
@@ -77,8 +89,7 @@ def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Prog
         steps, seconds = done - first[0], now - first[1]
         if steps:
             parts[-1] += f", {duration(seconds / steps * (total - done))} left"
-        stream.write("  ".join(part for part in parts if part) + "\n")
-        stream.flush()
+        say("  ".join(part for part in parts if part) + "\n", stream)
 
     return progress
 

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
-from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.lock import ProjectLock
+from ptycho_tasks.progress import say
 from ptycho_tasks.state import State
 
 _WATCH_S = 0.2
@@ -40,12 +40,12 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Begin a run: take the lock, and arrange for an orderly end."""
         global run_pid
+        from ptycho_tasks.tasks import or_exit, refuse_missing_scans
+
         self.lock = ProjectLock()
-        try:
+        with or_exit():
+            refuse_missing_scans(tasks, selected_tasks)
             self.lock.acquire()
-        except PtychoTasksError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(error.exit_code) from error
         state = Globals.dep_manager.backend
         if isinstance(state, State):
             state.running = True
@@ -56,17 +56,25 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             with suppress(ValueError):  # not in the main thread
                 self.handlers[number] = signal.signal(number, _stop)
 
+    def write(self, text: str) -> None:
+        """Show a text, as long as someone reads."""
+        try:
+            super().write(text)
+        except BrokenPipeError:
+            say(text, self.outstream)
+
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         self.lock.working_on(task.name)
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
-        self.outstream.flush()
+        say("", self.outstream)
 
     def complete_run(self) -> None:
         """End a run."""
         global run_pid
         super().complete_run()
+        say("", self.outstream)
         if run_pid is not None:
             run_pid = None
             for number, handler in self.handlers.items():
@@ -89,8 +97,7 @@ class _Prefixed(io.TextIOBase):
         *lines, self._part = (self._part + text).split("\n")
         if lines:
             # One write, which the kernel does not split as long as it is short.
-            self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
-            self._stream.flush()
+            say("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
         return len(text)
 
     def flush(self) -> None:

@@ -32,7 +32,7 @@ from ptycho_tasks.payload import (
     InferencePayload,
     TrainingPayload,
 )
-from ptycho_tasks.progress import show_progress
+from ptycho_tasks.progress import say, show_progress
 from ptycho_tasks.reporter import Stopped
 from ptycho_tasks.state import known_sha256
 
@@ -118,10 +118,6 @@ def train(payload: TrainingPayload) -> Path:
     from ptycho_tasks.bundle import bundle_bytes
     from ptycho_tasks.files import write_atomic, writing
 
-    missing = payload.missing("inference.scan")
-    if missing is not None:
-        # No mistake as long as nobody asks for the reconstruction.
-        _say(payload, f"{'':<10} {missing} yet, which `doit infer` will need")
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", {"fixture": payload.fixture_file})
     scan = _read_fixture(payload)
@@ -421,4 +417,4 @@ def _shown(path: Path, payload: FixturePayload) -> str:
 
 def _say(payload: FixturePayload, text: str) -> None:
     if not payload.config.execution.quiet:
-        print(text, flush=True)
+        say(f"{text}\n")

@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,39 @@ def task_infer() -> Iterator[Task]:
 
 
 def _tasks(stage: str, together: str) -> Iterator[Task]:
-    try:
+    with or_exit():
         rows = [row for row in _table().rows if row["stage"] == stage]
-    except ConfigError as error:
-        _complain(error)
-        raise SystemExit(error.exit_code) from error
     if rows[0]["name"] != stage:
         names = [row["name"] for row in rows]
         yield Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
     for row in rows:
         yield _task(row)
+
+
+@contextmanager
+def or_exit() -> Iterator[None]:
+    """Where doit would show a traceback: a user's error in the block is one line, and the end."""
+    try:
+        yield
+    except PtychoTasksError as error:
+        _complain(error)
+        raise SystemExit(error.exit_code) from error
+
+
+def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
+    """Refuse to train for the reconstruction of a scan that is not there.
+
+    Raises:
+        ConfigError: one line that names the key `inference.scan` and its line.
+    """
+    for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
+        if name.partition(":")[0] != "infer" or not tasks[name].actions:
+            continue
+        _, scan, *_ = _table().row(name)["inputs"]
+        if not Path(scan).exists():
+            missing = _table().payload(_table().row(name)).missing("inference.scan")
+            if missing is not None:
+                raise ConfigError(f"{missing}; correct the path")
 
 
 def _table() -> Table:

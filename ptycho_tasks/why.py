@@ -16,6 +16,7 @@ from doit.exceptions import InvalidCommand
 from doit.task import Task
 
 from ptycho_tasks.freshness import Reason, UpToDate
+from ptycho_tasks.progress import say
 
 _JSON = {
     "name": "as_json",
@@ -84,7 +85,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
             text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
         else:
             text = "".join(f"{line}\n" for line in self.lines(verdicts))
-        self.outstream.write(text)
+        say(text, self.outstream)
         return 0
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:

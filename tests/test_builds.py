@@ -348,6 +348,29 @@ def test_a_scan_is_never_overwritten_by_its_fixture(built_project, doit):
     assert (data / "tiny.npz").read_bytes() == before
 
 
+def test_a_missing_scan_to_infer_is_found_before_the_training(project, doit):
+    with (project / "ptycho.yaml").open("a") as stream:
+        stream.write("inference: {scan: nope.npz}\n")
+    done = doit(project)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ptycho.yaml:7: inference.scan: there is no ")
+    assert executed(doit(project, "train")) == ["source", "fixture", "train"]
+
+
+def test_who_stops_reading_stops_no_work(project, doit):
+    ran = subprocess.Popen(
+        [*DOIT], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert ran.stdout.readline() == ".  source\n"
+    ran.stdout.close()
+    assert ran.stderr.read() == ""
+    ran.stderr.close()
+    assert ran.wait(WAIT_S) == 0
+    assert executed(doit(project)) == []
+
+
 # --- why -------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,8 @@ def train(request: TrainRequest) -> TrainedModel:
         try:
             if len(task.history) < options.epochs:
                 trainer.fit(task, to_train, to_validate)
+                if trainer.interrupted:  # Lightning may keep a Ctrl-C to itself
+                    raise KeyboardInterrupt
             refuse_flat(task.history)
         except TrainingError:
             # What led to this is not worth going on from: should a fault of the machine have
