@@ -11,8 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.errors import BundleError, TrainingError
+from ptycho_tasks.files import not_a_file
 from ptycho_tasks.payload import BUNDLE_NAME
 
 FORMAT = "ptycho-tasks-bundle"
@@ -61,7 +61,7 @@ def bundle_bytes(
     """A bundle as bytes.
 
     Args:
-        model: arrays by model and name, metadata, history.
+        model: arrays by model and name, metadata, history; after `checked_model`.
         backend: the backend's name.
         backend_version: the backend's version.
         size: N.
@@ -94,43 +94,57 @@ def bundle_bytes(
             for name, data in members.items()
         },
     }
+    return _container({MANIFEST: _json(manifest), **members})
+
+
+def _container(members: Mapping[str, bytes]) -> bytes:
+    """The zip of some members: the same bytes for the same members, in this order."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in [(MANIFEST, _json(manifest)), *members.items()]:
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _ZIP_DATE)
+            info.create_system = 3  # else another one on Windows
+            archive.writestr(info, data)
     return stream.getvalue()
 
 
 def load_bundle(model_dir: Path) -> Bundle:
-    """Read and check the bundle in a model directory.
+    """Read and check the bundle in a model directory; the bundle's own path will do too.
 
-    Checked: member names, sizes and checksums against the manifest, the format's version, and
-    that the weights are plain arrays stored in the file itself.
+    Checked: member names, sizes and checksums against the manifest, the format's version, every
+    other byte against what these members give when they are written, and that the weights are
+    plain arrays stored in the file itself.
 
     Raises:
         BundleError: what is wrong with it, and where.
     """
-    path = Path(model_dir) / BUNDLE_NAME
+    path = Path(model_dir)
+    path = path if path.name == BUNDLE_NAME else path / BUNDLE_NAME
+    content = _content(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             manifest = _read_manifest(path, archive)
             members = {name: _read_member(path, archive, manifest, name) for name in _MEMBERS}
-    except FileNotFoundError:
-        raise BundleError(
-            f"{path}: no such bundle; run `doit train`, or name the folder that holds {BUNDLE_NAME}"
-        ) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            whole = _container({MANIFEST: archive.read(MANIFEST), **members}) == content
+    except BundleError:
+        raise
+    except Exception as error:  # damage shows as errors of zipfile, zlib, struct and codecs
         raise BundleError(
             f"{path}: damaged or not a zip ({error}); train again or copy it anew"
         ) from error
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not whole:
+        raise BundleError(
+            f"{path}: the zip around its members was changed; train again or copy it anew"
+        )
     params = _parse(path, PARAMS, members[PARAMS], dict)
-    model = TrainedModel(
-        models=_read_weights(path, members[WEIGHTS], manifest["models"]),
-        metadata=params.get("metadata", {}),
-        history=_parse(path, HISTORY, members[HISTORY], list),
-    )
+    history = _parse(path, HISTORY, members[HISTORY], list)
+    metadata = params.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise BundleError(f"{path}: {PARAMS}: metadata: expected keys and values; train again")
+    if not all(isinstance(epoch, dict) and _are_numbers(epoch.values()) for epoch in history):
+        raise BundleError(f"{path}: {HISTORY}: expected numbers by name an epoch; train again")
+    weights = _read_weights(path, members[WEIGHTS], manifest["models"])
+    model = TrainedModel(models=weights, metadata=metadata, history=history)
     return Bundle(manifest, params, model)
 
 
@@ -141,6 +155,20 @@ def made_from(model_dir: Path) -> dict[str, Any] | None:
     except BundleError:
         return None
     return said if isinstance(said, dict) else None
+
+
+def _content(path: Path) -> bytes:
+    problem = not_a_file(path)
+    if problem:
+        raise BundleError(f"{path}: {problem}; name the folder that holds {BUNDLE_NAME}")
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"{path}: no such bundle; run `doit train`, or name the folder that holds {BUNDLE_NAME}"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _refuse_nan(model: TrainedModel, backend: str) -> None:
@@ -259,6 +287,10 @@ def _parse(path: Path, member: str, data: bytes, kind: type) -> Any:
     return value
 
 
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
 def _read_weights(
     path: Path, data: bytes, expected: list[str]
 ) -> dict[str, dict[str, NDArray[Any]]]:
@@ -269,19 +301,48 @@ def _read_weights(
                     f"{path}: {WEIGHTS} holds the models {', '.join(file)}; "
                     f"the manifest names {', '.join(expected)}"
                 )
-            shared: dict[int, NDArray[Any]] = {}
-            return {model: _read_model(path, file, model, shared) for model in sorted(file)}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise BundleError(f"{path}: {WEIGHTS} is not readable HDF5: {error}") from error
+            datasets = {model: _datasets(path, file, model) for model in sorted(file)}
+            return _arrays(path, datasets, len(data))
+    except BundleError:
+        raise
+    except Exception as error:  # h5py reports bytes that make no sense in many ways
+        raise BundleError(
+            f"{path}: {WEIGHTS} is not readable HDF5: {' '.join(str(error).split())}"
+        ) from error
 
 
-def _read_model(
-    path: Path, file: h5py.File, model: str, shared: dict[int, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
+def _arrays(
+    path: Path, datasets: Mapping[str, Mapping[str, h5py.Dataset]], limit: int
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """The arrays by model and name; what the file stores once is one array.
+
+    Args:
+        path: the bundle, for messages.
+        datasets: by model and name.
+        limit: bytes of the HDF5 file. What it does not hold it could still claim, by the terabyte.
+    """
+    stored = {
+        h5py.h5o.get_info(dataset.id).addr: dataset
+        for group in datasets.values()
+        for dataset in group.values()
+    }
+    claimed = sum(dataset.size * dataset.dtype.itemsize for dataset in stored.values())
+    if claimed > limit:
+        raise BundleError(
+            f"{path}: {WEIGHTS} claims {claimed} bytes of arrays in a file of {limit}; refused"
+        )
+    arrays = {address: np.asarray(dataset[()]) for address, dataset in stored.items()}
+    return {
+        model: {name: arrays[h5py.h5o.get_info(dataset.id).addr] for name, dataset in group.items()}
+        for model, group in datasets.items()
+    }
+
+
+def _datasets(path: Path, file: h5py.File, model: str) -> dict[str, h5py.Dataset]:
     group = file[model] if isinstance(file.get(model, getlink=True), h5py.HardLink) else None
     if not isinstance(group, h5py.Group):
         raise BundleError(f"{path}: {WEIGHTS}: {model} is not a group of its own; refused")
+    found: dict[str, h5py.Dataset] = {}
     for name in group:
         link = group.get(name, getlink=True)
         dataset = group[name] if isinstance(link, h5py.HardLink) else None
@@ -294,8 +355,5 @@ def _read_model(
             or dataset.dtype.kind not in "biufc"
         ):
             raise BundleError(f"{path}: {WEIGHTS}: {model}/{name} is not a plain array; refused")
-        address = h5py.h5o.get_info(dataset.id).addr
-        if address not in shared:
-            shared[address] = np.asarray(dataset[()])
-        arrays[name] = shared[address]
-    return arrays
+        found[name] = dataset
+    return found

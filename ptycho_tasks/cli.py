@@ -12,8 +12,16 @@ from typing import Any
 import click
 import msgspec
 
-from ptycho_tasks.config import CONFIG_NAME, read_config
+from ptycho_tasks.config import (
+    CONFIG_NAME,
+    SectionType,
+    SourceOptions,
+    fault,
+    read_config,
+    typed,
+)
 from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
+from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
 from ptycho_tasks.tasks import DEBUG
 
@@ -46,38 +54,53 @@ def main() -> None:
             raise
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        if os.environ.get(DEBUG):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        code = 1
     sys.exit(code)
 
 
-def section_options(kind: type[Section]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def section_options(
+    kind: type[Section], *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command one option a field of `kind`, with its documentation."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(msgspec.structs.fields(kind)):
+            if field.name in without:
+                continue
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
+            default = "none" if field.default is None else field.default
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
                 field.name,
-                help=f"{meta.description}  [default: {field.default}]",
+                help=f"{meta.description}  [default: {default}]",
             )(command)
         return command
 
     return decorate
 
 
-def section_of(kind: type[Section], values: dict[str, str | None]) -> Any:
-    """The section that the given option texts make.
+def section_of(kind: type[SectionType], values: dict[str, str | None]) -> SectionType:
+    """The section that the given option texts make; those of other sections are left aside.
 
     Raises:
         ConfigError: a value is wrong; the option is named.
     """
-    given = {key: value for key, value in values.items() if value is not None}
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    given = {key: value for key, value in values.items() if value is not None and key in names}
     try:
-        return msgspec.convert(given, kind, strict=False)
+        return typed(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        problem, _, at = str(error).partition(" - at `$")
-        option = f"--{at.rstrip('`').lstrip('.').replace('_', '-')}: " if at else ""
-        raise ConfigError(f"{option}{problem[:1].lower()}{problem[1:]}") from error
+        key, problem = fault(error, kind, given)
+        option = f"--{key.replace('_', '-')}: " if key else ""
+        raise ConfigError(f"{option}{problem}") from error
+
+
+force_option = click.option("--force", is_flag=True, help="Replace a file that is already there.")
 
 
 @cli.command()
@@ -99,10 +122,12 @@ def init(folder: Path, source: Path | None, backend: str, name: str | None) -> N
 
 @cli.command()
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@force_option
 @section_options(SimulationOptions)
-def simulate(output: Path, **values: str | None) -> None:
+def simulate(output: Path, force: bool, **values: str | None) -> None:
     """Simulate a scan with a known ground truth and write it to OUTPUT (NPZ)."""
     options = section_of(SimulationOptions, values)
+    check_replaceable(output, force=force)
 
     from ptycho_tasks.npz import write_scan
     from ptycho_tasks.simulate import simulate as simulate_scan
@@ -142,19 +167,36 @@ def dry_run(tasks: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="The fixture (NPZ) to write."
 )
+@force_option
 @section_options(FixtureOptions)
-def fixture(source: Path, output: Path, **values: str | None) -> None:
+@section_options(SourceOptions, without=("file", "simulate"))
+def fixture(source: Path, output: Path, force: bool, **values: str | None) -> None:
     """Cut a scan to a fixture, with its JSON sidecar beside it."""
     options = section_of(FixtureOptions, values)
+    reading = section_of(SourceOptions, {**values, "file": str(source)})
     if output.suffix != ".npz":
         raise ConfigError(f"--output: {output} must end in .npz; its sidecar ends in .json")
 
     from ptycho_tasks.files import sha256_file
+    from ptycho_tasks.fixture import check_output
     from ptycho_tasks.readers import read_scan
     from ptycho_tasks.stages import cut_fixture
 
-    scan = cut_fixture(read_scan(source), source, sha256_file(source), options, output)
-    click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
+    product = None if reading.product is None else Path(reading.product)
+    check_output(output, [source, *([product] if product else [])], force=force)
+    scan = read_scan(
+        source,
+        measurement=reading.measurement,
+        frame_axis=reading.frame_axis,
+        product=product,
+        pixel_size_m=reading.pixel_size_m,
+        energy_ev=reading.energy_ev,
+        distance_m=reading.distance_m,
+    )
+    for note in scan.notes:
+        click.echo(f"{source}: {note}")
+    made = cut_fixture(scan, source, sha256_file(source), options, output)
+    click.echo(f"{output}: {made.frame_count} frames of {made.size} x {made.size}")
 
 
 @cli.command()

@@ -7,18 +7,22 @@ remembers where it came from. Nothing here imports numpy or a backend's heavy li
 from __future__ import annotations
 
 import difflib
+import functools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import (
+    NAME_PATTERN,
+    NAME_RULE,
     ExecutionOptions,
     FixtureOptions,
     Section,
@@ -32,6 +36,7 @@ from ptycho_tasks.table import CONFIG_NAME, read_bytes
 __all__ = ["CONFIG_NAME"]
 
 Positive = Annotated[float, limits(gt=0)]
+FileName = Annotated[str, limits(min_length=1)]
 
 
 class SourceOptions(Section, frozen=True, kw_only=True):
@@ -39,12 +44,14 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     affects: ClassVar[Stages] = ("source", "fixture", "infer")
 
-    file: Annotated[str | None, doc("the scan to read: NPZ or CXI, relative to this file")] = None
+    file: Annotated[FileName | None, doc("the scan to read: NPZ or CXI, relative to this file")] = (
+        None
+    )
     simulate: Annotated[
         SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
     ] = None
     product: Annotated[
-        str | None, doc("a Ptychodus product (HDF5) that gives probe and positions for `file`")
+        FileName | None, doc("a Ptychodus product (HDF5) that gives probe and positions for `file`")
     ] = None
     measurement: Annotated[
         Literal["auto", "amplitude", "counts"],
@@ -78,14 +85,11 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """A whole ptycho.yaml. Only `source` must be given."""
 
-    name: Annotated[
-        str,
-        doc("names the files that are made", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
-    ] = "scan"
+    name: Annotated[str, doc("names the files that are made", pattern=NAME_PATTERN)] = "scan"
     source: Annotated[SourceOptions, doc("where the scan comes from")]
     fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
     backend: Annotated[
-        str, doc("what trains and reconstructs", affects=("train", "infer"), min_length=1)
+        str, doc("what trains and reconstructs", affects=("train", "infer"), pattern=NAME_PATTERN)
     ] = "pinn"
     training: Annotated[dict[str, Any], doc("options of the backend", affects=("train",))] = (
         msgspec.field(default_factory=dict)
@@ -111,30 +115,55 @@ class Config(Section, frozen=True, kw_only=True):
 # Reading
 
 
+class _Scalar(NamedTuple):
+    """One of YAML's types of single values."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    read: Callable[[str], Any]
+
+
+def _integer(text: str) -> int:
+    sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-")
+    return sign * int(digits, {"0o": 8, "0x": 16}.get(digits[:2], 10))
+
+
+_SCALARS = {
+    "tag:yaml.org,2002:null": _Scalar("null", re.compile("|~|null|Null|NULL"), lambda text: None),
+    "tag:yaml.org,2002:bool": _Scalar(
+        "true or false",
+        re.compile("true|True|TRUE|false|False|FALSE"),
+        lambda text: text[0] in "tT",
+    ),
+    "tag:yaml.org,2002:int": _Scalar(
+        "an integer", re.compile("[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"), _integer
+    ),
+    "tag:yaml.org,2002:float": _Scalar(
+        "a number",
+        re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"),
+        float,
+    ),
+    "tag:yaml.org,2002:str": _Scalar("text", re.compile(".*", re.DOTALL), str),
+}
+"""YAML 1.2's core schema, in which `on` is text and 1e9 a number, as people expect."""
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_LONGEST_KEY = 100
+_LONGEST_NUMBER = 100
+_MOST_VALUES = 100_000
+_DEEPEST = 20
+"""Beyond any configuration; what is longer or deeper was made to do harm."""
+
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_BaseLoader):  # type: ignore[misc]
-    """YAML 1.2 scalars: `on` is a string and 1e9 a number, as people expect."""
+    """Tells the types of `_SCALARS` from each other."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag.rsplit(":", 1)[-1] not in {"bool", "float", "timestamp"}
-        ]
-        for first, resolvers in _BaseLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        """The tag of a node that has none in the text."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return next(tag for tag, type_ in _SCALARS.items() if type_.pattern.fullmatch(value))
+        return super().resolve(kind, value, implicit)
 
 
 @dataclass(frozen=True)
@@ -151,6 +180,15 @@ class ConfigFile:
         """The project's folder."""
         return self.path.parent
 
+    @functools.cached_property
+    def origins(self) -> Mapping[str, str]:
+        """Dotted key path to `ptycho.yaml:LINE`, for all that is the same in every variant."""
+        return {
+            key: f"{self.path.name}:{line}"
+            for key, line in self.lines.items()
+            if not key.startswith("variants[")
+        }
+
     def where(self, key: str) -> str:
         """`ptycho.yaml:12`, or the nearest parent's line where the key itself is absent."""
         while key and key not in self.lines:
@@ -162,7 +200,7 @@ def read_config(path: Path) -> ConfigFile:
     """Read ptycho.yaml without judging its values.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, not YAML, or gives a key twice.
+        ConfigError: the file is missing, or `parse_config` refuses it.
     """
     return parse_config(path, read_bytes(path))
 
@@ -175,64 +213,130 @@ def parse_config(path: Path, content: bytes) -> ConfigFile:
         content: its bytes.
 
     Raises:
-        ConfigError: it is not UTF-8, not YAML, or gives a key twice.
+        ConfigError: it is not UTF-8, not YAML, gives a key twice, or is too large or too deep.
     """
+    document = _Document(path.name)
+    data = document.read(_text(path, content))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.name}:1: expected `key: value` lines, got {_kind(data)}")
+    return ConfigFile(path.absolute(), data, document.lines)
+
+
+def _text(path: Path, content: bytes) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        lines: dict[str, int] = {}
-        data = {} if node is None else _plain(loader, node, path, "", lines, ())
-    except yaml.YAMLError as error:
-        raise ConfigError(_yaml_message(path, error)) from error
-    finally:
-        loader.dispose()
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path.name}:1: expected `key: value` lines, got {_kind(data)}")
-    return ConfigFile(path.absolute(), data, lines)
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path.name}:{line}: the byte 0x{content[error.start]:02x} is not UTF-8; save the "
+            "file as UTF-8"
+        ) from error
+    strange = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if strange:
+        line = text.count("\n", 0, strange.start()) + 1
+        raise ConfigError(
+            f"{path.name}:{line}: has the character {strange[0]!r}, which YAML does not allow; "
+            "remove it"
+        )
+    return text
 
 
-def _plain(
-    loader: Any,
-    node: yaml.Node,
-    path: Path,
-    key: str,
-    lines: dict[str, int],
-    above: tuple[int, ...],
-) -> Any:
-    """A node's plain value; notes the line of every key on the way."""
-    if id(node) in above:
-        raise ConfigError(f"{path.name}:{node.start_mark.line + 1}: {key}: refers to itself")
-    above = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
+class _Document:
+    """Reads YAML to plain values, and notes the line of every key on the way."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: dict[str, int] = {}
+        self._values = 0
+
+    def read(self, text: str) -> Any:
+        try:
+            self._check_depth(text)
+            node = yaml.compose(text, _Loader)
+        except yaml.YAMLError as error:
+            raise self._invalid(error) from error
+        return {} if node is None else self._value(node, "", ())
+
+    def _check_depth(self, text: str) -> None:
+        # Before it is composed, which recurses in C: deep enough, that ends the process.
+        depth = 0
+        for event in yaml.parse(text, _Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise self._refused(event, "", f"nested more than {_DEEPEST} deep; flatten it")
+
+    def _value(self, node: yaml.Node, key: str, above: tuple[int, ...]) -> Any:
+        if id(node) in above:
+            raise self._refused(node, key, "refers to itself; write the value out")
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            raise self._refused(
+                node, "", f"more than {_MOST_VALUES} values, aliases (`*name`) written out; shorten"
+            )
+        if len(above) > _DEEPEST:
+            raise self._refused(node, "", f"nested more than {_DEEPEST} deep; flatten it")
+        above = (*above, id(node))
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, key)
+        if node.tag not in _COLLECTIONS:
+            raise self._unknown_tag(node, key)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key, above)
+        return [
+            self._item(item, f"{key}[{index}]", item, above)
+            for index, item in enumerate(node.value)
+        ]
+
+    def _mapping(self, node: yaml.Node, key: str, above: tuple[int, ...]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            name = str(key_node.value)
+            name = self._key(key_node, key)
             child = f"{key}.{name}" if key else name
-            line = key_node.start_mark.line + 1
             if name in result:
-                raise ConfigError(f"{path.name}:{line}: {child}: this key is given twice")
-            lines.setdefault(child, line)
-            result[name] = _plain(loader, value_node, path, child, lines, above)
+                raise self._refused(key_node, child, "this key is given twice")
+            result[name] = self._item(value_node, child, key_node, above)
         return result
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for index, item in enumerate(node.value):
-            child = f"{key}[{index}]"
-            lines.setdefault(child, item.start_mark.line + 1)
-            items.append(_plain(loader, item, path, child, lines, above))
-        return items
-    return loader.construct_object(node)
 
+    def _item(self, node: yaml.Node, key: str, at: yaml.Node, above: tuple[int, ...]) -> Any:
+        self.lines.setdefault(key, at.start_mark.line + 1)
+        return self._value(node, key, above)
 
-def _yaml_message(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{path.name}:{mark.line + 1}" if mark is not None else path.name
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{where}: not valid YAML: {problem}"
+    def _key(self, node: yaml.Node, parent: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._refused(node, parent, "a list or mapping cannot be a key; write a word")
+        text = str(node.value)
+        if text == "<<":
+            raise self._refused(
+                node, parent, "`<<` (merge) is not YAML 1.2 and not read; write the keys out"
+            )
+        # A backtick would end the key in msgspec's messages.
+        if not 0 < len(text) <= _LONGEST_KEY or not text.isprintable() or "`" in text:
+            raise self._refused(node, parent, f"{short(text)} cannot be a key; write a word")
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, key: str) -> Any:
+        scalar = _SCALARS.get(node.tag)
+        if scalar is None:
+            raise self._unknown_tag(node, key)
+        if not scalar.pattern.fullmatch(node.value):
+            raise self._refused(node, key, f"{short(node.value)} is not {scalar.kind}")
+        if scalar.read is not str and len(node.value) > _LONGEST_NUMBER:
+            raise self._refused(node, key, f"{short(node.value)} has too many digits")
+        return scalar.read(node.value)
+
+    def _unknown_tag(self, node: yaml.Node, key: str) -> ConfigError:
+        return self._refused(node, key, f"the tag {short(node.tag)} is not read; remove it")
+
+    def _refused(self, at: Any, key: str, problem: str) -> ConfigError:
+        where = f"{self.name}:{at.start_mark.line + 1}"
+        return ConfigError(": ".join(part for part in (where, key, problem) if part))
+
+    def _invalid(self, error: yaml.YAMLError) -> ConfigError:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{self.name}:{mark.line + 1}" if mark is not None else self.name
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return ConfigError(f"{where}: not valid YAML: {problem}")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -247,10 +351,27 @@ class Layers:
     data: dict[str, Any]
     origins: dict[str, str]
     """Dotted key path to `override`, `command line` or `ptycho.yaml:LINE`."""
+    variant: Variant
 
     def where(self, key: str) -> str:
         """The origin to name in a message about `key`."""
+        changed = self._changed(key)
+        if changed and key not in self.variant.overrides:
+            return self.variant.origins[changed]
         return self.origins.get(key) or self.file.where(key)
+
+    def blamed(self, key: str) -> str:
+        """The variant, to name in a message about a `key` that it changes; else empty."""
+        return f"variant `{self.variant.name}`" if self._changed(key) else ""
+
+    def _changed(self, key: str) -> str:
+        """What the variant changes of `key`, below it or above it; empty where nothing."""
+        for name in self.variant.overrides:
+            # Another backend has other training options.
+            for other in (name, *(["training"] if name == "backend" else [])):
+                if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                    return name
+        return ""
 
 
 @dataclass(frozen=True)
@@ -277,16 +398,17 @@ def merge(
 ) -> Layers:
     """Lay a variant's, command-line values and overrides (dotted key path to value) over the
     file's."""
-    data = deepcopy(dict(file.data))
-    origins = {key: f"{file.path.name}:{line}" for key, line in file.lines.items()}
-    origins |= variant.origins
+    # One of a thousand variants must not carry a copy of them all.
+    left_out = () if variant is ONLY else ("matrix", "variants")
+    data = deepcopy({key: value for key, value in file.data.items() if key not in left_out})
+    origins = {**file.origins, **variant.origins}
     for key, value in variant.overrides.items():
         _put(data, key, value)
     for values, origin in ((command_line, "command line"), (overrides, "override")):
         for key, value in (values or {}).items():
             _put(data, key, value)
             origins[key] = origin
-    return Layers(file, _with_empty_sections(data), origins)
+    return Layers(file, _with_empty_sections(data), origins, variant)
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
@@ -354,36 +476,112 @@ def convert(layers: Layers, kind: type[SectionType], prefix: str = "") -> Sectio
     """
     data: Any = layers.data.get(prefix, {}) if prefix else layers.data
     try:
-        return msgspec.convert(data, kind)
+        return typed(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(layers, kind, prefix, str(error))) from error
+        key, problem = fault(error, kind, data)
+        key = ".".join(part for part in (prefix, key) if part)
+        where, variant = layers.where(key), layers.blamed(key)
+        raise ConfigError(
+            ": ".join(part for part in (where, variant, key, problem) if part)
+        ) from error
 
 
-def _explain(layers: Layers, kind: type[Section], prefix: str, message: str) -> str:
-    problem, _, at = message.partition(" - at `$")
-    key = ".".join(part for part in (prefix, at.rstrip("`").lstrip(".")) if part)
-    unknown = re.search(r"unknown field `(.*)`", problem)
-    missing = re.search(r"missing required field `(.*)`", problem)
-    if unknown:
-        names = _known_names(kind, at.rstrip("`").lstrip("."))
-        close = difflib.get_close_matches(unknown[1], names, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(names)}"
-        key = f"{key}.{unknown[1]}" if key else unknown[1]
-        problem = f"unknown key; {hint}"
-    elif missing:
-        key = f"{key}.{missing[1]}" if key else missing[1]
-        problem = "must be given"
+def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
+    """Plain values as a section.
+
+    Args:
+        data: keys and values.
+        kind: the section's type.
+        strict: False reads numbers from text, as a command line gives them.
+
+    Raises:
+        msgspec.ValidationError: a value does not fit; `fault` explains it.
+    """
+    section = msgspec.convert(data, kind, strict=strict)
+    for key, value in _leaves(msgspec.to_builtins(section)):
+        problem = _unfit(value)
+        if problem:
+            raise msgspec.ValidationError(f"{problem} - at `${key}`")
+    return section
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
     else:
-        problem = problem[:1].lower() + problem[1:].split(", got `")[0] + _got(layers.data, key)
-    return ": ".join(part for part in (layers.where(key), key, problem) if part)
+        yield key, value
 
 
-def _known_names(kind: type[Section], at: str) -> list[str]:
-    """The field names of the section at a dotted path below `kind`."""
-    for part in filter(None, at.split(".")):
-        field_type = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
-        kind = next(section_types(field_type))
-    return [f.encode_name for f in msgspec.structs.fields(kind)]
+def _unfit(value: Any) -> str:
+    """What makes a value unfit for every setting; empty where nothing does."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "Expected a finite number"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "Expected an integer of at most 64 bits"
+    if isinstance(value, str) and any(ord(c) < 32 or ord(c) == 127 for c in value):
+        return "Expected text without control characters"
+    if isinstance(value, str) and max(len(part.encode()) for part in value.split("/")) > 255:
+        return "Expected a path whose parts have at most 255 bytes, as files' names must"
+    return ""
+
+
+def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tuple[str, str]:
+    """The dotted key path below `kind` that an error is about, and what is wrong there.
+
+    Args:
+        error: raised by `typed`.
+        kind: the section's type.
+        data: the values that it was given.
+    """
+    message = re.fullmatch(r"(.*?)(?: - at `\$\.?([^`]*)`)?", str(error), re.DOTALL)
+    assert message
+    problem, key = message[1], message[2] or ""
+    field = re.fullmatch("Object (contains unknown|missing required) field `(.*)`", problem)
+    if field is None:
+        return key, _expected(problem, _annotation(kind, key)) + _got(data, key)
+    names = [f.encode_name for f in msgspec.structs.fields(_section(kind, key))]
+    key = f"{key}.{field[2]}" if key else field[2]
+    if field[1] == "missing required":
+        return key, "must be given"
+    close = difflib.get_close_matches(field[2], names, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(names)}"
+    return key, f"unknown key; {hint}"
+
+
+def _expected(problem: str, annotation: Any) -> str:
+    """msgspec's sentence for people: without its own idea of what was got."""
+    if problem.startswith("Invalid enum value"):
+        return f"expected one of {', '.join(map(str, _choices(annotation)))}"
+    if repr(NAME_PATTERN) in problem:
+        return f"expected {NAME_RULE}"
+    return problem[:1].lower() + problem[1:].split(", got `")[0]
+
+
+def _annotation(kind: type[Section], key: str) -> Any:
+    """The annotation of the field at a dotted path below `kind`."""
+    annotation: Any = kind
+    for part in filter(None, re.sub(r"\[[^]]*\]", "", key).split(".")):
+        section = next(section_types(annotation), None)
+        fields = () if section is None else msgspec.structs.fields(section)
+        # Within a mapping of the user's own there is nothing more to know.
+        annotation = next((f.type for f in fields if f.encode_name == part), annotation)
+    return annotation
+
+
+def _section(kind: type[Section], key: str) -> type[Section]:
+    return next(section_types(_annotation(kind, key)))
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values of the `Literal` in an annotation."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    arguments = getattr(annotation, "__args__", ())
+    return next(filter(None, map(_choices, arguments)), ())
 
 
 def section_types(annotation: Any) -> Iterator[type[Section]]:
@@ -399,11 +597,17 @@ def _got(data: Any, key: str) -> str:
         if not isinstance(data, dict) or part not in data:
             return ""
         data = data[part]
-    return "" if isinstance(data, dict) else f", got {data!r}"
+    return "" if isinstance(data, dict) else f", got {short(data)}"
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"`{value}`"
+    return "a list" if isinstance(value, list) else short(value)
+
+
+def short(value: Any) -> str:
+    """A value in a message: in one line, and not too long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.errors import ConfigError, FileWriteError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -77,6 +79,60 @@ def write_atomic(path: Path, data: bytes) -> None:
         temp.write_bytes(data)
 
 
+def write_new(contents: Mapping[Path, bytes]) -> None:
+    """Put new files in their places, all or none.
+
+    Raises:
+        FileWriteError: one cannot be written; none is there.
+    """
+    published: list[Path] = []
+    with ExitStack() as stack:
+        temps = {path: stack.enter_context(temporary(path)) for path in contents}
+        for path, temp in temps.items():
+            with writing(path):
+                temp.write_bytes(contents[path])
+                flush(temp)
+        try:
+            for path, temp in temps.items():
+                with writing(path):
+                    temp.replace(path)
+                published.append(path)
+        except BaseException:
+            for path in published:
+                path.unlink()
+            raise
+        for folder in {path.parent for path in contents}:
+            flush_folder(folder)
+
+
+def check_replaceable(path: Path, *, force: bool) -> None:
+    """Refuse to write over what is no file, or, without `force`, over anything.
+
+    Raises:
+        ConfigError: one line that names the path.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise ConfigError(f"{path} is there and is no regular file; choose another path")
+    if not force:
+        raise ConfigError(f"{path} is already there; choose another path, or --force to replace it")
+
+
+def not_a_file(path: Path) -> str:
+    """What makes a path unfit to be read, as `is a folder`; empty for a file, or nothing at all.
+
+    Who opens a named pipe waits for ever.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    if stat.S_ISREG(mode):
+        return ""
+    return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+
+
 def flush(path: Path) -> None:
     """Force a file's content to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -94,7 +150,14 @@ def flush_folder(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The hexadecimal sha256 of a file, read in pieces."""
+    """The hexadecimal sha256 of a file, read in pieces.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    problem = not_a_file(path)
+    if problem:
+        raise OSError(errno.EINVAL, problem, str(path))
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while piece := stream.read(_CHUNK_BYTES):

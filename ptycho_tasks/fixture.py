@@ -6,7 +6,9 @@ Axis letters:  M frames of the source,  K frames taken.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,8 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
-from ptycho_tasks.files import flush, flush_folder, sha256_file, temporary, writing
+from ptycho_tasks.errors import ConfigError, ScanError
+from ptycho_tasks.files import (
+    check_replaceable,
+    flush,
+    flush_folder,
+    not_a_file,
+    sha256_file,
+    temporary,
+    writing,
+)
 from ptycho_tasks.npz import Rows, scan_arrays, write_npz
 from ptycho_tasks.options import FixtureOptions
 from ptycho_tasks.readers import read_scan
@@ -116,6 +126,38 @@ def write_fixture(
         _publish(npz_temp, Path(npz_path), sidecar_temp, Path(sidecar_path))
 
 
+def check_output(npz_path: Path, sources: Iterable[Path], *, force: bool) -> None:
+    """Refuse to cut a fixture to a place where something else is.
+
+    Args:
+        npz_path: the NPZ to write; its sidecar is named alike and ends in .json.
+        sources: the files that it is cut from, which may not be replaced.
+        force: replace other files; a fixture with its sidecar may always be replaced.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    outputs = (npz_path, npz_path.with_suffix(".json"))
+    for output, source in itertools.product(outputs, sources):
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ConfigError(f"{output} would replace the source {source}; choose another output")
+    force = force or _is_whole(npz_path)
+    for output in outputs:
+        check_replaceable(output, force=force)
+
+
+def _is_whole(npz_path: Path) -> bool:
+    """Whether an NPZ and its sidecar are as they were written."""
+    if not (npz_path.is_file() and npz_path.with_suffix(".json").is_file()):
+        return False
+    try:
+        return bool(
+            _read_sidecar(npz_path.with_suffix(".json"))["npz"]["sha256"] == sha256_file(npz_path)
+        )
+    except (ScanError, OSError):
+        return False
+
+
 def read_fixture(npz_path: Path) -> ScanData:
     """Read a fixture; the frames stay memory-mapped.
 
@@ -142,6 +184,9 @@ def read_fixture(npz_path: Path) -> ScanData:
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     advice = "make the fixture again"
+    problem = not_a_file(path)
+    if problem:
+        raise ScanError(f"{path}: {problem}; move it away and {advice}")
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
         known = (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION)
@@ -152,7 +197,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         raise ScanError(f"{path}: the fixture's sidecar is missing; {advice}") from None
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}; {advice}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ScanError(f"{path}: not a fixture's sidecar; {advice}") from error
     if not known or not complete:
         raise ScanError(

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.files import not_a_file
 from ptycho_tasks.raw_scan import (
     Array,
     Given,
@@ -125,6 +126,9 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     # Detectors compress with filters that h5py knows only after this import.
     with suppress(ImportError):
         importlib.import_module("hdf5plugin")
+    problem = not_a_file(path)
+    if problem:
+        raise ScanError(f"{path}: {problem}; give the HDF5 file")
     try:
         with h5py.File(path, "r") as file:
             yield file

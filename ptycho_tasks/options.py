@@ -18,6 +18,11 @@ import msgspec
 Stages = tuple[str, ...]
 STAGES: Stages = ("source", "fixture", "train", "infer")
 """The stages of the pipeline, in their order."""
+# The lookahead keeps a newline out, before which `$` matches too; editors, which get the pattern
+# in the JSON Schema, do not know `\Z`.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$(?!\n)"
+"""What names files and folders."""
+NAME_RULE = "at most 100 letters, digits, `.`, `_` and `-`, of which the first is a letter or digit"
 
 
 def doc(text: str, *, affects: Stages | None = None, **bounds: Any) -> msgspec.Meta:
@@ -60,8 +65,7 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
     affects: ClassVar[Stages] = ()
 
     accelerator: Annotated[
-        str,
-        doc("device: auto, cpu, gpu, cuda or mps", pattern="^(auto|cpu|gpu|cuda|mps)$"),
+        Literal["auto", "cpu", "gpu", "cuda", "mps"], doc("device: auto, cpu, gpu, cuda or mps")
     ] = "auto"
     threads: Annotated[
         int,
@@ -132,6 +136,12 @@ class SimulationOptions(Section, frozen=True, kw_only=True):
             raise ValueError(
                 f"grid {self.grid} times step {self.step:g} is an object of more than 8192 pixels "
                 "along a side: lower one of them"
+            )
+        frames_gib = self.grid**2 * self.size**2 * 4 / 2**30
+        if frames_gib > 16:
+            raise ValueError(
+                f"grid {self.grid} and size {self.size} are {frames_gib:.0f} GiB of frames, more "
+                "than 16: lower one of them"
             )
 
     @property

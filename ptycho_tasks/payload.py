@@ -33,6 +33,7 @@ from ptycho_tasks.config import (
     merge,
 )
 from ptycho_tasks.errors import BackendError
+from ptycho_tasks.files import not_a_file
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
 from ptycho_tasks.variants import label
 
@@ -74,6 +75,9 @@ class Settled:
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
         path = self.path(text)
+        unfit = not_a_file(path)
+        if unfit:
+            return f"{self.origins[key]}: {key}: {path} {unfit}"
         if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
             return None
         return f"{self.origins[key]}: {key}: there is no {path}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,20 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 from ptycho_tasks.backend import Progress, no_progress
+from ptycho_tasks.output import say
 
 LINES = 10
 """How many lines a stage may write where the output is not a terminal."""
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Write a text and flush it; whoever stops reading (`| head`) stops no work."""
-    stream = stream or sys.stdout
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        # Else the interpreter would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

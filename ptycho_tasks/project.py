@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.backends import available, find_backend
-from ptycho_tasks.config import CONFIG_NAME
+from ptycho_tasks.config import CONFIG_NAME, Config, convert, merge, parse_config, short
 from ptycho_tasks.errors import BackendError, ConfigError
-from ptycho_tasks.files import write_atomic
-from ptycho_tasks.options import TrainingOptions
+from ptycho_tasks.files import write_new
+from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, TrainingOptions
 from ptycho_tasks.template import DODO, DODO_NAME, SCHEMA_NAME, example, schema
 
 
@@ -28,11 +28,14 @@ def init_project(
         name: names the project's files; None takes the scan's.
 
     Raises:
-        ConfigError: one of the files is already there, the source is missing, or the backend is
-            unknown; nothing was written.
-        FileWriteError: the folder cannot be written.
+        ConfigError: one of the files is already there, the source is missing, the name is none,
+            or the backend is unknown; nothing was written.
+        FileWriteError: the folder cannot be written; none of the files is there.
     """
     folder = folder.absolute()
+    for option, text in (("--name", name), ("--backend", backend)):
+        if text is not None and not re.fullmatch(NAME_PATTERN, text):
+            raise ConfigError(f"{option}: expected {NAME_RULE}, got {short(text)}")
     training = find_backend(backend, folder).load().options_type
     given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
     if source is None:
@@ -49,11 +52,13 @@ def init_project(
         SCHEMA_NAME: json.dumps(project_schema(folder), indent=1) + "\n",
     }
     for file_name in contents:
-        if (folder / file_name).exists():
+        if os.path.lexists(folder / file_name):
             raise ConfigError(f"{folder / file_name} is already there; nothing was written")
-    for file_name, text in contents.items():
-        write_atomic(folder / file_name, text.encode())
-    return [folder / file_name for file_name in contents]
+    # What `doit` would refuse, as an odd path of the scan, must not be written.
+    convert(merge(parse_config(folder / CONFIG_NAME, contents[CONFIG_NAME].encode())), Config)
+    files = {folder / file_name: text.encode() for file_name, text in contents.items()}
+    write_new(files)
+    return list(files)
 
 
 def project_schema(root: Path) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def project_schema(root: Path) -> dict[str, Any]:
 def _name_of(source: Path | None) -> str:
     if source is None:
         return "simulated"
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-") or "scan"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-")[:90] or "scan"
 
 
 def _as_seen_from(folder: Path, source: Path) -> str:

@@ -25,6 +25,10 @@ Measurement = Literal["auto", "amplitude", "counts"]
 FrameAxis = Literal["auto", "first", "last"]
 
 _LOG = logging.getLogger(__name__)
+_LARGEST_OBJECT = 32768
+"""Pixels along a side; some hundred times what is usual, and 8 GiB."""
+_FARTHEST = 1e9
+"""Pixels; positions stay exact to a fraction of a pixel, and their indices whole numbers."""
 
 
 class Array(Protocol):
@@ -69,7 +73,12 @@ class Given:
 
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
     """One line: file, key, what is wrong, what was expected, what to do."""
-    return ScanError(f"{path}: key {key!r} {found}; expected {expected}; {advice}")
+    return ScanError(one_line(f"{path}: key {key!r} {found}; expected {expected}; {advice}"))
+
+
+def one_line(text: str) -> str:
+    """A text that may hold names from a file, with what is not printable escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_stack(frames: Keyed) -> None:
@@ -146,8 +155,8 @@ class RawScan:
 
     def note(self, sentence: str) -> None:
         """Keep and log what was changed on reading."""
-        self.notes.append(sentence)
-        _LOG.info("%s: %s", self.path, sentence)
+        self.notes.append(one_line(sentence))
+        _LOG.info("%s: %s", self.path, self.notes[-1])
 
     def checked(self, measurement: Measurement, frame_axis: FrameAxis) -> ScanData:
         """Check everything, cheap checks first, and convert to canonical order and dtypes.
@@ -160,6 +169,8 @@ class RawScan:
         positions = self._positions(self.x, self.y)
         axis = self._axis(frame_axis, len(positions))
         size = self._size(axis)
+        self._check_span(self.y, positions[:, 0], size)
+        self._check_span(self.x, positions[:, 1], size)
         root = self._is_counts(measurement)
         count = len(positions)
         probe = self._probe(size)
@@ -270,6 +281,19 @@ class RawScan:
             )
         return int(height)
 
+    def _check_span(self, keyed: Keyed, values: NDArray[np.float64], size: int) -> None:
+        """Refuse positions that ask for an object that no memory holds."""
+        with np.errstate(over="ignore"):
+            span = np.ptp(values) + size
+            place = int(np.argmax(np.abs(values - np.sort(values)[len(values) // 2])))
+        if span > _LARGEST_OBJECT or np.abs(values).max() > _FARTHEST:
+            frame = place if self.rows is None else int(self.rows[place])
+            raise keyed.refused(
+                f"has {values[place]:g} at frame {frame}",
+                f"pixels, at most {_LARGEST_OBJECT - size} apart and not beyond {_FARTHEST:g}",
+                "correct it, or convert the positions to pixels if they are in metres or nm",
+            )
+
     def _is_counts(self, measurement: Measurement) -> bool:
         dtype = self.frames.array.dtype
         if dtype.kind not in "fiu":
@@ -284,7 +308,7 @@ class RawScan:
             raise self.frames.refused(
                 f"holds integers ({dtype})",
                 "float32 amplitude, the square root of counts",
-                "set measurement: counts to take the square root",
+                "set measurement to counts, and the square root is taken",
             )
         return bool(self.holds_counts)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.files import not_a_file
 from ptycho_tasks.npz import NpzFile
 from ptycho_tasks.raw_scan import (
     FrameAxis,
@@ -99,6 +100,9 @@ def _opened(path: Path, given: Given, *, with_product: bool) -> Iterator[RawScan
 
 
 def _is_zip(path: Path) -> bool:
+    problem = not_a_file(path)
+    if problem:
+        raise ScanError(f"{path}: {problem}; give the scan's file")
     try:
         with path.open("rb") as stream:
             return stream.read(4) in _ZIP_MAGICS

@@ -22,7 +22,7 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
 from ptycho_tasks.lock import ProjectLock
-from ptycho_tasks.progress import say
+from ptycho_tasks.output import say
 from ptycho_tasks.state import State
 
 _WATCH_S = 0.2

@@ -23,6 +23,7 @@ from ptycho_tasks.backend import (
 from ptycho_tasks.backends import import_failure
 from ptycho_tasks.code import backend_files, core_files, source_digest, versions
 from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
+from ptycho_tasks.output import say
 from ptycho_tasks.payload import (
     AMPLITUDE,
     METRICS,
@@ -32,7 +33,7 @@ from ptycho_tasks.payload import (
     InferencePayload,
     TrainingPayload,
 )
-from ptycho_tasks.progress import say, show_progress
+from ptycho_tasks.progress import show_progress
 from ptycho_tasks.reporter import Stopped
 from ptycho_tasks.state import known_sha256
 

@@ -213,7 +213,11 @@ def read_bytes(path: Path) -> bytes:
         ConfigError: it is missing or cannot be read.
     """
     from ptycho_tasks.errors import ConfigError
+    from ptycho_tasks.files import not_a_file
 
+    unfit = not_a_file(path)
+    if unfit:
+        raise ConfigError(f"{path}: {unfit}; expected a text file")
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -14,17 +14,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ptycho_tasks.config import ONLY, ConfigFile, Variant, canonical_json
+from ptycho_tasks.config import ONLY, ConfigFile, Variant, canonical_json, short
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FIXED = ("name", "matrix", "variants")
 """Keys that are the same in every variant."""
+_MOST = 10_000
+_LONGEST_VALUE = 40
+_LONGEST_LABEL = 80
 
 
 def variants_of(file: ConfigFile) -> list[Variant]:
@@ -34,94 +38,131 @@ def variants_of(file: ConfigFile) -> list[Variant]:
 
     Raises:
         ConfigError: one line with the place of what is wrong: an empty or nameless variant, two
-            of one name, a key that no variant may change.
+            of one name, a key that no variant may change, a key given twice.
     """
     found: dict[str, Variant] = {}
-    for variant in [*_combinations(file), *_listed(file)]:
-        where = next(iter(variant.origins.values()), file.path.name)
-        if not _NAME.fullmatch(variant.name):
+    for where, variant in itertools.chain(_combinations(file), _listed(file)):
+        if not re.fullmatch(NAME_PATTERN, variant.name):
+            raise ConfigError(f"{where}: variant {short(variant.name)}: expected {NAME_RULE}")
+        # Some file systems do not tell `A` from `a`.
+        other = found.setdefault(variant.name.casefold(), variant)
+        if other is not variant:
             raise ConfigError(
-                f"{where}: variant {variant.name!r}: a name has letters, digits, `.`, `_` and `-`, "
-                "and begins with a letter or digit"
+                f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
+                "remove one, or list them under `variants` with names of their own"
             )
-        if variant.name in found:
-            raise ConfigError(f"{where}: there are two variants of the name `{variant.name}`")
-        for key in variant.overrides:
-            if key.split(".")[0] in _FIXED:
-                raise ConfigError(
-                    f"{variant.origins[key]}: variant `{variant.name}`: `{key}` is the same in "
-                    "every variant; remove it here"
-                )
-        found[variant.name] = variant
     return list(found.values()) or [ONLY]
 
 
 def label(overrides: Mapping[str, Any]) -> str:
     """Keys and values in one word, fit for a file's name: `subset_size256-seed1`."""
-    return "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
+    text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
 
 
-def _combinations(file: ConfigFile) -> Iterator[Variant]:
-    matrix = file.data.get("matrix") or {}
+def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    matrix = file.data.get("matrix")
+    if matrix is None:
+        return
+    where = file.where("matrix")
     if not isinstance(matrix, dict):
-        raise ConfigError(f"{file.where('matrix')}: matrix: expected `key: [values]` lines")
-    rows: dict[str, list[Any]] = {}
+        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {short(matrix)}")
     for key, values in matrix.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(
                 f"{file.where(f'matrix.{key}')}: matrix.{key}: expected a list of values, "
-                f"got {values!r}"
+                f"got {short(values)}"
             )
-        rows[key] = values
-    if not rows:
+    count = math.prod(map(len, matrix.values()))
+    if count > _MOST:
+        raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
+    origins = {key: file.where(f"matrix.{key}") for key in matrix}
+    _check_keys("matrix", origins)
+    names = _shortest(list(matrix))
+    for values in itertools.product(*matrix.values()) if matrix else ():
+        name = label(dict(zip(names, values, strict=True)))
+        yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
+
+
+def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    listed = file.data.get("variants")
+    if listed is None:
         return
-    origins = {key: file.where(f"matrix.{key}") for key in rows}
-    short = _short(list(rows))
-    for values in itertools.product(*rows.values()):
-        overrides = dict(zip(rows, values, strict=True))
-        yield Variant(label(dict(zip(short, values, strict=True))), overrides, origins)
-
-
-def _listed(file: ConfigFile) -> Iterator[Variant]:
-    listed = file.data.get("variants") or []
     if not isinstance(listed, list):
-        raise ConfigError(f"{file.where('variants')}: variants: expected a list")
+        raise ConfigError(
+            f"{file.where('variants')}: variants: expected a list, got {short(listed)}"
+        )
     for index, item in enumerate(listed):
         at = f"variants[{index}]"
-        where = file.where(f"{at}.name" if isinstance(item, dict) and "name" in item else at)
+        where = file.where(f"{at}.name" if isinstance(item, dict) else at)
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise ConfigError(f"{where}: {at}: expected a `name` and the keys that differ")
-        overrides = dict(_dotted({k: v for k, v in item.items() if k != "name"}))
-        if not overrides:
-            raise ConfigError(f"{where}: variant `{item['name']}` changes nothing")
-        origins = {key: file.where(f"{at}.{key}") for key in overrides}
-        yield Variant(item["name"], overrides, origins)
+        what = f"variant `{item['name']}`"
+        pairs = list(_dotted({k: v for k, v in item.items() if k != "name"}))
+        origins: dict[str, str] = {}
+        for key, _ in pairs:
+            origin = file.where(f"{at}.{key}")
+            if key in origins:
+                raise ConfigError(f"{origin}: {what}: `{key}` is given twice; remove one")
+            origins[key] = origin
+        if not pairs:
+            raise ConfigError(f"{where}: {what} changes nothing; add a key that differs")
+        _check_keys(what, origins)
+        yield where, Variant(item["name"], dict(pairs), origins)
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key path and value of every leaf; none for a section that is empty or null, as one
+    is of which every line is commented out."""
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:
             yield from _dotted(value, key)
-        else:
+        elif value not in (None, {}) or "." in key or key == "backend":
             yield key, value
 
 
-def _short(keys: list[str]) -> list[str]:
+def _check_keys(what: str, origins: Mapping[str, str]) -> None:
+    """Refuse keys that no variant may change, and one that holds another.
+
+    Args:
+        what: what the keys stand in, for the message.
+        origins: key to its place.
+    """
+    for key, origin in origins.items():
+        parts = key.split(".")
+        if parts[0] in _FIXED:
+            raise ConfigError(
+                f"{origin}: {what}: `{key}` is the same in every variant; remove it here"
+            )
+        if not all(parts):
+            raise ConfigError(f"{origin}: {what}: `{key}` has a dot too many; remove it")
+        for above in _prefixes(parts):
+            if above in origins:
+                raise ConfigError(f"{origin}: {what}: `{key}` is a part of `{above}`; remove one")
+
+
+def _prefixes(parts: list[str]) -> Iterable[str]:
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
+def _shortest(keys: list[str]) -> list[str]:
     """The last part of each key, or as many parts as tell the keys apart."""
     parts = [key.split(".") for key in keys]
-    for length in itertools.count(1):
-        short = [".".join(names[-length:]) for names in parts]
-        if len(set(short)) == len(short) or length > max(map(len, parts)):
-            return short
-    raise AssertionError
+    lengths = range(1, max(map(len, parts), default=0) + 1)
+    every = ([".".join(names[-length:]) for names in parts] for length in lengths)
+    return next((names for names in every if len(set(names)) == len(names)), [])
 
 
 def _text(value: Any) -> str:
     """A value as it stands in a name; what would be too long or strange, by its hash."""
     if isinstance(value, str) and "/" in value:
-        value = PurePath(value).stem
+        path = PurePath(value)
+        value = str(path.parent / path.stem).replace("/", "_")
     text = str(value) if isinstance(value, (str, int, float)) else canonical_json(value)
-    if _NAME.fullmatch("x" + text) and len(text) <= 40:
-        return text
+    fits = len(text) <= _LONGEST_VALUE and re.fullmatch(NAME_PATTERN, f"x{text}")
+    return text if fits else _digest(text)
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -16,7 +16,7 @@ from doit.exceptions import InvalidCommand
 from doit.task import Task
 
 from ptycho_tasks.freshness import Reason, UpToDate
-from ptycho_tasks.progress import say
+from ptycho_tasks.output import say
 
 _JSON = {
     "name": "as_json",

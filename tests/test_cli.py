@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -69,7 +70,20 @@ MISTAKES = {
     "missing argument": (["simulate"], "Missing argument 'OUTPUT'"),
     "unknown option": (["simulate", "a.npz", "--sise", "3"], "No such option"),
     "wrong number": (["simulate", "a.npz", "--size", "big"], "error: --size: expected `int`"),
-    "wrong word": (["simulate", "a.npz", "--object", "cat"], "error: --object: invalid enum value"),
+    "wrong word": (
+        ["simulate", "a.npz", "--object", "cat"],
+        "error: --object: expected one of lines, siemens, blobs, got 'cat'",
+    ),
+    "infinite": (["simulate", "a.npz", "--photons", "1e999"], "error: --photons: number out of"),
+    "too long": (["simulate", "a.npz", "--seed", "9" * 4000], "error: --seed: expected an integer"),
+    "too large": (
+        ["simulate", "a.npz", "--grid", "512", "--size", "1024", "--step", "1", "--jitter", "1"],
+        "error: grid 512 and size 1024 are 1024 GiB",
+    ),
+    "wrong word of the source": (
+        ["fixture", "--source", "a", "--output", "b.npz", "--measurement", "count"],
+        "error: --measurement: expected one of auto, amplitude, counts, got 'count'",
+    ),
     "do not fit": (["simulate", "a.npz", "--jitter", "9"], "error: jitter 9 exceeds step 6"),
     "too few": (
         ["fixture", "--source", "a", "--output", "b.npz", "--subset-size", "3"],
@@ -102,6 +116,84 @@ def test_a_scan_that_cannot_be_read_exits_1(call, tmp_path):
     assert code == 1
     assert "wts.h5.zip: no such bundle" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def scans(call, tmp_path):
+    """A scan under three names, and files of the user's."""
+    call("simulate", "a.npz", *SMALL)
+    (tmp_path / "link.npz").symlink_to("a.npz")
+    (tmp_path / "hard.npz").hardlink_to(tmp_path / "a.npz")
+    (tmp_path / "b.json").write_bytes((tmp_path / "a.npz").read_bytes())
+    (tmp_path / "mine.json").write_text("{}")
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fixture", "--source", "a.npz", "--output", "a.npz", "--force"], "replace the source"),
+        (["fixture", "--source", "a.npz", "--output", "link.npz", "--force"], "replace the source"),
+        (["fixture", "--source", "a.npz", "--output", "hard.npz", "--force"], "replace the source"),
+        (["fixture", "--source", "b.json", "--output", "b.npz", "--force"], "replace the source"),
+        (["fixture", "--source", "a.npz", "--output", "mine.npz"], "mine.json is already there"),
+        (["fixture", "--source", "b.json", "--output", "a.npz"], "a.npz is already there"),
+        (["fixture", "--source", "a.npz", "--output", "folder.npz", "--force"], "no regular file"),
+        (["simulate", "mine.json", *SMALL], "mine.json is already there"),
+        (["simulate", "pipe", *SMALL, "--force"], "pipe is there and is no regular file"),
+    ],
+)
+def test_what_is_there_is_not_overwritten(call, scans, arguments, expected):
+    before = contents(scans)
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert contents(scans) == before
+
+
+def test_a_fixture_may_be_cut_again_and_force_replaces_the_rest(call, scans):
+    cut = ["fixture", "--source", "a.npz", "--output", "mine.npz", "--subset-size"]
+    assert call(*cut, "16", "--force")[0] == 0
+    assert call(*cut, "20")[0] == 0
+    assert read_fixture(scans / "mine.npz").frame_count == 20
+    (scans / "mine.json").write_text("{}")
+    assert call(*cut, "16")[0] == 2
+    assert call("simulate", "mine.json", *SMALL, "--force")[0] == 0
+    assert read_scan(scans / "mine.json").frame_count == 25
+
+
+def test_fixture_reads_as_it_is_told_and_says_what_it_changed(call, tmp_path):
+    call("simulate", "a.npz", *SMALL)
+    with np.load(tmp_path / "a.npz") as scan:
+        counts = {"diffraction": np.rint(scan["diff3d"] ** 2).astype(np.int32)}
+        np.savez(tmp_path / "c.npz", **counts, **{k: v for k, v in scan.items() if k != "diff3d"})
+    cut = ["fixture", "--source", "c.npz", "--output", "cut.npz", "--energy-ev", "8e3"]
+    code, _, err = call(*cut)
+    assert (code, "set measurement to counts" in err) == (1, True)
+    code, out, _ = call(*cut, "--measurement", "counts")
+    assert code == 0
+    assert "c.npz: diffraction: read as diff3d\n" in out
+    assert "c.npz: diffraction: square root of counts taken\n" in out
+    assert read_fixture(tmp_path / "cut.npz").energy_ev == 8e3
+
+
+def test_a_path_that_the_system_refuses_is_one_line(call, tmp_path):
+    code, _, err = call("init", "a" * 300, "--backend", "epie")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.endswith("File name too long\n")
+
+
+def test_bundle_verify_takes_the_folder_or_the_file(call, built_project):
+    folder = built_project / "runs/default/training"
+    for path in (folder, folder / "wts.h5.zip"):
+        assert call("bundle", "verify", str(path)) == (0, f"{path}: whole; made by epie\n", "")
 
 
 def test_debug_shows_the_traceback(call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import subprocess
 import sys
@@ -10,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.files import sha256_file, staged, write_atomic
+from ptycho_tasks.errors import ConfigError, FileWriteError
+from ptycho_tasks.files import (
+    check_replaceable,
+    not_a_file,
+    sha256_file,
+    staged,
+    write_atomic,
+    write_new,
+)
 
 
 def test_a_file_is_written_and_folders_made(tmp_path: Path) -> None:
@@ -61,24 +69,67 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    code = (
-        "from pathlib import Path\nfrom ptycho_tasks.files import write_atomic\n"
-        f"write_atomic(Path({str(path)!r}), b'x' * 100_000)"
-    )
+def with_little_space(code: str) -> str:
+    """Run code for which no file can become larger than 1000 bytes; gives what it complains."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"from pathlib import Path\n{code}"],
         capture_output=True,
         text=True,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
-    assert f"FileWriteError: cannot write {path}: File too large" in done.stderr
+    return done.stderr
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    said = with_little_space(
+        "from ptycho_tasks.files import write_atomic\n"
+        f"write_atomic(Path({str(path)!r}), b'x' * 100_000)"
+    )
+    assert f"FileWriteError: cannot write {path}: File too large" in said
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_several_files_are_written_or_none(tmp_path: Path) -> None:
+    said = with_little_space(
+        "from ptycho_tasks.files import write_new\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "write_new({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
+    )
+    assert f"FileWriteError: cannot write {tmp_path / 'b'}" in said
+    (tmp_path / "b").mkdir()
+    with pytest.raises(FileWriteError):
+        write_new({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    (tmp_path / "b").rmdir()
+    write_new({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+def test_what_is_there_is_replaced_only_where_it_is_a_file_and_wanted(tmp_path: Path) -> None:
+    for name, make in (("folder", os.mkdir), ("pipe", os.mkfifo)):
+        make(tmp_path / name)
+    (tmp_path / "nowhere").symlink_to("absent")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ConfigError, match="no regular file"):
+            check_replaceable(path, force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--force"):
+        check_replaceable(tmp_path / "file", force=False)
+    check_replaceable(tmp_path / "file", force=True)
+    check_replaceable(tmp_path / "new", force=False)
+
+
+def test_only_a_file_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert not_a_file(tmp_path) == "is a folder"
+    assert not_a_file(tmp_path / "pipe") == "is not a regular file"
+    assert not_a_file(tmp_path / "absent") == not_a_file(Path("a\0b")) == ""
+    with pytest.raises(OSError, match="not a regular file"):
+        sha256_file(tmp_path / "pipe")
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

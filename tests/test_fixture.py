@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -220,8 +221,11 @@ def test_the_first_frames_cover_little_and_the_sidecar_shows_it(
         ),
         (lambda npz, sidecar: npz.write_bytes(npz.read_bytes() + b"x"), "sha256 differs"),
         (lambda npz, sidecar: npz.unlink(), "no such fixture"),
-        (lambda npz, sidecar: (npz.unlink(), npz.mkdir()), "cannot be read: Is a directory"),
-        (lambda npz, sidecar: (sidecar.unlink(), sidecar.mkdir()), "cannot be read: Is a dir"),
+        (lambda npz, sidecar: (npz.unlink(), npz.mkdir()), "cannot be read: is a folder"),
+        (lambda npz, sidecar: (sidecar.unlink(), sidecar.mkdir()), "is a folder"),
+        (lambda npz, sidecar: (npz.unlink(), os.mkfifo(npz)), "is not a regular file"),
+        (lambda npz, sidecar: (sidecar.unlink(), os.mkfifo(sidecar)), "is not a regular file"),
+        (lambda npz, sidecar: sidecar.write_text("[" * 100_000), "not a fixture's sidecar"),
     ],
 )
 def test_a_damaged_fixture_is_refused(

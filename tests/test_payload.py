@@ -81,6 +81,7 @@ def test_paths_lie_in_the_project(read, tmp_path):
         ("inference: {scan: source}", "inference.scan", None),
         ("inference: {scan: ptycho.yaml}", "inference.scan", None),
         ("inference: {scan: ptycho.yaml/x}", "inference.scan", "there is no"),
+        ("inference: {scan: backends}", "inference.scan", "backends is a folder$"),
         ("", "source.product", None),
         ("", "source.file", r"^ptycho.yaml:2: source.file: there is no .*star.npz"),
     ],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
 from ptycho_tasks.config import flatten, read_config
-from ptycho_tasks.errors import BackendError, ConfigError
+from ptycho_tasks.errors import BackendError, ConfigError, FileWriteError
 from ptycho_tasks.payload import create_training_payload
 from ptycho_tasks.project import init_project, project_schema
 
@@ -91,6 +92,37 @@ def test_a_missing_source_or_unknown_backend_writes_nothing(folder, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"backends"}
 
 
+@pytest.mark.parametrize("name", ["a/b", "a\n", "", "-a", "n" * 101])
+def test_a_name_that_no_file_can_have_writes_nothing(folder, name):
+    with pytest.raises(ConfigError, match="--name: expected"):
+        init_project(folder, backend="epie", name=name)
+    with pytest.raises(ConfigError, match="--backend: expected"):
+        init_project(folder, backend=name)
+    assert {p.name for p in folder.iterdir()} == {"backends"}
+
+
+def test_a_scan_that_ptycho_yaml_cannot_name_writes_nothing(folder):
+    (folder / "a\nb.npz").touch()
+    with pytest.raises(ConfigError, match=r"source.file: expected text without control"):
+        init_project(folder, backend="epie", source=folder / "a\nb.npz")
+    assert {p.name for p in folder.iterdir()} == {"backends", "a\nb.npz"}
+
+
+def test_a_file_that_cannot_be_written_leaves_none(folder, monkeypatch):
+    """As on a full disk."""
+
+    def replace(temp, path):
+        if path.name == "ptycho.schema.json":
+            raise OSError(28, "No space left on device")
+        return rename(temp, path)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(FileWriteError, match="No space left"):
+        init_project(folder, backend="epie")
+    assert {p.name for p in folder.iterdir()} == {"backends"}
+
+
 VALID = {
     "least": {"source": {"file": "a.npz"}},
     "all lines commented": {"source": {"simulate": {}}, "fixture": None, "training": None},
@@ -103,6 +135,8 @@ INVALID = {
     "too small": {"source": {"file": "a"}, "fixture": {"subset_size": 3}},
     "wrong word": {"source": {"file": "a"}, "fixture": {"strategy": "best"}},
     "option of the backend": {"source": {"file": "a"}, "backend": "epie", "training": {"x": 1}},
+    "name of two lines": {"source": {"file": "a"}, "name": "a\n"},
+    "empty file": {"source": {"file": ""}},
 }
 
 

@@ -231,13 +231,23 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
     ("probe zero", {"probeGuess": C["probeGuess"] * 0}, {}, "probeGuess", "zero everywhere"),
     ("object NaN", {"objectGuess": C["objectGuess"] * np.nan}, {}, "objectGuess", "NaN"),
     ("object axes", {"objectGuess": C["objectGuess"][0]}, {}, "objectGuess", "(H, W)"),
-    ("integers", {"diff3d": COUNTS}, {}, "diff3d", "measurement: counts"),
+    ("integers", {"diff3d": COUNTS}, {}, "diff3d", "set measurement to counts"),
     ("complex frames", {"diff3d": C["diff3d"] + 1j}, {}, "diff3d", "real numbers"),
     ("text frames", {"diff3d": C["diff3d"].astype("S8")}, {}, "diff3d", "real numbers"),
     ("flat frames", {"diff3d": C["diff3d"][0]}, {}, "diff3d", "(M, N, N)"),
     ("complex x", {"xcoords": C["xcoords"] + 1j}, {}, "xcoords", "(M,) float64"),
     ("x with two axes", {"xcoords": C["xcoords"][:, None]}, {}, "xcoords", "(M,) float64"),
     ("x NaN", {"xcoords": with_value(C["xcoords"], (4,), np.nan)}, {}, "xcoords", "frame 4"),
+    ("one x astray", {"xcoords": with_value(C["xcoords"], (4,), 1e9)}, {}, "xcoords", "frame 4"),
+    ("y beyond", {"ycoords": with_value(C["ycoords"], (2,), -1e300)}, {}, "ycoords", "at frame 2"),
+    ("all beyond", {"ycoords": C["ycoords"] + 1e300}, {}, "ycoords", "in metres or nm"),
+    (
+        "both ends of a double",
+        {"xcoords": np.where(np.arange(M) % 2, 1e308, -1e308)},
+        {},
+        "xcoords",
+        f"at most {32768 - N} apart",
+    ),
     ("scan_index length", {"scan_index": np.zeros(5, int)}, {}, "scan_index", "one a frame"),
     ("scan_index real", {"scan_index": np.zeros(M)}, {}, "scan_index", "int64"),
     ("start alone", {"xcoords_start": C["xcoords"]}, {}, "xcoords_start", "ycoords_start"),
@@ -299,7 +309,21 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, reaso
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "none.npz")
-    assert "cannot be read" in message(tmp_path)
+    assert "is a folder" in message(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in message(tmp_path / "pipe")
+    scan = save(tmp_path, canonical())
+    with pytest.raises(ScanError, match=r"pipe: is not a regular file"):
+        read_scan(scan, product=tmp_path / "pipe")
+
+
+def test_a_key_with_a_newline_keeps_to_one_line(tmp_path: Path) -> None:
+    arrays = canonical() | {"a\nb": np.ones(1)}
+    assert read_scan(save(tmp_path, arrays)).notes == (r"keys ignored: a\nb",)
+    assert r"a\nb" in message(save(tmp_path, arrays | {"xcoords": None}))
 
 
 def test_a_file_without_permission_is_refused(open_folder: Path) -> None:

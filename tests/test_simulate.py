@@ -149,6 +149,7 @@ def test_the_name_is_given_or_tells_the_options() -> None:
         ({"probe_radius": 16.0}, "probe_radius 16 does not fit size 32"),
         ({"probe": "defocused", "probe_aperture": 0.0}, "at least 0.05"),
         ({"grid": 500, "step": 20.0}, "more than 8192 pixels"),
+        ({"grid": 512, "size": 1024, "step": 1.0}, "are 1024 GiB of frames, more than 16"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_refused(changes: Any, says: str) -> None:

@@ -173,8 +173,8 @@ def test_a_touched_source_reruns_nothing_and_a_changed_one_all(file_project, doi
     os.utime(scan, (time.time() + 5, time.time() + 5))
     assert executed(doit(file_project)) == []
     run = subprocess.run(
-        [sys.executable, "-m", "ptycho_tasks.cli", "simulate", "scan.npz", "--size", "32",
-         "--grid", "6", "--step", "4", "--jitter", "1", "--seed", "9"],
+        [sys.executable, "-m", "ptycho_tasks.cli", "simulate", "scan.npz", "--force",
+         "--size", "32", "--grid", "6", "--step", "4", "--jitter", "1", "--seed", "9"],
         cwd=file_project, check=True, capture_output=True,
     )  # fmt: skip
     assert run.returncode == 0

@@ -74,7 +74,11 @@ def outputs(root: Path) -> list[str]:
     ("old", "new", "expected"),
     [
         ("epochs: 2", "epoch: 2", "ptycho.yaml:4: training.epoch: unknown key; did you mean"),
-        ("epochs: 2", "gridsize: 3", "ptycho.yaml:4: training.gridsize: invalid enum value 3"),
+        (
+            "epochs: 2",
+            "gridsize: 3",
+            "ptycho.yaml:4: training.gridsize: expected one of 1, 2, got 3",
+        ),
         (
             "batch_size: 16",
             "batch_size: 10",
