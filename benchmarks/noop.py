@@ -265,31 +265,41 @@ def run(command: list[str], folder: Path) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(tool: Tool, variants: int, runs: int, folder: Path) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU seconds of each kind of run."""
-    (folder / ".dvc-command").write_text(tool.command[0])
+def measure(
+    there: list[Tool], variants: int, runs: int, root: Path
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Median wall and CPU seconds, by tool and kind of run.
+
+    The tools take turns, so that a busy minute of the machine falls on all of them.
+    """
     values = {f"v{n}": 5 for n in range(variants)}
+    result: dict[str, dict[str, tuple[float, float]]] = {tool.name: {} for tool in there}
+    for tool in there:
+        (root / tool.name).mkdir()
+        (root / tool.name / ".dvc-command").write_text(tool.command[0])
+        tool.write(root / tool.name, values)
+        result[tool.name]["cold"] = run(tool.command, root / tool.name)
+        run(tool.command, root / tool.name)
 
-    def several(prepare: Callable[[int], None]) -> tuple[float, float]:
-        figures = []
-        for turn in range(runs):
-            prepare(turn)
-            figures.append(run(tool.command, folder))
-        return tuple(statistics.median(column) for column in zip(*figures, strict=True))  # type: ignore[return-value]
+    def change(tool: Tool, turn: int) -> None:
+        tool.write(root / tool.name, values | {"v0": 6 + turn})
 
-    def change(turn: int) -> None:
-        tool.write(folder, values | {"v0": 6 + turn})
-
-    def touch(turn: int) -> None:
+    def touch(tool: Tool, turn: int) -> None:
         future = time.time() + 10 * (turn + 1)
-        os.utime(folder / tool.source, (future, future))
+        os.utime(root / tool.name / tool.source, (future, future))
 
-    tool.write(folder, values)
-    result = {"cold": run(tool.command, folder)}
-    run(tool.command, folder)
-    result["no-op"] = several(lambda turn: None)
-    result["one value"] = several(change)
-    result["touch"] = several(touch)
+    def nothing(tool: Tool, turn: int) -> None:
+        pass
+
+    for kind, prepare in (("no-op", nothing), ("one value", change), ("touch", touch)):
+        figures: dict[str, list[tuple[float, float]]] = {tool.name: [] for tool in there}
+        for turn in range(runs):
+            for tool in there:
+                prepare(tool, turn)
+                figures[tool.name].append(run(tool.command, root / tool.name))
+        for name, pairs in figures.items():
+            wall, cpu = zip(*pairs, strict=True)
+            result[name][kind] = (statistics.median(wall), statistics.median(cpu))
     return result
 
 
@@ -314,26 +324,26 @@ def main(
     """Measure, and print wall and CPU seconds and the ratio of CPU to plain doit."""
     if install:
         extra = installed(Path(tempfile.gettempdir()) / "ptycho-tasks-bench")
-    there, slow = tools(extra), set()
+    there, slow = tools(extra), set[str]()
     kinds = ("cold", "no-op", "one value", "touch")
     click.echo(f"{'variants':>8}  {'tool':<12}" + "".join(f"{kind:>26}" for kind in kinds))
     for count in variants:
-        yardstick: dict[str, tuple[float, float]] = {}
         for tool in there:
             if tool.name in slow:
                 click.echo(f"{count:>8}  {tool.name:<12}  left out: too slow")
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                found = measure(tool, count, runs, Path(folder))
-            yardstick = yardstick or found
+        there = [tool for tool in there if tool.name not in slow]
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(there, count, runs, Path(folder))
+        yardstick = found[there[0].name]
+        for name, kind in found.items():
             cells = [
-                f"{found[k][0]:8.3f} {found[k][1]:8.3f} {found[k][1] / yardstick[k][1]:7.2f}x"
+                f"{kind[k][0]:8.3f} {kind[k][1]:8.3f} {kind[k][1] / yardstick[k][1]:7.2f}x"
                 for k in kinds
             ]
-            click.echo(f"{count:>8}  {tool.name:<12}" + "".join(cells))
+            click.echo(f"{count:>8}  {name:<12}" + "".join(cells))
             # Ten times the graph takes ten times as long, or worse.
-            if found["cold"][0] > limit / 10:
-                slow.add(tool.name)
+            if kind["cold"][0] > limit / 10:
+                slow.add(name)
     click.echo("wall s, CPU s, CPU as a multiple of plain doit's")
 
 

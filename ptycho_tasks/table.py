@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptycho_tasks.config import ConfigFile, Variant
     from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
     from ptycho_tasks.state import State
 
@@ -49,14 +50,19 @@ class Table:
 
     def payload(self, row: Row) -> TrainingPayload | InferencePayload:
         """All that the stage of a task needs."""
-        from ptycho_tasks.config import parse_config
         from ptycho_tasks.payload import create_inference_payload, create_training_payload
+
+        file, variants = self._parsed
+        create = create_inference_payload if row["stage"] == "infer" else create_training_payload
+        return create(file, variant=variants[row["variant"]])
+
+    @cached_property
+    def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
+        from ptycho_tasks.config import parse_config
         from ptycho_tasks.variants import variants_of
 
         file = parse_config(self.path, self.config)
-        variant = next(v for v in variants_of(file) if v.name == row["variant"])
-        create = create_inference_payload if row["stage"] == "infer" else create_training_payload
-        return create(file, variant=variant)
+        return file, {variant.name: variant for variant in variants_of(file)}
 
 
 def table_of(root: Path, state: State | None) -> Table:
