@@ -13,10 +13,15 @@ import pytest
 from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 from doit.globals import Globals
+from hypothesis import settings
 
 from ptycho_tasks import payload, table, tasks
 from ptycho_tasks.reporter import Reporter
 from ptycho_tasks.template import DODO
+
+# Machines are busy at times, and no test is about time.
+settings.register_profile("calm", deadline=None)
+settings.load_profile("calm")
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -131,7 +131,7 @@ def test_an_interrupted_task_runs_again(waiting, start, doit):
 
 
 def test_a_kill_after_publishing_but_before_noting_it_trains_no_second_time(built_project, doit):
-    with sqlite3.connect(built_project / STATE_NAME) as connection:
+    with closing(sqlite3.connect(built_project / STATE_NAME)) as connection, connection:
         connection.execute("DELETE FROM task WHERE name IN ('train', 'infer')")
     assert executed(doit(built_project)) == []
     assert executed(doit(built_project)) == []
@@ -234,7 +234,7 @@ def test_lines_of_parallel_tasks_are_whole_and_name_their_task(project, doit):
 
 def foreign(path):
     path.unlink()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE doit (task_id TEXT, task_data TEXT)")
 
 

@@ -61,7 +61,7 @@ def test_a_perfect_object_scores_one() -> None:
     turn=st.floats(-np.pi, np.pi),
     slopes=st.tuples(st.floats(-3.0, 3.0), st.floats(-3.0, 3.0)),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_scale_phase_and_ramp_are_removed(
     scale: float, turn: float, slopes: tuple[float, float]
 ) -> None:

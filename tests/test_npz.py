@@ -221,9 +221,7 @@ def test_headers_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_gives_another_array_or_another_error(
     tmp_path: Path, compressed: bool, data: st.DataObject
@@ -298,7 +296,7 @@ def scans(draw: st.DrawFn) -> ScanData:
     )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scan=scans())
 def test_a_written_scan_reads_back_equal(tmp_path: Path, scan: ScanData) -> None:
     path = tmp_path / "mine.npz"

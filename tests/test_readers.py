@@ -412,9 +412,7 @@ def test_an_axis_order_that_cannot_be_told_must_be_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(last, np.moveaxis(cubic()["diff3d"], -1, 0))
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     frames=st.integers(1, 9),
     half=st.integers(1, 4),

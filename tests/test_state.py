@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
@@ -15,7 +16,18 @@ OLD_NS = 10**9
 
 
 @pytest.fixture
-def state(tmp_path):
+def opened(monkeypatch):
+    """Every database that the test opens is closed after it."""
+    made = []
+    real = State.__init__
+    monkeypatch.setattr(State, "__init__", lambda self, name: made.append(self) or real(self, name))
+    yield
+    for state in made:
+        state.dump()
+
+
+@pytest.fixture
+def state(tmp_path, opened):
     return State(str(tmp_path / "state.sqlite"))
 
 
@@ -158,7 +170,7 @@ def test_all_can_be_forgotten(state):
 def test_a_newer_version_of_the_database_is_set_aside(state, capsys):
     finish(state, "train", file="abc")
     state.dump()
-    with sqlite3.connect(state.name) as connection:
+    with closing(sqlite3.connect(state.name)) as connection:
         connection.execute("PRAGMA user_version=99")
     assert not State(state.name).in_("train")
     assert "state.sqlite.bad1" in capsys.readouterr().err
