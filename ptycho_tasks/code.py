@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptycho_tasks.freshness import LOCAL
+
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
 
@@ -34,12 +36,12 @@ class StageCode:
     """Modules of the core that decide what the stage gives."""
 
 
-_READING = ("forward", "hdf5_scan", "npz", "raw_scan", "readers", "scan")
+_READING = ("forward", "hdf5_scan", "npz", "raw_scan", "readers", "scan", "stages")
 STAGE_CODE = {
     "source": StageCode(1, (*_READING, "simulate")),
     "fixture": StageCode(1, (*_READING, "fixture")),
-    "train": StageCode(1, ("bundle", "forward", "npz", "scan")),
-    "infer": StageCode(1, (*_READING, "metrics", "pictures", "product")),
+    "train": StageCode(1, ("backend", "bundle", "forward", "npz", "payload", "scan", "stages")),
+    "infer": StageCode(1, (*_READING, "backend", "metrics", "pictures", "product")),
 }
 
 
@@ -51,14 +53,18 @@ def versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]
     return result
 
 
-def core_files(stage: str) -> list[Path]:
+Sources = dict[str, Path]
+"""Source files by name: `project/backends/mine.py`, or a package and its file."""
+
+
+def core_sources(stage: str) -> Sources:
     """The source files of the core that count for a stage; none where the core is installed."""
     if is_installed(_HERE):
-        return []
-    return [_HERE / f"{name}.py" for name in STAGE_CODE[stage].modules]
+        return {}
+    return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in STAGE_CODE[stage].modules}
 
 
-def backend_files(backend: object, local: Path | None, root: Path) -> list[Path]:
+def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """The source files of a backend that count; none where it is installed.
 
     Args:
@@ -67,13 +73,15 @@ def backend_files(backend: object, local: Path | None, root: Path) -> list[Path]
         root: the project's folder; modules there that a local backend imports count too.
     """
     if local is not None:
-        return sorted(_with_imports(local, root))
+        files = _with_imports(local, root) | _imported_now(root)
+        return {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
     package = type(backend).__module__.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)
     if file is None or is_installed(Path(file)):
-        return []
+        return {}
     folder = Path(file).parent
-    return sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
+    found = sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
+    return {f"{package}/{path.relative_to(folder).as_posix()}": path for path in found}
 
 
 @functools.cache
@@ -109,27 +117,48 @@ def _with_imports(file: Path, root: Path) -> set[Path]:
     """A file, and the modules of the project that it imports, and those that they import."""
     found, left = {file}, [file]
     while left:
-        for name in _imported(left.pop()):
-            parts = name.split(".")
-            for place in (root, root / "backends"):
-                for path in (
-                    place.joinpath(*parts).with_suffix(".py"),
-                    place.joinpath(*parts, "__init__.py"),
-                ):
-                    if path.is_file() and path not in found:
-                        found.add(path)
-                        left.append(path)
+        for path in _imported(left.pop(), root):
+            if path not in found:
+                found.add(path)
+                left.append(path)
     return found
 
 
-def _imported(file: Path) -> Iterator[str]:
+def _imported(file: Path, root: Path) -> Iterator[Path]:
+    """The files of the project that the import statements of a file run."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                yield from _files_of((root, root / "backends"), alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            places = (file.parents[node.level - 1],) if node.level else (root, root / "backends")
+            parts = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files_of(places, [*parts, alias.name])
+
+
+def _files_of(places: tuple[Path, ...], parts: list[str]) -> Iterator[Path]:
+    """The file of a module, and those of the packages that it lies in."""
+    for place in places:
+        for length in range(len(parts) + 1):
+            path = place.joinpath(*parts[:length])
+            for file in (path / "__init__.py", path.with_suffix(".py")):
+                if file.is_file():
+                    yield file
+
+
+def _imported_now(root: Path) -> set[Path]:
+    """The modules of the project that this process has imported, by whatever way."""
+    files = {Path(str(getattr(module, "__file__", None))) for module in [*sys.modules.values()]}
+    return {
+        file
+        for file in files
+        if file.is_relative_to(root)
+        and file.suffix == ".py"
+        and file != root / "dodo.py"
+        and "site-packages" not in file.parts
+    }

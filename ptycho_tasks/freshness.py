@@ -42,13 +42,13 @@ class Recipe:
     """The keys among them whose value is the default."""
     versions: Mapping[str, Any]
     """Code by name, to the version that its author gave it."""
-    sources: tuple[str, ...]
-    """Source files whose content counts."""
+    sources: Mapping[str, str]
+    """Source files whose content counts: name, which begins with its package, to path."""
 
 
 Found = Mapping[str, Any]
-"""What an artefact says of itself: `settings`, `versions`, `inputs` (path to sha256), and `files`
-(path to sha256 of what was published with it)."""
+"""What an artefact says of itself: `settings`, `versions`, `sources`, `inputs` (each to sha256),
+and `files` (path to sha256 of what was published with it)."""
 
 
 class UpToDate(UptodateCalculator):  # type: ignore[misc]
@@ -92,7 +92,9 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         """Whether the task's outputs are what its inputs, settings and code give."""
         state = self.state
         state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
-        self._sources = state.source_digests(self.recipe.sources)
+        self._sources = {
+            name: state.source_digest(path) for name, path in self.recipe.sources.items()
+        }
         built = values.get("built")
         self.reasons = list(self._reasons(task, built))
         if self.reasons and self._take_what_is_said(task, built):
@@ -100,6 +102,9 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         elif self.reasons and all(r.kind == "code" for r in self.reasons) and self._ignore_code():
             self._adopt(task)
             self.reasons = []
+        elif not self.reasons and built is not None and built["sources"] != self._sources:
+            # Installed code became code that is worked on, or the other way: from here on.
+            self._adopt(task)
         return not self.reasons
 
     def built(self, task: Task) -> dict[str, Any]:
@@ -149,12 +154,13 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
                 text = f"{name}: version {_shown(old.get(name))} -> {_shown(new.get(name))}"
                 yield Reason("code", name, text, old.get(name), new.get(name))
         before, now = built["sources"], self._sources
-        # Installed code has a version only: where it comes or goes, the version decides.
-        if before and now and before != now:
-            for path in sorted({*before, *now}):
-                if before.get(path) != now.get(path):
-                    text = _changed(path, before.get(path), now.get(path), "is new")
-                    yield Reason("code", path, text, before.get(path), now.get(path))
+        # Installed code has a version only: where a package comes or goes, the version decides.
+        shared = {_package(name) for name in before} & {_package(name) for name in now}
+        for name in sorted({*before, *now}):
+            if _package(name) in shared and before.get(name) != now.get(name):
+                shown = name.removeprefix(f"{LOCAL}/")
+                text = _changed(shown, before.get(name), now.get(name), "is new")
+                yield Reason("code", shown, text, before.get(name), now.get(name))
 
     def _ignore_code(self) -> bool:
         return any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
@@ -173,19 +179,13 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
             return False
         if not all(Path(path).is_file() for path in task.targets):
             return False
-        if built is not None:
-            known = not any(True for _ in self._changed_code(built))
-        else:
-            # The outputs do not say which source made them: none that was changed later.
-            made = min(Path(path).stat().st_mtime_ns for path in task.targets)
-            known = all(Path(path).stat().st_mtime_ns <= made for path in self.recipe.sources)
-        found = self.said() if known else None
+        found = self.said()
         if found is None:
             return False
         inputs = state.snapshots[task.name]
         same = (
             not any(True for _ in self._changed_settings(found["settings"]))
-            and found["versions"] == self.recipe.versions
+            and not any(True for _ in self._changed_code(found))
             and sorted(found["inputs"].values()) == sorted(map(str, inputs.values()))
             and all(state.sha256(path) == digest for path, digest in found["files"].items())
         )
@@ -204,6 +204,14 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
                 "deps:": list(inputs),
             },
         )
+
+
+LOCAL = "project"
+"""The package, so to speak, of a project's own modules."""
+
+
+def _package(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:

@@ -73,9 +73,10 @@ class ProjectLock:
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:
-            with suppress(OSError):
+            with suppress(OSError):  # a full disk must not end a run that is done
                 self._file.truncate(0)
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _write(self) -> None:

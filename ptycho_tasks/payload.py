@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,15 +175,14 @@ class _BackendPayload(FixturePayload):
 class TrainingPayload(_BackendPayload):
     """All that training needs."""
 
-    def work_dir(self, made_from: Mapping[str, Any], sources: Sequence[str]) -> Path:
+    def work_dir(self, made_from: Mapping[str, Any]) -> Path:
         """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
         Args:
-            made_from: settings, versions and inputs of the training.
-            sources: digests of the source files that count.
+            made_from: settings, versions, sources and inputs of the training.
         """
         settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
-        text = canonical_json({**made_from, "settings": settings, "sources": sources})
+        text = canonical_json({**made_from, "settings": settings})
         return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

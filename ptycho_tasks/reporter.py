@@ -51,7 +51,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             state.running = True
         run_pid = os.getpid()
         _watch_workers()
-        self.handlers = {}
+        self.handlers: dict[int, Any] = {}
+        self.workers: set[Any] = set()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             with suppress(ValueError):  # not in the main thread
                 self.handlers[number] = signal.signal(number, _stop)
@@ -66,9 +67,32 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         self.lock.working_on(task.name)
+        self._mind_workers()
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
         say("", self.outstream)
+
+    def _mind_workers(self) -> None:
+        """From the first task of a parallel run on, end it if one of its processes is killed:
+        doit would wait for that one's result for ever."""
+        multiprocessing = sys.modules.get("multiprocessing")
+        if multiprocessing is None or run_pid != os.getpid():
+            return
+        self.workers |= set(multiprocessing.active_children())
+        if self.workers and signal.SIGCHLD not in self.handlers:
+            self.handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._child_ended)
+
+    def _child_ended(self, number: int, frame: FrameType | None) -> None:
+        killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
+        if killed:
+            print(
+                f"error: a worker process was killed by signal {-killed[0]} (out of memory?); run "
+                "again with fewer, what is finished is kept",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.workers.clear()
+            raise Stopped(1)
 
     def complete_run(self) -> None:
         """End a run."""

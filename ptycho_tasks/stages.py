@@ -21,7 +21,7 @@ from ptycho_tasks.backend import (
     checked_reconstruction,
 )
 from ptycho_tasks.backends import import_failure
-from ptycho_tasks.code import backend_files, core_files, source_digest, versions
+from ptycho_tasks.code import backend_sources, core_sources, versions
 from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
 from ptycho_tasks.output import say
 from ptycho_tasks.payload import (
@@ -35,7 +35,7 @@ from ptycho_tasks.payload import (
 )
 from ptycho_tasks.progress import show_progress
 from ptycho_tasks.reporter import Stopped
-from ptycho_tasks.state import known_sha256
+from ptycho_tasks.state import known_sha256, known_source_digest
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Reconstruction
@@ -122,11 +122,7 @@ def train(payload: TrainingPayload) -> Path:
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", {"fixture": payload.fixture_file})
     scan = _read_fixture(payload)
-    files = [
-        *core_files("train"),
-        *backend_files(payload.backend, payload.backend_source, payload.root),
-    ]
-    work_dir = payload.work_dir(made_from, [source_digest(path) for path in files])
+    work_dir = payload.work_dir(made_from)
     with writing(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
@@ -356,6 +352,13 @@ def _made_from(
     return {
         "settings": payload.settings(stage),
         "versions": versions(stage, payload.backend),
+        "sources": {
+            name: known_source_digest(path)
+            for name, path in {
+                **core_sources(stage),
+                **backend_sources(payload.backend, payload.backend_source, payload.root),
+            }.items()
+        },
         "inputs": {
             name: known_sha256(payload.root, path)
             for name, path in inputs.items()

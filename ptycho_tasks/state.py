@@ -22,6 +22,7 @@ from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.files import sha256_file
+from ptycho_tasks.lock import holder_of
 
 STATE_NAME = ".ptycho/state.sqlite"
 _APPLICATION_ID = 0x70747963
@@ -29,8 +30,8 @@ _VERSION = 1
 _TABLES = """
 CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE file (
-    path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest TEXT NOT NULL,
-    PRIMARY KEY (path, kind)
+    path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER,
+    digest TEXT NOT NULL, PRIMARY KEY (path, kind)
 ) WITHOUT ROWID;
 CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -43,13 +44,14 @@ _BUSY_S = 5.0
 
 _decode = json.JSONDecoder().raw_decode
 Digest = Callable[[Path], str]
-Stamp = tuple[int, int, int]
-"""Size in bytes, modification time in ns, inode."""
+Stamp = tuple[int, int, int, int]
+"""Size in bytes, times of modification and of the last change of any kind in ns, inode. The
+second time is the kernel's own: it tells a change after which the first was put back."""
 
 
-Files = dict[str, dict[str, tuple[int, int, int, str]]]
+Files = dict[str, dict[str, tuple[int, int, int, int, str]]]
 """Kind of digest, to path, to the file's stamp and its digest."""
-_UNKNOWN = (-1, -1, -1, "")
+_UNKNOWN = (-1, -1, -1, -1, "")
 
 
 def _no_files() -> Files:
@@ -74,8 +76,9 @@ class State:
         self._raw: dict[str, str] = {}
         self._files = _no_files()
         self._notes: dict[str, str] = {}
-        self._sources: dict[tuple[str, ...], dict[str, str | None]] = {}
-        self._new_files: dict[tuple[str, str], tuple[int, int, int, str]] = {}
+        self._sources: dict[str, str | None] = {}
+        self._opened_ns = time.time_ns()
+        self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
 
     # ---------------------------------------------------------------------------------- for doit
 
@@ -109,6 +112,10 @@ class State:
         """
         if self.running and self.built(task) is not None:
             return
+        at_work = None if self.running else holder_of()
+        if at_work is not None:
+            print(f"error: {at_work}", file=sys.stderr, flush=True)
+            raise SystemExit(1)
         if self._record(task):
             self._loaded().pop(task)
             self._write("DELETE FROM task WHERE name = ?", (task,))
@@ -167,17 +174,22 @@ class State:
         """
         return self._digest(path, "sha256", sha256_file)
 
-    def source_digests(self, paths: tuple[str, ...]) -> dict[str, str | None]:
-        """Path to the digest of what a Python file says; see `ptycho_tasks.code.source_digest`.
+    def source_digest(self, path: str) -> str | None:
+        """The digest of what a Python file says; see `ptycho_tasks.code.source_digest`.
 
-        Settled at the first call: a change while tasks run is a matter of the next run.
+        Settled at the first call, which belongs where the tasks are loaded: what is changed
+        later is not what runs, or not what was noted, and shows as a change in the next run.
         """
-        if paths not in self._sources:
+        if path not in self._sources:
             from ptycho_tasks.code import source_digest
 
-            digests = {path: self._digest(path, "python", source_digest) for path in paths}
-            self._sources[paths] = digests
-        return self._sources[paths]
+            digest = self._digest(path, "python", source_digest)
+            with suppress(OSError):
+                changed_ns = os.stat(path).st_mtime_ns  # noqa: PTH116
+                if self._opened_ns < changed_ns < time.time_ns() + _COARSE_SETTLED_NS:
+                    digest = f"changed while it was loaded, at {changed_ns}"
+            self._sources[path] = digest
+        return self._sources[path]
 
     def _digest(self, path: str, kind: str, compute: Digest) -> str | None:
         if self._tasks is None:
@@ -186,16 +198,17 @@ class State:
             stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
         except OSError:
             return None
-        size, mtime_ns, inode, digest = self._files[kind].get(path, _UNKNOWN)
-        if size == stat.st_size and mtime_ns == stat.st_mtime_ns and inode == stat.st_ino:
-            return digest
-        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        known = self._files[kind].get(path, _UNKNOWN)
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        if known[:4] == stamp:
+            return known[4]
         try:
             digest = compute(Path(path))
             after = os.stat(path)  # noqa: PTH116
         except OSError:
             return None
-        if stamp == (after.st_size, after.st_mtime_ns, after.st_ino) and _is_settled(stamp):
+        same = (after.st_size, after.st_mtime_ns, after.st_ctime_ns, after.st_ino)
+        if stamp == same and _is_settled(stamp):
             self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
@@ -224,12 +237,11 @@ class State:
             if Path(self.name).exists():
                 try:
                     self._read()
-                except sqlite3.OperationalError as error:
-                    if "locked" in str(error) or "unable to open" in str(error):
-                        raise
-                    self._set_aside(str(error))
                 except sqlite3.DatabaseError as error:
-                    self._set_aside(str(error))
+                    if _is_damage(error):
+                        self._set_aside(str(error))
+                    else:
+                        self._read_only(error)
         return self._tasks
 
     def _read(self) -> None:
@@ -241,10 +253,31 @@ class State:
         self._raw = dict(connection.execute("SELECT name, record FROM task"))
         for kind, files in self._files.items():
             rows = connection.execute(
-                "SELECT path, size, mtime_ns, inode, digest FROM file WHERE kind = ?", (kind,)
+                "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE kind = ?",
+                (kind,),
             )
             files.update((row[0], row[1:]) for row in rows)
         self._notes = dict(connection.execute("SELECT name, text FROM note"))
+
+    def _read_only(self, error: sqlite3.DatabaseError) -> None:
+        """Read what a full disk or a lock keeps SQLite from reading the usual way.
+
+        Raises:
+            SystemExit: it cannot be read at all, and the user was told.
+        """
+        if self._connection is not None:
+            self._connection.close()
+        try:
+            uri = f"{Path(self.name).absolute().as_uri()}?immutable=1"
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+            self._read()
+        except sqlite3.DatabaseError:
+            print(f"error: cannot read {self.name}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(FileWriteError.exit_code) from error
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -321,7 +354,7 @@ class State:
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.executemany(
-                "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(*key, *value) for key, value in self._new_files.items()],
             )
             if statement is not None:
@@ -373,11 +406,28 @@ def known_sha256(root: Path, path: Path) -> str:
     return known or sha256_file(path)
 
 
+def known_source_digest(path: Path) -> str | None:
+    """The digest of a source file as it was when a run of doit loaded its tasks."""
+    from doit.globals import Globals
+
+    from ptycho_tasks.code import source_digest
+
+    state = getattr(Globals.dep_manager, "backend", None)
+    if isinstance(state, State):
+        return state.source_digest(str(path))
+    return source_digest(path)
+
+
 def spelled(root: Path, path: Path) -> str:
     """A path relative to the project where it lies in it. doit compares paths as strings, so
     each file has one spelling."""
     whole, inside = os.path.normpath(path), f"{os.path.normpath(root)}{os.sep}"
     return whole[len(inside) :] if whole.startswith(inside) else whole
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether a database is none, or none of ours; else it only cannot be read just now."""
+    return not isinstance(error, sqlite3.OperationalError) or str(error).startswith("no such")
 
 
 def _is_settled(stamp: Stamp) -> bool:

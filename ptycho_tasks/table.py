@@ -27,7 +27,8 @@ _NOTE = "tasks"
 
 Row = dict[str, Any]
 """One task: `name`, `stage`, `variant`, `doc`, `inputs`, `outputs` (paths, relative to the project
-where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources`."""
+where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources` (name to
+path)."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _rows(
     source = [training.source_file, *([training.product_file] if training.product_file else [])]
     fixture = [training.fixture_file, training.sidecar_file]
     backend: Any = training.backend
-    used = _names(training.root, backend, training.backend_source)
+    used = _sources(training.root, backend, training.backend_source)
     made = spelled(training.root, training.source_file)
     source_name = training.changed("source") or "default"
     from_fixture = inference.config.inference.scan == "fixture"
@@ -162,7 +163,7 @@ def _rows(
     ) -> Row:
         settings = payload.settings(stage)
         with_backend = stage in ("train", "infer")
-        files = [*_names(training.root, stage), *(used if with_backend else [])]
+        files = _sources(training.root, stage) | (used if with_backend else {})
         return {
             "name": f"{stage}:{name}" if several else stage,
             "stage": stage,
@@ -235,13 +236,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 @cache
-def _names(root: Path, what: Any, local: Path | None = None) -> list[str]:
-    """The source files that count for a stage of the core, or for a backend."""
-    from ptycho_tasks.code import backend_files, core_files
-    from ptycho_tasks.state import spelled
+def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
+    """The source files that count for a stage of the core, or for a backend, by name."""
+    from ptycho_tasks.code import backend_sources, core_sources
 
-    files = core_files(what) if isinstance(what, str) else backend_files(what, local, root)
-    return [spelled(root, path) for path in files]
+    found = core_sources(what) if isinstance(what, str) else backend_sources(what, local, root)
+    return {name: str(path) for name, path in found.items()}
 
 
 def _modules(training: TrainingPayload) -> Iterator[str]:
@@ -251,7 +251,9 @@ def _modules(training: TrainingPayload) -> Iterator[str]:
     yield str(training.root / FOLDER)
     local = training.backend_source
     if local is not None:
-        yield str(local)
+        # What one of them imports decides which others count.
+        backend: Any = training.backend
+        yield from _sources(training.root, backend, local).values()
         return
     module = sys.modules.get(type(training.backend).__module__)
     for file in {getattr(module, "__file__", None)} - {None}:

@@ -133,7 +133,12 @@ def _table() -> Table:
 
 @functools.lru_cache(maxsize=1)
 def _table_at(root: Path, state: State | None) -> Table:
-    return table_of(root, state)
+    table = table_of(root, state)
+    if state is not None:
+        # Now, before anything of it runs: see `State.source_digest`.
+        for path in {path for row in table.rows for path in row["sources"].values()}:
+            state.source_digest(path)
+    return table
 
 
 def _task(row: Row) -> Task:
@@ -141,9 +146,7 @@ def _task(row: Row) -> Task:
     inputs = row["inputs"]
     if row["stage"] == "source":
         inputs = [path for path in inputs if Path(path).exists()]
-    recipe = Recipe(
-        row["settings"], tuple(row["at_default"]), row["versions"], tuple(row["sources"])
-    )
+    recipe = Recipe(row["settings"], tuple(row["at_default"]), row["versions"], row["sources"])
     stage, name = row["stage"], row["name"]
     said = functools.partial(said_by, row) if stage in ("train", "infer") else None
     task = Task(

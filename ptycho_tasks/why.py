@@ -34,7 +34,7 @@ class Verdict:
     task: str
     status: str
     """`up to date`; `stale`: it would run; `depends`: it would run if the tasks before it give
-    something else than what is there."""
+    something else than what is there; `ignored`: `doit ignore` names it, or a task before it."""
     reasons: tuple[Reason, ...]
 
 
@@ -58,8 +58,12 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
     def _verdict(
         self, task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict]
     ) -> Verdict:
+        if self.dep_manager.status_is_ignore(task):
+            return Verdict(task.name, "ignored", ())
         status = self.dep_manager.get_status(task, tasks, get_log=True)
         reasons = [*_own_reasons(task, status)]
+        if any(before[name].status == "ignored" for name in task.task_dep):
+            return Verdict(task.name, "ignored", ())
         upstream = [name for name in task.task_dep if before[name].status != "up to date"]
         made_again = {path for name in upstream for path in tasks[name].targets}
         # What another task will make is no reason of its own.
@@ -117,7 +121,7 @@ class DryRun(_Ask):
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
         """Each task that would run."""
-        due = [verdict for verdict in verdicts if verdict.status != "up to date"]
+        due = [verdict for verdict in verdicts if verdict.status in ("stale", "depends")]
         if not due:
             yield "nothing would run: all is up to date"
         for verdict in due:

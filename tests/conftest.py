@@ -109,7 +109,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.chdir(root)
         tasks._table_at.cache_clear()
         payload._backend.cache_clear()
-        table._names.cache_clear()
+        table._sources.cache_clear()
         monkeypatch.setattr(Globals, "dep_manager", None)
         dodo = {name: getattr(tasks, name) for name in tasks.__all__}
         dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ptycho_tasks.lock import LOCK_NAME
-from ptycho_tasks.state import STATE_NAME
+from ptycho_tasks.state import STATE_NAME, State
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks are those of POSIX")
 
@@ -217,6 +217,29 @@ def test_an_input_that_is_replaced_while_its_task_runs_makes_it_stale(waiting, s
     assert executed(doit(waiting)) == []
 
 
+def test_code_that_is_edited_while_it_runs_makes_its_tasks_stale(waiting, start, doit):
+    doit(waiting, "fixture")
+    run = start(waiting)
+    reached(waiting, "train")
+    backend = waiting / "backends" / "epie.py"
+    backend.write_text(backend.read_text().replace("x64)\n", "x64) + 0\n"))
+    go(waiting, "train", "infer")
+    assert run.wait(WAIT_S) == 0
+    assert executed(doit(waiting)) == ["train", "infer"]
+    assert executed(doit(waiting)) == []
+
+
+def test_a_killed_worker_ends_a_parallel_run(waiting, start):
+    with (waiting / "ptycho.yaml").open("a") as stream:
+        stream.write("matrix: {training.seed: [0, 1]}\n")
+    run = start(waiting, "-n", "2")
+    os.kill(reached(waiting, "train"), signal.SIGKILL)
+    _, err = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 1
+    assert "error: a worker process was killed by signal 9" in err
+    assert "Traceback" not in err
+
+
 def test_lines_of_parallel_tasks_are_whole_and_name_their_task(project, doit):
     with (project / "ptycho.yaml").open("a") as stream:
         stream.write("matrix: {training.seed: [0, 1, 2, 3]}\n")
@@ -271,6 +294,31 @@ def test_without_its_database_a_changed_model_is_not_believed(built_project, doi
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("epochs: 5", "epochs: 6"))
     assert executed(doit(built_project)) == ["source", "fixture", "train", "infer"]
+
+
+def test_without_its_database_other_code_is_not_believed(built_project, doit):
+    shutil.rmtree(built_project / ".ptycho")
+    backend = built_project / "backends" / "epie.py"
+    text = backend.read_text().replace("x64)\n", "x64) + 0\n")
+    backend.write_text(text)
+    os.utime(backend, (1, 1))
+    assert executed(doit(built_project)) == ["source", "fixture", "train", "infer"]
+
+
+def test_a_full_disk_is_no_damage(built_project, monkeypatch):
+    real, calls = State._read, []
+
+    def full_at_first(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+        real(self)
+
+    monkeypatch.setattr(State, "_read", full_at_first)
+    state = State(str(built_project / STATE_NAME))
+    assert state.in_("train")
+    assert not list((built_project / ".ptycho").glob("*.bad*"))
+    state.dump()
 
 
 def test_what_is_forgotten_runs_again(built_project, doit):

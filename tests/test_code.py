@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
 import ptycho_tasks
 from ptycho_tasks import code
-from ptycho_tasks.code import STAGE_CODE, backend_files, core_files, source_digest
+from ptycho_tasks.code import STAGE_CODE, backend_sources, core_sources, source_digest
 from ptycho_tasks.options import STAGES
 
 SOURCE = '''
@@ -74,8 +76,8 @@ def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[1]))
     code.is_installed.cache_clear()
     Installed.__module__ = "ptycho_tasks.anything"
-    assert core_files("fixture") == []
-    assert backend_files(Installed(), None, tmp_path) == []
+    assert core_sources("fixture") == {}
+    assert backend_sources(Installed(), None, tmp_path) == {}
     code.is_installed.cache_clear()
 
 
@@ -84,7 +86,7 @@ def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):
         pass
 
     Ours.__module__ = "ptycho_tasks.backends"
-    assert Path(code.__file__) in backend_files(Ours(), None, tmp_path)
+    assert backend_sources(Ours(), None, tmp_path)["ptycho_tasks/code.py"] == Path(code.__file__)
 
 
 def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
@@ -97,13 +99,34 @@ def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
     (tmp_path / "other.py").write_text("import _shared\n")
     (tmp_path / "unused.py").write_text("")
     (tmp_path / "nets" / "__init__.py").write_text("")
-    (tmp_path / "nets" / "deep" / "__init__.py").write_text("")
-    (tmp_path / "nets" / "deep" / "unet.py").write_text("")
-    found = {str(p.relative_to(tmp_path)) for p in backend_files(object(), mine, tmp_path)}
-    assert found == {
-        "backends/mine.py",
-        "backends/_shared.py",
-        "other.py",
-        "nets/deep/__init__.py",
-        "nets/deep/unet.py",
+    (tmp_path / "nets" / "deep" / "__init__.py").write_text("from .layer import block\n")
+    (tmp_path / "nets" / "deep" / "unet.py").write_text("from .. import blocks\n")
+    (tmp_path / "nets" / "deep" / "layer.py").write_text("")
+    (tmp_path / "nets" / "blocks.py").write_text("")
+    (tmp_path / "nets" / "other.py").write_text("")
+    found = backend_sources(object(), mine, tmp_path)
+    assert all(path == tmp_path / name.partition("/")[2] for name, path in found.items())
+    assert set(found) == {
+        "project/backends/mine.py",
+        "project/backends/_shared.py",
+        "project/other.py",
+        "project/nets/__init__.py",
+        "project/nets/blocks.py",
+        "project/nets/deep/__init__.py",
+        "project/nets/deep/layer.py",
+        "project/nets/deep/unet.py",
     }
+
+
+def test_a_module_imported_by_name_at_run_time_counts_too(tmp_path, monkeypatch):
+    mine = tmp_path / "backends" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("")
+    (tmp_path / "secret_net.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("secret_net")
+    monkeypatch.delitem(sys.modules, "dodo", raising=False)
+    try:
+        assert "project/secret_net.py" in backend_sources(object(), mine, tmp_path)
+    finally:
+        del sys.modules["secret_net"]
