@@ -10,6 +10,7 @@ from pathlib import Path
 PACKAGES = {
     "ptycho_tasks": Path("ptycho_tasks"),
     "ptycho_tasks_torch": Path("backends/torch/ptycho_tasks_torch"),
+    "ptycho_tasks_ptychi": Path("backends/ptychi/ptycho_tasks_ptychi"),
 }
 SDIST_EXTRAS = {"LICENSE", "README.md", "PKG-INFO", "pyproject.toml", "setup.cfg"}
 

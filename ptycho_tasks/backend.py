@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
+API_VERSION = 1
+"""The version of what backends and the core ask of each other, as this module says it. Raised when
+a backend written for the one before would fail or mislead."""
 SEEN_LEVEL = 0.01
 """A pixel counts as seen where the illumination is at least this share of its maximum."""
 
@@ -129,6 +132,9 @@ class Backend(Protocol):
 
     Importing the module that holds a backend must be cheap: import torch and the like inside
     `train` and `infer`.
+
+    A backend may say in `api_version` (int) for which `API_VERSION` it was written; without, it
+    counts as 1. It is refused where the two differ, so that one to be shared should say it.
     """
 
     name: str

@@ -6,14 +6,18 @@ A backend is looked up by name and imported only when used.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.backend import Backend
+import msgspec
+
+from ptycho_tasks.backend import API_VERSION, Backend
+from ptycho_tasks.config import default_of
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.reporter import Stopped
@@ -34,18 +38,27 @@ class BackendEntry:
     importer: Callable[[], Any]
     source: Path | None = None
     """The file of a local backend."""
+    namesake: str = ""
+    """The origin of another backend of this name, which makes both unusable."""
 
     def load(self) -> Backend:
         """Import the backend and check that it is one.
 
         Raises:
-            BackendError: the import failed (the missing module is named), or something that a
-                backend must have is missing (named too).
+            BackendError: another backend has the same name, the import failed (the missing module
+                is named), it is written for another API version (both are named), or something
+                that a backend must have is missing (named too).
         """
+        if self.namesake:
+            raise BackendError(
+                f"backend `{self.name}` is there twice: {self.origin} and {self.namesake}; "
+                "rename or remove one"
+            )
         try:
             backend = self.importer()
             # A property runs code of the backend, too.
             members = {key: getattr(backend, key, None) for key in _MEMBERS}
+            members["api_version"] = getattr(backend, "api_version", 1)
         except Stopped:
             raise
         except (Exception, SystemExit) as error:
@@ -57,9 +70,19 @@ class BackendEntry:
         return backend  # type: ignore[no-any-return]
 
     def _refuse(self, backend: object, members: Mapping[str, Any]) -> None:
-        """Refuse what is no backend."""
-        wrong = [key for key, fits in _MEMBERS.items() if not fits(members[key])]
+        """Refuse what is no backend, or one for another core."""
         said = f"backend `{self.name}` ({self.origin})"
+        api_version = members["api_version"]
+        if type(api_version) is not int:
+            raise BackendError(f"{said} has a wrong api_version: expected an int")
+        # Before the members: another version may ask for others.
+        if api_version != API_VERSION:
+            remedy = "upgrade ptycho-tasks" if api_version > API_VERSION else "upgrade the backend"
+            raise BackendError(
+                f"{said} is written for backend API version {api_version}; ptycho-tasks "
+                f"{version('ptycho-tasks')} has backend API version {API_VERSION}; {remedy}"
+            )
+        wrong = [key for key, fits in _MEMBERS.items() if not fits(members[key])]
         if wrong:
             raise BackendError(
                 f"{said} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
@@ -68,8 +91,31 @@ class BackendEntry:
             )
         if isinstance(backend, type):
             raise BackendError(f"{said} is a class; give an instance of it")
+        _refuse_options(members["options_type"], said)
         if members["name"] != self.name:
             raise BackendError(f"{said} calls itself `{members['name']}`; the two names must agree")
+
+
+def _refuse_options(options_type: type[TrainingOptions], said: str) -> None:
+    """Refuse options that could not be shown, checked or left at their defaults."""
+    try:
+        fields = msgspec.structs.fields(options_type)
+        lacking = [field.name for field in fields if not description_of(field.type)]
+        needed = [field.name for field in fields if field.required]
+        if not needed:
+            msgspec.convert(msgspec.to_builtins(options_type()), options_type)
+    except Exception as error:
+        raise BackendError(
+            f"{said} has options that cannot be used: {import_failure(error)}"
+        ) from error
+    if lacking or needed:
+        wrong = (
+            f"no doc of {', '.join(lacking)}" if lacking else f"no default of {', '.join(needed)}"
+        )
+        raise BackendError(
+            f"{said} has {wrong}; declare each option as "
+            '`name: Annotated[type, doc("its meaning")] = default`'
+        )
 
 
 def _is_text(value: object) -> bool:
@@ -87,11 +133,7 @@ _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def available(root: Path) -> dict[str, BackendEntry]:
-    """Every backend that a project at `root` can name, by name; none is imported.
-
-    Raises:
-        BackendError: one name stands for two backends.
-    """
+    """Every backend that a project at `root` can name, by name; none is imported."""
     found: dict[str, BackendEntry] = {}
     installed = [_installed(point) for point in entry_points(group=GROUP)]
     files = sorted((root / FOLDER).glob("*.py")) if (root / FOLDER).is_dir() else []
@@ -99,10 +141,7 @@ def available(root: Path) -> dict[str, BackendEntry]:
     for entry in [*installed, *local]:
         other = found.setdefault(entry.name, entry)
         if other.origin != entry.origin:
-            raise BackendError(
-                f"backend `{entry.name}` is there twice: {other.origin} and {entry.origin}; "
-                "rename or remove one"
-            )
+            found[entry.name] = replace(other, namesake=entry.origin)
     return found
 
 
@@ -122,6 +161,57 @@ def find_backend(name: str, root: Path) -> BackendEntry:
     return found[name]
 
 
+def describe_all(root: Path) -> list[dict[str, Any]]:
+    """What there is to say of every backend that a project at `root` can name, by name.
+
+    All are imported. One that cannot be used stops no other: it has its name, its origin and an
+    `error`.
+    """
+    said = []
+    for name, entry in sorted(available(root).items()):
+        try:
+            said.append(describe(entry))
+        except BackendError as error:
+            said.append({"name": name, "origin": entry.origin, "error": str(error)})
+    return said
+
+
+def describe(entry: BackendEntry) -> dict[str, Any]:
+    """What a backend is and offers, in values that JSON can hold; imports it.
+
+    Raises:
+        BackendError: it cannot be used.
+    """
+    backend = entry.load()
+    return {
+        "name": entry.name,
+        "origin": entry.origin,
+        "version": backend.version,
+        "api_version": getattr(backend, "api_version", 1),
+        "train": _first_line(backend.train),
+        "infer": _first_line(backend.infer),
+        "options": [
+            {
+                "name": field.name,
+                "default": msgspec.to_builtins(default_of(field)),
+                "doc": description_of(field.type),
+            }
+            for field in msgspec.structs.fields(backend.options_type)
+        ],
+    }
+
+
+def description_of(annotation: Any) -> str:
+    """What `doc` says of a field; empty where its annotation has none."""
+    metas = getattr(annotation, "__metadata__", ())
+    texts = [meta.description for meta in metas if isinstance(meta, msgspec.Meta)]
+    return next((text for text in texts if text), "")
+
+
+def _first_line(method: Callable[..., Any]) -> str:
+    return (method.__doc__ or "").strip().partition("\n")[0]
+
+
 def _installed(point: Any) -> BackendEntry:
     dist = point.dist
     origin = f"{dist.name} {dist.version}" if dist is not None else point.value
@@ -134,8 +224,19 @@ def _local(path: Path, root: Path) -> BackendEntry:
         if spec is None or spec.loader is None:
             raise ImportError(f"not a Python module: {path}")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, OBJECT)
+        # Where types and dataclasses look for what their annotations name.
+        sys.modules[spec.name] = module
+        # Python takes compiled files for fresh by size and whole seconds: someone who tries an
+        # idea is faster.
+        sys.dont_write_bytecode = True
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # for the helpers beside it
+        try:
+            exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+            return getattr(module, OBJECT)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
 
     return BackendEntry(path.stem, str(path.relative_to(root)), importer, path)
 

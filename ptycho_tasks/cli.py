@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ptycho_tasks.config import (
     read_config,
     typed,
 )
-from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
 from ptycho_tasks.tasks import DEBUG
@@ -200,15 +201,37 @@ def fixture(source: Path, output: Path, force: bool, **values: str | None) -> No
 
 
 @cli.command()
-def backends() -> None:
-    """List the backends that a project here can name, and why one cannot be used."""
-    from ptycho_tasks.backends import available
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def backends(name: str | None, as_json: bool) -> None:
+    """List the backends that a project here can name, and why one cannot be used.
 
-    for name, entry in sorted(available(Path.cwd()).items()):
-        try:
-            click.echo(f"{name}  {entry.origin}  version {entry.load().version}")
-        except BackendError as error:
-            click.echo(str(error))
+    With NAME: what that backend offers, its options with their defaults and meanings. The list
+    imports every backend to learn its version; with NAME, only that one is imported.
+    """
+    from ptycho_tasks.backends import describe, describe_all, find_backend
+
+    here = Path.cwd()
+    # What a module prints when it is imported is no part of the answer.
+    with redirect_stdout(sys.stderr):
+        said = [describe(find_backend(name, here))] if name else describe_all(here)
+    if as_json:
+        click.echo(json.dumps(said[0] if name else said, indent=1))
+        return
+    for backend in said:
+        click.echo(backend.get("error") or "{name}  {origin}  version {version}".format(**backend))
+    if name:
+        _show_offers(said[0])
+
+
+def _show_offers(backend: dict[str, Any]) -> None:
+    for method in ("train", "infer"):
+        click.echo(f"{method:<10} {backend[method]}".rstrip())
+    click.echo("training:")
+    rows = [f"  {o['name']}: {json.dumps(o['default'])}" for o in backend["options"]]
+    width = max(map(len, rows))
+    for row, option in zip(rows, backend["options"], strict=True):
+        click.echo(f"{row:<{width}}  # {option['doc']}")
 
 
 @cli.command()

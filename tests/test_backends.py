@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from importlib.metadata import version
 
 import pytest
+from click.testing import CliRunner
 
-from ptycho_tasks import reporter
-from ptycho_tasks.backend import Backend
+from ptycho_tasks import backends, reporter
+from ptycho_tasks.backend import API_VERSION, Backend
 from ptycho_tasks.backends import available, find_backend
+from ptycho_tasks.cli import cli
 from ptycho_tasks.errors import BackendError
 
 WHOLE = """\
@@ -60,6 +64,34 @@ def test_an_unknown_backend_lists_the_known_ones(tmp_path):
     assert "mine" in message
 
 
+# Annotations as text are looked up in the module, which a file has to become first.
+OPTIONS = """\
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import Annotated
+from ptycho_tasks.options import TrainingOptions, doc
+
+@dataclass
+class Ring:
+    radius: Pixels = 1
+
+Pixels = float
+
+class RingOptions(TrainingOptions, kw_only=True):
+    rings: Annotated[int, doc("rings of the probe", ge=1, le=9)] = 7
+
+class Whole:
+    name, version, options_type, api_version = "mine", "4", RingOptions, 1
+    def train(self, request):
+        \"\"\"Draw rings.
+
+        More than one.\"\"\"
+    def infer(self, request): ...
+
+print("imported mine")
+backend = Whole()
+"""
+
 BROKEN = {
     "missing module": (
         "import not_there.deeply\n",
@@ -79,6 +111,14 @@ BROKEN = {
         ).replace("name, version, options_type =", "name, _, options_type ="),
         "mine.py:4: ZeroDivisionError",
     ),
+    "option without a doc": (
+        WHOLE.replace(
+            "class Whole:", "class O(TrainingOptions):\n    x: int = 1\n\nclass Whole:"
+        ).replace('", TrainingOptions', '", O'),
+        "has no doc of x; declare each option as `name: Annotated[",
+    ),
+    "option without a default": (OPTIONS.replace(" = 7", ""), "has no default of rings; declare"),
+    "wrong default": (OPTIONS.replace(" = 7", " = 70"), "options that cannot be used: Validation"),
     "another name": (WHOLE.replace('"mine"', '"other"'), "calls itself `other`"),
     "a class": (WHOLE.replace("Whole()", "Whole"), "is a class; give an instance"),
 }
@@ -134,7 +174,104 @@ def test_an_installed_backend_names_the_module_that_is_really_missing(tmp_path, 
     assert "the module `jaxlib_of_mars` is missing" in message
 
 
-def test_one_name_for_two_backends_is_refused(tmp_path, installed):
+def test_one_name_for_two_backends_is_refused_and_stops_no_other(tmp_path, installed):
     installed(WHOLE)
+    write_local(tmp_path, WHOLE.replace('"mine"', '"other"'), "other")
     message = refusal(write_local(tmp_path, WHOLE))
     assert "`mine` is there twice: stranger 2.5 and backends/mine.py" in message
+    assert find_backend("other", tmp_path).load().name == "other"
+
+
+# --- the version of the API --------------------------------------------------------------------
+
+
+def with_api(value: str) -> str:
+    return WHOLE.replace("class Whole:", f"class Whole:\n    api_version = {value}")
+
+
+def test_a_backend_that_says_no_api_version_is_of_the_first(tmp_path, monkeypatch):
+    write_local(tmp_path, WHOLE)
+    write_local(tmp_path, with_api("1").replace('"mine"', '"first"'), "first")
+    for name in ("mine", "first"):
+        assert find_backend(name, tmp_path).load().name == name
+    monkeypatch.setattr(backends, "API_VERSION", 2)
+    for name in ("mine", "first"):
+        message = refusal(tmp_path, name)
+        assert "is written for backend API version 1; ptycho-tasks " in message
+        assert message.endswith(" has backend API version 2; upgrade the backend")
+
+
+def test_a_backend_of_a_later_api_is_refused_before_what_it_lacks(tmp_path):
+    code = with_api(f"{API_VERSION + 1}").replace("def infer", "def reconstruct")
+    message = refusal(write_local(tmp_path, code))
+    assert message == (
+        "backend `mine` (backends/mine.py) is written for backend API version 2; ptycho-tasks "
+        f"{version('ptycho-tasks')} has backend API version 1; upgrade ptycho-tasks"
+    )
+
+
+@pytest.mark.parametrize("value", ["'1'", "True", "1.0", "None"])
+def test_an_api_version_that_is_no_number_is_refused(tmp_path, value):
+    assert "has a wrong api_version" in refusal(write_local(tmp_path, with_api(value)))
+
+
+# --- `ptycho-tasks backends` -------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """Run the command where one backend works, one cannot be loaded and one is there twice."""
+    monkeypatch.chdir(write_local(tmp_path, OPTIONS))
+    write_local(tmp_path, "import not_there\n", "broken")
+
+    def listed(*arguments: str):
+        return CliRunner().invoke(cli, ["backends", *arguments])
+
+    return listed
+
+
+def test_the_list_goes_on_after_a_backend_that_fails(listed, tmp_path, installed):
+    write_local(tmp_path, WHOLE, "twice")
+    installed(WHOLE, name="twice")
+    done = listed()
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert "mine  backends/mine.py  version 4" in lines
+    assert [line.split(":")[0] for line in lines if line.startswith("backend ")] == [
+        "backend `broken` (backends/broken.py) cannot be loaded",
+        "backend `twice` is there twice",
+    ]
+    assert "the module `not_there` is missing" in done.stdout
+
+
+def test_the_list_for_programs_is_json_whatever_a_module_prints(listed):
+    said = {backend["name"]: backend for backend in json.loads(listed("--json").stdout)}
+    assert said["mine"]["version"] == "4"
+    assert said["mine"]["origin"] == "backends/mine.py"
+    assert "`not_there` is missing" in said["broken"]["error"]
+
+
+def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
+    write_local(tmp_path, "from pathlib import Path\nPath('imported').touch()\n", "broken")
+    done = listed("mine")
+    assert done.exit_code == 0
+    assert done.stdout == (
+        "mine  backends/mine.py  version 4\n"
+        "train      Draw rings.\n"
+        "infer\n"
+        "training:\n"
+        "  epochs: 30  # passes over the training frames (or iterations)\n"
+        "  seed: 0     # seed of every random choice in training\n"
+        "  rings: 7    # rings of the probe\n"
+    )
+    assert not (tmp_path / "imported").exists()
+    said = json.loads(listed("mine", "--json").stdout)
+    assert said["api_version"] == 1
+    assert said["options"][-1] == {"name": "rings", "default": 7, "doc": "rings of the probe"}
+
+
+def test_a_backend_that_cannot_be_described_is_refused(listed):
+    for arguments in (["broken"], ["broken", "--json"]):
+        error = listed(*arguments).exception
+        assert isinstance(error, BackendError)
+        assert "`not_there` is missing" in str(error)

@@ -78,9 +78,10 @@ def covering_groups(scan: ScanData, gridsize: int) -> Groups:
     groups = make_groups(scan, everything, everything, gridsize)
     covered = np.zeros(scan.frame_count, dtype=bool)
     chosen = []
-    for index, frames in enumerate(groups.frames):
+    # By place, so that the order of the frames does not decide which groups are taken.
+    for index in np.lexsort(_coordinates(scan).T):
         if not covered[index]:
-            covered[frames] = True
+            covered[groups.frames[index]] = True
             chosen.append(index)
     return groups.take(np.array(chosen))
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +103,9 @@ def train(request: TrainRequest) -> TrainedModel:
         request.progress(len(task.history), options.epochs, {})
         try:
             if len(task.history) < options.epochs:
-                trainer.fit(task, to_train, to_validate)
-                if trainer.interrupted:  # Lightning may keep a Ctrl-C to itself
+                with _plain_interrupts():
+                    trainer.fit(task, to_train, to_validate)
+                if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
                     raise KeyboardInterrupt
             refuse_flat(task.history)
         except TrainingError:
@@ -443,6 +445,21 @@ def _trained_model(task: Task, metadata: dict[str, Any]) -> TrainedModel:
         metadata={**metadata, "gridsize": task.options.gridsize},
         history=task.history,
     )
+
+
+@contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """Let Ctrl-C come out as such. Lightning ends the program, and ignores the next ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Iterative engines for ptycho-tasks, through the library pty-chi."""

@@ -1,0 +1,157 @@
+"""The backend `ptychi`: the iterative engines of the library pty-chi.
+
+An iterative engine does not generalise. To train is to reconstruct one scan; to infer is to look
+up what was reconstructed, in the frame of the scan that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.options import TrainingOptions, doc, limits
+
+KNOBS: Mapping[str, Mapping[str, Any]] = {
+    "LSQML": {
+        "batch_size": 64,
+        "batching": "random",
+        "noise_model": "gaussian",
+        "object_step": 1.0,
+        "probe_step": 1.0,
+        "momentum": 0.0,
+    },
+    "rPIE": {
+        "batch_size": 16,
+        "batching": "random",
+        "object_step": 0.3,
+        "probe_step": 0.3,
+        "alpha": 0.5,
+    },
+    "ePIE": {
+        "batch_size": 16,
+        "batching": "random",
+        "object_step": 0.3,
+        "probe_step": 0.3,
+    },
+    "DM": {"relaxation": 0.1, "inertia": 0.0},
+}
+"""What each algorithm alone can be told, and what it takes where nothing is said."""
+
+
+class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
+    """What can be set under `training:`. Null takes the algorithm's own value, see `KNOBS`."""
+
+    epochs: Annotated[int, doc("passes over the frames", ge=1)] = 50
+    algorithm: Annotated[
+        Literal["LSQML", "rPIE", "ePIE", "DM"],
+        doc(
+            "LSQML: least squares, maximum likelihood; rPIE, ePIE: regularised and extended "
+            "ptychographic iterative engine; DM: difference map"
+        ),
+    ] = "LSQML"
+    batch_size: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("frames an update; null: 64 for LSQML, 16 for rPIE and ePIE; DM takes all at once"),
+    ] = None
+    batching: Annotated[
+        Literal["random", "uniform", "compact"] | None,
+        doc("frames of a batch: random (also null), spread evenly, or neighbours; not for DM"),
+    ] = None
+    noise_model: Annotated[
+        Literal["gaussian", "poisson"] | None,
+        doc("likelihood that LSQML maximises; null: gaussian"),
+    ] = None
+    object_step: Annotated[
+        Annotated[float, limits(gt=0.0)] | None,
+        doc("step of the object; null: 1 for LSQML, 0.3 for rPIE and ePIE; not for DM"),
+    ] = None
+    probe_step: Annotated[
+        Annotated[float, limits(gt=0.0)] | None,
+        doc("step of the probe; null: 1 for LSQML, 0.3 for rPIE and ePIE; not for DM"),
+    ] = None
+    alpha: Annotated[
+        Annotated[float, limits(gt=0.0, le=1.0)] | None,
+        doc("regularisation of rPIE, 1 makes it ePIE; null: 0.5"),
+    ] = None
+    momentum: Annotated[
+        Annotated[float, limits(ge=0.0)] | None,
+        doc("gain of momentum in LSQML, the object's with compact batches only; null: 0"),
+    ] = None
+    relaxation: Annotated[
+        Annotated[float, limits(gt=0.0, le=1.0)] | None,
+        doc("share of an update that DM's exit waves take; null: 0.1"),
+    ] = None
+    inertia: Annotated[
+        Annotated[float, limits(ge=0.0, lt=1.0)] | None,
+        doc("share of object and probe that DM keeps in an update; null: 0"),
+    ] = None
+    probe_modes: Annotated[
+        Annotated[int, limits(ge=1, le=32)] | None,
+        doc("incoherent probe modes; null takes those of the scan"),
+    ] = None
+    refine_probe: Annotated[bool, doc("reconstruct the probe, too")] = True
+    refine_probe_from: Annotated[int, doc("epochs before the probe is refined", ge=0)] = 2
+    refine_positions: Annotated[bool, doc("correct the positions, too")] = False
+    refine_positions_from: Annotated[int, doc("epochs before positions are refined", ge=0)] = 15
+    position_step: Annotated[float, doc("step of the positions", gt=0.0)] = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit each other."""
+        ours = KNOBS[self.algorithm]
+        for name in sorted({name for knobs in KNOBS.values() for name in knobs} - set(ours)):
+            if getattr(self, name) is not None:
+                owners = ", ".join(key for key, knobs in KNOBS.items() if name in knobs)
+                raise ValueError(f"{name} is for {owners} and means nothing to {self.algorithm}")
+        for what in ("probe", "positions"):
+            start = getattr(self, f"refine_{what}_from")
+            if getattr(self, f"refine_{what}") and start >= self.epochs:
+                raise ValueError(
+                    f"refine_{what}_from {start} is beyond the last of {self.epochs} epochs: "
+                    f"lower it, or set refine_{what} to false"
+                )
+
+    def knob(self, name: str) -> Any:
+        """The value of an option that not every algorithm has, its default resolved."""
+        given = getattr(self, name)
+        return KNOBS[self.algorithm][name] if given is None else given
+
+
+class Ptychi:
+    """See the module; torch and pty-chi are imported by `train` only."""
+
+    name = "ptychi"
+    options_type = PtychiOptions
+
+    @property
+    def version(self) -> str:
+        """Ours and the library's: either may change results."""
+        return f"1 with ptychi {version('ptychi')}"
+
+    def train(self, request: TrainRequest) -> TrainedModel:
+        """Reconstruct a scan.
+
+        Raises:
+            TrainingError: the iterations diverged.
+            ScanError: every frame is dark.
+            ConfigError: the accelerator is not there.
+        """
+        from ptycho_tasks_ptychi.reconstruct import reconstruct
+
+        return reconstruct(request)
+
+    def infer(self, request: InferRequest) -> Reconstruction:
+        """Evaluate the reconstruction on a scan: the same, or another of the same object.
+
+        Raises:
+            BundleError: the model holds no reconstruction.
+            ConfigError: the scan's N is not that of the reconstruction.
+            TrainingError: the scan lies beside what was reconstructed, or shows another object.
+        """
+        from ptycho_tasks_ptychi.evaluate import evaluate
+
+        return evaluate(request)
+
+
+backend = Ptychi()

@@ -1,0 +1,18 @@
+"""The backend `ptychi` keeps what the core asks of every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptycho_tasks.testing import BackendConformance
+
+pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
+engines = pytest.importorskip("ptycho_tasks_ptychi.engines")
+
+
+class TestPtychi(BackendConformance):
+    """An iterative engine does not generalise, and says so."""
+
+    backend = engines.backend
+    options = engines.PtychiOptions(epochs=6)
+    refuses = ("another scan",)

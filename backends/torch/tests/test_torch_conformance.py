@@ -1,0 +1,24 @@
+"""The backend `pinn` keeps what the core asks of every backend."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ptycho_tasks.testing import BackendConformance
+from ptycho_tasks_torch import checkpoints
+from ptycho_tasks_torch.pinn import PinnOptions, backend
+
+
+class TestPinn(BackendConformance):
+    """With groups of 2 x 2 frames; single frames are tried too."""
+
+    backend = backend
+    options = PinnOptions(epochs=4, gridsize=2, channels=4, steps=1, batch_size=16, neighbours=16)
+
+    @pytest.fixture(autouse=True)
+    def _checkpoint_after_every_epoch(self, monkeypatch):
+        """However fast an epoch is: a training that starts anew resumes nothing."""
+        monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
+        monkeypatch.setattr(checkpoints, "SHARE", math.inf)

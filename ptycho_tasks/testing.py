@@ -1,0 +1,632 @@
+"""A conformance suite for backends. A backend's tests subclass it in two lines:
+
+    class TestMine(BackendConformance):
+        backend = mine.backend
+
+pytest then collects every check. What a check asks for stands in its docstring; class attributes
+say what is special about a backend.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import pytest
+except ImportError:
+    raise ImportError(
+        "ptycho_tasks.testing needs pytest; run `pip install 'ptycho-tasks[test]'`"
+    ) from None
+
+from ptycho_tasks.backend import (
+    Backend,
+    InferRequest,
+    Progress,
+    Reconstruction,
+    TrainedModel,
+    TrainRequest,
+    checked_model,
+    checked_reconstruction,
+    no_progress,
+)
+from ptycho_tasks.backends import BackendEntry, find_backend
+from ptycho_tasks.bundle import bundle_bytes, load_bundle
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.fixture import take_frames
+from ptycho_tasks.forward import expected_intensity
+from ptycho_tasks.metrics import data_misfit
+from ptycho_tasks.npz import write_scan
+from ptycho_tasks.options import ExecutionOptions, SimulationOptions, TrainingOptions
+from ptycho_tasks.payload import BUNDLE_NAME
+from ptycho_tasks.readers import read_scan
+from ptycho_tasks.reporter import Stopped
+from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks.simulate import simulate
+
+TOLERANCE = 1e-3
+"""Largest difference of two objects that differ in the order of sums only, over their rms.
+
+Single precision rounds a number by 6e-8. Error reduction on the suite's scan, whose sums over
+frames were taken in another order, differs by 2e-6 after 4 iterations and by 1e-5 after 100; two
+neighbouring frames taken for each other change the object of a small network by 0.15.
+"""
+EXPLAINED = 0.75
+"""Largest R-factor of a reconstruction, over that of an empty object. On the suite's scan four
+epochs of ePIE, error reduction or a small network reach 0.3 to 0.55; with the axes of the positions
+swapped none gets below 0.88.
+"""
+SHIFT = (13, 5)
+"""By how many rows and columns the positions are moved; unlike, so that swapped axes show."""
+GRACE_S = 5.0
+"""How long threads and processes may take to end once an exception has come out."""
+FEATURES = ("another scan", "probe modes", "several scans")
+"""What a backend may declare in `refuses`."""
+
+
+class BackendConformance:
+    """Checks that a backend keeps what `ptycho_tasks.backend` says of backends."""
+
+    backend: ClassVar[Backend]
+    options: ClassVar[TrainingOptions | None] = None
+    """Small ones, so that a training takes a second or less; None takes the defaults."""
+    execution: ClassVar[ExecutionOptions] = ExecutionOptions(accelerator="cpu", threads=1)
+    """Where to run. Equal bytes are asked for, which a GPU may not give."""
+    simulation: ClassVar[SimulationOptions] = SimulationOptions(
+        size=32, grid=6, step=4.0, jitter=1.0, seed=4
+    )
+    """The scan to train on."""
+    refuses: ClassVar[Collection[str]] = ()
+    """Those of `FEATURES` that the backend cannot do, and must then refuse: `another scan` to
+    infer than the one trained on, several `probe modes`, `several scans` in one file."""
+    frames_in_turn: ClassVar[bool] = False
+    """The object is updated frame by frame, so that another order of the frames gives another
+    object, which explains them as well."""
+    silent: ClassVar[bool] = False
+    """Neither `train` nor `infer` tells `progress` how far it is."""
+    root: ClassVar[Path] = Path()
+    """The project whose `backends/` folder holds the backend, where it is not installed."""
+
+    # --- what it is --------------------------------------------------------------------------
+
+    def test_can_be_loaded(self) -> None:
+        """It has what a backend must have, and documented options with valid defaults."""
+        name = getattr(self.backend, "name", "")
+        BackendEntry(name, "as given to the suite", lambda: self.backend).load()
+
+    def test_options_are_frozen(self) -> None:
+        """Options are values: nothing may change them between two stages."""
+        kind = self.backend.options_type
+        with pytest.raises(AttributeError):
+            kind().seed = 1  # type: ignore[misc]
+
+    def test_declares_what_the_suite_knows(self) -> None:
+        """A misspelt feature in `refuses` would refuse nothing."""
+        unknown = sorted(set(self.refuses) - set(FEATURES))
+        assert not unknown, f"`refuses` names {unknown}; known: {', '.join(FEATURES)}"
+
+    # --- what it gives -----------------------------------------------------------------------
+
+    def test_explains_the_frames(self) -> None:
+        """What `train` and `infer` give is of the right kind, and predicts the frames far better
+        than an empty object: positions, axes, the Fourier transform and units are understood."""
+        _check_explains(self.reconstructed(), self.scan())
+
+    def test_the_same_seed_gives_the_same_bytes(self) -> None:
+        """Equal requests give equal models and reconstructions, whatever ran in between; another
+        seed is as good, and may give others."""
+        options = self._options()
+        other = msgspec.structs.replace(options, seed=options.seed + 1)
+        self._train_and_infer(self.scan(), other)
+        state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            random.seed(99)
+            np.random.seed(99)
+            again = self._train(self.scan())
+            assert self._bundle(again) == self._bundle(self.trained()), "another model came out"
+            twice = self._infer(self.scan(), again)
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+        _check_same(twice, self.reconstructed(), "the same model and scan")
+
+    def test_shifted_positions_shift_the_object(self) -> None:
+        """A scan that lies elsewhere on the object grid gives the same object, there."""
+        scan, (rows, columns) = self.scan(), SHIFT
+        shift = np.array(SHIFT, dtype=np.float64)
+        truth = np.pad(_truth(scan), ((rows, 0), (columns, 0)), mode="edge")
+        moved_scan = _frozen(replace(scan, positions=scan.positions + shift, object=truth))
+        moved = self._train_and_infer(moved_scan)
+        here = self.reconstructed()
+        shifted = moved.positions - here.positions
+        assert np.allclose(shifted, shift, atol=1e-2), "the positions given back did not shift"
+        _check_close((moved, moved_scan), (here, scan), "shifted positions")
+
+    def test_positions_are_used(self) -> None:
+        """Frames at each other's positions give another object, or an error."""
+        scan = self.scan()
+        mixed = np.roll(scan.positions, scan.frame_count // 2, axis=0)
+        try:
+            made = self._train_and_infer(_frozen(replace(scan, positions=mixed)))
+        except PtychoTasksError:
+            return
+        difference = _difference((made, scan), (self.reconstructed(), scan))
+        assert difference > TOLERANCE, "wrong positions change nothing"
+
+    def test_the_order_of_frames_does_not_count(self) -> None:
+        """The frames of a scan in another order give the same object; see `frames_in_turn`."""
+        self._check_order(self._options(), self.trained(), self.reconstructed())
+
+    def test_gridsize_is_handled_or_refused(self) -> None:
+        """Each `gridsize` that the options accept is used, or refused by name."""
+        if "gridsize" not in self.backend.options_type.__struct_fields__:
+            pytest.skip("the options have no gridsize")
+        made: dict[int, Reconstruction] = {}
+        for gridsize in (1, 2, 3):
+            given = msgspec.to_builtins(self._options()) | {"gridsize": gridsize}
+            try:
+                options = msgspec.convert(given, self.backend.options_type)
+            except msgspec.ValidationError:
+                continue
+            try:
+                model = self._train(self.scan(), options)
+                made[gridsize] = self._infer(self.scan(), model, options)
+            except PtychoTasksError as error:
+                if "gridsize" not in str(error):
+                    pytest.fail(f"gridsize {gridsize} is refused as: {error}")
+                continue
+            _check_explains(made[gridsize], self.scan())
+            self._check_order(options, model, made[gridsize])
+        assert made, "no gridsize is handled"
+        alike = len({one.object.tobytes() for one in made.values()}) < len(made)
+        assert not alike, f"of gridsize {', '.join(map(str, made))} one makes no difference"
+
+    @pytest.mark.parametrize("feature", FEATURES)
+    def test_a_feature_works_or_is_refused(self, feature: str) -> None:
+        """What is not declared in `refuses` works; what is declared is refused in one line."""
+        trained_on = inferred = _with_feature(self.scan(), feature)
+        if feature == "another scan":
+            trained_on = self.scan()
+            simulation = msgspec.structs.replace(self.simulation, seed=self.simulation.seed + 1)
+            inferred = _simulated(simulation)
+        try:
+            made = self._infer(inferred, self._train(trained_on))
+        except PtychoTasksError as error:
+            if feature not in self.refuses:
+                pytest.fail(f"{feature}: {error}")
+            _check_one_line(error)
+            return
+        assert feature not in self.refuses, f"{feature}: declared as refused, but accepted"
+        assert len(made.probe) >= len(inferred.probe), f"{feature}: lost {feature}"
+        _check_explains(made, inferred)
+
+    # --- bundles -----------------------------------------------------------------------------
+
+    def test_a_bundle_gives_back_the_model(self, tmp_path: Path) -> None:
+        """All that inference needs goes through the bundle: arrays, metadata, history."""
+        (tmp_path / BUNDLE_NAME).write_bytes(self._bundle(self.trained()))
+        bundle = load_bundle(tmp_path)
+        options = msgspec.convert(bundle.params["training"], self.backend.options_type)
+        made = self._infer(self.scan(), bundle.model, options)
+        _check_same(made, self.reconstructed(), "the model out of its bundle")
+
+    def test_another_process_infers_the_same(self, tmp_path: Path) -> None:
+        """A process that only finds the backend by its name and reads bundle and scan from disk
+        gives the same: nothing that training left in memory is needed."""
+        (tmp_path / BUNDLE_NAME).write_bytes(self._bundle(self.trained()))
+        write_scan(tmp_path / _SCAN, self.scan())
+        given = [self.backend.name, str(tmp_path), msgspec.json.encode(self.execution).decode()]
+        done = subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import _infer_from_disk as f; f()", *given],
+            cwd=self.root.absolute(),
+            text=True,
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"the process failed:\n{done.stderr}"
+        with np.load(tmp_path / _RESULT) as result:
+            made = Reconstruction(
+                result["object"],
+                (int(result["origin"][0]), int(result["origin"][1])),
+                result["probe"],
+                result["positions"],
+            )
+        _check_same(made, self.reconstructed(), "another process")
+
+    # --- what it does meanwhile --------------------------------------------------------------
+
+    def test_progress_leads_from_the_start_to_the_end(self) -> None:
+        """Progress is told of 0 before the first step, and then rises to the total. Only one of
+        `train` and `infer` may be silent: what is never told can be neither watched nor ended."""
+        told = self._told("train"), self._told("infer")
+        assert any(told) or self.silent, "neither `train` nor `infer` ever calls `progress`"
+        for method, calls in zip(("train", "infer"), told, strict=True):
+            _check_progress(method, calls)
+
+    @pytest.mark.parametrize("ending", ["an error", "a signal", "Ctrl-C"])
+    @pytest.mark.parametrize("method", ["train", "infer"])
+    def test_an_exception_from_progress_comes_out(self, method: str, ending: str) -> None:
+        """What `progress` raises ends the work at once and comes out as it is: neither swallowed
+        nor turned into something else; no thread or process works on."""
+        count = len(self._told(method))
+        if not count:
+            pytest.skip(f"`{method}` is silent")
+        for at in sorted({1, (count + 1) // 2, count}):
+            error = {"an error": _Cancelled(), "a signal": Stopped(143)}.get(
+                ending, KeyboardInterrupt()
+            )
+            told = _Told(at, error)
+            before, handler = _running(), signal.getsignal(signal.SIGINT)
+            try:
+                self._run(method, told)
+            except type(error):
+                pass
+            except (Exception, SystemExit) as other:
+                pytest.fail(f"`{method}` turned {error!r} from `progress` into {other!r}")
+            else:
+                pytest.fail(f"`{method}` swallowed {error!r} from `progress`")
+            finally:
+                after = signal.signal(signal.SIGINT, handler)
+            assert after == handler, f"`{method}` left Ctrl-C handled otherwise"
+            left = _left_running(before)
+            assert not left, f"`{method}` left running: {', '.join(left)}"
+            assert len(told.calls) == at, f"`{method}` called `progress` after it had raised"
+
+    def test_a_cancelled_training_goes_on_to_the_same_model(self, tmp_path: Path) -> None:
+        """Asked again with the same folder, a training that was cancelled ends as if it had not
+        been; where it keeps nothing there, it starts anew."""
+        if not self._told("train"):
+            pytest.skip("`train` is silent")
+        folder = tmp_path / "work"
+        folder.mkdir()
+        for at in (1, 2, 2):
+            told = _Told(at, _Cancelled())
+            with suppress(_Cancelled):
+                self._train(self.scan(), progress=told, work_dir=folder)
+        told = _Told()
+        model = self._train(self.scan(), progress=told, work_dir=folder)
+        same = self._bundle(model) == self._bundle(self.trained())
+        assert same, "after a cancelled training another model came out"
+        _check_progress("train", told.calls, resumed=True)
+
+    def test_a_folder_of_other_epochs_leads_to_the_same_model(self, tmp_path: Path) -> None:
+        """What a training of more or fewer epochs kept in the folder is gone on from only where
+        that gives the model of a training that found the folder empty."""
+        epochs = self._options().epochs
+        for others in {epochs + 1, max(1, epochs - 1)}:
+            folder = tmp_path / str(others)
+            folder.mkdir()
+            options = msgspec.structs.replace(self._options(), epochs=others)
+            self._train(self.scan(), options, work_dir=folder)
+            model = self._train(self.scan(), work_dir=folder)
+            same = self._bundle(model) == self._bundle(self.trained())
+            assert same, f"{epochs} epochs after {others} in the same folder give another model"
+
+    def test_writes_no_file_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a work folder nothing is written: files are the core's."""
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        self._train_and_infer(self.scan())
+        written = sorted(path.name for path in folder.iterdir())
+        assert not written, f"left in the working folder: {', '.join(written)}"
+
+    # --- what it cannot use ------------------------------------------------------------------
+
+    def test_a_dark_scan_is_no_crash(self) -> None:
+        """Frames without light give a `PtychoTasksError`, if not a result."""
+        scan = self.scan()
+        dark = _frozen(replace(scan, diffraction=np.zeros_like(scan.diffraction)))
+        _refused_or_fine(lambda: self._train_and_infer(dark))
+        _refused_or_fine(lambda: self._infer(dark, self.trained()))
+
+    def test_too_few_frames_are_no_crash(self) -> None:
+        """One frame, or three, give a `PtychoTasksError`, if not a result."""
+        for count in (1, 3):
+            few = _frozen(take_frames(self.scan(), np.arange(count)))
+            _refused_or_fine(functools.partial(self._train_and_infer, few))
+            _refused_or_fine(functools.partial(self._infer, few, self.trained()))
+
+    def test_frames_of_another_size_are_no_crash(self) -> None:
+        """A scan with frames of another size than those trained on gives a `PtychoTasksError`,
+        if not a result."""
+        size = self.simulation.size // 2
+        simulation = msgspec.structs.replace(self.simulation, size=size, probe_radius=0.0)
+        _refused_or_fine(lambda: self._infer(_simulated(simulation), self.trained()))
+
+    # --- how the checks run it ---------------------------------------------------------------
+
+    @classmethod
+    @functools.cache
+    def scan(cls) -> ScanData:
+        """The scan to train on; its arrays are read-only, as those of a mapped file are."""
+        return _simulated(cls.simulation)
+
+    @classmethod
+    @functools.cache
+    def trained(cls) -> TrainedModel:
+        """A model trained on it."""
+        return cls._train(cls.scan())
+
+    @classmethod
+    @functools.cache
+    def reconstructed(cls) -> Reconstruction:
+        """The scan inferred with that model."""
+        return cls._infer(cls.scan(), cls.trained())
+
+    @classmethod
+    @functools.cache
+    def _told(cls, method: str) -> list[tuple[Any, Any, Any]]:
+        told = _Told()
+        cls._run(method, told)
+        return told.calls
+
+    @classmethod
+    def _run(cls, method: str, progress: Progress) -> None:
+        if method == "train":
+            cls._train(cls.scan(), progress=progress)
+        else:
+            cls._infer(cls.scan(), cls.trained(), progress=progress)
+
+    @classmethod
+    def _options(cls) -> TrainingOptions:
+        return cls.backend.options_type() if cls.options is None else cls.options
+
+    @classmethod
+    def _train(
+        cls,
+        scan: ScanData,
+        options: TrainingOptions | None = None,
+        *,
+        progress: Progress = no_progress,
+        work_dir: Path | None = None,
+    ) -> TrainedModel:
+        request = TrainRequest(scan, options or cls._options(), cls.execution, progress, work_dir)
+        return checked_model(cls.backend.train(request), cls.backend.name)
+
+    @classmethod
+    def _infer(
+        cls,
+        scan: ScanData,
+        model: TrainedModel,
+        options: TrainingOptions | None = None,
+        *,
+        progress: Progress = no_progress,
+    ) -> Reconstruction:
+        # A scan that was measured holds no ground truth.
+        measured = replace(scan, object=None)
+        request = InferRequest(measured, model, options or cls._options(), cls.execution, progress)
+        return checked_reconstruction(cls.backend.infer(request), measured, cls.backend.name)
+
+    @classmethod
+    def _train_and_infer(
+        cls, scan: ScanData, options: TrainingOptions | None = None
+    ) -> Reconstruction:
+        return cls._infer(scan, cls._train(scan, options), options)
+
+    @classmethod
+    def _bundle(cls, model: TrainedModel) -> bytes:
+        return bundle_bytes(
+            model,
+            backend=cls.backend.name,
+            backend_version=cls.backend.version,
+            size=cls.simulation.size,
+            params={"training": msgspec.to_builtins(cls._options())},
+        )
+
+    @classmethod
+    def _check_order(
+        cls, options: TrainingOptions, model: TrainedModel, made: Reconstruction
+    ) -> None:
+        scan = cls.scan()
+        order = np.random.default_rng(0).permutation(scan.frame_count)
+        mixed = cls._infer(_frozen(take_frames(scan, order)), model, options)
+        # Positions may be refined, so that they are compared with each other.
+        moved = np.abs(mixed.positions - made.positions[order]).max()
+        assert moved < 1, "the positions given back are not in the order of the frames"
+        if not cls.frames_in_turn:
+            _check_close((mixed, scan), (made, scan), "frames in another order")
+            return
+        unmixed = replace(mixed, positions=mixed.positions[np.argsort(order)])
+        ours, theirs = (_r_factor(scan, one) for one in (made, unmixed))
+        assert theirs < 1.2 * ours, (
+            f"frames in another order are explained worse: R-factor {theirs:.3g}, not {ours:.3g}"
+        )
+
+
+_SCAN, _RESULT = "scan.npz", "result.npz"
+_Placed = tuple[Reconstruction, ScanData]
+"""A reconstruction, and the scan whose positions tell where it lies."""
+
+
+def _infer_from_disk() -> None:
+    """In a process of its own: infer what lies in a folder, and write the result there."""
+    name, folder, execution = sys.argv[1:]
+    place = Path(folder)
+    backend, bundle = find_backend(name, Path.cwd()).load(), load_bundle(place)
+    scan = replace(read_scan(place / _SCAN), object=None)
+    request = InferRequest(
+        scan,
+        bundle.model,
+        msgspec.convert(bundle.params["training"], backend.options_type),
+        msgspec.json.decode(execution, type=ExecutionOptions),
+    )
+    made = checked_reconstruction(backend.infer(request), scan, name)
+    np.savez(
+        place / _RESULT,
+        object=made.object,
+        origin=np.array(made.origin),
+        probe=made.probe,
+        positions=made.positions,
+    )
+
+
+class _Cancelled(Exception):  # noqa: N818  it is no error
+    """What a user's cancelling may look like to a backend."""
+
+
+class _Told:
+    """A `Progress` that keeps what it is told, and raises an exception at one of the calls."""
+
+    def __init__(self, at: int = 0, error: BaseException | None = None) -> None:
+        self.calls: list[tuple[Any, Any, Any]] = []
+        self._at, self._error = at, error
+
+    def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.calls.append((done, total, metrics))
+        if self._error is not None and len(self.calls) == self._at:
+            raise self._error
+
+
+def _check_progress(
+    method: str, calls: list[tuple[Any, Any, Any]], *, resumed: bool = False
+) -> None:
+    if not calls:
+        return
+    done, total = ([call[part] for call in calls] for part in (0, 1))
+    told = f"`{method}` told `progress` of {done} of {total}"
+    assert done[0] == 0 or resumed, f"{told}; the first call tells where the work begins: at 0"
+    assert all(a < b for a, b in pairwise(done)), f"{told}; it must rise"
+    assert len(set(total)) == 1, f"{told}; the total must stay"
+    assert done[-1] == total[-1], f"{told}; the last call tells of all"
+    values = [value for *_, metrics in calls for value in metrics.values()]
+    assert np.isfinite(np.array(values, dtype=float)).all(), f"`{method}` told NaN or Inf"
+
+
+def _simulated(simulation: SimulationOptions) -> ScanData:
+    scan = simulate(simulation, name="conformance")
+    # On these a shift by whole pixels rounds nothing, and none lies half way between two pixels,
+    # which would be rounded one way here and another way there.
+    return _frozen(replace(scan, positions=(np.rint(scan.positions * 64) + 0.25) / 64))
+
+
+def _frozen(scan: ScanData) -> ScanData:
+    """The scan with read-only arrays of its own."""
+    copies: dict[str, Any] = {
+        name: np.array(array)
+        for name in ("diffraction", "positions", "probe", "object", "scan_index")
+        if (array := getattr(scan, name)) is not None
+    }
+    for array in copies.values():
+        array.flags.writeable = False
+    return replace(scan, **copies)
+
+
+def _with_feature(scan: ScanData, feature: str) -> ScanData:
+    if feature == "several scans":
+        halves = np.arange(scan.frame_count) * 2 // scan.frame_count
+        return _frozen(replace(scan, scan_index=halves))
+    if feature == "probe modes":
+        second = np.complex64(0.1) * np.roll(scan.probe[:1], scan.size // 8, axis=-1)
+        return _frozen(replace(scan, probe=np.concatenate([scan.probe[:1], second])))
+    return scan
+
+
+def _truth(scan: ScanData) -> NDArray[np.complex64]:
+    assert scan.object is not None
+    return scan.object
+
+
+def _r_factor(scan: ScanData, made: Reconstruction) -> float:
+    return data_misfit(
+        made.object, made.origin, made.probe, made.positions, scan.diffraction
+    ).r_factor
+
+
+def _check_explains(made: Reconstruction, scan: ScanData) -> None:
+    flat = np.ones_like(made.object)
+    expected = sum(
+        counts.sum(dtype=np.float64)
+        for _, counts in expected_intensity(flat, made.probe, made.positions, made.origin)
+    )
+    measured = np.square(scan.diffraction, dtype=np.float64).sum()
+    flat *= np.float32(np.sqrt(measured / expected))
+    ours, empty = (_r_factor(scan, one) for one in (made, replace(made, object=flat)))
+    assert ours <= EXPLAINED * empty, (
+        f"the frames are not explained: R-factor {ours:.3g}, of an empty object {empty:.3g}; "
+        f"expected at most {EXPLAINED:g} of that"
+    )
+
+
+def _difference(one: _Placed, two: _Placed) -> float:
+    """Largest difference of two objects where both were seen, over the rms of the second."""
+    (first, first_seen), (second, second_seen) = _window(*one), _window(*two)
+    seen = first_seen & second_seen
+    assert seen.any(), "the object does not lie where the scan was"
+    rms = np.sqrt(np.mean(np.abs(second[seen]) ** 2))
+    return float(np.abs(first - second)[seen].max() / rms)
+
+
+def _window(made: Reconstruction, scan: ScanData) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The object in the smallest window that holds the scan's patches, and where it was seen."""
+    canvas = canvas_of(scan.positions, scan.size)
+    low = np.subtract(canvas.origin, made.origin)
+    before = np.maximum(0, -low)
+    after = np.maximum(0, low + canvas.shape - made.object.shape)
+    (y, x), (height, width) = low + before, canvas.shape
+    padding = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
+    image, seen = (np.pad(array, padding) for array in (made.object, made.seen))
+    window = np.s_[y : y + height, x : x + width]
+    return image[window], seen[window]
+
+
+def _check_close(one: _Placed, two: _Placed, what: str) -> None:
+    difference = _difference(one, two)
+    assert difference <= TOLERANCE, (
+        f"{what} change the object by {difference:.2g} of its rms; rounding alone stays below "
+        f"{TOLERANCE:g}"
+    )
+
+
+def _check_same(one: Reconstruction, two: Reconstruction, what: str) -> None:
+    assert one.origin == two.origin, f"{what} gave another origin"
+    for name in ("object", "probe", "positions"):
+        same = getattr(one, name).tobytes() == getattr(two, name).tobytes()
+        assert same, f"{what} gave another {name}"
+
+
+def _refused_or_fine(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except PtychoTasksError as error:
+        _check_one_line(error)
+
+
+def _check_one_line(error: PtychoTasksError) -> None:
+    assert str(error).strip(), "an error without a text"
+    assert "\n" not in str(error), f"an error of more than one line: {error}"
+
+
+def _running() -> set[str]:
+    """Threads of Python and processes below this one, by name."""
+    children = {f"process {child.pid}" for child in multiprocessing.active_children()}
+    for task in Path(f"/proc/{os.getpid()}/task").glob("*/children"):  # where there is such a place
+        children |= {f"process {number}" for number in task.read_text().split()}
+    return children | {f"thread {t.name} ({t.ident})" for t in threading.enumerate()}
+
+
+def _left_running(before: set[str]) -> list[str]:
+    deadline = time.monotonic() + GRACE_S
+    while (left := _running() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return sorted(left)
