@@ -212,3 +212,22 @@ def test_a_changed_file_runs_what_its_row_says(
     CHANGES[what, change](root, tmp_path, monkeypatch)
     assert build(root) == ran
     assert build(root) == []
+
+
+def test_code_that_comes_to_be_worked_on_counts_from_then_on(bases, tmp_path, build, monkeypatch):
+    """A project that was built with an installed program, and then with an editable one."""
+    root = shutil.copytree(bases["reading"], tmp_path / "project")
+    shutil.copytree(Path(code.__file__).parent, tmp_path / "core")
+    with monkeypatch.context() as installed:
+        installed.setattr(code, "is_installed", lambda path: True)
+        build(root)
+    monkeypatch.setattr(code, "_HERE", tmp_path / "core")
+    monkeypatch.setattr(table, "_own_stamp", lambda: "editable")
+    assert build(root) == []
+    core_code(root, tmp_path, monkeypatch)
+    assert build(root) == ["fixture"]
+    assert build(root) == []
+    with monkeypatch.context() as installed:
+        installed.setattr(code, "is_installed", lambda path: True)
+        installed.setattr(table, "_own_stamp", lambda: "installed")
+        assert build(root) == []
