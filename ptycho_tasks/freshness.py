@@ -12,6 +12,7 @@ from typing import Any
 from doit.dependency import UptodateCalculator
 from doit.task import Task
 
+from ptycho_tasks.reporter import begin_run
 from ptycho_tasks.state import State
 
 IGNORE_CODE = "ignore_code"
@@ -91,6 +92,9 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Whether the task's outputs are what its inputs, settings and code give."""
         state = self.state
+        # doit settles this of tasks that it is about to run, not of those it is asked about.
+        if task.verbosity is not None and not state.running:
+            begin_run(state)
         state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
         self._sources = {
             name: state.source_digest(path) for name, path in self.recipe.sources.items()

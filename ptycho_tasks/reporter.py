@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, TextIO
@@ -32,55 +32,40 @@ run_pid: int | None = None
 """The process that runs the tasks; None where no tasks are run."""
 
 
-class Reporter(ConsoleReporter):  # type: ignore[misc]
-    """doit's console output, for one run at a time."""
+class _Run:
+    """What frames a run: the lock, signals, and a look at worker processes."""
 
-    desc = "console output, one run at a time in a project"
-
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        """Begin a run: take the lock, and arrange for an orderly end."""
-        global run_pid
-        from ptycho_tasks.tasks import or_exit, refuse_missing_scans
+    def __init__(self) -> None:
+        """Take the lock, and arrange for an orderly end."""
+        from ptycho_tasks.tasks import or_exit
 
         self.lock = ProjectLock()
         with or_exit():
-            refuse_missing_scans(tasks, selected_tasks)
             self.lock.acquire()
-        state = Globals.dep_manager.backend
-        if isinstance(state, State):
-            state.running = True
-        run_pid = os.getpid()
-        _watch_workers()
-        self.handlers: dict[int, Any] = {}
         self.workers: set[Any] = set()
+        self.handlers: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            with suppress(ValueError):  # not in the main thread
-                self.handlers[number] = signal.signal(number, _stop)
+            self.handle(number, _stop)
 
-    def write(self, text: str) -> None:
-        """Show a text, as long as someone reads."""
-        try:
-            super().write(text)
-        except BrokenPipeError:
-            say(text, self.outstream)
+    def handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        """Handle a signal until the run ends."""
+        with suppress(ValueError):  # not in the main thread
+            self.handlers.setdefault(number, signal.signal(number, handler))
 
-    def execute_task(self, task: Any) -> None:
-        """Say that a task runs, also to who asks for the lock."""
-        self.lock.working_on(task.name)
-        self._mind_workers()
-        super().execute_task(task)
-        # A whole line at once, between those of worker processes.
-        say("", self.outstream)
+    def end(self) -> None:
+        """Put everything back."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.lock.release()
 
-    def _mind_workers(self) -> None:
+    def mind_workers(self) -> None:
         """From the first task of a parallel run on, end it if one of its processes is killed:
         doit would wait for that one's result for ever."""
         multiprocessing = sys.modules.get("multiprocessing")
-        if multiprocessing is None or run_pid != os.getpid():
-            return
-        self.workers |= set(multiprocessing.active_children())
-        if self.workers and signal.SIGCHLD not in self.handlers:
-            self.handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._child_ended)
+        if multiprocessing is not None and run_pid == os.getpid():
+            self.workers |= set(multiprocessing.active_children())
+            if self.workers:
+                self.handle(signal.SIGCHLD, self._child_ended)
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
@@ -94,16 +79,62 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             self.workers.clear()
             raise Stopped(1)
 
+
+_run: _Run | None = None
+
+
+def begin_run(state: object) -> None:
+    """Frame a run, if none is framed yet; for each reporter that doit has.
+
+    Raises:
+        SystemExit: another run is at work, and the user was told.
+    """
+    global run_pid, _run
+    if _run is None:
+        _run = _Run()
+        run_pid = os.getpid()
+        _watch_workers()
+    if isinstance(state, State):
+        state.running = True
+
+
+class Reporter(ConsoleReporter):  # type: ignore[misc]
+    """doit's console output, for one run at a time."""
+
+    desc = "console output, one run at a time in a project"
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        """Begin a run."""
+        from ptycho_tasks.tasks import or_exit, refuse_missing_scans
+
+        with or_exit():
+            refuse_missing_scans(tasks, selected_tasks)
+        begin_run(Globals.dep_manager.backend)
+
+    def write(self, text: str) -> None:
+        """Show a text, as long as someone reads."""
+        try:
+            super().write(text)
+        except BrokenPipeError:
+            say(text, self.outstream)
+
+    def execute_task(self, task: Any) -> None:
+        """Say that a task runs, also to who asks for the lock."""
+        if _run is not None:
+            _run.lock.working_on(task.name)
+            _run.mind_workers()
+        super().execute_task(task)
+        # A whole line at once, between those of worker processes.
+        say("", self.outstream)
+
     def complete_run(self) -> None:
         """End a run."""
-        global run_pid
+        global run_pid, _run
         super().complete_run()
         say("", self.outstream)
-        if run_pid is not None:
-            run_pid = None
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
-        self.lock.release()
+        if _run is not None:
+            _run.end()
+            run_pid, _run = None, None
 
 
 def in_worker() -> bool:

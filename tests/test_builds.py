@@ -190,6 +190,10 @@ def test_a_second_run_is_refused_and_questions_are_answered(waiting, start, doit
     assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", line)
     for question in (["list"], ["why"], ["dry-run"], ["info", "train"], ["list", "-s"]):
         assert doit(waiting, *question).stderr == ""
+    for other in (["-r", "json"], ["-n", "2", "-r", "json"]):
+        refused = doit(waiting, "run", *other, "train")
+        assert refused.returncode == 1
+        assert f"process {run.pid} on " in refused.stdout + refused.stderr
     cleaning = doit(waiting, "clean", "-a")
     assert "process" in cleaning.stderr
     assert (waiting / "fixtures/tiny.npz").exists()
