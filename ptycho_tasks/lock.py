@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import IO, Any
 
 from ptycho_tasks.errors import PtychoTasksError
 
-LOCK_NAME = ".ptycho/lock"
+STATE_DIR = ".ptycho"
+"""The folder in a project that holds what no other program needs."""
+LOCK_NAME = f"{STATE_DIR}/lock"
 _DYING_S = 3.0
 """How long the worker processes of a killed run may take to end."""
 
@@ -96,6 +99,18 @@ def holder_of(path: Path | None = None) -> str | None:
             return None if _flock(file) else _sentence(_read(path))
     except OSError:  # there is none, or who may not write here cannot be in anyone's way
         return None
+
+
+def exit_if_held() -> None:
+    """End a command that must not meddle with a run at work, with one line that names the run.
+
+    Raises:
+        SystemExit: a run holds the lock.
+    """
+    at_work = holder_of()
+    if at_work is not None:
+        print(f"error: {at_work}", file=sys.stderr, flush=True)
+        raise SystemExit(LockedError.exit_code)
 
 
 def _flock(file: IO[str]) -> bool:

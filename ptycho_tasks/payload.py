@@ -34,6 +34,7 @@ from ptycho_tasks.config import (
 )
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.files import not_a_file
+from ptycho_tasks.lock import STATE_DIR
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
 from ptycho_tasks.variants import label
 
@@ -42,8 +43,6 @@ RECONSTRUCTION = "reconstruction.h5"
 AMPLITUDE = "reconstructed_amplitude.png"
 PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
-STATE_DIR = ".ptycho"
-"""The folder in a project that holds what no other program needs."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.files import sha256_file
-from ptycho_tasks.lock import holder_of
+from ptycho_tasks.lock import STATE_DIR, exit_if_held
 
-STATE_NAME = ".ptycho/state.sqlite"
+STATE_NAME = f"{STATE_DIR}/state.sqlite"
 _APPLICATION_ID = 0x70747963
 _VERSION = 1
 _TABLES = """
@@ -112,10 +112,8 @@ class State:
         """
         if self.running and self.built(task) is not None:
             return
-        at_work = None if self.running else holder_of()
-        if at_work is not None:
-            print(f"error: {at_work}", file=sys.stderr, flush=True)
-            raise SystemExit(1)
+        if not self.running:
+            exit_if_held()
         if self._record(task):
             self._loaded().pop(task)
             self._write("DELETE FROM task WHERE name = ?", (task,))
@@ -376,7 +374,7 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
         Raises:
             OSError: there is none.
         """
-        found = _state().sha256(file_path)
+        found = self.get_state(file_path, None)
         if found is None:
             raise FileNotFoundError(file_path)
         return found
@@ -387,35 +385,31 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
 
     def get_state(self, dep: str, current_state: Any) -> str | None:
         """What is kept of a file's content."""
-        return _state().sha256(dep)
+        state = current()
+        return None if state is None else state.sha256(dep)
 
 
-def _state() -> State:
+def current() -> State | None:
+    """The database of the doit command that runs in this process, if one does."""
     from doit.globals import Globals
 
-    state: State = Globals.dep_manager.backend
-    return state
+    state = getattr(Globals.dep_manager, "backend", None)
+    return state if isinstance(state, State) else None
 
 
 def known_sha256(root: Path, path: Path) -> str:
     """sha256 of a file's content, which a run of doit in the project need not read again."""
-    from doit.globals import Globals
-
-    state = getattr(Globals.dep_manager, "backend", None)
-    known = state.sha256(spelled(root, path)) if isinstance(state, State) else None
+    state = current()
+    known = None if state is None else state.sha256(spelled(root, path))
     return known or sha256_file(path)
 
 
 def known_source_digest(path: Path) -> str | None:
     """The digest of a source file as it was when a run of doit loaded its tasks."""
-    from doit.globals import Globals
-
     from ptycho_tasks.code import source_digest
 
-    state = getattr(Globals.dep_manager, "backend", None)
-    if isinstance(state, State):
-        return state.source_digest(str(path))
-    return source_digest(path)
+    state = current()
+    return source_digest(path) if state is None else state.source_digest(str(path))
 
 
 def spelled(root: Path, path: Path) -> str:

@@ -28,8 +28,8 @@ from doit.task import Task
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
-from ptycho_tasks.lock import holder_of
-from ptycho_tasks.state import STATE_NAME, Checker, State
+from ptycho_tasks.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.state import STATE_NAME, Checker, State, current
 from ptycho_tasks.table import Row, Table, table_of
 
 __all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
@@ -127,8 +127,7 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
 
 def _table() -> Table:
     """The project's tasks; each command of doit reads them once."""
-    state = getattr(Globals.dep_manager, "backend", None)
-    return _table_at(Path.cwd(), state if isinstance(state, State) else None)
+    return _table_at(Path.cwd(), current())
 
 
 @functools.lru_cache(maxsize=1)
@@ -240,10 +239,8 @@ def clean(name: str, dryrun: bool) -> None:
     Raises:
         SystemExit: a run is at work in the project, or a file cannot be removed.
     """
-    at_work = None if dryrun else holder_of()
-    if at_work is not None:
-        print(f"error: {at_work}", file=sys.stderr, flush=True)
-        raise SystemExit(1)
+    if not dryrun:
+        exit_if_held()
     row = _table().row(name)
     state: State = Globals.dep_manager.backend
     built = (state.built(name) or {"outputs": {}})["outputs"]
@@ -255,7 +252,7 @@ def clean(name: str, dryrun: bool) -> None:
         else:
             _remove(Path(output), dryrun)
     if row["stage"] == "train":
-        _remove(Path(f".ptycho/work/{row['variant']}"), dryrun)
+        _remove(Path(f"{STATE_DIR}/work/{row['variant']}"), dryrun)
 
 
 def _remove(path: Path, dryrun: bool) -> None:
@@ -264,7 +261,7 @@ def _remove(path: Path, dryrun: bool) -> None:
     print(f"removing {path}")
     if dryrun:
         return
-    keep = {Path(), Path("fixtures"), Path(".ptycho")}
+    keep = {Path(), Path("fixtures"), Path(STATE_DIR)}
     try:
         if path.is_dir():
             shutil.rmtree(path)
