@@ -5,6 +5,7 @@ owns every file.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, ExecutionOptions
 from ptycho_tasks.options import TrainingOptions as TrainingOptions  # for who writes a backend
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class TrainRequest:
     all that is in it: after a kill, or to go on for more epochs."""
     say: Callable[[str], None] = say_nothing
     """Shows the user one line, such as where a training resumes."""
+    log_dir: Path | None = None
+    """A folder, made if it is needed, for what lets people watch a training; nothing reads it
+    later. None where nothing may be written."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class TrainedModel:
     models: Mapping[str, Mapping[str, NDArray[Any]]]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
+    checkpoints: Mapping[str, TrainedModel] = field(default_factory=dict)
+    """Other states of the same training that the user asked to keep, such as its best epochs, by
+    name; each becomes a bundle of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,20 @@ class InferRequest:
     model: TrainedModel
     options: Any
     """The training options that the model was trained with."""
+    execution: ExecutionOptions = field(default_factory=ExecutionOptions)
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """All that a backend needs in order to go on from a reconstruction."""
+
+    scan: ScanData
+    start: Reconstruction
+    """What another backend made of this scan, in its frame: the object, which is no result where
+    it is not `seen`, the probe in counts, and the positions as used. Not to be changed."""
+    options: Any
+    """An instance of the backend's `options_type`, fully resolved."""
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
     progress: Progress = no_progress
 
@@ -133,8 +154,14 @@ class Backend(Protocol):
     Importing the module that holds a backend must be cheap: import torch and the like inside
     `train` and `infer`.
 
-    A backend may say in `api_version` (int) for which `API_VERSION` it was written; without, it
-    counts as 1. It is refused where the two differ, so that one to be shared should say it.
+    What else a backend may have:
+
+    - `api_version` (int): the `API_VERSION` that it was written for; without, it counts as 1. It
+      is refused where the two differ, so that one to be shared should say it.
+    - `execution_type` (a subclass of `ExecutionOptions`): what it understands under `execution:`.
+      A key that it does not know is refused, so that none is ignored.
+    - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
+      reconstruction, for `refine:`.
     """
 
     name: str
@@ -188,15 +215,26 @@ def checked_model(given: object, backend: str) -> TrainedModel:
         }
         for epoch, metrics in enumerate(epochs, start=1)
     ]
+    checkpoints = {}
+    for name, kept in _mapping(given.checkpoints, f"{said} `checkpoints`").items():
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise TrainingError(
+                f"{said} `checkpoints` with the name {name!r}; expected {NAME_RULE}"
+            )
+        checkpoints[name] = checked_model(kept, backend)
     return TrainedModel(
         models,
         {key: _plain(value, f"{said} `metadata`, {key}") for key, value in metadata.items()},
         history,
+        checkpoints,
     )
 
 
-def checked_reconstruction(given: object, scan: ScanData, backend: str) -> Reconstruction:
-    """What `infer` gave, if it is a `Reconstruction` of the scan, in the types that it promises.
+def checked_reconstruction(
+    given: object, scan: ScanData, backend: str, method: str = "infer"
+) -> Reconstruction:
+    """What `infer` (or another method) gave, if it is a `Reconstruction` of the scan, in the types
+    that it promises.
 
     Raises:
         TrainingError: names the backend, what is wrong and what was expected.
@@ -205,7 +243,7 @@ def checked_reconstruction(given: object, scan: ScanData, backend: str) -> Recon
 
     said = f"backend `{backend}` gave"
     if not isinstance(given, Reconstruction):
-        raise TrainingError(f"{said} {_kind(given)} from `infer`; expected a Reconstruction")
+        raise TrainingError(f"{said} {_kind(given)} from `{method}`; expected a Reconstruction")
     M, N = scan.frame_count, scan.size
     row, column = _array(given.origin, f"{said} `origin`", "iu", (2,)).tolist()
     # Too large for single precision is as little use as infinite, and refused as that.

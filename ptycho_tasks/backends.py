@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.backend import API_VERSION, Backend
+from ptycho_tasks.code import LOCAL_MODULE
 from ptycho_tasks.config import default_of
 from ptycho_tasks.errors import BackendError
-from ptycho_tasks.options import TrainingOptions
+from ptycho_tasks.options import ExecutionOptions, Section, TrainingOptions
 from ptycho_tasks.reporter import Stopped
 
 GROUP = "ptycho_tasks.backends"
@@ -59,6 +60,8 @@ class BackendEntry:
             # A property runs code of the backend, too.
             members = {key: getattr(backend, key, None) for key in _MEMBERS}
             members["api_version"] = getattr(backend, "api_version", 1)
+            members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
+            members["refine"] = getattr(backend, "refine", None)
         except Stopped:
             raise
         except (Exception, SystemExit) as error:
@@ -82,21 +85,24 @@ class BackendEntry:
                 f"{said} is written for backend API version {api_version}; ptycho-tasks "
                 f"{version('ptycho-tasks')} has backend API version {API_VERSION}; {remedy}"
             )
-        wrong = [key for key, fits in _MEMBERS.items() if not fits(members[key])]
+        expected = {**_MEMBERS, **_OPTIONAL_MEMBERS}
+        wrong = [key for key, fits in expected.items() if not fits(members[key])]
         if wrong:
             raise BackendError(
                 f"{said} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
                 "`version` (str), an `options_type` (a TrainingOptions class), and the methods "
-                "`train` and `infer`"
+                "`train` and `infer`; it may have an `execution_type` (an ExecutionOptions class) "
+                "and a method `refine`"
             )
         if isinstance(backend, type):
             raise BackendError(f"{said} is a class; give an instance of it")
-        _refuse_options(members["options_type"], said)
+        for kind in (members["options_type"], members["execution_type"]):
+            _refuse_options(kind, said)
         if members["name"] != self.name:
             raise BackendError(f"{said} calls itself `{members['name']}`; the two names must agree")
 
 
-def _refuse_options(options_type: type[TrainingOptions], said: str) -> None:
+def _refuse_options(options_type: type[Section], said: str) -> None:
     """Refuse options that could not be shown, checked or left at their defaults."""
     try:
         fields = msgspec.structs.fields(options_type)
@@ -130,6 +136,10 @@ _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
     "infer": callable,
 }
 """What a backend must have, and what each must be."""
+_OPTIONAL_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
+    "execution_type": lambda value: isinstance(value, type) and issubclass(value, ExecutionOptions),
+    "refine": lambda value: value is None or callable(value),
+}
 
 
 def available(root: Path) -> dict[str, BackendEntry]:
@@ -190,15 +200,32 @@ def describe(entry: BackendEntry) -> dict[str, Any]:
         "api_version": getattr(backend, "api_version", 1),
         "train": _first_line(backend.train),
         "infer": _first_line(backend.infer),
-        "options": [
-            {
-                "name": field.name,
-                "default": msgspec.to_builtins(default_of(field)),
-                "doc": description_of(field.type),
-            }
-            for field in msgspec.structs.fields(backend.options_type)
-        ],
+        "refine": _first_line(backend.refine) if hasattr(backend, "refine") else None,
+        "options": _described(backend.options_type),
+        "execution": _described(execution_type(backend)),
     }
+
+
+def execution_type(backend: Backend) -> type[ExecutionOptions]:
+    """What a backend understands under `execution:`."""
+    kind: type[ExecutionOptions] = getattr(backend, "execution_type", ExecutionOptions)
+    return kind
+
+
+def sections_of(backend: Backend) -> dict[str, type[Section]]:
+    """The types of the sections of ptycho.yaml that a backend decides."""
+    return {"training": backend.options_type, "execution": execution_type(backend)}
+
+
+def _described(kind: type[Section]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": field.name,
+            "default": msgspec.to_builtins(default_of(field)),
+            "doc": description_of(field.type),
+        }
+        for field in msgspec.structs.fields(kind)
+    ]
 
 
 def description_of(annotation: Any) -> str:
@@ -220,7 +247,7 @@ def _installed(point: Any) -> BackendEntry:
 
 def _local(path: Path, root: Path) -> BackendEntry:
     def importer() -> Any:
-        spec = importlib.util.spec_from_file_location(f"ptycho_tasks_local_{path.stem}", path)
+        spec = importlib.util.spec_from_file_location(f"{LOCAL_MODULE}{path.stem}", path)
         if spec is None or spec.loader is None:
             raise ImportError(f"not a Python module: {path}")
         module = importlib.util.module_from_spec(spec)

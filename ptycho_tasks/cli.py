@@ -225,26 +225,29 @@ def backends(name: str | None, as_json: bool) -> None:
 
 
 def _show_offers(backend: dict[str, Any]) -> None:
-    for method in ("train", "infer"):
-        click.echo(f"{method:<10} {backend[method]}".rstrip())
-    click.echo("training:")
-    rows = [f"  {o['name']}: {json.dumps(o['default'])}" for o in backend["options"]]
-    width = max(map(len, rows))
-    for row, option in zip(rows, backend["options"], strict=True):
-        click.echo(f"{row:<{width}}  # {option['doc']}")
+    for method in ("train", "infer", "refine"):
+        if backend[method] is not None:
+            click.echo(f"{method:<10} {backend[method]}".rstrip())
+    for section, options in (("training", "options"), ("execution", "execution")):
+        click.echo(f"{section}:")
+        rows = [f"  {o['name']}: {json.dumps(o['default'])}" for o in backend[options]]
+        width = max(map(len, rows))
+        for row, option in zip(rows, backend[options], strict=True):
+            click.echo(f"{row:<{width}}  # {option['doc']}")
 
 
 @cli.command()
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of ptycho.yaml instead.")
 def config(schema: bool) -> None:
     """Show every setting of the project here: its value, and where it came from."""
-    from ptycho_tasks.payload import create_inference_payload
+    from ptycho_tasks.payload import create_inference_payload, create_refinement_payload
     from ptycho_tasks.project import project_schema
 
     if schema:
         click.echo(json.dumps(project_schema(Path.cwd()), indent=2))
         return
-    payload = create_inference_payload(read_config(Path.cwd() / CONFIG_NAME))
+    file = read_config(Path.cwd() / CONFIG_NAME)
+    payload = create_refinement_payload(file) or create_inference_payload(file)
     rows = [(key, json.dumps(value), payload.origins[key]) for key, value in payload.values.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for key, value, origin in rows:

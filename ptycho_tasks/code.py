@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
 
 _HERE = Path(__file__).parent
+LOCAL_MODULE = "ptycho_tasks_local_"
+"""What the names of modules begin with that hold a project's own backends."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ STAGE_CODE = {
     "source": StageCode(1, (*_READING, "simulate")),
     "fixture": StageCode(1, (*_READING, "fixture")),
     "train": StageCode(1, ("backend", "bundle", "forward", "npz", "payload", "scan", "stages")),
-    "infer": StageCode(1, (*_READING, "backend", "metrics", "pictures", "product")),
+    "infer": StageCode(2, (*_READING, "backend", "metrics", "pictures", "product")),
+    "refine": StageCode(1, (*_READING, "backend", "metrics", "pictures", "product")),
 }
 
 
@@ -152,8 +155,13 @@ def _files_of(places: tuple[Path, ...], parts: list[str]) -> Iterator[Path]:
 
 
 def _imported_now(root: Path) -> set[Path]:
-    """The modules of the project that this process has imported, by whatever way."""
-    files = {Path(str(getattr(module, "__file__", None))) for module in [*sys.modules.values()]}
+    """The modules of the project that this process has imported, by whatever way; backends that
+    were looked up aside."""
+    files = {
+        Path(str(getattr(module, "__file__", None)))
+        for name, module in [*sys.modules.items()]
+        if not name.startswith(LOCAL_MODULE)
+    }
     return {
         file
         for file in files

@@ -10,9 +10,9 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -23,7 +23,6 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import (
     NAME_PATTERN,
     NAME_RULE,
-    ExecutionOptions,
     FixtureOptions,
     Section,
     SimulationOptions,
@@ -42,7 +41,7 @@ FileName = Annotated[str, limits(min_length=1)]
 class SourceOptions(Section, frozen=True, kw_only=True):
     """Where the scan comes from: give `file`, or `simulate` to make one."""
 
-    affects: ClassVar[Stages] = ("source", "fixture", "infer")
+    affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
 
     file: Annotated[FileName | None, doc("the scan to read: NPZ or CXI, relative to this file")] = (
         None
@@ -74,12 +73,16 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 class InferenceOptions(Section, frozen=True, kw_only=True):
     """What is reconstructed with the trained model."""
 
-    affects: ClassVar[Stages] = ("infer",)
+    affects: ClassVar[Stages] = ("infer", "refine")
 
     scan: Annotated[
         str,
         doc("`source` (every frame of it), `fixture`, or the path of another scan", min_length=1),
     ] = "source"
+    n_groups: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("frames of the scan to reconstruct from, evenly spaced by index; null takes all"),
+    ] = None
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -89,15 +92,23 @@ class Config(Section, frozen=True, kw_only=True):
     source: Annotated[SourceOptions, doc("where the scan comes from")]
     fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
     backend: Annotated[
-        str, doc("what trains and reconstructs", affects=("train", "infer"), pattern=NAME_PATTERN)
+        str,
+        doc("what trains and infers", affects=("train", "infer"), pattern=NAME_PATTERN),
     ] = "pinn"
     training: Annotated[dict[str, Any], doc("options of the backend", affects=("train",))] = (
         msgspec.field(default_factory=dict)
     )
     inference: Annotated[InferenceOptions, doc("what is reconstructed")] = InferenceOptions()
-    execution: Annotated[ExecutionOptions, doc("how to run; a change here rebuilds nothing")] = (
-        ExecutionOptions()
-    )
+    refine: Annotated[
+        dict[str, Any],
+        doc(
+            "go on from the reconstruction: a `backend` that can, ptychi for one, and its options",
+            affects=("refine",),
+        ),
+    ] = msgspec.field(default_factory=dict)
+    execution: Annotated[
+        dict[str, Any], doc("how to run; a change here rebuilds nothing", affects=())
+    ] = msgspec.field(default_factory=dict)
     matrix: Annotated[
         dict[str, Annotated[list[Any], limits(min_length=1)]],
         doc(
@@ -364,11 +375,25 @@ class Layers:
         """The variant, to name in a message about a `key` that it changes; else empty."""
         return f"variant `{self.variant.name}`" if self._changed(key) else ""
 
+    def origins_of(self, keys: Iterable[str]) -> dict[str, str]:
+        """Key to its origin, `default` where it was given nowhere."""
+        return {key: self.origins.get(key, "default") for key in keys}
+
+    def without(self, key: str) -> Layers:
+        """The same but for one key."""
+        *parents, last = key.split(".")
+        data = deepcopy(self.data)
+        section = data
+        for parent in parents:
+            section = section[parent]
+        del section[last]
+        return replace(self, data=data)
+
     def _changed(self, key: str) -> str:
         """What the variant changes of `key`, below it or above it; empty where nothing."""
         for name in self.variant.overrides:
-            # Another backend has other training options.
-            for other in (name, *(["training"] if name == "backend" else [])):
+            # Another backend has other options.
+            for other in (name, *(["training", "execution"] if name == "backend" else [])):
                 if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
                     return name
         return ""
@@ -391,13 +416,13 @@ ONLY = Variant("default")
 
 def merge(
     file: ConfigFile,
-    *,
     variant: Variant = ONLY,
     command_line: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> Layers:
     """Lay a variant's, command-line values and overrides (dotted key path to value) over the
-    file's."""
+    file's. `flags` says how a key is spelled on the command line."""
     # One of a thousand variants must not carry a copy of them all.
     left_out = () if variant is ONLY else ("matrix", "variants")
     data = deepcopy({key: value for key, value in file.data.items() if key not in left_out})
@@ -408,6 +433,7 @@ def merge(
         for key, value in (values or {}).items():
             _put(data, key, value)
             origins[key] = origin
+    origins |= {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
     return Layers(file, _with_empty_sections(data), origins, variant)
 
 

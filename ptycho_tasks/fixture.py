@@ -31,7 +31,7 @@ from ptycho_tasks.files import (
 from ptycho_tasks.npz import Rows, scan_arrays, write_npz
 from ptycho_tasks.options import FixtureOptions
 from ptycho_tasks.readers import read_scan
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, evenly_spaced
 
 FORMAT = "ptycho-tasks fixture"
 FORMAT_VERSION = 1
@@ -67,19 +67,8 @@ def select_indices(
     elif options.strategy == "grid":
         chosen = _spread(positions, count)
     else:
-        chosen = np.arange(count) * (total - 1) // (count - 1)
+        chosen = evenly_spaced(total, count)
     return np.sort(chosen).astype(np.int64)
-
-
-def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
-    """The scan with (K,) frames: every per-frame array is taken by the same indices."""
-    return replace(
-        scan,
-        diffraction=np.asarray(scan.diffraction[indices]),
-        positions=scan.positions[indices],
-        scan_index=None if scan.scan_index is None else scan.scan_index[indices],
-        start_positions=None if scan.start_positions is None else scan.start_positions[indices],
-    )
 
 
 def write_fixture(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 Stages = tuple[str, ...]
-STAGES: Stages = ("source", "fixture", "train", "infer")
+STAGES: Stages = ("source", "fixture", "train", "infer", "refine")
 """The stages of the pipeline, in their order."""
 # The lookahead keeps a newline out, before which `$` matches too; editors, which get the pattern
 # in the JSON Schema, do not know `\Z`.
@@ -59,8 +59,9 @@ class TrainingOptions(Section, frozen=True, kw_only=True):
 
 
 class ExecutionOptions(Section, frozen=True, kw_only=True):
-    """How and where to run. Nothing here changes which result is asked for, so a change
-    rebuilds nothing."""
+    """What every backend understands under `execution:`, how and where to run; a backend adds its
+    own by subclassing. Nothing here changes which result is asked for, so a change rebuilds
+    nothing."""
 
     affects: ClassVar[Stages] = ()
 

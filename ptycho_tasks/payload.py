@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.backend import Backend
-from ptycho_tasks.backends import BackendEntry, find_backend
+from ptycho_tasks.backends import BackendEntry, execution_type, find_backend, sections_of
 from ptycho_tasks.config import (
     ONLY,
     Config,
@@ -32,10 +32,12 @@ from ptycho_tasks.config import (
     flatten,
     merge,
 )
-from ptycho_tasks.errors import BackendError
+from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.files import not_a_file
 from ptycho_tasks.lock import STATE_DIR
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.state import spelled
+from ptycho_tasks.table import CHECKPOINTS, LOGS
 from ptycho_tasks.variants import label
 
 BUNDLE_NAME = "wts.h5.zip"
@@ -46,7 +48,19 @@ METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
-class Settled:
+class Places:
+    """Where a command was told to read and write; None where the project decides."""
+
+    model_dir: Path | None = None
+    output_dir: Path | None = None
+
+
+PROJECT = Places()
+"""Where doit reads and writes."""
+
+
+@dataclass(frozen=True)
+class Payload:
     """Values after all layers, where each came from, and where the project's files lie."""
 
     root: Path
@@ -58,6 +72,14 @@ class Settled:
     facts: Mapping[str, Fact]
     """Dotted key path to what it affects, and its default."""
     variant: Variant
+    backend: Backend
+    training: TrainingOptions
+    """The `training` section, typed by the backend."""
+    execution: ExecutionOptions
+    """The `execution` section, typed by the backend."""
+    backend_source: Path | None
+    """The file of a local backend."""
+    places: Places
 
     @property
     def name(self) -> str:
@@ -96,11 +118,6 @@ class Settled:
             key = key.rpartition(".")[0]
         return self.facts[key]
 
-
-@dataclass(frozen=True)
-class FixturePayload(Settled):
-    """All that makes the source and the fixture."""
-
     @property
     def source(self) -> SourceOptions:
         """Where the scan comes from, and how to read it."""
@@ -117,6 +134,12 @@ class FixturePayload(Settled):
         if self.source.file is not None:
             return self.path(self.source.file)
         return self.root / "fixtures" / f"{self._named('source')}_source.npz"
+
+    @property
+    def source_files(self) -> dict[str, Path]:
+        """The files that hold the scan, by what they are."""
+        product = self.product_file
+        return {"scan": self.source_file, **({} if product is None else {"product": product})}
 
     def changed(self, *sections: str) -> str:
         """What the variant changes in some sections, in one word; may be empty.
@@ -145,24 +168,10 @@ class FixturePayload(Settled):
         """The fixture's JSON sidecar."""
         return self.fixture_file.with_suffix(".json")
 
-
-@dataclass(frozen=True)
-class _BackendPayload(FixturePayload):
-    backend: Backend
-    training: TrainingOptions
-    """The `training` section, typed by the backend."""
-    backend_source: Path | None
-    """The file of a local backend."""
-
-    @property
-    def execution(self) -> ExecutionOptions:
-        """How and where to run."""
-        return self.config.execution
-
     @property
     def model_dir(self) -> Path:
         """The folder that holds `wts.h5.zip`."""
-        return self.root / "runs" / self.variant.name / "training"
+        return self.places.model_dir or self.root / "runs" / self.variant.name / "training"
 
     @property
     def bundle_file(self) -> Path:
@@ -171,7 +180,7 @@ class _BackendPayload(FixturePayload):
 
 
 @dataclass(frozen=True)
-class TrainingPayload(_BackendPayload):
+class TrainingPayload(Payload):
     """All that training needs."""
 
     def work_dir(self, made_from: Mapping[str, Any]) -> Path:
@@ -185,8 +194,27 @@ class TrainingPayload(_BackendPayload):
         return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def training_files(self) -> dict[str, Path]:
+        """What is trained on, by what it is: the fixture, or a scan as it is."""
+        if self.places == PROJECT:
+            return {"fixture": self.fixture_file}
+        return self.source_files
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of logs that the user asked for."""
+        return self.model_dir / LOGS
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """The folder of kept checkpoints, each a bundle in a folder of its name."""
+        return self.model_dir / CHECKPOINTS
+
+    @property
     def work_root(self) -> Path:
         """Where the folders for checkpoints lie."""
+        if self.places.model_dir is not None:
+            return self.places.model_dir / STATE_DIR / "work"
         return self.root / STATE_DIR / "work" / self.variant.name
 
     def params(self, size: int) -> dict[str, Any]:
@@ -197,7 +225,7 @@ class TrainingPayload(_BackendPayload):
             size: N of the training scan.
         """
         training: dict[str, Any] = msgspec.to_builtins(self.training)
-        fixture = self.fixture_file.relative_to(self.root).as_posix()
+        read = self.fixture_file if self.places == PROJECT else self.source_file
         gridsize = training.get("gridsize", 1)
         flat = {
             "N": size,
@@ -209,7 +237,7 @@ class TrainingPayload(_BackendPayload):
             "nepochs": training.get("epochs"),
             "object.big": gridsize > 1,
             "probe.trainable": False,
-            "train_data_file_path": fixture,
+            "train_data_file_path": spelled(self.root, read),
         }
         return {
             "backend": self.backend.name,
@@ -220,7 +248,7 @@ class TrainingPayload(_BackendPayload):
 
 
 @dataclass(frozen=True)
-class InferencePayload(_BackendPayload):
+class InferencePayload(Payload):
     """All that inference needs."""
 
     @property
@@ -232,36 +260,54 @@ class InferencePayload(_BackendPayload):
         return self.fixture_file if which == "fixture" else self.path(which)
 
     @property
+    def scan_files(self) -> dict[str, Path]:
+        """The files that hold it, by what they are."""
+        if self.scan_file == self.source_file:
+            return self.source_files
+        return {"scan": self.scan_file}
+
+    @property
     def output_dir(self) -> Path:
         """The folder of the reconstruction."""
-        return self.root / "runs" / self.variant.name / "inference"
+        return self.places.output_dir or self._results("inference")
 
     @property
     def output_files(self) -> list[Path]:
         """The reconstruction's files."""
         return [self.output_dir / name for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)]
 
+    def _results(self, stage: str) -> Path:
+        return self.root / "runs" / self.variant.name / stage
 
-def create_fixture_payload(
-    file: ConfigFile,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    command_line: Mapping[str, Any] | None = None,
-    variant: Variant = ONLY,
-) -> FixturePayload:
-    """Settle what makes the source and the fixture.
 
-    Args:
-        file: ptycho.yaml as read.
-        overrides: dotted key path to value; wins over everything.
-        command_line: likewise; wins over the variant and ptycho.yaml.
-        variant: one of those that ptycho.yaml asks for; wins over the rest of it.
+@dataclass(frozen=True)
+class RefinementPayload(InferencePayload):
+    """All that it takes to go on from a reconstruction."""
 
-    Raises:
-        ConfigError: one line with the origin, the key path and what was expected.
-    """
-    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
-    return FixturePayload(*_settle(layers, variant))
+    refiner: Backend
+    """The backend that `refine.backend` names."""
+    refinement: TrainingOptions
+    """The `refine` section, typed by that backend."""
+    refiner_source: Path | None
+    """The file of that backend, where it is a local one."""
+
+    @property
+    def start_file(self) -> Path:
+        """The reconstruction to start from."""
+        return self._results("inference") / RECONSTRUCTION
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the refined reconstruction."""
+        return self._results("refinement")
+
+    @property
+    def refiner_execution(self) -> ExecutionOptions:
+        """What of `execution` the refining backend understands too."""
+        kind = execution_type(self.refiner)
+        plain = msgspec.to_builtins(self.execution)
+        known = {field.name for field in msgspec.structs.fields(kind)}
+        return msgspec.convert({k: v for k, v in plain.items() if k in known}, kind)
 
 
 def create_training_payload(
@@ -269,16 +315,27 @@ def create_training_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     command_line: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
     variant: Variant = ONLY,
+    places: Places = PROJECT,
 ) -> TrainingPayload:
-    """Settle all that training needs; see `create_fixture_payload`.
+    """Settle all that training needs.
+
+    Args:
+        file: ptycho.yaml as read.
+        overrides: dotted key path to value; wins over everything.
+        command_line: likewise; wins over the variant and ptycho.yaml.
+        flags: how keys are spelled on the command line, for messages.
+        variant: one of those that ptycho.yaml asks for; wins over the rest of it.
+        places: where to read and write, where that is not the project's to decide.
 
     Raises:
         BackendError: the backend is unknown or cannot be loaded.
-        ConfigError: a value is wrong.
+        ConfigError: one line with the origin, the key path and what was expected.
     """
-    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
-    return TrainingPayload(*_with_backend(layers, variant))
+    return TrainingPayload(
+        **_settle(merge(file, variant, command_line, overrides, flags), variant, places)
+    )
 
 
 def create_inference_payload(
@@ -286,41 +343,92 @@ def create_inference_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     command_line: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
     variant: Variant = ONLY,
+    places: Places = PROJECT,
 ) -> InferencePayload:
     """Settle all that inference needs; see `create_training_payload`."""
-    layers = merge(file, variant=variant, command_line=command_line, overrides=overrides)
-    return InferencePayload(*_with_backend(layers, variant))
-
-
-def _settle(layers: Layers, variant: Variant) -> tuple[Any, ...]:
-    config = convert(layers, Config)
-    values = flatten(config)
-    origins = {key: layers.origins.get(key, "default") for key in values}
-    return layers.file.root, config, values, origins, _facts(Config), variant
-
-
-def _with_backend(layers: Layers, variant: Variant) -> tuple[Any, ...]:
-    root, config, values, origins, known, _ = _settle(layers, variant)
-    try:
-        entry, backend = _backend(config.backend, root)
-    except BackendError as error:
-        raise BackendError(f"{layers.where('backend')}: {error}") from error
-    options = convert(layers, backend.options_type, "training")
-    training = flatten(options, "training")
-    values = {k: v for k, v in values.items() if k.split(".")[0] != "training"} | training
-    origins |= {key: layers.origins.get(key, "default") for key in training}
-    return (
-        root,
-        config,
-        values,
-        {key: origins[key] for key in values},
-        known | _facts(backend.options_type, "training"),
-        variant,
-        backend,
-        options,
-        entry.source,
+    return InferencePayload(
+        **_settle(merge(file, variant, command_line, overrides, flags), variant, places)
     )
+
+
+def create_refinement_payload(
+    file: ConfigFile,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    variant: Variant = ONLY,
+) -> RefinementPayload | None:
+    """Settle all that refinement needs; None where ptycho.yaml asks for none.
+
+    See `create_training_payload`.
+    """
+    layers = merge(file, variant, None, overrides)
+    if not layers.data.get("refine"):
+        return None
+    settled = _settle(layers, variant, PROJECT)
+    name = settled["config"].refine.get("backend")
+    where = layers.where("refine.backend")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{where}: refine.backend: must name the backend that goes on from the reconstruction"
+        )
+    entry, refiner = _loaded(layers, "refine.backend", name)
+    if not callable(getattr(refiner, "refine", None)):
+        raise ConfigError(
+            f"{where}: refine.backend: backend `{name}` has no method `refine`; name one that has, "
+            "ptychi for one"
+        )
+    options = convert(layers.without("refine.backend"), refiner.options_type, "refine")
+    plain = {"refine.backend": name, **flatten(options, "refine")}
+    others = {k: v for k, v in settled["values"].items() if not k.startswith("refine.")}
+    settled["values"] = others | plain
+    settled["origins"] = layers.origins_of(settled["values"])
+    settled["facts"] = settled["facts"] | _refine_facts(refiner.options_type)
+    return RefinementPayload(
+        **settled, refiner=refiner, refinement=options, refiner_source=entry.source
+    )
+
+
+def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
+    """The fields of a `Payload`."""
+    config = convert(layers, Config)
+    entry, backend = _loaded(layers, "backend", config.backend)
+    kinds = sections_of(backend)
+    typed: dict[str, Any] = {name: convert(layers, kind, name) for name, kind in kinds.items()}
+    values = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in typed}
+    known = _facts(Config)
+    for section, kind in kinds.items():
+        values |= flatten(typed[section], section)
+        known = known | _facts(kind, section)
+    return {
+        "root": layers.file.root,
+        "config": config,
+        "values": values,
+        "origins": layers.origins_of(values),
+        "facts": known,
+        "variant": variant,
+        "backend": backend,
+        **typed,
+        "backend_source": entry.source,
+        "places": places,
+    }
+
+
+def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]:
+    try:
+        return _backend(name, layers.file.root)
+    except BackendError as error:
+        raise BackendError(f"{layers.where(key)}: {error}") from error
+
+
+@functools.cache
+def _refine_facts(kind: type[TrainingOptions]) -> dict[str, Fact]:
+    known = facts(kind, "refine")
+    return {
+        "refine.backend": Fact(("refine",), None),
+        **{key: fact._replace(affects=("refine",)) for key, fact in known.items()},
+    }
 
 
 # A thousand variants name the same few backends and sections.

@@ -22,9 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import SEEN_LEVEL
+from ptycho_tasks.errors import ScanError
 from ptycho_tasks.forward import patch_corners
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import h5py
 
     from ptycho_tasks.backend import Reconstruction
@@ -49,6 +52,7 @@ def product_bytes(
     - `seen` (H, W) bool: see `Reconstruction.seen`; elsewhere the object is no result;
     - `residual` (M,) float32: how badly each frame is predicted, see `metrics.data_misfit`;
     - `origin` (2,) int64: (row, column) on the scan's object grid of the pixel object[0, 0];
+    - `positions` (M, 2) float64: (y, x) on that grid, which metres would round;
     - `provenance`: JSON text with sorted keys;
     - attribute `pixel_size_known`: false where one pixel is written as one metre.
 
@@ -82,8 +86,37 @@ def product_bytes(
             "the mean of all is the R-factor"
         )
         group["origin"] = np.asarray(reconstruction.origin, dtype=np.int64)
+        group["positions"] = np.asarray(reconstruction.positions, dtype=np.float64)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
     return stream.getvalue()
+
+
+def read_product(path: Path) -> Reconstruction:
+    """The reconstruction in a product that `product_bytes` made.
+
+    Raises:
+        ScanError: the file is missing, damaged, or of another program.
+    """
+    import h5py
+
+    from ptycho_tasks.backend import Reconstruction
+
+    try:
+        with h5py.File(path) as file:
+            group = file[GROUP]
+            row, column = (int(side) for side in group["origin"][()])
+            return Reconstruction(
+                object=file["object"][0],
+                origin=(row, column),
+                probe=file["probe"][0],
+                positions=group["positions"][()],
+                losses=file["loss_values"][()].tolist(),
+            )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ScanError(
+            f"{path}: is no reconstruction of ptycho-tasks ({reason}); make it again"
+        ) from error
 
 
 def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.backends import available, find_backend
+from ptycho_tasks.backends import available, find_backend, sections_of
 from ptycho_tasks.config import CONFIG_NAME, Config, convert, merge, parse_config, short
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.files import write_new
-from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, TrainingOptions
+from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, Section
 from ptycho_tasks.template import DODO, DODO_NAME, SCHEMA_NAME, example, schema
 
 
@@ -36,7 +36,7 @@ def init_project(
     for option, text in (("--name", name), ("--backend", backend)):
         if text is not None and not re.fullmatch(NAME_PATTERN, text):
             raise ConfigError(f"{option}: expected {NAME_RULE}, got {short(text)}")
-    training = find_backend(backend, folder).load().options_type
+    of_backend = sections_of(find_backend(backend, folder).load())
     given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
     if source is None:
         given["source.simulate"] = None
@@ -47,7 +47,7 @@ def init_project(
     else:
         raise ConfigError(f"--source: there is no file {source}; correct the path")
     contents = {
-        CONFIG_NAME: example(given, training),
+        CONFIG_NAME: example(given, of_backend),
         DODO_NAME: DODO,
         SCHEMA_NAME: json.dumps(project_schema(folder), indent=1) + "\n",
     }
@@ -63,10 +63,10 @@ def init_project(
 
 def project_schema(root: Path) -> dict[str, Any]:
     """The JSON Schema of ptycho.yaml with the options of every backend that loads at `root`."""
-    types: dict[str, type[TrainingOptions]] = {}
+    types: dict[str, dict[str, type[Section]]] = {}
     for name, entry in available(root).items():
         try:
-            types[name] = entry.load().options_type
+            types[name] = sections_of(entry.load())
         except BackendError:
             continue
     return schema(types)

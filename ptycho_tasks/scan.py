@@ -8,7 +8,7 @@ Axis letters used in names and docstrings:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,4 +96,20 @@ def canvas_of(positions: NDArray[np.float64], size: int) -> Canvas:
     return Canvas(
         origin=(int(low[0]), int(low[1])),
         shape=(int(high[0] - low[0]), int(high[1] - low[1])),
+    )
+
+
+def evenly_spaced(total: int, count: int) -> NDArray[np.int64]:
+    """(count,) int64 indices below `total`, from the first to the last; count <= total."""
+    return np.arange(count, dtype=np.int64) * (total - 1) // max(count - 1, 1)
+
+
+def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
+    """The scan with (K,) frames: every per-frame array is taken by the same indices."""
+    return replace(
+        scan,
+        diffraction=np.asarray(scan.diffraction[indices]),
+        positions=scan.positions[indices],
+        scan_index=None if scan.scan_index is None else scan.scan_index[indices],
+        start_positions=None if scan.start_positions is None else scan.start_positions[indices],
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.backend import (
     InferRequest,
+    RefineRequest,
     TrainRequest,
     checked_model,
     checked_reconstruction,
@@ -26,11 +27,14 @@ from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanErro
 from ptycho_tasks.output import say
 from ptycho_tasks.payload import (
     AMPLITUDE,
+    BUNDLE_NAME,
     METRICS,
     PHASE,
+    PROJECT,
     RECONSTRUCTION,
-    FixturePayload,
     InferencePayload,
+    Payload,
+    RefinementPayload,
     TrainingPayload,
 )
 from ptycho_tasks.progress import show_progress
@@ -38,12 +42,12 @@ from ptycho_tasks.reporter import Stopped
 from ptycho_tasks.state import known_sha256, known_source_digest
 
 if TYPE_CHECKING:
-    from ptycho_tasks.backend import Reconstruction
+    from ptycho_tasks.backend import Backend, Reconstruction, TrainedModel
     from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
 
 
-def check_source(payload: FixturePayload) -> ScanData:
+def check_source(payload: Payload) -> ScanData:
     """Simulate the source or check the user's; say what was found.
 
     Raises:
@@ -62,7 +66,7 @@ def check_source(payload: FixturePayload) -> ScanData:
     return scan
 
 
-def make_fixture(payload: FixturePayload) -> None:
+def make_fixture(payload: Payload) -> None:
     """Cut the source to the fixture and publish it with its sidecar.
 
     Raises:
@@ -120,14 +124,14 @@ def train(payload: TrainingPayload) -> Path:
     from ptycho_tasks.files import write_atomic, writing
 
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
-    made_from = _made_from(payload, "train", {"fixture": payload.fixture_file})
-    scan = _read_fixture(payload)
+    made_from = _made_from(payload, "train", payload.training_files)
+    scan = _read_fixture(payload) if payload.places == PROJECT else _read_subset(payload)
     work_dir = payload.work_dir(made_from)
     with writing(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
-    with _answerable(payload), show_progress(label, quiet=quiet) as progress:
+    with _answerable(payload, payload.backend), show_progress(label, quiet=quiet) as progress:
         given = payload.backend.train(
             TrainRequest(
                 scan,
@@ -136,20 +140,32 @@ def train(payload: TrainingPayload) -> Path:
                 progress,
                 work_dir,
                 lambda text: _say(payload, f"{'':<10} {text}"),
+                payload.log_dir,
             )
         )
-    path = payload.bundle_file
-    write_atomic(
-        path,
-        bundle_bytes(
-            checked_model(given, payload.backend.name),
+    model = checked_model(given, payload.backend.name)
+
+    def bundle_of(state: TrainedModel, made_from: dict[str, Any] | None) -> bytes:
+        return bundle_bytes(
+            state,
             backend=payload.backend.name,
             backend_version=payload.backend.version,
             size=scan.size,
             params=payload.params(scan.size),
             made_from=made_from,
-        ),
-    )
+        )
+
+    content = bundle_of(model, made_from)
+    kept = {name: bundle_of(state, None) for name, state in model.checkpoints.items()}
+    with writing(payload.checkpoints_dir):
+        if payload.checkpoints_dir.exists():
+            shutil.rmtree(payload.checkpoints_dir)
+    for name, data in kept.items():
+        path = payload.checkpoints_dir / name / BUNDLE_NAME
+        write_atomic(path, data)
+        _say(payload, f"checkpoint {_shown(path, payload)}")
+    path = payload.bundle_file
+    write_atomic(path, content)
     _tidy(work_dir)
     _say(payload, f"bundle     {_shown(path, payload)}")
     return path
@@ -171,9 +187,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     from ptycho_tasks.bundle import load_bundle
 
     # Before anything is read, as in training.
-    inputs = {"bundle": payload.bundle_file, "scan": payload.scan_file}
-    if payload.product_file is not None and payload.scan_file == payload.source_file:
-        inputs["product"] = payload.product_file
+    inputs = {"bundle": payload.bundle_file, **payload.scan_files}
     made_from = _made_from(payload, "infer", inputs)
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
@@ -185,7 +199,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     scan = _read_inference_scan(payload)
     quiet = payload.execution.quiet
     label = f"infer {payload.backend.name}"
-    with _answerable(payload), show_progress(label, quiet=quiet) as progress:
+    with _answerable(payload, payload.backend), show_progress(label, quiet=quiet) as progress:
         given = payload.backend.infer(
             InferRequest(
                 scan,
@@ -201,6 +215,44 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     return metrics
 
 
+def refine(payload: RefinementPayload) -> dict[str, Any]:
+    """Go on from the reconstruction with an iterative backend; publish what `infer` publishes.
+
+    Gives what `metrics.json` holds; `start` in it has the misfit that the reconstruction began
+    with.
+
+    Raises:
+        BackendError: the backend's own libraries are missing.
+        ConfigError: the scan is not there, or an option that the backend cannot honour here.
+        ScanError: the scan breaks the contract, or the reconstruction is not of it.
+        TrainingError: the backend diverged, or gave what is no reconstruction.
+        FileWriteError: the outputs cannot be written; earlier ones are unchanged.
+    """
+    from ptycho_tasks.metrics import data_misfit
+    from ptycho_tasks.product import read_product
+
+    inputs = {"reconstruction": payload.start_file, **payload.scan_files}
+    made_from = _made_from(payload, "refine", inputs)
+    start = read_product(payload.start_file)
+    scan = _read_inference_scan(payload)
+    refiner = payload.refiner
+    # What another program wrote is checked like what a backend gives.
+    start = checked_reconstruction(start, scan, payload.backend.name)
+    quiet = payload.execution.quiet
+    label = f"refine {refiner.name}"
+    with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
+        given = refiner.refine(  # type: ignore[attr-defined]  # the payload's factory saw it
+            RefineRequest(scan, start, payload.refinement, payload.refiner_execution, progress)
+        )
+    reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
+    before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
+    began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
+    metrics = _publish(payload, scan, reconstruction, made_from, {"start": began})
+    _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
+    _say_result(payload, metrics)
+    return metrics
+
+
 def _tidy(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
     for other in work_dir.parent.iterdir():
@@ -210,7 +262,7 @@ def _tidy(work_dir: Path) -> None:
         work_dir.rmdir()
 
 
-def _read_source(payload: FixturePayload, path: Path) -> ScanData:
+def _read_source(payload: Payload, path: Path) -> ScanData:
     """Read the source, or another scan in its format.
 
     The frames stay memory-mapped, so that a scan may be larger than memory. The price: should
@@ -237,11 +289,24 @@ def _read_source(payload: FixturePayload, path: Path) -> ScanData:
     return _not_dark(scan, _shown(path, payload), "check the file and `source.measurement`")
 
 
-def _read_fixture(payload: FixturePayload) -> ScanData:
+def _read_fixture(payload: Payload) -> ScanData:
     from ptycho_tasks.fixture import read_fixture
 
     path = payload.fixture_file
     return _not_dark(read_fixture(path), _shown(path, payload), "take other frames into it")
+
+
+def _read_subset(payload: TrainingPayload) -> ScanData:
+    """The frames that a fixture of the source would hold."""
+    from ptycho_tasks.fixture import select_indices
+    from ptycho_tasks.scan import take_frames
+
+    scan = _read_source(payload, payload.source_file)
+    indices = select_indices(scan.positions, payload.fixture, name=scan.name)
+    if len(indices) < scan.frame_count:
+        scan = take_frames(scan, indices)
+    _say_scan("scan", payload.source_file, payload, scan)
+    return scan
 
 
 def _not_dark(scan: ScanData, what: str, remedy: str) -> ScanData:
@@ -253,8 +318,20 @@ def _not_dark(scan: ScanData, what: str, remedy: str) -> ScanData:
 
 def _read_inference_scan(payload: InferencePayload) -> ScanData:
     if payload.config.inference.scan == "fixture":
-        return _read_fixture(payload)
-    scan = _read_source(payload, payload.scan_file)
+        scan = _read_fixture(payload)
+    else:
+        scan = _read_source(payload, payload.scan_file)
+    count = payload.config.inference.n_groups
+    if count is not None and count != scan.frame_count:
+        from ptycho_tasks.scan import evenly_spaced, take_frames
+
+        if count > scan.frame_count:
+            raise ConfigError(
+                f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
+                f"asked for, but {_shown(payload.scan_file, payload)} has {scan.frame_count}; ask "
+                "for at most as many"
+            )
+        scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
     _say_scan("scan", payload.scan_file, payload, scan)
     return scan
 
@@ -273,9 +350,9 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
 
 
 @contextmanager
-def _answerable(payload: TrainingPayload | InferencePayload) -> Iterator[None]:
+def _answerable(payload: TrainingPayload | InferencePayload, at_work: Backend) -> Iterator[None]:
     """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
-    backend = f"backend `{payload.backend.name}`"
+    backend = f"backend `{at_work.name}`"
     try:
         yield
     except Stopped:
@@ -288,10 +365,14 @@ def _answerable(payload: TrainingPayload | InferencePayload) -> Iterator[None]:
     except ImportError as error:
         raise BackendError(f"{backend} cannot run: {import_failure(error)}") from error
     except ConfigError as error:
-        origin = payload.origins.get(str(error).partition(":")[0])
+        key = str(error).partition(":")[0]
+        text = str(error)
+        if isinstance(payload, RefinementPayload) and key.startswith("training."):
+            key, text = (said.replace("training.", "refine.", 1) for said in (key, text))
+        origin = payload.origins.get(key)
         if origin is None:
             raise
-        raise ConfigError(f"{origin}: {error}") from error
+        raise ConfigError(f"{origin}: {text}") from error
 
 
 def _publish(
@@ -299,6 +380,7 @@ def _publish(
     scan: ScanData,
     reconstruction: Reconstruction,
     made_from: dict[str, Any],
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     from ptycho_tasks.files import staged
     from ptycho_tasks.metrics import data_misfit
@@ -317,6 +399,7 @@ def _publish(
         "r_factor": misfit.r_factor,
         "poisson_deviance": misfit.poisson_deviance,
         "scores": _scores(payload, scan, reconstruction),
+        **(more or {}),
     }
     shown: tuple[tuple[str, Kind], ...] = ((AMPLITUDE, "amplitude"), (PHASE, "phase"))
     pictures = {
@@ -349,14 +432,17 @@ def _made_from(
     payload: TrainingPayload | InferencePayload, stage: str, inputs: dict[str, Path]
 ) -> dict[str, Any]:
     """What decides a stage's outputs: settings, versions, sha256 of the inputs."""
+    backend, source = payload.backend, payload.backend_source
+    if isinstance(payload, RefinementPayload):
+        backend, source = payload.refiner, payload.refiner_source
     return {
         "settings": payload.settings(stage),
-        "versions": versions(stage, payload.backend),
+        "versions": versions(stage, backend),
         "sources": {
             name: known_source_digest(path)
             for name, path in {
                 **core_sources(stage),
-                **backend_sources(payload.backend, payload.backend_source, payload.root),
+                **backend_sources(backend, source, payload.root),
             }.items()
         },
         "inputs": {
@@ -408,17 +494,17 @@ def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
         _say(payload, f"{'score':<10} {name} {shown}")
 
 
-def _say_scan(what: str, path: Path, payload: FixturePayload, scan: ScanData) -> None:
+def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
     N = scan.size
     _say(payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}")
     for note in scan.notes:
         _say(payload, f"{'':<10} {note}")
 
 
-def _shown(path: Path, payload: FixturePayload) -> str:
+def _shown(path: Path, payload: Payload) -> str:
     return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
 
 
-def _say(payload: FixturePayload, text: str) -> None:
-    if not payload.config.execution.quiet:
+def _say(payload: Payload, text: str) -> None:
+    if not payload.execution.quiet:
         say(f"{text}\n")

@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptycho_tasks.config import ConfigFile, Variant
-    from ptycho_tasks.payload import FixturePayload, InferencePayload, TrainingPayload
+    from ptycho_tasks.payload import (
+        InferencePayload,
+        Payload,
+        RefinementPayload,
+        TrainingPayload,
+    )
     from ptycho_tasks.state import State
 
 CONFIG_NAME = "ptycho.yaml"
-_FORMAT = 1
+CHECKPOINTS, LOGS = "checkpoints", "logs"
+"""Folders beside a bundle: kept states of its training, and logs of it."""
+_FORMAT = 2
 _NOTE = "tasks"
 
 Row = dict[str, Any]
@@ -51,11 +58,14 @@ class Table:
 
     def payload(self, row: Row) -> TrainingPayload | InferencePayload:
         """All that the stage of a task needs."""
-        from ptycho_tasks.payload import create_inference_payload, create_training_payload
+        from ptycho_tasks import payload
 
         file, variants = self._parsed
-        create = create_inference_payload if row["stage"] == "infer" else create_training_payload
-        return create(file, variant=variants[row["variant"]])
+        create: Any = {
+            "infer": payload.create_inference_payload,
+            "refine": payload.create_refinement_payload,
+        }.get(row["stage"], payload.create_training_payload)
+        return create(file, variant=variants[row["variant"]])  # type: ignore[no-any-return]
 
     @cached_property
     def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
@@ -98,7 +108,11 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     from ptycho_tasks.config import parse_config
     from ptycho_tasks.errors import ConfigError
     from ptycho_tasks.options import STAGES
-    from ptycho_tasks.payload import create_inference_payload, create_training_payload
+    from ptycho_tasks.payload import (
+        create_inference_payload,
+        create_refinement_payload,
+        create_training_payload,
+    )
     from ptycho_tasks.variants import variants_of
 
     file = parse_config(path, config)
@@ -108,7 +122,9 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     for variant in variants:
         training = create_training_payload(file, variant=variant)
         inference = create_inference_payload(file, variant=variant)
-        for row in _rows(training, inference, several=len(variants) > 1 or bool(variant.overrides)):
+        refinement = create_refinement_payload(file, variant=variant)
+        several = len(variants) > 1 or bool(variant.overrides)
+        for row in _rows(training, inference, refinement, several=several):
             if set(row["inputs"]) & set(row["outputs"]):
                 raise ConfigError(
                     f"{training.origins.get('source.file', file.path.name)}: source.file: "
@@ -122,7 +138,10 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
                     f"would both write {row['outputs'][0]}; rename one or write its values "
                     "otherwise"
                 )
-        modules.update(_modules(training))
+        modules.update(_modules(training.root, training.backend, training.backend_source))
+        if refinement is not None:
+            refiner, local = refinement.refiner, refinement.refiner_source
+            modules.update(_modules(refinement.root, refiner, local))
     for stage in ("source", "fixture"):
         # One that all variants share needs no name of its own.
         if len(rows[stage]) == 1:
@@ -134,26 +153,30 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
 
 
 def _rows(
-    training: TrainingPayload, inference: InferencePayload, *, several: bool
+    training: TrainingPayload,
+    inference: InferencePayload,
+    refinement: RefinementPayload | None,
+    *,
+    several: bool,
 ) -> Iterator[Row]:
     from ptycho_tasks.code import versions
     from ptycho_tasks.config import canonical_json
     from ptycho_tasks.state import spelled
 
     simulated = training.source.simulate is not None
-    source = [training.source_file, *([training.product_file] if training.product_file else [])]
+    source = [*training.source_files.values()]
     fixture = [training.fixture_file, training.sidecar_file]
-    backend: Any = training.backend
-    used = _sources(training.root, backend, training.backend_source)
+    backends: dict[str, Any] = dict.fromkeys(
+        ("train", "infer"), (training.backend, training.backend_source)
+    )
+    if refinement is not None:
+        backends["refine"] = (refinement.refiner, refinement.refiner_source)
     made = spelled(training.root, training.source_file)
     source_name = training.changed("source") or "default"
-    from_fixture = inference.config.inference.scan == "fixture"
-    scan = [inference.fixture_file] if from_fixture else [inference.scan_file]
-    if inference.scan_file == inference.source_file:
-        scan = source
+    scan = [*inference.scan_files.values()]
 
     def row(
-        payload: FixturePayload,
+        payload: Payload,
         stage: str,
         name: str,
         doc: str,
@@ -162,10 +185,14 @@ def _rows(
         after: str = "",
     ) -> Row:
         settings = payload.settings(stage)
-        with_backend = stage in ("train", "infer")
-        files = _sources(training.root, stage) | (used if with_backend else {})
+        backend, local = backends.get(stage, (None, None))
+        files = dict(_sources(training.root, stage))
+        if backend is not None:
+            files |= _sources(training.root, backend, local)
+        # To infer is to refine as well, where that is asked for: `infer` is both then.
+        split = refinement is not None and stage in ("infer", "refine")
         return {
-            "name": f"{stage}:{name}" if several else stage,
+            "name": f"{stage}:{name}" if several or split else stage,
             "stage": stage,
             "variant": payload.variant.name,
             "doc": doc,
@@ -173,7 +200,7 @@ def _rows(
             "outputs": [spelled(payload.root, path) for path in outputs],
             "settings": canonical_json(settings),
             "at_default": payload.at_default(settings),
-            "versions": versions(stage, backend if with_backend else None),
+            "versions": versions(stage, backend),
             "after": after,
             "sources": files,
         }
@@ -199,7 +226,8 @@ def _rows(
         training,
         "train",
         training.variant.name,
-        f"train the backend {backend.name} on the fixture; gives {training.bundle_file.name}",
+        f"train the backend {training.backend.name} on the fixture; gives "
+        f"{training.bundle_file.name}",
         [training.fixture_file],
         [training.bundle_file],
     )
@@ -211,6 +239,15 @@ def _rows(
         [inference.bundle_file, *scan],
         inference.output_files,
     )
+    if refinement is not None:
+        yield row(
+            refinement,
+            "refine",
+            refinement.variant.name,
+            f"go on from the reconstruction with the backend {refinement.refiner.name}",
+            [refinement.start_file, *scan],
+            refinement.output_files,
+        )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -244,18 +281,16 @@ def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]
     return {name: str(path) for name, path in found.items()}
 
 
-def _modules(training: TrainingPayload) -> Iterator[str]:
+def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:
     """Files and folders that decide, by their presence and content, what a backend is."""
     from ptycho_tasks.backends import FOLDER
 
-    yield str(training.root / FOLDER)
-    local = training.backend_source
+    yield str(root / FOLDER)
     if local is not None:
         # What one of them imports decides which others count.
-        backend: Any = training.backend
-        yield from _sources(training.root, backend, local).values()
+        yield from _sources(root, backend, local).values()
         return
-    module = sys.modules.get(type(training.backend).__module__)
+    module = sys.modules.get(type(backend).__module__)
     for file in {getattr(module, "__file__", None)} - {None}:
         assert file is not None
         yield file

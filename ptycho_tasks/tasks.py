@@ -30,7 +30,7 @@ from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.state import STATE_NAME, Checker, State, current
-from ptycho_tasks.table import Row, Table, table_of
+from ptycho_tasks.table import CHECKPOINTS, LOGS, Row, Table, table_of
 
 __all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
 
@@ -54,6 +54,7 @@ _FUNCTIONS = {
     "fixture": "make_fixture",
     "train": "train",
     "infer": "infer",
+    "refine": "refine",
 }
 """Of `ptycho_tasks.stages`, for each stage."""
 _OPTIONS = [
@@ -83,15 +84,27 @@ def task_train() -> Iterator[Task]:
 
 
 def task_infer() -> Iterator[Task]:
-    """Reconstruct the scan."""
-    return _tasks("infer", "reconstruct the scan with every variant")
+    """Reconstruct the scan, and go on from there where ptycho.yaml asks for that."""
+    with or_exit():
+        refined = any(row["stage"] == "refine" for row in _table().rows)
+    if refined:
+        yield from _tasks("refine", "go on from every reconstruction")
+    together = "reconstruct the scan with every variant"
+    yield from _tasks("infer", together, also="refine")
 
 
-def _tasks(stage: str, together: str) -> Iterator[Task]:
+def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task]:
+    """The tasks of a stage.
+
+    Args:
+        stage: its name.
+        together: what running them all does.
+        also: a stage whose tasks run with all of these.
+    """
     with or_exit():
         rows = [row for row in _table().rows if row["stage"] == stage]
     if rows[0]["name"] != stage:
-        names = [row["name"] for row in rows]
+        names = [row["name"] for row in _table().rows if row["stage"] in (stage, also)]
         yield Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
     for row in rows:
         yield _task(row)
@@ -114,11 +127,13 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
         ConfigError: one line that names the key `inference.scan` and its line.
     """
     for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
-        if name.partition(":")[0] != "infer" or not tasks[name].actions:
+        if name.partition(":")[0] not in ("infer", "refine") or not tasks[name].actions:
             continue
         _, scan, *_ = _table().row(name)["inputs"]
         # A task would make it: the source, where that is simulated, or the fixture.
-        made = any(before.partition(":")[0] != "train" for before in tasks[name].task_dep)
+        made = any(
+            before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
+        )
         if not made and not Path(scan).exists():
             missing = _table().payload(_table().row(name)).missing("inference.scan")
             if missing is not None:
@@ -147,7 +162,7 @@ def _task(row: Row) -> Task:
         inputs = [path for path in inputs if Path(path).exists()]
     recipe = Recipe(row["settings"], tuple(row["at_default"]), row["versions"], row["sources"])
     stage, name = row["stage"], row["name"]
-    said = functools.partial(said_by, row) if stage in ("train", "infer") else None
+    said = functools.partial(said_by, row) if stage in ("train", "infer", "refine") else None
     task = Task(
         name,
         [(run_stage, [name])],
@@ -232,7 +247,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
 
 
 def clean(name: str, dryrun: bool) -> None:
-    """Remove what a task built, its checkpoints, and the folders that this leaves empty.
+    """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
 
     A file that is not as the task left it is someone's own by now, and stays.
 
@@ -242,6 +257,14 @@ def clean(name: str, dryrun: bool) -> None:
     if not dryrun:
         exit_if_held()
     row = _table().row(name)
+    if row["stage"] == "train":
+        folder = Path(row["outputs"][0]).parent
+        for beside in (
+            folder / CHECKPOINTS,
+            folder / LOGS,
+            Path(STATE_DIR, "work", row["variant"]),
+        ):
+            _remove(beside, dryrun)
     state: State = Globals.dep_manager.backend
     built = (state.built(name) or {"outputs": {}})["outputs"]
     for output in row["outputs"]:
@@ -251,8 +274,6 @@ def clean(name: str, dryrun: bool) -> None:
             print(f"keeping {output}: it is not as `doit {name}` left it")
         else:
             _remove(Path(output), dryrun)
-    if row["stage"] == "train":
-        _remove(Path(f"{STATE_DIR}/work/{row['variant']}"), dryrun)
 
 
 def _remove(path: Path, dryrun: bool) -> None:

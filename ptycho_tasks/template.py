@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from ptycho_tasks.config import CONFIG_NAME, Config, default_of, section_types
-from ptycho_tasks.options import Section, TrainingOptions
+from ptycho_tasks.options import Section
 
 SCHEMA_NAME = "ptycho.schema.json"
 DODO_NAME = "dodo.py"
@@ -22,19 +22,19 @@ __all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_tra
 '''
 
 
-def example(given: Mapping[str, Any], training: type[TrainingOptions]) -> str:
+def example(given: Mapping[str, Any], of_backend: Mapping[str, type[Section]]) -> str:
     """A ptycho.yaml with `given` set, and every other key commented out at its default.
 
     Args:
         given: dotted key path to value.
-        training: the options type of the backend.
+        of_backend: the types of the sections that the backend decides: `training`, `execution`.
     """
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_NAME}",
         f"# {CONFIG_NAME}: every key but `source` has a default, shown commented out.",
         "# Then: doit list, doit train, doit infer.",
         "",
-        *_section(Config, given, training, "", 0),
+        *_section(Config, given, of_backend, "", 0),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -42,17 +42,17 @@ def example(given: Mapping[str, Any], training: type[TrainingOptions]) -> str:
 def _section(
     kind: type[Section],
     given: Mapping[str, Any],
-    training: type[TrainingOptions],
+    of_backend: Mapping[str, type[Section]],
     prefix: str,
     depth: int,
 ) -> Iterator[str]:
     for field in msgspec.structs.fields(kind):
         key = f"{prefix}{field.name}"
-        nested = training if key == "training" else next(section_types(field.type), None)
+        nested = of_backend.get(key) or next(section_types(field.type), None)
         yield from _described(field.type, depth)
         if nested is not None and (field.name != "simulate" or _under(given, key)):
             yield f"{'  ' * depth}{field.name}:"
-            yield from _section(nested, given, training, f"{key}.", depth + 1)
+            yield from _section(nested, given, of_backend, f"{key}.", depth + 1)
             if depth == 0:
                 yield ""
             continue
@@ -76,16 +76,17 @@ def _under(given: Mapping[str, Any], key: str) -> bool:
     return any(name == key or name.startswith(f"{key}.") for name in given)
 
 
-def schema(options_types: Mapping[str, type[TrainingOptions]]) -> dict[str, Any]:
+def schema(of_backends: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, Any]:
     """The JSON Schema of ptycho.yaml.
 
     Args:
-        options_types: the options type of each backend that can be loaded, by name; `training`
-            is checked against the one that `backend` names.
+        of_backends: by name of each backend that can be loaded, the types of the sections that
+            it decides; they are checked against those of the one that `backend` names.
     """
-    names = sorted(options_types)
-    types = [Config, *(options_types[name] for name in names)]
-    references, components = msgspec.json.schema_components(types)
+    names = sorted(of_backends)
+    kinds = [kind for name in names for kind in of_backends[name].values()]
+    references, components = msgspec.json.schema_components([Config, *kinds])
+    of_kind = dict(zip(kinds, references[1:], strict=True))
     result: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": _with_empty_sections(components),
@@ -100,18 +101,28 @@ def schema(options_types: Mapping[str, type[TrainingOptions]]) -> dict[str, Any]
                 # Without the key, the default backend's options apply.
                 "required": [] if name == default else ["backend"],
             },
-            "then": {"properties": {"training": {"anyOf": [reference, {"type": "null"}]}}},
+            "then": {
+                "properties": {
+                    section: {"anyOf": [of_kind[kind], {"type": "null"}]}
+                    for section, kind in of_backends[name].items()
+                }
+            },
         }
-        for name, reference in zip(names, references[1:], strict=True)
+        for name in names
     ]
-    config["properties"]["training"] = {"description": "options of the backend"}
+    for section in ("training", "execution"):
+        whole = config["properties"][section]
+        config["properties"][section] = {"description": whole["description"]}
     return result
 
 
 def _with_empty_sections(components: dict[str, Any]) -> dict[str, Any]:
     """Allow null for a section, which is what all its lines commented out amount to."""
     for name, value in components[Config.__name__]["properties"].items():
-        if name in {"name", "source", "backend", "training"}:
+        if name in {"name", "source", "backend", "training", "execution"}:
+            continue
+        if name == "refine":
+            value["type"] = ["object", "null"]
             continue
         reference = {key: value.pop(key) for key in ("$ref", "allOf") if key in value}
         value["anyOf"] = [reference, {"type": "null"}]

@@ -50,7 +50,6 @@ from ptycho_tasks.backend import (
 from ptycho_tasks.backends import BackendEntry, find_backend
 from ptycho_tasks.bundle import bundle_bytes, load_bundle
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.fixture import take_frames
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks.npz import write_scan
@@ -58,7 +57,7 @@ from ptycho_tasks.options import ExecutionOptions, SimulationOptions, TrainingOp
 from ptycho_tasks.payload import BUNDLE_NAME
 from ptycho_tasks.readers import read_scan
 from ptycho_tasks.reporter import Stopped
-from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks.simulate import simulate
 
 TOLERANCE = 1e-3

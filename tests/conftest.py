@@ -34,6 +34,43 @@ backend: epie
 training: {epochs: 5}
 """
 
+FURTHER = '''\
+from ptycho_tasks.backend import Reconstruction, TrainingOptions
+
+
+class Further:
+    """Goes on from a reconstruction with an ePIE."""
+
+    name, version, options_type = "further", "1", TrainingOptions
+
+    def train(self, request):
+        raise NotImplementedError
+
+    def infer(self, request):
+        raise NotImplementedError
+
+    def refine(self, request):
+        import numpy as np
+        from ptycho_tasks.scan import corners_and_fractions
+
+        scan, start, N = request.scan, request.start, request.scan.size
+        image, probe = start.object.copy(), start.probe[0]
+        corners = corners_and_fractions(start.positions, N)[0] - start.origin
+        for epoch in range(request.options.epochs):
+            request.progress(epoch, request.options.epochs, {})
+            for frame, (y, x) in zip(scan.diffraction, corners):
+                patch = image[y : y + N, x : x + N]
+                wave = np.fft.fft2(probe * patch, norm="ortho")
+                error = np.fft.ifftshift(frame) * np.exp(1j * np.angle(wave)) - wave
+                patch += probe.conj() / np.abs(probe).max() ** 2 * np.fft.ifft2(error, norm="ortho")
+        request.progress(request.options.epochs, request.options.epochs, {})
+        return Reconstruction(image, start.origin, start.probe, start.positions)
+
+
+backend = Further()
+'''
+"""A backend that can refine."""
+
 
 def readme_block(label: str) -> str:
     """The README's code block whose fence says `label`."""
@@ -79,6 +116,7 @@ def _write_project(root: Path, config: str) -> Path:
     (root / "ptycho.yaml").write_text(config)
     (root / "dodo.py").write_text(DODO)
     (root / "backends" / "epie.py").write_text(readme_block("python backends/epie.py"))
+    (root / "backends" / "further.py").write_text(FURTHER)
     return root
 
 

@@ -119,6 +119,14 @@ BROKEN = {
     ),
     "option without a default": (OPTIONS.replace(" = 7", ""), "has no default of rings; declare"),
     "wrong default": (OPTIONS.replace(" = 7", " = 70"), "options that cannot be used: Validation"),
+    "no execution options": (
+        WHOLE.replace("class Whole:", "class Whole:\n    execution_type = dict"),
+        "wrong: execution_type;",
+    ),
+    "refine is no method": (
+        WHOLE.replace("class Whole:", "class Whole:\n    refine = True"),
+        "wrong: refine;",
+    ),
     "another name": (WHOLE.replace('"mine"', '"other"'), "calls itself `other`"),
     "a class": (WHOLE.replace("Whole()", "Whole"), "is a class; give an instance"),
 }
@@ -263,6 +271,12 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "  epochs: 30  # passes over the training frames (or iterations)\n"
         "  seed: 0     # seed of every random choice in training\n"
         "  rings: 7    # rings of the probe\n"
+        "execution:\n"
+        '  accelerator: "auto"       # device: auto, cpu, gpu, cuda or mps\n'
+        "  threads: 0                # CPU threads, 0: the library's choice; another number rounds "
+        "sums otherwise\n"
+        "  inference_batch_size: 64  # frames (or groups) per inference step\n"
+        "  quiet: false              # no progress on the terminal\n"
     )
     assert not (tmp_path / "imported").exists()
     said = json.loads(listed("mine", "--json").stdout)

@@ -69,8 +69,8 @@ BAD = {
         ["ptycho.yaml:3: source.simulate.sise: unknown key", "`size`"],
     ),
     "wrong type": (
-        "source: {file: a}\nexecution:\n\n  threads: two\n",
-        ["ptycho.yaml:4: execution.threads: expected `int`, got 'two'"],
+        "source: {file: a}\nfixture:\n\n  seed: two\n",
+        ["ptycho.yaml:4: fixture.seed: expected `int`, got 'two'"],
     ),
     "wrong type of a section": (
         "source: {file: a}\nfixture: [1]\n",
@@ -157,9 +157,9 @@ BAD = {
         'source: {file: a}\nname: "a\\n"\n',
         [r"ptycho.yaml:2: name: expected at most 100 letters", r"got 'a\n'"],
     ),
-    "accelerator of two lines": (
-        'source: {file: a}\nexecution: {accelerator: "cpu\\n"}\n',
-        [r"accelerator: expected one of auto, cpu, gpu, cuda, mps, got 'cpu\n'"],
+    "measurement of two lines": (
+        'source: {file: a, measurement: "counts\\n"}\n',
+        [r"measurement: expected one of auto, amplitude, counts, got 'counts\n'"],
     ),
     "backend elsewhere": ("source: {file: a}\nbackend: ../fast\n", ["ptycho.yaml:2: backend: "]),
     "no file's name": ("source: {file: ''}\n", ["ptycho.yaml:1: source.file: ", "length >= 1"]),

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from ptycho_tasks.code import STAGE_CODE
 from ptycho_tasks.errors import FileWriteError, ScanError
 from ptycho_tasks.files import sha256_file
-from ptycho_tasks.fixture import read_fixture, select_indices, take_frames, write_fixture
+from ptycho_tasks.fixture import read_fixture, select_indices, write_fixture
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
 from ptycho_tasks.readers import read_scan
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.simulate import simulate
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

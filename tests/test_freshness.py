@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ptycho_tasks import code, table
-from ptycho_tasks.config import Config, facts
-from ptycho_tasks.options import STAGES, TrainingOptions
+from ptycho_tasks.config import Config, Fact, facts
+from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "staleness.md"
 FILE_SOURCE = """\
@@ -24,6 +24,7 @@ fixture: {subset_size: 25}
 backend: epie
 training: {epochs: 5}
 """
+REFINE = "refine: {backend: further, epochs: 2}\n"
 
 
 def rows(title):
@@ -54,9 +55,13 @@ def bases(_built, tmp_path_factory):
     shutil.copy(_built / "runs/default/inference/reconstruction.h5", reading / "product.h5")
     (reading / "ptycho.yaml").write_text(FILE_SOURCE)
     for root in (simulated, reading):
-        text = (root / "backends" / "epie.py").read_text()
-        (root / "backends" / "epie2.py").write_text(text.replace('"epie"', '"epie2"'))
-    return {"simulated": simulated, "reading": reading}
+        with (root / "ptycho.yaml").open("a") as config:
+            config.write(REFINE)
+        for name in ("epie", "further"):
+            text = (root / "backends" / f"{name}.py").read_text()
+            text = text.replace(f'"{name}"', f'"{name}2"')
+            (root / "backends" / f"{name}2.py").write_text(text)
+    return {"simulated": simulated, "reading": reading, "unrefined": _built}
 
 
 @pytest.fixture
@@ -70,8 +75,18 @@ def base(bases, tmp_path, build):
     return base
 
 
+def known_keys():
+    return (
+        facts(Config)
+        | facts(TrainingOptions, "training")
+        | facts(ExecutionOptions, "execution")
+        | facts(TrainingOptions, "refine")
+        | {"refine.backend": Fact(("refine",), None)}
+    )
+
+
 def value_of(root, key):
-    known = facts(Config) | facts(TrainingOptions, "training")
+    known = known_keys()
     place = yaml.safe_load((root / "ptycho.yaml").read_text())
     for part in key.split("."):
         if part not in place:
@@ -94,8 +109,8 @@ def set_key(root, key, value):
 
 
 def test_every_setting_has_its_row():
-    known = facts(Config) | facts(TrainingOptions, "training")
-    assert sorted(key for key, _, _ in SETTINGS) == sorted(set(known) - {"training"})
+    whole = {"training", "execution"}
+    assert sorted(key for key, _, _ in SETTINGS) == sorted(set(known_keys()) - whole)
 
 
 @pytest.mark.parametrize(("key", "change", "ran"), SETTINGS, ids=[row[0] for row in SETTINGS])
@@ -104,7 +119,7 @@ def test_a_changed_setting_runs_what_its_row_says(base, build, key, change, ran)
     if isinstance(after, str) and after.replace("e", "").replace("-", "").isdigit():
         after = float(after)  # PyYAML wants a point in 1e5, ptycho.yaml does not
     reading = key.startswith("source") and not key.startswith("source.simulate.")
-    root = base("reading" if reading else "simulated")
+    root = base("reading" if reading else "unrefined" if key == "refine" else "simulated")
     assert value_of(root, key) == before
     set_key(root, key, after)
     assert sorted(set(build(root)), key=STAGES.index) == ran

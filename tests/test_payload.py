@@ -10,8 +10,9 @@ from ptycho_tasks.config import read_config
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.payload import (
-    create_fixture_payload,
+    Places,
     create_inference_payload,
+    create_refinement_payload,
     create_training_payload,
 )
 
@@ -97,12 +98,12 @@ def test_nothing_is_opened_or_made(read, tmp_path):
 
 
 def test_an_absolute_source_stays_as_it_is(read, tmp_path):
-    payload = create_fixture_payload(read("source: {file: /data/x.npz}\n"))
+    payload = create_training_payload(read("source: {file: /data/x.npz}\nbackend: mine\n"))
     assert str(payload.source_file) == "/data/x.npz"
 
 
 def test_a_simulated_source_lies_beside_the_fixture(read, tmp_path):
-    payload = create_fixture_payload(read("name: a\nsource: {simulate: {}}\n"))
+    payload = create_training_payload(read("name: a\nsource: {simulate: {}}\nbackend: mine\n"))
     assert payload.source_file == tmp_path / "fixtures" / "a_source.npz"
 
 
@@ -121,10 +122,6 @@ def test_an_unknown_backend_names_the_line(read):
         create_training_payload(read(CONFIG.replace("backend: mine", "backend: other")))
 
 
-def test_the_fixture_needs_no_backend(read):
-    create_fixture_payload(read(CONFIG.replace("backend: mine", "backend: other")))
-
-
 def settings(file):
     payload = create_training_payload(file)
     return {stage: payload.settings(stage) for stage in STAGES}
@@ -137,8 +134,8 @@ def settings(file):
         ("training: {epochs: 8}", ["train"]),
         ("training: {rate: 0.2}", ["train"]),
         ("fixture: {subset_size: 20}", ["fixture"]),
-        ("inference: {scan: fixture}", ["infer"]),
-        ("source: {file: a.npz, measurement: counts}", ["source", "fixture", "infer"]),
+        ("inference: {scan: fixture}", ["infer", "refine"]),
+        ("source: {file: a.npz, measurement: counts}", ["source", "fixture", "infer", "refine"]),
     ],
 )
 def test_a_stage_knows_the_values_that_it_reads_and_no_others(read, line, changed):
@@ -156,3 +153,89 @@ def test_the_bundle_gets_the_flat_names_that_users_know(read):
     assert params["flat"]["probe.trainable"] is False
     assert params["flat"]["train_data_file_path"] == "fixtures/star.npz"
     assert params["training"]["rate"] == 0.1
+
+
+def test_a_flag_is_named_where_its_value_is_wrong(read):
+    with pytest.raises(ConfigError, match=r"^--rate: training.rate: expected `float` > 0"):
+        create_training_payload(
+            read(), command_line={"training.rate": 0.0}, flags={"training.rate": "--rate"}
+        )
+
+
+def test_what_a_command_was_told_lies_where_it_said(read, tmp_path):
+    places = Places(model_dir=tmp_path / "out", output_dir=tmp_path / "images")
+    training = create_training_payload(read(), places=places)
+    assert training.bundle_file == tmp_path / "out" / "wts.h5.zip"
+    assert training.work_root.is_relative_to(tmp_path / "out")
+    assert training.training_files == {"scan": tmp_path / "data" / "star.npz"}
+    assert training.params(64)["flat"]["train_data_file_path"] == "data/star.npz"
+    assert create_inference_payload(read(), places=places).output_dir == tmp_path / "images"
+
+
+EXECUTION = """\
+from typing import Annotated
+from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc
+
+class Running(ExecutionOptions, frozen=True, kw_only=True):
+    devices: Annotated[int, doc("how many devices", ge=1)] = 1
+
+class Other:
+    name, version, options_type, execution_type = "other", "1", TrainingOptions, Running
+    def train(self, request): ...
+    def infer(self, request): ...
+    def refine(self, request): ...
+
+backend = Other()
+"""
+
+
+@pytest.fixture
+def other(read, tmp_path):
+    """A second backend, with a knob of its own, that refines."""
+    read()
+    (tmp_path / "backends" / "other.py").write_text(EXECUTION)
+    return read
+
+
+def test_a_backend_s_own_execution_option_is_its_alone(other):
+    plain = "source: {file: a.npz}\nexecution: {devices: 2}\n"
+    payload = create_training_payload(other(plain + "backend: other\n"))
+    assert payload.execution.devices == 2
+    assert not any(key.startswith("execution") for key in payload.settings("train"))
+    with pytest.raises(ConfigError, match=r"ptycho.yaml:2: execution.devices: unknown key"):
+        create_training_payload(other(plain + "backend: mine\n"))
+
+
+REFINED = CONFIG + "refine:\n  backend: other\n  epochs: 3\nexecution: {threads: 2}\n"
+
+
+def test_a_refinement_is_typed_by_its_own_backend(other, tmp_path):
+    payload = create_refinement_payload(other(REFINED))
+    assert (payload.refiner.name, payload.refinement.epochs) == ("other", 3)
+    assert payload.refiner_execution.threads == 2
+    said = {"refine.backend": "other", "refine.epochs": 3, "refine.seed": 0}
+    assert said.items() <= payload.settings("refine").items()
+    assert not any(key.startswith("training") for key in payload.settings("refine"))
+    assert payload.origins["refine.epochs"] == "ptycho.yaml:8"
+    assert payload.start_file == tmp_path / "runs" / "default" / "inference" / "reconstruction.h5"
+    assert payload.output_dir == tmp_path / "runs" / "default" / "refinement"
+
+
+def test_without_refine_there_is_no_refinement(other):
+    assert create_refinement_payload(other(CONFIG + "refine:\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("refine", "expected"),
+    [
+        ("{epochs: 3}", r"^ptycho.yaml:6: refine.backend: must name the backend"),
+        ("{backend: mine}", r"^ptycho.yaml:6: refine.backend: backend `mine` has no method `ref"),
+        ("{backend: nope}", r"^ptycho.yaml:6: unknown backend `nope`; known here"),
+        ("{backend: other, epochs: 0}", r"^ptycho.yaml:6: refine.epochs: expected `int` >= 1"),
+        ("{backend: other, epoch: 1}", r"^ptycho.yaml:6: refine.epoch: unknown key; did you mean"),
+        ("5", r"^ptycho.yaml:6: refine: expected `object`, got 5"),
+    ],
+)
+def test_a_wrong_refinement_is_one_line(other, refine, expected):
+    with pytest.raises((BackendError, ConfigError), match=expected):
+        create_refinement_payload(other(CONFIG + f"refine: {refine}\n"))

@@ -20,7 +20,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.product import overlap_count, product_bytes
+from ptycho_tasks.product import overlap_count, product_bytes, read_product
 from ptycho_tasks.readers import read_scan
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.simulate import simulate
@@ -113,11 +113,12 @@ def test_positions_fall_on_the_object_as_ptychodus_maps_them(
 def test_what_ptychodus_has_no_place_for(reconstruction: Reconstruction, scan: ScanData) -> None:
     with opened(reconstruction, scan) as file:
         group = file["ptycho_tasks"]
-        assert sorted(group) == sorted(
-            ("illumination", "origin", "overlap_count", "provenance", "residual", "seen")
+        assert " ".join(sorted(group)) == (
+            "illumination origin overlap_count positions provenance residual seen"
         )
         assert group["residual"][:].tolist() == list(range(25))
         assert group["origin"][:].tolist() == list(ORIGIN)
+        assert np.array_equal(group["positions"], reconstruction.positions)
         text = group["provenance"].asstr()[()]
         assert json.loads(text) == PROVENANCE
         assert text == json.dumps(PROVENANCE, sort_keys=True)
@@ -126,6 +127,31 @@ def test_what_ptychodus_has_no_place_for(reconstruction: Reconstruction, scan: S
         assert np.array_equal(group["seen"], reconstruction.seen)
         assert group["seen"].dtype == bool
         assert group.attrs["pixel_size_known"]
+
+
+def test_what_was_written_is_read_again(
+    reconstruction: Reconstruction, scan: ScanData, tmp_path: Path
+) -> None:
+    path = tmp_path / "reconstruction.h5"
+    path.write_bytes(written(reconstruction, scan))
+    again = read_product(path)
+    assert again.origin == reconstruction.origin
+    for name in ("object", "probe", "positions", "losses"):
+        assert np.array_equal(getattr(again, name), getattr(reconstruction, name)), name
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "another program's"])
+def test_what_is_no_product_of_ours_is_refused(
+    reconstruction: Reconstruction, scan: ScanData, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "reconstruction.h5"
+    if damage == "truncated":
+        path.write_bytes(written(reconstruction, scan)[:3000])
+    elif damage == "another program's":
+        with h5py.File(path, "w") as file:
+            file["object"] = np.ones((1, 4, 4))
+    with pytest.raises(ScanError, match=r"reconstruction.h5: is no reconstruction of ptycho-tasks"):
+        read_product(path)
 
 
 def test_an_unknown_pixel_is_one_metre_and_says_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -18,7 +20,12 @@ from ptycho_tasks.config import read_config
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, ScanError, TrainingError
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.payload import create_inference_payload, create_training_payload
+from ptycho_tasks.payload import (
+    Places,
+    create_inference_payload,
+    create_refinement_payload,
+    create_training_payload,
+)
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.simulate import simulate
 
@@ -50,6 +57,12 @@ class Mine:
         INFER
         return given
 
+    def refine(self, request):
+        start = request.start
+        given = replace(start, object=start.object * 1.01)
+        REFINE
+        return given
+
 backend = Mine()
 """
 _SCAN = simulate(SimulationOptions(size=16, grid=5, step=3.0, jitter=1.0, seed=1), name="scan")
@@ -64,8 +77,10 @@ class Project:
         write_scan(root / "scan.npz", _SCAN)
         self.write()
 
-    def write(self, *, train: str = "pass", infer: str = "pass", more: str = "") -> Project:
-        code = BACKEND.replace("TRAIN", train).replace("INFER", infer)
+    def write(
+        self, *, train: str = "pass", infer: str = "pass", refine: str = "pass", more: str = ""
+    ) -> Project:
+        code = BACKEND.replace("TRAIN", train).replace("INFER", infer).replace("REFINE", refine)
         (self.root / "backends" / "mine.py").write_text(code)
         (self.root / "ptycho.yaml").write_text(CONFIG + more)
         return self
@@ -83,6 +98,13 @@ class Project:
     def infer(self) -> dict[str, Any]:
         self.train()
         return stages.infer(self.inference())
+
+    def refine(self) -> dict[str, Any]:
+        self.infer()
+        return stages.refine(self.refinement())
+
+    def refinement(self) -> Any:
+        return create_refinement_payload(read_config(self.root / "ptycho.yaml"))
 
     def files(self) -> set[str]:
         return {
@@ -275,3 +297,114 @@ def test_a_scan_that_only_inference_needs_may_be_missing_until_then(project):
     message = refusal(lambda: stages.infer(project.inference()), ConfigError, 2)
     where = f"ptycho.yaml:5: inference.scan: there is no {project.root / 'nope.npz'}"
     assert message == f"{where}; correct the path"
+
+
+# --- going on from a reconstruction ------------------------------------------------------------
+
+REFINE = "refine: {backend: mine}\n"
+
+
+def test_a_refinement_starts_where_inference_ended(project):
+    seen = "assert np.array_equal(start.object, request.scan.object); given = start"
+    metrics = project.write(refine=seen, more=REFINE).refine()
+    made = project.inference().output_files
+    refined = project.refinement().output_files
+    assert metrics["start"]["r_factor"] == metrics["r_factor"]
+    assert all(path.is_file() for path in [*made, *refined])
+    with h5py.File(made[0]) as before, h5py.File(refined[0]) as after:
+        assert np.array_equal(before["object"], after["object"])
+    assert json.loads(refined[3].read_text())["start"] == metrics["start"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("given = None", "gave None from `refine`; expected a Reconstruction"),
+        ("given = replace(given, object=given.object * np.nan)", "`object` with NaN or Inf"),
+        ("given = replace(given, probe=given.probe[:, 1:])", "`probe` as complex64"),
+        ("sys.exit(3)", "ended the program with sys.exit(3)"),
+    ],
+)
+def test_what_is_no_refinement_is_refused_and_nothing_published(project, code, expected):
+    project.write(refine=code, more=REFINE)
+    assert expected in refusal(project.refine)
+    assert not any("refinement" in name for name in project.files())
+
+
+def test_an_option_that_a_refinement_cannot_honour_names_its_line(project):
+    code = "raise ConfigError('training.epochs: too many')"
+    project.write(refine=code, more="refine:\n  backend: mine\n  epochs: 9\n")
+    said = refusal(project.refine, ConfigError, 2)
+    assert said == "ptycho.yaml:7: refine.epochs: too many"
+
+
+def test_a_refinement_of_something_else_is_refused(project):
+    project.write(more=REFINE).infer()
+    project.inference().output_files[0].write_bytes(b"nothing")
+    said = refusal(lambda: stages.refine(project.refinement()), ScanError)
+    assert "is no reconstruction of ptycho-tasks" in said
+
+
+def test_a_refinement_of_another_scan_is_refused(project):
+    project.write(more=REFINE).infer()
+    project.write(more=REFINE + "inference: {n_groups: 20}\n")
+    said = refusal(lambda: stages.refine(project.refinement()))
+    assert "`positions` as float64 of shape (25, 2); expected float of shape (20, 2)" in said
+
+
+# --- part of a scan, kept checkpoints, places of one's own --------------------------------------
+
+
+def test_inference_of_fewer_frames_takes_them_evenly(project):
+    assert project.write(more="inference: {n_groups: 9}\n").infer()["frames"] == 9
+    with h5py.File(project.inference().output_files[0]) as file:
+        taken = file["ptycho_tasks/positions"][()]
+    assert np.array_equal(taken, _SCAN.positions[::3])
+
+
+def test_inference_of_more_frames_than_there_are_is_refused(project):
+    project.write(more="inference: {n_groups: 26}\n")
+    said = refusal(project.infer, ConfigError, 2)
+    assert said.startswith("ptycho.yaml:5: inference.n_groups: 26 frames are asked for, but scan")
+
+
+def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
+    code = (
+        "n = request.options.epochs; weights = {'m': {'w': np.full(3, float(n))}}; "
+        "given = replace(given, checkpoints={f'epoch_{n}': TrainedModel(weights)})"
+    )
+    for epoch in (1, 2):
+        bundle = project.write(train=code, more=f"training: {{epochs: {epoch}}}\n").train()
+        kept = project.training().checkpoints_dir
+        assert [folder.name for folder in kept.iterdir()] == [f"epoch_{epoch}"]
+        assert load_bundle(kept / f"epoch_{epoch}").model.models["m"]["w"].tolist() == [epoch] * 3
+        assert load_bundle(bundle.parent).model.models["m"]["w"].tolist() == [1.0] * 3
+
+
+def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):
+    project.write(train="given = replace(given, checkpoints={'../x': given})")
+    assert "`checkpoints` with the name '../x'" in refusal(project.train)
+
+
+def test_a_command_trains_on_a_scan_and_infers_into_folders_of_its_choice(project):
+    file = read_config(project.root / "ptycho.yaml")
+    places = Places(model_dir=project.root / "out", output_dir=project.root / "images")
+    before = project.files()
+    bundle = stages.train(create_training_payload(file, places=places))
+    metrics = stages.infer(create_inference_payload(file, places=places))
+    assert bundle == project.root / "out" / "wts.h5.zip"
+    assert load_bundle(project.root / "out").params["flat"]["train_data_file_path"] == "scan.npz"
+    assert metrics["frames"] == 25
+    new = project.files() - before
+    assert {name.partition("/")[0] for name in new} == {"out", "images"}
+
+
+def test_training_on_a_scan_takes_the_frames_that_a_fixture_would_hold(project):
+    code = "given = replace(given, metadata={'frames': request.scan.frame_count})"
+    project.write(train=code)
+    file = read_config(project.root / "ptycho.yaml")
+    places = Places(model_dir=project.root / "out")
+    stages.train(create_training_payload(file, places=places))
+    project.train()
+    folders = (project.root / "out", project.training().model_dir)
+    assert [load_bundle(folder).model.metadata["frames"] for folder in folders] == [16, 16]

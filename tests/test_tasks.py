@@ -121,6 +121,62 @@ def test_list_shows_the_four_tasks_with_a_sentence_each(project, doit):
     assert all(len(line.split()) > 4 for line in lines)
 
 
+REFINE = "refine: {backend: further, epochs: 2}\n"
+REFINEMENT = "runs/default/refinement"
+
+
+def add(root, text):
+    with (root / "ptycho.yaml").open("a") as file:
+        file.write(text)
+
+
+def test_to_infer_is_to_refine_as_well_where_that_is_asked_for(built_project, doit):
+    add(built_project, REFINE)
+    dry = doit(built_project, "dry-run").stdout.splitlines()
+    assert dry == [".  refine:default  (it was not built yet)"]
+    done = doit(built_project, "infer")
+    assert executed(done) == ["refine:default"], done.stdout + done.stderr
+    network, refined = (
+        json.loads((built_project / folder / "metrics.json").read_text())
+        for folder in (INFERENCE, REFINEMENT)
+    )
+    assert refined["start"]["r_factor"] == pytest.approx(network["r_factor"])
+    assert refined["r_factor"] < network["r_factor"]
+    assert refined["scores"]["amplitude_ssim"] > network["scores"]["amplitude_ssim"]
+    assert "before the refinement" in done.stdout
+    assert executed(doit(built_project)) == []
+    edit(built_project, "epochs: 2", "epochs: 3")
+    assert executed(doit(built_project, "refine")) == ["refine:default"]
+
+
+def test_the_network_s_reconstruction_can_be_made_alone(project, doit):
+    add(project, REFINE)
+    done = doit(project, "infer:default")
+    assert executed(done) == ["source", "fixture", "train", "infer:default"]
+    assert not (project / REFINEMENT).exists()
+
+
+def test_variants_may_differ_in_their_refinement(project, doit):
+    variants = "variants: [{name: a, refine.epochs: 1}, {name: b, refine.epochs: 2}]\n"
+    add(project, REFINE + variants)
+    done = doit(project, "refine")
+    assert sorted(executed(done))[-2:] == ["train:a", "train:b"]
+    assert {"refine:a", "refine:b"} <= set(executed(done))
+    edit(project, "{name: b, refine.epochs: 2}", "{name: b, refine.epochs: 3}")
+    assert executed(doit(project)) == ["refine:b"]
+    done = doit(project, "clean", "refine:b")
+    assert not (project / "runs/b/refinement").exists()
+    assert (project / "runs/b/inference").exists()
+
+
+def test_a_wrong_refinement_starts_nothing(project, doit):
+    add(project, "refine: {backend: epie}\n")
+    done = doit(project)
+    assert done.returncode == 2
+    assert "refine.backend: backend `epie` has no method `refine`" in done.stderr
+    assert not (project / "fixtures").exists()
+
+
 def test_progress_is_whole_lines_in_a_log_and_absent_when_quiet(project, doit):
     edit(project, "training:", "execution: {quiet: true}\ntraining:")
     quiet = doit(project)

@@ -210,8 +210,8 @@ REFUSED_WHEN_SETTLED = {
         ["5: variant `a`: source: give exactly one of `file`"],
     ),
     "not the variant's fault": (
-        "execution: {threads: x}\nvariants: [{name: a, fixture.seed: 1}]",
-        ["ptycho.yaml:3: execution.threads: expected `int`, got 'x'"],
+        "inference: {n_groups: x}\nvariants: [{name: a, fixture.seed: 1}]",
+        ["ptycho.yaml:3: inference.n_groups: expected `int | null`, got 'x'"],
     ),
 }
 

@@ -14,10 +14,10 @@ import torch
 from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.fixture import take_frames
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.metrics import data_misfit, score
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.pinn import PinnOptions, backend
 
