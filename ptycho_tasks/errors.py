@@ -7,6 +7,7 @@ PtychoTasksError        exit 1: the work failed
 +-- FileWriteError      a file that cannot be written (full disk, read-only folder)
 +-- ConfigError         exit 2: wrong configuration or usage; nothing was started
     +-- BackendError    a backend that is unknown or cannot be loaded
+    +-- PlanError       a plan or ledger whose rows are not what was asked for
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class ConfigError(PtychoTasksError):
     """A wrong value in ptycho.yaml, on the command line or in an override."""
 
     exit_code = 2
+
+
+class PlanError(ConfigError):
+    """A plan without the row that is asked for, with two of it, or with one that has no state."""
 
 
 class BackendError(ConfigError):

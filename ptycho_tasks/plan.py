@@ -1,0 +1,200 @@
+"""A plan's checklist in Markdown: found, read, and edited without touching any other byte.
+
+Two kinds of rows count, anywhere in the file but in fenced code:
+
+    | C4.D1 | Run targeted CLI tests | [ ] | may hold \\| escaped pipes and `[x]` in code |
+    - [ ] **C4.D:** All CLI tests GREEN
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ptycho_tasks.errors import PlanError
+
+OPEN, DONE, BLOCKED = " ", "x", "P"
+STATES = {OPEN: "open", DONE: "done", BLOCKED: "blocked"}
+"""State markers, as they stand between brackets, and what they mean."""
+
+_MARKER = re.compile(r"\[([ xXP])\]")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_QUOTE = r"(?:[ \t]*>)*[ \t]*"
+_LIST_ROW = re.compile(
+    rf"{_QUOTE}(?:[-*+]|[0-9]{{1,9}}[.)])[ \t]+(?:\[(?P<state>[ xXP])\][ \t]+)?(?P<text>.*)"
+)
+_TABLE_ROW = re.compile(rf"{_QUOTE}\|.*\|[ \t]*")
+_CELL_END = re.compile(r"(?<!\\)(?:\\\\)*\|")
+_ID = re.compile(
+    r"(?P<mark>\*\*|`|)(?P<id>[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?)(?P<colon>:?)(?P=mark)"
+)
+
+
+class Change(NamedTuple):
+    """What a row is to become."""
+
+    state: str
+    """One of `STATES`."""
+    note: str
+    """Goes to the end of a table row's last cell, in place of an earlier one; no line ends."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a checklist."""
+
+    id: str
+    line: int
+    """Counted from 1."""
+    state: str | None
+    """One of `STATES`; None where the row has no state."""
+    text: str
+    """What is to be done, as written."""
+    marker: int = -1
+    """Where in the line the state's character stands."""
+    note: tuple[int, int] | None = None
+    """Where in the line the last cell's text ends and where the cell does; None where no note can
+    stand, as in a list."""
+
+
+class Plan:
+    """A plan as it was read."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        """Find the rows.
+
+        Args:
+            content: of the file; bytes that are no UTF-8 are kept as they are.
+            name: of the file, for messages.
+        """
+        self.name = name
+        # Not `splitlines`, for which a form feed ends a line too.
+        self._lines = content.decode("utf-8", "surrogateescape").split("\n")
+        self.rows = list(_rows(self._lines))
+
+    def row(self, id: str) -> Row:
+        """The row of an id.
+
+        Raises:
+            PlanError: there is none, more than one, or one without a state.
+        """
+        found = [row for row in self.rows if row.id == id]
+        with_state = [row for row in found if row.state is not None]
+        if not found:
+            known = ", ".join(dict.fromkeys(row.id for row in self.rows if row.state is not None))
+            raise PlanError(f"{self.name}: has no row `{id}`; rows: {known or 'none'}")
+        if not with_state:
+            raise PlanError(
+                f"{self.name}:{found[0].line}: row `{id}` has no state; write `[ ]` into it"
+            )
+        if len(with_state) > 1:
+            raise PlanError(
+                f"{self.name}:{with_state[1].line}: row `{id}` stands in line "
+                f"{with_state[0].line} already; give one of them another id"
+            )
+        return with_state[0]
+
+    def changed(self, changes: Mapping[str, Change]) -> bytes:
+        """The file's content with some rows changed, and no other byte.
+
+        Args:
+            changes: by id.
+
+        Raises:
+            PlanError: as `row`.
+        """
+        lines = list(self._lines)
+        for id, change in changes.items():
+            row = self.row(id)
+            lines[row.line - 1] = _edited(lines[row.line - 1], row, change)
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+_LAST_NOTE = re.compile(r"[ \t]*\(evidence [0-9T:Z-]+ (?:green|red): [^()|]*\)$")
+"""A note as `note` writes it, at the end of a cell."""
+
+
+def note(time: str, outcome: str, log: str) -> str:
+    """The pointer to a log that a row gets."""
+    return f"(evidence {time} {outcome}: {log})"
+
+
+def _edited(line: str, row: Row, change: Change) -> str:
+    if row.note is not None:
+        first, last = row.note
+        text = line[first:last]
+        body = text.rstrip(" \t")
+        body = _LAST_NOTE.sub("", body)
+        blank = text[len(text.rstrip(" \t")) :] or " "
+        line = f"{line[:first]}{body} {change.note}{blank}{line[last:]}"
+    # The marker stands before the last cell.
+    return line[: row.marker] + change.state + line[row.marker + 1 :]
+
+
+def _rows(lines: list[str]) -> Iterator[Row]:
+    fence = ""
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix("\r")
+        opened = _FENCE.match(line)
+        if fence:
+            closes = opened and opened[1].startswith(fence) and not line[opened.end() :].strip()
+            fence = "" if closes else fence
+        elif opened and "`" not in line[opened.end() :]:
+            fence = opened[1]
+        else:
+            row = _table_row(line, number) or _list_row(line, number)
+            if row is not None:
+                yield row
+
+
+def _list_row(line: str, number: int) -> Row | None:
+    item = _LIST_ROW.fullmatch(line)
+    if item is None:
+        return None
+    id = _ID.match(item["text"])
+    if id is None:
+        return None
+    after = item["text"][id.end() :]
+    # Else the first word of any sentence would be an id.
+    marked = id["colon"] or id["mark"] or after.startswith(":") or re.search("[0-9]", id["id"])
+    if not marked or (after and after[0] not in " \t:"):
+        return None
+    state = None if item["state"] is None else item["state"].replace("X", "x")
+    return Row(id["id"], number, state, after.lstrip(": \t").rstrip(), item.start("state"))
+
+
+def _table_row(line: str, number: int) -> Row | None:
+    if not _TABLE_ROW.fullmatch(line):
+        return None
+    cells = _cells(line)
+    first = line[slice(*cells[0])].strip()
+    id = _ID.fullmatch(first)
+    if id is None or len(cells) < 2:
+        return None
+    texts = [line[slice(*cell)] for cell in cells]
+    text = texts[1].strip()
+    for index, (cell, content) in enumerate(zip(cells[1:], texts[1:], strict=True), start=1):
+        marker = _MARKER.fullmatch(content.strip())
+        if marker:
+            last = len(cells) - 1
+            return Row(
+                id["id"],
+                number,
+                marker[1].replace("X", "x"),
+                text if index != 1 else "",
+                cell[0] + content.index("[") + 1,
+                cells[last] if index < last else None,
+            )
+    return Row(id["id"], number, None, text)
+
+
+def _cells(line: str) -> list[tuple[int, int]]:
+    """Begin and end of each cell of a table row, between its pipes."""
+    first = line.index("|") + 1
+    cells = []
+    for end in _CELL_END.finditer(line, first):
+        cells.append((first, end.end() - 1))
+        first = end.end()
+    return cells

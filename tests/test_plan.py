@@ -1,0 +1,137 @@
+"""A plan's rows: which are found, and that an edit changes nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_tasks.errors import PlanError
+from ptycho_tasks.plan import BLOCKED, DONE, Change, Plan, note
+
+PLAN = r"""# Plan
+
+| ID | Task | State | How |
+|:---|---|:-:|---|
+| C4.D1 | Run targeted CLI tests | [ ] | guidance, may hold \| escaped pipes and `[x]` in code |
+| **C4.D2** | Run more \\| [x] | none |
+| `C4.E` | no state | | see C4.D1 |
+
+- [ ] **C4.D:** All CLI tests GREEN
+  * [P] C4.F: nested
+1. [X] C4.G1 a numbered one
+- **C4.H** without a state
+- [ ] Do as you like
+- plain words: not a row?
+
+> - [x] quoted.1: in a quote
+
+```
+| C4.D1 | an example | [x] | |
+- [ ] **C4.Z:** another
+```
+"""
+
+
+def rows(text: str) -> list[tuple[str, str | None]]:
+    return [(row.id, row.state) for row in Plan(text.encode(), "plan.md").rows]
+
+
+def test_the_rows_of_a_plan_are_found():
+    assert rows(PLAN) == [
+        ("ID", None),
+        ("C4.D1", " "),
+        ("C4.D2", "x"),
+        ("C4.E", None),
+        ("C4.D", " "),
+        ("C4.F", "P"),
+        ("C4.G1", "x"),
+        ("C4.H", None),
+        ("quoted.1", "x"),
+    ]
+
+
+def test_a_row_knows_its_line_and_text():
+    plan = Plan(PLAN.encode(), "plan.md")
+    assert (plan.row("C4.D1").line, plan.row("C4.D1").text) == (5, "Run targeted CLI tests")
+    assert plan.row("C4.D").text == "All CLI tests GREEN"
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("C4.X", r"plan.md: has no row `C4.X`; rows: C4.D1, C4.D2, C4.D, C4.F"),
+        ("C4.E", r"plan.md:7: row `C4.E` has no state; write `\[ \]` into it"),
+        ("C4.Z", r"has no row `C4.Z`"),
+    ],
+)
+def test_a_row_that_cannot_be_changed_is_refused(id, expected):
+    with pytest.raises(PlanError, match=expected):
+        Plan(PLAN.encode(), "plan.md").row(id)
+
+
+def test_a_row_that_stands_twice_is_refused():
+    text = PLAN + "- [ ] C4.F: again\n"
+    with pytest.raises(PlanError, match=r"plan.md:22: row `C4.F` stands in line 10 already"):
+        Plan(text.encode(), "plan.md").changed({"C4.F": Change(DONE, "")})
+
+
+def test_an_edit_changes_the_marker_and_the_last_cell():
+    said = note("2025-10-20T05:05:00Z", "green", "reports/a.log")
+    plan = Plan(PLAN.encode(), "plan.md")
+    text = plan.changed({"C4.D1": Change(DONE, said), "C4.F": Change(DONE, said)}).decode()
+    assert text == PLAN.replace("tests | [ ] | guid", "tests | [x] | guid").replace(
+        "in code |\n|", f"in code {said} |\n|"
+    ).replace("[P] C4.F", "[x] C4.F")
+
+
+def test_a_later_note_takes_the_place_of_an_earlier_one():
+    plan = Plan(b"| a.1 | b | [ ] | |", "plan.md")
+    for time, state in (("2025-10-20T05:05:00Z", BLOCKED), ("2026-01-01T00:00:00Z", DONE)):
+        text = plan.changed({"a.1": Change(state, note(time, "green", "x.log"))})
+        plan = Plan(text, "plan.md")
+    assert text == b"| a.1 | b | [x] | (evidence 2026-01-01T00:00:00Z green: x.log) |"
+
+
+WORDS = st.text(
+    st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=30
+) | st.sampled_from(
+    ["| a | b |", "```", "~~~ x", "- [ ] x", "| `[x]` |", "\\|", "> ", "\t", "| Ü.1 | [ ] | ", "\r"]
+)
+LINES = st.lists(WORDS, max_size=6)
+ROWS = st.sampled_from(
+    [
+        "| T.1 | text | [{}] | more{} |",
+        "|T.1|[{}]|`[x]` \\|{}|  ",
+        "| **T.1** | a \\| b | [{}] | [ ] | é\\\\ `|` | x{} |\r",
+        "- [{}] **T.1:** words",
+        "  3) [{}]\tT.1: words |  \r",
+        "> - [{}] T.1",
+    ]
+)
+
+
+@given(LINES, ROWS, LINES, st.sampled_from(" xXP"), st.sampled_from("xP "), st.booleans())
+def test_no_other_byte_of_any_plan_changes(before, row, after, old, new, end):
+    before = [line for line in before if "T.1" not in line]
+    after = [line for line in after if "T.1" not in line]
+    # A fence that is open where the row stands makes an example of it.
+    before = [re.sub("[`~]", "'", line) for line in before]
+    text = "\n".join([*before, row.format(old, ""), *after, *([""] if end else [])])
+    plan = Plan(text.encode(), "plan.md")
+    assert plan.changed({}) == text.encode()
+    said = note("2026-01-01T00:00:00Z", "red", "r/x.log")
+    got = plan.changed({"T.1": Change(new, said)})
+    expected = "\n".join([*before, row.format(new, f" {said}"), *after, *([""] if end else [])])
+    # A cell that ended at its pipe gets a blank after the note.
+    assert got.decode() in (expected, expected.replace(f"{said}|", f"{said} |"))
+    again = Plan(got, "plan.md")
+    assert again.row("T.1").state == new
+    assert again.changed({"T.1": Change(new, said)}) == got
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_can_be_read_and_stay(content):
+    assert Plan(content, "plan.md").changed({}) == content
