@@ -37,7 +37,7 @@ from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_sourc
 
 
 def stub(name):
-    row = tasks._table().row(name)
+    row = tasks.project_table().row(name)
     digest = hashlib.sha256(row["settings"].encode())
     for path in row["inputs"]:
         digest.update(Path(path).read_bytes())

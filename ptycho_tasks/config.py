@@ -120,6 +120,10 @@ class Config(Section, frozen=True, kw_only=True):
         list[dict[str, Any]],
         doc("further variants: each a `name`, and the keys in which it differs", affects=()),
     ] = msgspec.field(default_factory=list)
+    evidence: Annotated[
+        dict[str, Any],
+        doc("what is run to prove the rows of a plan; evidence.yaml may hold it too", affects=()),
+    ] = msgspec.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -423,8 +427,8 @@ def merge(
 ) -> Layers:
     """Lay a variant's, command-line values and overrides (dotted key path to value) over the
     file's. `flags` says how a key is spelled on the command line."""
-    # One of a thousand variants must not carry a copy of them all.
-    left_out = () if variant is ONLY else ("matrix", "variants")
+    # One of a thousand variants must not carry a copy of them all; evidence is of none.
+    left_out = ("evidence",) if variant is ONLY else ("evidence", "matrix", "variants")
     data = deepcopy({key: value for key, value in file.data.items() if key not in left_out})
     origins = {**file.origins, **variant.origins}
     for key, value in variant.overrides.items():
@@ -619,10 +623,13 @@ def section_types(annotation: Any) -> Iterator[type[Section]]:
 
 
 def _got(data: Any, key: str) -> str:
-    for part in key.split("."):
-        if not isinstance(data, dict) or part not in data:
+    for name, index in re.findall(r"([^.\[\]]+)|\[([0-9]+)\]", key):
+        if name and isinstance(data, dict) and name in data:
+            data = data[name]
+        elif index and isinstance(data, list) and int(index) < len(data):
+            data = data[int(index)]
+        else:
             return ""
-        data = data[part]
     return "" if isinstance(data, dict) else f", got {short(data)}"
 
 

@@ -52,8 +52,8 @@ Found = Mapping[str, Any]
 and `files` (path to sha256 of what was published with it)."""
 
 
-class UpToDate(UptodateCalculator):  # type: ignore[misc]
-    """A stage's answer to doit's question whether it is up to date."""
+class Answer(UptodateCalculator):  # type: ignore[misc]
+    """An answer to doit's question whether a task is up to date, with reasons."""
 
     # doit asks for the signature of each anew, which takes longer than the rest of its work.
     __signature__ = inspect.Signature(
@@ -62,6 +62,31 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
             for name in ("task", "values")
         ]
     )
+
+    def __init__(self) -> None:
+        """Not asked yet."""
+        super().__init__()
+        self.reasons: list[Reason] = []
+
+    def __repr__(self) -> str:
+        """What `doit info` shows."""
+        return "; ".join(reason.text for reason in self.reasons) or "up to date"
+
+    def setup(self, dep_manager: Any, tasks_dict: Mapping[str, Task]) -> None:
+        """Get the database and the other tasks."""
+        self.state: State = dep_manager.backend
+        self.tasks = tasks_dict
+
+    def is_asked_by_a_run(self, task: Task) -> bool:
+        """Whether the task is about to run, and not merely asked about; begins the run."""
+        # doit settles this of tasks that it is about to run, not of those it is asked about.
+        if task.verbosity is not None and not self.state.running:
+            begin_run(self.state)
+        return self.state.running
+
+
+class UpToDate(Answer):
+    """A stage's answer."""
 
     def __init__(self, recipe: Recipe, said: Callable[[], Found | None] | None = None) -> None:
         """Of one stage.
@@ -73,28 +98,16 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         super().__init__()
         self.recipe = recipe
         self.said = said
-        self.reasons: list[Reason] = []
         self._sources: dict[str, str | None] = {}
-
-    def __repr__(self) -> str:
-        """What `doit info` shows."""
-        return "; ".join(reason.text for reason in self.reasons) or "up to date"
 
     def configure_task(self, task: Task) -> None:
         """Have doit keep what the outputs were built from."""
         task.value_savers.append(lambda: {"built": self.built(task)})
 
-    def setup(self, dep_manager: Any, tasks_dict: Mapping[str, Task]) -> None:
-        """Get the database and the other tasks."""
-        self.state: State = dep_manager.backend
-        self.tasks = tasks_dict
-
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Whether the task's outputs are what its inputs, settings and code give."""
         state = self.state
-        # doit settles this of tasks that it is about to run, not of those it is asked about.
-        if task.verbosity is not None and not state.running:
-            begin_run(state)
+        self.is_asked_by_a_run(task)
         state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
         self._sources = {
             name: state.source_digest(path) for name, path in self.recipe.sources.items()
@@ -131,14 +144,14 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         for path in sorted(seen):
             old, new = self.state.get(task.name, path), seen[path]
             if old != new:
-                text = _changed(path, old, new, "is new as an input")
+                text = changed(path, old, new, "is new as an input")
                 yield Reason("input", path, text, old, new)
         for path in sorted(set(self.state.get(task.name, "deps:") or ()) - set(seen)):
             yield Reason("input", path, f"{path} is no longer an input")
         for path in task.targets:
             old, new = built["outputs"].get(path), self.state.sha256(path)
             if old != new or new is None:
-                text = _changed(path, old, new, "was not made by this task")
+                text = changed(path, old, new, "was not made by this task")
                 yield Reason("output", path, text, old, new)
 
     def _changed_settings(self, old: Mapping[str, Any]) -> Iterator[Reason]:
@@ -163,7 +176,7 @@ class UpToDate(UptodateCalculator):  # type: ignore[misc]
         for name in sorted({*before, *now}):
             if _package(name) in shared and before.get(name) != now.get(name):
                 shown = name.removeprefix(f"{LOCAL}/")
-                text = _changed(shown, before.get(name), now.get(name), "is new")
+                text = changed(shown, before.get(name), now.get(name), "is new")
                 yield Reason("code", shown, text, before.get(name), now.get(name))
 
     def _ignore_code(self) -> bool:
@@ -222,7 +235,15 @@ def _value(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "not there"
 
 
-def _changed(path: str, old: str | None, new: str | None, appeared: str) -> str:
+def changed(path: str, old: str | None, new: str | None, appeared: str) -> str:
+    """What is said of a file whose content is not what it was.
+
+    Args:
+        path: names it.
+        old: sha256 of what it was; None for no file.
+        new: likewise, of what it is.
+        appeared: what is said of a file that was not there.
+    """
     if new is None:
         return f"{path} is missing"
     if old is None:

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +90,32 @@ class ProjectLock:
             self._file.truncate()
             self._file.write(json.dumps(self._info) + "\n")
             self._file.flush()
+
+
+@contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Hold a lock of a moment, for which others wait; it ends with the process that holds it.
+
+    Args:
+        path: the lock's file, which is made and stays.
+
+    Raises:
+        PtychoTasksError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise PtychoTasksError(
+            f"cannot write {path}: {error.strerror or error}; allow writing there"
+        ) from error
+    with file:
+        # As in _flock: a system or file system without locks leaves it to the user.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def holder_of(path: Path | None = None) -> str | None:

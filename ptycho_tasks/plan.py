@@ -27,9 +27,9 @@ _LIST_ROW = re.compile(
 )
 _TABLE_ROW = re.compile(rf"{_QUOTE}\|.*\|[ \t]*")
 _CELL_END = re.compile(r"(?<!\\)(?:\\\\)*\|")
-_ID = re.compile(
-    r"(?P<mark>\*\*|`|)(?P<id>[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?)(?P<colon>:?)(?P=mark)"
-)
+ID_PATTERN = "[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+"""What names a row."""
+_ID = re.compile(rf"(?P<mark>\*\*|`|)(?P<id>{ID_PATTERN})(?P<colon>:?)(?P=mark)")
 
 
 class Change(NamedTuple):
@@ -37,8 +37,9 @@ class Change(NamedTuple):
 
     state: str
     """One of `STATES`."""
-    note: str
-    """Goes to the end of a table row's last cell, in place of an earlier one; no line ends."""
+    note: str | None = None
+    """Goes to the end of a table row's last cell, in place of an earlier one; no line ends. None
+    leaves the cell as it is."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Plan:
             content: of the file; bytes that are no UTF-8 are kept as they are.
             name: of the file, for messages.
         """
+        self.content = content
         self.name = name
         # Not `splitlines`, for which a form feed ends a line too.
         self._lines = content.decode("utf-8", "surrogateescape").split("\n")
@@ -122,7 +124,7 @@ def note(time: str, outcome: str, log: str) -> str:
 
 
 def _edited(line: str, row: Row, change: Change) -> str:
-    if row.note is not None:
+    if row.note is not None and change.note is not None:
         first, last = row.note
         text = line[first:last]
         body = text.rstrip(" \t")

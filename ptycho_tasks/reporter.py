@@ -110,6 +110,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
+        if any(name.startswith("_evidence:") for name in tasks):
+            from ptycho_tasks.evidence_tasks import refuse_unready
+
+            with or_exit():
+                refuse_unready(tasks, selected_tasks)
 
     def write(self, text: str) -> None:
         """Show a text, as long as someone reads."""

@@ -4,7 +4,8 @@ A dodo.py imports them:
 
     from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
 
-They read the ptycho.yaml of the current folder, which doit makes the dodo.py's own.
+and `task_evidence`, which runs what proves the rows of a plan. They read the ptycho.yaml, or the
+evidence.yaml, of the current folder, which doit makes the dodo.py's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,20 @@ from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.evidence import Evidence, has_own_file, load_evidence
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.state import STATE_NAME, Checker, State, current
-from ptycho_tasks.table import CHECKPOINTS, LOGS, Row, Table, table_of
+from ptycho_tasks.table import CHECKPOINTS, CONFIG_NAME, LOGS, Row, Table, table_of
 
-__all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
+__all__ = [
+    "DOIT_CONFIG",
+    "task_evidence",
+    "task_fixture",
+    "task_infer",
+    "task_source",
+    "task_train",
+]
 
 DOIT_CONFIG = {
     "backend": "ptycho",
@@ -68,33 +78,41 @@ _OPTIONS = [
 ]
 
 
-def task_source() -> Iterator[Task]:
+def task_source() -> Iterator[Task] | None:
     """Simulate the source scan, or check the one that ptycho.yaml names."""
     return _tasks("source", "simulate or check the source scans")
 
 
-def task_fixture() -> Iterator[Task]:
+def task_fixture() -> Iterator[Task] | None:
     """Cut the source to the frames to train on."""
     return _tasks("fixture", "cut the sources to the frames to train on")
 
 
-def task_train() -> Iterator[Task]:
+def task_train() -> Iterator[Task] | None:
     """Train on the fixture."""
     return _tasks("train", "train every variant")
 
 
-def task_infer() -> Iterator[Task]:
+def task_infer() -> Iterator[Task] | None:
     """Reconstruct the scan, and go on from there where ptycho.yaml asks for that."""
-    with or_exit():
-        refined = any(row["stage"] == "refine" for row in _table().rows)
-    if refined:
-        yield from _tasks("refine", "go on from every reconstruction")
     together = "reconstruct the scan with every variant"
-    yield from _tasks("infer", together, also="refine")
+    inferred = _tasks("infer", together, also="refine")
+    refined = _tasks("refine", "go on from every reconstruction")
+    return inferred if refined is None or inferred is None else chain(refined, inferred)
 
 
-def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task]:
-    """The tasks of a stage.
+def task_evidence() -> Iterator[Task] | None:
+    """Run what proves the rows of a plan, and bring plan and ledger up to date."""
+    evidence = project_evidence()
+    if evidence is None:
+        return None
+    from ptycho_tasks.evidence_tasks import tasks_of
+
+    return tasks_of(evidence)
+
+
+def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task] | None:
+    """The tasks of a stage; None where the project has none.
 
     Args:
         stage: its name.
@@ -102,12 +120,15 @@ def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task]:
         also: a stage whose tasks run with all of these.
     """
     with or_exit():
-        rows = [row for row in _table().rows if row["stage"] == stage]
-    if rows[0]["name"] != stage:
-        names = [row["name"] for row in _table().rows if row["stage"] in (stage, also)]
-        yield Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
-    for row in rows:
-        yield _task(row)
+        rows = [row for row in project_table().rows if row["stage"] == stage]
+    if not rows:
+        return None
+    tasks = map(_task, rows)
+    if rows[0]["name"] == stage:
+        return tasks
+    names = [row["name"] for row in project_table().rows if row["stage"] in (stage, also)]
+    whole = Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
+    return chain([whole], tasks)
 
 
 @contextmanager
@@ -116,7 +137,7 @@ def or_exit() -> Iterator[None]:
     try:
         yield
     except PtychoTasksError as error:
-        _complain(error)
+        complain(error)
         raise SystemExit(error.exit_code) from error
 
 
@@ -129,24 +150,37 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
     for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
         if name.partition(":")[0] not in ("infer", "refine") or not tasks[name].actions:
             continue
-        _, scan, *_ = _table().row(name)["inputs"]
+        _, scan, *_ = project_table().row(name)["inputs"]
         # A task would make it: the source, where that is simulated, or the fixture.
         made = any(
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
         if not made and not Path(scan).exists():
-            missing = _table().payload(_table().row(name)).missing("inference.scan")
+            missing = project_table().payload(project_table().row(name)).missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 
 
-def _table() -> Table:
+def project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
     return _table_at(Path.cwd(), current())
 
 
+def project_evidence() -> Evidence | None:
+    """The evidence that the project asks for, read likewise; None where it asks for none."""
+    return _evidence_at(Path.cwd(), current())
+
+
+@functools.lru_cache(maxsize=1)
+def _evidence_at(root: Path, state: State | None) -> Evidence | None:
+    with or_exit():
+        return load_evidence(root, state)
+
+
 @functools.lru_cache(maxsize=1)
 def _table_at(root: Path, state: State | None) -> Table:
+    if has_own_file(root) and not os.path.lexists(root / CONFIG_NAME):
+        return Table([], root / CONFIG_NAME, b"")
     table = table_of(root, state)
     if state is not None:
         # Now, before anything of it runs: see `State.source_digest`.
@@ -184,7 +218,7 @@ def run_stage(name: str) -> TaskFailed | TaskError | None:
     """The action of every task: run a stage; a user's error is one line and the right exit code."""
     from ptycho_tasks import stages
 
-    table = _table()
+    table = project_table()
     row = table.row(name)
     with reporter.lines_of(name):
         try:
@@ -193,7 +227,7 @@ def run_stage(name: str) -> TaskFailed | TaskError | None:
             remove_leftovers(row["outputs"])
             getattr(stages, _FUNCTIONS[row["stage"]])(payload)
         except PtychoTasksError as error:
-            _complain(error)
+            complain(error)
             failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
             return failure(str(error), report=False)
         except Exception as error:
@@ -256,7 +290,7 @@ def clean(name: str, dryrun: bool) -> None:
     """
     if not dryrun:
         exit_if_held()
-    row = _table().row(name)
+    row = project_table().row(name)
     if row["stage"] == "train":
         folder = Path(row["outputs"][0]).parent
         for beside in (
@@ -297,7 +331,8 @@ def _remove(path: Path, dryrun: bool) -> None:
         raise SystemExit(1) from error
 
 
-def _complain(error: PtychoTasksError) -> None:
+def complain(error: PtychoTasksError) -> None:
+    """Say in one line what is wrong; with the traceback where that is asked for."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr, flush=True)

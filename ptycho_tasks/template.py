@@ -10,15 +10,30 @@ from typing import Any, get_args
 import msgspec
 
 from ptycho_tasks.config import CONFIG_NAME, Config, default_of, section_types
+from ptycho_tasks.evidence_options import EvidenceOptions
 from ptycho_tasks.options import Section
 
 SCHEMA_NAME = "ptycho.schema.json"
 DODO_NAME = "dodo.py"
 DODO = '''"""The tasks of the project in ptycho.yaml; `doit list` shows them."""
 
-from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
+from ptycho_tasks.tasks import (
+    DOIT_CONFIG,
+    task_evidence,
+    task_fixture,
+    task_infer,
+    task_source,
+    task_train,
+)
 
-__all__ = ["DOIT_CONFIG", "task_fixture", "task_infer", "task_source", "task_train"]
+__all__ = [
+    "DOIT_CONFIG",
+    "task_evidence",
+    "task_fixture",
+    "task_infer",
+    "task_source",
+    "task_train",
+]
 '''
 
 
@@ -85,8 +100,8 @@ def schema(of_backends: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, 
     """
     names = sorted(of_backends)
     kinds = [kind for name in names for kind in of_backends[name].values()]
-    references, components = msgspec.json.schema_components([Config, *kinds])
-    of_kind = dict(zip(kinds, references[1:], strict=True))
+    references, components = msgspec.json.schema_components([Config, EvidenceOptions, *kinds])
+    of_kind = dict(zip(kinds, references[2:], strict=True))
     result: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": _with_empty_sections(components),
@@ -113,13 +128,18 @@ def schema(of_backends: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, 
     for section in ("training", "execution"):
         whole = config["properties"][section]
         config["properties"][section] = {"description": whole["description"]}
+    whole = config["properties"]["evidence"]
+    config["properties"]["evidence"] = {
+        "description": whole["description"],
+        "anyOf": [references[1], {"type": "null"}],
+    }
     return result
 
 
 def _with_empty_sections(components: dict[str, Any]) -> dict[str, Any]:
     """Allow null for a section, which is what all its lines commented out amount to."""
     for name, value in components[Config.__name__]["properties"].items():
-        if name in {"name", "source", "backend", "training", "execution"}:
+        if name in {"name", "source", "backend", "training", "execution", "evidence"}:
             continue
         if name == "refine":
             value["type"] = ["object", "null"]

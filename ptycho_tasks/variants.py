@@ -24,7 +24,7 @@ from ptycho_tasks.config import ONLY, ConfigFile, Variant, canonical_json, short
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 
-_FIXED = ("name", "matrix", "variants")
+_FIXED = ("name", "matrix", "variants", "evidence")
 """Keys that are the same in every variant."""
 _MOST = 10_000
 _LONGEST_VALUE = 40

@@ -15,7 +15,7 @@ from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 from doit.task import Task
 
-from ptycho_tasks.freshness import Reason, UpToDate
+from ptycho_tasks.freshness import Answer, Reason
 from ptycho_tasks.output import say
 
 _JSON = {
@@ -53,7 +53,11 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         for name in control.selected_tasks:
             for task in _in_order(name, control.tasks, set(found)):
                 found[task.name] = self._verdict(task, control.tasks, found)
-        return [verdict for verdict in found.values() if control.tasks[verdict.task].actions]
+        return [
+            verdict
+            for verdict in found.values()
+            if control.tasks[verdict.task].actions and not _is_part(verdict.task)
+        ]
 
     def _verdict(
         self, task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict]
@@ -71,12 +75,14 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         waits = [
             Reason("upstream", name, f"{name} would run before")
             for name in upstream
-            if tasks[name].actions
+            if tasks[name].actions and not _is_part(name)
         ]
-        if not task.actions:
+        parts = [before[name] for name in task.task_dep if _is_part(name)]
+        if parts or not task.actions:
             worst = {before[name].status for name in task.task_dep}
             kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
-            return Verdict(task.name, kind, ())
+            said = dict.fromkeys(reason for part in parts for reason in part.reasons)
+            return Verdict(task.name, kind, tuple(said))
         kind = "stale" if reasons else "depends" if waits else "up to date"
         return Verdict(task.name, kind, (*reasons, *waits))
 
@@ -133,8 +139,13 @@ class DryRun(_Ask):
             yield "?  runs only if a task before it gives something new"
 
 
+def _is_part(name: str) -> bool:
+    """Whether a task is hidden: a part of the one that needs it, which says its reasons."""
+    return name.startswith("_")
+
+
 def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
-    ours = [utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)]
+    ours = [utd for utd, _, _ in task.uptodate if isinstance(utd, Answer)]
     if ours:
         yield from ours[0].reasons
         return

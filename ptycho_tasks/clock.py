@@ -1,0 +1,57 @@
+"""What time it is: UTC, and what SOURCE_DATE_EPOCH says where that is set."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from ptycho_tasks.errors import ConfigError
+
+EPOCH = "SOURCE_DATE_EPOCH"
+STAMP = "%Y-%m-%dT%H:%M:%SZ"
+FOLDER_STAMP = "%Y-%m-%dT%H%M%SZ"
+"""Likewise, as it names folders."""
+
+
+def utc_now() -> datetime:
+    """The time in UTC.
+
+    Raises:
+        ConfigError: SOURCE_DATE_EPOCH is no number of seconds.
+    """
+    given = os.environ.get(EPOCH)
+    if not given:
+        return datetime.now(timezone.utc)
+    try:
+        return datetime.fromtimestamp(int(given), timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ConfigError(
+            f"{EPOCH}: expected seconds since 1970, got {given[:40]!r}; correct it or unset it"
+        ) from error
+
+
+class Clock(NamedTuple):
+    """What the parts that tell the time are given, so that a test can stop it."""
+
+    now: Callable[[], datetime] = utc_now
+    seconds: Callable[[], float] = time.monotonic
+    """For durations."""
+
+    def stamp(self) -> str:
+        """The time, as plans, ledgers and logs say it."""
+        return self.now().strftime(STAMP)
+
+
+SYSTEM = Clock()
+
+
+def parsed(stamp: str) -> datetime:
+    """A time as `Clock.stamp` writes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return datetime.strptime(stamp, STAMP).replace(tzinfo=timezone.utc)

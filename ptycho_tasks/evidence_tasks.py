@@ -1,0 +1,216 @@
+"""The evidence as doit tasks.
+
+Each item is a hidden task of its own, so that items run side by side; it never fails, so that
+one that is red keeps no other from running. What they found out is published by the tasks that
+need them: `evidence`, of all, and `evidence:ID`, of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import TaskError, TaskFailed
+from doit.task import Task
+
+from ptycho_tasks import reporter
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.evidence import (
+    RED,
+    Digest,
+    Evidence,
+    Item,
+    digest_at,
+    input_paths,
+    latest,
+    outputs_in,
+    pending,
+    reasons_of,
+)
+from ptycho_tasks.freshness import Answer, Reason
+from ptycho_tasks.output import say
+from ptycho_tasks.state import State, current
+from ptycho_tasks.tasks import complain, or_exit, project_evidence, project_table
+
+NAME = "evidence"
+_HIDDEN = f"_{NAME}:"
+
+
+def tasks_of(evidence: Evidence) -> Iterator[Task]:
+    """The tasks that run the items, and those that publish."""
+    for item in evidence.items:
+        yield Task(
+            f"{_HIDDEN}{item.name}",
+            [(prove, [item.name])],
+            task_dep=_stage_tasks(item),
+            uptodate=[_Fresh(item.name)],
+            io={"capture": False},
+            doc=f"run {item.command}",
+        )
+    yield _publishing(evidence, NAME, list(evidence.items), "prove the rows of the plan")
+    for id in evidence.ids:
+        items = evidence.items_of(id)
+        if items:
+            doc = "; ".join(item.command for item in items)
+            task = _publishing(evidence, f"{NAME}:{id}", items, " ".join(doc.split()))
+            task.subtask_of = NAME
+            yield task
+
+
+def _publishing(evidence: Evidence, name: str, items: list[Item], doc: str) -> Task:
+    names = [item.name for item in items]
+    return Task(
+        name,
+        [(publish_action, [names])],
+        task_dep=[f"{_HIDDEN}{item}" for item in names],
+        uptodate=[_NothingPending(names)],
+        io={"capture": False},
+        doc=doc,
+    )
+
+
+def _stage_tasks(item: Item) -> list[str]:
+    with or_exit():
+        for stage in item.stages:
+            outputs_of(stage)
+    rows = project_table().rows if item.stages else []
+    return [r["name"] for s in item.stages for r in rows if s in (r["name"], r["stage"])]
+
+
+def outputs_of(stage: str) -> list[str]:
+    """The files that a stage makes.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    return outputs_in(project_table().rows, stage)
+
+
+def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
+    """Refuse, before anything runs, evidence that cannot be gathered; note what the plan is.
+
+    Args:
+        tasks: all, by name.
+        selected: names of those that run.
+
+    Raises:
+        PtychoTasksError: as `ready.check_ready` and `publish.begin`.
+    """
+    global _ready_for
+    left, needed = list(selected), set()
+    while left:
+        name = left.pop()
+        if name not in needed and name in tasks:
+            needed.add(name)
+            left += [*tasks[name].task_dep, *tasks[name].setup_tasks]
+    names = [n.removeprefix(_HIDDEN) for n in tasks if n in needed and n.startswith(_HIDDEN)]
+    evidence = project_evidence() if names else None
+    if evidence is not None:
+        from ptycho_tasks.publish import begin
+        from ptycho_tasks.ready import check_ready
+
+        begin(evidence)
+        check_ready(evidence, [evidence.item(name) for name in names])
+    _ready_for = current()
+
+
+_ready_for: State | None = None
+"""The database of the run for which all is ready."""
+
+
+class _Fresh(Answer):
+    """Whether an item's last result is green and still holds."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
+        """Compares what the item was run on with what there is now."""
+        if self.is_asked_by_a_run(task) and _ready_for is not self.state:
+            # A reporter of doit's own begins no run.
+            with or_exit():
+                refuse_unready(self.tasks, self.tasks)
+        evidence = project_evidence()
+        assert evidence is not None
+        item = evidence.item(self.name)
+        record = latest(evidence, item)
+        with or_exit():
+            self.reasons = [*reasons_of(evidence, item, record, self.state.sha256, outputs_of)]
+        return not self.reasons
+
+
+class _NothingPending(Answer):
+    """Whether all results are published; a run says in any case what there is."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
+        """Looks for results that are not."""
+        evidence = project_evidence()
+        assert evidence is not None
+        self.reasons = [
+            Reason("output", name, f"the result of {name} is not published yet")
+            for name in self.names
+            if pending(evidence, evidence.item(name)) is not None
+        ]
+        return not self.is_asked_by_a_run(task) and not self.reasons
+
+
+def _failing(error: PtychoTasksError) -> TaskFailed | TaskError:
+    complain(error)
+    kind = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
+    return kind(str(error), report=False)
+
+
+def _digest(evidence: Evidence) -> Digest:
+    state: State | None = current()
+    return digest_at(evidence.root) if state is None else state.sha256
+
+
+def prove(name: str) -> TaskFailed | TaskError | None:
+    """The action of a hidden task: run an item, whatever its outcome."""
+    from ptycho_tasks.prove import run_item
+
+    evidence = project_evidence()
+    assert evidence is not None
+    item = evidence.item(name)
+    with reporter.lines_of(name):
+        try:
+            digest = _digest(evidence)
+            inputs = {path: digest(path) for path in input_paths(evidence, item, outputs_of)}
+            run_item(evidence, item, inputs)
+        except PtychoTasksError as error:
+            return _failing(error)
+    return None
+
+
+def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
+    """The action of `evidence`: publish what is pending, and say what each item came to."""
+    from ptycho_tasks.publish import publish
+
+    evidence = project_evidence()
+    assert evidence is not None
+    items = [evidence.item(name) for name in names]
+    ran = {item for item in items if pending(evidence, item) is not None}
+    try:
+        done = publish(evidence, items, _digest(evidence), outputs_of)
+    except PtychoTasksError as error:
+        return _failing(error)
+    red = []
+    for item in items:
+        record = latest(evidence, item)
+        assert record is not None
+        again = "" if item in ran else f" (of {record['started']}, still good)"
+        say(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}\n")
+        red += [item] if record["outcome"] == RED else []
+    if done is not None:
+        folder = Path(done.folder).relative_to(evidence.root)
+        say(f"report {folder}; updated {evidence.plan} and {evidence.ledger}\n")
+    if red:
+        rows = ", ".join(dict.fromkeys(id for item in red for id in item.ids))
+        return _failing(PtychoTasksError(f"red: {rows}; see the blocker.log in the report"))
+    return None

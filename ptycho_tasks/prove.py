@@ -1,0 +1,356 @@
+"""Run an item of the evidence: to the terminal and into a log at once, with what it came to."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from ptycho_tasks.clock import SYSTEM, Clock
+from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
+from ptycho_tasks.files import sha256_file, write_atomic, writing
+from ptycho_tasks.junit import TestReport, read_junit
+from ptycho_tasks.output import say
+from ptycho_tasks.provenance import surroundings
+from ptycho_tasks.reporter import in_worker
+from ptycho_tasks.state import spelled
+
+RULE = "-" * 72
+"""Stands in a log between its head, the output, and its foot."""
+_LOOK_S = 0.1
+"""How often is looked whether a command that says nothing has ended."""
+_GRACE_S = 3.0
+"""How long a command that is asked to end may take."""
+_NOT_FOUND = (126, 127)
+"""A shell's exit status where there is no such command, or none that can be run."""
+_NO_TESTS = 5
+"""pytest's exit status where what was selected has no test."""
+_NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: .*")
+_LONGEST_LINE = 1 << 16
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_item(
+    evidence: Evidence, item: Item, inputs: Mapping[str, str | None], clock: Clock = SYSTEM
+) -> Record:
+    """Run an item; its log and result then lie under `.ptycho/`, and wait for publication.
+
+    Args:
+        evidence: the project's.
+        item: one of its items.
+        inputs: path to sha256 of every file that the outcome may hang on.
+        clock: tells the time.
+
+    Raises:
+        FileWriteError: the log or the result cannot be written.
+        BaseException: whatever ended the run from outside, after the log says so.
+    """
+    log, result = evidence.pending_log(item), evidence.pending_file(item)
+    begun, seconds = clock.stamp(), clock.seconds()
+    around = surroundings(evidence.root, item)
+    with writing(log):
+        result.unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        file = stack.enter_context(_opened(log))
+        tee = _Tee(file)
+        file.write("\n".join([*_head(item, begun, around), RULE, ""]))
+        process, channel = _started(evidence, item, folder / "junit.xml")
+        try:
+            ended = _followed(process, channel, tee, item.time_limit_s, clock)
+        except BaseException as error:
+            with _undisturbed():
+                _end_group(process)
+                tee.finish()
+                took = clock.seconds() - seconds
+                file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
+            print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
+            raise
+        finally:
+            os.close(channel)
+        took = clock.seconds() - seconds
+        tests = read_junit(folder / "junit.xml") if item.countable else None
+        verdict = _judged(item, process.returncode, ended, tests, tee)
+        file.write(_foot(ended, took, tests, verdict["problem"], verdict["outcome"]))
+    record = {
+        "item": item.name,
+        "ids": list(item.ids),
+        "command": item.command,
+        "env": dict(item.env),
+        "settings": item.settings,
+        "inputs": dict(inputs),
+        "started": begun,
+        "duration_s": round(took, 3),
+        "ended": ended,
+        "exit_status": process.returncode,
+        "counts": None if tests is None else tests.counts._asdict(),
+        **verdict,
+        "log": spelled(evidence.root, log),
+        "sha256": sha256_file(log),
+        **around,
+    }
+    write_atomic(result, _json(record))
+    return record
+
+
+def _json(record: Record) -> bytes:
+    import json
+
+    return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+
+
+# ---------------------------------------------------------------------------------------------
+# The process
+
+
+def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The command, in a process group of its own, and where its output is read: stdout and
+    stderr together, so that their order is kept."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **item.env}
+    if item.arguments:
+        command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
+    else:
+        if item.countable:
+            env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
+        command = shell_command(item.command)
+    terminal = sys.stdout.isatty() and not in_worker()
+    reading, writing = _terminal() if terminal else os.pipe()
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=evidence.root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=writing,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return process, reading
+
+
+def shell_command(command: str) -> list[str]:
+    """How a shell is asked to run a command: `failing | tee log` fails, where bash is there."""
+    bash = shutil.which("bash")
+    return [bash, "-o", "pipefail", "-c", command] if bash else ["/bin/sh", "-c", command]
+
+
+def _terminal() -> tuple[int, int]:
+    """A terminal for the command, as it has none of ours: programs then colour what they say,
+    and write it line by line."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    modes = termios.tcgetattr(theirs)
+    modes[1] &= ~termios.OPOST  # line ends stay as they are written
+    termios.tcsetattr(theirs, termios.TCSANOW, modes)
+    with suppress(OSError):
+        columns, lines = os.get_terminal_size()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    return ours, theirs
+
+
+def _followed(
+    process: subprocess.Popen[bytes],
+    channel: int,
+    tee: _Tee,
+    limit_s: float | None,
+    clock: Clock,
+) -> str:
+    """Hand on what the command says until it ends; gives how it ended."""
+    until = None if limit_s is None else clock.seconds() + limit_s
+    ended = ""
+    open_channels = [channel]
+    while True:
+        if not ended and until is not None and clock.seconds() > until:
+            _end_group(process)
+            ended = f"time limit of {limit_s:g} s"
+        ready = select.select(open_channels, [], [], _LOOK_S)[0]
+        data = _read(channel) if ready else b""
+        if data:
+            tee.take(data)
+        elif process.poll() is not None:
+            break
+        elif ready:
+            open_channels = []  # it may work on in silence
+    # What it left running in the background ends with it.
+    _signal_group(process, signal.SIGKILL)
+    tee.finish()
+    if ended:
+        return ended
+    code = process.returncode
+    return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _read(channel: int) -> bytes:
+    try:
+        return os.read(channel, 1 << 16)
+    except OSError as error:
+        if error.errno == errno.EIO:  # the other side of a terminal was closed
+            return b""
+        raise
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a command and all that it started: asked first, then forced."""
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second signal interrupt the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cause(error: BaseException) -> str:
+    code = getattr(error, "code", None)
+    if isinstance(code, int) and code > 128:
+        return signal.Signals(code - 128).name
+    return "SIGINT" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------
+# The log
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b", re.IGNORECASE)
+
+
+@contextmanager
+def _opened(log: Path) -> Iterator[TextIO]:
+    with writing(log), log.open("w", encoding="ascii", newline="\n") as file:
+        yield file
+
+
+def as_ascii(text: str) -> str:
+    """A text without colours, in ASCII: what is none of it is escaped."""
+    plain = _ANSI.sub("", text).encode("ascii", "backslashreplace").decode("ascii")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", plain)
+
+
+class _Tee:
+    """Hands a command's output to the terminal as it comes, and to the log by lines."""
+
+    def __init__(self, log: TextIO) -> None:
+        self._log = log
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._part = ""
+        self.first_error = ""
+        self.last_line = ""
+        self.no_such_test = ""
+
+    def take(self, data: bytes, *, final: bool = False) -> None:
+        text = self._decoder.decode(data, final)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        say(text.encode(encoding, "backslashreplace").decode(encoding))
+        # A line that is drawn anew in its place is one of its own in the log.
+        *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
+        if final or len(self._part) > _LONGEST_LINE:
+            lines, self._part = [*lines, *filter(None, [self._part])], ""
+        for line in map(as_ascii, lines):
+            self._log.write(f"{line}\n")
+            if line.strip():
+                self.last_line = line.strip()
+            if _NO_SUCH_TEST.fullmatch(line):
+                self.no_such_test = self.no_such_test or line.strip()
+            if not self.first_error and _ERROR.search(line) and "Traceback" not in line:
+                self.first_error = line.strip()
+        self._log.flush()
+
+    def finish(self) -> None:
+        """No more will come."""
+        self.take(b"", final=True)
+
+
+def _head(item: Item, begun: str, around: Record) -> Iterator[str]:
+    dirty = {True: ", with changes", False: "", None: ""}[around["dirty"]]
+    packages = ", ".join(f"{name} {version}" for name, version in around["packages"].items())
+    cuda = around["cuda_visible_devices"]
+    yield from (
+        as_ascii(line).replace("\n", "\\n")
+        for line in (
+            f"# command: {item.command}",
+            "# directory: . (the project)",
+            f"# start: {begun}",
+            f"# commit: {around['commit'] or 'none'}{dirty}",
+            f"# python: {around['python']}; {packages}",
+            f"# CUDA_VISIBLE_DEVICES: {'not set' if cuda is None else repr(cuda)}",
+            *(f"# environment: {name}={value}" for name, value in item.env.items()),
+        )
+    )
+
+
+def _foot(ended: str, took: float, tests: TestReport | None, problem: str, outcome: str) -> str:
+    lines = [RULE, f"# ended: {ended}", f"# duration: {took:.1f} s"]
+    if tests is not None:
+        lines.append(f"# tests: {tests.counts}")
+    if problem:
+        lines.append(f"# problem: {problem}")
+    return "\n".join([*lines, f"# outcome: {outcome}", ""])
+
+
+def output_of(log: str) -> list[str]:
+    """The lines of a log between its head and its foot."""
+    lines = log.splitlines()
+    rules = [number for number, line in enumerate(lines) if line == RULE]
+    return lines[rules[0] + 1 : rules[-1]] if len(rules) > 1 else lines
+
+
+# ---------------------------------------------------------------------------------------------
+# The outcome
+
+
+def _judged(
+    item: Item, status: int, ended: str, tests: TestReport | None, tee: _Tee
+) -> dict[str, str]:
+    """`outcome`, the `problem` of a red one, and the user's `mistake` behind it, if it is one."""
+    mistake = problem = ""
+    ran = 0 if tests is None else tests.counts.passed + tests.counts.failed
+    if ended.startswith("time limit"):
+        problem = ended
+    elif status in _NOT_FOUND and not item.arguments:
+        problem = mistake = f"the command was not found or cannot be run: {tee.last_line}"
+    elif item.counted and not ran and (status == _NO_TESTS or tee.no_such_test):
+        problem = mistake = f"selects no test: {tee.no_such_test or tee.last_line}"
+    elif status != 0:
+        found = tests.first_failure if tests is not None else ""
+        problem = found or tee.first_error or tee.last_line or ended
+    elif tests is None and item.counted:
+        problem = "pytest wrote no JUnit XML, so that nothing says what ran"
+    elif tests is not None and not tests.counts.passed:
+        problem = f"no test ran: {tests.counts}"
+    outcome = RED if problem else GREEN
+    return {"outcome": outcome, "problem": as_ascii(problem), "mistake": as_ascii(mistake)}

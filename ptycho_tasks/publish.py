@@ -1,0 +1,350 @@
+"""Publish what was proved: report, manifests, plan and ledger, all together or not at all.
+
+All that will change is staged beside its place. Then a journal is written, which says what the
+change is, not what the files become: from there on the publication is decided, and a run that
+follows a kill completes it, also on a plan or ledger that someone else has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ptycho_tasks.clock import FOLDER_STAMP, SYSTEM, Clock
+from ptycho_tasks.errors import PlanError, PtychoTasksError
+from ptycho_tasks.evidence import (
+    GREEN,
+    PENDING,
+    RED,
+    Digest,
+    Evidence,
+    Item,
+    Outputs,
+    Record,
+    latest,
+    pending,
+    read_record,
+    reasons_of,
+)
+from ptycho_tasks.files import (
+    flush,
+    flush_folder,
+    not_a_file,
+    temporary,
+    write_atomic,
+    writing,
+)
+from ptycho_tasks.ledger import appended, holds, lock_of
+from ptycho_tasks.lock import waited_for
+from ptycho_tasks.plan import Change, Plan, note
+from ptycho_tasks.report import (
+    BLOCKER,
+    PLAN_UPDATES,
+    SUMMARY,
+    Evaluated,
+    RowUpdate,
+    attempt,
+    blocker,
+    manifest,
+    one_line,
+    plan_updates,
+    state_of,
+    summary,
+)
+from ptycho_tasks.state import spelled
+
+JOURNAL = f"{PENDING}/journal"
+_LOCK = f"{PENDING}/lock"
+_SEEN = f"{PENDING}/plan"
+"""Says what the plan was when the run began."""
+
+
+class Published(NamedTuple):
+    """What was published."""
+
+    folder: Path
+    updates: list[RowUpdate]
+
+
+def read_plan(evidence: Evidence) -> Plan:
+    """The plan as it is now.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    return Plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+
+
+def _content(path: Path, name: str) -> bytes:
+    unfit = not_a_file(path)
+    if unfit:
+        raise PlanError(f"{name}: {unfit}; expected a Markdown file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"{name}: {error.strerror or error}; correct the path") from error
+
+
+def begin(evidence: Evidence) -> None:
+    """Note what the plan is when a run begins; completes what a killed run left half published.
+
+    Raises:
+        PlanError: the plan or the ledger cannot be read.
+        FileWriteError: the note cannot be written.
+    """
+    with waited_for(evidence.root / _LOCK):
+        complete(evidence)
+        _note_plan(evidence, read_plan(evidence).content)
+
+
+def _note_plan(evidence: Evidence, content: bytes) -> None:
+    seen = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
+    write_atomic(evidence.root / _SEEN, json.dumps(seen).encode())
+
+
+def _refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
+    seen = read_record(evidence.root / _SEEN) or {}
+    now = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
+    if seen != now:
+        raise PtychoTasksError(
+            f"{evidence.plan}: was changed while the items ran; it and {evidence.ledger} are as "
+            "they were, and the results are kept: run again to publish them"
+        )
+
+
+def publish(
+    evidence: Evidence,
+    items: Sequence[Item],
+    digest: Digest,
+    outputs: Outputs,
+    clock: Clock = SYSTEM,
+) -> Published | None:
+    """Publish what some items have pending; None where they have nothing.
+
+    Args:
+        evidence: the project's.
+        items: those to publish.
+        digest: tells the content of files.
+        outputs: gives the files that a stage makes.
+        clock: tells the time.
+
+    Raises:
+        PtychoTasksError: a result rests on a mistake in the configuration, or the plan changed
+            while the items ran; nothing was changed.
+        PlanError: a row is not there, or has no state; nothing was changed.
+        FileWriteError: a file cannot be written; nothing was changed, or the next run completes.
+    """
+    with waited_for(evidence.root / _LOCK):
+        complete(evidence)
+        results = {item: found for item in items if (found := pending(evidence, item))}
+        _refuse_mistakes(results)
+        if not results:
+            return None
+        with waited_for(lock_of(evidence.ledger_file)):
+            plan = read_plan(evidence)
+            _refuse_changed_plan(evidence, plan.content)
+            return _published(evidence, plan, results, digest, outputs, clock)
+
+
+def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
+    wrong = [(item, record["mistake"]) for item, record in results.items() if record["mistake"]]
+    if wrong:
+        said = "; ".join(f"{', '.join(item.ids)}: `{item.command}` {text}" for item, text in wrong)
+        raise PtychoTasksError(
+            f"{said}; correct the command and run again: plan and ledger are as they were, other "
+            "results are kept until then"
+        )
+
+
+def _published(
+    evidence: Evidence,
+    plan: Plan,
+    results: Mapping[Item, Record],
+    digest: Digest,
+    outputs: Outputs,
+    clock: Clock,
+) -> Published:
+    time = clock.stamp()
+    ids = [id for id in evidence.ids if any(id in item.ids for item in results)]
+    # A green result that is stale already, as after an edit meanwhile, proves nothing now.
+    evaluated = {
+        id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]
+        for id in ids
+    }
+    with _new_folder(evidence, clock) as (staged, folder):
+        inside = staged / evidence.phase
+        inside.mkdir()
+        places = {
+            item.name: folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
+            for item, record in results.items()
+        }
+        moved = {
+            item.name: {**record, "log": spelled(evidence.root, places[item.name])}
+            for item, record in results.items()
+        }
+        parts = {
+            id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
+            for id, found in evaluated.items()
+        }
+        updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
+        logs = {item.name: evidence.pending_log(item).read_bytes() for item in results}
+        for name, content in logs.items():
+            (inside / places[name].name).write_bytes(content)
+        (inside / SUMMARY).write_text(summary(evidence, moved, time), "utf-8")
+        (inside / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
+        red = {name: record for name, record in moved.items() if record["outcome"] == RED}
+        if red:
+            texts = {name: logs[name].decode("ascii", "replace") for name in red}
+            (inside / BLOCKER).write_text(blocker(red, texts))
+        shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
+        shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
+        title, lines = attempt(evidence, moved, shown, time)
+        journal = {
+            "staged": str(staged),
+            "folder": str(folder),
+            "manifests": {id: manifest(evidence, id, parts[id], time) for id in ids},
+            "changes": {update.id: [update.after, update.note] for update in updates},
+            "title": title,
+            "lines": lines,
+            "pending": [item.name for item in results],
+        }
+        _commit(evidence, journal, decided=False)
+    return Published(folder / evidence.phase, updates)
+
+
+def evaluate(evidence: Evidence, item: Item, digest: Digest, outputs: Outputs) -> Evaluated:
+    """What is known of an item, and whether it still holds."""
+    record = latest(evidence, item)
+    stale = ""
+    if record is not None and record.get("outcome") == GREEN:
+        reasons = reasons_of(evidence, item, record, digest, outputs)
+        stale = next((reason.text for reason in reasons), "")
+    return Evaluated(item, record, stale)
+
+
+def _update(
+    evidence: Evidence, plan: Plan, id: str, parts: Sequence[Evaluated], time: str
+) -> RowUpdate:
+    row = plan.row(id)
+    assert row.state is not None
+    after, reason = state_of(parts, row.state, by_hand=id in evidence.by_hand)
+    records = [part.record for part in parts if part.record is not None]
+    red = [record for record in records if record["outcome"] == RED]
+    pointers = ", ".join(record["log"] for record in red or records)
+    text = one_line(red[0]["problem"] if red else "" if after == "x" else reason)
+    pointer = f"{pointers}; {text}" if text else pointers
+    return RowUpdate(id, row.state, after, note(time, RED if red else GREEN, pointer), reason)
+
+
+def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
+    """Relative to the project; to a ledger outside it, relative to that, so that two projects
+    cannot mean the same."""
+    if evidence.ledger_file.is_relative_to(evidence.root.resolve()):
+        return spelled(evidence.root, path)
+    return os.path.relpath(path.resolve(), evidence.ledger_file.parent)
+
+
+# ---------------------------------------------------------------------------------------------
+# All together or not at all
+
+
+@contextmanager
+def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]:
+    """A folder to fill, and the new one of this second, or the next that is free, whose place it
+    will take. Neither is there after an error, unless the publication was decided."""
+    reports = evidence.reports_dir.resolve()
+    staged = _staged(evidence)
+    now = clock.now()
+    with writing(reports):
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        while True:
+            folder = reports / now.strftime(FOLDER_STAMP)
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                now += timedelta(seconds=1)
+    try:
+        with writing(staged):
+            yield staged, evidence.reports_dir / folder.name
+    except BaseException:
+        if not (evidence.root / JOURNAL).exists():
+            shutil.rmtree(staged, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _staged(evidence: Evidence) -> Path:
+    project = hashlib.sha256(str(evidence.root.resolve()).encode()).hexdigest()[:8]
+    return evidence.reports_dir.resolve() / f".{project}.tmp"
+
+
+def complete(evidence: Evidence) -> None:
+    """Complete a publication that was decided when its run was killed; the publication's lock is
+    held.
+
+    Raises:
+        PlanError: the plan does not have the rows any more.
+        FileWriteError: a file cannot be written.
+    """
+    journal = read_record(evidence.root / JOURNAL)
+    if journal is None:
+        return
+    with waited_for(lock_of(evidence.ledger_file)):
+        _commit(evidence, journal, decided=True)
+
+
+def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) -> None:
+    plan = read_plan(evidence)
+    ledger = _content(evidence.ledger_file, evidence.ledger)
+    changes = {id: Change(*change) for id, change in journal["changes"].items()}
+    contents = {
+        evidence.manifest_file(id): text.encode() for id, text in journal["manifests"].items()
+    }
+    contents[evidence.plan_file] = new_plan = plan.changed(changes)
+    if not holds(ledger, journal["lines"][-1]):
+        contents[evidence.ledger_file] = appended(ledger, journal["title"], journal["lines"])
+    with ExitStack() as stack:
+        temps = {path: stack.enter_context(temporary(path)) for path in contents}
+        for path, temp in temps.items():
+            with writing(path):
+                temp.write_bytes(contents[path])
+                if path.exists():
+                    temp.chmod(stat.S_IMODE(path.stat().st_mode))
+                flush(temp)
+        if not decided:
+            # Who wrote to the plan while this was staged wins too.
+            _refuse_changed_plan(evidence, read_plan(evidence).content)
+            write_atomic(evidence.root / JOURNAL, json.dumps(journal).encode())
+        with _decided(evidence):
+            if Path(journal["staged"]).exists():
+                Path(journal["staged"]).replace(journal["folder"])
+            for path, temp in temps.items():
+                temp.replace(path)
+                flush_folder(path.parent)
+            _note_plan(evidence, new_plan)
+            for name in journal["pending"]:
+                for ending in ("json", "log"):
+                    (evidence.root / PENDING / f"{name}.{ending}").unlink(missing_ok=True)
+            (evidence.root / JOURNAL).unlink()
+
+
+@contextmanager
+def _decided(evidence: Evidence) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PtychoTasksError(
+            f"cannot publish all of the evidence: {error.filename}: {error.strerror or error}; "
+            "allow writing there and run again, which completes it"
+        ) from error

@@ -1,0 +1,110 @@
+"""Whether the evidence can be gathered at all: what is wrong shows before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import subprocess
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError
+from ptycho_tasks.evidence import Evidence, Item
+from ptycho_tasks.files import not_a_file, temporary
+from ptycho_tasks.ledger import lock_of
+from ptycho_tasks.options import STAGES
+from ptycho_tasks.plan import Plan
+from ptycho_tasks.publish import read_plan
+from ptycho_tasks.shell import split_assignments, words_of
+
+
+def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
+    """Refuse what can only fail.
+
+    Args:
+        evidence: the project's.
+        items: those that may run.
+
+    Raises:
+        PlanError: the plan lacks a row, has it twice or without a state, or plan or ledger is no
+            file.
+        ConfigError: a command, a test file, or what an item depends on is not there.
+        FileWriteError: plan, ledger or the report folder cannot be written.
+    """
+    check_rows(evidence, read_plan(evidence))
+    ledger = evidence.ledger_file
+    if not ledger.is_file():
+        unfit = not_a_file(ledger) or "no such file; make one, which may be empty, or correct it"
+        raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
+    for place in (evidence.plan_file, ledger, evidence.reports_dir / "new"):
+        _check_writable(place)
+    lock = lock_of(ledger)
+    if lock.exists() and not os.access(lock, os.W_OK):
+        raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
+    for item in items:
+        _check_command(evidence, item)
+        _check_named_files(evidence, item)
+
+
+def check_rows(evidence: Evidence, plan: Plan) -> None:
+    """Refuse rows that are not there, stand twice, or have no state.
+
+    Raises:
+        PlanError: one line that names the plan, its line and the row.
+    """
+    for id in evidence.ids:
+        plan.row(id)
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    with temporary(folder / path.name):
+        pass
+
+
+def _check_command(evidence: Evidence, item: Item) -> None:
+    if item.arguments:
+        if find_spec("pytest") is None:
+            raise ConfigError(
+                f"{evidence.file}: {item.name}: pytest is not installed; `pip install pytest`"
+            )
+        return
+    env, words = split_assignments(words_of(item.command))
+    # What the shell has yet to make a word of, it must judge itself.
+    if not words or set(words[0]) & set("$`*?[{(<>|&;)~"):
+        return
+    found = subprocess.run(
+        ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]],
+        cwd=evidence.root,
+        env={**os.environ, **item.env, **{k: v for k, v in env.items() if "$" not in v}},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if found.returncode != 0:
+        raise ConfigError(
+            f"{evidence.file}: {item.name}: there is no command `{words[0]}`; correct it, or "
+            "install what it belongs to"
+        )
+
+
+def _check_named_files(evidence: Evidence, item: Item) -> None:
+    for test in item.tests:
+        if not (evidence.root / test).exists():
+            raise ConfigError(
+                f"{evidence.file}: {item.name}: there is no test file or folder {test}; correct "
+                "the selector"
+            )
+    for name in item.depends:
+        # Another item or a stage may make a file; but a mere word was meant as a stage.
+        if not name.isalpha() or (evidence.root / name).exists():
+            continue
+        close = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"stages: {', '.join(STAGES)}"
+        raise ConfigError(
+            f"{evidence.file}: {item.name}: depends: `{name}` is neither a stage nor a file; {hint}"
+        )
