@@ -19,7 +19,6 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +94,9 @@ def task_train() -> Iterator[Task] | None:
 
 def task_infer() -> Iterator[Task] | None:
     """Reconstruct the scan, and go on from there where ptycho.yaml asks for that."""
-    together = "reconstruct the scan with every variant"
-    inferred = _tasks("infer", together, also="refine")
+    inferred = _tasks("infer", "reconstruct the scan with every variant", also="refine")
     refined = _tasks("refine", "go on from every reconstruction")
-    return inferred if refined is None or inferred is None else chain(refined, inferred)
+    return inferred if refined is None else _both(refined, inferred)
 
 
 def task_evidence() -> Iterator[Task] | None:
@@ -123,12 +121,22 @@ def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task] | Non
         rows = [row for row in project_table().rows if row["stage"] == stage]
     if not rows:
         return None
-    tasks = map(_task, rows)
-    if rows[0]["name"] == stage:
-        return tasks
     names = [row["name"] for row in project_table().rows if row["stage"] in (stage, also)]
-    whole = Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
-    return chain([whole], tasks)
+    return _made(
+        rows, Task(stage, None, doc=together, has_subtask=True, task_dep=names, params=_OPTIONS)
+    )
+
+
+def _made(rows: list[Row], whole: Task) -> Iterator[Task]:
+    if rows[0]["name"] != whole.name:
+        yield whole
+    for row in rows:
+        yield _task(row)
+
+
+def _both(first: Iterator[Task], second: Iterator[Task] | None) -> Iterator[Task]:
+    yield from first
+    yield from second or ()
 
 
 @contextmanager
