@@ -22,6 +22,7 @@ from ptycho_tasks.config import (
     typed,
 )
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.evidence_cli import evidence, plan
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
 from ptycho_tasks.tasks import DEBUG
@@ -283,6 +284,10 @@ def verify(model_dir: Path) -> None:
 
     content = load_bundle(model_dir)
     click.echo(f"{model_dir}: whole; made by {content.backend}")
+
+
+cli.add_command(evidence)
+cli.add_command(plan)
 
 
 if __name__ == "__main__":

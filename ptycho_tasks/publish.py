@@ -38,6 +38,7 @@ from ptycho_tasks.files import (
     flush,
     flush_folder,
     not_a_file,
+    staged,
     temporary,
     write_atomic,
     writing,
@@ -62,7 +63,8 @@ from ptycho_tasks.report import (
 from ptycho_tasks.state import spelled
 
 JOURNAL = f"{PENDING}/journal"
-_LOCK = f"{PENDING}/lock"
+LOCK = f"{PENDING}/lock"
+"""Held while something is published."""
 _SEEN = f"{PENDING}/plan"
 """Says what the plan was when the run began."""
 
@@ -93,6 +95,25 @@ def _content(path: Path, name: str) -> bytes:
         raise PlanError(f"{name}: {error.strerror or error}; correct the path") from error
 
 
+def replace_plan(evidence: Evidence, content: bytes) -> None:
+    """Give the plan another content; the publication's lock is held.
+
+    Raises:
+        FileWriteError: it cannot be written; it is as it was.
+    """
+    path = evidence.plan_file
+    with staged(path) as temp:
+        _fill(temp, path, content)
+
+
+def _fill(temp: Path, path: Path, content: bytes) -> None:
+    """Write what will take the place of `path`, and may do what that may."""
+    temp.write_bytes(content)
+    if path.exists():
+        temp.chmod(stat.S_IMODE(path.stat().st_mode))
+    flush(temp)
+
+
 def begin(evidence: Evidence) -> None:
     """Note what the plan is when a run begins; completes what a killed run left half published.
 
@@ -100,7 +121,7 @@ def begin(evidence: Evidence) -> None:
         PlanError: the plan or the ledger cannot be read.
         FileWriteError: the note cannot be written.
     """
-    with waited_for(evidence.root / _LOCK):
+    with waited_for(evidence.root / LOCK):
         complete(evidence)
         _note_plan(evidence, read_plan(evidence).content)
 
@@ -142,7 +163,7 @@ def publish(
         PlanError: a row is not there, or has no state; nothing was changed.
         FileWriteError: a file cannot be written; nothing was changed, or the next run completes.
     """
-    with waited_for(evidence.root / _LOCK):
+    with waited_for(evidence.root / LOCK):
         complete(evidence)
         results = {item: found for item in items if (found := pending(evidence, item))}
         _refuse_mistakes(results)
@@ -179,8 +200,8 @@ def _published(
         id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]
         for id in ids
     }
-    with _new_folder(evidence, clock) as (staged, folder):
-        inside = staged / evidence.phase
+    with _new_folder(evidence, clock) as (work, folder):
+        inside = work / evidence.phase
         inside.mkdir()
         places = {
             item.name: folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
@@ -208,7 +229,7 @@ def _published(
         shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
         title, lines = attempt(evidence, moved, shown, time)
         journal = {
-            "staged": str(staged),
+            "staged": str(work),
             "folder": str(folder),
             "manifests": {id: manifest(evidence, id, parts[id], time) for id in ids},
             "changes": {update.id: [update.after, update.note] for update in updates},
@@ -261,11 +282,11 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
     """A folder to fill, and the new one of this second, or the next that is free, whose place it
     will take. Neither is there after an error, unless the publication was decided."""
     reports = evidence.reports_dir.resolve()
-    staged = _staged(evidence)
+    work = _staged(evidence)
     now = clock.now()
     with writing(reports):
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
         while True:
             folder = reports / now.strftime(FOLDER_STAMP)
             try:
@@ -274,11 +295,11 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
             except FileExistsError:
                 now += timedelta(seconds=1)
     try:
-        with writing(staged):
-            yield staged, evidence.reports_dir / folder.name
+        with writing(work):
+            yield work, evidence.reports_dir / folder.name
     except BaseException:
         if not (evidence.root / JOURNAL).exists():
-            shutil.rmtree(staged, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             with suppress(OSError):
                 folder.rmdir()
         raise
@@ -318,10 +339,7 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
         temps = {path: stack.enter_context(temporary(path)) for path in contents}
         for path, temp in temps.items():
             with writing(path):
-                temp.write_bytes(contents[path])
-                if path.exists():
-                    temp.chmod(stat.S_IMODE(path.stat().st_mode))
-                flush(temp)
+                _fill(temp, path, contents[path])
         if not decided:
             # Who wrote to the plan while this was staged wins too.
             _refuse_changed_plan(evidence, read_plan(evidence).content)

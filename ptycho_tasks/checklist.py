@@ -1,0 +1,192 @@
+"""A plan's checklist against its evidence: what is proved, what went stale, what was altered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ptycho_tasks.clock import SYSTEM, Clock, parsed
+from ptycho_tasks.evidence import (
+    MANIFESTS,
+    RED,
+    Digest,
+    Evidence,
+    Outputs,
+    Record,
+    log_problem,
+    published,
+    read_record,
+    reasons_of,
+)
+from ptycho_tasks.lock import waited_for
+from ptycho_tasks.plan import DONE, OPEN, STATES, Change, Plan
+from ptycho_tasks.plan import Row as PlanRow
+from ptycho_tasks.publish import LOCK, read_plan, replace_plan
+from ptycho_tasks.ready import check_rows
+
+VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
+"""What the evidence of a row is, besides `red`; broken: a log is missing, altered, or elsewhere."""
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the checklist, and its evidence."""
+
+    id: str
+    line: int
+    """In the plan."""
+    state: str
+    """`open`, `done` or `blocked`."""
+    text: str
+    evidence: str
+    """`valid`, `stale`, `red`, `broken`, `none` or `by hand`."""
+    reason: str
+    """Why it is not valid."""
+    outcome: str | None
+    """The last one: `green` or `red`."""
+    time: str | None
+    """When the oldest of what the row stands on was run."""
+    age_s: float | None
+    logs: tuple[str, ...]
+
+    @property
+    def age(self) -> str:
+        """For people: `3 d`."""
+        if self.age_s is None:
+            return ""
+        size, unit = next(((s, u) for s, u in _UNITS if self.age_s >= s), _UNITS[-1])
+        return f"{max(0, self.age_s) // size:.0f} {unit}"
+
+
+def checklist(
+    evidence: Evidence, digest: Digest, outputs: Outputs, clock: Clock = SYSTEM
+) -> list[Line]:
+    """Every row of the plan that has a state, with its evidence.
+
+    Args:
+        evidence: the project's.
+        digest: tells the content of files.
+        outputs: gives the files that a stage makes.
+        clock: tells the time.
+
+    Raises:
+        PlanError: the plan cannot be read, or lacks a row of the evidence.
+    """
+    return list(_lines(evidence, _checked_plan(evidence), digest, outputs, clock))
+
+
+def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
+    """What a check of the plan must not pass, in one line each.
+
+    Args:
+        evidence: the project's.
+        lines: its checklist.
+    """
+    found = []
+    for line in lines:
+        unproved = STATES[DONE] == line.state and line.evidence not in (VALID, BY_HAND)
+        if unproved or line.evidence == BROKEN:
+            marked = f"{line.id} is marked done, but " if unproved else f"{line.id}: "
+            found.append(f"{evidence.plan}:{line.line}: {marked}{line.reason}")
+    shown = {line.id for line in lines}
+    for path in sorted((evidence.reports_dir / MANIFESTS).glob("*.json")):
+        if path.stem not in shown:
+            found += [f"{path.stem}: {problem}" for problem in _log_problems(evidence, path.stem)]
+    return found
+
+
+def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
+    """Mark the rows open that are done, but whose evidence does not hold any more; gives them.
+
+    A row that never had evidence is left: someone marked it, who knows why.
+
+    Args:
+        evidence: the project's.
+        lines: its checklist.
+
+    Raises:
+        PlanError: the plan cannot be read any more.
+        FileWriteError: the plan cannot be written; it is as it was.
+    """
+    ids = [
+        line.id
+        for line in lines
+        if line.state == STATES[DONE] and line.evidence in (STALE, BROKEN, RED)
+    ]
+    with waited_for(evidence.root / LOCK):
+        plan = read_plan(evidence)
+        if ids:
+            replace_plan(evidence, plan.changed({id: Change(OPEN) for id in ids}))
+    return ids
+
+
+def _checked_plan(evidence: Evidence) -> Plan:
+    plan = read_plan(evidence)
+    check_rows(evidence, plan)
+    return plan
+
+
+def _lines(
+    evidence: Evidence, plan: Plan, digest: Digest, outputs: Outputs, clock: Clock
+) -> Iterator[Line]:
+    now = clock.now()
+    for row in plan.rows:
+        if row.state is None:
+            continue
+        records = _records(evidence, row.id)
+        kind, reason = _judged(evidence, row, digest, outputs)
+        time = min((str(record["started"]) for record in records), default=None)
+        outcomes = {record["outcome"] for record in records}
+        yield Line(
+            id=row.id,
+            line=row.line,
+            state=STATES[row.state],
+            text=row.text,
+            evidence=kind,
+            reason=reason,
+            outcome=RED if RED in outcomes else next(iter(outcomes), None),
+            time=time,
+            age_s=None if time is None else (now - parsed(time)).total_seconds(),
+            logs=tuple(str(record["log"]) for record in records),
+        )
+
+
+def _records(evidence: Evidence, id: str) -> list[Record]:
+    """The results that a row stands on."""
+    manifest = read_record(evidence.manifest_file(id)) or {}
+    items = manifest.get("items")
+    return [record for record in items if _is_whole(record)] if isinstance(items, list) else []
+
+
+def _is_whole(record: object) -> bool:
+    return isinstance(record, dict) and {"item", "outcome", "started", "log", "sha256"} <= {*record}
+
+
+def _log_problems(evidence: Evidence, id: str) -> list[str]:
+    found = (log_problem(evidence, record) for record in _records(evidence, id))
+    return [problem for problem in found if problem]
+
+
+def _judged(evidence: Evidence, row: PlanRow, digest: Digest, outputs: Outputs) -> tuple[str, str]:
+    """What the evidence of a row is, and why it is not valid."""
+    broken = _log_problems(evidence, row.id)
+    if broken:
+        return BROKEN, broken[0]
+    items = evidence.items_of(row.id)
+    if not items:
+        if row.id in evidence.by_hand:
+            return BY_HAND, evidence.by_hand[row.id]
+        if _records(evidence, row.id):
+            return STALE, f"no item in {evidence.file} proves it any more"
+        return NONE, f"no item in {evidence.file} proves it"
+    for item in items:
+        record = published(evidence, item)
+        if record is None:
+            return NONE, f"{item.name} was not run yet"
+        if record.get("outcome") == RED:
+            return RED, f"{item.name} was red: {record.get('problem')}"
+        reason = next(reasons_of(evidence, item, record, digest, outputs), None)
+        if reason is not None:
+            return STALE, f"{item.name} is stale: {reason.text}"
+    return VALID, ""

@@ -1,0 +1,113 @@
+"""The commands `ptycho-tasks plan` and `ptycho-tasks evidence`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ptycho_tasks.evidence import Digest, Evidence, outputs_at, require_evidence
+from ptycho_tasks.lock import exit_if_held
+from ptycho_tasks.state import STATE_NAME, State
+
+_LONGEST_TEXT = 48
+
+
+def _project() -> tuple[Evidence, Digest]:
+    """The evidence of the project here, and what tells the content of its files."""
+    return require_evidence(Path.cwd()), State(STATE_NAME).sha256
+
+
+@click.group()
+def plan() -> None:
+    """A plan's checklist, and the evidence that it stands on."""
+
+
+@plan.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def show(as_json: bool) -> None:
+    """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
+    from ptycho_tasks.checklist import checklist
+
+    project, digest = _project()
+    lines = checklist(project, digest, outputs_at(project.root))
+    if as_json:
+        click.echo(json.dumps([asdict(line) for line in lines], indent=1))
+        return
+    rows = [("row", "state", "last", "age", "evidence", "what")]
+    for line in lines:
+        text = line.reason if line.evidence in ("stale", "broken") else line.text
+        rows.append((line.id, line.state, line.outcome or "", line.age, line.evidence, text))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        last = row[5] if len(row[5]) <= _LONGEST_TEXT else f"{row[5][: _LONGEST_TEXT - 3]}..."
+        click.echo("  ".join([*cells, last]).rstrip())
+
+
+@plan.command()
+@click.option(
+    "--reopen", "and_reopen", is_flag=True, help="Mark rows open whose evidence is stale."
+)
+def check(and_reopen: bool) -> None:
+    """Check that what is marked done is proved; exit 1 if not.
+
+    Also if a log was altered or removed after the fact, or lies outside its report folder.
+    """
+    from ptycho_tasks.checklist import checklist, problems, reopen
+
+    project, digest = _project()
+    lines = checklist(project, digest, outputs_at(project.root))
+    if and_reopen:
+        exit_if_held()
+        for id in reopen(project, lines):
+            click.echo(f"reopened {id}")
+        lines = checklist(project, digest, outputs_at(project.root))
+    found = problems(project, lines)
+    for problem in found:
+        click.echo(f"error: {problem}", err=True)
+    if found:
+        sys.exit(1)
+    done = sum(line.state == "done" for line in lines)
+    click.echo(f"{project.plan}: {done} of {len(lines)} rows are done, and proved")
+
+
+@plan.command("import")
+@click.argument("memo", type=click.Path(path_type=Path, dir_okay=False))
+def import_(memo: Path) -> None:
+    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line."""
+    from ptycho_tasks.memo import import_memo
+
+    for finding in import_memo(memo, Path.cwd()):
+        click.echo(str(finding))
+
+
+@click.group()
+def evidence() -> None:
+    """Logs that a plan stands on; `doit evidence` gathers them."""
+
+
+@evidence.command()
+@click.option(
+    "--keep", required=True, type=click.IntRange(min=0), help="How many of the newest to keep."
+)
+@click.option("--yes", is_flag=True, help="Remove them.")
+def prune(keep: int, yes: bool) -> None:
+    """List old report folders that no plan, ledger or manifest points to; with --yes, remove."""
+    from ptycho_tasks.prune import prunable
+    from ptycho_tasks.prune import prune as remove
+
+    project = require_evidence(Path.cwd())
+    exit_if_held()
+    folders = prunable(project, keep)
+    for folder in folders:
+        click.echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
+    if not folders:
+        click.echo("nothing to remove")
+    elif yes:
+        remove(project, folders)
+    else:
+        click.echo("--yes removes them")

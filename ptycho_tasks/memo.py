@@ -1,0 +1,492 @@
+"""Read a memo as groups in this field write them, and write the evidence.yaml that it implies.
+
+Focus: [ADR-003] Standardize the backend API
+Mapped tests: CUDA_VISIBLE_DEVICES="" pytest tests/test_cli.py -vv; ...
+Artifacts: plans/reports/2025-10-20T050500Z/phase_c4/{pytest_cli.log,summary.md}
+Do Now:
+1. ADR-003 C4.D1+C4.D2 validation @ plans/plan.md - run the selectors; tests: pytest ...
+If Blocked: ... log the blocker in docs/fix_plan.md
+How-To Map:
+- `python make_fixture.py --output data.npz 2>&1 | tee plans/.../fixture.log`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from ptycho_tasks.config import parse_config
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence import EVIDENCE_NAME, SECTION, STAMPED, load_evidence
+from ptycho_tasks.evidence_options import parse_evidence
+from ptycho_tasks.files import not_a_file, write_new
+from ptycho_tasks.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.shell import pytest_calls, split_assignments, words_of
+from ptycho_tasks.template import DODO_NAME
+
+DODO = '''"""The evidence of evidence.yaml; `doit evidence` gathers it."""
+
+from ptycho_tasks.tasks import DOIT_CONFIG as OF_PTYCHO
+from ptycho_tasks.tasks import task_evidence
+
+__all__ = ["DOIT_CONFIG", "task_evidence"]
+
+DOIT_CONFIG = {**OF_PTYCHO, "default_tasks": ["evidence"]}
+'''
+_TITLE = re.compile(r"(?P<title>[A-Z][A-Za-z0-9 &/_-]{1,40}):(?:\s+(?P<rest>.*))?")
+_TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\S+)\s*$")
+_PLAN_ID = re.compile(r"[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*\.[A-Za-z0-9]+")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z0-9]+")
+_PROGRAMS = re.compile(r"(?:python[0-9.]*|pytest|py\.test|bash|sh|make|doit|ptycho-tasks)")
+_OUTPUTS = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
+_MADE = (PLAN_UPDATES, SUMMARY, BLOCKER)
+
+_LEFT = {
+    "mode": "the evidence has no place for a way of working",
+    "branch": "each log names the commit that it was run on",
+    "pitfalls to avoid": "advice to people",
+    "next up": "is not part of this work",
+}
+"""Sections that imply nothing, and why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a line, or a part of one."""
+
+    line: int
+    """Counted from 1; 0 is about no line."""
+    taken: bool
+    text: str
+
+    def __str__(self) -> str:
+        """As it is told."""
+        where = f"line {self.line}" if self.line else "written"
+        return f"{where:<8}  {'took' if self.taken else 'left'}  {self.text}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the memo."""
+
+    line: int
+    text: str
+    """Without the variables before it and the `tee` after it."""
+    env: dict[str, str]
+    log: str = ""
+    """The file that `tee` writes."""
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The same for commands that do the same."""
+        return self.text, tuple(sorted(self.env.items()))
+
+
+@dataclass
+class Task:
+    """An entry under Do Now."""
+
+    line: int
+    ids: list[str]
+    text: str
+    commands: list[Command]
+
+
+@dataclass
+class Memo:
+    """What a memo says."""
+
+    summary: str = ""
+    initiative: str = ""
+    reports: str = ""
+    phase: str = ""
+    files: list[str] = field(default_factory=list)
+    """Of the artefact folder."""
+    plan: str = ""
+    ledger: str = ""
+    mapped: list[Command] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    how_to: list[Command] = field(default_factory=list)
+    code: dict[str, int] = field(default_factory=dict)
+    """Python files that it is about, to the line that names them."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def took(self, line: int, text: str) -> None:
+        """Note what a line gave."""
+        self.findings.append(Finding(line, True, text))
+
+    def left(self, line: int, text: str) -> None:
+        """Note what was not taken, and why."""
+        self.findings.append(Finding(line, False, text))
+
+
+def import_memo(path: Path, root: Path) -> list[Finding]:
+    """Write the evidence.yaml that a memo implies into a project; gives what became of each line.
+
+    Args:
+        path: the memo.
+        root: the project's folder; it gets a dodo.py too, if it has none.
+
+    Raises:
+        ConfigError: the memo cannot be read, or names no plan, no ledger, no artefact folder or no
+            item; or the project has evidence already. Nothing was written.
+        FileWriteError: the project cannot be written; nothing was.
+    """
+    target = root / EVIDENCE_NAME
+    if os.path.lexists(target):
+        raise ConfigError(f"{target}: is already there; nothing was written")
+    if (root / "ptycho.yaml").exists() and load_evidence(root) is not None:
+        raise ConfigError(f"ptycho.yaml: has a section `{SECTION}` already; nothing was written")
+    memo = read_memo(_text(path))
+    _refuse_incomplete(path, memo)
+    text = "\n".join([f"# From {path.name}: {memo.summary}".rstrip(": "), *_yaml(memo), ""])
+    parse_evidence(None, parse_config(target, text.encode()))
+    files = {target: text.encode()}
+    dodo = root / DODO_NAME
+    if not os.path.lexists(dodo):
+        files[dodo] = DODO.encode()
+    elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
+        memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
+    write_new(files)
+    for file in files:
+        memo.took(0, f"{file.name}; `doit evidence` runs it")
+    return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)
+
+
+def _text(path: Path) -> str:
+    unfit = not_a_file(path)
+    if unfit:
+        raise ConfigError(f"{path}: {unfit}; expected a memo in text")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; correct the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+
+
+def _refuse_incomplete(path: Path, memo: Memo) -> None:
+    wanted = {
+        "a plan, as `@ path/plan.md` under `Do Now:`": memo.plan,
+        "an item with an id, as `1. INITIATIVE C4.D1 ...` under `Do Now:`": memo.tasks,
+        "an artefact folder, as `Artifacts: reports/STAMP/PHASE/{...}`": memo.phase,
+        "a ledger, as `log it in docs/fix_plan.md` under `If Blocked:`": memo.ledger,
+        "an initiative, as `Focus: [NAME] ...`": memo.initiative,
+    }
+    missing = [what for what, found in wanted.items() if not found]
+    if missing:
+        raise ConfigError(f"{path}: the memo names no {missing[0].partition(' ')[2]}")
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_memo(text: str) -> Memo:
+    """What a memo says, section by section."""
+    memo = Memo()
+    readers = {
+        "summary": _summary,
+        "focus": _focus,
+        "mapped tests": _mapped,
+        "artifacts": _artifacts,
+        "artefacts": _artifacts,
+        "do now": _do_now,
+        "if blocked": _if_blocked,
+        "how-to map": _how_to,
+        "priorities & rationale": _named_code,
+        "pointers": _named_code,
+    }
+    title = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = _TITLE.fullmatch(line)
+        if found:
+            title, line = found["title"], found["rest"] or ""
+        line = line.strip()
+        if not line:
+            continue
+        reader = readers.get(title.casefold())
+        if reader is not None:
+            reader(memo, number, line)
+        elif title:
+            why = _LEFT.get(title.casefold(), "no such section is known")
+            memo.left(number, f"{title}: {why}")
+        else:
+            memo.left(number, "stands before the first section")
+    return memo
+
+
+def _summary(memo: Memo, number: int, line: str) -> None:
+    memo.summary = f"{memo.summary} {line}".strip()
+    memo.took(number, "the summary, as a comment")
+
+
+def _focus(memo: Memo, number: int, line: str) -> None:
+    found = re.search(r"\[([^]]+)\]", line)
+    if found is None:
+        memo.left(number, "Focus: names no initiative in brackets")
+        return
+    memo.initiative = memo.initiative or found[1]
+    memo.took(number, f"initiative {found[1]}")
+
+
+def _mapped(memo: Memo, number: int, line: str) -> None:
+    for command in _commands(memo, number, line):
+        memo.mapped.append(command)
+        memo.took(number, f"command `{command.text}`{_with(command.env)}")
+
+
+def _artifacts(memo: Memo, number: int, line: str) -> None:
+    found = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
+    if found is None:
+        memo.left(number, "Artifacts: expected FOLDER/{FILE,FILE}")
+        return
+    folder = PurePath(found["folder"])
+    stamped = STAMPED.fullmatch(folder.parent.name)
+    memo.phase = folder.name
+    memo.reports = str(folder.parent.parent if stamped else folder.parent)
+    memo.took(number, f"artefact folder {folder}: reports {memo.reports}, phase {memo.phase}")
+    if stamped:
+        memo.left(number, f"{folder.parent.name}: each run makes a folder of its own time")
+    memo.files = [name.strip() for name in (found["files"] or "").split(",") if name.strip()]
+    for name in memo.files:
+        if name in _MADE:
+            memo.took(number, f"file {name}: every report has it")
+        elif name.endswith(".log"):
+            memo.took(number, f"file {name}: a log")
+        else:
+            memo.left(number, f"file {name}: nothing says what writes it")
+
+
+def _do_now(memo: Memo, number: int, line: str) -> None:
+    found = re.fullmatch(
+        r"(?:[0-9]+[.)]|[-*])\s*(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line
+    )
+    ids = [
+        word
+        for part in (found["head"].split() if found else [])
+        for word in re.split("[+,]", part)
+        if part != memo.initiative and _PLAN_ID.fullmatch(word)
+    ]
+    if found is None or not ids:
+        memo.left(number, "Do Now: expected `N. INITIATIVE ID+ID what @ PLAN - text; tests: ...`")
+        return
+    text, _, tests = found["rest"].strip(" \t-\u2014\u2013").rpartition("tests:")
+    text = (text or found["rest"]).strip(" \t;-\u2014\u2013")
+    commands = (
+        []
+        if tests.strip(" .").casefold() in ("", "none")
+        else list(_commands(memo, number, tests.strip().removesuffix(".")))
+    )
+    plan = found["plan"].strip("`")
+    if memo.plan and plan != memo.plan:
+        memo.left(number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan")
+    else:
+        memo.took(number, f"plan {plan}")
+    memo.plan = memo.plan or plan
+    memo.tasks.append(Task(number, ids, text, commands))
+    memo.took(
+        number,
+        f"items {', '.join(ids)}: "
+        + (
+            "; ".join(f"`{command.text}`{_with(command.env)}" for command in commands)
+            or "no tests, so that a person marks them"
+        ),
+    )
+    _note_code(memo, number, text)
+
+
+def _if_blocked(memo: Memo, number: int, line: str) -> None:
+    for name in _FILE.findall(line):
+        if name.endswith(".md") and name != memo.plan and not memo.ledger:
+            memo.ledger = name
+            memo.took(number, f"ledger {name}")
+    if BLOCKER in line:
+        memo.took(number, f"{BLOCKER} and `[P]`: every red run does this")
+    elif not memo.ledger:
+        memo.left(number, "If Blocked: names no ledger (a Markdown file)")
+
+
+def _how_to(memo: Memo, number: int, line: str) -> None:
+    spans = [span for span in re.findall("`([^`]+)`", line) if _is_command(span)]
+    for span in spans:
+        for command in _commands(memo, number, span):
+            memo.how_to.append(command)
+            log = f", log {PurePath(command.log).name}" if command.log else ""
+            memo.took(number, f"command `{command.text}`{_with(command.env)}{log}")
+    if not spans:
+        made = any(name in line for name in _MADE)
+        memo.left(number, "every report has these" if made else "How-To Map: no command in it")
+
+
+def _named_code(memo: Memo, number: int, line: str) -> None:
+    if not _note_code(memo, number, line):
+        memo.left(number, "names no Python file that a test could depend on")
+
+
+def _note_code(memo: Memo, number: int, line: str) -> bool:
+    found = [
+        name
+        for name in dict.fromkeys(_FILE.findall(line))
+        if name.endswith(".py") and not PurePath(name).name.startswith("test_")
+    ]
+    for name in found:
+        if name not in memo.code:
+            memo.code[name] = number
+            memo.took(number, f"code {name}: the tests depend on it")
+        elif memo.code[name] != number:
+            memo.took(number, f"code {name}, as in line {memo.code[name]}")
+    return bool(found)
+
+
+def _commands(memo: Memo, number: int, line: str) -> Iterator[Command]:
+    for part in _split(line):
+        text = part.strip().strip("`").strip()
+        tee = _TEE.search(text)
+        log = tee["log"] if tee else ""
+        text = text[: tee.start()] if tee else text
+        try:
+            words = words_of(text)
+            env, rest = split_assignments(words)
+        except ValueError as error:
+            memo.left(number, f"`{text}`: {error}")
+            continue
+        if rest:
+            yield Command(number, _without_assignments(text, len(env)), env, log)
+
+
+def _without_assignments(text: str, count: int) -> str:
+    """The command as written, after the variables that are set before it."""
+    for _ in range(count):
+        text = re.sub(r"""^[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"'])*\s+""", "", text)
+    return text
+
+
+def _split(line: str) -> list[str]:
+    """The parts of a line between semicolons, those in quotes aside."""
+    return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|[^;])+""", line)
+
+
+def _is_command(span: str) -> bool:
+    try:
+        words = split_assignments(words_of(span))[1]
+    except ValueError:
+        return False
+    return len(words) > 1 and (bool(_TEE.search(span)) or bool(_PROGRAMS.fullmatch(words[0])))
+
+
+def _with(env: dict[str, str]) -> str:
+    return "".join(f", {name}={json.dumps(value)}" for name, value in env.items())
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+
+
+def _yaml(memo: Memo) -> Iterator[str]:
+    for key in ("initiative", "phase", "plan", "ledger", "reports"):
+        yield f"{key}: {_quoted(getattr(memo, key))}"
+    yield "items:"
+    logs = _Logs(memo)
+    tested = {command.key for task in memo.tasks for command in task.commands}
+    extra = [command for command in memo.how_to if command.key not in tested]
+    made = [path for command in extra for path in _paths(command)[1]]
+    written: dict[object, Command] = {}
+    for task in memo.tasks:
+        others = [command for command in extra if _makes_what(command, task)]
+        for command in [*others, *task.commands]:
+            what = (command.key, tuple(task.ids))
+            if what in written:
+                continue
+            written[what] = command
+            depends = _paths(command)[0] if command in others else [*memo.code, *made]
+            yield from _item(task, command, logs.of(command), depends)
+        if len(task.ids) > 1 and len(task.commands) > 1:
+            memo.took(
+                task.line,
+                f"each of {', '.join(task.ids)} needs all {len(task.commands)} commands: the memo "
+                "does not say which proves which",
+            )
+        if not task.commands:
+            yield f"  - ids: {_quoted(task.ids)}"
+            yield f"    by_hand: {_quoted(task.text)}"
+        for command in others:
+            memo.took(
+                command.line,
+                f"it makes what line {task.line} names: {', '.join(task.ids)} need it green",
+            )
+    _tell_unused(memo, {command.key for command in written.values()})
+
+
+def _item(task: Task, command: Command, log: str, depends: Iterable[str]) -> Iterator[str]:
+    calls = pytest_calls(command.text)
+    yield f"  - ids: {_quoted(task.ids)}"
+    if calls.plain:
+        yield f"    pytest: {_quoted(calls.arguments)}"
+    else:
+        yield f"    command: {_quoted(command.text)}"
+    yield f"    log: {_quoted(log)}"
+    if command.env:
+        env = ", ".join(f"{name}: {_quoted(value)}" for name, value in command.env.items())
+        yield f"    env: {{{env}}}"
+    if depends:
+        yield f"    depends: {_quoted(list(depends))}"
+
+
+def _tell_unused(memo: Memo, used: set[object]) -> None:
+    told: set[object] = set()
+    for command in [*memo.mapped, *memo.how_to]:
+        if command.key not in used | told:
+            told.add(command.key)
+            memo.left(command.line, f"`{command.text}`: no item under Do Now names it")
+
+
+def _makes_what(command: Command, task: Task) -> bool:
+    """Whether a command makes a file that an entry names."""
+    return any(path in task.text for path in _paths(command)[1])
+
+
+def _paths(command: Command) -> tuple[list[str], list[str]]:
+    """The files that a command reads, and those that it makes, by its words."""
+    words = words_of(command.text)
+    reads: list[str] = []
+    makes: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if "/" in word and not word.startswith("-"):
+            (makes if _OUTPUTS.fullmatch(before) else reads).append(word)
+    return reads, makes
+
+
+class _Logs:
+    """Names the logs: as `tee` does in the memo, or as fits the artefacts, each once."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._named = {c.key: PurePath(c.log).name for c in memo.how_to if c.log}
+        self._free = [n for n in memo.files if n.endswith(".log") and n not in _MADE]
+        self._taken: dict[str, object] = {}
+
+    def of(self, command: Command) -> str:
+        name = self._named.get(command.key) or self._guessed(command)
+        stem, number = PurePath(name).stem, 2
+        while self._taken.setdefault(name.casefold(), command) is not command:
+            name, number = f"{stem}_{number}.log", number + 1
+        return name
+
+    def _guessed(self, command: Command) -> str:
+        words = set(re.findall("[a-z0-9]+", command.text.casefold()))
+        unnamed = [name for name in self._free if name not in self._named.values()]
+        scores = {n: len(words & {*re.findall("[a-z0-9]+", n.casefold())}) for n in unnamed}
+        best = max(scores, key=lambda name: scores[name], default="")
+        if best and scores[best] > 1:
+            return best
+        stems = [PurePath(path.partition("::")[0]).stem for path in _paths(command)[0]]
+        return f"{re.sub('[^A-Za-z0-9_.-]+', '_', stems[0] if stems else 'command')}.log"
+
+
+def _quoted(value: object) -> str:
+    """A value in YAML, which reads JSON."""
+    return json.dumps(value, ensure_ascii=False)
