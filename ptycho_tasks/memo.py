@@ -153,7 +153,7 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
         memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
     write_new(files)
     for file in files:
-        memo.took(0, f"{file.name}; `doit evidence` runs it")
+        memo.took(0, file.name)
     return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)
 
 

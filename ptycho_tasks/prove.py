@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
@@ -227,11 +227,19 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no second signal interrupt the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Not a mask, which is a thread's own: another thread would take the signal.
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread, which gets none
+        before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """Not SIG_IGN, which the processes that are started meanwhile would inherit."""
 
 
 def _cause(error: BaseException) -> str:

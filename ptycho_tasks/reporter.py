@@ -191,8 +191,17 @@ class Stopped(SystemExit):
         super().__init__(int(status))
 
 
+_stopping = False
+"""Whether this process was told to end."""
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """End at once but in order: files that are being written are removed."""
+    global _stopping
+    # The run ends its worker processes too, which may have been told already.
+    if in_worker() and _stopping:
+        return
+    _stopping = True
     if not in_worker():
         # Past Python's own buffers: a signal that interrupts a write to them may not write too.
         with suppress(OSError):

@@ -79,10 +79,11 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         ]
         parts = [before[name] for name in task.task_dep if _is_part(name)]
         if parts or not task.actions:
+            said = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
             worst = {before[name].status for name in task.task_dep}
+            worst |= {"stale"} if parts and reasons else set()
             kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
-            said = dict.fromkeys(reason for part in parts for reason in part.reasons)
-            return Verdict(task.name, kind, tuple(said))
+            return Verdict(task.name, kind, tuple(said.values()) if parts else ())
         kind = "stale" if reasons else "depends" if waits else "up to date"
         return Verdict(task.name, kind, (*reasons, *waits))
 
