@@ -12,11 +12,10 @@ from ptycho_tasks.evidence import (
     Digest,
     Evidence,
     Outputs,
-    Record,
     log_problem,
     published,
-    read_record,
     reasons_of,
+    records_of,
 )
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, OPEN, STATES, Change, Plan
@@ -134,7 +133,7 @@ def _lines(
     for row in plan.rows:
         if row.state is None:
             continue
-        records = _records(evidence, row.id)
+        records = records_of(evidence, row.id)
         kind, reason = _judged(evidence, row, digest, outputs)
         time = min((str(record["started"]) for record in records), default=None)
         outcomes = {record["outcome"] for record in records}
@@ -152,19 +151,8 @@ def _lines(
         )
 
 
-def _records(evidence: Evidence, id: str) -> list[Record]:
-    """The results that a row stands on."""
-    manifest = read_record(evidence.manifest_file(id)) or {}
-    items = manifest.get("items")
-    return [record for record in items if _is_whole(record)] if isinstance(items, list) else []
-
-
-def _is_whole(record: object) -> bool:
-    return isinstance(record, dict) and {"item", "outcome", "started", "log", "sha256"} <= {*record}
-
-
 def _log_problems(evidence: Evidence, id: str) -> list[str]:
-    found = (log_problem(evidence, record) for record in _records(evidence, id))
+    found = (log_problem(evidence, record) for record in records_of(evidence, id))
     return [problem for problem in found if problem]
 
 
@@ -177,7 +165,7 @@ def _judged(evidence: Evidence, row: PlanRow, digest: Digest, outputs: Outputs) 
     if not items:
         if row.id in evidence.by_hand:
             return BY_HAND, evidence.by_hand[row.id]
-        if _records(evidence, row.id):
+        if records_of(evidence, row.id):
             return STALE, f"no item in {evidence.file} proves it any more"
         return NONE, f"no item in {evidence.file} proves it"
     for item in items:

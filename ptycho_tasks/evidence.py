@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -312,19 +312,28 @@ def read_record(path: Path) -> Record | None:
 
 def pending(evidence: Evidence, item: Item) -> Record | None:
     """The result of an item that is not published yet."""
-    return read_record(evidence.pending_file(item))
+    return next(_whole([read_record(evidence.pending_file(item))]), None)
 
 
 def published(evidence: Evidence, item: Item) -> Record | None:
     """The last published result of an item."""
-    found: list[Record] = []
-    for id in item.ids:
-        manifest = read_record(evidence.manifest_file(id)) or {}
-        items = manifest.get("items")
-        for record in items if isinstance(items, list) else []:
-            if isinstance(record, dict) and record.get("item") == item.name:
-                found.append(record)
-    return max(found, key=lambda record: str(record.get("started")), default=None)
+    found = [record for id in item.ids for record in records_of(evidence, id)]
+    mine = [record for record in found if record["item"] == item.name]
+    return max(mine, key=lambda record: str(record["started"]), default=None)
+
+
+def records_of(evidence: Evidence, id: str) -> list[Record]:
+    """The published results that a row stands on."""
+    items = (read_record(evidence.manifest_file(id)) or {}).get("items")
+    return [*_whole(items)] if isinstance(items, list) else []
+
+
+_KEYS = {"item", "outcome", "started", "log", "sha256", "settings", "inputs"}
+
+
+def _whole(records: Iterable[Any]) -> Iterator[Record]:
+    """Those that are results, whatever else a file may say."""
+    return (record for record in records if isinstance(record, dict) and record.keys() >= _KEYS)
 
 
 def latest(evidence: Evidence, item: Item) -> Record | None:

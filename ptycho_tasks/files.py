@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -49,6 +49,13 @@ def temporary(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 os.unlink(name)  # noqa: PTH108
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what a killed process left of files that it was writing: see `temporary`."""
+    for path in paths:
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

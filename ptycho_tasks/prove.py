@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
-from ptycho_tasks.files import sha256_file, write_atomic, writing
+from ptycho_tasks.files import remove_leftovers, sha256_file, write_atomic, writing
 from ptycho_tasks.junit import TestReport, read_junit
 from ptycho_tasks.output import say
 from ptycho_tasks.provenance import surroundings
@@ -61,6 +61,7 @@ def run_item(
     around = surroundings(evidence.root, item)
     with writing(log):
         result.unlink(missing_ok=True)
+        remove_leftovers([result])
         log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.clock import FOLDER_STAMP, SYSTEM, Clock
-from ptycho_tasks.errors import PlanError, PtychoTasksError
+from ptycho_tasks.errors import FileWriteError, PlanError, PtychoTasksError
 from ptycho_tasks.evidence import (
     GREEN,
     PENDING,
@@ -38,6 +38,7 @@ from ptycho_tasks.files import (
     flush,
     flush_folder,
     not_a_file,
+    remove_leftovers,
     staged,
     temporary,
     write_atomic,
@@ -128,6 +129,8 @@ def begin(evidence: Evidence) -> None:
 
 def _note_plan(evidence: Evidence, content: bytes) -> None:
     seen = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
+    with writing(evidence.root / _SEEN):
+        remove_leftovers([evidence.root / _SEEN])
     write_atomic(evidence.root / _SEEN, json.dumps(seen).encode())
 
 
@@ -335,6 +338,9 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
     contents[evidence.plan_file] = new_plan = plan.changed(changes)
     if not holds(ledger, journal["lines"][-1]):
         contents[evidence.ledger_file] = appended(ledger, journal["title"], journal["lines"])
+    # Whoever else writes to these holds the same locks.
+    with writing(evidence.reports_dir):
+        remove_leftovers([*contents, evidence.ledger_file, evidence.root / JOURNAL])
     with ExitStack() as stack:
         temps = {path: stack.enter_context(temporary(path)) for path in contents}
         for path, temp in temps.items():
@@ -361,8 +367,8 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
 def _decided(evidence: Evidence) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, FileWriteError) as error:
         raise PtychoTasksError(
-            f"cannot publish all of the evidence: {error.filename}: {error.strerror or error}; "
-            "allow writing there and run again, which completes it"
+            f"the evidence is published in part: {error}; allow writing there and run again, "
+            "which completes it"
         ) from error

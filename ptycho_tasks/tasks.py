@@ -29,6 +29,7 @@ from doit.task import Task
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.evidence import Evidence, has_own_file, load_evidence
+from ptycho_tasks.files import remove_leftovers
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.state import STATE_NAME, Checker, State, current
@@ -232,7 +233,7 @@ def run_stage(name: str) -> TaskFailed | TaskError | None:
         try:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)
-            remove_leftovers(row["outputs"])
+            remove_leftovers(map(Path, row["outputs"]))
             getattr(stages, _FUNCTIONS[row["stage"]])(payload)
         except PtychoTasksError as error:
             complain(error)
@@ -259,14 +260,6 @@ def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
                     f"{source} would be overwritten by what is made of it; set another `name` in "
                     "ptycho.yaml, or move the scan"
                 )
-
-
-def remove_leftovers(outputs: list[str]) -> None:
-    """Remove what a killed run left of files that it was writing."""
-    for output in outputs:
-        path = Path(output)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
 
 
 def said_by(row: Row) -> dict[str, Any] | None:
