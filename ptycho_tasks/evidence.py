@@ -7,6 +7,7 @@ is told from these and the files alone, so that a fresh clone of a project knows
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,13 +22,18 @@ from ptycho_tasks.files import sha256_file
 from ptycho_tasks.freshness import Reason, changed
 from ptycho_tasks.lock import STATE_DIR
 from ptycho_tasks.state import spelled
-from ptycho_tasks.table import CONFIG_NAME, read_bytes
+from ptycho_tasks.table import (
+    CONFIG_NAME,
+    EVIDENCE,
+    EVIDENCE_NAME,
+    asks_for_evidence,
+    has_evidence_file,
+    read_bytes,
+)
 
 if TYPE_CHECKING:
     from ptycho_tasks.state import State
 
-EVIDENCE_NAME = "evidence.yaml"
-SECTION = "evidence"
 GREEN, RED = "green", "red"
 PENDING = f"{STATE_DIR}/evidence"
 """Holds results that are not published yet."""
@@ -150,12 +156,12 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     Raises:
         ConfigError: something in ptycho.yaml or evidence.yaml is wrong.
     """
-    own = read_bytes(root / EVIDENCE_NAME) if has_own_file(root) else None
-    config = None
-    if own is None or os.path.lexists(root / CONFIG_NAME):
-        config = read_bytes(root / CONFIG_NAME)
-    if own is None and SECTION.encode() not in (config or b""):
+    if not asks_for_evidence(root):
         return None
+    own, config = (
+        read_bytes(root / name) if os.path.lexists(root / name) else None
+        for name in (EVIDENCE_NAME, CONFIG_NAME)
+    )
     key = hashlib.sha256(repr((_FORMAT, str(root), config, own)).encode()).hexdigest()
     kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
     if kept.get("key") == key:
@@ -169,18 +175,13 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     return evidence
 
 
-def has_own_file(root: Path) -> bool:
-    """Whether a project has an evidence.yaml."""
-    return os.path.lexists(root / EVIDENCE_NAME)
-
-
 def require_evidence(root: Path) -> Evidence:
     """The evidence that the project at `root` asks for.
 
     Raises:
         ConfigError: it asks for none, or something in its files is wrong.
     """
-    if not has_own_file(root) and not os.path.lexists(root / CONFIG_NAME):
+    if not has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME):
         raise ConfigError(
             f"{root}: has neither {CONFIG_NAME} nor {EVIDENCE_NAME}; go to a project, or write "
             f"one with `ptycho-tasks plan import`"
@@ -188,7 +189,7 @@ def require_evidence(root: Path) -> Evidence:
     evidence = load_evidence(root)
     if evidence is None:
         raise ConfigError(
-            f"{CONFIG_NAME}: has no section `{SECTION}`, and there is no {EVIDENCE_NAME}; write one"
+            f"{CONFIG_NAME}: has no section `{EVIDENCE}`, nor is there {EVIDENCE_NAME}; write it"
         )
     return evidence
 
@@ -275,6 +276,7 @@ def digest_at(root: Path) -> Digest:
 def outputs_at(root: Path) -> Outputs:
     """Looks the stages' files up in the ptycho.yaml at `root`."""
 
+    @functools.cache
     def outputs(stage: str) -> list[str]:
         from ptycho_tasks.table import table_of
 

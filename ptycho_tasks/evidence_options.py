@@ -10,11 +10,11 @@ import msgspec
 
 from ptycho_tasks.config import ConfigFile, fault, parse_config
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence import EVIDENCE_NAME, SECTION, Evidence, Item
+from ptycho_tasks.evidence import Evidence, Item
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, STAGES, Section, Stages, doc, limits
 from ptycho_tasks.plan import ID_PATTERN
 from ptycho_tasks.shell import pytest_calls, pytest_command, selected_paths
-from ptycho_tasks.table import CONFIG_NAME
+from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 
 RowId = Annotated[str, limits(pattern=rf"^{ID_PATTERN}$")]
 Text = Annotated[str, limits(min_length=1)]
@@ -95,14 +95,14 @@ def parse_evidence(config: ConfigFile | None, own: ConfigFile | None) -> Evidenc
     Raises:
         ConfigError: one line with file and line, the key path, and what was expected.
     """
-    section = None if config is None else config.data.get(SECTION)
+    section = None if config is None else config.data.get(EVIDENCE)
     if own is None:
         if config is None or section is None:
             return None
-        return _evidence(config, section, SECTION)
+        return _evidence(config, section, EVIDENCE)
     if config is not None and section is not None:
         raise ConfigError(
-            f"{config.where(SECTION)}: {SECTION}: there is a {EVIDENCE_NAME} too; keep one of them"
+            f"{config.where(EVIDENCE)}: {EVIDENCE}: there is {EVIDENCE_NAME} too; keep one of them"
         )
     return _evidence(own, own.data, "")
 

@@ -31,9 +31,10 @@ from ptycho_tasks.evidence import (
 from ptycho_tasks.freshness import Answer, Reason
 from ptycho_tasks.output import say
 from ptycho_tasks.state import State, current
+from ptycho_tasks.table import EVIDENCE
 from ptycho_tasks.tasks import complain, or_exit, project_evidence, project_table
 
-NAME = "evidence"
+NAME = EVIDENCE
 _HIDDEN = f"_{NAME}:"
 
 

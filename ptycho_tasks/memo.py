@@ -21,11 +21,12 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.config import parse_config
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence import EVIDENCE_NAME, SECTION, STAMPED, load_evidence
+from ptycho_tasks.evidence import STAMPED, load_evidence
 from ptycho_tasks.evidence_options import parse_evidence
 from ptycho_tasks.files import not_a_file, write_new
 from ptycho_tasks.report import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.shell import pytest_calls, split_assignments, words_of
+from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.template import DODO_NAME
 
 DODO = '''"""The evidence of evidence.yaml; `doit evidence` gathers it."""
@@ -139,8 +140,8 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
     target = root / EVIDENCE_NAME
     if os.path.lexists(target):
         raise ConfigError(f"{target}: is already there; nothing was written")
-    if (root / "ptycho.yaml").exists() and load_evidence(root) is not None:
-        raise ConfigError(f"ptycho.yaml: has a section `{SECTION}` already; nothing was written")
+    if os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
+        raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     memo = read_memo(_text(path))
     _refuse_incomplete(path, memo)
     text = "\n".join([f"# From {path.name}: {memo.summary}".rstrip(": "), *_yaml(memo), ""])

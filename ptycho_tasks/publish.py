@@ -219,14 +219,13 @@ def _published(
             for id, found in evaluated.items()
         }
         updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
-        logs = {item.name: evidence.pending_log(item).read_bytes() for item in results}
-        for name, content in logs.items():
-            (inside / places[name].name).write_bytes(content)
+        for item in results:
+            shutil.copyfile(evidence.pending_log(item), inside / places[item.name].name)
         (inside / SUMMARY).write_text(summary(evidence, moved, time), "utf-8")
         (inside / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
         red = {name: record for name, record in moved.items() if record["outcome"] == RED}
         if red:
-            texts = {name: logs[name].decode("ascii", "replace") for name in red}
+            texts = {name: (inside / places[name].name).read_text("ascii") for name in red}
             (inside / BLOCKER).write_text(blocker(red, texts))
         shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
         shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)

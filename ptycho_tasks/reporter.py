@@ -24,6 +24,7 @@ from doit.reporter import ConsoleReporter
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.output import say
 from ptycho_tasks.state import State
+from ptycho_tasks.table import EVIDENCE
 
 _WATCH_S = 0.2
 """How often a worker process looks whether its run is still there."""
@@ -110,7 +111,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
-        if any(name.startswith("_evidence:") for name in tasks):
+        if EVIDENCE in tasks:
             from ptycho_tasks.evidence_tasks import refuse_unready
 
             with or_exit():

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ptycho_tasks.state import State
 
 CONFIG_NAME = "ptycho.yaml"
+EVIDENCE_NAME = "evidence.yaml"
+EVIDENCE = "evidence"
+"""The section of ptycho.yaml that may stand in for that file."""
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 """Folders beside a bundle: kept states of its training, and logs of it."""
 _FORMAT = 2
@@ -97,6 +100,19 @@ def table_of(root: Path, state: State | None) -> Table:
         kept = {"key": key, "watched": _stamps(watched), "rows": rows}
         state.keep_note(_NOTE, json.dumps(kept, separators=(",", ":")))
     return Table(rows, path, config)
+
+
+def asks_for_evidence(root: Path) -> bool:
+    """Whether a project may have something to prove; what exactly is for `load_evidence`."""
+    if has_evidence_file(root):
+        return True
+    config = root / CONFIG_NAME
+    return os.path.lexists(config) and EVIDENCE.encode() in read_bytes(config)
+
+
+def has_evidence_file(root: Path) -> bool:
+    """Whether a project has an evidence.yaml; it may do without a ptycho.yaml then."""
+    return os.path.lexists(root / EVIDENCE_NAME)
 
 
 def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
@@ -28,12 +28,24 @@ from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.evidence import Evidence, has_own_file, load_evidence
 from ptycho_tasks.files import remove_leftovers
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.state import STATE_NAME, Checker, State, current
-from ptycho_tasks.table import CHECKPOINTS, CONFIG_NAME, LOGS, Row, Table, table_of
+from ptycho_tasks.table import (
+    CHECKPOINTS,
+    CONFIG_NAME,
+    LOGS,
+    Row,
+    Table,
+    asks_for_evidence,
+    has_evidence_file,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    from ptycho_tasks.evidence import Evidence
+
 
 __all__ = [
     "DOIT_CONFIG",
@@ -183,12 +195,16 @@ def project_evidence() -> Evidence | None:
 @functools.lru_cache(maxsize=1)
 def _evidence_at(root: Path, state: State | None) -> Evidence | None:
     with or_exit():
+        if not asks_for_evidence(root):
+            return None
+        from ptycho_tasks.evidence import load_evidence
+
         return load_evidence(root, state)
 
 
 @functools.lru_cache(maxsize=1)
 def _table_at(root: Path, state: State | None) -> Table:
-    if has_own_file(root) and not os.path.lexists(root / CONFIG_NAME):
+    if has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME):
         return Table([], root / CONFIG_NAME, b"")
     table = table_of(root, state)
     if state is not None:

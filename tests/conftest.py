@@ -146,6 +146,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
         monkeypatch.chdir(root)
         tasks._table_at.cache_clear()
+        tasks._evidence_at.cache_clear()
         payload._backend.cache_clear()
         table._sources.cache_clear()
         monkeypatch.setattr(Globals, "dep_manager", None)

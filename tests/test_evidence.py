@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -404,6 +406,24 @@ def test_output_keeps_its_order_and_colours_and_the_log_is_plain_ascii(root):
     )
 
 
+COLOURED = "import sys; print(chr(27) + '[31mred' if sys.stdout.isatty() else 'plain')"
+
+
+def test_a_command_has_a_terminal_where_the_run_has_one(root):
+    items(root, f'id: C4.D3, command: "python -c \\"{COLOURED}\\"", log: said')
+    ours, theirs = pty.openpty()
+    run = subprocess.Popen([*DOIT, "evidence"], cwd=root, stdout=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the other side was closed
+        while piece := os.read(ours, 4096):
+            said += piece
+    os.close(ours)
+    assert run.wait() == 0
+    assert b"\x1b[31mred" in said
+    assert "\nred\n" in (report(root) / "said_green.log").read_text()
+
+
 def is_alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -527,7 +547,7 @@ def test_a_row_without_a_state_starts_nothing(root, doit):
 def test_evidence_in_two_files_is_refused(root, doit):
     section = "".join(f"  {line}\n" for line in EVIDENCE.splitlines())
     (root / "ptycho.yaml").write_text(f"source: {{simulate: {{}}}}\nevidence:\n{section}")
-    refused(root, doit, 2, "ptycho.yaml:2: evidence: there is a evidence.yaml too; keep one")
+    refused(root, doit, 2, "ptycho.yaml:2: evidence: there is evidence.yaml too; keep one")
 
 
 @pytest.mark.parametrize(
@@ -579,6 +599,20 @@ def test_a_folder_that_cannot_be_written_starts_nothing(root, doit, folder):
         preexec_fn=without_overriding_permissions,
     )  # fmt: skip
     (root / folder).chmod(0o755)
+
+
+def test_a_report_of_doit_s_own_frames_a_run_too(root, doit):
+    done = doit(root, "-r", "zero", "evidence")
+    assert done.returncode == 0, done.stderr
+    assert "[x] **C4.D3" in (root / "plan.md").read_text()
+    edit(root / "plan.md", "[x] **C4.D3", "**C4.D3")
+    refused(root, doit, 2, "row `C4.D3` has no state", tasks=("-r", "zero", "evidence"))
+
+
+def test_the_command_line_says_why(root):
+    command = [sys.executable, "-m", "ptycho_tasks.cli", "why", "evidence:C4.D1"]
+    done = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
+    assert " ".join(done.stdout.split()) == "evidence:C4.D1 stale pytest_a was not run yet"
 
 
 def test_without_evidence_there_is_no_task(project, doit):

@@ -127,6 +127,16 @@ VALID = {
     "least": {"source": {"file": "a.npz"}},
     "all lines commented": {"source": {"simulate": {}}, "fixture": None, "training": None},
     "options": {"source": {"file": "a"}, "backend": "epie", "training": {"epochs": 3}},
+    "evidence": {
+        "source": {"file": "a"},
+        "evidence": {
+            "initiative": "i",
+            "phase": "p",
+            "plan": "plan.md",
+            "ledger": "ledger.md",
+            "items": [{"id": "C4.D1", "pytest": ["tests"], "log": "a.log", "env": {"A": 1}}],
+        },
+    },
 }
 INVALID = {
     "no source": {},
@@ -137,6 +147,7 @@ INVALID = {
     "option of the backend": {"source": {"file": "a"}, "backend": "epie", "training": {"x": 1}},
     "name of two lines": {"source": {"file": "a"}, "name": "a\n"},
     "empty file": {"source": {"file": ""}},
+    "evidence without a plan": {"source": {"file": "a"}, "evidence": {"items": []}},
 }
 
 

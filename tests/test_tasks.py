@@ -450,6 +450,20 @@ def test_loading_the_task_list_imports_nothing_heavy(built_project):
     assert heavy & imported(code, built_project) == set()
 
 
+def test_a_project_without_evidence_pays_nothing_for_it(built_project):
+    script = "from doit.doit_cmd import DoitMain\nDoitMain().run(['list'])\nimport sys\n"
+    script += "print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=built_project,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "ptycho_tasks.tasks" in done.stdout
+    assert "ptycho_tasks.evidence" not in done.stdout
+
+
 def test_doing_nothing_imports_nothing_heavy(built_project):
     code = "from doit.doit_cmd import DoitMain\nDoitMain().run([])"
     heavy = {"torch", "lightning", "numpy", "h5py", "scipy", "matplotlib", "skimage"}

@@ -1,0 +1,167 @@
+"""A memo as people write it: what is found in it, and what is said of each line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence import load_evidence
+from ptycho_tasks.memo import import_memo, read_memo
+
+MEMO = Path(__file__).with_name("memo.txt")
+FOLDER = "plans/active/ADR-003-BACKEND-API/reports"
+PLAN = f"{FOLDER}/2025-10-20T033100Z/phase_c4_cli_integration/plan.md"
+CODE = (
+    "ptycho_torch/inference.py",
+    "ptycho_torch/workflows/components.py",
+    "ptycho_torch/model_manager.py",
+    "tests/fixtures/pytorch_integration/minimal_dataset_v1.npz",
+)
+
+
+@pytest.fixture
+def evidence(tmp_path):
+    import_memo(MEMO, tmp_path)
+    return load_evidence(tmp_path)
+
+
+def test_plan_ledger_and_folder_are_found(evidence):
+    assert evidence.initiative == "ADR-003-BACKEND-API"
+    assert (evidence.plan, evidence.ledger) == (PLAN, "docs/fix_plan.md")
+    assert (evidence.reports, evidence.phase) == (FOLDER, "phase_c4_cli_integration")
+
+
+def test_every_item_is_found(evidence):
+    assert evidence.ids == ["C4.C6", "C4.C7", "C4.D1", "C4.D2", "C4.D3", "C4.D4", "C4.F"]
+    assert evidence.by_hand.keys() == {"C4.C6", "C4.C7", "C4.F"}
+
+
+def test_the_commands_are_found_with_environment_logs_and_rows(evidence):
+    _, *tested = evidence.items
+    assert [(item.ids, item.name, item.arguments) for item in tested] == [
+        (
+            ("C4.D1", "C4.D2"),
+            "pytest_cli_train",
+            ("tests/torch/test_cli_train_torch.py::TestExecutionConfigCLI", "-vv"),
+        ),
+        (
+            ("C4.D1", "C4.D2"),
+            "pytest_cli_inference",
+            ("tests/torch/test_cli_inference_torch.py::TestInferenceCLI", "-vv"),
+        ),
+        (
+            ("C4.D3", "C4.D4"),
+            "pytest_integration",
+            (
+                "tests/torch/test_integration_workflow_torch.py"
+                "::test_run_pytorch_train_save_load_infer",
+                "-vv",
+            ),
+        ),
+    ]
+    assert all(item.env == {"CUDA_VISIBLE_DEVICES": ""} for item in tested)
+    assert all(item.depends == CODE for item in tested)
+
+
+def test_the_command_that_makes_the_fixture_is_found(evidence):
+    item = evidence.items[0]
+    assert (item.ids, item.name) == (("C4.C6", "C4.C7"), "fixture_generation")
+    assert item.command.startswith("python scripts/tools/make_pytorch_integration_fixture.py --so")
+    assert item.command.endswith("minimal_dataset_v1.npz --subset-size 64")
+    assert item.depends == (
+        "scripts/tools/make_pytorch_integration_fixture.py",
+        "datasets/Run1084_recon3_postPC_shrunk_3.npz",
+    )
+
+
+def test_every_line_is_told_of(tmp_path):
+    found = import_memo(MEMO, tmp_path)
+    lines = MEMO.read_text().splitlines()
+    titles = {
+        "Do Now:",
+        "Priorities & Rationale:",
+        "How-To Map:",
+        "Pitfalls To Avoid:",
+        "Pointers:",
+    }
+    silent = {
+        number
+        for number, line in enumerate(lines, start=1)
+        if not line or line.startswith("- Targeted tests") or line in titles
+    }
+    assert {finding.line for finding in found} - {0} >= set(range(1, len(lines) + 1)) - silent
+    said = "\n".join(map(str, found))
+    for name in ("fixture_generation.log", "pytest_cli_train_green.log",
+                 "pytest_cli_inference_green.log", "pytest_integration_green.log",
+                 "plan_updates.md", "summary.md"):  # fmt: skip
+        assert f"line 6    took  file {name}: " in said
+    assert "line 2    left  Mode: the evidence has no place for a way of working" in said
+    assert all(len(str(finding).split("  ", 2)[2]) > 3 for finding in found)
+
+
+def test_a_project_of_its_own_can_run_it(tmp_path):
+    command = [sys.executable, "-m", "ptycho_tasks.cli", "plan", "import", str(MEMO)]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
+    assert "took  evidence.yaml\n" in done.stdout
+    doit = [sys.executable, "-m", "doit"]
+    done = subprocess.run(doit, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2, f"error: {PLAN}: No such file or directory; correct the path\n"
+    )  # fmt: skip
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "evidence.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="already there; nothing was written"):
+        import_memo(MEMO, tmp_path)
+    assert (tmp_path / "evidence.yaml").read_text() == "mine"
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("@ plans", "in plans", "names no plan"),
+        ("Artifacts:", "Things:", "names no artefact folder"),
+        ("docs/fix_plan.md before", "the ledger before", "names no ledger"),
+        ("[ADR-003-BACKEND-API] Stand", "Stand", "names no initiative"),
+    ],
+)
+def test_a_memo_that_lacks_something_says_what(tmp_path, old, new, expected):
+    memo = tmp_path / "memo.txt"
+    memo.write_text(MEMO.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=expected) as caught:
+        import_memo(memo, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == [memo]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b""])
+def test_what_is_no_memo_is_one_line(tmp_path, content):
+    memo = tmp_path / "memo.txt"
+    if content is not None:
+        memo.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"memo\.txt: "):
+        import_memo(memo, tmp_path)
+    assert not (tmp_path / "evidence.yaml").exists()
+
+
+def test_what_cannot_be_mapped_is_said():
+    memo = read_memo(
+        "hello\nMapped tests: pytest a 'b\nDo Now:\n1. do it\nColour: red\nPointers:\n- x/y.md\n"
+    )
+    assert [(finding.line, finding.taken) for finding in memo.findings] == [
+        (1, False), (2, False), (4, False), (5, False), (7, False),
+    ]  # fmt: skip
+    assert "a quote is opened and not closed" in memo.findings[1].text
+
+
+@given(st.text(max_size=300) | st.permutations(MEMO.read_text().split(" ")).map(" ".join))
+def test_any_text_can_be_read(text):
+    read_memo(text)
