@@ -162,7 +162,8 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
         read_bytes(root / name) if os.path.lexists(root / name) else None
         for name in (EVIDENCE_NAME, CONFIG_NAME)
     )
-    key = hashlib.sha256(repr((_FORMAT, str(root), config, own)).encode()).hexdigest()
+    said = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
+    key = hashlib.sha256(repr(said).encode()).hexdigest()
     kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
     if kept.get("key") == key:
         return kept["evidence"] and _from_plain(kept["evidence"])

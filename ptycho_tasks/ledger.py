@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-_ATTEMPT = re.compile(rb"\bAttempt\s+#?([0-9]{1,9})\b")
+_ATTEMPT = re.compile(rb"\bAttempt\s+#?([0-9]{1,9})\b(?!-[0-9])")
 
 
 def appended(content: bytes, title: str, lines: Sequence[str]) -> bytes:

@@ -352,7 +352,7 @@ def _judged(
         problem = ended
     elif status in _NOT_FOUND and not item.arguments:
         problem = mistake = f"the command was not found or cannot be run: {tee.last_line}"
-    elif item.counted and not ran and (status == _NO_TESTS or tee.no_such_test):
+    elif item.countable and not ran and (status == _NO_TESTS or tee.no_such_test):
         problem = mistake = f"selects no test: {tee.no_such_test or tee.last_line}"
     elif status != 0:
         found = tests.first_failure if tests is not None else ""

@@ -37,6 +37,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     if not ledger.is_file():
         unfit = not_a_file(ledger) or "no such file; make one, which may be empty, or correct it"
         raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
+    if ledger == evidence.plan_file:
+        raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
     for place in (evidence.plan_file, ledger, evidence.reports_dir / "new"):
         _check_writable(place)
     lock = lock_of(ledger)

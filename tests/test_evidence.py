@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ptycho_tasks.evidence import load_evidence
 from ptycho_tasks.memo import DODO
 
 EVIDENCE = """\
@@ -120,6 +121,15 @@ def assert_one_line(done, code, *expected):
     assert len(errors) == 1, done.stderr
     for part in expected:
         assert part in errors[0]
+
+
+def test_the_readme_shows_evidence_that_can_be_read(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    example = readme.partition("```yaml evidence.yaml\n")[2].partition("```")[0]
+    (tmp_path / "evidence.yaml").write_text(example)
+    evidence = load_evidence(tmp_path)
+    assert evidence.ids == ["C4.D1", "C4.D2", "C4.D3", "C4.F"]
+    assert [item.stages for item in evidence.items] == [(), ("infer",)]
 
 
 # --- green -----------------------------------------------------------------------------------
@@ -519,6 +529,7 @@ BAD = {
     "nothing to run": ("    command: cat data.txt\n", "", "exactly one of `command`, `pytest` and"),
     "no plan": ("plan: plan.md", "plan: plans.md", "plans.md: No such file"),
     "no ledger": ("ledger: docs/fix", "ledger: docs/fax", "docs/fax_plan.md: no such file; make"),
+    "one file for both": ("docs/fix_plan.md", "plan.md", "ledger: is the plan itself"),
     "a folder as ledger": ("docs/fix_plan.md", "docs", "ledger: docs: is a folder"),
     "an open quote": ("cat data.txt", "'echo \"'", "items[1].command: a quote is opened"),
     "its own XML": ("-q]", "--junitxml=a.xml]", "evidence.yaml:7: items[0].pytest: the program"),
@@ -552,7 +563,8 @@ def test_evidence_in_two_files_is_refused(root, doit):
 
 @pytest.mark.parametrize(
     "given", ["pytest: ['tests/test_a.py::test_none']", "pytest: [tests, -k, none]",
-              "command: python -m pytest tests/test_a.py::test_none"],
+              "command: python -m pytest tests/test_a.py::test_none",
+              "command: 'python -m pytest tests/test_a.py::test_none | cat'"],
 )  # fmt: skip
 def test_a_selector_that_selects_nothing_is_one_line(root, doit, given):
     items(root, f"id: C4.D3, {given}, log: t", "id: C4.D1, command: echo done, log: other")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ptycho_tasks.errors import PlanError
 from ptycho_tasks.plan import BLOCKED, DONE, Change, Plan, note
+from ptycho_tasks.report import one_line
 
 PLAN = r"""# Plan
 
@@ -130,6 +131,19 @@ def test_no_other_byte_of_any_plan_changes(before, row, after, old, new, end):
     again = Plan(got, "plan.md")
     assert again.row("T.1").state == new
     assert again.changed({"T.1": Change(new, said)}) == got
+
+
+@given(ROWS.filter(lambda row: row.count("{}") == 2), st.text(max_size=40) | st.just("a\\"))
+def test_whatever_a_note_says_it_stays_one_note_in_its_cell(row, problem):
+    said = note("2026-01-01T00:00:00Z", "red", f"r/x.log; {one_line(problem)}")
+    plain = Plan(row.format(" ", "").encode(), "plan.md")
+    plan = Plan(plain.changed({"T.1": Change(BLOCKED, said)}), "plan.md")
+    assert [(row.id, row.state) for row in plan.rows] == [("T.1", BLOCKED)]
+    assert plan.row("T.1").text == plain.row("T.1").text
+    later = {"T.1": Change(DONE, note("2026-02-01T00:00:00Z", "green", "r/y.log"))}
+    assert re.sub(rb" +\|", b" |", plan.changed(later)) == re.sub(
+        rb" +\|", b" |", plain.changed(later)
+    )
 
 
 @given(st.binary(max_size=300))

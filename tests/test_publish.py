@@ -277,7 +277,10 @@ def test_no_byte_of_any_ledger_changes(content, lines):
     [
         (b"", b"### Attempt 1: t\n\n- x\n"),
         (b"a", b"a\n\n### Attempt 1: t\n\n- x\n"),
-        (b"Attempt 4\r\n* Attempt #12: y\r\n", b"\r\n### Attempt 13: t\r\n\r\n- x\r\n"),
+        (
+            b"Attempt 4\r\n* Attempt #12: y\r\nAttempt 2025-01-01\r\n",
+            b"\r\n### Attempt 13: t\r\n\r\n- x\r\n",
+        ),
     ],
 )
 def test_an_attempt_is_numbered_and_ends_lines_as_the_ledger_does(before, expected):
