@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -107,7 +107,7 @@ def parse_evidence(config: ConfigFile | None, own: ConfigFile | None) -> Evidenc
     return _evidence(own, own.data, "")
 
 
-def parse_files(root: Any, config: bytes | None, own: bytes | None) -> Evidence | None:
+def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence | None:
     """As `parse_evidence`, of the files' bytes; None for a file that is not there."""
     return parse_evidence(
         None if config is None else parse_config(root / CONFIG_NAME, config),
@@ -189,6 +189,4 @@ def _is_stage(name: str) -> bool:
 
 def _path(text: str) -> str:
     """A path with one spelling, `~` expanded."""
-    from pathlib import Path
-
-    return str(PurePath(Path(text).expanduser()))
+    return str(Path(text).expanduser())

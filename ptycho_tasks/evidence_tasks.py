@@ -192,6 +192,7 @@ def prove(name: str) -> TaskFailed | TaskError | None:
 def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     """The action of `evidence`: publish what is pending, and say what each item came to."""
     from ptycho_tasks.publish import publish
+    from ptycho_tasks.report import BLOCKER
 
     evidence = project_evidence()
     assert evidence is not None
@@ -201,17 +202,18 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
         done = publish(evidence, items, _digest(evidence), outputs_of)
     except PtychoTasksError as error:
         return _failing(error)
-    red = []
+    red: list[tuple[Item, str]] = []
     for item in items:
         record = latest(evidence, item)
         assert record is not None
         again = "" if item in ran else f" (of {record['started']}, still good)"
         say(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}\n")
-        red += [item] if record["outcome"] == RED else []
+        red += [(item, record["log"])] if record["outcome"] == RED else []
     if done is not None:
         folder = Path(done.folder).relative_to(evidence.root)
         say(f"report {folder}; updated {evidence.plan} and {evidence.ledger}\n")
     if red:
-        rows = ", ".join(dict.fromkeys(id for item in red for id in item.ids))
-        return _failing(PtychoTasksError(f"red: {rows}; see the blocker.log in the report"))
+        rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
+        blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
+        return _failing(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import json
 import os
 import re
 import select
@@ -68,6 +69,7 @@ def run_item(
         file = stack.enter_context(_opened(log))
         tee = _Tee(file)
         file.write("\n".join([*_head(item, begun, around), RULE, ""]))
+        file.flush()
         process, channel = _started(evidence, item, folder / "junit.xml")
         try:
             ended = _followed(process, channel, tee, item.time_limit_s, clock)
@@ -102,14 +104,8 @@ def run_item(
         "sha256": sha256_file(log),
         **around,
     }
-    write_atomic(result, _json(record))
+    write_atomic(result, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
     return record
-
-
-def _json(record: Record) -> bytes:
-    import json
-
-    return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -119,7 +115,7 @@ def _json(record: Record) -> bytes:
 def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
     """The command, in a process group of its own, and where its output is read: stdout and
     stderr together, so that their order is kept."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **item.env}
+    env = environment_of(item)
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:
@@ -144,6 +140,14 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
     finally:
         os.close(writing)
     return process, reading
+
+
+def environment_of(item: Item) -> dict[str, str]:
+    """The environment that an item runs in; `python` is the one whose versions the log names."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if sys.prefix != sys.base_prefix:  # a virtual environment, which need not be activated
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    return {**env, **item.env}
 
 
 def shell_command(command: str) -> list[str]:

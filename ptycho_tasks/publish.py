@@ -198,6 +198,7 @@ def _published(
 ) -> Published:
     time = clock.stamp()
     ids = [id for id in evidence.ids if any(id in item.ids for item in results)]
+    ids.sort(key=lambda id: plan.row(id).line)
     # A green result that is stale already, as after an edit meanwhile, proves nothing now.
     evaluated = {
         id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]

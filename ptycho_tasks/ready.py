@@ -15,6 +15,7 @@ from ptycho_tasks.files import not_a_file, temporary
 from ptycho_tasks.ledger import lock_of
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.plan import Plan
+from ptycho_tasks.prove import environment_of
 from ptycho_tasks.publish import read_plan
 from ptycho_tasks.shell import split_assignments, words_of
 
@@ -81,7 +82,7 @@ def _check_command(evidence: Evidence, item: Item) -> None:
     found = subprocess.run(
         ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]],
         cwd=evidence.root,
-        env={**os.environ, **item.env, **{k: v for k, v in env.items() if "$" not in v}},
+        env={**environment_of(item), **{k: v for k, v in env.items() if "$" not in v}},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -189,15 +189,17 @@ def attempt(
         time: of the report.
     """
     lines = []
+    files = [PLAN_UPDATES, SUMMARY]
+    if any(record["outcome"] == RED for record in results.values()):
+        files.append(BLOCKER)
     for name, record in results.items():
         problem = f": {one_line(record['problem'])}" if record["outcome"] == RED else ""
         lines.append(f"- {', '.join(record['ids'])}: {said(record)}{problem}; `{shown[name]}`")
-    return f"{time}, {evidence.initiative}, {evidence.phase}", [*lines, report_line(shown[""])]
-
-
-def report_line(folder: str) -> str:
-    """The line by which an entry of the ledger is known again."""
-    return f"- Report: `{folder}/` ({PLAN_UPDATES}, {SUMMARY})"
+    return f"{time}, {evidence.initiative}, {evidence.phase}", [
+        *lines,
+        # The last line, which names a folder that is no other's, tells entries apart.
+        f"- Report: `{shown['']}/` ({', '.join(files)})",
+    ]
 
 
 def _state(marker: str) -> str:

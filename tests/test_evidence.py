@@ -328,6 +328,8 @@ def test_a_red_item_is_blocked_and_the_others_still_run(root, doit):
     assert "pytest_a_red.log; tests.test_a.test_more: AssertionError: no 'x'" in plan[4]
     assert plan[6] == "- [x] **C4.D3:** data"
     ledger = (root / "docs/fix_plan.md").read_text()
+    assert f"`{folder.relative_to(root)}/` (plan_updates.md, summary.md, blocker.log)" in ledger
+    assert f"see {folder.relative_to(root)}/blocker.log" in done.stderr
     assert "- C4.D1, C4.D2: red, 1 passed, 1 failed, 0 skipped, " in ledger
     assert doit(root, "why", "evidence:C4.D1").stdout.splitlines()[1].strip() == (
         "pytest_a was red: tests.test_a.test_more: AssertionError: no `x`"

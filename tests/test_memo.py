@@ -116,6 +116,40 @@ def test_a_project_of_its_own_can_run_it(tmp_path):
     )  # fmt: skip
 
 
+def test_the_work_of_a_memo_can_be_done(tmp_path, doit):
+    """In a repository as the memo's: what it asks for is run, and its plan and ledger follow."""
+    import_memo(MEMO, tmp_path)
+    rows = ["C4.C6", "C4.C7", "C4.D1", "C4.D2", "C4.D3", "C4.D4", "C4.F"]
+    files = {
+        PLAN: "".join(f"| {row} | text | [ ] | |\n" for row in rows),
+        "docs/fix_plan.md": "# Fix plan\n",
+        "scripts/tools/make_pytorch_integration_fixture.py": "import sys\n"
+        "from pathlib import Path\n"
+        "path = Path(sys.argv[sys.argv.index('--output') + 1])\n"
+        "path.parent.mkdir(parents=True)\npath.write_text('fixture')\n",
+        "tests/torch/test_cli_train_torch.py": "class TestExecutionConfigCLI:\n"
+        "    def test_a(self):\n        pass\n",
+        "tests/torch/test_cli_inference_torch.py": "class TestInferenceCLI:\n"
+        "    def test_a(self):\n        pass\n",
+        "tests/torch/test_integration_workflow_torch.py": "from pathlib import Path\n\n\n"
+        "def test_run_pytorch_train_save_load_infer():\n"
+        f"    assert Path({CODE[-1]!r}).exists()\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = doit(tmp_path)
+    assert done.returncode == 0, done.stderr
+    states = [line.split(" | ")[2] for line in (tmp_path / PLAN).read_text().splitlines()]
+    assert states == ["[P]", "[P]", "[x]", "[x]", "[x]", "[x]", "[ ]"]
+    (stamp,) = {*(tmp_path / FOLDER).glob("2*")} - {(tmp_path / PLAN).parents[1]}
+    assert sorted(path.name for path in (stamp / "phase_c4_cli_integration").iterdir()) == [
+        "fixture_generation_green.log", "plan_updates.md", "pytest_cli_inference_green.log",
+        "pytest_cli_train_green.log", "pytest_integration_green.log", "summary.md",
+    ]  # fmt: skip
+    assert (tmp_path / "docs/fix_plan.md").read_text().count("### Attempt") == 1
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "evidence.yaml").write_text("mine")
     with pytest.raises(ConfigError, match="already there; nothing was written"):
