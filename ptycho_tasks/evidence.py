@@ -250,7 +250,15 @@ def _files(evidence: Evidence, text: str, of_folder: str = "*") -> Iterator[Path
 def _counts(evidence: Evidence, path: Path, folder: Path) -> bool:
     parts = path.relative_to(folder).parts
     hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-    return not hidden and path.is_file() and not path.is_relative_to(evidence.reports_dir)
+    return not hidden and path.is_file() and not _is_reported(evidence, path)
+
+
+def _is_reported(evidence: Evidence, path: Path) -> bool:
+    """Whether a file is of a report: what a run writes must not make the next one stale."""
+    if not path.is_relative_to(evidence.reports_dir):
+        return False
+    first = path.relative_to(evidence.reports_dir).parts[0]
+    return first == MANIFESTS or STAMPED.fullmatch(first) is not None
 
 
 def _conftests(root: Path, path: Path) -> Iterator[Path]:

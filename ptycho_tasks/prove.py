@@ -115,7 +115,7 @@ def run_item(
 def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
     """The command, in a process group of its own, and where its output is read: stdout and
     stderr together, so that their order is kept."""
-    env = environment_of(item)
+    env = {**environment(), **item.env}
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:
@@ -142,12 +142,12 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
     return process, reading
 
 
-def environment_of(item: Item) -> dict[str, str]:
-    """The environment that an item runs in; `python` is the one whose versions the log names."""
+def environment() -> dict[str, str]:
+    """The environment of every item; `python` is the one whose versions the logs name."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if sys.prefix != sys.base_prefix:  # a virtual environment, which need not be activated
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-    return {**env, **item.env}
+    return env
 
 
 def shell_command(command: str) -> list[str]:
@@ -292,7 +292,7 @@ class _Tee:
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if final or len(self._part) > _LONGEST_LINE:
-            lines, self._part = [*lines, *filter(None, [self._part])], ""
+            lines, self._part = [*lines, *filter(None, [self._part.rstrip("\r")])], ""
         for line in map(as_ascii, lines):
             self._log.write(f"{line}\n")
             if line.strip():

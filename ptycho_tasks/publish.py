@@ -181,7 +181,10 @@ def publish(
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
     wrong = [(item, record["mistake"]) for item, record in results.items() if record["mistake"]]
     if wrong:
-        said = "; ".join(f"{', '.join(item.ids)}: `{item.command}` {text}" for item, text in wrong)
+        said = "; ".join(
+            f"{', '.join(item.ids)}: `{' '.join(item.command.split())}` {text}"
+            for item, text in wrong
+        )
         raise PtychoTasksError(
             f"{said}; correct the command and run again: plan and ledger are as they were, other "
             "results are kept until then"

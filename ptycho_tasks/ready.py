@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ptycho_tasks.files import not_a_file, temporary
 from ptycho_tasks.ledger import lock_of
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.plan import Plan
-from ptycho_tasks.prove import environment_of
+from ptycho_tasks.prove import environment, shell_command
 from ptycho_tasks.publish import read_plan
 from ptycho_tasks.shell import split_assignments, words_of
 
@@ -75,24 +75,41 @@ def _check_command(evidence: Evidence, item: Item) -> None:
                 f"{evidence.file}: {item.name}: pytest is not installed; `pip install pytest`"
             )
         return
-    env, words = split_assignments(words_of(item.command))
+    read = _run(evidence, [*shell_command(item.command)[:-2], "-n", "-c", item.command])
+    if read.returncode != 0:
+        said = (read.stderr.splitlines() or ["it is none"])[0]
+        raise ConfigError(
+            f"{evidence.file}: {item.name}: the shell cannot read the command: {said}"
+        )
+    try:
+        env, words = split_assignments(words_of(item.command))
+    except ValueError:
+        return
     # What the shell has yet to make a word of, it must judge itself.
     if not words or set(words[0]) & set("$`*?[{(<>|&;)~"):
         return
-    found = subprocess.run(
-        ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]],
-        cwd=evidence.root,
-        env={**environment_of(item), **{k: v for k, v in env.items() if "$" not in v}},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    more = {**item.env, **{name: value for name, value in env.items() if "$" not in value}}
+    found = _run(evidence, ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]], more)
     if found.returncode != 0:
         raise ConfigError(
             f"{evidence.file}: {item.name}: there is no command `{words[0]}`; correct it, or "
             "install what it belongs to"
         )
+
+
+def _run(
+    evidence: Evidence, command: list[str], env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=evidence.root,
+        env={**environment(), **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 def _check_named_files(evidence: Evidence, item: Item) -> None:

@@ -50,12 +50,11 @@ def split_assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def pytest_calls(command: str) -> PytestCalls:
-    """Whether, and how plainly, a command runs pytest.
-
-    Raises:
-        ValueError: a quote is not closed.
-    """
-    words = words_of(command)
+    """Whether, and how plainly, a command runs pytest."""
+    try:
+        words = words_of(command)
+    except ValueError:  # as in the text of a here-document
+        return PytestCalls(0, False, [])
     named = sum(bool(_PYTEST.fullmatch(word)) for word in words)
     simple = "\n" not in command.strip() and not any(_OPERATOR.fullmatch(word) for word in words)
     rest = split_assignments(words)[1]

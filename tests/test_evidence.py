@@ -533,7 +533,7 @@ BAD = {
     "no ledger": ("ledger: docs/fix", "ledger: docs/fax", "docs/fax_plan.md: no such file; make"),
     "one file for both": ("docs/fix_plan.md", "plan.md", "ledger: is the plan itself"),
     "a folder as ledger": ("docs/fix_plan.md", "docs", "ledger: docs: is a folder"),
-    "an open quote": ("cat data.txt", "'echo \"'", "items[1].command: a quote is opened"),
+    "an open quote": ("cat data.txt", "'echo \"'", "data: the shell cannot read the command"),
     "its own XML": ("-q]", "--junitxml=a.xml]", "evidence.yaml:7: items[0].pytest: the program"),
     "a phase with a path": ("phase: phase_c4", "phase: a/b", "evidence.yaml:2: phase: expected at"),
     "an empty file": (EVIDENCE, "", "evidence.yaml: initiative: must be given"),
