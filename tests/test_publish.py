@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptycho_tasks import prove
@@ -224,6 +224,56 @@ def test_an_error_at_any_moment_before_the_decision_changes_nothing(ran, tmp_pat
         assert project.ledger.read_text().count("### Attempt") == 1
         assert "[x] a.1" in project.plan
     assert refusals > 8
+
+
+TEXTS = st.text(st.characters(exclude_characters="\n`~", exclude_categories=["Cs"]), max_size=20)
+AROUND = st.lists(
+    TEXTS
+    | st.sampled_from(
+        [
+            "| x | y |",
+            "|a\\|b|[x]|",
+            "- [ ] other.1",
+            "  * [P] nested.2: x  ",
+            "> q",
+            "\r",
+            "\u0085 \f",
+            "é ",
+        ]
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=AROUND,
+    row=st.sampled_from(
+        ["| a.1 | \\| `[ ]` | [ ] | é  |\r", "|a.1|[x]|", "  - [P] **a.1:** text  \r"]
+    ),
+    after=AROUND,
+    ledger=st.binary(max_size=60),
+)
+def test_a_publication_changes_one_line_of_a_plan_and_the_end_of_a_ledger(
+    ran, tmp_path, before, row, after, ledger
+):
+    plan = "\n".join([*before, row, *after, "| a.2 | | [ ] |"]).encode()
+    root = tmp_path / "example"
+    shutil.rmtree(root, ignore_errors=True)
+    project = Project(root, of=ran.root)
+    (root / ".ptycho/evidence/two.json").unlink()
+    (root / "plan.md").write_bytes(plan)
+    project.ledger.write_bytes(ledger)
+    begin(project.evidence)
+    project.publish()
+    assert project.ledger.read_bytes().startswith(ledger)
+    old, new = plan.split(b"\n"), (root / "plan.md").read_bytes().split(b"\n")
+    line = len(before)
+    assert old[:line] + old[line + 1 :] == new[:line] + new[line + 1 :]
+    note = rb" \(evidence 2026-01-01T12:00:00Z green: reports/2026-01-01T120000Z/p/one_green.log\)"
+    kept = re.sub(note, b"", new[line])
+    expected = row.replace("| [ ] |", "| [x] |").replace("[P]", "[x]").encode()
+    assert kept.replace(b" ", b"") == expected.replace(b" ", b"")
 
 
 def test_modes_and_links_stay(project):
