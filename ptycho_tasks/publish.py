@@ -225,12 +225,7 @@ def _published(
         updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
         for item in results:
             shutil.copyfile(evidence.pending_log(item), inside / places[item.name].name)
-        (inside / SUMMARY).write_text(summary(evidence, moved, time), "utf-8")
-        (inside / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
-        red = {name: record for name, record in moved.items() if record["outcome"] == RED}
-        if red:
-            texts = {name: (inside / places[name].name).read_text("ascii") for name in red}
-            (inside / BLOCKER).write_text(blocker(red, texts))
+        _write_report(evidence, inside, moved, updates, time)
         shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
         shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
         title, lines = attempt(evidence, moved, shown, time)
@@ -245,6 +240,22 @@ def _published(
         }
         _commit(evidence, journal, decided=False)
     return Published(folder / evidence.phase, updates)
+
+
+def _write_report(
+    evidence: Evidence,
+    folder: Path,
+    results: Mapping[str, Record],
+    updates: Sequence[RowUpdate],
+    time: str,
+) -> None:
+    """Write what a report folder, in which the logs lie already, says besides."""
+    (folder / SUMMARY).write_text(summary(evidence, results, time), "utf-8")
+    (folder / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
+    red = {name: record for name, record in results.items() if record["outcome"] == RED}
+    if red:
+        logs = {n: (folder / Path(r["log"]).name).read_text("ascii") for n, r in red.items()}
+        (folder / BLOCKER).write_text(blocker(red, logs))
 
 
 def evaluate(evidence: Evidence, item: Item, digest: Digest, outputs: Outputs) -> Evaluated:
