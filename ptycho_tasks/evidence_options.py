@@ -16,7 +16,7 @@ from ptycho_tasks.plan import ID_PATTERN
 from ptycho_tasks.shell import pytest_calls, pytest_command, selected_paths
 from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 
-RowId = Annotated[str, limits(pattern=rf"^{ID_PATTERN}$")]
+RowId = Annotated[str, limits(pattern=rf"^{ID_PATTERN}$(?!\n)")]
 Text = Annotated[str, limits(min_length=1)]
 
 
@@ -96,11 +96,10 @@ def parse_evidence(config: ConfigFile | None, own: ConfigFile | None) -> Evidenc
         ConfigError: one line with file and line, the key path, and what was expected.
     """
     section = None if config is None else config.data.get(EVIDENCE)
+    asked = section not in (None, {})
     if own is None:
-        if config is None or section is None:
-            return None
-        return _evidence(config, section, EVIDENCE)
-    if config is not None and section is not None:
+        return _evidence(config, section, EVIDENCE) if config is not None and asked else None
+    if config is not None and asked:
         raise ConfigError(
             f"{config.where(EVIDENCE)}: {EVIDENCE}: there is {EVIDENCE_NAME} too; keep one of them"
         )
