@@ -27,6 +27,10 @@ from ptycho_tasks.state import State
 
 _WATCH_S = 0.2
 """How often a worker process looks whether its run is still there."""
+_SIGNALS: list[signal.Signals] = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
+"""What asks a process to end."""
 
 run_pid: int | None = None
 """The process that runs the tasks; None where no tasks are run."""
@@ -44,7 +48,7 @@ class _Run:
             self.lock.acquire()
         self.workers: set[Any] = set()
         self.handlers: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             self.handle(number, _stop)
 
     def handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
@@ -184,6 +188,17 @@ class Stopped(SystemExit):
     def __init__(self, status: int | str) -> None:
         """With the exit status, which doit hands on from a worker process as text."""
         super().__init__(int(status))
+
+
+@contextmanager
+def stopping_in_order() -> Iterator[None]:
+    """In the block, a signal that asks this process to end removes files that are being written."""
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

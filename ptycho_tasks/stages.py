@@ -272,8 +272,9 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
     from ptycho_tasks.readers import read_scan
 
     source = payload.source
-    scan_key = "source.file" if path == payload.source_file else "inference.scan"
-    for key in (scan_key, "source.product"):
+    # The product is that of the source, and of no other scan.
+    own = path == payload.source_file
+    for key in ("source.file", "source.product") if own else ("inference.scan",):
         missing = payload.missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
@@ -281,7 +282,7 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
         path,
         measurement=source.measurement,
         frame_axis=source.frame_axis,
-        product=payload.product_file,
+        product=payload.product_file if own else None,
         pixel_size_m=source.pixel_size_m,
         energy_ev=source.energy_ev,
         distance_m=source.distance_m,
