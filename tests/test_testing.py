@@ -474,7 +474,7 @@ BROKEN: dict[str, list[Broken]] = {
         (
             "starts anew",
             refining("return iterate(request, replace(start, object=start.object * 0 + 0.4))"),
-            {"options": TrainingOptions(epochs=1)},
+            {},
             "the truth is not gone on from",
         ),
         (
