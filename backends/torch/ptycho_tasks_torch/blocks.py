@@ -101,7 +101,7 @@ def make_blocks(
             )
         mixed = np.random.default_rng(options.seed).permutation(training)
         anchors = np.sort(mixed[: options.n_groups])
-    K = options.neighbours // options.gridsize**2
+    K = options.block_frames // options.gridsize**2
     learned = make_groups(scan, anchors, training, options.gridsize)
     held = make_groups(scan, validation, np.arange(scan.frame_count), options.gridsize)
     around = group_neighbours(scan, held, learned, max(K - 1, 1))
@@ -141,7 +141,7 @@ class Epoch:
         shown = min(frames, groups * options.gridsize**2)
         return cls(
             blocks=math.ceil(shown / (in_block * options.gridsize**2)),
-            batch=options.batch_size // options.neighbours,
+            batch=options.batch_size // options.block_frames,
             accumulated=options.accumulate_grad_batches,
         )
 

@@ -27,14 +27,17 @@ class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
         Annotated[int, limits(ge=16)] | None,
         doc("groups to train on, chosen at random; null takes one around every frame"),
     ] = None
-    batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=1)] = 32
+    batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 32
     accumulate_grad_batches: Annotated[
         int, doc("batches whose gradients make one training step together", ge=1)
     ] = 1
     neighbours: Annotated[
-        int,
-        doc("neighbouring frames that must agree on one object: the overlap constraint", ge=4),
-    ] = 32
+        Annotated[int, limits(ge=4)] | None,
+        doc(
+            "neighbouring frames that must agree on one object: the overlap constraint; null: 32, "
+            "or batch_size where that is less"
+        ),
+    ] = None
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 4e-3
     scheduler: Annotated[
         Literal["cosine", "constant", "exponential", "multi_step", "plateau"],
@@ -64,17 +67,22 @@ class PinnOptions(TrainingOptions, frozen=True, kw_only=True):
         float, doc("share of the frames that is held back to validate", gt=0.0, le=0.5)
     ] = 0.03
 
+    @property
+    def block_frames(self) -> int:
+        """Frames of a block, which must agree on one object: `neighbours`, its default resolved."""
+        return min(32, self.batch_size) if self.neighbours is None else self.neighbours
+
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""
-        if self.neighbours % self.gridsize**2:
+        name = "batch_size" if self.block_frames == self.batch_size else "neighbours"
+        if self.block_frames % self.gridsize**2:
             raise ValueError(
-                f"neighbours {self.neighbours} is no multiple of a group's "
-                f"{self.gridsize**2} frames"
+                f"{name} {self.block_frames} is no multiple of a group's {self.gridsize**2} frames"
             )
-        if self.batch_size % self.neighbours:
+        if self.batch_size % self.block_frames:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of neighbours {self.neighbours}: "
-                f"take {self.neighbours} or {2 * self.neighbours}"
+                f"batch_size {self.batch_size} is no multiple of neighbours {self.block_frames}: "
+                f"take {self.block_frames} or {2 * self.block_frames}"
             )
         if self.model_type == "supervised" and self.loss != "poisson":
             raise ValueError(

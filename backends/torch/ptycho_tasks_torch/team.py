@@ -108,7 +108,7 @@ def check_devices(options: PinnOptions, execution: PinnExecution, device: torch.
     Raises:
         ConfigError: names the key.
     """
-    devices, blocks = execution.devices, options.batch_size // options.neighbours
+    devices, blocks = execution.devices, options.batch_size // options.block_frames
     if devices == 1:
         return
     # A CPU is shared by as many processes as one likes.
@@ -122,7 +122,7 @@ def check_devices(options: PinnOptions, execution: PinnExecution, device: torch.
         raise ConfigError(
             f"execution.devices: training.batch_size / training.neighbours = {blocks} blocks a "
             f"batch cannot be divided evenly among {devices} devices; take a batch_size of "
-            f"{devices * options.neighbours}, or a multiple of it"
+            f"{devices * options.block_frames}, or a multiple of it"
         )
     if not distributed.is_available():
         raise ConfigError("execution.devices: this torch was built without torch.distributed")

@@ -291,11 +291,18 @@ def test_a_model_without_what_its_training_found_is_refused(scan, trained, damag
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batch_size": 20}, {"neighbours": 6, "batch_size": 6}],
+    [{"batch_size": 40}, {"batch_size": 6}, {"neighbours": 6, "batch_size": 6}],
 )
 def test_options_that_do_not_fit_each_other_are_refused(wrong):
     with pytest.raises(msgspec.ValidationError, match="is no multiple of"):
         msgspec.convert(wrong, PinnOptions)
+
+
+@pytest.mark.parametrize(
+    ("given", "frames"), [({}, 32), ({"batch_size": 16}, 16), ({"batch_size": 64}, 32)]
+)
+def test_a_block_holds_no_more_frames_than_a_batch(given, frames):
+    assert msgspec.convert(given, PinnOptions).block_frames == frames
 
 
 # --- bundles and imports ---------------------------------------------------------------------
