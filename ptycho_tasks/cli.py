@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,40 @@ from typing import Any
 import click
 import msgspec
 
+from ptycho_tasks.commands import infer, train
+from ptycho_tasks.completion import complete_backends, complete_tasks, completer_of, completion
 from ptycho_tasks.config import (
     CONFIG_NAME,
     SectionType,
     SourceOptions,
+    choices_of,
     fault,
     read_config,
     typed,
 )
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
 from ptycho_tasks.evidence_cli import evidence, plan
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
-from ptycho_tasks.tasks import DEBUG
+
+NAME = "ptycho-tasks"
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # PtychoPINN's users spell some flags with `_`.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    }
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="ptycho-tasks")
+@click.version_option(package_name=NAME)
 def cli(debug: bool) -> None:
     """Ptychography as a build: scan -> fixture -> trained bundle -> reconstruction.
 
     In a project folder, `doit train` and `doit infer` build what is stale. Start one with
-    `ptycho-tasks init`.
+    `ptycho-tasks init`; or `ptycho-tasks train` and `ptycho-tasks infer` work on single files.
     """
     if debug:
         os.environ[DEBUG] = "1"
@@ -44,9 +55,14 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit 2, failed work exit 1."""
     try:
-        code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
+        code = cli.main(prog_name=NAME, standalone_mode=False)
+    except _HELP as error:
         error.show()
+        code = 2
+    except click.ClickException as error:
+        if os.environ.get(DEBUG):
+            raise
+        click.echo(f"error: {_one_line(error)}", err=True)
         code = 2
     except click.Abort:
         click.echo("aborted", err=True)
@@ -65,6 +81,17 @@ def main() -> None:
     sys.exit(code)
 
 
+def _one_line(error: click.ClickException) -> str:
+    """What is wrong, and which help says what is right."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text}; see `{context.command_path} --help`" if context else text
+
+
+for command in (train, infer, completion, evidence, plan):
+    cli.add_command(command)
+
+
 def section_options(
     kind: type[Section], *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -76,14 +103,30 @@ def section_options(
                 continue
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
             default = "none" if field.default is None else field.default
+            words = tuple(map(str, choices_of(field.type)))
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
                 field.name,
+                metavar=f"[{'|'.join(words)}]" if words else _kind(field.type),
+                shell_complete=completer_of(words) if words else None,
                 help=f"{meta.description}  [default: {default}]",
             )(command)
         return command
 
     return decorate
+
+
+def _kind(annotation: Any) -> str:
+    """What a field takes, in one word."""
+    kinds = [*_classes(annotation)]
+    return "INTEGER" if int in kinds else "NUMBER" if float in kinds else "TEXT"
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _classes(argument)
 
 
 def section_of(kind: type[SectionType], values: dict[str, str | None]) -> SectionType:
@@ -108,12 +151,19 @@ force_option = click.option("--force", is_flag=True, help="Replace a file that i
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 @click.option("--source", type=click.Path(path_type=Path), help="The scan to read (NPZ, CXI).")
-@click.option("--backend", default="pinn", show_default=True, help="What trains and infers.")
+@click.option(
+    "--backend",
+    default="pinn",
+    show_default=True,
+    shell_complete=complete_backends,
+    help="What trains and infers.",
+)
 @click.option("--name", help="Names the files that are made.  [default: the scan's name]")
 def init(folder: Path, source: Path | None, backend: str, name: str | None) -> None:
-    """Make a project in FOLDER: ptycho.yaml, dodo.py and a JSON Schema for editors.
+    """Make a project in FOLDER.
 
-    Without --source, the project simulates its scan.
+    Writes ptycho.yaml, dodo.py and a JSON Schema for editors. Without --source, the project
+    simulates its scan.
     """
     from ptycho_tasks.project import init_project
 
@@ -127,7 +177,10 @@ def init(folder: Path, source: Path | None, backend: str, name: str | None) -> N
 @force_option
 @section_options(SimulationOptions)
 def simulate(output: Path, force: bool, **values: str | None) -> None:
-    """Simulate a scan with a known ground truth and write it to OUTPUT (NPZ)."""
+    """Simulate a scan with a known ground truth.
+
+    Writes it to OUTPUT (NPZ).
+    """
     options = section_of(SimulationOptions, values)
     check_replaceable(output, force=force)
 
@@ -149,15 +202,18 @@ def _doit(*arguments: str) -> None:
 
 
 @cli.command()
-@click.argument("tasks", nargs=-1)
+@click.argument("tasks", nargs=-1, shell_complete=complete_tasks)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def why(tasks: tuple[str, ...], as_json: bool) -> None:
-    """Say why tasks are stale: settings, files, code, or a task before them."""
+    """Say why tasks are stale.
+
+    Each reason: settings, files, code, or a task before them.
+    """
     _doit("why", *(["--json"] if as_json else []), *tasks)
 
 
 @cli.command("dry-run")
-@click.argument("tasks", nargs=-1)
+@click.argument("tasks", nargs=-1, shell_complete=complete_tasks)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def dry_run(tasks: tuple[str, ...], as_json: bool) -> None:
     """Say what would run, in order; runs nothing."""
@@ -202,13 +258,14 @@ def fixture(source: Path, output: Path, force: bool, **values: str | None) -> No
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_backends)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def backends(name: str | None, as_json: bool) -> None:
-    """List the backends that a project here can name, and why one cannot be used.
+    """List the backends that can be named here, or show one.
 
-    With NAME: what that backend offers, its options with their defaults and meanings. The list
-    imports every backend to learn its version; with NAME, only that one is imported.
+    The list says why one cannot be used. With NAME: what that backend offers, its options with
+    their defaults and meanings. The list imports every backend to learn its version; with NAME,
+    only that one is imported.
     """
     from ptycho_tasks.backends import describe, describe_all, find_backend
 
@@ -240,7 +297,7 @@ def _show_offers(backend: dict[str, Any]) -> None:
 @cli.command()
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of ptycho.yaml instead.")
 def config(schema: bool) -> None:
-    """Show every setting of the project here: its value, and where it came from."""
+    """Show every setting, and where it came from."""
     from ptycho_tasks.payload import create_inference_payload, create_refinement_payload
     from ptycho_tasks.project import project_schema
 
@@ -257,7 +314,10 @@ def config(schema: bool) -> None:
 
 @cli.group()
 def bundle() -> None:
-    """Look into a model bundle (wts.h5.zip); nothing in it is ever executed."""
+    """Look into a model bundle, wts.h5.zip.
+
+    Nothing in it is ever executed.
+    """
 
 
 @bundle.command()
@@ -284,10 +344,6 @@ def verify(model_dir: Path) -> None:
 
     content = load_bundle(model_dir)
     click.echo(f"{model_dir}: whole; made by {content.backend}")
-
-
-cli.add_command(evidence)
-cli.add_command(plan)
 
 
 if __name__ == "__main__":

@@ -367,6 +367,8 @@ class Layers:
     origins: dict[str, str]
     """Dotted key path to `override`, `command line` or `ptycho.yaml:LINE`."""
     variant: Variant
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key path to the flag that set it."""
 
     def where(self, key: str) -> str:
         """The origin to name in a message about `key`."""
@@ -374,6 +376,12 @@ class Layers:
         if changed and key not in self.variant.overrides:
             return self.variant.origins[changed]
         return self.origins.get(key) or self.file.where(key)
+
+    def flag_in(self, section: str, problem: str) -> str:
+        """The flag that set a key of a section that a problem mentions; empty where none did."""
+        keys = (key for key in self.flags if key.startswith(f"{section}."))
+        found = (key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", problem))
+        return next((self.flags[key] for key in found), "")
 
     def blamed(self, key: str) -> str:
         """The variant, to name in a message about a `key` that it changes; else empty."""
@@ -437,8 +445,8 @@ def merge(
         for key, value in (values or {}).items():
             _put(data, key, value)
             origins[key] = origin
-    origins |= {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
-    return Layers(file, _with_empty_sections(data), origins, variant)
+    spelled = {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
+    return Layers(file, _with_empty_sections(data), origins | spelled, variant, spelled)
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
@@ -510,7 +518,7 @@ def convert(layers: Layers, kind: type[SectionType], prefix: str = "") -> Sectio
     except msgspec.ValidationError as error:
         key, problem = fault(error, kind, data)
         key = ".".join(part for part in (prefix, key) if part)
-        where, variant = layers.where(key), layers.blamed(key)
+        where, variant = layers.flag_in(key, problem) or layers.where(key), layers.blamed(key)
         raise ConfigError(
             ": ".join(part for part in (where, variant, key, problem) if part)
         ) from error
@@ -554,6 +562,8 @@ def _unfit(value: Any) -> str:
         return "Expected an integer of at most 64 bits"
     if isinstance(value, str) and any(ord(c) < 32 or ord(c) == 127 for c in value):
         return "Expected text without control characters"
+    if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
+        return "Expected text in UTF-8"
     if isinstance(value, str) and max(len(part.encode()) for part in value.split("/")) > 255:
         return "Expected a path whose parts have at most 255 bytes, as files' names must"
     return ""
@@ -585,7 +595,7 @@ def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tup
 def _expected(problem: str, annotation: Any) -> str:
     """msgspec's sentence for people: without its own idea of what was got."""
     if problem.startswith("Invalid enum value"):
-        return f"expected one of {', '.join(map(str, _choices(annotation)))}"
+        return f"expected one of {', '.join(map(str, choices_of(annotation)))}"
     if repr(NAME_PATTERN) in problem:
         return f"expected {NAME_RULE}"
     return problem[:1].lower() + problem[1:].split(", got `")[0]
@@ -606,12 +616,12 @@ def _section(kind: type[Section], key: str) -> type[Section]:
     return next(section_types(_annotation(kind, key)))
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def choices_of(annotation: Any) -> tuple[Any, ...]:
     """The values of the `Literal` in an annotation."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     arguments = getattr(annotation, "__args__", ())
-    return next(filter(None, map(_choices, arguments)), ())
+    return next(filter(None, map(choices_of, arguments)), ())
 
 
 def section_types(annotation: Any) -> Iterator[type[Section]]:

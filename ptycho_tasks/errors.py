@@ -12,6 +12,9 @@ PtychoTasksError        exit 1: the work failed
 
 from __future__ import annotations
 
+DEBUG = "PTYCHO_TASKS_DEBUG"
+"""Environment variable: not empty shows the traceback of every error."""
+
 
 class PtychoTasksError(Exception):
     """Base of all errors meant for the user: what is wrong, where, and what to do."""

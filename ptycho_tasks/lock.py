@@ -31,9 +31,10 @@ class ProjectLock:
     the file says is for people. A library for this costs a third of doit's start-up.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        """Not locked yet."""
+    def __init__(self, path: Path | None = None, place: str = "this project") -> None:
+        """Not locked yet; `place` is what messages call it."""
         self.path = path or Path(LOCK_NAME)
+        self.place = place
         self._file: IO[str] | None = None
         self._info: dict[str, Any] = {}
 
@@ -57,7 +58,7 @@ class ProjectLock:
             holder = _read(self.path)
             if not _is_dead(holder) or time.monotonic() > until:
                 file.close()
-                raise LockedError(_sentence(holder))
+                raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
         self._file = file
         self._info = {
@@ -180,11 +181,11 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _sentence(holder: dict[str, Any]) -> str:
+def _sentence(holder: dict[str, Any], place: str = "this project") -> str:
     if not holder:
-        return "another run is at work in this project; wait for it"
+        return f"another run is at work in {place}; wait for it"
     task = f", task {holder['task']}" if holder.get("task") else ""
     return (
-        f"another run is at work in this project: process {holder.get('pid')} on "
+        f"another run is at work in {place}: process {holder.get('pid')} on "
         f"{holder.get('host')}, since {holder.get('since')}{task}; wait for it, or stop it"
     )

@@ -183,6 +183,14 @@ class Payload:
 class TrainingPayload(Payload):
     """All that training needs."""
 
+    def settings(self, stage: str) -> dict[str, Any]:
+        """As of any payload; where a scan is trained on as it is, with how it is read and cut."""
+        own = super().settings(stage)
+        if stage == "train" and self.places != PROJECT:
+            files = ("source.file", "source.product")  # whose content counts
+            own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
+        return own
+
     def work_dir(self, made_from: Mapping[str, Any]) -> Path:
         """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
@@ -214,7 +222,7 @@ class TrainingPayload(Payload):
     def work_root(self) -> Path:
         """Where the folders for checkpoints lie."""
         if self.places.model_dir is not None:
-            return self.places.model_dir / STATE_DIR / "work"
+            return self.places.model_dir / STATE_DIR / "training"  # `work` is a project's
         return self.root / STATE_DIR / "work" / self.variant.name
 
     def params(self, size: int) -> dict[str, Any]:

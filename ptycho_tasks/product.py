@@ -112,7 +112,7 @@ def read_product(path: Path) -> Reconstruction:
                 positions=group["positions"][()],
                 losses=file["loss_values"][()].tolist(),
             )
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ScanError(
             f"{path}: is no reconstruction of ptycho-tasks ({reason}); make it again"

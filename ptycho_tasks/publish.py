@@ -297,20 +297,26 @@ def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
 @contextmanager
 def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]:
     """A folder to fill, and the new one of this second, or the next that is free, whose place it
-    will take. Neither is there after an error, unless the publication was decided."""
+    will take. Neither is there after an error, unless the publication was decided.
+
+    One that the ledger names is not free even where someone removed it: by its name an entry is
+    known to be there.
+    """
     reports = evidence.reports_dir.resolve()
     work = _staged(evidence)
+    ledger = _content(evidence.ledger_file, evidence.ledger)
     now = clock.now()
     with writing(reports):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         while True:
             folder = reports / now.strftime(FOLDER_STAMP)
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                now += timedelta(seconds=1)
+            named = _as_the_ledger_says(evidence, evidence.reports_dir / folder.name)
+            if f"`{named}/".encode() not in ledger:
+                with suppress(FileExistsError):
+                    folder.mkdir()
+                    break
+            now += timedelta(seconds=1)
     try:
         with writing(work):
             yield work, evidence.reports_dir / folder.name

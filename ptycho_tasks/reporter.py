@@ -28,6 +28,10 @@ from ptycho_tasks.table import EVIDENCE
 
 _WATCH_S = 0.2
 """How often a worker process looks whether its run is still there."""
+_SIGNALS: list[signal.Signals] = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
+"""What asks a process to end."""
 
 run_pid: int | None = None
 """The process that runs the tasks; None where no tasks are run."""
@@ -45,7 +49,7 @@ class _Run:
             self.lock.acquire()
         self.workers: set[Any] = set()
         self.handlers: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             self.handle(number, _stop)
 
     def handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
@@ -194,6 +198,17 @@ class Stopped(SystemExit):
 
 _stopping = False
 """Whether this process was told to end."""
+
+
+@contextmanager
+def stopping_in_order() -> Iterator[None]:
+    """In the block, a signal that asks this process to end removes files that are being written."""
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -236,8 +236,11 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     start = read_product(payload.start_file)
     scan = _read_inference_scan(payload)
     refiner = payload.refiner
-    # What another program wrote is checked like what a backend gives.
-    start = checked_reconstruction(start, scan, payload.backend.name)
+    try:
+        start = checked_reconstruction(start, scan, payload.backend.name)
+    except TrainingError as error:
+        shown = _shown(payload.start_file, payload)
+        raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
     with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
@@ -250,6 +253,12 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     metrics = _publish(payload, scan, reconstruction, made_from, {"start": began})
     _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
     _say_result(payload, metrics)
+    if metrics["r_factor"] > before.r_factor:
+        _say(
+            payload,
+            f"{'warning':<10} the refinement explains the frames worse than its start did; take "
+            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out",
+        )
     return metrics
 
 
@@ -272,8 +281,9 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
     from ptycho_tasks.readers import read_scan
 
     source = payload.source
-    scan_key = "source.file" if path == payload.source_file else "inference.scan"
-    for key in (scan_key, "source.product"):
+    # The product is that of the source, and of no other scan.
+    own = path == payload.source_file
+    for key in ("source.file", "source.product") if own else ("inference.scan",):
         missing = payload.missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
@@ -281,7 +291,7 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
         path,
         measurement=source.measurement,
         frame_axis=source.frame_axis,
-        product=payload.product_file,
+        product=payload.product_file if own else None,
         pixel_size_m=source.pixel_size_m,
         energy_ev=source.energy_ev,
         distance_m=source.distance_m,

@@ -27,7 +27,7 @@ from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks import reporter
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
 from ptycho_tasks.files import remove_leftovers
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
@@ -67,9 +67,6 @@ DOIT_CONFIG = {
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.
 gc.set_threshold(100_000)
-
-DEBUG = "PTYCHO_TASKS_DEBUG"
-"""Environment variable: not empty shows the traceback of every error."""
 
 _FUNCTIONS = {
     "source": "check_source",

@@ -103,7 +103,8 @@ def test_wrong_usage_exits_2_and_writes_nothing(call, tmp_path, arguments, expec
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert expected in err
-    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,6 +24,10 @@ class MineOptions(TrainingOptions, frozen=True, kw_only=True):
     gridsize: Annotated[int, doc("frames along a side of a group", ge=1)] = 1
     rate: Annotated[float, doc("learning rate", gt=0)] = 0.1
 
+    def __post_init__(self):
+        if self.rate * self.gridsize > 9:
+            raise ValueError(f"rate {self.rate:g} is too high for gridsize {self.gridsize}")
+
 class Mine:
     name, version, options_type = "mine", "1", MineOptions
     def train(self, request): ...
@@ -160,6 +164,21 @@ def test_a_flag_is_named_where_its_value_is_wrong(read):
         create_training_payload(
             read(), command_line={"training.rate": 0.0}, flags={"training.rate": "--rate"}
         )
+
+
+@pytest.mark.parametrize(
+    ("command_line", "where"),
+    [
+        ({"training.rate": 20.0}, "--rate"),
+        ({"training.gridsize": 100, "training.epochs": 3}, "--gridsize"),
+        ({"training.epochs": 3}, "ptycho.yaml:4"),
+    ],
+)
+def test_values_that_do_not_fit_each_other_name_the_flag_among_them(read, command_line, where):
+    flags = {key: f"--{key.partition('.')[2]}" for key in command_line}
+    text = CONFIG if where.startswith("--") else CONFIG + "  rate: 20\n"
+    with pytest.raises(ConfigError, match=rf"^{where}: training: rate [0-9.]+ is too high"):
+        create_training_payload(read(text), command_line=command_line, flags=flags)
 
 
 def test_what_a_command_was_told_lies_where_it_said(read, tmp_path):

@@ -276,6 +276,16 @@ def test_a_publication_changes_one_line_of_a_plan_and_the_end_of_a_ledger(
     assert kept.replace(b" ", b"") == expected.replace(b" ", b"")
 
 
+def test_an_attempt_is_appended_though_the_reports_were_removed(project):
+    project.run()
+    project.publish()
+    shutil.rmtree(project.root / "reports")
+    project.run()
+    project.publish()
+    assert project.ledger.read_text().count("### Attempt") == 2
+    assert [path.name for path in (project.root / "reports").glob("2*")] == ["2026-01-01T120001Z"]
+
+
 def test_modes_and_links_stay(project):
     real = project.root / "real.md"
     (project.root / "plan.md").rename(real)

@@ -26,7 +26,7 @@ from ptycho_tasks.payload import (
     create_refinement_payload,
     create_training_payload,
 )
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.simulate import simulate
 
 CONFIG = """\
@@ -348,8 +348,29 @@ def test_a_refinement_of_something_else_is_refused(project):
 def test_a_refinement_of_another_scan_is_refused(project):
     project.write(more=REFINE).infer()
     project.write(more=REFINE + "inference: {n_groups: 20}\n")
-    said = refusal(lambda: stages.refine(project.refinement()))
+    said = refusal(lambda: stages.refine(project.refinement()), ScanError)
+    assert said.startswith("runs/default/inference/reconstruction.h5: is not of this scan: ")
     assert "`positions` as float64 of shape (25, 2); expected float of shape (20, 2)" in said
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(1.2, True), (1.0, False)])
+def test_a_refinement_that_made_it_worse_says_so(project, capsys, factor, warned):
+    code = f"given = replace(start, object=start.object * {factor})"
+    project.write(refine=code, more=REFINE).refine()
+    said = "the refinement explains the frames worse than its start did"
+    assert (said in capsys.readouterr().out) == warned
+
+
+def test_the_product_of_the_source_is_that_of_no_other_scan(project):
+    project.infer()
+    project.inference().output_files[0].rename(project.root / "product.h5")
+    fewer = take_frames(_SCAN, np.arange(20))
+    write_scan(project.root / "other.npz", fewer)
+    source = "source: {file: scan.npz, product: product.h5}\n"
+    project.write(more="inference: {scan: other.npz}\n")
+    config = project.root / "ptycho.yaml"
+    config.write_text(config.read_text().replace("source: {file: scan.npz}\n", source))
+    assert stages.infer(project.inference())["frames"] == 20
 
 
 # --- part of a scan, kept checkpoints, places of one's own --------------------------------------

@@ -55,12 +55,14 @@ class TestUnbroken(BackendConformance):
 
 OPTION = "    epochs: Annotated["
 GRIDSIZE = '    gridsize: Annotated[int, doc("frames of a group", ge=1, le=2)] = 1\n'
-CORNERS = "corners_and_fractions(scan.positions, N)[0] - canvas.origin"
+CORNERS = "corners_and_fractions(start.positions, N)[0] - start.origin"
 PLACE = "(row, column), scan.probe, scan.positions"
 RECONSTRUCTION = f"Reconstruction(image, {PLACE}, losses)"
 INFER = "        scan, model = request.scan, request.model\n"
 TRAIN = "        scan, options = request.scan, request.options\n"
-TOLD = '            request.progress(len(losses), options.epochs, {"loss": losses[-1]})\n'
+HISTORY = 'history=[{"loss": loss} for loss in made.losses],'
+REFINE = "return iterate(request, request.start)"
+TOLD = '        request.progress(len(losses), options.epochs, {"loss": losses[-1]})\n'
 
 
 def instead(old: str, new: str) -> str:
@@ -78,17 +80,29 @@ def giving(new: str, old: str = "image") -> str:
     return instead(RECONSTRUCTION, RECONSTRUCTION.replace(old, new, 1))
 
 
+def refining(code: str) -> str:
+    """The backend, with another `refine`; `made` and `start` are the right result and its start."""
+    right = "start, made = request.start, iterate(request, request.start)\n"
+    return instead(REFINE, f"import numpy as np\n        {right}        {code}")
+
+
+def keeping(models: str) -> str:
+    """The backend, with a checkpoint of some models in what it trains."""
+    kept = f'checkpoints={{"best": TrainedModel({models})}},'
+    return instead(HISTORY, f"{HISTORY}\n            {kept}")
+
+
 def stopping(handler: str) -> str:
     """The backend, with another way to take what `progress` raises."""
-    return instead(TOLD, f"            try:\n    {TOLD}            {handler}\n")
+    return instead(TOLD, f"        try:\n    {TOLD}        {handler}\n")
 
 
 LEFT_RUNNING = """\
 except BaseException:
-                import threading
-                ends = threading.Event()
-                threading.Thread(target=ends.wait, args=(1,), name="at work").start()
-                raise"""
+            import threading
+            ends = threading.Event()
+            threading.Thread(target=ends.wait, args=(1,), name="at work").start()
+            raise"""
 
 # Per check: what is broken, its code, what the class declares, what the check says.
 Broken = tuple[str, str, dict[str, Any], str]
@@ -137,24 +151,42 @@ BROKEN: dict[str, list[Broken]] = {
             "another model",
         ),
         (
+            "random checkpoint",
+            keeping('{"object": {"image": np.random.default_rng().random(9)}}'),
+            {},
+            "another model",
+        ),
+        (
             "random inference",
-            giving("image + np.float32(1e-6 * np.random.default_rng().random())"),
+            giving("image + np.float32(1e-2 * np.random.default_rng().random())"),
             {},
             "the same model and scan gave another object",
+        ),
+    ],
+    "kept_checkpoints_can_be_inferred": [
+        ("empty", keeping("{}"), {}, "object"),
+        (
+            "of other positions",
+            keeping('{"object": {"image": made.object, "positions": scan.positions + 1}}'),
+            {},
+            "the checkpoint `best` cannot be inferred: conf",
         ),
     ],
     "shifted_positions_shift_the_object": [
         (
             "origin of its own",
             instead('"origin": canvas.origin', '"origin": [0, 0]').replace(
-                '"image": image', '"image": np.pad(image, 30, mode="edge")'
+                '"image": made.object', '"image": np.pad(made.object, 30, mode="edge")'
             ),
             {},
             "shifted positions change the object",
         ),
         (
             "another object elsewhere",
-            instead('"image": image', '"image": image + np.float32(1e-3 * canvas.origin[0])'),
+            instead(
+                '"image": made.object',
+                '"image": made.object + np.float32(1e-3 * canvas.origin[0])',
+            ),
             {},
             "shifted positions change the object",
         ),
@@ -242,10 +274,10 @@ BROKEN: dict[str, list[Broken]] = {
                 '(model.models["object"][key] for key in ("image", "positions"))',
                 'list(model.models["object"].values())[::-1]',
             )
-            .replace('"image": image, "positions": scan.positions', "**arrays")
+            .replace('"image": made.object, "positions": scan.positions', "**arrays")
             .replace(
                 "        return TrainedModel(",
-                '        arrays = {"positions": scan.positions, "image": image}\n'
+                '        arrays = {"positions": scan.positions, "image": made.object}\n'
                 "        return TrainedModel(",
             ),
             {},
@@ -300,6 +332,12 @@ BROKEN: dict[str, list[Broken]] = {
             {},
             "the last call tells of all",
         ),
+        (
+            "silent `refine`",
+            instead(REFINE, "return iterate(replace(request, progress=print), request.start)"),
+            {},
+            "`refine` never calls",
+        ),
         ("NaN", instead(TOLD, TOLD.replace("losses[-1]", "np.nan")), {}, "told NaN or Inf"),
     ],
     "an_exception_from_progress_comes_out": [
@@ -318,7 +356,7 @@ BROKEN: dict[str, list[Broken]] = {
         ),
         (
             "told again",
-            stopping(f"except BaseException:\n    {TOLD}                raise"),
+            stopping(f"except BaseException:\n    {TOLD}            raise"),
             {},
             "after it had raised",
         ),
@@ -326,12 +364,21 @@ BROKEN: dict[str, list[Broken]] = {
         (
             "a process",
             stopping(
-                "except BaseException:\n                import subprocess\n"
-                "                self.left = subprocess.Popen(['sleep', '1'])\n"
-                "                raise"
+                "except BaseException:\n            import subprocess\n"
+                "            Stranger.left = subprocess.Popen(['sleep', '1'])\n"
+                "            raise"
             ),
             {},
             "left running: process",
+        ),
+        (
+            "swallowed by `refine`",
+            instead(
+                REFINE,
+                f"try:\n            {REFINE}\n        except Exception: return request.start",
+            ),
+            {"method": "refine"},
+            "`refine` swallowed _Cancelled",
         ),
         (
             "signal ends the program",
@@ -348,9 +395,9 @@ BROKEN: dict[str, list[Broken]] = {
         (
             "no further Ctrl-C",
             stopping(
-                "except KeyboardInterrupt:\n                import signal\n"
-                "                signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-                "                raise"
+                "except KeyboardInterrupt:\n            import signal\n"
+                "            signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+                "            raise"
             ),
             {"ending": "Ctrl-C"},
             "left Ctrl-C handled otherwise",
@@ -379,6 +426,142 @@ BROKEN: dict[str, list[Broken]] = {
             {},
             "left in the working folder: debug.npy",
         ),
+        (
+            "a file of `refine`",
+            refining("np.save('debug.npy', made.object); return made"),
+            {},
+            "left in the working folder: debug.npy",
+        ),
+    ],
+    "logs_change_no_result": [
+        (
+            "no folder yet",
+            first(TRAIN, "if request.log_dir: np.save(request.log_dir / 'a.npy', scan.positions)"),
+            {},
+            "No such file",
+        ),
+        (
+            "another model",
+            instead("1 + options.start_noise", "1 + bool(request.log_dir) + options.start_noise"),
+            {},
+            "with a folder for logs another model",
+        ),
+        (
+            "elsewhere",
+            first(TRAIN, "if request.log_dir: np.save('a.npy', scan.positions)"),
+            {},
+            "left beside the folder for logs: empty/a.npy",
+        ),
+    ],
+    "refine_improves_on_its_start": [
+        ("no reconstruction", refining("return made.object"), {}, "a `ndarray` from `refine`"),
+        ("does nothing", refining("return start"), {}, "explained no better than before"),
+        (
+            "axes swapped",
+            instead(CORNERS, f"({CORNERS})[:, ::-1]"),
+            {},
+            "explained no better than before",
+        ),
+        ("elsewhere", refining("return replace(made, origin=(0, 0))"), {}, "do not fit|no better"),
+        (
+            "probe of unit energy",
+            refining("return replace(made, probe=made.probe / np.linalg.norm(made.probe))"),
+            {},
+            "explained no better than before",
+        ),
+    ],
+    "refine_keeps_what_is_right": [
+        (
+            "starts anew",
+            refining("return iterate(request, replace(start, object=start.object * 0 + 0.4))"),
+            {},
+            "the truth is not gone on from",
+        ),
+        (
+            "starts anew, for long",
+            refining("return iterate(request, replace(start, object=start.object * 0 + 0.4))"),
+            {"options": TrainingOptions(epochs=40)},
+            "another start makes no difference",
+        ),
+    ],
+    "refine_takes_over": [
+        (
+            "positions of the scan",
+            refining("return replace(made, positions=request.scan.positions)"),
+            {"part": "positions"},
+            "do not fit|no better than before",
+        ),
+        (
+            "frame of its own",
+            refining(
+                "return replace(made, origin=(0, 0), positions=made.positions - start.origin)"
+            ),
+            {"part": "positions"},
+            "not those of the start",
+        ),
+        (
+            "probe of the scan",
+            refining("return iterate(request, replace(start, probe=request.scan.probe))"),
+            {"part": "probe"},
+            "no better than before",
+        ),
+    ],
+    "refine_leaves_its_start_as_it_was": [
+        (
+            f"{name} in place",
+            refining(
+                f"if start.{name}.flags.writeable: start.{name}[:] += 0.01\n        return made"
+            ),
+            {},
+            f"changed the {name} of its start",
+        )
+        for name in ("object", "probe", "positions")
+    ],
+    "refine_gives_the_same_bytes": [
+        (
+            "random",
+            refining("return replace(made, object=made.object * (1 + 1e-2 * np.random.rand()))"),
+            {},
+            "the same start and scan gave another object",
+        ),
+    ],
+    "refine_follows_a_shift": [
+        (
+            "positions of its own",
+            refining(
+                "return replace(made, origin=(0, 0), positions=made.positions - start.origin)"
+            ),
+            {},
+            "positions given back did not shift",
+        ),
+        (
+            "another object elsewhere",
+            refining("return replace(made, object=made.object + 1e-3 * start.origin[0])"),
+            {},
+            "shifted scan and start change the object",
+        ),
+    ],
+    "refine_takes_any_canvas": [
+        (
+            "mean of all",
+            refining("return replace(made, object=made.object + 0.01 * start.object.mean())"),
+            {},
+            "pixels beside the light change the object",
+        ),
+    ],
+    "refine_takes_the_frames_in_any_order": [
+        (
+            "first frame counts",
+            refining("return replace(made, object=made.object + 1e-3 * start.positions[0, 0])"),
+            {},
+            "frames in another order change the object",
+        ),
+        (
+            "positions of its own",
+            refining("return replace(made, positions=np.sort(made.positions, axis=0))"),
+            {},
+            "not in the order of the frames",
+        ),
     ],
     "a_dark_scan_is_no_crash": [
         ("crash", first(TRAIN, "1 / int(scan.diffraction.any())"), {}, "division by zero"),
@@ -389,9 +572,11 @@ BROKEN: dict[str, list[Broken]] = {
             {},
             "more than one line",
         ),
+        ("refine", refining("1 / int(request.scan.diffraction.any())"), {}, "division by zero"),
     ],
     "too_few_frames_are_no_crash": [
         ("crash", first(TRAIN, "scan.positions[16]"), {}, "out of bounds"),
+        ("refine", refining("made.positions[16]"), {}, "out of bounds"),
         ("no text", first(TRAIN, "if len(scan.positions) < 9: raise ScanError('')"), {}, "a text"),
     ],
     "frames_of_another_size_are_no_crash": [
@@ -422,6 +607,32 @@ def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
 def test_every_check_is_shown_to_fail():
     checks = {name for name in dir(BackendConformance) if name.startswith("test_")}
     assert {f"test_{name}" for name in BROKEN} == checks
+
+
+EXECUTION = """
+from ptycho_tasks.options import ExecutionOptions
+
+
+class StrangerExecution(ExecutionOptions, frozen=True, kw_only=True):
+    helpers: Annotated[int, doc("processes beside", ge=0)] = 0
+
+
+class Stranger:
+"""
+
+
+def test_requests_carry_the_backend_s_own_execution(tmp_path):
+    own = instead("\nclass Stranger:\n", EXECUTION)
+    for head in (INFER, TRAIN):
+        own = own.replace(head, f"{head}        assert request.execution.helpers == 0\n")
+    own = own.replace(REFINE, f"assert request.execution.helpers == 0\n        {REFINE}")
+    own = own.replace(
+        "    name, version", "    execution_type = StrangerExecution\n    name, version"
+    )
+    suite = type("Own", (BackendConformance,), in_a_project(tmp_path, own))()
+    suite.test_refine_improves_on_its_start()
+    suite.test_explains_the_frames()
+    suite.test_another_process_infers_the_same(tmp_path)
 
 
 def test_without_pytest_one_line_says_so():

@@ -1,7 +1,8 @@
 """The backend `ptychi`: the iterative engines of the library pty-chi.
 
 An iterative engine does not generalise. To train is to reconstruct one scan; to infer is to look
-up what was reconstructed, in the frame of the scan that is asked for.
+up what was reconstructed, in the frame of the scan that is asked for; to refine is to reconstruct
+from where another backend came to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.backend import (
+    InferRequest,
+    Reconstruction,
+    RefineRequest,
+    TrainedModel,
+    TrainRequest,
+)
 from ptycho_tasks.options import TrainingOptions, doc, limits
 
 KNOBS: Mapping[str, Mapping[str, Any]] = {
@@ -39,9 +46,16 @@ KNOBS: Mapping[str, Mapping[str, Any]] = {
 }
 """What each algorithm alone can be told, and what it takes where nothing is said."""
 
+FIRST_EPOCHS: Mapping[str, int] = {"probe": 2, "positions": 15}
+"""How many epochs the object has for itself before something else is refined too, where nothing is
+said; never more than half of all."""
+
 
 class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
-    """What can be set under `training:`. Null takes the algorithm's own value, see `KNOBS`."""
+    """What can be set under `training:` and `refine:`.
+
+    Null takes the algorithm's own value, see `KNOBS`, or that of `FIRST_EPOCHS`.
+    """
 
     epochs: Annotated[int, doc("passes over the frames", ge=1)] = 50
     algorithm: Annotated[
@@ -89,12 +103,18 @@ class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
     ] = None
     probe_modes: Annotated[
         Annotated[int, limits(ge=1, le=32)] | None,
-        doc("incoherent probe modes; null takes those of the scan"),
+        doc("incoherent probe modes; null takes those of the scan, or of what is gone on from"),
     ] = None
     refine_probe: Annotated[bool, doc("reconstruct the probe, too")] = True
-    refine_probe_from: Annotated[int, doc("epochs before the probe is refined", ge=0)] = 2
+    refine_probe_from: Annotated[
+        Annotated[int, limits(ge=0)] | None,
+        doc("epochs before the probe is refined; null: 2, at most half of all"),
+    ] = None
     refine_positions: Annotated[bool, doc("correct the positions, too")] = False
-    refine_positions_from: Annotated[int, doc("epochs before positions are refined", ge=0)] = 15
+    refine_positions_from: Annotated[
+        Annotated[int, limits(ge=0)] | None,
+        doc("epochs before positions are refined; null: 15, at most half of all"),
+    ] = None
     position_step: Annotated[float, doc("step of the positions", gt=0.0)] = 0.3
 
     def __post_init__(self) -> None:
@@ -104,8 +124,8 @@ class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 owners = ", ".join(key for key, knobs in KNOBS.items() if name in knobs)
                 raise ValueError(f"{name} is for {owners} and means nothing to {self.algorithm}")
-        for what in ("probe", "positions"):
-            start = getattr(self, f"refine_{what}_from")
+        for what in FIRST_EPOCHS:
+            start = self.first_epoch(what)
             if getattr(self, f"refine_{what}") and start >= self.epochs:
                 raise ValueError(
                     f"refine_{what}_from {start} is beyond the last of {self.epochs} epochs: "
@@ -117,9 +137,14 @@ class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
         given = getattr(self, name)
         return KNOBS[self.algorithm][name] if given is None else given
 
+    def first_epoch(self, what: str) -> int:
+        """Epochs before `probe` or `positions` are refined, the default resolved."""
+        given: int | None = getattr(self, f"refine_{what}_from")
+        return min(FIRST_EPOCHS[what], self.epochs // 2) if given is None else given
+
 
 class Ptychi:
-    """See the module; torch and pty-chi are imported by `train` only."""
+    """See the module; torch and pty-chi are imported by `train` and `refine` only."""
 
     name = "ptychi"
     options_type = PtychiOptions
@@ -152,6 +177,22 @@ class Ptychi:
         from ptycho_tasks_ptychi.evaluate import evaluate
 
         return evaluate(request)
+
+    def refine(self, request: RefineRequest) -> Reconstruction:
+        """Go on from another backend's reconstruction of the scan.
+
+        Object, probe and positions are taken over from it; where its object was not seen, the
+        iterations start from its mean level. The result lies on the smallest canvas of the
+        positions.
+
+        Raises:
+            TrainingError: the iterations diverged.
+            ScanError: every frame is dark, or the reconstruction is of another scan.
+            ConfigError: the accelerator is not there.
+        """
+        from ptycho_tasks_ptychi.reconstruct import refine
+
+        return refine(request)
 
 
 backend = Ptychi()

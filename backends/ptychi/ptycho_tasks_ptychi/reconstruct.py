@@ -1,4 +1,4 @@
-"""Reconstruct one scan with pty-chi.
+"""Reconstruct one scan with pty-chi: from a flat object, or from another reconstruction.
 
 Conventions of the library, and ours: its FFT is not normalised, so that its probe is ours over N;
 the middle of its even patch lies between pixels, half a pixel before pixel N//2, which a position
@@ -11,16 +11,17 @@ columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.backend import TrainedModel, TrainRequest
+from ptycho_tasks.backend import Reconstruction, RefineRequest, TrainedModel, TrainRequest
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.scan import Canvas, ScanData, canvas_of
 from ptycho_tasks_ptychi.engines import PtychiOptions
-from ptycho_tasks_ptychi.evaluate import MODEL, frame_counts
+from ptycho_tasks_ptychi.evaluate import MODEL, frame_counts, window
 from ptycho_tasks_ptychi.library import find_device, guest, import_task
 
 FLUX_FACTOR = 4.0
@@ -32,47 +33,156 @@ CHUNK = 64
 
 
 def reconstruct(request: TrainRequest) -> TrainedModel:
-    """Run the iterations; see `Ptychi.train`."""
-    scan, options = request.scan, request.options
-    device = find_device(request.execution.accelerator)
-    in_frames = frame_counts(scan.diffraction)
-    counts = float(in_frames.mean())
-    if counts == 0:
-        raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
-    probe = with_modes(scaled(scan.probe, counts), options.probe_modes or len(scan.probe))
-    canvas = roomy_canvas(scan, options)
-    # With the probe's flux F, |object|^2 is counts / F on the average.
-    start = np.full(canvas.shape, math.sqrt(counts / flux_of(probe)), np.complex64)
-    history: list[dict[str, float]] = []
-    with guest(request.execution):
-        api, make_task = import_task()
-        task = task_of(api, make_task, options, scan, start, probe, canvas, device)
-        request.progress(0, options.epochs, {})
-        for epoch in range(1, options.epochs + 1):
-            task.run(1)
-            loss = float(task.reconstructor.loss_tracker.table["loss"].iloc[-1])
-            if not math.isfinite(loss):
-                raise diverged(options, f"the loss became NaN or Inf in epoch {epoch}")
-            history.append({"loss": loss})
-            request.progress(epoch, options.epochs, history[-1])
-        image, found, used = (
-            task.get_data_to_cpu(name, as_numpy=True)
-            for name in ("object", "probe", "probe_positions")
-        )
-    positions = scan.positions
-    if options.refine_positions:
-        # Only what they moved by: single precision would round those that stayed.
-        positions = positions + (used - relative_to(canvas, scan)).astype(np.float64)
-        refuse_lost(positions, scan.size, canvas, options)
+    """Iterate from a flat object; see `Ptychi.train`."""
+    scan = request.scan
+    in_frames = light_of(scan)
+    made = iterate(request, flat_start(scan, request.options, float(in_frames.mean())))
     arrays: dict[str, NDArray[Any]] = {
-        "object": np.ascontiguousarray(image[0], np.complex64),
-        "probe": np.ascontiguousarray(found[0] * scan.size, np.complex64),
-        "positions": np.ascontiguousarray(positions, np.float64),
+        "object": made.object,
+        "probe": made.probe,
+        "positions": made.positions,
         "scan_positions": np.ascontiguousarray(scan.positions, np.float64),
         "counts": in_frames,
     }
-    metadata = {"origin": list(canvas.origin), "scan": scan.name, "algorithm": options.algorithm}
-    return TrainedModel({MODEL: arrays}, metadata, history)
+    metadata = {
+        "origin": list(made.origin),
+        "scan": scan.name,
+        "algorithm": request.options.algorithm,
+    }
+    return TrainedModel({MODEL: arrays}, metadata, [{"loss": loss} for loss in made.losses])
+
+
+def refine(request: RefineRequest) -> Reconstruction:
+    """Iterate from another backend's reconstruction; see `Ptychi.refine`."""
+    scan = request.scan
+    light_of(scan)
+    made = iterate(request, start_from(request.start, scan, request.options))
+    canvas = canvas_of(made.positions, scan.size)
+    image = window(made.object, made.origin, canvas)
+    return Reconstruction(image, canvas.origin, made.probe, made.positions, made.losses)
+
+
+def light_of(scan: ScanData) -> NDArray[np.float64]:
+    """(M,) float64 counts of the frames.
+
+    Raises:
+        ScanError: every frame is dark.
+    """
+    counts = frame_counts(scan.diffraction)
+    if not counts.any():
+        raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
+    return counts
+
+
+def flat_start(scan: ScanData, options: PtychiOptions, counts: float) -> Reconstruction:
+    """A flat object under the scan's probe, with the flux of the data.
+
+    Args:
+        scan: what is to be reconstructed.
+        options: resolved.
+        counts: mean counts a frame.
+
+    Raises:
+        ScanError: the probe is zero everywhere.
+    """
+    probe = with_modes(scaled(scan.probe, counts), options.probe_modes or len(scan.probe))
+    canvas = roomy_canvas(scan.positions, scan.size, options)
+    # With the probe's flux F, |object|^2 is counts / F on the average.
+    image = np.full(canvas.shape, math.sqrt(counts / flux_of(probe)), np.complex64)
+    return Reconstruction(image, canvas.origin, probe, scan.positions)
+
+
+def start_from(start: Reconstruction, scan: ScanData, options: PtychiOptions) -> Reconstruction:
+    """Another backend's reconstruction on a canvas to iterate on, flat where it is no result.
+
+    Args:
+        start: the reconstruction; it is not changed.
+        scan: what it is of.
+        options: resolved.
+
+    Raises:
+        ScanError: its probe or its positions are those of another scan, or do not fit its object.
+    """
+    sides, frames = start.probe.shape[-1], len(start.positions)
+    if (sides, frames) != (scan.size, scan.frame_count):
+        raise ScanError(
+            f"{scan.name}: has {scan.frame_count} frames of {scan.size} x {scan.size} pixels, but "
+            f"the reconstruction to go on from is of {frames} frames of {sides} x {sides}; make it "
+            "again, from this scan"
+        )
+    canvas = roomy_canvas(start.positions, scan.size, options)
+    image, seen = (window(part, start.origin, canvas) for part in (start.object, start.seen))
+    image[~seen] = mean_level(image[seen])
+    probe = with_modes(start.probe, options.probe_modes or len(start.probe))
+    return Reconstruction(image, canvas.origin, probe, start.positions)
+
+
+def mean_level(values: NDArray[np.complex64]) -> complex:
+    """One value of the mean square and the mean phase of (K,) complex64."""
+    modulus = math.sqrt(np.mean(np.abs(values.astype(np.complex128)) ** 2))
+    return complex(modulus * np.exp(1j * np.angle(np.sum(values, dtype=np.complex128))))
+
+
+def iterate(request: TrainRequest | RefineRequest, start: Reconstruction) -> Reconstruction:
+    """Run the epochs that a request asks for; gives what they end at, on the canvas of the start.
+
+    Args:
+        request: gives frames, options and where to run.
+        start: object, probe and positions to start from; its canvas is a `roomy_canvas`.
+
+    Raises:
+        TrainingError: the iterations diverged, or the positions left the canvas.
+        ConfigError: the accelerator is not there.
+    """
+    options, losses = request.options, list[float]()
+    device = find_device(request.execution.accelerator)
+    with guest(request.execution):
+        api, make_task = import_task()
+        task = task_of(api, make_task, options, request.scan, start, device)
+        request.progress(0, options.epochs, {})
+        for epoch in range(1, options.epochs + 1):
+            losses.append(run_epoch(task))
+            if not math.isfinite(losses[-1]):
+                raise diverged(options, f"the loss became NaN or Inf in epoch {epoch}")
+            request.progress(epoch, options.epochs, {"loss": losses[-1]})
+        return result_of(task, options, start, losses)
+
+
+def run_epoch(task: Any) -> float:
+    """Run one epoch of a `task_of`; gives its loss."""
+    task.run(1)
+    return float(task.reconstructor.loss_tracker.table["loss"].iloc[-1])
+
+
+def result_of(
+    task: Any, options: PtychiOptions, start: Reconstruction, losses: Sequence[float] = ()
+) -> Reconstruction:
+    """What a task has come to, on the canvas that it started on.
+
+    Args:
+        task: made by `task_of`.
+        options: resolved.
+        start: what it started from.
+        losses: of its epochs.
+
+    Raises:
+        TrainingError: the positions are no numbers, or left the canvas.
+    """
+    image, probe, used = (
+        task.get_data_to_cpu(name, as_numpy=True) for name in ("object", "probe", "probe_positions")
+    )
+    positions = start.positions
+    if options.refine_positions:
+        # Only what they moved by: single precision would round those that stayed.
+        positions = positions + (used - relative_positions(start)).astype(np.float64)
+        refuse_lost(positions, start, options)
+    return Reconstruction(
+        np.ascontiguousarray(image[0], np.complex64),
+        start.origin,
+        np.ascontiguousarray(probe[0] * start.probe.shape[-1], np.complex64),
+        np.ascontiguousarray(positions, np.float64),
+        losses,
+    )
 
 
 def task_of(
@@ -80,9 +190,7 @@ def task_of(
     make_task: type[Any],
     options: PtychiOptions,
     scan: ScanData,
-    start: NDArray[np.complex64],
-    probe: NDArray[np.complex64],
-    canvas: Canvas,
+    start: Reconstruction,
     device: str,
 ) -> Any:
     """A reconstruction by the library, ready to run.
@@ -91,18 +199,16 @@ def task_of(
         api: the module `ptychi.api`.
         make_task: the library's class of reconstructions.
         options: resolved.
-        scan: gives frames and positions.
-        start: (H, W) complex64 object to start from.
-        probe: (P, N, N) complex64 in counts.
-        canvas: where `start` lies.
+        scan: gives the frames.
+        start: object, probe and positions to start from.
         device: `cpu` or `gpu`.
     """
-    given = relative_to(canvas, scan)
+    given = relative_positions(start)
     task = make_task(
         configure(api, options, device),
         diffraction_data=np.square(scan.diffraction),
-        object_data=start[None],
-        probe_data=(probe / scan.size)[None],
+        object_data=start.object[None],
+        probe_data=(start.probe / scan.size)[None],
         probe_position_y_px=given[:, 0],
         probe_position_x_px=given[:, 1],
     )
@@ -111,9 +217,9 @@ def task_of(
     return task
 
 
-def relative_to(canvas: Canvas, scan: ScanData) -> NDArray[np.float32]:
-    """(M, 2) float32 positions (y, x) from the canvas's pixel [0, 0]."""
-    return np.asarray(scan.positions - np.asarray(canvas.origin), dtype=np.float32)
+def relative_positions(start: Reconstruction) -> NDArray[np.float32]:
+    """(M, 2) float32 positions (y, x) from the object's pixel [0, 0]."""
+    return np.asarray(start.positions - np.asarray(start.origin), dtype=np.float32)
 
 
 def configure(api: Any, options: PtychiOptions, device: str) -> Any:
@@ -148,9 +254,9 @@ def configure(api: Any, options: PtychiOptions, device: str) -> Any:
     image.remove_object_probe_ambiguity.enabled = options.refine_probe
     probe.orthogonalize_incoherent_modes.enabled = options.refine_probe
     probe.optimizable = options.refine_probe
-    probe.optimization_plan.start = options.refine_probe_from
+    probe.optimization_plan.start = options.first_epoch("probe")
     positions.optimizable = options.refine_positions
-    positions.optimization_plan.start = options.refine_positions_from
+    positions.optimization_plan.start = options.first_epoch("positions")
     positions.step_size = options.position_step
     if algorithm == "DM":
         engine.chunk_length = CHUNK
@@ -239,10 +345,10 @@ def with_modes(probe: NDArray[np.complex64], modes: int) -> NDArray[np.complex64
     return (result * math.sqrt(flux_of(probe) / flux_of(result))).astype(np.complex64)
 
 
-def roomy_canvas(scan: ScanData, options: PtychiOptions) -> Canvas:
-    """The scan's canvas with a rim: for positions that round the other way, or that move."""
-    rim = scan.size // 4 if options.refine_positions else 1
-    canvas = canvas_of(scan.positions, scan.size)
+def roomy_canvas(positions: NDArray[np.float64], size: int, options: PtychiOptions) -> Canvas:
+    """The canvas of some positions with a rim: for those that round the other way, or that move."""
+    rim = size // 4 if options.refine_positions else 1
+    canvas = canvas_of(positions, size)
     return Canvas(
         (canvas.origin[0] - rim, canvas.origin[1] - rim),
         (canvas.shape[0] + 2 * rim, canvas.shape[1] + 2 * rim),
@@ -250,32 +356,32 @@ def roomy_canvas(scan: ScanData, options: PtychiOptions) -> Canvas:
 
 
 def refuse_lost(
-    positions: NDArray[np.float64], size: int, canvas: Canvas, options: PtychiOptions
+    positions: NDArray[np.float64], start: Reconstruction, options: PtychiOptions
 ) -> None:
-    """Refuse refined positions that left the canvas, or are none.
+    """Refuse refined positions that left the object, or are none.
 
     Raises:
         TrainingError: says so.
     """
     if not np.isfinite(positions).all():
         raise diverged(options, "a position became NaN or Inf")
-    needed = canvas_of(positions, size)
-    for first, length, start, room in zip(
-        needed.origin, needed.shape, canvas.origin, canvas.shape, strict=True
+    needed = canvas_of(positions, start.probe.shape[-1])
+    for first, length, begin, room in zip(
+        needed.origin, needed.shape, start.origin, start.object.shape, strict=True
     ):
-        if first < start or first + length > start + room:
+        if first < begin or first + length > begin + room:
             raise TrainingError(
-                "the refined positions left the object; lower training.position_step "
-                f"({options.position_step:g}), raise training.refine_positions_from "
-                f"({options.refine_positions_from}), or set training.refine_positions to false"
+                "the refined positions left the object; lower position_step "
+                f"({options.position_step:g}), raise refine_positions_from "
+                f"({options.first_epoch('positions')}), or set refine_positions to false"
             )
 
 
 def diverged(options: PtychiOptions, what: str) -> TrainingError:
     """The error for iterations that came to nothing, with what may help."""
     remedy = (
-        f"lower training.relaxation ({options.knob('relaxation'):g})"
+        f"lower relaxation ({options.knob('relaxation'):g})"
         if options.algorithm == "DM"
-        else f"lower training.object_step ({options.knob('object_step'):g})"
+        else f"lower object_step ({options.knob('object_step'):g})"
     )
     return TrainingError(f"{options.algorithm}: {what}; {remedy}")

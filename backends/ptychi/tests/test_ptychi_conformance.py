@@ -16,3 +16,4 @@ class TestPtychi(BackendConformance):
     backend = engines.backend
     options = engines.PtychiOptions(epochs=6)
     refuses = ("another scan",)
+    frames_in_turn = True  # the batches are random, but of the frames in their order

@@ -13,6 +13,7 @@ import torch
 from ptycho_tasks.backend import (
     Backend,
     InferRequest,
+    Reconstruction,
     TrainRequest,
     checked_model,
     checked_reconstruction,
@@ -169,19 +170,12 @@ def test_the_object_lies_where_the_truth_does_though_it_is_not_square(scan):
 def test_the_forward_model_of_the_library_is_ours(size):
     """Scale of the probe, order of axes, origin, rounding and sub-pixel shifts, all at once."""
     scan = simulate(SimulationOptions(size=size, grid=5, step=3.5, jitter=1.0, seed=2))
-    canvas = reconstruct.roomy_canvas(scan, KNOWN)
+    canvas = reconstruct.roomy_canvas(scan.positions, size, KNOWN)
+    image = window(scan.object, (0, 0), canvas)
+    start = Reconstruction(image, canvas.origin, scan.probe, scan.positions)
     with library.guest(CPU), torch.no_grad():
         api, make_task = library.import_task()
-        task = reconstruct.task_of(
-            api,
-            make_task,
-            KNOWN,
-            scan,
-            window(scan.object, (0, 0), canvas),
-            scan.probe,
-            canvas,
-            "cpu",
-        )
+        task = reconstruct.task_of(api, make_task, KNOWN, scan, start, "cpu")
         counts = task.reconstructor.forward_model(torch.arange(25)).numpy()
     expected = np.concatenate(
         [i for _, i in expected_intensity(scan.object, scan.probe, scan.positions)]
@@ -284,6 +278,7 @@ def options_of(**given):
         ({"algorithm": "rPIE", "noise_model": "poisson"}, "noise_model is for LSQML"),
         ({"epochs": 2, "refine_probe_from": 2}, "beyond the last of 2 epochs"),
         ({"refine_positions": True, "refine_positions_from": 50}, "refine_positions_from 50"),
+        ({"refine_probe_from": -1}, ">= 0"),
         ({"object_step": 0.0}, "> 0"),
         ({"step": 1}, "unknown field `step`"),
     ],
@@ -291,6 +286,14 @@ def options_of(**given):
 def test_wrong_options_are_refused(given, said):
     with pytest.raises(msgspec.ValidationError, match=said):
         options_of(**given)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "probe", "positions"), [(1, 0, 0), (2, 1, 1), (3, 1, 1), (10, 2, 5), (50, 2, 15)]
+)
+def test_few_epochs_leave_time_for_probe_and_positions(epochs, probe, positions):
+    options = options_of(epochs=epochs, refine_positions=True)
+    assert (options.first_epoch("probe"), options.first_epoch("positions")) == (probe, positions)
 
 
 def test_every_knob_of_every_algorithm_is_an_option():
@@ -310,5 +313,5 @@ def test_what_cannot_be_reconstructed_is_refused(scan):
         train(replace(scan, diffraction=np.zeros_like(scan.diffraction)))
     with pytest.raises(ScanError, match="zero everywhere"):
         train(replace(scan, probe=np.zeros_like(scan.probe)))
-    with pytest.raises(TrainingError, match=r"LSQML: .* lower training.object_step"):
+    with pytest.raises(TrainingError, match=r"LSQML: .* lower object_step"):
         train(scan, PtychiOptions(epochs=30, object_step=1e30, refine_probe=False))

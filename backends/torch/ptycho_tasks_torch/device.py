@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks_torch.pinn import PinnExecution
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -35,21 +36,41 @@ def find_device(accelerator: str) -> torch.device:
 
 
 @contextmanager
-def settings(execution: ExecutionOptions, seed: int | None = None) -> Iterator[None]:
-    """Threads and random numbers as asked for; both as before afterwards.
+def settings(
+    execution: PinnExecution, seed: int | None = None, processes: int = 1
+) -> Iterator[None]:
+    """Threads, random numbers and kernels as asked for; all as before afterwards.
 
     Args:
-        execution: gives the number of threads.
+        execution: gives the number of threads, and which kernels to take.
         seed: of torch's random numbers; None leaves them alone.
+        processes: that share the CPU, where the number of threads is the library's choice.
+
+    Raises:
+        ConfigError: a kernel is needed that is not deterministic, and only those may be taken.
     """
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(enabled=seed is not None):
         try:
-            torch.set_num_threads(execution.threads or threads)
+            torch.set_num_threads(execution.threads or max(threads // processes, 1))
+            if execution.deterministic:
+                # Read when CUDA's linear algebra starts.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                torch.use_deterministic_algorithms(True)
+            if execution.deterministic is False:
+                torch.backends.cudnn.benchmark = True
             if seed is not None:
                 torch.manual_seed(seed)
             yield
+        except RuntimeError as error:
+            if not execution.deterministic or "deterministic" not in str(error):
+                raise
+            kernel = str(error).split(", but")[0].split(". ")[0]
+            raise ConfigError(f"execution.deterministic: {kernel}; take null or false") from error
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
+            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+            torch.backends.cudnn.benchmark = benchmark

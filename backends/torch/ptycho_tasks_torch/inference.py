@@ -6,16 +6,17 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel
 from ptycho_tasks.errors import BundleError, ConfigError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
-from ptycho_tasks_torch.groups import covering_groups
+from ptycho_tasks_torch.groups import Groups, covering_groups
 from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
 from ptycho_tasks_torch.network import Exposure, ObjectNetwork
 from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.pinn import PinnExecution
+from ptycho_tasks_torch.reading import read_ahead
 from ptycho_tasks_torch.stitching import Stitcher
 
 
@@ -28,7 +29,8 @@ def infer(request: InferRequest) -> Reconstruction:
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
             f"trained on {N} x {N}; infer a scan of that size, or train on this one"
         )
-    device = find_device(request.execution.accelerator)
+    execution = PinnExecution.of(request.execution)
+    device = find_device(execution.accelerator)
     network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, ObjectNetwork)
     everything = np.arange(scan.frame_count)
@@ -37,22 +39,30 @@ def infer(request: InferRequest) -> Reconstruction:
     groups = covering_groups(scan, options.gridsize)
     stitcher = Stitcher(canvas_of(scan.positions, N))
     scale = math.sqrt(intensity_scale)
-    batch = request.execution.inference_batch_size
-    with settings(request.execution), torch.inference_mode():
-        light_from = torch.from_numpy(probe).to(device)
+    batch = execution.inference_batch_size
+    batches = [
+        groups.take(np.arange(first, min(first + batch, len(groups))))
+        for first in range(0, len(groups), batch)
+    ]
+
+    def read(some: Groups) -> tuple[Groups, torch.Tensor]:
+        return some, torch.from_numpy(np.asarray(scan.diffraction[some.frames]))
+
+    with settings(execution), torch.inference_mode():
+        light_from, done = torch.from_numpy(probe).to(device), 0
         request.progress(0, len(groups), {})
-        for first in range(0, len(groups), batch):
-            some = groups.take(np.arange(first, min(first + batch, len(groups))))
+        for some, frames in read_ahead(read, batches, execution.num_workers):
             exposure = Exposure(
-                _tensor(scan.diffraction[some.frames], device),
-                _tensor(some.relative, device),
+                frames.to(device),
+                torch.from_numpy(some.relative).to(device),
                 light_from,
                 torch.full((len(some),), scale, device=device),
             )
             patches = network.reconstruct(exposure)
             light = exposure.probes.abs().square().sum(dim=2)
             stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
-            request.progress(min(first + batch, len(groups)), len(groups), {})
+            done += len(some)
+            request.progress(done, len(groups), {})
     return Reconstruction(
         object=stitcher.object(),
         origin=stitcher.canvas.origin,
@@ -71,7 +81,3 @@ def _trained_for(model: TrainedModel) -> tuple[int, float]:
             "train again"
         )
     return N, float(scale)
-
-
-def _tensor(array: NDArray[np.float32], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(array)).to(device)

@@ -1,13 +1,10 @@
-"""Unsupervised training through the forward model, with Lightning as the trainer.
+"""Training a network, with Lightning as the trainer.
 
 A network that sees one frame (or group) could explain it in many ways. What makes the patch
 right is that its neighbours, predicted on their own, agree with it: a training sample is a block
 of neighbouring groups, whose patches are stitched by light, and the misfit is that of the stitched
-object with every frame of the block. The phases of the patches are aligned in inference only: to
-do so here as well changed no score.
-
-Axis letters: B blocks, K groups in a block, C frames in a group, P probe modes, N detector pixels
-along one side, D = K * C frames in a block.
+object, with every frame of the block or, supervised, with the label. The phases of the patches are
+aligned in inference only: to do so here as well changed no score.
 """
 
 from __future__ import annotations
@@ -18,209 +15,161 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from ptycho_tasks.backend import Progress, TrainedModel, TrainRequest
-from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
+from ptycho_tasks.backend import TrainedModel, TrainRequest
+from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.canvas import add_patches, cut_patches
+from ptycho_tasks_torch.best import Best
+from ptycho_tasks_torch.blocks import Blocks, Epoch, loaders, make_blocks, split_frames
 from ptycho_tasks_torch.checkpoints import Checkpoints
 from ptycho_tasks_torch.device import find_device, settings
-from ptycho_tasks_torch.groups import Groups, group_neighbours, make_groups
+from ptycho_tasks_torch.labels import LEAST_SPREAD, label_of
 from ptycho_tasks_torch.load import AUTOENCODER, OBJECT_NETWORK
-from ptycho_tasks_torch.network import Exposure, ObjectNetwork
-from ptycho_tasks_torch.physics import (
-    amplitude_misfit,
-    intensities,
-    mean_intensity,
-    poisson_misfit,
-    scale_probe,
-)
-from ptycho_tasks_torch.pinn import PinnOptions
-
-LEAST_FRAMES = 16
-WARM_UP = 0.1
-"""Share of the training steps in which the learning rate rises, where it falls later."""
-WARM_UP_STEPS = 32
-"""Training steps in which it rises, where it is constant later: whatever the epochs."""
-LEAST_SPREAD = 1e-3
-"""A predicted object that varies less than this share of its mean is flat."""
+from ptycho_tasks_torch.logs import Log, quiet_threads
+from ptycho_tasks_torch.misfits import DiffractionMisfit, LabelMisfit, Misfit, Stitched
+from ptycho_tasks_torch.network import ObjectNetwork
+from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions
+from ptycho_tasks_torch.schedules import PLANNED, rate_share
+from ptycho_tasks_torch.team import Job, Team, check_devices, team_for
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
     warnings.simplefilter("ignore")
     import lightning.pytorch as lightning
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 
 def train(request: TrainRequest) -> TrainedModel:
     """Train a network; see `Pinn.train`."""
-    scan, options = request.scan, request.options
-    device = find_device(request.execution.accelerator)
-    training, validation = split_frames(scan, options)
-    intensity = mean_intensity(scan.diffraction, training)
-    if intensity == 0:
-        raise ScanError(f"{scan.name}: every frame is dark; there is nothing to learn from")
-    probe = scale_probe(scan.probe, intensity * scan.size**2)
-    blocks = make_blocks(scan, options, training, validation)
-    checkpoints = Checkpoints(request.work_dir, request.say)
-    with settings(request.execution, options.seed), _silence():
-        order = torch.Generator().manual_seed(options.seed)
-        to_train, to_validate = _loaders(blocks, options, len(training), order)
-        task = Task(
-            options,
-            torch.from_numpy(probe),
-            intensity,
-            order,
-            len(to_train),
-            checkpoints,
-            request.progress,
-        )
+    options, execution = request.options, PinnExecution.of(request.execution)
+    check_devices(options, execution, find_device(execution.accelerator))
+    log = Log(execution.logger, request.log_dir, request.say)
+    checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
+    with settings(execution, options.seed, execution.devices), silence():
+        material = Material.of(request.scan, options)
         state = checkpoints.read()
-        if state is not None and goes_on(state, options, request.say):
+        if state is not None and not goes_on(state, options, request.say):
+            state = None
+        task = Task(options, material, Best(options, execution.checkpoint_save_top_k))
+        if state is not None:
             task.resume(state)
-        trainer = lightning.Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=1,
-            # One process, whatever a batch system's variables would make Lightning believe.
-            plugins=[LightningEnvironment()],
-            max_epochs=options.epochs - len(task.history),
-            # Deterministic kernels exist for all operations on a CPU, but not on every GPU.
-            deterministic=True if device.type == "cpu" else "warn",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+            _say_what_was_kept(state, execution, request.say)
+        log.start(msgspec.to_builtins(options), task.records)
+
+        def tell() -> None:
+            done = len(task.history)
+            checkpoints.write(task.state, last=task.finished)
+            log.epoch(done, task.records[-1])
+            metrics = {name: task.history[-1][name] for name in ("loss", "val_loss")}
+            request.progress(done, options.epochs, metrics)
+
         request.progress(len(task.history), options.epochs, {})
+        status = "failed"
         try:
-            if len(task.history) < options.epochs:
-                with _plain_interrupts():
-                    trainer.fit(task, to_train, to_validate)
-                if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
-                    raise KeyboardInterrupt
-            refuse_flat(task.history)
+            if not task.finished:
+                with team_for(Job(request.scan, options, execution, state)) as team:
+                    fit(task, material, execution, team, tell)
+                if task.stopped:
+                    request.say(
+                        f"stops after epoch {len(task.history)} of {options.epochs}: "
+                        f"{options.monitor} was best in epoch {task.best.kept[0].epoch}"
+                    )
+            model = task.result(request.scan.size)
+            status = "success"
         except TrainingError:
             # What led to this is not worth going on from: should a fault of the machine have
             # spoilt it, every later training would inherit that.
             checkpoints.remove()
             raise
-    return _trained_model(task, {"N": scan.size, "intensity_scale": intensity})
+        finally:
+            log.end(status)
+    return model
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Blocks of neighbouring groups to train on, and to validate with."""
+class Material:
+    """What there is to learn from."""
 
-    diffraction: NDArray[np.float32]
-    groups: Groups
-    training: NDArray[np.int64]
-    """(G, K) groups of each block."""
-    validation: NDArray[np.int64]
-    """(V, K) groups of each block; the first one is that of a frame held back."""
-    held: NDArray[np.int64]
-    """Frames held back; the other frames of their groups are frames to train on."""
+    blocks: Blocks
+    probe: Tensor
+    """(P, N, N) complex64 in counts."""
+    intensity_scale: float
+    """Mean measured counts a pixel; the unit of the misfit."""
+    label: Tensor | None
+    """(H, W) complex64 that explains the measured counts; None where training takes none."""
 
+    @classmethod
+    def of(cls, scan: ScanData, options: PinnOptions) -> Material:
+        """From a scan.
 
-def split_frames(
-    scan: ScanData, options: PinnOptions
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Frames to train on and frames held back, sorted.
-
-    Raises:
-        ScanError: the scan has too few frames.
-    """
-    M = scan.frame_count
-    if M < LEAST_FRAMES:
-        raise ScanError(
-            f"{scan.name}: has {M} frames; training needs at least {LEAST_FRAMES}: "
-            "take more frames into the fixture"
+        Raises:
+            ScanError: too few frames, frames that are all dark, or a label that is of no use.
+            ConfigError: there is no label, or more groups are asked for than there are.
+        """
+        training, validation = split_frames(scan, options)
+        intensity = mean_intensity(scan.diffraction, training)
+        if intensity == 0:
+            raise ScanError(f"{scan.name}: every frame is dark; there is nothing to learn from")
+        mean_counts = intensity * scan.size**2
+        probe = scale_probe(scan.probe, mean_counts)
+        label = label_of(scan, options, probe, mean_counts)
+        return cls(
+            make_blocks(scan, options, training, validation),
+            torch.from_numpy(probe),
+            intensity,
+            None if label is None else torch.from_numpy(label),
         )
-    mixed = np.random.default_rng(options.seed).permutation(M)
-    held = max(1, round(options.validation_fraction * M))
-    return np.sort(mixed[held:]), np.sort(mixed[:held])
+
+    def misfit(self, options: PinnOptions) -> DiffractionMisfit | LabelMisfit:
+        """What the network is to make small."""
+        if self.label is not None:
+            return LabelMisfit(self.label)
+        return DiffractionMisfit(options.loss, self.intensity_scale)
 
 
-def make_blocks(
-    scan: ScanData,
-    options: PinnOptions,
-    training: NDArray[np.int64],
-    validation: NDArray[np.int64],
-) -> Blocks:
-    """Groups, and blocks of them; no frame that is held back is in a block to train on.
+def fit(
+    task: Task,
+    material: Material,
+    execution: PinnExecution,
+    team: Team,
+    tell: Callable[[], None],
+) -> None:
+    """Train until the task is finished.
 
-    Raises:
-        ConfigError: more groups are asked for than there are.
+    Args:
+        task: where to begin.
+        material: what to learn from.
+        execution: how to run.
+        team: which of the devices this is.
+        tell: called after every epoch.
     """
-    anchors = training
-    if options.n_groups is not None:
-        if options.n_groups > len(training):
-            raise ConfigError(
-                f"training.n_groups: {options.n_groups} groups are asked for, but the "
-                f"{len(training)} training frames of {scan.name} give {len(training)}; "
-                f"ask for at most {len(training)}"
-            )
-        mixed = np.random.default_rng(options.seed).permutation(training)
-        anchors = np.sort(mixed[: options.n_groups])
-    K = options.neighbours // options.gridsize**2
-    learned = make_groups(scan, anchors, training, options.gridsize)
-    held = make_groups(scan, validation, np.arange(scan.frame_count), options.gridsize)
-    around = group_neighbours(scan, held, learned, max(K - 1, 1))
-    first = len(learned) + np.arange(len(held))[:, None]
-    return Blocks(
-        diffraction=scan.diffraction,
-        groups=Groups(
-            np.concatenate([learned.frames, held.frames]),
-            np.concatenate([learned.relative, held.relative]),
-            np.concatenate([learned.corners, held.corners]),
-        ),
-        training=group_neighbours(scan, learned, learned, K),
-        validation=np.concatenate([first, around], axis=1),
-        held=validation,
+    device = find_device(execution.accelerator)
+    task.join(team, tell)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        **team.arguments(),
+        max_epochs=task.options.epochs - len(task.history),
+        accumulate_grad_batches=task.options.accumulate_grad_batches,
+        deterministic=_deterministic(execution, device),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
     )
-
-
-class _BlockData(Dataset[dict[str, Tensor]]):
-    def __init__(self, blocks: Blocks, members: NDArray[np.int64]) -> None:
-        self.blocks, self.members = blocks, members
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        groups = self.blocks.groups.take(self.members[index])
-        corners = groups.corners.reshape(-1, 2)
-        return {
-            "x": torch.from_numpy(np.asarray(self.blocks.diffraction[groups.frames])),
-            "positions": torch.from_numpy(groups.relative),
-            "corners": torch.from_numpy(corners - corners.min(axis=0)),
-            "held": torch.from_numpy(np.isin(groups.frames.reshape(-1), self.blocks.held)),
-        }
-
-
-def _loaders(
-    blocks: Blocks, options: PinnOptions, frames: int, order: torch.Generator
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    size = options.batch_size // options.neighbours
-    data = _BlockData(blocks, blocks.training)
-    groups, in_block = blocks.training.shape
-    # Groups share frames: an epoch shows each once, or those that the chosen groups can hold.
-    shown = min(frames, groups * options.gridsize**2)
-    per_epoch = math.ceil(shown / (in_block * options.gridsize**2))
-    # Without replacement as long as there are enough: blocks around different frames.
-    sampler = RandomSampler(data, num_samples=per_epoch, generator=order)
-    return (
-        DataLoader(data, batch_size=size, sampler=sampler),
-        DataLoader(_BlockData(blocks, blocks.validation), batch_size=size),
-    )
+    # Lightning's handler of SIGTERM would talk to the other devices in the middle of a step.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    with _plain_interrupts():
+        trainer.fit(task, *loaders(material.blocks, task.epoch, task.order, execution.num_workers))
+    if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
+        raise KeyboardInterrupt
 
 
 class Task(lightning.LightningModule):
@@ -228,51 +177,38 @@ class Task(lightning.LightningModule):
 
     probe: Tensor
 
-    def __init__(
-        self,
-        options: PinnOptions,
-        probe: Tensor,
-        intensity_scale: float,
-        order: torch.Generator,
-        epoch_steps: int,
-        checkpoints: Checkpoints,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, options: PinnOptions, material: Material, best: Best) -> None:
         """A network with fresh weights.
 
         Args:
             options: of the training.
-            probe: (P, N, N) complex64 in counts.
-            intensity_scale: mean measured counts a pixel; the unit of the misfit.
-            order: draws the blocks of every epoch.
-            epoch_steps: training steps an epoch.
-            checkpoints: keeps the state after an epoch.
-            progress: is told of every epoch.
+            material: what to learn from.
+            best: keeps the weights of the best epochs.
         """
         super().__init__()
-        self.options, self.order, self.epoch_steps = options, order, epoch_steps
-        self.checkpoints, self.tell = checkpoints, progress
+        self.options, self.best = options, best
+        self.epoch = Epoch.of(material.blocks, options)
+        self.order = torch.Generator().manual_seed(options.seed)
+        """Draws the blocks of every epoch."""
         self.network = ObjectNetwork(options.channels, options.steps)
-        self.intensity_scale = intensity_scale
-        self.register_buffer("probe", probe, persistent=False)
+        self.misfit: Misfit = material.misfit(options)
+        self.intensity_scale = material.intensity_scale
+        self.register_buffer("probe", material.probe, persistent=False)
         self.history: list[dict[str, float]] = []
+        self.rates: list[float] = []
+        """Learning rate at the end of every epoch."""
         self._sums: dict[str, list[float]] = {}
         self._resumed: Mapping[str, Any] | None = None
 
+    def join(self, team: Team, tell: Callable[[], None]) -> None:
+        """Be one of a team's devices, and call `tell` after every epoch."""
+        self._team, self._tell = team, tell
+        self.epoch = team.part_of(self.epoch)
+
     def configure_optimizers(self) -> Any:
-        """Adam, its rate rising for a tenth of the steps while it falls along a cosine; or rising
-        for a fixed number of steps and constant then."""
+        """Adam, its rate along the schedule."""
         self.adam = torch.optim.Adam(self.network.parameters(), lr=self.options.learning_rate)
-        steps = self.options.epochs * self.epoch_steps
-
-        def cosine(step: int) -> float:
-            falling = 0.5 * (1 + math.cos(math.pi * step / steps))
-            return falling * min(1.0, (step + 1) / (WARM_UP * steps))
-
-        def constant(step: int) -> float:
-            return min(1.0, (step + 1) / WARM_UP_STEPS)
-
-        share = cosine if self.options.scheduler == "cosine" else constant
+        share = rate_share(self.options, self.epoch.steps, self.history)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, share)
         if self._resumed is not None:
             self.adam.load_state_dict(self._resumed["adam"])
@@ -287,7 +223,10 @@ class Task(lightning.LightningModule):
         numbers once it is made."""
         return {
             "epochs": self.options.epochs,
+            "stopped": self.stopped,
             "history": self.history,
+            "rates": self.rates,
+            "best": self.best.state(),
             "network": self.network.state_dict(),
             "adam": self.adam.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -296,95 +235,117 @@ class Task(lightning.LightningModule):
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`, instead of from fresh weights."""
-        self.history = state["history"]
+        self.history, self.rates = state["history"], state["rates"]
+        self.best.resume(state["best"])
         self.network.load_state_dict(state["network"])
         self.order.set_state(state["order"])
         # Adam is made later, when the weights lie on their device.
         self._resumed = state
 
+    @property
+    def stopped(self) -> bool:
+        """Whether no better epoch is to be expected."""
+        return self.best.stalled(len(self.history))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is to come."""
+        return len(self.history) == self.options.epochs or self.stopped
+
+    @property
+    def records(self) -> list[dict[str, float]]:
+        """What a log shows of every epoch."""
+        return [
+            {"loss": epoch["loss"], "val_loss": epoch["val_loss"], "learning_rate": rate}
+            for epoch, rate in zip(self.history, self.rates, strict=True)
+        ]
+
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
-        """The misfit of all frames of the blocks with the stitched objects."""
-        stitched = Stitched.of(self, batch)
-        loss = self._misfit(stitched.counts(stitched.objects), stitched.amplitude)
-        self._note("loss", loss)
-        if not math.isfinite(self._sums["loss"][-1]):
+        """The misfit of all frames of the blocks with the stitched objects, such that the gradients
+        of a step's batches add up to that of its mean."""
+        misfit = self.misfit.all(self._stitched(batch))
+        share = self.epoch.share(index)
+        mean = self._team.sum(share * float(misfit.detach()))
+        self._note("loss", mean, begins=self.epoch.begins_step(index))
+        if not math.isfinite(mean):
             raise TrainingError(
                 f"the loss became NaN or Inf in epoch {len(self.history) + 1}; lower "
                 f"training.learning_rate ({self.options.learning_rate:g})"
             )
-        return loss
+        self._rate: float = self.adam.param_groups[0]["lr"]
+        # Lightning takes the mean over batches and devices.
+        return misfit * (share * self.epoch.accumulated * self.epoch.devices)
 
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
         """The misfit of the frames that were held back, and that of a flat object."""
-        stitched = Stitched.of(self, batch)
-        held = batch["held"]
-        measured = stitched.amplitude[held]
-        self._note("val_loss", self._misfit(stitched.counts(stitched.objects)[held], measured))
-        flat = stitched.counts(torch.ones_like(stitched.objects))[held]
-        flat = flat * (measured.square().sum() / flat.sum())
-        self._note("flat_loss", self._misfit(flat, measured))
-        self._note("spread", stitched.spread())
+        stitched = self._stitched(batch)
+        misfit, flat = self.misfit.held(stitched, batch["held"])
+        for name, value in (
+            ("val_loss", misfit),
+            ("flat_loss", flat),
+            ("spread", stitched.spread()),
+        ):
+            self._note(name, float(value))
 
     def on_train_epoch_end(self) -> None:
         """Keep the epoch's means and the state, and tell of them. Lightning validates before."""
         epoch = {name: float(np.mean(values)) for name, values in self._sums.items()}
         self._sums.clear()
-        self.history.append(epoch)
-        done, epochs = len(self.history), self.options.epochs
-        self.checkpoints.write(self.state, last=done == epochs)
-        self.tell(done, epochs, {name: epoch[name] for name in ("loss", "val_loss")})
+        self.history.append(self._team.agreed(epoch))
+        self.rates.append(self._rate)
+        self.best.see(len(self.history), self.history[-1], self.network.state_dict())
+        self.trainer.should_stop = self.finished
+        self._tell()
 
-    def _misfit(self, counts: Tensor, amplitude: Tensor) -> Tensor:
-        misfit = poisson_misfit if self.options.loss == "poisson" else amplitude_misfit
-        return misfit(counts, amplitude, self.intensity_scale)
+    def result(self, size: int) -> TrainedModel:
+        """The model of the last epoch, or of the best where no better one was to be expected.
 
-    def _note(self, name: str, value: Tensor) -> None:
-        self._sums.setdefault(name, []).append(float(value.detach()))
+        Args:
+            size: N.
+
+        Raises:
+            TrainingError: its network is no better than a flat object.
+        """
+        found = {
+            "N": size,
+            "intensity_scale": self.intensity_scale,
+            "gridsize": self.options.gridsize,
+        }
+        kept = {
+            f"epoch_{epoch:04d}": _model(network, found, self.history[:epoch])
+            for _, epoch, network in self.best.kept[: self.best.asked]
+        }
+        epoch, network = len(self.history), self.network.state_dict()
+        if self.options.early_stop_patience is not None and self.best.kept:
+            _, epoch, network = self.best.kept[0]
+            found["epoch"] = epoch
+        refuse_flat(self.history[epoch - 1])
+        return replace(_model(network, found, self.history), checkpoints=kept)
+
+    def _stitched(self, batch: Mapping[str, Tensor]) -> Stitched:
+        return Stitched.of(self.network, self.probe, self.intensity_scale, batch)
+
+    def _note(self, name: str, value: float, *, begins: bool = True) -> None:
+        """Note a value, or add it to the last one."""
+        values = self._sums.setdefault(name, [])
+        if begins:
+            values.append(0.0)
+        values[-1] += value
 
 
-@dataclass(frozen=True)
-class Stitched:
-    """Predicted patches of a batch of blocks, put together weighted by light."""
-
-    objects: Tensor
-    """(B, S, T) complex64."""
-    light: Tensor
-    """(B, S, T) float32."""
-    amplitude: Tensor
-    """(B, D, N, N) measured."""
-    probes: Tensor
-    """(B, D, P, N, N) complex64 in counts, shifted by the sub-pixel rest."""
-    corners: list[list[tuple[int, int]]]
-
-    @classmethod
-    def of(cls, task: Task, batch: Mapping[str, Tensor]) -> Stitched:
-        """Predict and stitch."""
-        x, positions = batch["x"], batch["positions"]
-        B, K, C, N, _ = x.shape
-        scale = x.new_full((B * K,), math.sqrt(task.intensity_scale))
-        exposure = Exposure(x.flatten(0, 1), positions.flatten(0, 1), task.probe, scale)
-        patches = task.network.reconstruct(exposure).reshape(B, K * C, N, N)
-        probes = exposure.probes.reshape(B, K * C, -1, N, N) * scale[0]
-        corners = [[(y, x) for y, x in block] for block in batch["corners"].tolist()]
-        height, width = (int(side) + N for side in batch["corners"].amax(dim=(0, 1)))
-        light = probes.abs().square().sum(dim=2)
-        total = add_patches(light, corners, (height, width))
-        # A pixel at the rim of all spots must not become a huge quotient.
-        floor = 1e-3 * total.amax(dim=(-2, -1), keepdim=True)
-        objects = add_patches(light * patches, corners, (height, width)) / (total + floor)
-        return cls(objects, total, x.reshape(B, K * C, N, N), probes, corners)
-
-    def counts(self, objects: Tensor) -> Tensor:
-        """(B, D, N, N) expected counts of every frame from (B, S, T) objects."""
-        patches = cut_patches(objects, self.corners, self.amplitude.shape[-1])
-        return intensities(patches, self.probes)
-
-    def spread(self) -> Tensor:
-        """Standard deviation of the objects over their mean, weighted by light: 0 is flat."""
-        weight = self.light / self.light.sum(dim=(-2, -1), keepdim=True)
-        mean = (weight * self.objects).sum(dim=(-2, -1), keepdim=True)
-        variance = (weight * (self.objects - mean).abs().square()).sum(dim=(-2, -1))
-        return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
+def _model(
+    network: Mapping[str, Tensor], metadata: Mapping[str, Any], history: list[dict[str, float]]
+) -> TrainedModel:
+    # One array object under both names, so that the bundle stores it once.
+    arrays = {name: value.detach().cpu().numpy().copy() for name, value in network.items()}
+    return TrainedModel(
+        models={
+            OBJECT_NETWORK: arrays,
+            AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
+        },
+        metadata=dict(metadata),
+        history=history,
+    )
 
 
 def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str], None]) -> bool:
@@ -396,16 +357,18 @@ def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str],
         say: shows the user one line.
     """
     done, planned, epochs = len(state["history"]), state["epochs"], options.epochs
-    if options.scheduler == "cosine" and planned != epochs:
+    if options.scheduler in PLANNED and planned != epochs:
         say(
-            f"starts anew: the last training was planned for {planned} epochs, and the cosine "
-            "schedule depends on training.epochs"
+            f"starts anew: the last training was planned for {planned} epochs, and the "
+            f"{options.scheduler} schedule depends on training.epochs"
         )
         return False
     if done > epochs:
         say(f"starts anew: the last training has {done} epochs already, more than {epochs}")
         return False
-    if done == epochs:
+    if state["stopped"]:
+        say(f"takes the finished training: it stopped after epoch {done}")
+    elif done == epochs:
         say(f"takes the finished training: all {epochs} epochs are done")
     elif done == planned:
         say(f"continues the finished training: epochs {done + 1} to {epochs}")
@@ -414,14 +377,25 @@ def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str],
     return True
 
 
-def refuse_flat(history: list[dict[str, float]]) -> None:
+def _say_what_was_kept(
+    state: Mapping[str, Any], execution: PinnExecution, say: Callable[[str], None]
+) -> None:
+    """Weights that were not kept at their time are gone."""
+    kept, done = state["best"]["count"], len(state["history"])
+    if execution.checkpoint_save_top_k > kept:
+        say(f"execution.checkpoint_save_top_k: of the epochs until {done}, {kept} were kept")
+
+
+def refuse_flat(last: Mapping[str, float]) -> None:
     """Fail loudly where a falling loss hides a collapsed network.
+
+    Args:
+        last: metrics of the epoch whose weights are taken.
 
     Raises:
         TrainingError: the predicted object is flat, or a flat object of the right mean explains
             the frames held back as well.
     """
-    last = history[-1]
     if not (last["val_loss"] < last["flat_loss"] and last["spread"] > LEAST_SPREAD):
         raise TrainingError(
             f"the network is no better than a flat object: misfit of the frames held back "
@@ -431,20 +405,11 @@ def refuse_flat(history: list[dict[str, float]]) -> None:
         )
 
 
-def _trained_model(task: Task, metadata: dict[str, Any]) -> TrainedModel:
-    # One array object under both names, so that the bundle stores it once.
-    arrays = {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in task.network.state_dict().items()
-    }
-    return TrainedModel(
-        models={
-            OBJECT_NETWORK: arrays,
-            AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
-        },
-        metadata={**metadata, "gridsize": task.options.gridsize},
-        history=task.history,
-    )
+def _deterministic(execution: PinnExecution, device: torch.device) -> bool | Literal["warn"]:
+    if execution.deterministic is not None:
+        return execution.deterministic
+    # Deterministic kernels exist for all operations on a CPU, but not on every GPU.
+    return True if device.type == "cpu" else "warn"
 
 
 @contextmanager
@@ -463,11 +428,11 @@ def _plain_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Without Lightning's chatter; what matters is an error or goes to `progress`."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_threads():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

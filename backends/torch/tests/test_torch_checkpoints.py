@@ -8,23 +8,41 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 
-from ptycho_tasks.backend import TrainedModel, TrainRequest, no_progress, say_nothing
+from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
-from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks_torch import checkpoints
+from ptycho_tasks_torch import checkpoints, schedules
 from ptycho_tasks_torch.checkpoints import NAME, Checkpoints
-from ptycho_tasks_torch.pinn import PinnOptions, backend
-from ptycho_tasks_torch.training import WARM_UP_STEPS, Task, goes_on
+from ptycho_tasks_torch.misfits import DiffractionMisfit
+from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch.training import goes_on
 
-CPU = ExecutionOptions(accelerator="cpu", threads=1)
+CPU = PinnExecution(accelerator="cpu", threads=1)
 COSINE = PinnOptions(epochs=4, channels=4, steps=1, batch_size=16, neighbours=16)
 CONSTANT = msgspec.structs.replace(COSINE, scheduler="constant")
+STOPPED = msgspec.structs.replace(
+    # What falls is no improvement here: the first epoch stays the best.
+    COSINE,
+    monitor_mode="max",
+    early_stop_patience=3,
+    epochs=9,
+)
+TRAININGS = {
+    "cosine": COSINE,
+    "constant": CONSTANT,
+    "exponential": msgspec.structs.replace(COSINE, scheduler="exponential"),
+    "multi_step": msgspec.structs.replace(COSINE, scheduler="multi_step"),
+    "plateau": msgspec.structs.replace(COSINE, scheduler="plateau", monitor_mode="max"),
+    "accumulated": msgspec.structs.replace(COSINE, accumulate_grad_batches=2),
+    "stopped": STOPPED,
+    "supervised": msgspec.structs.replace(COSINE, model_type="supervised"),
+}
 
 
 class InterruptionError(Exception):
@@ -34,11 +52,20 @@ class InterruptionError(Exception):
 class Watch:
     """A training in a folder, the epochs and lines that the user is told of."""
 
-    def __init__(self, scan, options: PinnOptions, folder: Path, until: int | None = None) -> None:
+    def __init__(
+        self,
+        scan,
+        options: PinnOptions,
+        folder: Path,
+        until: int | None = None,
+        execution: PinnExecution = CPU,
+    ) -> None:
         self.epochs: list[int] = []
         self.lines: list[str] = []
         self.until = until
-        self.request = TrainRequest(scan, options, CPU, self.progress, folder, self.lines.append)
+        self.request = TrainRequest(
+            scan, options, execution, self.progress, folder, self.lines.append
+        )
 
     def progress(self, done, total, metrics) -> None:
         if metrics:  # the first call only tells where the training begins
@@ -57,13 +84,24 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
 
 
+@pytest.fixture
+def short_plateaus(monkeypatch):
+    """The rate falls after every epoch that is no better."""
+    monkeypatch.setattr(schedules, "PLATEAU_EPOCHS", 1)
+
+
+BEST = PinnExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
+
+
 @pytest.fixture(scope="module")
 def whole(scan) -> dict[str, TrainedModel]:
     """Trainings that nothing interrupted."""
-    return {
-        options.scheduler: backend.train(TrainRequest(scan, options, CPU))
-        for options in (COSINE, CONSTANT)
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedules, "PLATEAU_EPOCHS", 1)
+        return {
+            name: backend.train(TrainRequest(scan, options, BEST))
+            for name, options in TRAININGS.items()
+        }
 
 
 def assert_same(one: TrainedModel, two: TrainedModel) -> None:
@@ -73,20 +111,30 @@ def assert_same(one: TrainedModel, two: TrainedModel) -> None:
         assert arrays.keys() == two.models[name].keys()
         for key, array in arrays.items():
             assert array.tobytes() == two.models[name][key].tobytes(), key
+    assert one.checkpoints.keys() == two.checkpoints.keys()
+    for name, kept in one.checkpoints.items():
+        assert_same(kept, two.checkpoints[name])
 
 
-@pytest.mark.usefixtures("every_epoch")
-@pytest.mark.parametrize("options", [COSINE, CONSTANT])
-def test_an_interrupted_training_goes_on_to_the_same_model(scan, whole, tmp_path, options):
+@pytest.mark.usefixtures("every_epoch", "short_plateaus")
+@pytest.mark.parametrize("name", TRAININGS)
+def test_an_interrupted_training_goes_on_to_the_same_model(scan, whole, tmp_path, name):
+    options = TRAININGS[name]
     with pytest.raises(InterruptionError):
-        Watch(scan, options, tmp_path, until=1).train()
-    second = Watch(scan, options, tmp_path, until=3)
+        Watch(scan, options, tmp_path, until=1, execution=BEST).train()
+    second = Watch(scan, options, tmp_path, until=3, execution=BEST)
     with pytest.raises(InterruptionError):
         second.train()
-    assert (second.epochs, second.lines) == ([2, 3], ["resumes after epoch 1 of 4"])
-    last = Watch(scan, options, tmp_path)
-    assert_same(last.train(), whole[options.scheduler])
-    assert (last.epochs, last.lines) == ([4], ["resumes after epoch 3 of 4"])
+    assert (second.epochs, second.lines) == (
+        [2, 3],
+        [f"resumes after epoch 1 of {options.epochs}"],
+    )
+    last = Watch(scan, options, tmp_path, execution=BEST)
+    made = last.train()
+    assert_same(made, whole[name])
+    assert last.epochs == [4]
+    assert last.lines[0] == f"resumes after epoch 3 of {options.epochs}"
+    assert len(made.checkpoints) == 2
 
 
 def test_a_finished_training_is_not_repeated(scan, whole, tmp_path, monkeypatch, capfd):
@@ -97,7 +145,7 @@ def test_a_finished_training_is_not_repeated(scan, whole, tmp_path, monkeypatch,
     assert [path.name for path in folder.iterdir()] == [NAME]
     assert list(tmp_path.iterdir()) == [folder]
     again = Watch(scan, COSINE, folder)
-    assert_same(again.train(), whole["cosine"])
+    assert_same(again.train(), replace(whole["cosine"], checkpoints={}))
     assert again.epochs == []
     assert again.lines == ["takes the finished training: all 4 epochs are done"]
     assert capfd.readouterr() == ("", "")
@@ -106,7 +154,7 @@ def test_a_finished_training_is_not_repeated(scan, whole, tmp_path, monkeypatch,
 def test_more_epochs_continue_a_training_with_a_constant_rate(scan, whole, tmp_path):
     Watch(scan, msgspec.structs.replace(CONSTANT, epochs=2), tmp_path).train()
     more = Watch(scan, CONSTANT, tmp_path)
-    assert_same(more.train(), whole["constant"])
+    assert_same(more.train(), replace(whole["constant"], checkpoints={}))
     assert (more.epochs, more.lines) == (
         [3, 4],
         ["continues the finished training: epochs 3 to 4"],
@@ -121,11 +169,16 @@ def test_more_epochs_continue_a_training_with_a_constant_rate(scan, whole, tmp_p
         (6, 8, CONSTANT, "starts anew: the last training has 6 epochs already, more than 4"),
         (3, 8, CONSTANT, "resumes after epoch 3 of 4"),
         (4, 8, CONSTANT, "takes the finished training: all 4 epochs are done"),
+        (2, 8, TRAININGS["multi_step"], "starts anew: the last training was planned for 8 epochs"),
+        (4, 4, msgspec.structs.replace(TRAININGS["plateau"], epochs=6), "continues the finished"),
+        (4, 4, msgspec.structs.replace(TRAININGS["exponential"], epochs=6), "continues the"),
     ],
 )
 def test_what_a_checkpoint_of_other_epochs_is_good_for(done, planned, options, line):
     lines = []
-    used = goes_on({"history": [{}] * done, "epochs": planned}, options, lines.append)
+    used = goes_on(
+        {"history": [{}] * done, "epochs": planned, "stopped": False}, options, lines.append
+    )
     assert used is not lines[0].startswith("starts anew")
     assert len(lines) == 1
     assert lines[0].startswith(line)
@@ -188,7 +241,7 @@ def test_a_training_with_a_damaged_checkpoint_starts_anew(scan, whole, tmp_path)
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-100])
     anew = Watch(scan, COSINE, tmp_path)
-    assert_same(anew.train(), whole["cosine"])
+    assert_same(anew.train(), replace(whole["cosine"], checkpoints={}))
     assert anew.epochs == [1, 2, 3, 4]
     assert len(anew.lines) == 1
 
@@ -207,7 +260,7 @@ def test_a_full_disk_does_not_end_the_training(scan, whole, tmp_path, monkeypatc
 
     monkeypatch.setattr(checkpoints, "write_atomic", full)
     watch = Watch(scan, COSINE, tmp_path)
-    assert_same(watch.train(), whole["cosine"])
+    assert_same(watch.train(), replace(whole["cosine"], checkpoints={}))
     path = tmp_path / NAME
     assert watch.lines == [
         f"goes on without a checkpoint: cannot write {path}: No space left on device"
@@ -219,13 +272,13 @@ def test_a_training_that_failed_leaves_no_checkpoint(scan, tmp_path, monkeypatch
     """The next one shall not go on from what led to NaN."""
     there = []
     options = msgspec.structs.replace(COSINE, epochs=3)
-    misfit = Task._misfit
+    misfit = DiffractionMisfit.all
 
-    def spoilt(task, counts, amplitude):
+    def spoilt(self, stitched):
         there.append((tmp_path / NAME).exists())
-        return misfit(task, counts, amplitude) * (math.nan if there[-1] else 1)
+        return misfit(self, stitched) * (math.nan if there[-1] else 1)
 
-    monkeypatch.setattr(Task, "_misfit", spoilt)
+    monkeypatch.setattr(DiffractionMisfit, "all", spoilt)
     with pytest.raises(TrainingError, match="NaN or Inf in epoch 2"):
         Watch(scan, options, tmp_path).train()
     assert there[-1]
@@ -278,27 +331,43 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, whole,
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(tmp_path.iterdir())) == 2
     rest = Watch(scan, COSINE, tmp_path)
-    assert_same(rest.train(), whole["cosine"])
+    assert_same(rest.train(), replace(whole["cosine"], checkpoints={}))
     assert (rest.epochs, rest.lines) == ([3, 4], ["resumes after epoch 2 of 4"])
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def rates(options: PinnOptions, epoch_steps: int = 20) -> list[float]:
-    """The learning rate of every step."""
-    kept = Checkpoints(None, say_nothing)
-    task = Task(options, torch.ones(1), 1.0, torch.Generator(), epoch_steps, kept, no_progress)
-    task.configure_optimizers()
-    seen = []
-    for _ in range(options.epochs * epoch_steps):
-        seen.append(task.adam.param_groups[0]["lr"])
-        task.adam.step()
-        task.schedule.step()
-    return seen
+@pytest.mark.usefixtures("every_epoch")
+def test_a_training_that_stopped_early_is_taken_as_it_is(scan, whole, tmp_path):
+    first = Watch(scan, STOPPED, tmp_path, execution=BEST)
+    assert_same(first.train(), whole["stopped"])
+    assert first.lines == ["stops after epoch 4 of 9: val_loss was best in epoch 1"]
+    again = Watch(scan, STOPPED, tmp_path, execution=BEST)
+    assert_same(again.train(), whole["stopped"])
+    assert (again.epochs, again.lines) == (
+        [],
+        ["takes the finished training: it stopped after epoch 4"],
+    )
 
 
-def test_the_learning_rate_falls_or_stays():
-    falling, staying = rates(COSINE), rates(CONSTANT)
-    assert falling[-1] < 0.01 * max(falling)
-    assert staying[WARM_UP_STEPS - 1 :] == [CONSTANT.learning_rate] * (80 - WARM_UP_STEPS + 1)
-    assert rates(msgspec.structs.replace(CONSTANT, epochs=2)) == staying[:40]
-    assert rates(msgspec.structs.replace(COSINE, epochs=2)) != falling[:40]
+def test_without_checkpointing_nothing_is_written_or_read(scan, whole, tmp_path):
+    Watch(scan, COSINE, tmp_path).train()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    without = msgspec.structs.replace(CPU, checkpointing=False)
+    anew = Watch(scan, COSINE, tmp_path, execution=without)
+    assert_same(anew.train(), replace(whole["cosine"], checkpoints={}))
+    assert (anew.epochs, anew.lines) == ([1, 2, 3, 4], [])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_best_epochs_that_are_asked_for_too_late_are_named(scan, whole, tmp_path):
+    with pytest.raises(InterruptionError):
+        Watch(scan, COSINE, tmp_path, until=3).train()
+    late = Watch(scan, COSINE, tmp_path, execution=BEST)
+    made = late.train()
+    assert list(made.checkpoints) == ["epoch_0004"]
+    assert_same(replace(made, checkpoints={}), replace(whole["cosine"], checkpoints={}))
+    assert late.lines == [
+        "resumes after epoch 3 of 4",
+        "execution.checkpoint_save_top_k: of the epochs until 3, 0 were kept",
+    ]

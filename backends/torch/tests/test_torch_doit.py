@@ -66,6 +66,23 @@ def test_train_save_load_infer_and_the_same_bytes_elsewhere(write_project):
     }
 
 
+def test_what_execution_asks_for_lies_beside_the_same_bundle(write_project):
+    """Best epochs and logs; a change of them rebuilds nothing."""
+    asked = "threads: 1, num_workers: 2, checkpoint_save_top_k: 1, logger: csv}"
+    one, two = write_project("one"), write_project("two", CONFIG.replace("threads: 1}", asked))
+    for root in (one, two):
+        done = doit(root, "train")
+        assert done.returncode == 0, done.stderr
+    assert (one / BUNDLE).read_bytes() == (two / BUNDLE).read_bytes()
+    (kept,) = (two / "runs/default/training/checkpoints").iterdir()
+    models, _ = load_inference_bundle(kept)
+    assert models.keys() == {"diffraction_to_obj", "autoencoder"}
+    log = (two / "runs/default/training/logs/csv/metrics.csv").read_text()
+    assert log.count("\n") == 3
+    (two / "ptycho.yaml").write_text(CONFIG)
+    assert all(line.startswith("-- ") for line in doit(two, "train").stdout.splitlines())
+
+
 def outputs(root: Path) -> list[str]:
     return sorted(str(p.relative_to(root)) for p in (root / "runs").rglob("*") if p.is_file())
 
@@ -83,6 +100,11 @@ def outputs(root: Path) -> list[str]:
             "batch_size: 16",
             "batch_size: 10",
             "ptycho.yaml:4: training: batch_size 10 is no multiple of",
+        ),
+        (
+            "threads: 1",
+            "checkpointing: false, checkpoint_save_top_k: 1",
+            "ptycho.yaml:5: execution: checkpoint_save_top_k 1 needs checkpointing: true",
         ),
     ],
 )

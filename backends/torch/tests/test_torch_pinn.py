@@ -111,13 +111,13 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
 
 
 def test_fewer_groups_make_an_epoch_shorter(scan):
-    from ptycho_tasks_torch.training import _loaders, make_blocks, split_frames
+    from ptycho_tasks_torch.blocks import Epoch, make_blocks, split_frames
 
     def steps(**values) -> int:
         options = msgspec.structs.replace(SMALL, **values)
         training, validation = split_frames(scan, options)
         blocks = make_blocks(scan, options, training, validation)
-        return len(_loaders(blocks, options, len(training), torch.Generator())[0])
+        return Epoch.of(blocks, options).steps
 
     assert steps() == 5  # of 79 frames, 16 a step
     assert steps(gridsize=2) == 5
@@ -160,7 +160,7 @@ def test_the_variables_of_a_batch_system_change_nothing(scan, trained, monkeypat
 
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_only_frames_held_back_are_validated(scan, gridsize):
-    from ptycho_tasks_torch.training import make_blocks, split_frames
+    from ptycho_tasks_torch.blocks import make_blocks, split_frames
 
     options = msgspec.structs.replace(SMALL, gridsize=gridsize, validation_fraction=0.2)
     training, validation = split_frames(scan, options)
@@ -224,10 +224,10 @@ def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
     from ptycho_tasks_torch.training import refuse_flat
 
     good = {"loss": 0.1, "val_loss": 0.1, "flat_loss": 0.4, "spread": 0.2}
-    refuse_flat([good | {"val_loss": 0.9}, good])
+    refuse_flat(good)
     for collapsed in ({"val_loss": 0.4}, {"val_loss": float("nan")}, {"spread": 1e-5}):
         with pytest.raises(TrainingError, match="no better than a flat object"):
-            refuse_flat([good, good | collapsed])
+            refuse_flat(good | collapsed)
 
 
 def test_a_scan_of_a_flat_object_fails_the_run(scan):
@@ -291,11 +291,18 @@ def test_a_model_without_what_its_training_found_is_refused(scan, trained, damag
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batch_size": 20}, {"neighbours": 6, "batch_size": 6}],
+    [{"batch_size": 40}, {"batch_size": 6}, {"neighbours": 6, "batch_size": 6}],
 )
 def test_options_that_do_not_fit_each_other_are_refused(wrong):
     with pytest.raises(msgspec.ValidationError, match="is no multiple of"):
         msgspec.convert(wrong, PinnOptions)
+
+
+@pytest.mark.parametrize(
+    ("given", "frames"), [({}, 32), ({"batch_size": 16}, 16), ({"batch_size": 64}, 32)]
+)
+def test_a_block_holds_no_more_frames_than_a_batch(given, frames):
+    assert msgspec.convert(given, PinnOptions).block_frames == frames
 
 
 # --- bundles and imports ---------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""Logs for who watches a training: one of Lightning's loggers, below one folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.errors import ConfigError
+
+with warnings.catch_warnings():
+    # What its dependencies deprecate among themselves is nothing that a user could mend.
+    warnings.simplefilter("ignore")
+    from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+    from lightning.pytorch.loggers.logger import Logger
+
+
+class Log:
+    """Writes the epochs of a training; a log that fails is given up, the training is not."""
+
+    def __init__(self, kind: str, folder: Path | None, say: Callable[[str], None]) -> None:
+        """Nothing is written yet.
+
+        Args:
+            kind: `none`, `csv`, `tensorboard` or `mlflow`.
+            folder: what to write below; None writes nothing.
+            say: shows the user one line.
+
+        Raises:
+            ConfigError: what the logger needs is not installed.
+        """
+        self.kind, self._folder, self._say = kind, folder, say
+        self._logger: Logger | None = None
+        if kind in ("tensorboard", "mlflow") and find_spec(kind) is None:
+            raise ConfigError(
+                f"execution.logger: {kind} is not installed; "
+                f'pip install "ptycho-tasks-torch[{kind}]"'
+            )
+
+    def start(self, options: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> None:
+        """Begin the log anew.
+
+        Args:
+            options: hyperparameters.
+            epochs: metrics of the epochs that are done, where a training goes on.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        if self.kind == "none" or self._folder is None:
+            return
+        try:
+            # A training that goes on tells all its epochs again: whatever a kill cut off, the log
+            # holds each once.
+            self._logger = _MAKERS[self.kind](self._folder / self.kind)
+            self._logger.log_hyperparams(dict(options))
+            for number, metrics in enumerate(epochs, start=1):
+                self._write(number, metrics)
+        except Exception as error:  # a database, a server, a disk: whatever they raise
+            raise ConfigError(
+                f"execution.logger: {self.kind} cannot be written: {_one_line(error)}"
+            ) from error
+
+    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of an epoch, counted from 1."""
+        self._attempt(functools.partial(self._write, number, metrics))
+
+    def end(self, status: str) -> None:
+        """Close the log: the training ended with `success`, or `failed`."""
+        if self._logger is not None:
+            self._attempt(functools.partial(self._logger.finalize, status))
+
+    def _write(self, number: int, metrics: Mapping[str, float]) -> None:
+        if self._logger is not None:
+            self._logger.log_metrics({"epoch": number, **metrics}, step=number)
+            self._logger.save()
+
+    def _attempt(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except Exception as error:  # as above
+            self._logger = None
+            self._say(f"goes on without the {self.kind} log: {_one_line(error)}")
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Without a traceback of tensorboard's thread: the next write says what ended it."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _csv(folder: Path) -> Logger:
+    _empty(folder)
+    return CSVLogger(folder.parent, name=folder.name, version="")
+
+
+def _tensorboard(folder: Path) -> Logger:
+    _empty(folder)
+    return TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
+
+
+def _mlflow(folder: Path) -> Logger:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    asked = os.environ.get("MLFLOW_TRACKING_URI")
+    if not asked:
+        # Plain files: a database would need more than the slim mlflow brings.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        _empty(folder)
+    logger = MLFlowLogger(
+        experiment_name="ptycho-tasks", tracking_uri=asked or folder.absolute().as_uri()
+    )
+    try:
+        assert logger.run_id  # begins the run
+    finally:
+        # mlflow sets the variable; the next training would take it for the user's.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if asked is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = asked
+    return logger
+
+
+def _empty(folder: Path) -> None:
+    """Make a folder, or remove what is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        # Within a process, mlflow relies on the hidden folder that it once made.
+        if path.is_dir() and not path.name.startswith("."):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
+_MAKERS: dict[str, Callable[[Path], Logger]] = {
+    "csv": _csv,
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+}
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
