@@ -53,11 +53,16 @@ def complete_backends(context: click.Context, param: click.Parameter, incomplete
 
 def complete_tasks(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The project's tasks that begin like this; none where its configuration is wrong."""
+    from ptycho_tasks.evidence import load_evidence
     from ptycho_tasks.table import table_of
 
     names: list[str] = []
+    with suppress(PtychoTasksError, OSError):
+        evidence = load_evidence(Path.cwd())
+        rows = [] if evidence is None else [id for item in evidence.items for id in item.ids]
+        names = [f"evidence:{id}" for id in rows]
     # What a backend prints is no completion.
     with suppress(PtychoTasksError, OSError), redirect_stdout(StringIO()):
-        names = [row["name"] for row in table_of(Path.cwd(), None).rows]
+        names += [row["name"] for row in table_of(Path.cwd(), None).rows]
     groups = [name.partition(":")[0] for name in names]
     return [name for name in dict.fromkeys([*groups, *names]) if name.startswith(incomplete)]

@@ -56,6 +56,22 @@ def run(shell, words, cwd):
     return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
 
 
+EVIDENCE = """\
+initiative: i
+phase: p
+plan: plan.md
+ledger: ledger.md
+items: [{ids: [C4.D1, C4.D2], command: make, log: a.log}]
+"""
+
+
+def test_rows_that_have_evidence_are_offered(tmp_path):
+    (tmp_path / "evidence.yaml").write_text(EVIDENCE)
+    assert run("bash", "why ", tmp_path) == [
+        f"plain,{name}" for name in ("evidence", "evidence:C4.D1", "evidence:C4.D2")
+    ]
+
+
 @pytest.mark.parametrize(("words", "expected"), COMMAND_LINES.values(), ids=COMMAND_LINES)
 def test_bash_offers(project, words, expected):
     assert set(run("bash", words, project)) == {f"plain,{word}" for word in expected}
