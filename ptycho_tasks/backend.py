@@ -159,7 +159,11 @@ class Backend(Protocol):
     - `api_version` (int): the `API_VERSION` that it was written for; without, it counts as 1. It
       is refused where the two differ, so that one to be shared should say it.
     - `execution_type` (a subclass of `ExecutionOptions`): what it understands under `execution:`.
-      A key that it does not know is refused, so that none is ignored.
+      A key that it does not know is refused, so that none is ignored. Without, it is taken to
+      compute on the CPU in its own way, and anything else is refused.
+    - `check(options, execution) -> None`: raise a ConfigError, which begins with the dotted key,
+      where training options and execution options do not fit each other. Called before anything
+      heavy is imported, so it must import nothing heavy.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
     """

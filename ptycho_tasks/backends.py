@@ -61,7 +61,8 @@ class BackendEntry:
             members = {key: getattr(backend, key, None) for key in _MEMBERS}
             members["api_version"] = getattr(backend, "api_version", 1)
             members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
-            members["refine"] = getattr(backend, "refine", None)
+            for method in ("refine", "check"):
+                members[method] = getattr(backend, method, None)
         except Stopped:
             raise
         except (Exception, SystemExit) as error:
@@ -92,7 +93,7 @@ class BackendEntry:
                 f"{said} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
                 "`version` (str), an `options_type` (a TrainingOptions class), and the methods "
                 "`train` and `infer`; it may have an `execution_type` (an ExecutionOptions class) "
-                "and a method `refine`"
+                "and methods `refine` and `check`"
             )
         if isinstance(backend, type):
             raise BackendError(f"{said} is a class; give an instance of it")
@@ -139,6 +140,7 @@ _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
 _OPTIONAL_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
     "execution_type": lambda value: isinstance(value, type) and issubclass(value, ExecutionOptions),
     "refine": lambda value: value is None or callable(value),
+    "check": lambda value: value is None or callable(value),
 }
 
 

@@ -193,6 +193,11 @@ def simulate(output: Path, force: bool, **values: str | None) -> None:
 
 
 def _doit(*arguments: str) -> None:
+    if not Path("dodo.py").exists():
+        raise ConfigError(
+            f"{Path.cwd()}: there is no dodo.py; go to a project's folder, or make one with "
+            "`ptycho-tasks init`"
+        )
     from doit.doit_cmd import DoitMain
 
     code = DoitMain().run(list(arguments))

@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def train(**given: Any) -> None:
     Without a project: in one, `doit train` trains what is stale.
     """
     _show_tracebacks(given)
-    file = _no_config() if given["config"] is None else read_config(whole_path(given["config"]))
+    file = _config(given["config"])
     said = told(TRAIN, given, file.root)
     output = whole_path(given["output_dir"])
     training = training_payload(file, said, output)
@@ -58,6 +58,8 @@ def train(**given: Any) -> None:
     with _alone_in(output, "train"):
         from ptycho_tasks import stages
 
+        if test:
+            stages.check_scan_to_infer(test, training)
         stages.train(training)
         if test:
             stages.infer(test)
@@ -98,9 +100,19 @@ def training_payload(file: ConfigFile, said: Told, output: Path) -> TrainingPayl
                 f"{file.where(key)}: {key}: asks for several trainings; run `doit train` there, or "
                 f"take `{key}` out"
             )
+    if file.data.get("refine"):
+        raise ConfigError(
+            f"{file.where('refine')}: refine: is a stage of a project; run `doit infer` there, or "
+            "take `refine` out"
+        )
     configured = file.data.get("source") or {}
     scan = configured.get("file") if isinstance(configured, dict) else None
     if scan is None and "source.file" not in said.values:
+        if "simulate" in configured:
+            raise ConfigError(
+                f"{file.where('source.simulate')}: source.simulate: is for `doit`, which keeps the "
+                "scan; give --train-data-file"
+            )
         raise click.UsageError(
             "Missing option '--train-data-file': nothing says which scan to train on"
         )
@@ -191,6 +203,14 @@ def _show_tracebacks(given: Mapping[str, Any]) -> None:
         os.environ[DEBUG] = "1"
 
 
+def _config(path: Path | None) -> ConfigFile:
+    if path is None:
+        return _no_config()
+    if not whole_path(path).is_file():
+        raise ConfigError(f"--config: there is no file {path}; correct the path")
+    return read_config(whole_path(path))
+
+
 def _no_config() -> ConfigFile:
     """What stands for a ptycho.yaml where there is none."""
     return ConfigFile(Path.cwd() / "command line", {})
@@ -233,10 +253,12 @@ def _refuse_overwriting(payload: Payload, outputs: list[Path]) -> None:
 
 @contextmanager
 def _alone_in(folder: Path, task: str) -> Iterator[None]:
-    """Make a folder, and keep other runs out of it in the block."""
+    """Make a folder, and keep other runs out of it in the block; nothing is left of a block that
+    fails before it made something."""
     from ptycho_tasks.lock import LOCK_NAME, ProjectLock
     from ptycho_tasks.reporter import stopping_in_order
 
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -250,4 +272,7 @@ def _alone_in(folder: Path, task: str) -> Iterator[None]:
             lock.working_on(task)
             yield
     finally:
-        lock.release()
+        lock.release(remove=True)
+        for empty in (lock.path.parent, *made):
+            with suppress(OSError):  # it holds something
+                empty.rmdir()

@@ -505,8 +505,10 @@ def facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def convert(layers: Layers, kind: type[SectionType], prefix: str = "") -> SectionType:
-    """The typed section at `prefix` of the merged values.
+def convert(
+    layers: Layers, kind: type[SectionType], prefix: str = "", owner: str = ""
+) -> SectionType:
+    """The typed section at `prefix` of the merged values; `owner` says whose it is, for messages.
 
     Raises:
         ConfigError: one line with file and line (or other origin), key path, and what was
@@ -518,6 +520,8 @@ def convert(layers: Layers, kind: type[SectionType], prefix: str = "") -> Sectio
     except msgspec.ValidationError as error:
         key, problem = fault(error, kind, data)
         key = ".".join(part for part in (prefix, key) if part)
+        if owner:
+            problem = problem.replace("unknown key;", f"{owner} does not know this key;", 1)
         where, variant = layers.flag_in(key, problem) or layers.where(key), layers.blamed(key)
         raise ConfigError(
             ": ".join(part for part in (where, variant, key, problem) if part)
@@ -596,6 +600,8 @@ def _expected(problem: str, annotation: Any) -> str:
     """msgspec's sentence for people: without its own idea of what was got."""
     if problem.startswith("Invalid enum value"):
         return f"expected one of {', '.join(map(str, choices_of(annotation)))}"
+    if problem.startswith("Expected `object`"):
+        return "expected a mapping, `key: value` lines"
     if repr(NAME_PATTERN) in problem:
         return f"expected {NAME_RULE}"
     return problem[:1].lower() + problem[1:].split(", got `")[0]

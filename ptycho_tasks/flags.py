@@ -128,7 +128,7 @@ def seen_from(root: Path, path: Path) -> str:
 def whole_path(path: Path) -> Path:
     """A path that was given on the command line: absolute, `~` expanded."""
     # A shell leaves the `~` in `--output-dir=~/out` as it is; Path's own expansion may raise.
-    return Path.cwd() / os.path.expanduser(path)  # noqa: PTH111
+    return Path(os.path.normpath(Path.cwd() / os.path.expanduser(path)))  # noqa: PTH111
 
 
 # ---------------------------------------------------------------------------------------------
@@ -221,8 +221,19 @@ def _formerly(old: Old) -> str:
 
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(ExecutionOptions)}
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
+
+
+class _Place(click.Path):
+    """A path; an empty one, as of a variable that is not set, is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty; name one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FILE = _Place(dir_okay=False, path_type=Path)
+_FOLDER = _Place(file_okay=False, writable=True, path_type=Path)
 
 _ACCELERATOR = Flag(
     "--accelerator",
@@ -373,7 +384,7 @@ INFER: Table = {
             "--model-path",
             "",
             "The folder that holds the bundle wts.h5.zip.",
-            click.Path(path_type=Path),
+            _Place(path_type=Path),
             required=True,
         ),
         Flag(

@@ -45,14 +45,7 @@ class ProjectLock:
             LockedError: another run holds it; the message says which.
             PtychoTasksError: the file cannot be made.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+")
-        except OSError as error:
-            raise PtychoTasksError(
-                f"cannot write {self.path}: {error.strerror or error}; allow writing here, or "
-                "work in a copy of the project"
-            ) from error
+        file = self._open()
         until = time.monotonic() + _DYING_S
         while not _flock(file):
             holder = _read(self.path)
@@ -60,6 +53,9 @@ class ProjectLock:
                 file.close()
                 raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
+        if not _is_at(file, self.path):  # its last holder removed it
+            file.close()
+            return self.acquire()
         self._file = file
         self._info = {
             "pid": os.getpid(),
@@ -69,14 +65,27 @@ class ProjectLock:
         }
         self._write()
 
+    def _open(self) -> IO[str]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("a+")
+        except OSError as error:
+            raise PtychoTasksError(
+                f"cannot write {self.path}: {error.strerror or error}; allow writing here, or "
+                "work in a copy of the project"
+            ) from error
+
     def working_on(self, task: str) -> None:
         """Say in the lock which task runs."""
         if self._file is not None:
             self._info["task"] = task
             self._write()
 
-    def release(self) -> None:
-        """Give the lock back."""
+    def release(self, *, remove: bool = False) -> None:
+        """Give the lock back, and remove its file if that is asked for."""
+        if self._file is not None and remove:
+            with suppress(OSError):
+                self.path.unlink()
         if self._file is not None:
             with suppress(OSError):  # a full disk must not end a run that is done
                 self._file.truncate(0)
@@ -117,6 +126,14 @@ def waited_for(path: Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def holder_of(path: Path | None = None) -> str | None:

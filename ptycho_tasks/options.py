@@ -70,7 +70,11 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
     ] = "auto"
     threads: Annotated[
         int,
-        doc("CPU threads, 0: the library's choice; another number rounds sums otherwise", ge=0),
+        doc(
+            "CPU threads, 0: the library's choice; another number rounds sums otherwise",
+            ge=0,
+            le=4096,
+        ),
     ] = 0
     inference_batch_size: Annotated[int, doc("frames (or groups) per inference step", ge=1)] = 64
     quiet: Annotated[bool, doc("no progress on the terminal")] = False

@@ -10,8 +10,14 @@ from typing import TextIO
 def say(text: str, stream: TextIO | None = None) -> None:
     """Write a text and flush it; whoever stops reading (`| head`) stops no work."""
     stream = stream or sys.stdout
+    if stream is None:  # closed by who started the program
+        return
     try:
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except BrokenPipeError:
         # Else the interpreter would complain once more when it ends.

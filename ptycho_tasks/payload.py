@@ -387,7 +387,8 @@ def create_refinement_payload(
             f"{where}: refine.backend: backend `{name}` has no method `refine`; name one that has, "
             "ptychi for one"
         )
-    options = convert(layers.without("refine.backend"), refiner.options_type, "refine")
+    owner = f"backend `{name}`"
+    options = convert(layers.without("refine.backend"), refiner.options_type, "refine", owner)
     plain = {"refine.backend": name, **flatten(options, "refine")}
     others = {k: v for k, v in settled["values"].items() if not k.startswith("refine.")}
     settled["values"] = others | plain
@@ -403,17 +404,27 @@ def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
     config = convert(layers, Config)
     entry, backend = _loaded(layers, "backend", config.backend)
     kinds = sections_of(backend)
-    typed: dict[str, Any] = {name: convert(layers, kind, name) for name, kind in kinds.items()}
+    owner = f"backend `{backend.name}`"
+    typed: dict[str, Any] = {
+        name: convert(layers, kind, name, owner) for name, kind in kinds.items()
+    }
     values = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in typed}
     known = _facts(Config)
     for section, kind in kinds.items():
         values |= flatten(typed[section], section)
         known = known | _facts(kind, section)
+    origins = layers.origins_of(values)
+    _refuse_unhonoured(backend, values, origins)
+    try:
+        getattr(backend, "check", _nothing)(typed["training"], typed["execution"])
+    except ConfigError as error:
+        origin = origins.get(str(error).partition(":")[0])
+        raise ConfigError(f"{origin}: {error}" if origin else str(error)) from error
     return {
         "root": layers.file.root,
         "config": config,
         "values": values,
-        "origins": layers.origins_of(values),
+        "origins": origins,
         "facts": known,
         "variant": variant,
         "backend": backend,
@@ -421,6 +432,31 @@ def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
         "backend_source": entry.source,
         "places": places,
     }
+
+
+def _refuse_unhonoured(
+    backend: Backend, values: Mapping[str, Any], origins: Mapping[str, str]
+) -> None:
+    """Refuse what a backend that does not say what it understands would ignore: without an
+    `execution_type`, it computes on the CPU in its own way."""
+    if hasattr(backend, "execution_type"):
+        return
+    for key, fits in (
+        ("accelerator", ("auto", "cpu")),
+        ("threads", (0,)),
+        ("inference_batch_size", (ExecutionOptions().inference_batch_size,)),
+    ):
+        value = values[f"execution.{key}"]
+        if value not in fits:
+            raise ConfigError(
+                f"{origins[f'execution.{key}']}: execution.{key}: backend `{backend.name}` does "
+                f"not say that it honours {value}; leave it out, or give the backend an "
+                "`execution_type`"
+            )
+
+
+def _nothing(*anything: object) -> None:
+    """A check that finds nothing."""
 
 
 def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]:

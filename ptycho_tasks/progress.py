@@ -25,7 +25,7 @@ def show_progress(
 ) -> Iterator[Progress]:
     """Yield a `Progress` that shows steps, metrics and time left on `stream` (stderr)."""
     stream = stream or sys.stderr
-    if quiet:
+    if quiet or stream is None:
         yield no_progress
     elif stream.isatty():
         with _bar(label, stream) as progress:

@@ -23,7 +23,14 @@ from ptycho_tasks.backend import (
 )
 from ptycho_tasks.backends import import_failure
 from ptycho_tasks.code import backend_sources, core_sources, versions
-from ptycho_tasks.errors import BackendError, BundleError, ConfigError, ScanError, TrainingError
+from ptycho_tasks.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    FileWriteError,
+    ScanError,
+    TrainingError,
+)
 from ptycho_tasks.output import say
 from ptycho_tasks.payload import (
     AMPLITUDE,
@@ -123,15 +130,18 @@ def train(payload: TrainingPayload) -> Path:
     from ptycho_tasks.bundle import bundle_bytes
     from ptycho_tasks.files import write_atomic, writing
 
+    _refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", payload.training_files)
     scan = _read_fixture(payload) if payload.places == PROJECT else _read_subset(payload)
     work_dir = payload.work_dir(made_from)
-    with writing(work_dir):
-        work_dir.mkdir(parents=True, exist_ok=True)
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
-    with _answerable(payload, payload.backend), show_progress(label, quiet=quiet) as progress:
+    with (
+        _made(work_dir),
+        _answerable(payload, payload.backend),
+        show_progress(label, quiet=quiet) as progress,
+    ):
         given = payload.backend.train(
             TrainRequest(
                 scan,
@@ -186,6 +196,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     """
     from ptycho_tasks.bundle import load_bundle
 
+    _refuse_folders(payload.output_files)
     # Before anything is read, as in training.
     inputs = {"bundle": payload.bundle_file, **payload.scan_files}
     made_from = _made_from(payload, "infer", inputs)
@@ -231,6 +242,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     from ptycho_tasks.metrics import data_misfit
     from ptycho_tasks.product import read_product
 
+    _refuse_folders(payload.output_files)
     inputs = {"reconstruction": payload.start_file, **payload.scan_files}
     made_from = _made_from(payload, "refine", inputs)
     start = read_product(payload.start_file)
@@ -260,6 +272,51 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
             f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out",
         )
     return metrics
+
+
+def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) -> None:
+    """Refuse a scan that could not be reconstructed after a training.
+
+    Raises:
+        ConfigError: the file is not there, or its frames are not of the size of the others.
+        ScanError: the scan breaks the contract.
+    """
+    sizes = [_read_source(one, one.source_file).size for one in (training, payload)]
+    if sizes[0] != sizes[1]:
+        origin = payload.origins["source.file"]
+        raise ConfigError(
+            f"{origin}: {payload.scan_file}: has frames of {sizes[1]} x {sizes[1]} pixels, but "
+            f"those to train on have {sizes[0]} x {sizes[0]}; name a scan of that size"
+        )
+
+
+def _refuse_folders(outputs: list[Path]) -> None:
+    """Refuse to compute what could not be put in its place.
+
+    Raises:
+        FileWriteError: names the path.
+    """
+    for path in outputs:
+        if path.is_dir():
+            raise FileWriteError(f"{path} is a folder, which is in the way; move it away")
+        if path.parent.is_file():
+            raise FileWriteError(f"{path.parent} is a file, which is in the way; move it away")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder for the block, which goes again where that fails and left nothing in it."""
+    from ptycho_tasks.files import writing
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for empty in (folder, folder.parent):
+            with suppress(OSError):
+                empty.rmdir()
+        raise
 
 
 def _tidy(work_dir: Path) -> None:

@@ -118,7 +118,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:
             yield from _dotted(value, key)
-        elif value not in (None, {}) or "." in key or key == "backend":
+        elif value not in (None, {}) or "." in key or key in ("backend", "refine"):
             yield key, value
 
 

@@ -148,6 +148,7 @@ def begun(place, monkeypatch):
     calls = []
     monkeypatch.setattr(stages, "train", lambda payload: calls.append(("train", payload)))
     monkeypatch.setattr(stages, "infer", lambda payload: calls.append(("infer", payload)))
+    monkeypatch.setattr(stages, "check_scan_to_infer", lambda payload, training: None)
     return calls
 
 
@@ -288,7 +289,11 @@ def test_a_scan_takes_the_place_of_the_configured_one(begun, call, config, place
     [
         ("matrix: {training.seed: [0, 1]}", "ptycho.yaml:1: matrix: asks for several trainings"),
         ("variants: [{name: a}]", "run `doit train` there, or take `variants` out"),
-        ("training: {epoch: 3}", "ptycho.yaml:1: training.epoch: unknown key; did you mean"),
+        ("refine: {backend: full}", "ptycho.yaml:1: refine: is a stage of a project; run `doit"),
+        (
+            "training: {epoch: 3}",
+            "training.epoch: backend `full` does not know this key; did",
+        ),
         ("training: [", "not valid YAML"),
     ],
 )
@@ -361,12 +366,12 @@ MISTAKES = {
     "unknown here": (
         "train",
         ["--backend", "plain", "--scheduler", "cosine"],
-        "--scheduler: training.scheduler: unknown key; known keys: epochs, seed",
+        "--scheduler: training.scheduler: backend `plain` does not know this key; known keys",
     ),
     "switch unknown here": (
         "train",
         ["--backend", "plain", "--no-deterministic"],
-        "--no-deterministic: execution.deterministic: unknown key",
+        "--no-deterministic: execution.deterministic: backend `plain` does not know this key",
     ),
     "unknown flag": ("train", ["--epochs", "3"], "No such option"),
     "no value": ("train", ["--gridsize"], "Option '--gridsize' requires an argument"),
@@ -376,7 +381,9 @@ MISTAKES = {
     "no text": ("train", ["--train-data-file", "\udcff"], "--train-data-file: source.file: exp"),
     "no test scan": ("train", ["--test-data-file", "x"], "--test-data-file: source.file: there is"),
     "no scan to infer": ("infer", ["--test-data", "x"], "--test-data: source.file: there is no"),
-    "no config": ("train", ["--config", "x.yaml"], "x.yaml: no such file"),
+    "no config": ("train", ["--config", "x.yaml"], "--config: there is no file x.yaml"),
+    "empty folder": ("train", ["--output-dir", ""], "'--output-dir': the path is empty; name one"),
+    "empty bundle": ("infer", ["--model-path", ""], "'--model-path': the path is empty; name one"),
     "no bundle": ("infer", ["--model-path", "backends"], "--model-path: there is no "),
     "output": ("train", ["--output-dir", "scan.npz"], "'--output-dir': Directory 'scan.npz' is a"),
     "below a file": ("train", ["--output-dir", "scan.npz/x"], "--output-dir: cannot make "),

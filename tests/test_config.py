@@ -74,7 +74,7 @@ BAD = {
     ),
     "wrong type of a section": (
         "source: {file: a}\nfixture: [1]\n",
-        ["ptycho.yaml:2: fixture: expected `object`, got [1]"],
+        ["ptycho.yaml:2: fixture: expected a mapping, `key: value` lines, got [1]"],
     ),
     "out of range": (
         "source: {file: a}\nfixture: {subset_size: 15}\n",

@@ -24,6 +24,7 @@ fixture: {subset_size: 25}
 backend: epie
 training: {epochs: 5}
 """
+KNOWS = "from ptycho_tasks.options import ExecutionOptions\n\n\n"
 REFINE = "refine: {backend: further, epochs: 2}\n"
 
 
@@ -59,6 +60,12 @@ def bases(_built, tmp_path_factory):
             config.write(REFINE)
         for name in ("epie", "further"):
             text = (root / "backends" / f"{name}.py").read_text()
+            if name == "epie":
+                text = text.replace(", TrainingOptions\n\n\n", f", TrainingOptions\n{KNOWS}")
+                text = text.replace(
+                    "    def train", "    execution_type = ExecutionOptions\n\n    def train"
+                )
+                (root / "backends" / "epie.py").write_text(text)
             text = text.replace(f'"{name}"', f'"{name}2"')
             (root / "backends" / f"{name}2.py").write_text(text)
     return {"simulated": simulated, "reading": reading, "unrefined": _built}

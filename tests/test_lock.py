@@ -73,6 +73,21 @@ def test_a_released_lock_is_free(path):
     lock.release()
 
 
+def test_a_lock_whose_file_its_holder_removed_is_taken_anew(path, monkeypatch):
+    first, second = ProjectLock(path), ProjectLock(path)
+    first.acquire()
+    opened = second._open()  # in time to see the file that goes
+    first.release(remove=True)
+    assert not path.exists()
+    files = iter([opened])
+    again = second._open
+    monkeypatch.setattr(second, "_open", lambda: next(files, None) or again())
+    second.acquire()
+    with pytest.raises(LockedError):
+        ProjectLock(path).acquire()
+    second.release()
+
+
 def test_without_a_lock_file_nobody_holds_it_and_none_is_made(path):
     assert holder_of(path) is None
     assert not path.exists()

@@ -18,7 +18,7 @@ from ptycho_tasks.payload import (
 
 LOCAL = """\
 from typing import Annotated
-from ptycho_tasks.options import TrainingOptions, doc
+from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc
 
 class MineOptions(TrainingOptions, frozen=True, kw_only=True):
     gridsize: Annotated[int, doc("frames along a side of a group", ge=1)] = 1
@@ -30,6 +30,7 @@ class MineOptions(TrainingOptions, frozen=True, kw_only=True):
 
 class Mine:
     name, version, options_type = "mine", "1", MineOptions
+    execution_type = ExecutionOptions
     def train(self, request): ...
     def infer(self, request): ...
 
@@ -112,7 +113,10 @@ def test_a_simulated_source_lies_beside_the_fixture(read, tmp_path):
 
 
 def test_an_option_that_the_backend_lacks_is_refused(read):
-    with pytest.raises(ConfigError, match=r"ptycho.yaml:5: training.gridsise: unknown key; did"):
+    with pytest.raises(
+        ConfigError,
+        match=r"yaml:5: training.gridsise: backend `mine` does not know .*; did",
+    ):
         create_training_payload(read(CONFIG.replace("epochs: 7", "gridsise: 2")))
 
 
@@ -221,7 +225,7 @@ def test_a_backend_s_own_execution_option_is_its_alone(other):
     payload = create_training_payload(other(plain + "backend: other\n"))
     assert payload.execution.devices == 2
     assert not any(key.startswith("execution") for key in payload.settings("train"))
-    with pytest.raises(ConfigError, match=r"ptycho.yaml:2: execution.devices: unknown key"):
+    with pytest.raises(ConfigError, match=r"yaml:2: execution.devices: backend `mine` does not"):
         create_training_payload(other(plain + "backend: mine\n"))
 
 
@@ -251,10 +255,47 @@ def test_without_refine_there_is_no_refinement(other):
         ("{backend: mine}", r"^ptycho.yaml:6: refine.backend: backend `mine` has no method `ref"),
         ("{backend: nope}", r"^ptycho.yaml:6: unknown backend `nope`; known here"),
         ("{backend: other, epochs: 0}", r"^ptycho.yaml:6: refine.epochs: expected `int` >= 1"),
-        ("{backend: other, epoch: 1}", r"^ptycho.yaml:6: refine.epoch: unknown key; did you mean"),
-        ("5", r"^ptycho.yaml:6: refine: expected `object`, got 5"),
+        (
+            "{backend: other, epoch: 1}",
+            r"^ptycho.yaml:6: refine.epoch: backend `other` does not know this key; did",
+        ),
+        ("5", r"^ptycho.yaml:6: refine: expected a mapping, `key: value` lines, got 5"),
     ],
 )
 def test_a_wrong_refinement_is_one_line(other, refine, expected):
     with pytest.raises((BackendError, ConfigError), match=expected):
         create_refinement_payload(other(CONFIG + f"refine: {refine}\n"))
+
+
+@pytest.mark.parametrize(
+    ("execution", "refused"),
+    [
+        ("{accelerator: cuda}", "accelerator: backend `mine` does not say that it honours cuda"),
+        ("{threads: 2}", "threads: backend `mine` does not say that it honours 2"),
+        ("{inference_batch_size: 2}", "inference_batch_size: backend `mine` does not say"),
+        ("{accelerator: cpu, threads: 0, quiet: true}", None),
+    ],
+)
+def test_what_a_backend_does_not_say_that_it_honours_is_refused(read, tmp_path, execution, refused):
+    file = read(CONFIG + f"execution: {execution}\n")
+    path = tmp_path / "backends" / "mine.py"
+    path.write_text(LOCAL.replace("    execution_type = ExecutionOptions\n", ""))
+    if refused is None:
+        create_training_payload(file)
+        return
+    with pytest.raises(ConfigError, match=rf"^ptycho.yaml:6: execution.{refused}"):
+        create_training_payload(file)
+
+
+def test_a_backend_may_check_what_fits_each_other_before_anything_runs(read, tmp_path):
+    file = read(CONFIG)
+    check = """
+    def check(self, options, execution):
+        from ptycho_tasks.errors import ConfigError
+        raise ConfigError(f"training.epochs: {options.epochs} with {execution.threads} threads")
+"""
+    path = tmp_path / "backends" / "mine.py"
+    path.write_text(LOCAL.replace("\nbackend =", check + "\nbackend ="))
+    expected = "^ptycho.yaml:5: training.epochs: 7 with 0 threads$"
+    with pytest.raises(ConfigError, match=expected):
+        create_training_payload(file)

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from ptycho_tasks.output import say
 from ptycho_tasks.progress import duration, show_progress
 
 
@@ -49,3 +50,17 @@ def test_quiet_says_nothing(stream):
 
 def test_durations():
     assert [duration(s) for s in (0, 59.6, 125, 3725)] == ["0:00", "1:00", "2:05", "1:02:05"]
+
+
+def test_a_stream_that_was_closed_ends_no_work(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    monkeypatch.setattr("sys.stdout", None)
+    with show_progress("train") as progress:
+        progress(0, 1, {})
+    say("done\n")
+
+
+def test_what_the_terminal_cannot_spell_is_escaped():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say("scän ł1\n", stream)
+    assert stream.buffer.getvalue() == b"sc\\xe4n \\u01421\n"

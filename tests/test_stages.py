@@ -17,7 +17,13 @@ import pytest
 from ptycho_tasks import reporter, stages
 from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.config import read_config
-from ptycho_tasks.errors import ConfigError, PtychoTasksError, ScanError, TrainingError
+from ptycho_tasks.errors import (
+    ConfigError,
+    FileWriteError,
+    PtychoTasksError,
+    ScanError,
+    TrainingError,
+)
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.payload import (
@@ -41,10 +47,11 @@ import numpy as np
 from dataclasses import replace
 from ptycho_tasks.backend import Reconstruction, TrainedModel
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.options import TrainingOptions
+from ptycho_tasks.options import ExecutionOptions, TrainingOptions
 
 class Mine:
     name, version, options_type = "mine", "1", TrainingOptions
+    execution_type = ExecutionOptions
 
     def train(self, request):
         given = TrainedModel({"m": {"w": np.ones(3)}})
@@ -429,3 +436,33 @@ def test_training_on_a_scan_takes_the_frames_that_a_fixture_would_hold(project):
     project.train()
     folders = (project.root / "out", project.training().model_dir)
     assert [load_bundle(folder).model.metadata["frames"] for folder in folders] == [16, 16]
+
+
+@pytest.mark.parametrize("output", ["reconstruction.h5", "metrics.json"])
+def test_a_folder_in_an_output_s_place_is_found_before_anything_is_computed(project, output):
+    project.train()
+    (project.inference().output_dir / output).mkdir(parents=True)
+    project.write(infer="raise AssertionError('computed')")
+    before = project.files()
+    said = refusal(lambda: stages.infer(project.inference()), FileWriteError)
+    assert said.endswith(f"{output} is a folder, which is in the way; move it away")
+    assert project.files() == before
+
+
+def test_a_training_that_is_refused_leaves_no_folder(project):
+    project.write(train="raise ConfigError('training.epochs: too many')")
+    refusal(project.train, ConfigError, 2)
+    assert not project.training().work_root.exists()
+
+
+def test_a_scan_that_cannot_follow_a_training_is_found_before_it(project):
+    other = simulate(SimulationOptions(size=32, grid=5, step=3.0, jitter=1.0), name="other")
+    write_scan(project.root / "other.npz", other)
+    file = read_config(project.root / "ptycho.yaml")
+    given = {"source.file": "other.npz"}
+    flags = {"source.file": "--test-data-file"}
+    test = create_inference_payload(file, command_line=given, flags=flags)
+    said = refusal(lambda: stages.check_scan_to_infer(test, project.training()), ConfigError, 2)
+    assert said.startswith("--test-data-file: ")
+    assert "other.npz: has frames of 32 x 32 pixels, but those to train on have 16 x 16" in said
+    stages.check_scan_to_infer(project.inference(), project.training())

@@ -201,7 +201,7 @@ def test_a_second_run_does_nothing(built_project, doit):
         ("subset_size: 25", "subset_size: 24", ["fixture", "train", "infer"]),
         ("seed: 3", "seed: 4", ["source", "fixture", "train", "infer"]),
         ("name: tiny", "name: tiny\ninference: {scan: fixture}", ["infer"]),
-        ("name: tiny", "name: tiny\nexecution: {threads: 1, inference_batch_size: 7}", []),
+        ("name: tiny", "name: tiny\nexecution: {accelerator: cpu, quiet: true}", []),
         ("name: tiny", "# a remark\nname: tiny", []),
     ],
 )

@@ -194,7 +194,7 @@ REFUSED_WHEN_SETTLED = {
     ),
     "a scalar where a section belongs": (
         "matrix: {fixture: [3]}",
-        ["3: variant `fixture3`: fixture: expected `object`, got 3"],
+        ["3: variant `fixture3`: fixture: expected a mapping, `key: value` lines, got 3"],
     ),
     "below a scalar": (
         "variants: [{name: a, fixture.seed.deep: 1}]",
@@ -237,3 +237,10 @@ def test_refused_when_settled_in_one_line_with_place_and_variant(text, expected)
     with pytest.raises(ConfigError) as caught:
         settled(text)
     check(str(caught.value), expected)
+
+
+@pytest.mark.parametrize("off", ["{}", "null", ""])
+def test_a_variant_may_switch_the_refinement_off(off):
+    text = f"refine: {{backend: ptychi}}\nvariants:\n- name: a\n  refine: {off}\n"
+    (variant,) = variants_of(read(text))
+    assert not merge(read(text), variant).data["refine"]

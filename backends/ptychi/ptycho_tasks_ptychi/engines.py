@@ -18,7 +18,7 @@ from ptycho_tasks.backend import (
     TrainedModel,
     TrainRequest,
 )
-from ptycho_tasks.options import TrainingOptions, doc, limits
+from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc, limits
 
 KNOBS: Mapping[str, Mapping[str, Any]] = {
     "LSQML": {
@@ -148,6 +148,7 @@ class Ptychi:
 
     name = "ptychi"
     options_type = PtychiOptions
+    execution_type = ExecutionOptions
 
     @property
     def version(self) -> str:

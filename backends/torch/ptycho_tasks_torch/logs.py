@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,9 @@ class Log:
             kind: `none`, `csv`, `tensorboard` or `mlflow`.
             folder: what to write below; None writes nothing.
             say: shows the user one line.
-
-        Raises:
-            ConfigError: what the logger needs is not installed.
         """
         self.kind, self._folder, self._say = kind, folder, say
         self._logger: Logger | None = None
-        if kind in ("tensorboard", "mlflow") and find_spec(kind) is None:
-            raise ConfigError(
-                f"execution.logger: {kind} is not installed; "
-                f'pip install "ptycho-tasks-torch[{kind}]"'
-            )
 
     def start(self, options: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> None:
         """Begin the log anew.

@@ -3,11 +3,13 @@ from labels."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import msgspec
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc, limits
 
 
@@ -132,6 +134,38 @@ class PinnExecution(ExecutionOptions, frozen=True, kw_only=True):
         return cls(**msgspec.structs.asdict(execution))
 
 
+def check(options: PinnOptions, execution: PinnExecution) -> None:
+    """Refuse options that ask for what the others leave no room for.
+
+    Raises:
+        ConfigError: begins with the dotted key.
+    """
+    blocks = options.batch_size // options.block_frames
+    if blocks % execution.devices:
+        raise ConfigError(
+            f"execution.devices: training.batch_size / training.neighbours = {blocks} blocks a "
+            f"batch cannot be divided evenly among {execution.devices} devices; take a batch_size "
+            f"of {execution.devices * options.block_frames}, or a multiple of it"
+        )
+    logger = execution.logger
+    if logger in ("tensorboard", "mlflow") and find_spec(logger) is None:
+        raise ConfigError(
+            f"execution.logger: {logger} is not installed; "
+            f'pip install "ptycho-tasks-torch[{logger}]"'
+        )
+    watched = options.early_stop_patience is not None or options.scheduler == "plateau"
+    if watched or execution.checkpoint_save_top_k:
+        return
+    for key in ("monitor", "monitor_mode"):
+        value = getattr(options, key)
+        if value != getattr(PinnOptions(), key):
+            raise ConfigError(
+                f"training.{key}: {value} is of no use, as nothing tells better epochs from worse "
+                "ones; set early_stop_patience, scheduler: plateau, or "
+                "execution.checkpoint_save_top_k, or leave it out"
+            )
+
+
 class Pinn:
     """See the module; torch is imported by its methods only."""
 
@@ -139,6 +173,10 @@ class Pinn:
     version = "1"
     options_type = PinnOptions
     execution_type = PinnExecution
+
+    def check(self, options: PinnOptions, execution: ExecutionOptions) -> None:
+        """Refuse options that do not fit each other, before torch is imported; see `check`."""
+        check(options, PinnExecution.of(execution))
 
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on a scan, going on from the checkpoint in the work folder.

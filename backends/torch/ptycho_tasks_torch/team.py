@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ with warnings.catch_warnings():
     from lightning.pytorch.strategies import DDPStrategy
 
 HOST = "127.0.0.1"
+TIMEOUT_S = 300
+"""How long one process waits for the others, also for what a process that is gone left undone."""
 PATIENCE_S = 5.0
 """How long to wait for a child's last words after the connection to it broke."""
 
@@ -102,13 +105,13 @@ class Team:
         return dict(zip(values, shared.tolist(), strict=True))
 
 
-def check_devices(options: PinnOptions, execution: PinnExecution, device: torch.device) -> None:
-    """Refuse devices that are not there, or cannot be given equal parts.
+def check_devices(execution: PinnExecution, device: torch.device) -> None:
+    """Refuse devices that are not there.
 
     Raises:
         ConfigError: names the key.
     """
-    devices, blocks = execution.devices, options.batch_size // options.block_frames
+    devices = execution.devices
     if devices == 1:
         return
     # A CPU is shared by as many processes as one likes.
@@ -117,12 +120,6 @@ def check_devices(options: PinnOptions, execution: PinnExecution, device: torch.
         raise ConfigError(
             f"execution.devices: {devices} are asked for, but torch finds {there} of the kind "
             f"`{device.type}`"
-        )
-    if blocks % devices:
-        raise ConfigError(
-            f"execution.devices: training.batch_size / training.neighbours = {blocks} blocks a "
-            f"batch cannot be divided evenly among {devices} devices; take a batch_size of "
-            f"{devices * options.block_frames}, or a multiple of it"
         )
     if not distributed.is_available():
         raise ConfigError("execution.devices: this torch was built without torch.distributed")
@@ -175,7 +172,13 @@ def _connected(store: Any, team: Team) -> Iterator[Team]:
     before = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     try:
-        distributed.init_process_group("gloo", store=store, rank=team.rank, world_size=team.devices)
+        distributed.init_process_group(
+            "gloo",
+            store=store,
+            rank=team.rank,
+            world_size=team.devices,
+            timeout=timedelta(seconds=TIMEOUT_S),
+        )
     finally:
         if before is None:
             del os.environ["GLOO_SOCKET_IFNAME"]

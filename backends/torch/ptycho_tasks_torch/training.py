@@ -36,7 +36,7 @@ from ptycho_tasks_torch.logs import Log, quiet_threads
 from ptycho_tasks_torch.misfits import DiffractionMisfit, LabelMisfit, Misfit, Stitched
 from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.physics import mean_intensity, scale_probe
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions
+from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, check
 from ptycho_tasks_torch.schedules import PLANNED, rate_share
 from ptycho_tasks_torch.team import Job, Team, check_devices, team_for
 
@@ -49,7 +49,8 @@ with warnings.catch_warnings():
 def train(request: TrainRequest) -> TrainedModel:
     """Train a network; see `Pinn.train`."""
     options, execution = request.options, PinnExecution.of(request.execution)
-    check_devices(options, execution, find_device(execution.accelerator))
+    check(options, execution)
+    check_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence():

@@ -12,7 +12,7 @@ import pytest
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks_torch import checkpoints, logs
+from ptycho_tasks_torch import checkpoints, pinn
 from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
 
 OPTIONS = PinnOptions(epochs=4, gridsize=1, channels=4, steps=1, batch_size=16, neighbours=16)
@@ -156,7 +156,7 @@ def test_a_place_of_ones_own_for_mlflow(scan, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    monkeypatch.setattr(pinn, "find_spec", lambda name: None)
     watch = Watch(scan, tmp_path, logger)
     with pytest.raises(ConfigError) as caught:
         watch.train()

@@ -145,7 +145,7 @@ def test_what_cannot_be_divided_is_refused(scan):
 
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
-        team.check_devices(OPTIONS, TWO, torch.device("mps"))
+        team.check_devices(TWO, torch.device("mps"))
 
 
 # --- whatever ends a training ----------------------------------------------------------------
@@ -171,7 +171,9 @@ def test_who_ends_the_training_ends_its_children(scan, error):
 
 
 @pytest.mark.usefixtures("every_epoch")
-def test_a_child_that_is_killed_is_named(scan, tmp_path):
+def test_a_child_that_is_killed_is_named(scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(team, "TIMEOUT_S", 20)
+
     def progress(done, total, metrics):
         if metrics and done == 1:
             for pid in children():

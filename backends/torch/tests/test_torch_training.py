@@ -296,3 +296,17 @@ def test_inference_needs_no_label(scan):
     model = train(scan, options)
     some = take_frames(replace(scan, object=None), np.arange(40))
     assert np.isfinite(infer(some, model, options).object).all()
+
+
+# --- what does not fit each other ------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{"monitor": "loss"}, {"monitor_mode": "max"}])
+def test_a_monitor_that_nothing_asks_for_is_refused(given):
+    options = with_options(**given)
+    key = next(iter(given))
+    with pytest.raises(ConfigError, match=rf"^training.{key}: .* is of no use"):
+        backend.check(options, CPU)
+    backend.check(msgspec.structs.replace(options, early_stop_patience=3), CPU)
+    backend.check(msgspec.structs.replace(options, scheduler="plateau"), CPU)
+    backend.check(options, with_execution(checkpoint_save_top_k=1))
