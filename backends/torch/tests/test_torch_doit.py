@@ -93,7 +93,7 @@ def outputs(root: Path) -> list[str]:
         (
             "epochs: 2",
             "epoch: 2",
-            "yaml:4: training.epoch: backend `pinn` does not know this key; did",
+            "ptycho.yaml:4: training.epoch: backend `pinn` does not know this",
         ),
         (
             "epochs: 2",
