@@ -37,11 +37,13 @@ LEVEL = '''\
 import numpy as np
 
 from ptycho_tasks.backend import Reconstruction, TrainedModel, TrainingOptions
+from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import canvas_of
 
 
 class Level:
     name, version, options_type = "level", "1", TrainingOptions
+    execution_type = ExecutionOptions
 
     def train(self, request):
         return TrainedModel(models={})
@@ -94,7 +96,11 @@ def test_infer_makes_a_reconstruction_once(write_project):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("alpha: 0.3", "alpa: 0.3", "ptycho.yaml:5: training.alpa: unknown key; did you mean"),
+        (
+            "alpha: 0.3",
+            "alpa: 0.3",
+            "ptycho.yaml:5: training.alpa: backend `ptychi` does not know this key",
+        ),
         ("rPIE", "PIE", "ptycho.yaml:5: training.algorithm: expected one of"),
         ("rPIE", "DM", "ptycho.yaml:5: training: alpha is for rPIE and means nothing to DM"),
     ],
@@ -134,7 +140,11 @@ def test_refine_goes_on_from_another_backend_and_alone_is_redone(write_project):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("alpha: 0.3", "alpa: 0.3", "ptycho.yaml:5: refine.alpa: unknown key; did you mean"),
+        (
+            "alpha: 0.3",
+            "alpa: 0.3",
+            "ptycho.yaml:5: refine.alpa: backend `ptychi` does not know this key",
+        ),
         ("rPIE", "DM", "ptycho.yaml:5: refine: alpha is for rPIE and means nothing to DM"),
         ("epochs: 3", "epochs: 0", "ptycho.yaml:5: refine.epochs: "),
         ("epochs: 3", "refine_probe_from: 50", "ptycho.yaml:5: refine: refine_probe_from 50"),

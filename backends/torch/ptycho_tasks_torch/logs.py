@@ -109,10 +109,11 @@ def _tensorboard(folder: Path) -> Logger:
 
 def _mlflow(folder: Path) -> Logger:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Plain files, which mlflow 3 takes only where this allows it: a database would need more than
+    # the slim mlflow brings.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     if not asked:
-        # Plain files: a database would need more than the slim mlflow brings.
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         _empty(folder)
     logger = MLFlowLogger(
         experiment_name="ptycho-tasks", tracking_uri=asked or folder.absolute().as_uri()
