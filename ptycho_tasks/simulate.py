@@ -66,15 +66,21 @@ def _object_side(options: SimulationOptions) -> int:
 
 
 def make_object(
-    options: SimulationOptions, generator: np.random.Generator
+    options: SimulationOptions, generator: np.random.Generator, side: int | None = None
 ) -> NDArray[np.complex64]:
-    """Ground truth (H, W) complex64: amplitude amplitude_min..1 and a correlated phase."""
+    """Ground truth (H, W) complex64: amplitude amplitude_min..1 and a correlated phase.
+
+    Args:
+        options: kind and contrast of the object.
+        generator: draws it.
+        side: H = W, pixels; None takes what the scan that is simulated needs.
+    """
     makers: dict[str, Callable[[int, np.random.Generator], tuple[Image, Image]]] = {
         "lines": _lines,
         "siemens": _siemens,
         "blobs": _blobs,
     }
-    amplitude, phase = makers[options.object](_object_side(options), generator)
+    amplitude, phase = makers[options.object](side or _object_side(options), generator)
     modulus = options.amplitude_min + (1.0 - options.amplitude_min) * amplitude
     angle = options.phase_range * (phase - 0.5)
     return np.asarray(modulus * np.exp(1j * angle), dtype=np.complex64)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.options import NetworkOptions
 
 
 class Kept(NamedTuple):
@@ -17,14 +17,14 @@ class Kept(NamedTuple):
     """What was monitored; the smaller, the better."""
     epoch: int
     """Counted from 1."""
-    network: dict[str, Tensor]
+    state: dict[str, Tensor]
     """On the CPU."""
 
 
 class Best:
     """Keeps the weights of the best epochs; of equal ones, the earlier."""
 
-    def __init__(self, options: PinnOptions, count: int) -> None:
+    def __init__(self, options: NetworkOptions, count: int) -> None:
         """Nothing is kept yet.
 
         Args:
@@ -36,14 +36,14 @@ class Best:
         self.kept: list[Kept] = []
         """Best first."""
 
-    def see(self, epoch: int, metrics: Mapping[str, float], network: Mapping[str, Tensor]) -> None:
+    def see(self, epoch: int, metrics: Mapping[str, float], state: Mapping[str, Tensor]) -> None:
         """Keep an epoch if it is among the best."""
         value = metrics[self.options.monitor] * (-1 if self.options.monitor_mode == "max" else 1)
         # A NaN is no better than what is there to come.
         if not value < float("inf") or not self.count:
             return
         if len(self.kept) < self.count or value < self.kept[-1].value:
-            copy = {name: weights.detach().cpu().clone() for name, weights in network.items()}
+            copy = {name: weights.detach().cpu().clone() for name, weights in state.items()}
             self.kept.append(Kept(value, epoch, copy))
             self.kept.sort(key=lambda kept: kept[:2])
             del self.kept[self.count :]

@@ -7,7 +7,7 @@ D = K * C frames in a block.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,11 @@ from torch.utils.data import BatchSampler, RandomSampler
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.groups import Groups, group_neighbours, make_groups
-from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.reading import read_ahead
 
 LEAST_FRAMES = 16
+Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Blocks:
 
 
 def split_frames(
-    scan: ScanData, options: PinnOptions
+    scan: ScanData, options: NetworkOptions
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Frames to train on and frames held back, sorted.
 
@@ -82,7 +83,7 @@ def split_frames(
 
 def make_blocks(
     scan: ScanData,
-    options: PinnOptions,
+    options: NetworkOptions,
     training: NDArray[np.int64],
     validation: NDArray[np.int64],
 ) -> Blocks:
@@ -133,7 +134,7 @@ class Epoch:
     devices: int = 1
 
     @classmethod
-    def of(cls, blocks: Blocks, options: PinnOptions) -> Epoch:
+    def of(cls, blocks: Blocks, options: NetworkOptions) -> Epoch:
         """Groups share frames: an epoch shows each frame once, or those that the chosen groups can
         hold."""
         groups, in_block = blocks.training.shape
@@ -181,7 +182,7 @@ class Loader:
         self,
         blocks: Blocks,
         members: NDArray[np.int64],
-        batches: BatchSampler,
+        batches: Collection[list[int]] | BatchSampler,
         workers: int,
         epoch: Epoch | None = None,
     ) -> None:

@@ -1,86 +1,88 @@
 """Cut patches out of canvases and add patches onto them: each is the other's adjoint.
 
-Axis letters: B canvases, C patches of a canvas, S, T rows and columns of a canvas, N pixels
+Axis letters: B canvases, S, T rows and columns of a canvas, F patches of all canvases, N pixels
 along one side of a patch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Corners = list[list[tuple[int, int]]]
-"""Top-left pixels (row, column) of C patches on each of B canvases."""
+Place = tuple[int, int, int]
+"""Canvas, and the row and column of a patch's top-left pixel on it."""
 
 
-def _cut(canvas: Tensor, corners: Corners, size: int) -> Tensor:
-    rows = [
-        torch.stack([canvas[b, y : y + size, x : x + size] for y, x in row])
-        for b, row in enumerate(corners)
-    ]
-    return torch.stack(rows)
+def cut_from(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
+    """`cut_patches`, not to be derived."""
+    return torch.stack([canvas[b, y : y + size, x : x + size] for b, y, x in places])
 
 
-def _add(patches: Tensor, corners: Corners, shape: tuple[int, int]) -> Tensor:
+def add_onto(canvas: Tensor, patches: Tensor, places: Sequence[Place]) -> None:
+    """Add (F, N, N) patches to (B, S, T) canvases in place, not to be derived."""
     size = patches.shape[-1]
-    canvas = patches.new_zeros((patches.shape[0], *shape))
-    for b, row in enumerate(corners):
-        for c, (y, x) in enumerate(row):
-            canvas[b, y : y + size, x : x + size] += patches[b, c]
-    return canvas
+    for (b, y, x), patch in zip(places, patches, strict=True):
+        canvas[b, y : y + size, x : x + size] += patch
 
 
 # The backward pass of an indexed gather is slow; slices with the adjoint written by hand are
 # about ten times faster on a CPU.
 class _Cut(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, canvas: Tensor, corners: Corners, size: int) -> Tensor:
-        ctx.corners, ctx.shape = corners, (canvas.shape[-2], canvas.shape[-1])
-        return _cut(canvas, corners, size)
+    def forward(ctx: Any, canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
+        ctx.places, ctx.shape = places, canvas.shape
+        return cut_from(canvas, places, size)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _add(gradients[0], ctx.corners, ctx.shape), None, None
+        canvas = gradients[0].new_zeros(ctx.shape)
+        add_onto(canvas, gradients[0], ctx.places)
+        return canvas, None, None
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, corners: Corners, shape: tuple[int, int]) -> Tensor:
-        ctx.corners, ctx.size = corners, patches.shape[-1]
-        return _add(patches, corners, shape)
+    def forward(
+        ctx: Any, patches: Tensor, places: Sequence[Place], shape: tuple[int, int, int]
+    ) -> Tensor:
+        ctx.places, ctx.size = places, patches.shape[-1]
+        canvas = patches.new_zeros(shape)
+        add_onto(canvas, patches, places)
+        return canvas
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _cut(gradients[0], ctx.corners, ctx.size), None, None
+        return cut_from(gradients[0], ctx.places, ctx.size), None, None
 
 
-def cut_patches(canvas: Tensor, corners: Corners, size: int) -> Tensor:
+def cut_patches(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
     """Cut windows out of canvases.
 
     Args:
         canvas: (B, S, T), real or complex.
-        corners: top-left pixels; every window must lie inside its canvas.
+        places: of the windows, which must lie inside their canvas.
         size: N.
 
     Returns:
-        (B, C, N, N).
+        (F, N, N).
     """
-    patches: Tensor = _Cut.apply(canvas, corners, size)  # type: ignore[no-untyped-call]
+    patches: Tensor = _Cut.apply(canvas, places, size)  # type: ignore[no-untyped-call]
     return patches
 
 
-def add_patches(patches: Tensor, corners: Corners, shape: tuple[int, int]) -> Tensor:
+def add_patches(patches: Tensor, places: Sequence[Place], shape: tuple[int, int, int]) -> Tensor:
     """Sum patches onto empty canvases.
 
     Args:
-        patches: (B, C, N, N), real or complex.
-        corners: top-left pixels; every window must lie inside its canvas.
-        shape: (S, T).
+        patches: (F, N, N), real or complex.
+        places: of the patches, which must lie inside their canvas.
+        shape: (B, S, T).
 
     Returns:
         (B, S, T).
     """
-    canvas: Tensor = _Add.apply(patches, corners, shape)  # type: ignore[no-untyped-call]
+    canvas: Tensor = _Add.apply(patches, places, shape)  # type: ignore[no-untyped-call]
     return canvas

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks_torch.pinn import PinnExecution
+from ptycho_tasks_torch.execution import TorchExecution
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -37,7 +37,7 @@ def find_device(accelerator: str) -> torch.device:
 
 @contextmanager
 def settings(
-    execution: PinnExecution, seed: int | None = None, processes: int = 1
+    execution: TorchExecution, seed: int | None = None, processes: int = 1
 ) -> Iterator[None]:
     """Threads, random numbers and kernels as asked for; all as before afterwards.
 

@@ -11,11 +11,11 @@ from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel
 from ptycho_tasks.errors import BundleError, ConfigError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.groups import Groups, covering_groups
 from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
-from ptycho_tasks_torch.network import Exposure, ObjectNetwork
+from ptycho_tasks_torch.network import ObjectNetwork, expose
 from ptycho_tasks_torch.physics import mean_intensity, scale_probe
-from ptycho_tasks_torch.pinn import PinnExecution
 from ptycho_tasks_torch.reading import read_ahead
 from ptycho_tasks_torch.stitching import Stitcher
 
@@ -23,13 +23,13 @@ from ptycho_tasks_torch.stitching import Stitcher
 def infer(request: InferRequest) -> Reconstruction:
     """Predict the object patches of every frame and stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
-    N, intensity_scale = _trained_for(request.model)
+    N, intensity_scale = trained_for(request.model)
     if scan.size != N:
         raise ConfigError(
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
             f"trained on {N} x {N}; infer a scan of that size, or train on this one"
         )
-    execution = PinnExecution.of(request.execution)
+    execution = TorchExecution.of(request.execution)
     device = find_device(execution.accelerator)
     network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, ObjectNetwork)
@@ -52,14 +52,14 @@ def infer(request: InferRequest) -> Reconstruction:
         light_from, done = torch.from_numpy(probe).to(device), 0
         request.progress(0, len(groups), {})
         for some, frames in read_ahead(read, batches, execution.num_workers):
-            exposure = Exposure(
+            exposure = expose(
                 frames.to(device),
                 torch.from_numpy(some.relative).to(device),
                 light_from,
                 torch.full((len(some),), scale, device=device),
             )
-            patches = network.reconstruct(exposure)
-            light = exposure.probes.abs().square().sum(dim=2)
+            patches = network.reconstruct(exposure).reshape(frames.shape)
+            light = exposure.probes.abs().square().sum(dim=1).reshape(frames.shape)
             stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
             done += len(some)
             request.progress(done, len(groups), {})
@@ -72,7 +72,7 @@ def infer(request: InferRequest) -> Reconstruction:
     )
 
 
-def _trained_for(model: TrainedModel) -> tuple[int, float]:
+def trained_for(model: TrainedModel) -> tuple[int, float]:
     """N and intensity scale of the training, without which its weights mean nothing."""
     N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
     if not isinstance(N, int) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.forward import illumination_of
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.options import NetworkOptions
 
 LEAST_SPREAD = 1e-3
 """An object that varies less than this share of its mean is flat."""
@@ -16,7 +16,7 @@ LEAST_SPREAD = 1e-3
 
 def label_of(
     scan: ScanData,
-    options: PinnOptions,
+    options: NetworkOptions,
     probe: NDArray[np.complex64],
     mean_counts: float,
 ) -> NDArray[np.complex64] | None:
@@ -35,7 +35,7 @@ def label_of(
         ConfigError: the scan has no object.
         ScanError: its object does not cover the frames, is flat, or is not finite.
     """
-    if options.model_type != "supervised":
+    if getattr(options, "model_type", None) != "supervised":
         return None
     truth = scan.object
     if truth is None:

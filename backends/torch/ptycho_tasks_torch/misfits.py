@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.canvas import Corners, add_patches, cut_patches
-from ptycho_tasks_torch.network import Exposure, ObjectNetwork
+from ptycho_tasks_torch.canvas import Place, add_patches, cut_patches
+from ptycho_tasks_torch.network import ObjectNetwork, expose
 from ptycho_tasks_torch.physics import amplitude_misfit, intensities, poisson_misfit
 
 
@@ -32,8 +32,8 @@ class Stitched:
     """(B, D, N, N) measured."""
     probes: Tensor
     """(B, D, P, N, N) complex64 in counts, shifted by the sub-pixel rest."""
-    corners: Corners
-    """Of every frame on the block's canvas."""
+    places: list[Place]
+    """Of the B * D frames on the blocks' canvases."""
     origin: list[tuple[int, int]]
     """Of the B canvases on the object grid."""
 
@@ -49,18 +49,20 @@ class Stitched:
         x, positions = batch["x"], batch["positions"]
         B, K, C, N, _ = x.shape
         scale = x.new_full((B * K,), math.sqrt(intensity_scale))
-        exposure = Exposure(x.flatten(0, 1), positions.flatten(0, 1), probe, scale)
-        patches = network.reconstruct(exposure).reshape(B, K * C, N, N)
-        probes = exposure.probes.reshape(B, K * C, -1, N, N) * scale[0]
-        corners = [[(y, x) for y, x in block] for block in batch["corners"].tolist()]
+        exposure = expose(x.flatten(0, 1), positions.flatten(0, 1), probe, scale)
+        patches = network.reconstruct(exposure)
+        probes = exposure.probes * scale[0]
+        places = places_of(batch["corners"])
         height, width = (int(side) + N for side in batch["corners"].amax(dim=(0, 1)))
-        light = probes.abs().square().sum(dim=2)
-        total = add_patches(light, corners, (height, width))
+        shape = (B, height, width)
+        light = probes.abs().square().sum(dim=1)
+        total = add_patches(light, places, shape)
         # A pixel at the rim of all spots must not become a huge quotient.
         floor = 1e-3 * total.amax(dim=(-2, -1), keepdim=True)
-        objects = add_patches(light * patches, corners, (height, width)) / (total + floor)
+        objects = add_patches(light * patches, places, shape) / (total + floor)
         origin = [(y, x) for y, x in batch["origin"].tolist()]
-        return cls(objects, total, x.reshape(B, K * C, N, N), probes, corners, origin)
+        probes = probes.reshape(B, K * C, -1, N, N)
+        return cls(objects, total, x.reshape(B, K * C, N, N), probes, places, origin)
 
     def counts(self, objects: Tensor) -> Tensor:
         """(B, D, N, N) expected counts of every frame from (B, S, T) objects."""
@@ -68,7 +70,9 @@ class Stitched:
 
     def patches(self, objects: Tensor) -> Tensor:
         """(B, D, N, N) of (B, S, T) objects."""
-        return cut_patches(objects, self.corners, self.amplitude.shape[-1])
+        return cut_patches(objects, self.places, self.amplitude.shape[-1]).reshape(
+            self.amplitude.shape
+        )
 
     def spread(self) -> Tensor:
         """Standard deviation of the objects over their mean, weighted by light: 0 is flat."""
@@ -76,6 +80,11 @@ class Stitched:
         mean = (weight * self.objects).sum(dim=(-2, -1), keepdim=True)
         variance = (weight * (self.objects - mean).abs().square()).sum(dim=(-2, -1))
         return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
+
+
+def places_of(corners: Tensor) -> list[Place]:
+    """Of (B, D, 2) corners on the canvases of blocks."""
+    return [(b, y, x) for b, block in enumerate(corners.tolist()) for y, x in block]
 
 
 class Misfit(Protocol):
@@ -143,12 +152,13 @@ class LabelMisfit(nn.Module):
 
     def _truth(self, stitched: Stitched) -> Tensor:
         """(B, D, N, N) of the label, where the frames lie."""
-        corners = [
-            [(top + y, left + x) for y, x in block]
-            for (top, left), block in zip(stitched.origin, stitched.corners, strict=True)
+        where = [stitched.origin[b] for b, _, _ in stitched.places]
+        places = [
+            (0, top + y, left + x)
+            for (top, left), (_, y, x) in zip(where, stitched.places, strict=True)
         ]
-        B, _, N, _ = stitched.amplitude.shape
-        return cut_patches(self.label.expand(B, -1, -1), corners, N)
+        N = stitched.amplitude.shape[-1]
+        return cut_patches(self.label[None], places, N).reshape(stitched.amplitude.shape)
 
 
 _PATCHES = (-3, -2, -1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptycho_tasks_torch.canvas import Corners, add_patches, cut_patches
+from ptycho_tasks_torch.exposure import Exposure
 from ptycho_tasks_torch.physics import intensities, shift_probe
 
 WARM_STEPS = 8
@@ -43,18 +43,24 @@ class Convolutions(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """A U-Net (Ronneberger et al., MICCAI 2015) of three scales; the output starts at zero.
+    """A U-Net (Ronneberger et al., MICCAI 2015); the output starts at zero.
 
-    (B, inputs, S, S) -> (B, 2, S, S), S a multiple of 2**HALVINGS.
+    (B, inputs, S, T) -> (B, 2, S, T), S and T multiples of 2**halvings.
     """
 
-    def __init__(self, inputs: int, channels: int) -> None:
-        """Weights for `channels` feature maps at full size."""
+    def __init__(self, inputs: int, channels: int, halvings: int = HALVINGS) -> None:
+        """Weights for `channels` feature maps at full size, twice as many at halved ones."""
         super().__init__()
-        F = channels
-        self.encoder = nn.ModuleList([Convolutions(inputs, F), Convolutions(F, 2 * F)])
+        F, deeper = channels, range(halvings - 2)
+        self.encoder = nn.ModuleList(
+            [Convolutions(inputs, F), Convolutions(F, 2 * F)]
+            + [Convolutions(2 * F, 2 * F) for _ in deeper]
+        )
         self.middle = Convolutions(2 * F, 2 * F)
-        self.decoder = nn.ModuleList([Convolutions(4 * F, F), Convolutions(2 * F, F)])
+        self.decoder = nn.ModuleList(
+            [Convolutions(4 * F, 2 * F) for _ in deeper]
+            + [Convolutions(4 * F, F), Convolutions(2 * F, F)]
+        )
         self.last = nn.Conv2d(F, 2, 3, padding=1)
         # Untrained, the network is the physics steps alone: training can only leave them.
         for parameter in self.last.parameters():
@@ -75,73 +81,38 @@ class EncoderDecoder(nn.Module):
         return correction
 
 
-class Exposure:
-    """What a batch of groups measured, on canvases of their own."""
+def expose(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposure:
+    """Place the frames of groups, each group on a canvas of its own.
 
-    def __init__(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> None:
-        """Place the frames.
+    Args:
+        x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2.
+        positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
+        probe: (N, N) or (P, N, N) complex64 in counts.
+        scale: (B,) amplitude that is divided out of `x` and `probe`.
 
-        Args:
-            x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2.
-            positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
-            probe: (N, N) or (P, N, N) complex64 in counts.
-            scale: (B,) amplitude that is divided out of `x` and `probe`.
-        """
-        modes = probe if probe.ndim == 3 else probe[None]
-        relative = positions[:, :, 0]
-        whole = torch.round(relative)
-        factor = scale[:, None, None, None]
-        self.size = x.shape[-1]
-        self.probes = shift_probe(modes, relative - whole) / factor[..., None]
-        """(B, C, P, N, N), shifted by the sub-pixel rest."""
-        self.amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))
-        """(B, C, N, N), zero frequency first."""
-        self.side, self.corners = _place(whole, self.size)
-        light = self.add(self.probes.abs().square().sum(dim=2))
-        strongest = light.amax(dim=(-2, -1), keepdim=True)
-        self.illumination = light / strongest
-        """(B, S, S), at most 1."""
-        self._weight = 1 / (light + WEAK_LIGHT * strongest)
-
-    @property
-    def _alone(self) -> bool:
-        return self.side == self.size and len(self.corners[0]) == 1
-
-    def add(self, patches: Tensor) -> Tensor:
-        """Sum (B, C, N, N) patches on the canvases: (B, S, S)."""
-        if self._alone:
-            return patches[:, 0]
-        return add_patches(patches, self.corners, (self.side, self.side))
-
-    def cut(self, canvas: Tensor) -> Tensor:
-        """Cut the (B, C, N, N) patches out of the (B, S, S) canvases."""
-        return canvas[:, None] if self._alone else cut_patches(canvas, self.corners, self.size)
-
-    def correction(self, canvas: Tensor) -> Tensor:
-        """The step of a parallel PIE from `canvas`: replace the modulus, go back, average.
-
-        Args:
-            canvas: (B, S, S) complex64 object.
-
-        Returns:
-            (B, S, S) complex64, to be added to the canvas.
-        """
-        far = torch.fft.fft2(self.probes * self.cut(canvas)[:, :, None], norm="ortho")
-        modulus = (far.real.square() + far.imag.square()).sum(dim=2, keepdim=True)
-        # The floor keeps the gradient finite where the far field is dark.
-        ratio = self.amplitude[:, :, None] / (modulus + 1e-6).sqrt()
-        change = torch.fft.ifft2(far * (ratio - 1), norm="ortho")
-        return self.add((self.probes.conj() * change).sum(dim=2)) * self._weight
+    Returns:
+        F = B * C frames, group after group, on B canvases of S x S pixels.
+    """
+    modes = probe if probe.ndim == 3 else probe[None]
+    relative = positions[:, :, 0]
+    whole = torch.round(relative)
+    factor = scale[:, None, None, None]
+    probes = shift_probe(modes, relative - whole) / factor[..., None]
+    amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))
+    size = x.shape[-1]
+    side = _side(whole, size)
+    corners = (whole.to(torch.int64) + (side - size) // 2).tolist()
+    places = [(b, y, x) for b, group in enumerate(corners) for y, x in group]
+    return Exposure(
+        amplitude.flatten(0, 1), probes.flatten(0, 1), places, len(corners), (side, side)
+    )
 
 
-def _place(whole: Tensor, size: int) -> tuple[int, Corners]:
-    """Side of a canvas that holds every patch, and the patches' corners on it."""
+def _side(whole: Tensor, size: int) -> int:
+    """Side of canvases that hold every patch, around the groups' references."""
     multiple = 2**HALVINGS
-    reach = int(whole.abs().max())
-    side = -(-(size + 2 * reach) // multiple) * multiple
-    margin = (side - size) // 2
-    corners = whole.to(torch.int64) + margin
-    return side, [[(y, x) for y, x in group] for group in corners.tolist()]
+    side: int = -(-(size + 2 * int(whole.abs().max())) // multiple) * multiple
+    return side
 
 
 class ObjectNetwork(nn.Module):
@@ -156,17 +127,18 @@ class ObjectNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
-        """Object patches (B, C, N, N) complex64; arguments as for `Exposure`."""
-        return self.reconstruct(Exposure(x, positions, probe, scale))
+        """Object patches (B, C, N, N) complex64; arguments as for `expose`."""
+        return self.reconstruct(expose(x, positions, probe, scale)).reshape(x.shape)
 
     def reconstruct(self, exposure: Exposure) -> Tensor:
-        """Object patches (B, C, N, N) complex64."""
+        """Object patches (F, N, N) complex64."""
         canvas = torch.ones_like(exposure.illumination).to(torch.complex64)
+        weight = 1 / (exposure.light + WEAK_LIGHT * exposure.strongest)
         with torch.no_grad():
             for _ in range(WARM_STEPS):
-                canvas = canvas + exposure.correction(canvas)
+                canvas = canvas + exposure.correction(canvas) * weight
         for gain, network in zip(self.gains, self.corrections, strict=True):
-            step = exposure.correction(canvas)
+            step = exposure.correction(canvas) * weight
             features = [canvas.real - 1, canvas.imag, step.real, step.imag, exposure.illumination]
             learned = network(torch.stack(features, dim=-1).movedim(-1, 1))
             canvas = canvas + gain * step + torch.complex(learned[:, 0], learned[:, 1])
@@ -182,7 +154,8 @@ class Autoencoder(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
-        """Predicted amplitude (B, C, N, N) float32; arguments as for `Exposure`."""
-        exposure = Exposure(x, positions, probe, scale)
-        predicted = intensities(self.network.reconstruct(exposure), exposure.probes)
+        """Predicted amplitude (B, C, N, N) float32; arguments as for `expose`."""
+        exposure = expose(x, positions, probe, scale)
+        patches = self.network.reconstruct(exposure)
+        predicted = intensities(patches, exposure.probes).reshape(x.shape)
         return predicted.sqrt() * scale[:, None, None, None]

@@ -7,6 +7,8 @@ the object; the sub-pixel rest of a position is a Fourier shift of the *probe*.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -115,6 +117,22 @@ def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.
         return probe
     factor = np.sqrt(mean_counts / flux) if flux > 0 else 1.0
     return (probe * factor).astype(np.complex64)
+
+
+def spot_radius(probe: Tensor) -> float:
+    """Root mean square distance of a probe's light from its centre, pixels.
+
+    Args:
+        probe: (P, N, N) complex64 modes; not all dark.
+    """
+    light = probe.detach().abs().square().sum(dim=0).double()
+    index = torch.arange(light.shape[-1], dtype=light.dtype, device=light.device)
+    variance = 0.0
+    for axis in (0, 1):
+        share = light.sum(dim=1 - axis) / light.sum()
+        mean = (share * index).sum()
+        variance += float((share * (index - mean).square()).sum())
+    return math.sqrt(variance)
 
 
 def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.options import NetworkOptions
 
 WARM_UP = 0.1
 """Share of the training steps in which the rate rises, where it falls along a cosine."""
@@ -22,7 +22,10 @@ PLANNED = ("cosine", "multi_step")
 
 
 def rate_share(
-    options: PinnOptions, epoch_steps: int, history: Sequence[Mapping[str, float]]
+    options: NetworkOptions,
+    epoch_steps: int,
+    history: Sequence[Mapping[str, float]],
+    spent: Callable[[], float] = lambda: 0.0,
 ) -> Callable[[int], float]:
     """A function of the step, counted from 0, that gives its share of `learning_rate`.
 
@@ -30,6 +33,7 @@ def rate_share(
         options: of the training.
         epoch_steps: training steps an epoch.
         history: metrics of the epochs done; the function looks at it when it is called.
+        spent: share of `max_minutes` that is over; where it is ahead of the steps, it decides.
     """
     epochs = options.epochs
     steps = epochs * epoch_steps
@@ -38,8 +42,9 @@ def rate_share(
         return min(1.0, (step + 1) / WARM_UP_STEPS)
 
     def cosine(step: int) -> float:
-        falling = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return falling * min(1.0, (step + 1) / (WARM_UP * steps))
+        done = min(max(step / steps, spent()), 1.0)
+        falling = 0.5 * (1 + math.cos(math.pi * done))
+        return falling * min(1.0, (done + 1 / steps) / WARM_UP)
 
     def exponential(step: int) -> float:
         return rising(step) * EPOCH_SHARE ** (step // epoch_steps)

@@ -34,7 +34,8 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.best import Best
 from ptycho_tasks_torch.blocks import Epoch
 from ptycho_tasks_torch.device import settings
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.options import NetworkOptions
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
@@ -105,7 +106,7 @@ class Team:
         return dict(zip(values, shared.tolist(), strict=True))
 
 
-def check_devices(execution: PinnExecution, device: torch.device) -> None:
+def check_devices(execution: TorchExecution, device: torch.device) -> None:
     """Refuse devices that are not there.
 
     Raises:
@@ -130,8 +131,8 @@ class Job:
     """What a child needs in order to train along."""
 
     scan: ScanData
-    options: PinnOptions
-    execution: PinnExecution
+    options: NetworkOptions
+    execution: TorchExecution
     state: dict[str, Any] | None
     """Where to begin; None begins with fresh weights."""
 
@@ -330,15 +331,14 @@ def _end_with_parent() -> None:
 
 
 def _train_along(job: Job, team: Team, port: int, ready: Callable[[], None]) -> None:
-    from ptycho_tasks_torch.training import Material, Task, fit, silence
+    from ptycho_tasks_torch.training import Task, fit, lesson_of, silence
 
     options, execution = job.options, job.execution
     with settings(execution, options.seed, team.devices), silence():
-        material = Material.of(job.scan, options)
-        task = Task(options, material, Best(options, 0))
+        task = Task(options, lesson_of(job.scan, options), Best(options, 0))
         if job.state is not None:
             task.resume(job.state)
         store = _store(port, team.devices, listens=False)
         ready()
         with _connected(store, team):
-            fit(task, material, execution, team, lambda: None)
+            fit(task, execution, team, lambda: None)

@@ -1,21 +1,14 @@
-"""Training a network, with Lightning as the trainer.
-
-A network that sees one frame (or group) could explain it in many ways. What makes the patch
-right is that its neighbours, predicted on their own, agree with it: a training sample is a block
-of neighbouring groups, whose patches are stitched by light, and the misfit is that of the stitched
-object, with every frame of the block or, supervised, with the label. The phases of the patches are
-aligned in inference only: to do so here as well changed no score.
-"""
+"""Training a network, with Lightning as the trainer."""
 
 from __future__ import annotations
 
 import logging
 import math
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -24,21 +17,22 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
-from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.best import Best
-from ptycho_tasks_torch.blocks import Blocks, Epoch, loaders, make_blocks, split_frames
+from ptycho_tasks_torch.blocks import Epoch
 from ptycho_tasks_torch.checkpoints import Checkpoints
 from ptycho_tasks_torch.device import find_device, settings
-from ptycho_tasks_torch.labels import LEAST_SPREAD, label_of
-from ptycho_tasks_torch.load import AUTOENCODER, OBJECT_NETWORK
+from ptycho_tasks_torch.execution import TorchExecution, check
+from ptycho_tasks_torch.lessons import Lesson
 from ptycho_tasks_torch.logs import Log, quiet_threads
-from ptycho_tasks_torch.misfits import DiffractionMisfit, LabelMisfit, Misfit, Stitched
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.physics import mean_intensity, scale_probe
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, check
+from ptycho_tasks_torch.options import NetworkOptions
+from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.pinn_lesson import PinnLesson
 from ptycho_tasks_torch.schedules import PLANNED, rate_share
 from ptycho_tasks_torch.team import Job, Team, check_devices, team_for
+from ptycho_tasks_torch.unrolled import UnrolledOptions
+from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
@@ -48,17 +42,17 @@ with warnings.catch_warnings():
 
 def train(request: TrainRequest) -> TrainedModel:
     """Train a network; see `Pinn.train`."""
-    options, execution = request.options, PinnExecution.of(request.execution)
+    options, execution = request.options, TorchExecution.of(request.execution)
     check(options, execution)
     check_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence():
-        material = Material.of(request.scan, options)
+        lesson = lesson_of(request.scan, options)
         state = checkpoints.read()
         if state is not None and not goes_on(state, options, request.say):
             state = None
-        task = Task(options, material, Best(options, execution.checkpoint_save_top_k))
+        task = Task(options, lesson, Best(options, execution.checkpoint_save_top_k))
         if state is not None:
             task.resume(state)
             _say_what_was_kept(state, execution, request.say)
@@ -76,11 +70,11 @@ def train(request: TrainRequest) -> TrainedModel:
         try:
             if not task.finished:
                 with team_for(Job(request.scan, options, execution, state)) as team:
-                    fit(task, material, execution, team, tell)
+                    fit(task, execution, team, tell)
                 if task.stopped:
                     request.say(
                         f"stops after epoch {len(task.history)} of {options.epochs}: "
-                        f"{options.monitor} was best in epoch {task.best.kept[0].epoch}"
+                        f"{task.why_stopped}"
                     )
             model = task.result(request.scan.size)
             status = "success"
@@ -94,51 +88,22 @@ def train(request: TrainRequest) -> TrainedModel:
     return model
 
 
-@dataclass(frozen=True)
-class Material:
-    """What there is to learn from."""
+def lesson_of(scan: ScanData, options: NetworkOptions) -> Lesson:
+    """What is to be learned; the network's weights are fresh.
 
-    blocks: Blocks
-    probe: Tensor
-    """(P, N, N) complex64 in counts."""
-    intensity_scale: float
-    """Mean measured counts a pixel; the unit of the misfit."""
-    label: Tensor | None
-    """(H, W) complex64 that explains the measured counts; None where training takes none."""
-
-    @classmethod
-    def of(cls, scan: ScanData, options: PinnOptions) -> Material:
-        """From a scan.
-
-        Raises:
-            ScanError: too few frames, frames that are all dark, or a label that is of no use.
-            ConfigError: there is no label, or more groups are asked for than there are.
-        """
-        training, validation = split_frames(scan, options)
-        intensity = mean_intensity(scan.diffraction, training)
-        if intensity == 0:
-            raise ScanError(f"{scan.name}: every frame is dark; there is nothing to learn from")
-        mean_counts = intensity * scan.size**2
-        probe = scale_probe(scan.probe, mean_counts)
-        label = label_of(scan, options, probe, mean_counts)
-        return cls(
-            make_blocks(scan, options, training, validation),
-            torch.from_numpy(probe),
-            intensity,
-            None if label is None else torch.from_numpy(label),
-        )
-
-    def misfit(self, options: PinnOptions) -> DiffractionMisfit | LabelMisfit:
-        """What the network is to make small."""
-        if self.label is not None:
-            return LabelMisfit(self.label)
-        return DiffractionMisfit(options.loss, self.intensity_scale)
+    Raises:
+        ScanError: the scan has nothing to learn from.
+        ConfigError: the options ask for what the scan does not have.
+    """
+    if isinstance(options, UnrolledOptions):
+        return UnrolledLesson(scan, options)
+    assert isinstance(options, PinnOptions)
+    return PinnLesson(scan, options)
 
 
 def fit(
     task: Task,
-    material: Material,
-    execution: PinnExecution,
+    execution: TorchExecution,
     team: Team,
     tell: Callable[[], None],
 ) -> None:
@@ -146,7 +111,6 @@ def fit(
 
     Args:
         task: where to begin.
-        material: what to learn from.
         execution: how to run.
         team: which of the devices this is.
         tell: called after every epoch.
@@ -158,6 +122,7 @@ def fit(
         **team.arguments(),
         max_epochs=task.options.epochs - len(task.history),
         accumulate_grad_batches=task.options.accumulate_grad_batches,
+        gradient_clip_val=task.lesson.clip,
         deterministic=_deterministic(execution, device),
         logger=False,
         enable_checkpointing=False,
@@ -168,36 +133,34 @@ def fit(
     # Lightning's handler of SIGTERM would talk to the other devices in the middle of a step.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     with _plain_interrupts():
-        trainer.fit(task, *loaders(material.blocks, task.epoch, task.order, execution.num_workers))
+        trainer.fit(task, *task.lesson.loaders(task.epoch, task.order, execution.num_workers))
     if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
         raise KeyboardInterrupt
 
 
 class Task(lightning.LightningModule):
-    """The network, its misfit, and what was seen of it an epoch."""
+    """A lesson, and what was seen of it an epoch."""
 
-    probe: Tensor
-
-    def __init__(self, options: PinnOptions, material: Material, best: Best) -> None:
-        """A network with fresh weights.
+    def __init__(self, options: NetworkOptions, lesson: Lesson, best: Best) -> None:
+        """Nothing is learned yet.
 
         Args:
             options: of the training.
-            material: what to learn from.
+            lesson: what to learn.
             best: keeps the weights of the best epochs.
         """
         super().__init__()
         self.options, self.best = options, best
-        self.epoch = Epoch.of(material.blocks, options)
+        self.lesson = lesson
+        self.epoch = Epoch.of(lesson.blocks, options)
         self.order = torch.Generator().manual_seed(options.seed)
         """Draws the blocks of every epoch."""
-        self.network = ObjectNetwork(options.channels, options.steps)
-        self.misfit: Misfit = material.misfit(options)
-        self.intensity_scale = material.intensity_scale
-        self.register_buffer("probe", material.probe, persistent=False)
         self.history: list[dict[str, float]] = []
         self.rates: list[float] = []
         """Learning rate at the end of every epoch."""
+        self.seconds = 0.0
+        """Time spent in the epochs done."""
+        self._begun = time.monotonic()
         self._sums: dict[str, list[float]] = {}
         self._resumed: Mapping[str, Any] | None = None
 
@@ -208,8 +171,8 @@ class Task(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam, its rate along the schedule."""
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=self.options.learning_rate)
-        share = rate_share(self.options, self.epoch.steps, self.history)
+        self.adam = torch.optim.Adam(self.lesson.parameter_groups(self.options.learning_rate))
+        share = rate_share(self.options, self.epoch.steps, self.history, self._spent)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, share)
         if self._resumed is not None:
             self.adam.load_state_dict(self._resumed["adam"])
@@ -227,8 +190,9 @@ class Task(lightning.LightningModule):
             "stopped": self.stopped,
             "history": self.history,
             "rates": self.rates,
+            "seconds": self.seconds,
             "best": self.best.state(),
-            "network": self.network.state_dict(),
+            "lesson": self.lesson.state_dict(),
             "adam": self.adam.state_dict(),
             "schedule": self.schedule.state_dict(),
             "order": self.order.get_state(),
@@ -237,16 +201,40 @@ class Task(lightning.LightningModule):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`, instead of from fresh weights."""
         self.history, self.rates = state["history"], state["rates"]
+        self.seconds = state["seconds"]
         self.best.resume(state["best"])
-        self.network.load_state_dict(state["network"])
+        self.lesson.load_state_dict(state["lesson"])
         self.order.set_state(state["order"])
         # Adam is made later, when the weights lie on their device.
         self._resumed = state
 
     @property
     def stopped(self) -> bool:
-        """Whether no better epoch is to be expected."""
-        return self.best.stalled(len(self.history))
+        """Whether no better epoch is to be expected, or the time is over."""
+        return self.best.stalled(len(self.history)) or self._out_of_time
+
+    @property
+    def why_stopped(self) -> str:
+        """In words."""
+        if self._out_of_time:
+            return f"max_minutes {self.options.max_minutes:g} are over"
+        return f"{self.options.monitor} was best in epoch {self.best.kept[0].epoch}"
+
+    @property
+    def _out_of_time(self) -> bool:
+        """Whether the next epoch would end later than the time allows, by half of it or more."""
+        limit, done = self.options.max_minutes, len(self.history)
+        return limit is not None and done > 0 and self.seconds * (1 + 0.5 / done) >= 60 * limit
+
+    def _spent(self) -> float:
+        """Share of the time that may be taken."""
+        if self.options.max_minutes is None:
+            return 0.0
+        return (self.seconds + time.monotonic() - self._begun) / (60 * self.options.max_minutes)
+
+    def on_train_epoch_start(self) -> None:
+        """Take the time."""
+        self._begun = time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -264,7 +252,7 @@ class Task(lightning.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
         """The misfit of all frames of the blocks with the stitched objects, such that the gradients
         of a step's batches add up to that of its mean."""
-        misfit = self.misfit.all(self._stitched(batch))
+        misfit = self.lesson.misfit(batch)
         share = self.epoch.share(index)
         mean = self._team.sum(share * float(misfit.detach()))
         self._note("loss", mean, begins=self.epoch.begins_step(index))
@@ -278,23 +266,19 @@ class Task(lightning.LightningModule):
         return misfit * (share * self.epoch.accumulated * self.epoch.devices)
 
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
-        """The misfit of the frames that were held back, and that of a flat object."""
-        stitched = self._stitched(batch)
-        misfit, flat = self.misfit.held(stitched, batch["held"])
-        for name, value in (
-            ("val_loss", misfit),
-            ("flat_loss", flat),
-            ("spread", stitched.spread()),
-        ):
+        """How well frames are explained that were held back."""
+        for name, value in self.lesson.validate(batch).items():
             self._note(name, float(value))
 
     def on_train_epoch_end(self) -> None:
         """Keep the epoch's means and the state, and tell of them. Lightning validates before."""
         epoch = {name: float(np.mean(values)) for name, values in self._sums.items()}
         self._sums.clear()
+        took = self._team.agreed({"seconds": time.monotonic() - self._begun})["seconds"]
+        self.seconds, self._begun = self.seconds + took, time.monotonic()
         self.history.append(self._team.agreed(epoch))
         self.rates.append(self._rate)
-        self.best.see(len(self.history), self.history[-1], self.network.state_dict())
+        self.best.see(len(self.history), self.history[-1], self.lesson.state_dict())
         self.trainer.should_stop = self.finished
         self._tell()
 
@@ -309,22 +293,20 @@ class Task(lightning.LightningModule):
         """
         found = {
             "N": size,
-            "intensity_scale": self.intensity_scale,
+            "intensity_scale": self.lesson.intensity_scale,
             "gridsize": self.options.gridsize,
         }
+        models = self.lesson.models
         kept = {
-            f"epoch_{epoch:04d}": _model(network, found, self.history[:epoch])
-            for _, epoch, network in self.best.kept[: self.best.asked]
+            f"epoch_{epoch:04d}": TrainedModel(models(state), found, self.history[:epoch])
+            for _, epoch, state in self.best.kept[: self.best.asked]
         }
-        epoch, network = len(self.history), self.network.state_dict()
+        epoch, state = len(self.history), self.lesson.state_dict()
         if self.options.early_stop_patience is not None and self.best.kept:
-            _, epoch, network = self.best.kept[0]
-            found["epoch"] = epoch
-        refuse_flat(self.history[epoch - 1])
-        return replace(_model(network, found, self.history), checkpoints=kept)
-
-    def _stitched(self, batch: Mapping[str, Tensor]) -> Stitched:
-        return Stitched.of(self.network, self.probe, self.intensity_scale, batch)
+            _, epoch, state = self.best.kept[0]
+            found = {**found, "epoch": epoch}
+        self.lesson.refuse(self.history[epoch - 1])
+        return TrainedModel(models(state), found, self.history, kept)
 
     def _note(self, name: str, value: float, *, begins: bool = True) -> None:
         """Note a value, or add it to the last one."""
@@ -334,22 +316,7 @@ class Task(lightning.LightningModule):
         values[-1] += value
 
 
-def _model(
-    network: Mapping[str, Tensor], metadata: Mapping[str, Any], history: list[dict[str, float]]
-) -> TrainedModel:
-    # One array object under both names, so that the bundle stores it once.
-    arrays = {name: value.detach().cpu().numpy().copy() for name, value in network.items()}
-    return TrainedModel(
-        models={
-            OBJECT_NETWORK: arrays,
-            AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
-        },
-        metadata=dict(metadata),
-        history=history,
-    )
-
-
-def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str], None]) -> bool:
+def goes_on(state: Mapping[str, Any], options: NetworkOptions, say: Callable[[str], None]) -> bool:
     """Whether a training that stopped at `state` leads to what is asked for; say what happens.
 
     Args:
@@ -379,7 +346,7 @@ def goes_on(state: Mapping[str, Any], options: PinnOptions, say: Callable[[str],
 
 
 def _say_what_was_kept(
-    state: Mapping[str, Any], execution: PinnExecution, say: Callable[[str], None]
+    state: Mapping[str, Any], execution: TorchExecution, say: Callable[[str], None]
 ) -> None:
     """Weights that were not kept at their time are gone."""
     kept, done = state["best"]["count"], len(state["history"])
@@ -387,26 +354,7 @@ def _say_what_was_kept(
         say(f"execution.checkpoint_save_top_k: of the epochs until {done}, {kept} were kept")
 
 
-def refuse_flat(last: Mapping[str, float]) -> None:
-    """Fail loudly where a falling loss hides a collapsed network.
-
-    Args:
-        last: metrics of the epoch whose weights are taken.
-
-    Raises:
-        TrainingError: the predicted object is flat, or a flat object of the right mean explains
-            the frames held back as well.
-    """
-    if not (last["val_loss"] < last["flat_loss"] and last["spread"] > LEAST_SPREAD):
-        raise TrainingError(
-            f"the network is no better than a flat object: misfit of the frames held back "
-            f"{last['val_loss']:.4g}, of a flat object {last['flat_loss']:.4g}, spread of the "
-            f"predicted object {last['spread']:.2g}; check probe and positions, or lower "
-            "training.learning_rate"
-        )
-
-
-def _deterministic(execution: PinnExecution, device: torch.device) -> bool | Literal["warn"]:
+def _deterministic(execution: TorchExecution, device: torch.device) -> bool | Literal["warn"]:
     if execution.deterministic is not None:
         return execution.deterministic
     # Deterministic kernels exist for all operations on a CPU, but not on every GPU.

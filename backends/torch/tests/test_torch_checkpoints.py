@@ -19,11 +19,12 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
 from ptycho_tasks_torch import checkpoints, schedules
 from ptycho_tasks_torch.checkpoints import NAME, Checkpoints
+from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.misfits import DiffractionMisfit
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch.pinn import PinnOptions, backend
 from ptycho_tasks_torch.training import goes_on
 
-CPU = PinnExecution(accelerator="cpu", threads=1)
+CPU = TorchExecution(accelerator="cpu", threads=1)
 COSINE = PinnOptions(epochs=4, channels=4, steps=1, batch_size=16, neighbours=16)
 CONSTANT = msgspec.structs.replace(COSINE, scheduler="constant")
 STOPPED = msgspec.structs.replace(
@@ -58,7 +59,7 @@ class Watch:
         options: PinnOptions,
         folder: Path,
         until: int | None = None,
-        execution: PinnExecution = CPU,
+        execution: TorchExecution = CPU,
     ) -> None:
         self.epochs: list[int] = []
         self.lines: list[str] = []
@@ -90,7 +91,7 @@ def short_plateaus(monkeypatch):
     monkeypatch.setattr(schedules, "PLATEAU_EPOCHS", 1)
 
 
-BEST = PinnExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
+BEST = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,15 @@ import pytest
 
 from ptycho_tasks.testing import BackendConformance
 from ptycho_tasks_torch import checkpoints
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.pinn import PinnOptions, backend
 
 
 class TestPinn(BackendConformance):
     """With groups of 2 x 2 frames; single frames are tried too."""
 
     backend = backend
-    execution = PinnExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
+    execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = PinnOptions(epochs=4, gridsize=2, channels=4, steps=1, batch_size=16, neighbours=16)
 
     @pytest.fixture(autouse=True)

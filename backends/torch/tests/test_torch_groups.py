@@ -12,7 +12,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks_torch.groups import covering_groups, make_groups
-from ptycho_tasks_torch.network import Exposure
+from ptycho_tasks_torch.network import expose
 from ptycho_tasks_torch.physics import intensities
 from ptycho_tasks_torch.stitching import Stitcher
 
@@ -109,7 +109,7 @@ def test_the_network_sees_every_patch_where_the_stitcher_puts_it(gridsize):
         scan.diffraction[frames] = np.sqrt(counts)
 
     groups = covering_groups(scan, gridsize)
-    exposure = Exposure(
+    exposure = expose(
         torch.from_numpy(scan.diffraction[groups.frames]),
         torch.from_numpy(groups.relative),
         torch.from_numpy(scan.probe),
@@ -122,23 +122,23 @@ def test_the_network_sees_every_patch_where_the_stitcher_puts_it(gridsize):
         np.complex64
     )
 
-    predicted = intensities(torch.from_numpy(patches), exposure.probes).sqrt().numpy()
+    probes = exposure.probes.reshape(len(groups), gridsize**2, 1, N, N)
+    predicted = intensities(torch.from_numpy(patches), probes).sqrt().numpy()
     measured = scan.diffraction[groups.frames]
     np.testing.assert_allclose(predicted, measured, atol=2e-3 * measured.max())
 
     stitcher = Stitcher(canvas)
-    light = exposure.probes.abs().square().sum(2).numpy()
+    light = probes.abs().square().sum(2).numpy()
     stitcher.add(patches, light, groups.corners)
     np.testing.assert_allclose(
         stitcher.object(), window[: canvas.shape[0], : canvas.shape[1]], atol=1e-4
     )
 
     # On the group's own canvas the channels overlap as they do on the object.
-    numbered = (
-        torch.arange(exposure.side**2).reshape(1, exposure.side, -1).expand(len(groups), -1, -1)
-    )
-    seen = exposure.cut(numbered.float()).long()
-    row, column = seen[:, :, 0, 0] // exposure.side, seen[:, :, 0, 0] % exposure.side
+    side = exposure.shape[0]
+    numbered = torch.arange(side**2).reshape(1, side, side).expand(len(groups), -1, -1)
+    seen = exposure.cut(numbered.float()).long().reshape(patches.shape)
+    row, column = seen[:, :, 0, 0] // side, seen[:, :, 0, 0] % side
     np.testing.assert_array_equal(
         torch.stack([row - row[:, :1], column - column[:, :1]], dim=-1).numpy(),
         groups.corners - groups.corners[:, :1],

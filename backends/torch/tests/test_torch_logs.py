@@ -12,8 +12,9 @@ import pytest
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks_torch import checkpoints, pinn
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch import checkpoints, execution
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.pinn import PinnOptions, backend
 
 OPTIONS = PinnOptions(epochs=4, gridsize=1, channels=4, steps=1, batch_size=16, neighbours=16)
 
@@ -27,7 +28,7 @@ class Watch:
 
     def __init__(self, scan, folder: Path, logger: str, options: PinnOptions = OPTIONS) -> None:
         self.scan, self.options = scan, options
-        self.execution = PinnExecution(accelerator="cpu", threads=1, logger=logger)
+        self.execution = TorchExecution(accelerator="cpu", threads=1, logger=logger)
         self.work, self.logs = folder / "work", folder / "logs"
         self.work.mkdir(exist_ok=True)
         self.lines: list[str] = []
@@ -103,7 +104,7 @@ def _local(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(scan) -> TrainedModel:
-    execution = PinnExecution(accelerator="cpu", threads=1)
+    execution = TorchExecution(accelerator="cpu", threads=1)
     return backend.train(TrainRequest(scan, OPTIONS, execution))
 
 
@@ -156,7 +157,7 @@ def test_a_place_of_ones_own_for_mlflow(scan, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr(pinn, "find_spec", lambda name: None)
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
     watch = Watch(scan, tmp_path, logger)
     with pytest.raises(ConfigError) as caught:
         watch.train()
@@ -188,7 +189,7 @@ def test_a_log_that_fails_half_way_does_not_end_the_training(scan, tmp_path, log
         pytest.importorskip(logger)
     options = msgspec.structs.replace(OPTIONS, epochs=60)
     lines: list[str] = []
-    execution = PinnExecution(accelerator="cpu", threads=1, logger=logger)
+    execution = TorchExecution(accelerator="cpu", threads=1, logger=logger)
     request = TrainRequest(scan, options, execution, say=lines.append, log_dir=tmp_path)
     assert len(backend.train(request).history) == 60
     assert lines == [f"goes on without the {logger} log: [Errno 27] File too large"]

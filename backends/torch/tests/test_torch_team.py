@@ -23,10 +23,11 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks_torch import checkpoints, team
 from ptycho_tasks_torch.blocks import Epoch
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.pinn import PinnOptions, backend
 
 OPTIONS = PinnOptions(epochs=3, gridsize=1, channels=4, steps=1, batch_size=32, neighbours=16)
-ONE = PinnExecution(accelerator="cpu", threads=1)
+ONE = TorchExecution(accelerator="cpu", threads=1)
 TWO = msgspec.structs.replace(ONE, devices=2)
 
 

@@ -16,11 +16,12 @@ from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
 from ptycho_tasks.metrics import score
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle, schedules
+from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.pinn import PinnExecution, PinnOptions, backend
+from ptycho_tasks_torch.pinn import PinnOptions, backend
 from ptycho_tasks_torch.schedules import PLATEAU_EPOCHS, WARM_UP_STEPS, plateaus, rate_share
 
-CPU = PinnExecution(accelerator="cpu", threads=1)
+CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = PinnOptions(epochs=4, gridsize=1, channels=4, steps=1, batch_size=16, neighbours=16)
 
 
@@ -28,7 +29,7 @@ def with_options(**values) -> PinnOptions:
     return msgspec.structs.replace(SMALL, **values)
 
 
-def with_execution(**values) -> PinnExecution:
+def with_execution(**values) -> TorchExecution:
     return msgspec.structs.replace(CPU, **values)
 
 
@@ -187,7 +188,7 @@ def test_a_kept_epoch_is_a_bundle_like_any(scan, tmp_path):
 
 def test_best_epochs_need_checkpointing():
     with pytest.raises(msgspec.ValidationError, match="3 needs checkpointing: true"):
-        msgspec.convert({"checkpointing": False, "checkpoint_save_top_k": 3}, PinnExecution)
+        msgspec.convert({"checkpointing": False, "checkpoint_save_top_k": 3}, TorchExecution)
 
 
 # --- how to run ------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""The backend `unrolled`: physics steps on the object's whole canvas, learned, and a network that
+corrects what they lead to."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.options import ExecutionOptions, doc, limits
+from ptycho_tasks_torch.execution import TorchExecution, check
+from ptycho_tasks_torch.options import NetworkOptions
+
+Family = Literal["lines", "blobs", "siemens"]
+
+
+class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
+    """What can be set under `training:`."""
+
+    most_neighbours: ClassVar[int] = 128
+
+    on: Annotated[
+        Literal["scan", "simulated", "both"],
+        doc(
+            "what to learn from: the scan's frames; simulated objects, measured with the scan's "
+            "probe, dose and positions; or both in turn"
+        ),
+    ] = "both"
+    model_type: Annotated[
+        Literal["unsupervised", "supervised"],
+        doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
+    ] = "unsupervised"
+    objects: Annotated[
+        tuple[Family, ...],
+        doc("kinds of objects that are simulated: lines, blobs, siemens", min_length=1),
+    ] = ("lines", "blobs", "siemens")
+    loss: Annotated[
+        Literal["poisson", "mae"],
+        doc("misfit of the scan's frames: Poisson likelihood, or mean error of the amplitudes"),
+    ] = "poisson"
+    epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 60
+    batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
+    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
+    steps: Annotated[int, doc("physics steps", ge=2, le=64)] = 12
+    subsets: Annotated[
+        int, doc("parts of the frames that take turns in the steps; the last takes all", ge=1, le=8)
+    ] = 2
+    channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
+    probe: Annotated[
+        Literal["fixed", "refined"],
+        doc("whether the scan's probe is taken as it is, or made to fit its frames better"),
+    ] = "fixed"
+    probe_modes: Annotated[
+        Annotated[int, limits(ge=1, le=8)] | None,
+        doc("incoherent modes of a refined probe; null takes as many as the scan gives"),
+    ] = None
+    early_stop_patience: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("epochs without a better `monitor` that end the training, with the best one's weights"),
+    ] = 30
+    validation_fraction: Annotated[
+        float, doc("share of the frames that is held back to validate", gt=0.0, le=0.5)
+    ] = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit each other."""
+        NetworkOptions.__post_init__(self)
+        if self.on == "simulated" and self.model_type == "supervised":
+            raise ValueError(
+                "model_type supervised learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.on == "simulated" and self.probe == "refined":
+            raise ValueError(
+                "probe refined learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.probe_modes is not None and self.probe != "refined":
+            raise ValueError("probe_modes needs probe: refined")
+
+
+class Unrolled:
+    """See the module; torch is imported by its methods only."""
+
+    name = "unrolled"
+    version = "1"
+    options_type = UnrolledOptions
+    execution_type = TorchExecution
+
+    def check(self, options: UnrolledOptions, execution: ExecutionOptions) -> None:
+        """Refuse options that do not fit each other, before torch is imported."""
+        check(options, TorchExecution.of(execution))
+
+    def train(self, request: TrainRequest) -> TrainedModel:
+        """Train on a scan, going on from the checkpoint in the work folder.
+
+        Raises:
+            TrainingError: the loss became NaN, the object is flat, or the network is no better than
+                the untrained steps.
+            ScanError: too few frames, or a label that is of no use.
+            ConfigError: accelerator, devices, deterministic kernels or logger are not there, or the
+                scan has no label to learn from.
+        """
+        from ptycho_tasks_torch.training import train
+
+        return train(request)
+
+    def infer(self, request: InferRequest) -> Reconstruction:
+        """Reconstruct a scan.
+
+        Raises:
+            BundleError: the model's arrays are not those of this network.
+            ConfigError: the accelerator is not there, or the scan's N is not the model's.
+        """
+        from ptycho_tasks_torch.unrolled_inference import infer
+
+        return infer(request)
+
+
+backend = Unrolled()

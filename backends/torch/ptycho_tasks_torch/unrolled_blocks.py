@@ -1,0 +1,175 @@
+"""What the unrolled network is trained on: blocks of neighbouring frames, measured or simulated.
+
+Axis letters: V blocks, K frames in a block, B blocks of a batch, S, T rows and columns of their
+canvases, N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import BatchSampler, RandomSampler
+
+from ptycho_tasks.errors import ConfigError, ScanError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.blocks import LEAST_FRAMES, Batch, Blocks, Epoch
+from ptycho_tasks_torch.exposure import DARK, Exposure
+from ptycho_tasks_torch.groups import group_neighbours, place
+from ptycho_tasks_torch.objects import Objects
+from ptycho_tasks_torch.reading import read_ahead
+from ptycho_tasks_torch.unrolled import UnrolledOptions
+from ptycho_tasks_torch.unrolled_network import expose_blocks, padded_shape
+
+HIDDEN = 8
+"""Of a block to validate with, one frame of so many is hidden from the network."""
+
+
+def make_blocks(scan: ScanData, options: UnrolledOptions) -> tuple[Blocks, NDArray[np.int64]]:
+    """Blocks around every frame to train on, and some in which frames are held back.
+
+    Returns:
+        The blocks, and the frames to train on.
+
+    Raises:
+        ScanError: the scan has too few frames.
+        ConfigError: more groups are asked for than there are.
+    """
+    M = scan.frame_count
+    if M < LEAST_FRAMES:
+        raise ScanError(
+            f"{scan.name}: has {M} frames; training needs at least {LEAST_FRAMES}: "
+            "take more frames into the fixture"
+        )
+    singles = place(scan, np.arange(M)[:, None])
+    K = min(options.block_frames, M)
+    mixed = np.random.default_rng(options.seed).permutation(M)
+    hidden = math.ceil(K / HIDDEN)
+    anchors = mixed[: max(1, round(options.validation_fraction * M / hidden))]
+    validation = group_neighbours(scan, singles.take(anchors), singles, K)
+    held = np.unique(validation[:, ::HIDDEN])
+    training = np.setdiff1d(mixed, held)
+    if options.n_groups is not None:
+        if options.n_groups > len(training):
+            raise ConfigError(
+                f"training.n_groups: {options.n_groups} frames are asked for, but {scan.name} has "
+                f"{len(training)} to train on; ask for at most {len(training)}"
+            )
+        training = np.sort(mixed[np.isin(mixed, training)][: options.n_groups])
+    K = min(K, len(training))
+    members = group_neighbours(scan, singles.take(training), singles.take(training), K)
+    return Blocks(scan.diffraction, singles, training[members], validation, held), training
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Measures simulated objects in the place of a block's frames."""
+
+    objects: Objects
+    intensity_scale: float
+    probe: Callable[[], Tensor]
+    """(P, N, N) complex64 in counts, as the network is given it."""
+
+    def measure(self, batch: Batch, probe: Tensor, seed: int) -> Batch:
+        """The batch with other frames `x`, the objects `truth` (B, S, T) complex64 that they show,
+        and the `probe` that they were measured with.
+
+        Args:
+            batch: as `Blocks.read` gives it.
+            probe: (P, N, N) complex64 in counts.
+            seed: of the objects' choice and the noise.
+        """
+        generator = np.random.default_rng(seed)
+        exposure = expose(batch, probe, self.intensity_scale)
+        truth = [self.objects.draw(generator, exposure.shape) for _ in range(exposure.canvases)]
+        canvas = torch.from_numpy(np.stack(truth))
+        with torch.no_grad():
+            expected = (exposure.predicted(canvas).square() - DARK) * self.intensity_scale
+        counts = generator.poisson(expected.clamp(min=0).double().numpy())
+        x = np.sqrt(np.fft.fftshift(counts, axes=(-2, -1))).astype(np.float32)
+        frames = torch.from_numpy(x).reshape(batch["x"].shape)
+        return {**batch, "x": frames, "truth": canvas, "probe": probe}
+
+
+def expose(batch: Batch, probe: Tensor, intensity_scale: float) -> Exposure:
+    """What a batch measured; as `Blocks.read` gave it, with groups of one frame."""
+    relative = batch["corners"][:, :, None] + batch["positions"][:, :, 0]
+    scale = torch.full((len(relative),), math.sqrt(intensity_scale), device=relative.device)
+    return expose_blocks(batch["x"][:, :, 0], relative, probe, scale)
+
+
+HIDDEN_SHARE = 0.25
+"""Of a block's frames in training."""
+
+
+def _hide(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(B, D) which frames to hide, the same number of each block."""
+    count = max(1, round(HIDDEN_SHARE * drawn.shape[1]))
+    return np.asarray(drawn.argsort(axis=1).argsort(axis=1) < count)
+
+
+class Drawn:
+    """Batches to train on, drawn anew in every epoch; measured and simulated ones in turn."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        epoch: Epoch,
+        order: torch.Generator,
+        workers: int,
+        simulator: Simulator | None,
+        on: str,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            blocks: the frames.
+            epoch: how they are dealt out.
+            order: draws blocks and seeds.
+            workers: threads that read and simulate ahead.
+            simulator: None where nothing is simulated.
+            on: see `UnrolledOptions`.
+        """
+        self._blocks, self._epoch, self._order = blocks, epoch, order
+        self._workers, self._simulator, self._on = workers, simulator, on
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self._epoch.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Each as `Blocks.read` or `Simulator.measure` gives it."""
+        count, order = self._epoch.blocks, self._order
+        # All is drawn here, in one thread, so that the readers' order decides nothing.
+        begins = int(torch.randint(2, (1,), generator=order))
+        seeds = torch.randint(2**62, (self._epoch.batches,), generator=order).tolist()
+        there = range(len(self._blocks.training))
+        sampler = RandomSampler(there, num_samples=count, generator=order)
+        drawn = map(self._epoch.mine, BatchSampler(sampler, self._epoch.batch, False))
+        kinds = [self._on == "simulated" or (index + begins) % 2 == 1 for index in range(len(self))]
+        # Of the beginning of the epoch: what is simulated ahead must not depend on how far ahead.
+        probe = self._simulator.probe() if self._simulator is not None else None
+
+        def read(item: tuple[list[int], int, bool]) -> Batch:
+            members, seed, simulated = item
+            batch = self._blocks.read(self._blocks.training[members])
+            if self._simulator is None or not simulated:
+                shown = np.random.default_rng(seed + self._epoch.rank).random(batch["held"].shape)
+                return {**batch, "held": torch.from_numpy(_hide(shown))}
+            assert probe is not None
+            # Devices draw from the same seeds, but look at different blocks.
+            return self._simulator.measure(batch, probe, seed + self._epoch.rank)
+
+        return read_ahead(read, list(zip(drawn, seeds, kinds, strict=True)), self._workers)
+
+
+def largest_shape(blocks: Blocks) -> tuple[int, int]:
+    """(S, T) that holds every block's canvas."""
+    corners = blocks.groups.corners[blocks.training][:, :, 0]
+    reach = np.ptp(corners, axis=1).max(axis=0)
+    return padded_shape(reach.tolist(), blocks.diffraction.shape[-1])

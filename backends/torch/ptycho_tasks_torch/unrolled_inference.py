@@ -1,0 +1,137 @@
+"""Reconstruct a scan with the unrolled network. Lightning is not needed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions
+from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.exposure import CHUNK_PIXELS, Chunk, Exposure
+from ptycho_tasks_torch.inference import trained_for
+from ptycho_tasks_torch.load import OBJECT_NETWORK, PROBE, modules_from
+from ptycho_tasks_torch.physics import mean_intensity, scale_probe, shift_probe, spot_radius
+from ptycho_tasks_torch.unrolled_network import UnrolledNetwork, padded_shape
+
+HELD_BYTES = 2**28
+"""Frames and probes up to this size are held in memory; more are read again in every step."""
+SAME_PROBE = 0.02
+"""Largest difference of two guesses of one probe, over their norm."""
+
+
+def infer(request: InferRequest) -> Reconstruction:
+    """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
+    scan, N = request.scan, request.scan.size
+    trained, intensity_scale = trained_for(request.model)
+    if trained != N:
+        raise ConfigError(
+            f"{scan.name}: its frames have {N} x {N} pixels, but the model was trained on "
+            f"{trained} x {trained}; infer a scan of that size, or train on this one"
+        )
+    execution = TorchExecution.of(request.execution)
+    device = find_device(execution.accelerator)
+    network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
+    assert isinstance(network, UnrolledNetwork)
+    counts = mean_intensity(scan.diffraction, np.arange(scan.frame_count)) * N**2
+    probe = _probe_of(request, scale_probe(scan.probe, counts))
+    with settings(execution), torch.inference_mode():
+        modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
+        exposure = frames_of(scan, modes, math.sqrt(intensity_scale))
+        request.progress(0, network.steps, {})
+        canvas = network.object(exposure, request.progress)[0].cpu().numpy()
+    canvas = canvas * (exposure.light[0].cpu().numpy() > 0)
+    place = canvas_of(scan.positions, N)
+    return Reconstruction(
+        object=canvas[: place.shape[0], : place.shape[1]],
+        origin=place.origin,
+        probe=probe,
+        positions=scan.positions,
+        losses=[epoch["loss"] for epoch in request.model.history],
+    )
+
+
+def _probe_of(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The probe as the training refined it, where the scan has the guess that it began with; the
+    scan's own, scaled, elsewhere."""
+    refined = request.model.models.get(PROBE)
+    if refined is None or refined["guess"].shape != guess.shape:
+        return guess
+    norm, trained = np.linalg.norm(guess), np.linalg.norm(refined["guess"])
+    if np.linalg.norm(guess / norm - refined["guess"] / trained) > SAME_PROBE:
+        return guess
+    return np.asarray(refined["modes"] * (norm / trained), dtype=np.complex64)
+
+
+def frames_of(scan: ScanData, modes: Tensor, scale: float) -> Exposure:
+    """What a scan measured, on one canvas; held in memory where it is not large.
+
+    Args:
+        scan: its frames may lie on disk.
+        modes: (P, N, N) complex64 probe, divided by `scale`.
+        scale: amplitude that is divided out.
+    """
+    N = scan.size
+    corners, fractions = corners_and_fractions(scan.positions, N)
+    corners = corners - corners.min(axis=0)
+    mapped = MappedExposure(
+        amplitude=modes.real.new_empty((0, N, N)),
+        probes=modes,
+        places=[(0, y, x) for y, x in corners.tolist()],
+        canvases=1,
+        shape=padded_shape(corners.max(axis=0).tolist(), N),
+        radius=spot_radius(modes),
+        diffraction=scan.diffraction,
+        frames=np.arange(scan.frame_count),
+        fractions=fractions.astype(np.float32),
+        scale=scale,
+    )
+    if scan.frame_count * N**2 * (4 + 8 * len(modes)) > HELD_BYTES:
+        return mapped
+    chunks = list(mapped.chunks())
+    return Exposure(
+        torch.cat([chunk.amplitude for chunk in chunks]),
+        torch.cat([chunk.probes for chunk in chunks]),
+        mapped.places,
+        mapped.canvases,
+        mapped.shape,
+        mapped.radius,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedExposure(Exposure):
+    """Frames that are read, and probes that are moved, when they are due. `probes` is the one probe
+    and `amplitude` is empty; nothing can be derived by the probe."""
+
+    diffraction: NDArray[np.float32]
+    """(M, N, N) amplitude, zero frequency at N//2; may be a memmap."""
+    frames: NDArray[np.int64]
+    """(F,) of those."""
+    fractions: NDArray[np.float32]
+    """(M, 2) sub-pixel rests (y, x)."""
+    scale: float
+
+    def chunks(self) -> Iterator[Chunk]:
+        """See `Exposure`."""
+        step = max(1, CHUNK_PIXELS // self.probes.numel())
+        for first in range(0, len(self.frames), step):
+            some = slice(first, min(first + step, len(self.frames)))
+            frames = self.frames[some]
+            read = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
+            amplitude = torch.fft.ifftshift(read.to(self.probes.device), dim=(-2, -1))
+            rests = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
+            yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, rests))
+
+    def take(self, frames: Sequence[int]) -> MappedExposure:
+        """See `Exposure`."""
+        places = [self.places[frame] for frame in frames]
+        return replace(self, frames=self.frames[np.asarray(frames)], places=places)

@@ -1,0 +1,231 @@
+"""What the unrolled network learns: to predict frames that it does not see, and simulated objects.
+
+To explain the frames that it is given, a network would learn to fit their noise. In training some
+frames of a block are hidden from it, and the misfit is that of these: their noise is independent,
+so that to predict them best is to be near what a frame without noise would be (Batson and Royer,
+Noise2Self, ICML 2019). It needs no known object, and costs nothing where there is no noise.
+
+Axis letters: B blocks, D frames in a block, S, T rows and columns of their canvases, P probe modes,
+N detector pixels along one side, H, W rows and columns of the object grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.errors import TrainingError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.blocks import Batch, Epoch, Loader
+from ptycho_tasks_torch.exposure import Exposure
+from ptycho_tasks_torch.lessons import Lesson, Material
+from ptycho_tasks_torch.load import PROBE
+from ptycho_tasks_torch.objects import Objects
+from ptycho_tasks_torch.physics import amplitude_misfit, poisson_misfit
+from ptycho_tasks_torch.probe import RefinedProbe
+from ptycho_tasks_torch.unrolled import UnrolledOptions
+from ptycho_tasks_torch.unrolled_blocks import (
+    Drawn,
+    Simulator,
+    expose,
+    largest_shape,
+    make_blocks,
+)
+from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+
+EARLIER = 0.3
+"""Weight of an object after a step, of the one after the next: the last counts most."""
+STEP_RATE = 5.0
+"""Learning rate of the steps' weights, of the network's."""
+PROBE_RATE = 0.7
+"""Learning rate of the probe, whose largest value is 1, of the network's."""
+LIT = 0.1
+"""Share of the strongest light from which on a pixel of a known object counts in full."""
+
+
+class UnrolledLesson(Lesson):
+    """See the module."""
+
+    guess: Tensor
+    label: Tensor | None
+    network: UnrolledNetwork
+    clip = 1.0
+
+    def __init__(self, scan: ScanData, options: UnrolledOptions) -> None:
+        """A network that is its physics steps alone.
+
+        Raises:
+            ScanError: too few frames, frames that are all dark, or a label that is of no use.
+            ConfigError: there is no label, or more groups are asked for than there are.
+        """
+        super().__init__()
+        self.blocks, training = make_blocks(scan, options)
+        material = Material.of(scan, options, training)
+        self.options, self.intensity_scale = options, material.intensity_scale
+        self.register_buffer("guess", torch.from_numpy(material.probe), persistent=False)
+        self.register_buffer("label", material.label, persistent=False)
+        self.network = UnrolledNetwork(options.steps, options.subsets, options.channels)
+        self.refined = None
+        if options.probe == "refined":
+            self.refined = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
+        self._simulator = None
+        if options.on != "scan":
+            shape = largest_shape(self.blocks)
+            self._simulator = Simulator(
+                Objects(options.objects, shape, options.seed),
+                self.intensity_scale,
+                lambda: self._probe().detach().cpu().clone(),
+            )
+        self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
+        self._untrained: dict[tuple[int, ...], Tensor] = {}
+
+    def loaders(
+        self, epoch: Epoch, order: torch.Generator, workers: int
+    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        """See `Lesson`."""
+        blocks = self.blocks
+        drawn = Drawn(blocks, epoch, order, workers, self._simulator, self.options.on)
+        each = [[index] for index in range(len(blocks.validation))]
+        return drawn, Loader(blocks, blocks.validation, each, workers)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """See `Lesson`."""
+        steps = self.network.step_weights()
+        groups = [
+            {"params": list(self.network.correction.parameters()), "lr": rate},
+            {"params": steps, "lr": rate * STEP_RATE},
+        ]
+        if self.refined is not None:
+            groups.append({"params": list(self.refined.parameters()), "lr": rate * PROBE_RATE})
+        # A training is short: what the gradients were a thousand steps ago is of no use.
+        return [{**group, "betas": (0.9, 0.99)} for group in groups]
+
+    def misfit(self, batch: Batch) -> Tensor:
+        """Root of the misfit of frames, or of the distance from the known object, such that small
+        ones still tell; of all steps where that costs nothing."""
+        if "truth" in batch:
+            exposure = expose(batch, batch["probe"], self.intensity_scale)
+            return self._from_truth(exposure, batch["truth"], torch.ones_like(exposure.light))
+        exposure = expose(batch, self._probe(), self.intensity_scale)
+        if self.label is not None:
+            return self._from_truth(exposure, *self._label(batch, exposure.shape))
+        seen, unseen = _parted(exposure, batch["held"])
+        made = self.network.object(seen)
+        return _root(self._compare(unseen.predicted(made).square(), unseen.amplitude, 1.0))
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The misfit of frames that the network does not get to see, in blocks of those that it
+        was not trained on. Beside what `Lesson` says, `untrained_loss` is that of the physics steps
+        alone."""
+        whole = expose(batch, self._probe(), self.intensity_scale)
+        seen, unseen = _parted(whole, batch["held"])
+        made = self.network.object(seen)
+        flat = unseen.predicted(torch.ones_like(made)).square()
+        flat = flat * (unseen.amplitude.square().sum() / flat.sum())
+        place = tuple(batch["origin"].flatten().tolist())
+        if place not in self._untrained:
+            self._untrained[place] = self._without_training(batch)
+        return {
+            "val_loss": self._compare(unseen.predicted(made).square(), unseen.amplitude, 1.0),
+            "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
+            "untrained_loss": self._untrained[place],
+            "spread": _spread(made, seen.light),
+        }
+
+    def models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+        """See `Lesson`; a refined probe is a model `probe` with `guess` and `modes`, each
+        (P, N, N) complex64 in counts."""
+        models = super().models(state)
+        if self.refined is not None:
+            values = {
+                name.removeprefix("refined."): value
+                for name, value in state.items()
+                if name.startswith("refined.")
+            }
+            models[PROBE] = {
+                "guess": self.guess.cpu().numpy(),
+                "modes": self.refined.of(values).cpu().numpy(),
+            }
+        return models
+
+    def refuse(self, metrics: Mapping[str, float]) -> None:
+        """See `Lesson`.
+
+        Raises:
+            TrainingError: also where the physics steps alone explain the frames held back as well.
+        """
+        super().refuse(metrics)
+        if not metrics["val_loss"] < metrics["untrained_loss"]:
+            raise TrainingError(
+                f"the network is no better than its untrained steps: misfit of the frames held "
+                f"back {metrics['val_loss']:.4g}, untrained {metrics['untrained_loss']:.4g}; train "
+                "longer, on more frames, or lower training.learning_rate"
+            )
+
+    def _probe(self) -> Tensor:
+        return self.guess if self.refined is None else self.refined()
+
+    def _without_training(self, batch: Batch) -> Tensor:
+        options = self.options
+        with torch.random.fork_rng():
+            plain = UnrolledNetwork(options.steps, options.subsets, channels=4)
+        plain.to(self.guess.device)
+        whole = expose(batch, self.guess, self.intensity_scale)
+        seen, unseen = _parted(whole, batch["held"])
+        predicted = unseen.predicted(plain.object(seen)).square()
+        return self._compare(predicted, unseen.amplitude, 1.0)
+
+    def _label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, S, T) of the label where the canvases lie, and 1 where there is a label, else 0."""
+        assert self.label is not None
+        truth = self.label.new_zeros((len(batch["origin"]), *shape))
+        known = truth.real.clone()
+        for b, (top, left) in enumerate(batch["origin"].tolist()):
+            rows, columns = slice(max(top, 0), top + shape[0]), slice(max(left, 0), left + shape[1])
+            there = self.label[rows, columns]
+            y, x = rows.start - top, columns.start - left
+            truth[b, y : y + there.shape[0], x : x + there.shape[1]] = there
+            known[b, y : y + there.shape[0], x : x + there.shape[1]] = 1
+        return truth, known
+
+    def _from_truth(self, exposure: Exposure, truth: Tensor, known: Tensor) -> Tensor:
+        weight = (exposure.illumination / LIT).clamp(max=1) * known
+        total = torch.zeros((), device=truth.device)
+        for made in self.network.objects(exposure):
+            total = EARLIER * total + _root(_distance(made, truth, weight).mean())
+        return total * (1 - EARLIER)
+
+
+def _parted(exposure: Exposure, held: Tensor) -> tuple[Exposure, Exposure]:
+    """The frames that the network gets to see, and the others."""
+    hidden = held.flatten().tolist()
+    seen, unseen = ([f for f, h in enumerate(hidden) if h == kind] for kind in (False, True))
+    return exposure.take(seen), exposure.take(unseen)
+
+
+def _root(misfit: Tensor) -> Tensor:
+    return (misfit + 1e-9).sqrt()
+
+
+def _distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """(B,) weighted mean square distance of (B, S, T) objects over that of the truth from zero; no
+    data tell the global phase, which is turned to agree."""
+    sides = (-2, -1)
+    overlap = (weight * truth.conj() * made.detach()).sum(dim=sides, keepdim=True)
+    change = made - torch.sgn(overlap) * truth
+    square = change.real.square() + change.imag.square()
+    scale = (weight * truth.abs().square()).sum(dim=sides)
+    distance: Tensor = (weight * square).sum(dim=sides) / scale
+    return distance
+
+
+def _spread(objects: Tensor, light: Tensor) -> Tensor:
+    """Standard deviation of (B, S, T) objects over their mean, weighted by light: 0 is flat."""
+    weight = light / light.sum(dim=(-2, -1), keepdim=True)
+    mean = (weight * objects).sum(dim=(-2, -1), keepdim=True)
+    variance = (weight * (objects - mean).abs().square()).sum(dim=(-2, -1))
+    return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
