@@ -18,14 +18,15 @@ Place = tuple[int, int, int]
 
 def cut_from(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
     """`cut_patches`, not to be derived."""
-    return torch.stack([canvas[b, y : y + size, x : x + size] for b, y, x in places])
+    canvases = canvas.unbind()
+    return torch.stack([canvases[b][y : y + size, x : x + size] for b, y, x in places])
 
 
 def add_onto(canvas: Tensor, patches: Tensor, places: Sequence[Place]) -> None:
     """Add (F, N, N) patches to (B, S, T) canvases in place, not to be derived."""
-    size = patches.shape[-1]
-    for (b, y, x), patch in zip(places, patches, strict=True):
-        canvas[b, y : y + size, x : x + size] += patch
+    size, canvases = patches.shape[-1], canvas.unbind()
+    for (b, y, x), patch in zip(places, patches.unbind(), strict=True):
+        canvases[b][y : y + size, x : x + size].add_(patch)
 
 
 # The backward pass of an indexed gather is slow; slices with the adjoint written by hand are

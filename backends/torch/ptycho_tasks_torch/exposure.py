@@ -156,29 +156,48 @@ def along_z(places: Sequence[Place]) -> list[int]:
 
 
 def _far(canvas: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """(C, P, N, N) complex64 far field, and (C, N, N) float32 its modulus over all modes."""
-    far = torch.fft.fft2(chunk.probes * chunk.cut(canvas), norm="ortho")
-    modulus = torch.view_as_real(far).square().sum(dim=(1, -1)).add_(DARK).sqrt_()
-    return far, modulus
+    """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 its modulus, over all
+    modes, as it is. To scale the far field would be one more pass through memory."""
+    far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
+    square = torch.view_as_real(far).square()
+    square = square[..., 0] + square[..., 1]
+    total = square[:, 0] if square.shape[1] == 1 else square.sum(dim=1)
+    N = far.shape[-1]
+    return far, total.mul_(1 / N**2).add_(DARK).sqrt_()
 
 
-def _back(canvas: Tensor, patches: Tensor, chunk: Chunk) -> None:
-    """Add conj(P) times (C, P, N, N) waves to the canvas."""
-    add_onto(canvas, (chunk.probes.conj() * patches).sum(dim=1), chunk.places)
+def _back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
+    """Add conj(P) F^-1[far] to the canvas; (C, P, N, N) complex64 F^-1[far].
+
+    Args:
+        canvas: (B, S, T) complex64.
+        far: (C, P, N, N) complex64 waves on the detector, divided by N.
+        chunk: where to add.
+    """
+    waves = torch.fft.ifft2(far, norm="forward")
+    patches = waves * chunk.probes.conj()
+    add_onto(canvas, patches[:, 0] if patches.shape[1] == 1 else patches.sum(dim=1), chunk.places)
+    return waves
+
+
+def _along(far: Tensor, wave: Tensor) -> Tensor:
+    """(C, N, N) float32: Re conj(far) wave, summed over modes."""
+    product = torch.view_as_real(far) * torch.view_as_real(wave)
+    along: Tensor = (product[..., 0] + product[..., 1]).sum(dim=1)
+    return along
 
 
 class _Correction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
         by_canvas, by_probes, _ = ctx.needs_input_grad
-        total, kept = torch.zeros_like(canvas), []
+        total, kept, N = torch.zeros_like(canvas), [], exposure.size
         for chunk in exposure.chunks():
             far, modulus = _far(canvas, chunk)
-            ratio = (chunk.amplitude / modulus)[:, None]
-            change = torch.fft.ifft2(far * (ratio - 1), norm="ortho")
-            _back(total, change, chunk)
+            excess = chunk.amplitude / modulus - 1
+            change = _back(total, far * (excess / N**2)[:, None], chunk)
             if by_canvas or by_probes:
-                kept.append((far / modulus[:, None], ratio, change if by_probes else None))
+                kept.append((far, modulus, excess, change if by_probes else None))
         ctx.exposure, ctx.kept = exposure, kept
         ctx.save_for_backward(canvas, probes)
         return total
@@ -186,15 +205,16 @@ class _Correction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         canvas, _ = ctx.saved_tensors
-        by_canvas, by_probes = torch.zeros_like(canvas), []
-        for chunk, (unit, ratio, change) in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
+        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
+        for chunk, (far, modulus, excess, change) in zip(
+            ctx.exposure.chunks(), ctx.kept, strict=True
+        ):
             behind = chunk.cut(gradients[0])
-            wave = torch.fft.fft2(chunk.probes * behind, norm="ortho")
+            wave = torch.fft.fft2(chunk.probes * behind)
             # What changes the modulus alone is lost when the modulus is replaced.
-            along = (torch.view_as_real(unit) * torch.view_as_real(wave)).sum(dim=(1, -1))
-            wave = wave * (ratio - 1) - unit * (ratio * along[:, None])
-            wave = torch.fft.ifft2(wave, norm="ortho")
-            _back(by_canvas, wave, chunk)
+            lost = (excess + 1) * _along(far, wave) / (modulus * N).square()
+            wave = wave * (excess / N**2)[:, None] - far * (lost / N**2)[:, None]
+            wave = _back(by_canvas, wave, chunk)
             if ctx.needs_input_grad[1]:
                 by_probes.append(behind.conj() * change + wave * chunk.cut(canvas).conj())
         return by_canvas, torch.cat(by_probes) if by_probes else None, None
@@ -208,19 +228,19 @@ class _Predicted(torch.autograd.Function):
             far, modulus = _far(canvas, chunk)
             parts.append(modulus)
             if any(ctx.needs_input_grad[:2]):
-                kept.append(far / modulus[:, None])
+                kept.append(far)
         ctx.exposure, ctx.kept = exposure, kept
-        ctx.save_for_backward(canvas, probes)
-        return torch.cat(parts)
+        predicted = torch.cat(parts)
+        ctx.save_for_backward(canvas, probes, predicted)
+        return predicted
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        canvas, _ = ctx.saved_tensors
-        by_canvas, by_probes = torch.zeros_like(canvas), []
-        for chunk, direction in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
-            wave = direction * gradients[0][chunk.frames][:, None]
-            wave = torch.fft.ifft2(wave, norm="ortho")
-            _back(by_canvas, wave, chunk)
+        canvas, _, predicted = ctx.saved_tensors
+        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
+        slope = gradients[0] / (predicted * N**2)
+        for chunk, far in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
+            wave = _back(by_canvas, far * slope[chunk.frames][:, None], chunk)
             if ctx.needs_input_grad[1]:
                 by_probes.append(wave * chunk.cut(canvas).conj())
         return by_canvas, torch.cat(by_probes) if by_probes else None, None

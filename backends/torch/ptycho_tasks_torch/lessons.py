@@ -92,19 +92,24 @@ class Lesson(nn.Module):
         }
 
     def refuse(self, metrics: Mapping[str, float]) -> None:
-        """Fail loudly where a falling loss hides a collapsed network.
+        """Fail loudly where a falling loss hides a collapsed network; see `refuse_flat`."""
+        refuse_flat(metrics)
 
-        Args:
-            metrics: of the epoch whose weights are taken.
 
-        Raises:
-            TrainingError: the predicted object is flat, or a flat object of the right mean explains
-                the frames held back as well.
-        """
-        if not (metrics["val_loss"] < metrics["flat_loss"] and metrics["spread"] > LEAST_SPREAD):
-            raise TrainingError(
-                f"the network is no better than a flat object: misfit of the frames held back "
-                f"{metrics['val_loss']:.4g}, of a flat object {metrics['flat_loss']:.4g}, spread "
-                f"of the predicted object {metrics['spread']:.2g}; check probe and positions, or "
-                "lower training.learning_rate"
-            )
+def refuse_flat(metrics: Mapping[str, float]) -> None:
+    """Fail where the network is of no use.
+
+    Args:
+        metrics: of the epoch whose weights are taken.
+
+    Raises:
+        TrainingError: the predicted object is flat, or a flat object of the right mean explains the
+            frames held back as well.
+    """
+    if not (metrics["val_loss"] < metrics["flat_loss"] and metrics["spread"] > LEAST_SPREAD):
+        raise TrainingError(
+            f"the network is no better than a flat object: misfit of the frames held back "
+            f"{metrics['val_loss']:.4g}, of a flat object {metrics['flat_loss']:.4g}, spread "
+            f"of the predicted object {metrics['spread']:.2g}; check probe and positions, or "
+            "lower training.learning_rate"
+        )

@@ -221,7 +221,7 @@ def test_a_loss_that_becomes_nan_fails_the_run(scan):
 
 def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
     """The unit of what fails a run: a collapse is no matter of chance to be waited for."""
-    from ptycho_tasks_torch.training import refuse_flat
+    from ptycho_tasks_torch.lessons import refuse_flat
 
     good = {"loss": 0.1, "val_loss": 0.1, "flat_loss": 0.4, "spread": 0.2}
     refuse_flat(good)
