@@ -110,6 +110,7 @@ class Unrolled:
         Raises:
             BundleError: the model's arrays are not those of this network.
             ConfigError: the accelerator is not there, or the scan's N is not the model's.
+            ScanError: every frame is dark.
         """
         from ptycho_tasks_torch.unrolled_inference import infer
 

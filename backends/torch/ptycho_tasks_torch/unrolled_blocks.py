@@ -165,7 +165,7 @@ class Drawn:
             # Devices draw from the same seeds, but look at different blocks.
             return self._simulator.measure(batch, probe, seed + self._epoch.rank)
 
-        return read_ahead(read, list(zip(drawn, seeds, kinds, strict=True)), self._workers)
+        yield from read_ahead(read, list(zip(drawn, seeds, kinds, strict=True)), self._workers)
 
 
 def largest_shape(blocks: Blocks) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
@@ -42,6 +42,8 @@ def infer(request: InferRequest) -> Reconstruction:
     network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, UnrolledNetwork)
     counts = mean_intensity(scan.diffraction, np.arange(scan.frame_count)) * N**2
+    if counts == 0:
+        raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
     probe = _probe_of(request, scale_probe(scan.probe, counts))
     with settings(execution), torch.inference_mode():
         modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)

@@ -1,4 +1,4 @@
-"""The backend `pinn` keeps what the core asks of every backend."""
+"""The backends keep what the core asks of every backend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ptycho_tasks.testing import BackendConformance
 from ptycho_tasks_torch import checkpoints
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.unrolled import UnrolledOptions
+from ptycho_tasks_torch.unrolled import backend as unrolled
 
 
 class TestPinn(BackendConformance):
@@ -18,6 +20,22 @@ class TestPinn(BackendConformance):
     backend = backend
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = PinnOptions(epochs=4, gridsize=2, channels=4, steps=1, batch_size=16, neighbours=16)
+
+    @pytest.fixture(autouse=True)
+    def _checkpoint_after_every_epoch(self, monkeypatch):
+        """However fast an epoch is: a training that starts anew resumes nothing."""
+        monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
+        monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+
+class TestUnrolled(BackendConformance):
+    """On what the frames say and on simulated objects, with a probe that is refined."""
+
+    backend = unrolled
+    execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
+    options = UnrolledOptions(
+        epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, probe="refined", probe_modes=2
+    )
 
     @pytest.fixture(autouse=True)
     def _checkpoint_after_every_epoch(self, monkeypatch):
