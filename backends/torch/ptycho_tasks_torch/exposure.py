@@ -108,7 +108,9 @@ class Exposure:
         )
 
     def turns(self, count: int) -> list[Exposure]:
-        """The frames in `count` parts, each spread evenly over the canvases."""
+        """The frames in `count` parts, or as many as there are frames, each spread evenly over the
+        canvases."""
+        count = min(count, len(self.places))
         if count == 1:
             return [self]
         order = along_z(self.places)

@@ -43,6 +43,8 @@ STEP_RATE = 5.0
 """Learning rate of the steps' weights, of the network's."""
 PROBE_RATE = 0.7
 """Learning rate of the probe, whose largest value is 1, of the network's."""
+EDGES = 0.2
+"""Weight of the differences between neighbouring pixels of a known object."""
 LIT = 0.1
 """Share of the strongest light from which on a pixel of a known object counts in full."""
 
@@ -195,9 +197,10 @@ class UnrolledLesson(Lesson):
     def _from_truth(self, exposure: Exposure, truth: Tensor, known: Tensor) -> Tensor:
         weight = (exposure.illumination / LIT).clamp(max=1) * known
         total = torch.zeros((), device=truth.device)
+        made = truth
         for made in self.network.objects(exposure):
             total = EARLIER * total + _root(_distance(made, truth, weight).mean())
-        return total * (1 - EARLIER)
+        return total + EDGES * _root(_edge_distance(made, truth, weight))
 
 
 def _parted(exposure: Exposure, held: Tensor) -> tuple[Exposure, Exposure]:
@@ -212,15 +215,33 @@ def _root(misfit: Tensor) -> Tensor:
 
 
 def _distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """(B,) weighted mean square distance of (B, S, T) objects over that of the truth from zero; no
-    data tell the global phase, which is turned to agree."""
+    """(B,) weighted mean square distance of (B, S, T) objects over that of the truth from zero."""
     sides = (-2, -1)
-    overlap = (weight * truth.conj() * made.detach()).sum(dim=sides, keepdim=True)
-    change = made - torch.sgn(overlap) * truth
-    square = change.real.square() + change.imag.square()
-    scale = (weight * truth.abs().square()).sum(dim=sides)
-    distance: Tensor = (weight * square).sum(dim=sides) / scale
-    return distance
+    change = made - _turned(truth, made, weight)
+    distance: Tensor = (weight * _square(change)).sum(dim=sides)
+    return distance / (weight * _square(truth)).sum(dim=sides)
+
+
+def _edge_distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """The same of the differences between neighbouring pixels: what lies in the low frequencies of
+    the phase, which are the last that data tell, would else drown what is fine."""
+    change = made - _turned(truth, made, weight)
+    total, scale = weight.new_zeros(()), weight.new_zeros(())
+    for axis in (-2, -1):
+        there = weight.narrow(axis, 1, weight.shape[axis] - 1)
+        total = total + (there * _square(change.diff(dim=axis))).sum()
+        scale = scale + (there * _square(truth.diff(dim=axis))).sum()
+    return total / (scale + 1e-9)
+
+
+def _square(field: Tensor) -> Tensor:
+    return field.real.square() + field.imag.square()
+
+
+def _turned(truth: Tensor, made: Tensor, weight: Tensor) -> Tensor:
+    """The truth in the global phase of what was made, which no data tell."""
+    overlap = (weight * truth.conj() * made.detach()).sum(dim=(-2, -1), keepdim=True)
+    return torch.sgn(overlap) * truth
 
 
 def _spread(objects: Tensor, light: Tensor) -> Tensor:
