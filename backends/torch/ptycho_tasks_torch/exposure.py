@@ -176,7 +176,7 @@ def _back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
         far: (C, P, N, N) complex64 waves on the detector, divided by N.
         chunk: where to add.
     """
-    waves = torch.fft.ifft2(far, norm="forward")
+    waves: Tensor = torch.fft.ifft2(far, norm="forward")
     patches = waves * chunk.probes.conj()
     add_onto(canvas, patches[:, 0] if patches.shape[1] == 1 else patches.sum(dim=1), chunk.places)
     return waves

@@ -43,7 +43,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     steps: Annotated[int, doc("physics steps", ge=2, le=64)] = 12
     subsets: Annotated[
         int, doc("parts of the frames that take turns in the steps; the last takes all", ge=1, le=8)
-    ] = 2
+    ] = 4
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
     probe: Annotated[
         Literal["fixed", "refined"],
