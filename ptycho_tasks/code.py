@@ -43,8 +43,8 @@ STAGE_CODE = {
     "source": StageCode(1, (*_READING, "simulate")),
     "fixture": StageCode(1, (*_READING, "fixture")),
     "train": StageCode(1, ("backend", "bundle", "forward", "npz", "payload", "scan", "stages")),
-    "infer": StageCode(2, (*_READING, "backend", "metrics", "pictures", "product")),
-    "refine": StageCode(1, (*_READING, "backend", "metrics", "pictures", "product")),
+    "infer": StageCode(3, (*_READING, "backend", "metrics", "pictures", "product")),
+    "refine": StageCode(2, (*_READING, "backend", "metrics", "pictures", "product")),
 }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.forward import expected_intensity, fourier_shift
+from ptycho_tasks.scan import release_pages
 
 Box = tuple[slice, slice]
 """(rows, columns) of a rectangle on an object grid."""
@@ -385,19 +386,17 @@ def data_misfit(
         ScanError: no frame has any count.
         TrainingError: object and probe predict no finite counts.
     """
-    from scipy.special import xlogy
-
     residual, measured = (np.zeros(len(positions)) for _ in range(2))
     deviance = 0.0
     # Counts that are not finite are told by the sums.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for frames, intensity in expected_intensity(object, probe, positions, origin):
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
-            expected = np.maximum(intensity.astype(np.float64), 1e-6)
-            counts = amplitude**2
+            release_pages(diffraction)
+            expected = np.maximum(intensity, 1e-6, dtype=np.float64)
             residual[frames] = np.abs(np.sqrt(expected) - amplitude).sum(axis=(1, 2))
             measured[frames] = amplitude.sum(axis=(1, 2))
-            deviance += 2 * float(np.sum(expected - counts + xlogy(counts, counts / expected)))
+            deviance += _deviance(expected, np.square(amplitude, out=amplitude))
     if not measured.any():
         raise ScanError("every frame is dark: there is nothing to compare the prediction with")
     if not (np.isfinite(residual).all() and np.isfinite(deviance)):
@@ -407,3 +406,15 @@ def data_misfit(
         )
     share = residual * len(residual) / measured.sum()
     return Misfit(float(share.mean()), deviance / diffraction.size, share.astype(np.float32))
+
+
+def _deviance(expected: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    """Sum of 2 (I - k + k log(k / I)); both arrays may be of any one shape."""
+    # Next to nothing in place of zero, which has no logarithm.
+    excess = np.maximum(counts, 1e-200)
+    excess /= expected
+    np.log(excess, out=excess)
+    excess *= counts
+    excess += expected
+    excess -= counts
+    return 2 * float(excess.sum())

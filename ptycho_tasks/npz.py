@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.files import staged
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, release_pages
 
 CHUNK_BYTES = 16 << 20
 """How much of a large array is in memory at a time while it is read, checked or written."""
@@ -57,6 +57,7 @@ class Rows:
         """The rows in order, some `CHUNK_BYTES` at a time."""
         for part in row_chunks(self.shape, self.dtype):
             yield np.asarray(self.source[self.indices[part]])
+            release_pages(self.source)
 
 
 def row_chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[slice]:

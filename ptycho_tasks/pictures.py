@@ -24,7 +24,10 @@ LEAST_RANGE = 1e-3
 """Least range of the colours, in rad, or as a share of the amplitude: less is rounding."""
 UNSEEN = "0.75"
 """Neutral grey, which is in neither colour map."""
-SIDE_IN = 6.0
+SIDE_IN = 5.0
+"""The image's longer side."""
+LEFT_IN, RIGHT_IN, BELOW_IN, ABOVE_IN = 0.1, 1.1, 0.1, 0.4
+"""Room around the image: for the colour bar, the title."""
 
 
 def picture_bytes(
@@ -53,13 +56,15 @@ def picture_bytes(
     seen = np.asarray(mask, dtype=bool) & np.isfinite(image)
     values = centred_phase(image, seen) if kind == "phase" else np.abs(image)
     # Up to some 3000 pixels a side, every pixel of the object gets one of the picture.
-    dpi = float(np.clip(max(image.shape) / (0.85 * SIDE_IN), 150, 600))
-    figure = Figure(_figure_size(image.shape, pixel_size_m), dpi=dpi, layout="constrained")
-    axes = figure.add_subplot()
+    dpi = float(np.clip(max(image.shape) / SIDE_IN, 150, 600))
+    sides = width, height = _sides(image.shape, pixel_size_m)
+    paper = width + LEFT_IN + RIGHT_IN, height + BELOW_IN + ABOVE_IN
+    figure = Figure(paper, dpi=dpi)
+    axes = figure.add_axes((LEFT_IN / paper[0], BELOW_IN / paper[1], *np.divide(sides, paper)))
     shown = _draw(axes, values, seen, kind)
     axes.set_title(title, fontsize=10, parse_math=False, wrap=True)
     label = "phase (rad)" if kind == "phase" else "amplitude"
-    figure.colorbar(shown, ax=axes, label=label, fraction=0.05, pad=0.02)
+    figure.colorbar(shown, cax=axes.inset_axes((1.0 + 0.1 / width, 0, 0.2 / width, 1)), label=label)
     _add_scale(axes, image.shape[1], pixel_size_m)
     stream = io.BytesIO()
     # Without matplotlib's version, so that an equal picture has equal bytes.
@@ -104,14 +109,12 @@ def colour_limits(seen_values: NDArray[np.float32], kind: Kind) -> tuple[float, 
     return middle - half, middle + half
 
 
-def _figure_size(
-    shape: tuple[int, ...], pixel_size_m: tuple[float, float] | None
-) -> tuple[float, float]:
-    """(width, height) in inches, with room for colour bar and title beside the image."""
+def _sides(shape: tuple[int, ...], pixel_size_m: tuple[float, float] | None) -> tuple[float, float]:
+    """(width, height) of the image in inches."""
     height, width = np.array(shape) * (pixel_size_m or (1.0, 1.0))
     # A long strip keeps its shape in the axes; only the paper around it grows.
     rows, columns = np.maximum((height, width) / max(height, width), 0.3) * SIDE_IN
-    return float(columns + 1.2), float(rows + 0.5)
+    return float(columns), float(rows)
 
 
 def _draw(
@@ -128,6 +131,7 @@ def _draw(
         vmin=low,
         vmax=high,
         interpolation="nearest",  # blends make colours that stand for no value
+        interpolation_stage="data",  # colours take eight times the memory of values
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.npz import row_chunks
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, release_pages
 
 Measurement = Literal["auto", "amplitude", "counts"]
 FrameAxis = Literal["auto", "first", "last"]
@@ -356,8 +356,12 @@ class RawScan:
                     "copy it again, install hdf5plugin, or rewrite it with h5repack",
                 ) from error
             yield part.start, frames if axis == 0 else np.moveaxis(frames, -1, 0)
+            release_pages(array)
 
     def _check_values(self, frames: NDArray[Any], first: int) -> None:
+        # NaN is the least and the largest of whatever it is among, and fits no comparison.
+        if frames.dtype.kind == "f" and frames.min() >= 0 and frames.max() < np.inf:
+            return
         bad = ~np.isfinite(frames).all(axis=(1, 2)) if frames.dtype.kind == "f" else None
         if bad is not None and bad.any():
             raise self._bad_frame(first + int(np.argmax(bad)), "NaN or Inf", "finite values")

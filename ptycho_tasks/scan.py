@@ -8,7 +8,9 @@ Axis letters used in names and docstrings:
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,9 @@ class ScanData:
     """
 
     diffraction: NDArray[np.float32]
-    """(M, N, N) amplitude, sqrt of counts, zero frequency at index N//2; may be a memmap."""
+    """(M, N, N) amplitude, sqrt of counts, zero frequency at index N//2; may be a memmap.
+
+    Who reads a large one batch by batch calls `release_pages` between them."""
     positions: NDArray[np.float64]
     """(M, 2) pixels on the object grid; column 0 is y (row), column 1 is x (column)."""
     probe: NDArray[np.complex64]
@@ -102,6 +106,22 @@ def canvas_of(positions: NDArray[np.float64], size: int) -> Canvas:
 def evenly_spaced(total: int, count: int) -> NDArray[np.int64]:
     """(count,) int64 indices below `total`, from the first to the last; count <= total."""
     return np.arange(count, dtype=np.int64) * (total - 1) // max(count - 1, 1)
+
+
+def release_pages(array: Any) -> None:
+    """Let go of what was read of a mapped file; what is asked for again is read again.
+
+    The system counts every page that was read as memory of this process until something else
+    needs it. Called now and then, a pass over a file keeps a few of them at a time. Without
+    effect on an array that is not a read-only memory map, or a part of one.
+    """
+    if not isinstance(array, np.ndarray) or array.flags.writeable:
+        return  # of a private map, changes would be lost
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ from ptycho_tasks.reporter import Stopped
 from ptycho_tasks.state import known_sha256, known_source_digest
 
 if TYPE_CHECKING:
-    from ptycho_tasks.backend import Backend, Reconstruction, TrainedModel
+    from ptycho_tasks.backend import Backend, Progress, Reconstruction, TrainedModel
     from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
 
@@ -208,9 +208,8 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             f"`backend: {bundle.backend}`"
         )
     scan = _read_inference_scan(payload)
-    quiet = payload.execution.quiet
     label = f"infer {payload.backend.name}"
-    with _answerable(payload, payload.backend), show_progress(label, quiet=quiet) as progress:
+    with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
         given = payload.backend.infer(
             InferRequest(
                 scan,
@@ -414,6 +413,21 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
             f"{_shown(payload.model_dir, payload)}: params.json: training: {error}; the bundle is "
             f"of another version of the backend `{payload.backend.name}`; train again"
         ) from error
+
+
+@contextmanager
+def _progress(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
+    """A `Progress` at which the frames that were read are let go of, so that a backend need not
+    do so to reconstruct a scan that is larger than memory."""
+    from ptycho_tasks.scan import release_pages
+
+    with show_progress(label, quiet=payload.execution.quiet) as shown:
+
+        def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            release_pages(scan.diffraction)
+            shown(done, total, metrics)
+
+        yield progress
 
 
 @contextmanager

@@ -390,6 +390,14 @@ def test_inference_of_fewer_frames_takes_them_evenly(project):
     assert np.array_equal(taken, _SCAN.positions[::3])
 
 
+def test_frames_are_let_go_of_whenever_a_backend_tells_its_progress(project, monkeypatch):
+    let_go = []
+    monkeypatch.setattr("ptycho_tasks.scan.release_pages", let_go.append)
+    project.write(infer="[request.progress(done, 3, {}) for done in range(4)]").infer()
+    assert len(let_go) == 4
+    assert all(isinstance(frames, np.memmap) for frames in let_go)
+
+
 def test_inference_of_more_frames_than_there_are_is_refused(project):
     project.write(more="inference: {n_groups: 26}\n")
     said = refusal(project.infer, ConfigError, 2)

@@ -50,8 +50,7 @@ def settings(
         ConfigError: a kernel is needed that is not deterministic, and only those may be taken.
     """
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _deterministic()
     benchmark = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(enabled=seed is not None):
         try:
@@ -72,5 +71,15 @@ def settings(
             raise ConfigError(f"execution.deterministic: {kernel}; take null or false") from error
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+            # Only where it was changed: the call loads torch's compiler, which takes a second.
+            if _deterministic() != deterministic:
+                torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
             torch.backends.cudnn.benchmark = benchmark
+
+
+def _deterministic() -> tuple[bool, bool]:
+    """Whether only deterministic kernels may be taken, and whether others are only warned of."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )

@@ -11,27 +11,40 @@ and columns.
 
 from __future__ import annotations
 
+import tempfile
+import weakref
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scan import Canvas
+from ptycho_tasks.files import writing
+from ptycho_tasks.scan import Canvas, release_pages
 
 SWEEPS = 30
 """How often every group is turned; more change little on a scan of some thousand frames."""
 OVERSHOOT = 1.7
 """Turns are this much larger than the neighbours ask for (successive over-relaxation)."""
 
+Place = tuple[slice, slice]
+"""Rows and columns of the object."""
 Window = tuple[slice, slice, NDArray[np.complex64]]
 """Rows and columns of the object, and a group's patches times light, summed."""
 
 
 class Stitcher:
-    """Collects patches; keeps one window a group, about N x N complex64."""
+    """Collects patches; keeps one window a group, about N x N complex64, in a temporary file.
+
+    Raises:
+        FileWriteError: the folder of temporary files is full.
+    """
 
     def __init__(self, canvas: Canvas) -> None:
         """An empty object."""
         self.canvas = canvas
-        self._windows: list[Window] = []
+        self._places: list[Place] = []
+        self._windows = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
+        weakref.finalize(self, self._windows.close)
         self._weight = np.zeros(canvas.shape, dtype=np.float32)
 
     def add(
@@ -56,13 +69,15 @@ class Stitcher:
                 window[y - low[0] :, x - low[1] :][:N, :N] += patch
                 self._weight[y : y + N, x : x + N] += weight
             rows, columns = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-            self._windows.append((rows, columns, window))
+            self._places.append((rows, columns))
+            with writing(Path(tempfile.gettempdir())):
+                self._windows.write(window.tobytes())
 
     def object(self) -> NDArray[np.complex64]:
         """(H, W) complex64; zero where no patch saw anything."""
-        # In an order that the order of the frames does not decide.
-        windows = sorted(self._windows, key=lambda w: (w[0].start, w[1].start))
-        total = _summed(align_phases(windows, self.canvas.shape), self.canvas.shape)
+        windows = self._mapped()
+        turns = align_phases(windows, self.canvas.shape)
+        total = _summed(windows, turns, self.canvas.shape)
         # Below the noise of single precision a quotient is no information.
         floor = 1e-6 * float(self._weight.max(initial=0.0))
         seen = self._weight > floor
@@ -70,32 +85,51 @@ class Stitcher:
         np.divide(total, self._weight, out=image, where=seen)
         return image
 
+    def _mapped(self) -> list[Window]:
+        """The windows, in an order that the order of the frames does not decide."""
+        with writing(Path(tempfile.gettempdir())):
+            self._windows.flush()
+        values = np.memmap(self._windows, np.complex64, "r")
+        windows: list[Window] = []
+        end = 0
+        for rows, columns in self._places:
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            start, end = end, end + shape[0] * shape[1]
+            windows.append((rows, columns, values[start:end].reshape(shape)))
+        return sorted(windows, key=lambda w: (w[0].start, w[1].start))
 
-def align_phases(windows: list[Window], shape: tuple[int, int]) -> list[Window]:
-    """Turn every window to agree with the sum of the others; the mean phase stays.
+
+def align_phases(windows: list[Window], shape: tuple[int, int]) -> NDArray[np.complex64]:
+    """How to turn every window so that it agrees with the sum of the others; the mean phase stays.
 
     Args:
         windows: as in `Stitcher`, inside `shape`.
         shape: (H, W).
+
+    Returns:
+        (G,) complex64 factors of modulus 1.
     """
-    before = _summed(windows, shape)
-    total, turned = before.copy(), [window.copy() for _, _, window in windows]
+    turns = np.ones(len(windows), dtype=np.complex64)
+    before = _summed(windows, turns, shape)
+    total = before.copy()
     for _ in range(SWEEPS):
-        for (rows, columns, _), window in zip(windows, turned, strict=True):
-            there = total[rows, columns]
+        for index, (rows, columns, window) in enumerate(windows):
+            there, own = total[rows, columns], turns[index] * window
+            release_pages(window)
             # Zero, and no turn, where no other window overlaps.
-            others = np.vdot(window, there - window)
+            others = np.vdot(own, there - own)
             turn = np.complex64(np.exp(1j * OVERSHOOT * np.angle(others)))
-            there += (turn - 1) * window
-            window *= turn
+            there += (turn - 1) * own
+            turns[index] *= turn
     back = np.complex64(np.exp(-1j * np.angle(np.vdot(before, total))))
-    return [
-        (rows, columns, back * w) for (rows, columns, _), w in zip(windows, turned, strict=True)
-    ]
+    return np.asarray(back * turns)
 
 
-def _summed(windows: list[Window], shape: tuple[int, int]) -> NDArray[np.complex64]:
+def _summed(
+    windows: list[Window], turns: NDArray[np.complex64], shape: tuple[int, int]
+) -> NDArray[np.complex64]:
     total = np.zeros(shape, dtype=np.complex64)
-    for rows, columns, window in windows:
-        total[rows, columns] += window
+    for (rows, columns, window), turn in zip(windows, turns, strict=True):
+        total[rows, columns] += turn * window
+        release_pages(window)
     return total
