@@ -153,7 +153,7 @@ force_option = click.option("--force", is_flag=True, help="Replace a file that i
 @click.option("--source", type=click.Path(path_type=Path), help="The scan to read (NPZ, CXI).")
 @click.option(
     "--backend",
-    default="pinn",
+    default="unrolled",
     show_default=True,
     shell_complete=complete_backends,
     help="What trains and infers.",

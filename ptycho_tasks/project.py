@@ -17,7 +17,7 @@ from ptycho_tasks.template import DODO, DODO_NAME, SCHEMA_NAME, example, schema
 
 
 def init_project(
-    folder: Path, *, source: Path | None = None, backend: str = "pinn", name: str | None = None
+    folder: Path, *, source: Path | None = None, backend: str = "unrolled", name: str | None = None
 ) -> list[Path]:
     """Write ptycho.yaml, dodo.py and the JSON Schema into `folder`; gives their paths.
 

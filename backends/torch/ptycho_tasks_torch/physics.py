@@ -14,6 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_tasks.scan import release_pages
+
+CHUNK_FRAMES = 256
+"""Frames that are read at once."""
 FLUX_FACTOR = 4.0
 """A probe whose flux is within this factor of the mean counts a frame is taken as scaled."""
 
@@ -145,5 +149,10 @@ def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) 
     Returns:
         Mean of the squared amplitude.
     """
-    total = sum(float(np.square(diffraction[i], dtype=np.float64).mean()) for i in frames)
-    return total / max(len(frames), 1)
+    total = 0.0
+    for first in range(0, len(frames), CHUNK_FRAMES):
+        read = diffraction[frames[first : first + CHUNK_FRAMES]]
+        total += float(np.einsum("kyx,kyx->", read, read, dtype=np.float64))
+        release_pages(diffraction)
+    pixels: int = diffraction.shape[-1] ** 2
+    return total / max(len(frames) * pixels, 1)

@@ -43,7 +43,7 @@ class Pinn:
     """See the module; torch is imported by its methods only."""
 
     name = "pinn"
-    version = "1"
+    version = "2"
     options_type = PinnOptions
     execution_type = TorchExecution
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
 from ptycho_tasks.errors import ConfigError, ScanError
-from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions
+from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions, release_pages
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.exposure import CHUNK_PIXELS, Chunk, Exposure
@@ -129,6 +129,7 @@ class MappedExposure(Exposure):
             some = slice(first, min(first + step, len(self.frames)))
             frames = self.frames[some]
             read = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
+            release_pages(self.diffraction)
             amplitude = torch.fft.ifftshift(read.to(self.probes.device), dim=(-2, -1))
             rests = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
             yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, rests))
