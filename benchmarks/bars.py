@@ -62,8 +62,8 @@ ENOUGH = ("amplitude_ssim", 0.99)
 REFERENCE_RATE = 20.0
 """Patterns a second that PtychoPINN's torch half trains on 2 cores, 2.34 million weights: recorded
 on another day, not measured in the run."""
-PINN = {"training": {"epochs": 3, "gridsize": 1, "channels": 46}}
-"""About as many weights as the reference has."""
+PINN = {"training": {"epochs": 3, "gridsize": 1, "channels": 75}}
+"""As many weights as the reference has, 2.34 million."""
 
 
 @dataclass(frozen=True)
@@ -378,9 +378,7 @@ def best_epoch(curve: Curve, name: str) -> int:
 def race_row(trials: Sequence[Trial]) -> None:
     """CPU time to a score: of an inference, and of LSQML from flat."""
     label = f"CPU s to amp SSIM {ENOUGH[1]:g}"
-    late = [
-        trial for trial in trials if not no_worse(ENOUGH[0], trial.scores[ENOUGH[0]], ENOUGH[1])
-    ]
+    late = [trial for trial in trials if trial.scores[ENOUGH[0]] < ENOUGH[1]]
     found = [trial.engine.reached(*ENOUGH) for trial in trials]
     theirs = [cost.cpu_s for _, cost in filter(None, found)]
     ours = [trial.cost.cpu_s for trial in trials]
