@@ -195,13 +195,21 @@ def main(
 
 
 def refuse_unknown(task: Task, chosen: Iterable[str]) -> None:
-    """Before hours are spent: sections and options that nobody reads."""
+    """Refuse, before hours are spent, what the backend or LSQML does not know."""
     extra = set(nested(task.settings)) - {"training", "execution"}
     if extra:
         raise ConfigError(f"--set {extra.pop()}: begin with `training.` or `execution.`")
-    for name in chosen:
-        task.options(PLANS[name], 0)
-    assert task.execution
+    backend = backend_named(task.backend)
+    check = getattr(backend, "check", lambda training, execution: None)
+    try:
+        for name in chosen:
+            check(task.options(PLANS[name], 0), task.execution)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--set: {error}; `{task.backend}` takes other values") from error
+    try:
+        msgspec.convert(dict(task.engine), backend_named("ptychi").options_type)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--engine-set: {error}; `ptychi` takes other values") from error
 
 
 def measure(task: Task, plan: Plan, seeds: Sequence[int], made: Path) -> Result:

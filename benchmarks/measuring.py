@@ -375,12 +375,11 @@ def race(
         threads: of the engine.
         frames: those that the R-factor is taken over; None takes all.
     """
-    from ptycho_tasks_ptychi.engines import PtychiOptions
-
+    options = msgspec.convert(dict(engine), backend_named("ptychi").options_type)
     made, cost = timed()
     curve = Curve(Cost(0, 0))
     result = Race(made, [cost], scored(made, scan, frames), curve, [])
-    for spent, iterate in from_flat(scan, msgspec.convert(dict(engine), PtychiOptions), threads):
+    for spent, iterate in from_flat(scan, options, threads):
         curve.cost = curve.cost.plus(spent)
         curve.after.append((curve.cost, scored(iterate, scan, frames)))
         result.objects.append(iterate)
