@@ -49,7 +49,7 @@ from measuring import (
     trained_on,
 )
 from ptycho_tasks.bundle import load_bundle
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, TrainingError
 from ptycho_tasks.files import write_atomic
 from ptycho_tasks.npz import write_npz
 from ptycho_tasks.options import ExecutionOptions
@@ -129,7 +129,10 @@ class Result:
     backend: str
     training: dict[str, Any]
     machine: str
-    trainings: list[Training]
+    trainings: dict[int, Training]
+    """By seed."""
+    failed: dict[int, str]
+    """Why a seed's training gave nothing."""
     trials: dict[str, list[Trial]]
     """By the stem of the scan's file, one a seed."""
 
@@ -187,11 +190,14 @@ def main(
         refuse_unknown(task, chosen)
         folder = out or Path(temporary)
         folders = [make(name, object_seed, folder) for name in chosen]
+        bundles = {}
         for name, made in zip(chosen, folders, strict=True):
-            tell(measure(task, PLANS[name], seeds, made), PLANS[name])
-        if speed and folders:
-            by_name = dict(zip(chosen, folders, strict=True))
-            tell_speeds(task, by_name.get(SPEED_SET, folders[0]), reference)
+            result = measure(task, PLANS[name], seeds, made)
+            tell(result, PLANS[name])
+            if result.trainings:
+                bundles[name] = bundle_dir(made, min(result.trainings))
+        if speed and bundles:
+            tell_speeds(task, bundles.get(SPEED_SET, next(iter(bundles.values()))), reference)
 
 
 def refuse_unknown(task: Task, chosen: Iterable[str]) -> None:
@@ -214,31 +220,37 @@ def refuse_unknown(task: Task, chosen: Iterable[str]) -> None:
 
 def measure(task: Task, plan: Plan, seeds: Sequence[int], made: Path) -> Result:
     """Train on a set with each seed and try it on the set's unseen scans."""
-    bundles, trainings = [made / f"seed{seed}" for seed in seeds], []
-    for seed, bundle in zip(seeds, bundles, strict=True):
+    trainings, failed = {}, {}
+    for seed in seeds:
         click.echo(f"{made.name}: train {task.backend}, seed {seed} ...", err=True)
-        options = task.options(plan, seed)
-        trainings.append(
-            alone(trained_on, task.backend, made / "train.npz", options, task.execution, bundle)
-        )
+        options, folder = task.options(plan, seed), bundle_dir(made, seed)
+        given = (task.backend, made / "train.npz", options, task.execution, folder)
+        try:
+            trainings[seed] = alone(trained_on, *given)
+        except TrainingError as error:
+            failed[seed] = str(error)
     trials = {}
-    for file in test_files(made):
+    for file in test_files(made) if trainings else ():
         click.echo(f"{made.name}: {file.stem}, beside LSQML ...", err=True)
-        trials[file.stem] = alone(tried, task, plan, file, seeds, bundles)
+        trials[file.stem] = alone(tried, task, plan, file, list(trainings))
     options = msgspec.to_builtins(task.options(plan, seeds[0]))
     machine = f"{platform.node()}, {platform.machine()}"
-    result = Result(made.name, task.backend, options, machine, trainings, trials)
+    result = Result(made.name, task.backend, options, machine, trainings, failed, trials)
     write_atomic(made / RESULTS, msgspec.json.encode(result))
     return result
 
 
-def tried(
-    task: Task, plan: Plan, file: Path, seeds: Sequence[int], bundles: Sequence[Path]
-) -> list[Trial]:
+def bundle_dir(made: Path, seed: int) -> Path:
+    """Holds the bundle of a seed, and what came of it."""
+    return made / f"seed{seed}"
+
+
+def tried(task: Task, plan: Plan, file: Path, seeds: Sequence[int]) -> list[Trial]:
     """Race each seed's network against LSQML on a scan; keeps their objects."""
     scan, frames = read_test(file)
     trials = []
-    for seed, bundle in zip(seeds, bundles, strict=True):
+    for seed in seeds:
+        bundle = bundle_dir(file.parent, seed)
         timed = inference(backend_named(task.backend), load_bundle(bundle), scan, task.execution)
         engine = {"epochs": plan.epochs, "refine_probe": False, "seed": seed, **task.engine}
         done = race(timed, scan, engine, task.threads, frames)
@@ -263,10 +275,10 @@ def keep(file: Path, done: Race) -> None:
 # --- speeds --------------------------------------------------------------------------------------
 
 
-def tell_speeds(task: Task, made: Path, reference: str | None) -> None:
+def tell_speeds(task: Task, bundle: Path, reference: str | None) -> None:
     """Measure and print how fast inference, its process and the training of `pinn` are."""
-    seeds = sorted(made.glob("seed*"))
-    file, bundle = made / "test.npz", seeds[0]
+    made = bundle.parent
+    file = made / "test.npz"
     click.echo(f"{made.name}: speeds ...", err=True)
     rates = alone(inference_rates, task, file, bundle)
     whole = [infer_process(file, bundle) for _ in range(3)]
@@ -283,8 +295,8 @@ def tell_speeds(task: Task, made: Path, reference: str | None) -> None:
     row("inference, frames/s", (2000, 5000), ours, limit, f"1/{median(ffts) / median(ours):.1f}")
     walls = [usage.cost.wall_s for usage in whole]
     row("whole infer process, s", (5, 3), walls, falling=True)
-    row("  CPU s", None, [usage.cost.cpu_s for usage in whole])
-    row("  peak MB", (1000, 1000), [usage.peak_mb for usage in whole], falling=True)
+    row("  CPU s", (), [usage.cost.cpu_s for usage in whole])
+    row("  peak MB", (1000,), [usage.peak_mb for usage in whole], falling=True)
     rate = training.frames_per_s
     if rate:
         label = f"pinn, {training.weights / 1e6:.1f} M weights, patterns/s"
@@ -301,7 +313,7 @@ def inference_rates(task: Task, file: Path, bundle: Path) -> dict[str, Any]:
     scan, _ = read_test(file)
     loaded = load_bundle(bundle)
     timed = inference(backend_named(task.backend), loaded, scan, task.execution)
-    frames = torch.from_numpy(np.asarray(scan.diffraction)).to(torch.complex64)
+    frames = torch.from_numpy(scan.diffraction.astype(np.complex64))
     steps = loaded.params["training"].get("steps", 1) * len(scan.probe)
     ours, ffts = [], []
     for _ in range(5):
@@ -343,7 +355,9 @@ def tell_reference(text: str | None, made: Path, ours: Training) -> None:
 
 def tell(result: Result, plan: Plan) -> None:
     """Print one table a scan."""
-    seconds = [training.cost.wall_s for training in result.trainings]
+    for seed, reason in result.failed.items():
+        click.echo(f"\n{result.name}: seed {seed} failed: {reason}")
+    seconds = [training.cost.wall_s for training in result.trainings.values()]
     for stem, trials in result.trials.items():
         cost, count = median_cost(trial.cost for trial in trials), len(trials[0].engine.after) - 1
         click.echo(
@@ -352,19 +366,17 @@ def tell(result: Result, plan: Plan) -> None:
         )
         head("LSQML last, best, equal CPU")
         if stem == "test":
-            row("training, s", (plan.seconds, plan.seconds), seconds, falling=True)
+            row("training, s", (plan.seconds,), seconds, falling=True)
         for name, title in SHOWN.items():
             if name in trials[0].scores:
                 # What else a network is tried on has no bar, but for the same unseen frames.
-                bars = plan.bars.get(name) if stem in ("test", WHOLE) else None
+                bars = plan.bars.get(name, ()) if stem in ("test", WHOLE) else ()
                 score_row(title, name, bars, trials)
         if ENOUGH[0] in trials[0].scores:
             race_row(trials)
 
 
-def score_row(
-    title: str, name: str, bars: tuple[float, float] | None, trials: Sequence[Trial]
-) -> None:
+def score_row(title: str, name: str, bars: Sequence[float], trials: Sequence[Trial]) -> None:
     last, best, equal = (
         median(trial.engine.after[at(trial)][1][name] for trial in trials)
         for at in (
@@ -393,10 +405,10 @@ def race_row(trials: Sequence[Trial]) -> None:
     if late:
         line(label, "", "", f"never with {len(late)} of {len(trials)} seeds", "no")
     elif len(theirs) < len(trials):
-        row(label, None, ours, "never", "")
+        row(label, (), ours, "never", "")
     else:
         times = [their / our for their, our in zip(theirs, ours, strict=True)]
-        row(label, None, ours, f"{median(theirs):.2f}")
+        row(label, (), ours, f"{median(theirs):.2f}")
         row("  times less", (5, 10), times)
 
 
@@ -406,7 +418,7 @@ def median(values: Iterable[float]) -> float:
 
 def row(
     label: str,
-    bars: tuple[float, float] | None,
+    bars: Sequence[float],
     ours: Sequence[float],
     theirs: str = "",
     ratio: str = "",
@@ -416,12 +428,10 @@ def row(
     """One line: the bar, the median of ours with its range, whether it is reached, and theirs."""
     middle, low, high = median(ours), min(ours), max(ours)
     shown = f"{middle:.4g}" + (f" ({low:.4g}..{high:.4g})" if len(ours) > 1 else "")
-    if bars is None:
-        line(label, "", "", shown, "", theirs, ratio)
-        return
     met = [middle <= bar if falling else middle >= bar for bar in bars]
-    reached = "stretch" if met[1] else "yes" if met[0] else "no"
-    line(label, *(f"{bar:g}" for bar in bars), shown, reached, theirs, ratio)
+    reached = ("no", "yes", "stretch")[sum(met)] if bars else ""
+    told = [f"{bar:g}" for bar in bars] + ["", ""]
+    line(label, *told[:2], shown, reached, theirs, ratio)
 
 
 def head(theirs: str = "theirs") -> None:

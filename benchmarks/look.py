@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bars import RESULTS, Result, Trial
-from measuring import FALLING, SHOWN, Training, told_in_a_line
+from bars import RESULTS, Result, Trial, bundle_dir
+from measuring import FALLING, SHOWN, told_in_a_line
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.metrics import align, scanned_box
 from ptycho_tasks.npz import NpzFile
@@ -52,7 +52,7 @@ def main(folder: Path, seed: int) -> None:
 
 def draw(made: Path, result: Result, stem: str, trial: Trial) -> None:
     """Both pictures of a scan."""
-    kept = made / f"seed{trial.seed}"
+    kept = bundle_dir(made, trial.seed)
     images = aligned(made, kept / f"{stem}.npz", stem)
     if images:
         save(side_by_side(images, titles(result, trial)), kept / f"{stem}.png")
@@ -150,7 +150,7 @@ def draw_errors(axes: Axes, result: Result, trial: Trial) -> None:
     curve = [(cost.cpu_s, error(scores)) for cost, scores in trial.engine.after[1:]]
     axes.loglog(*zip(*curve, strict=True), "o-", color="0.4", ms=3, label="LSQML, each epoch")
     ours = error(trial.scores)
-    spent = seed_training(result, trial).cost.cpu_s
+    spent = result.trainings[trial.seed].cost.cpu_s
     axes.plot(trial.cost.cpu_s, ours, "C3*", ms=14, label=f"{result.backend}, inference")
     axes.plot(
         trial.cost.cpu_s + spent, ours, "C3*", ms=14, mfc="none", label="with its training, once"
@@ -161,7 +161,7 @@ def draw_errors(axes: Axes, result: Result, trial: Trial) -> None:
 
 
 def draw_training(axes: Axes, result: Result, trial: Trial) -> None:
-    epochs = seed_training(result, trial).epochs
+    epochs = result.trainings[trial.seed].epochs
     for name, style in (("loss", "C0--"), ("val_loss", "C3-")):
         told = [(cost.cpu_s, metrics[name]) for _, cost, metrics in epochs if name in metrics]
         if told:
@@ -170,11 +170,6 @@ def draw_training(axes: Axes, result: Result, trial: Trial) -> None:
         axes.legend(title=f"training of {result.backend}")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3, which="both")
-
-
-def seed_training(result: Result, trial: Trial) -> Training:
-    trials = next(iter(result.trials.values()))
-    return result.trainings[[one.seed for one in trials].index(trial.seed)]
 
 
 if __name__ == "__main__":

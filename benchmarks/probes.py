@@ -159,8 +159,10 @@ def tell_head(name: str, backend: str) -> None:
 
 def tell(guess: str, way: str, result: Result) -> None:
     """Two lines: medians over the seeds of the network's scores, and of LSQML's last."""
-    trials = result.trials["test"]
-    for by, found in (
+    for seed, reason in result.failed.items():
+        click.echo(f"{guess:<10} {way:<8} {result.backend}, seed {seed}, failed: {reason}")
+    trials = result.trials.get("test", [])
+    for by, found in trials and (
         (result.backend, [trial.scores for trial in trials]),
         ("LSQML", [trial.engine.after[-1][1] for trial in trials]),
     ):
