@@ -43,11 +43,18 @@ def main(folder: Path, seed: int) -> None:
         if not files:
             raise ConfigError(f"{folder}: holds no */{RESULTS}; run bars.py with --out {folder}")
         for file in files:
-            result = msgspec.json.decode(file.read_bytes(), type=Result)
+            result = read_result(file)
             for stem, trials in result.trials.items():
                 found = [trial for trial in trials if trial.seed == seed]
                 if found:
                     draw(file.parent, result, stem, found[0])
+
+
+def read_result(file: Path) -> Result:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Result)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{file}: {error}; run bars.py again") from error
 
 
 def draw(made: Path, result: Result, stem: str, trial: Trial) -> None:
