@@ -362,7 +362,8 @@ def tell(result: Result, plan: Plan) -> None:
         cost, count = median_cost(trial.cost for trial in trials), len(trials[0].engine.after) - 1
         click.echo(
             f"\n{result.name}, {stem}: {result.backend} infers in {cost.wall_s:.2f} s "
-            f"({cost.cpu_s:.2f} s CPU), {len(trials)} seeds; LSQML: {count} epochs"
+            f"({cost.cpu_s:.2f} s CPU), seeds {' '.join(map(str, result.trainings))}; "
+            f"LSQML: {count} epochs"
         )
         head("LSQML last, best, equal CPU")
         if stem == "test":
