@@ -342,7 +342,13 @@ def tell_reference(text: str | None, made: Path, ours: Training) -> None:
         return
     with tempfile.TemporaryDirectory() as out:
         files = {"train": made / "train.npz", "test": made / "test.npz", "out": out}
-        used = command([word.format(**files) for word in shlex.split(text)])
+        try:
+            words = [word.format(**files) for word in shlex.split(text)]
+        except (ValueError, LookupError) as error:
+            raise click.BadParameter(
+                f"--reference: {error}; name {{train}} {{test}} {{out}}"
+            ) from error
+        used = command(words)
     click.echo(
         f"the reference's command: {used.cost.wall_s:.1f} s, {used.cost.cpu_s:.1f} s CPU, "
         f"{used.peak_mb:.0f} MB; the training of `pinn` above: {ours.cost.wall_s:.1f} s, "

@@ -101,7 +101,10 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
 def command(words: Sequence[str]) -> Usage:
     """Run a command to its end; gives what it took with all its children."""
     read = clock()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    except OSError as error:
+        raise click.ClickException(f"`{words[0]}` does not start: {error.strerror}") from error
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
