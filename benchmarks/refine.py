@@ -15,30 +15,33 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import msgspec
-import numpy as np
-import yaml
 
-from ptycho_tasks.backend import (
-    Backend,
-    InferRequest,
-    Reconstruction,
-    TrainRequest,
-    checked_model,
-    checked_reconstruction,
+from measuring import (
+    FALLING,
+    SHOWN,
+    Cost,
+    Curve,
+    backend_named,
+    clock,
+    execution_of,
+    halves,
+    inference,
+    median_cost,
+    parsed,
+    scored,
+    steps,
+    told_in_a_line,
+    trained,
 )
-from ptycho_tasks.backends import execution_type, find_backend
-from ptycho_tasks.bundle import Bundle, bundle_bytes, load_bundle
-from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.files import write_atomic
-from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.backend import Backend, Reconstruction
+from ptycho_tasks.bundle import Bundle, load_bundle
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.payload import BUNDLE_NAME
 from ptycho_tasks.readers import read_scan
@@ -51,43 +54,7 @@ SETS = (
     ("siemens_star_64.npz", "siemens_star_64.npz"),
 )
 ENGINES = ("LSQML", "rPIE")
-FALLING = ("r_factor",)
-"""Scores of which less is better."""
 TARGETS = ("amplitude_ssim", "phase_ssim", "r_factor")
-SHOWN = {
-    "r_factor": "R-factor",
-    "amplitude_ssim": "amp SSIM",
-    "phase_ssim": "pha SSIM",
-    "amplitude_psnr_db": "PSNR dB",
-    "frc50": "FRC50",
-}
-"""Scores of the summary, and their titles."""
-
-
-class Cost(NamedTuple):
-    """Seconds by the wall's clock, and of this process."""
-
-    wall_s: float
-    cpu_s: float
-
-    def plus(self, other: Cost) -> Cost:
-        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
-
-
-@dataclass
-class Curve:
-    """What an engine had come to after each epoch; entry 0 is its start."""
-
-    cost: Cost
-    """So far."""
-    after: list[tuple[Cost, dict[str, float]]] = field(default_factory=list)
-
-    def reached(self, name: str, value: float) -> tuple[int, Cost] | None:
-        """The first epoch that is as good as a target, and the cost up to it; None if none is."""
-        for epoch, (cost, scores) in enumerate(self.after):
-            if name in scores and no_worse(name, scores[name], value):
-                return epoch, cost
-        return None
 
 
 @dataclass
@@ -138,61 +105,39 @@ def main(
     threads: int,
 ) -> None:
     """Time engines from a flat object and from a network's reconstruction, to equal scores."""
-    backend = find_backend(network, Path.cwd()).load()
     engine_options = {"refine_probe": False, **parsed(engine_set)}
     wanted = parsed(targets)
     unfit = [key for key, value in wanted.items() if key not in TARGETS or not number(value)]
     if unfit:
         raise click.BadParameter(f"{unfit[0]}: expected one of {', '.join(TARGETS)}, as KEY=VALUE")
     sets = scans or [(DATA / train, DATA / test) for train, test in SETS]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for train, test in sets:
-                bundle = trained(backend, train, test, settings, bundles or Path(folder), threads)
-                scan = read_scan(test)
-                if train == test:
-                    # Measured, as a rule: its object is another reconstruction.
-                    scan = replace(scan, object=None)
-                start, cost = inferred(backend, bundle, scan, threads)
-                measured: dict[str, list[Pair]] = {}
-                for engine in engines:
-                    options = {**engine_options, "algorithm": engine, "epochs": epochs}
-                    measured[engine] = [
-                        measure(scan, start, cost, {**options, "seed": seed}, threads)
-                        for seed in seeds
-                    ]
-                tell_network(test.stem, bundle, cost)
-                report(measured, wanted, few)
-    except (PtychoTasksError, msgspec.ValidationError) as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(getattr(error, "exit_code", 2)) from error
-
-
-def parsed(settings: Iterable[str]) -> dict[str, Any]:
-    """KEY=VALUE, each value as in ptycho.yaml."""
-    return {
-        key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in settings)
-    }
+    with told_in_a_line(), tempfile.TemporaryDirectory() as folder:
+        backend = backend_named(network)
+        for train, test in sets:
+            bundle = bundle_of(backend, train, test, settings, bundles or Path(folder), threads)
+            scan = read_scan(test)
+            if train == test:
+                # Measured, as a rule: its object is another reconstruction.
+                scan = replace(scan, object=None)
+            start, cost = inference(backend, bundle, scan, execution_of(backend, threads))()
+            measured: dict[str, list[Pair]] = {}
+            for engine in engines:
+                options = {**engine_options, "algorithm": engine, "epochs": epochs}
+                measured[engine] = [
+                    measure(scan, start, cost, {**options, "seed": seed}, threads) for seed in seeds
+                ]
+            tell_network(test.stem, bundle, cost)
+            report(measured, wanted, few)
 
 
 def number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def clock() -> Callable[[], Cost]:
-    """Start a clock; call what it gives to read it."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    return lambda: Cost(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def execution_of(backend: Backend, threads: int) -> ExecutionOptions:
-    return execution_type(backend)(accelerator="cpu", threads=threads)
-
-
 # --- the network ---------------------------------------------------------------------------------
 
 
-def trained(
+def bundle_of(
     backend: Backend,
     train: Path,
     test: Path,
@@ -206,34 +151,10 @@ def trained(
         click.echo(f"train {backend.name} on {train.name} ...", err=True)
         scan = read_scan(train)
         if train == test:
-            upper = np.argsort(scan.positions[:, 0], kind="stable")[: scan.frame_count // 2]
-            scan = take_frames(scan, np.sort(upper))
+            scan = take_frames(scan, halves(scan)[0])
         options = msgspec.convert(parsed(settings), backend.options_type)
-        read = clock()
-        given = backend.train(TrainRequest(scan, options, execution_of(backend, threads)))
-        params = {"training": msgspec.to_builtins(options), "cost": [*read()]}
-        content = bundle_bytes(
-            checked_model(given, backend.name),
-            backend=backend.name,
-            backend_version=backend.version,
-            size=scan.size,
-            params=params,
-        )
-        write_atomic(folder / BUNDLE_NAME, content)
+        trained(backend, scan, options, execution_of(backend, threads), folder)
     return load_bundle(folder)
-
-
-def inferred(
-    backend: Backend, bundle: Bundle, scan: ScanData, threads: int
-) -> tuple[Reconstruction, Cost]:
-    """The network's reconstruction, and what it cost with the libraries in memory."""
-    options = msgspec.convert(bundle.params["training"], backend.options_type)
-    request = InferRequest(scan, bundle.model, options, execution_of(backend, threads))
-    backend.infer(request)
-    read = clock()
-    made = backend.infer(request)
-    cost = read()
-    return checked_reconstruction(made, scan, backend.name), cost
 
 
 # --- the engines ---------------------------------------------------------------------------------
@@ -273,42 +194,7 @@ def measure(
     return Pair(flat, network)
 
 
-def steps(
-    scan: ScanData, start: Reconstruction, options: Any
-) -> Iterator[tuple[Cost, Reconstruction]]:
-    """What each epoch costs, the first with all that comes before it, and what it came to."""
-    from ptycho_tasks_ptychi.library import import_task
-    from ptycho_tasks_ptychi.reconstruct import result_of, run_epoch, task_of
-
-    read = clock()
-    task = task_of(*import_task(), options, scan, start, "cpu")
-    for _ in range(options.epochs):
-        run_epoch(task)
-        yield read(), result_of(task, options, start)
-        read = clock()
-
-
-def scored(made: Reconstruction, scan: ScanData) -> dict[str, float]:
-    """R-factor, and scores where the truth is known."""
-    misfit = data_misfit(made.object, made.origin, made.probe, made.positions, scan.diffraction)
-    scores: dict[str, float] = {"r_factor": misfit.r_factor}
-    if scan.object is not None:
-        found = score(made.object, made.origin, scan.object, made.positions, scan.size)
-        scores |= {name: value for name, value in found.items() if value is not None}
-    return scores
-
-
 # --- the tables ----------------------------------------------------------------------------------
-
-
-def no_worse(name: str, value: float, than: float) -> bool:
-    return value <= than if name in FALLING else value >= than
-
-
-def best(name: str, curve: Curve) -> float | None:
-    """The best score of a curve; None where there is none."""
-    values = [scores[name] for _, scores in curve.after if name in scores]
-    return (min if name in FALLING else max)(values, default=None)
 
 
 def targets_of(
@@ -319,7 +205,7 @@ def targets_of(
         yield from wanted.items()
         return
     for name in TARGETS:
-        found = [best(name, pair.flat) for pair in next(iter(measured.values()))]
+        found = [pair.flat.best(name) for pair in next(iter(measured.values()))]
         values = [value for value in found if value is not None]
         if values:
             yield name, (max if name in FALLING else min)(values)
@@ -365,8 +251,7 @@ def median(reached: Sequence[tuple[int, Cost] | None]) -> tuple[float, Cost] | N
     if len(there) < len(reached):
         return None
     epochs = statistics.median(epoch for epoch, _ in there)
-    costs = [cost for _, cost in there]
-    return epochs, Cost(*(statistics.median(side) for side in zip(*costs, strict=True)))
+    return epochs, median_cost(cost for _, cost in there)
 
 
 def told(reached: tuple[float, Cost] | None) -> tuple[str, ...]:
@@ -384,8 +269,7 @@ def summary(label: str, curves: Sequence[Curve], epoch: int) -> None:
     for name in SHOWN:
         found = [scores[name] for _, scores in at if name in scores]
         values.append(f"{statistics.median(found):.4f}" if found else "")
-    costs = [cost for cost, _ in at]
-    cost = (f"{statistics.median(side):.2f}" for side in zip(*costs, strict=True))
+    cost = (f"{side:.2f}" for side in median_cost(cost for cost, _ in at))
     click.echo(line(f"{label}, {count} epochs" if count else label, *values, *cost))
 
 
