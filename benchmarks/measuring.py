@@ -250,6 +250,28 @@ def inference(
     return timed
 
 
+def by_step(
+    backend: Backend, bundle: Bundle, scan: ScanData, execution: ExecutionOptions
+) -> Curve | None:
+    """What the network has come to after each of its steps; None where it has none to show."""
+    if backend.name != "unrolled":
+        return None
+    import torch
+
+    from ptycho_tasks_torch.device import settings
+    from ptycho_tasks_torch.unrolled_inference import iterates
+
+    options = msgspec.convert(bundle.params["training"], backend.options_type)
+    curve = Curve(Cost(0, 0))
+    with settings(execution), torch.inference_mode():
+        steps, read = iterates(InferRequest(scan, bundle.model, options, execution)), clock()
+        for made in steps:
+            curve.cost = curve.cost.plus(read())
+            curve.after.append((curve.cost, scored(made, scan)))
+            read = clock()
+    return curve
+
+
 # --- scores --------------------------------------------------------------------------------------
 
 

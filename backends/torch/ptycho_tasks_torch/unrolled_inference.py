@@ -30,6 +30,17 @@ SAME_PROBE = 0.02
 
 def infer(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
+    made = None
+    with settings(TorchExecution.of(request.execution)), torch.inference_mode():
+        for made in iterates(request):  # noqa: B007 - the last one is the result
+            pass
+    assert made is not None
+    return made
+
+
+def iterates(request: InferRequest) -> Iterator[Reconstruction]:
+    """What the object has come to after each step; the last is the result. Exceptions are those of
+    `Unrolled.infer`. To be called in `torch.inference_mode`."""
     scan, N = request.scan, request.scan.size
     trained, intensity_scale = trained_for(request.model)
     if trained != N:
@@ -37,28 +48,24 @@ def infer(request: InferRequest) -> Reconstruction:
             f"{scan.name}: its frames have {N} x {N} pixels, but the model was trained on "
             f"{trained} x {trained}; infer a scan of that size, or train on this one"
         )
-    execution = TorchExecution.of(request.execution)
-    device = find_device(execution.accelerator)
+    device = find_device(TorchExecution.of(request.execution).accelerator)
     network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, UnrolledNetwork)
     counts = mean_intensity(scan.diffraction, np.arange(scan.frame_count)) * N**2
     if counts == 0:
         raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
     probe = _probe_of(request, scale_probe(scan.probe, counts))
-    with settings(execution), torch.inference_mode():
-        modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
-        exposure = frames_of(scan, modes, math.sqrt(intensity_scale))
-        request.progress(0, network.steps, {})
-        canvas = network.object(exposure, request.progress)[0].cpu().numpy()
-    canvas = canvas * (exposure.light[0].cpu().numpy() > 0)
+    modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
+    exposure = frames_of(scan, modes, math.sqrt(intensity_scale))
     place = canvas_of(scan.positions, N)
-    return Reconstruction(
-        object=canvas[: place.shape[0], : place.shape[1]],
-        origin=place.origin,
-        probe=probe,
-        positions=scan.positions,
-        losses=[epoch["loss"] for epoch in request.model.history],
-    )
+    rows, columns = place.shape
+    lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
+    losses = [epoch["loss"] for epoch in request.model.history]
+    request.progress(0, network.steps, {})
+    for done, canvas in enumerate(network.objects(exposure), start=1):
+        seen = canvas[0, :rows, :columns].cpu().numpy() * lit
+        yield Reconstruction(seen, place.origin, probe, scan.positions, losses)
+        request.progress(done, network.steps, {})
 
 
 def _probe_of(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np.complex64]:
