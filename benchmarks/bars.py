@@ -159,13 +159,13 @@ class Task:
     def options(self, plan: Plan, seed: int) -> Any:
         """The training's; a backend that knows a time budget gets the plan's."""
         kind = backend_named(self.backend).options_type
-        # The time is to end the training, and nothing else.
-        budget = {"max_minutes": plan.seconds / 60}
-        if "max_minutes" in kind.__struct_fields__:
-            budget |= {"epochs": 100_000, "early_stop_patience": 100}
-        known = {key: value for key, value in budget.items() if key in kind.__struct_fields__}
+        budget = {}
+        if plan.seconds and "max_minutes" in kind.__struct_fields__:
+            # The time is to end the training, and nothing else.
+            minutes = plan.seconds / 60
+            budget = {"max_minutes": minutes, "epochs": 100_000, "early_stop_patience": 100}
         given = nested(self.settings).get("training", {})
-        return msgspec.convert({**known, **plan.training, **given, "seed": seed}, kind)
+        return msgspec.convert({**budget, **plan.training, **given, "seed": seed}, kind)
 
 
 @click.command()
