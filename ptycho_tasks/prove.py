@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
@@ -24,7 +24,7 @@ from ptycho_tasks.files import remove_leftovers, sha256_file, write_atomic, writ
 from ptycho_tasks.junit import TestReport, read_junit
 from ptycho_tasks.output import say
 from ptycho_tasks.provenance import surroundings
-from ptycho_tasks.reporter import in_worker
+from ptycho_tasks.reporter import handling, in_worker
 from ptycho_tasks.state import spelled
 
 RULE = "-" * 72
@@ -39,7 +39,6 @@ _NO_TESTS = 5
 """pytest's exit status where what was selected has no test."""
 _NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: .*")
 _LONGEST_LINE = 1 << 16
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_item(
@@ -74,7 +73,9 @@ def run_item(
         try:
             ended = _followed(process, channel, tee, item.time_limit_s, clock)
         except BaseException as error:
-            with _undisturbed():
+            # No second signal may interrupt this. Not a mask, which is a thread's own: another
+            # thread would take the signal.
+            with handling(_ignore):
                 _end_group(process)
                 tee.finish()
                 took = clock.seconds() - seconds
@@ -229,20 +230,6 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no second signal interrupt the block."""
-    # Not a mask, which is a thread's own: another thread would take the signal.
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not in the main thread, which gets none
-        before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _ignore(number: int, frame: object) -> None:
     """Not SIG_IGN, which the processes that are started meanwhile would inherit."""
 
@@ -287,8 +274,7 @@ class _Tee:
 
     def take(self, data: bytes, *, final: bool = False) -> None:
         text = self._decoder.decode(data, final)
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        say(text.encode(encoding, "backslashreplace").decode(encoding))
+        say(text)
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if final or len(self._part) > _LONGEST_LINE:

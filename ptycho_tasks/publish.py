@@ -128,16 +128,18 @@ def begin(evidence: Evidence) -> None:
 
 
 def _note_plan(evidence: Evidence, content: bytes) -> None:
-    seen = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
     with writing(evidence.root / _SEEN):
         remove_leftovers([evidence.root / _SEEN])
-    write_atomic(evidence.root / _SEEN, json.dumps(seen).encode())
+    write_atomic(evidence.root / _SEEN, json.dumps(_told(evidence, content)).encode())
+
+
+def _told(evidence: Evidence, content: bytes) -> dict[str, str]:
+    """What tells a plan from any other."""
+    return {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
-    seen = read_record(evidence.root / _SEEN) or {}
-    now = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
-    if seen != now:
+    if read_record(evidence.root / _SEEN) != _told(evidence, content):
         raise PtychoTasksError(
             f"{evidence.plan}: was changed while the items ran; it and {evidence.ledger} are as "
             "they were, and the results are kept: run again to publish them"
