@@ -70,6 +70,8 @@ def run_item(
         file.write("\n".join([*_head(item, begun, around), RULE, ""]))
         file.flush()
         process, channel = _started(evidence, item, folder / "junit.xml")
+        stack.callback(os.close, channel)
+        stack.enter_context(process)
         try:
             ended = _followed(process, channel, tee, item.time_limit_s, clock)
         except BaseException as error:
@@ -82,8 +84,6 @@ def run_item(
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
             print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
             raise
-        finally:
-            os.close(channel)
         took = clock.seconds() - seconds
         tests = read_junit(folder / "junit.xml") if item.countable else None
         verdict = _judged(item, process.returncode, ended, tests, tee)
@@ -113,6 +113,16 @@ def run_item(
 # The process
 
 
+_GUARDED = """
+exec 3<&0 </dev/null
+(trap '' HUP INT TERM; { read line <&3; kill -9 0; } &) >/dev/null 2>&1
+exec "$@" 3<&-
+"""
+"""Becomes a command, and leaves a guard in its process group: a child of nobody, which waits for
+the end of what only the run holds open, and then kills the group. The kernel closes that even
+for a run that is killed itself."""
+
+
 def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
     """The command, in a process group of its own, and where its output is read: stdout and
     stderr together, so that their order is kept."""
@@ -127,10 +137,10 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
     reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
-            command,
+            ["/bin/sh", "-c", _GUARDED, "sh", *command],
             cwd=evidence.root,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=writing,
             stderr=writing,
             start_new_session=True,

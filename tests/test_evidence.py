@@ -480,6 +480,24 @@ def test_a_run_that_is_stopped_leaves_a_log_that_says_so(root, doit, number, job
     assert doit(root, "evidence").returncode == 0
 
 
+@pytest.mark.parametrize("jobs", [[], ["-n", "2"]], ids=["alone", "parallel"])
+def test_nothing_outlives_a_run_that_is_killed(root, jobs):
+    os.mkfifo(root / "alive")
+    command = "exec > alive; (trap '' TERM; sleep 30; touch survived) & echo begun; wait"
+    items(
+        root,
+        f'id: C4.D3, command: "{command}", log: slow',
+        "id: C4.D1, command: 'true', log: quick",
+    )
+    run = subprocess.Popen([*DOIT, *jobs, "evidence"], cwd=root, stdout=subprocess.DEVNULL)
+    with (root / "alive").open() as alive:
+        assert alive.readline() == "begun\n"
+        run.kill()
+        assert alive.read() == ""  # all that could write have ended
+    assert not (root / "survived").exists()
+    assert run.wait() == -signal.SIGKILL
+
+
 def test_items_run_side_by_side_and_are_published_once(root, doit):
     os.mkfifo(root / "pipe")  # each end waits for the other
     items(
