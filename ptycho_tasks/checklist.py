@@ -17,10 +17,11 @@ from ptycho_tasks.evidence import (
     reasons_of,
     records_of,
 )
+from ptycho_tasks.files import write_all
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, OPEN, STATES, Change, Plan
 from ptycho_tasks.plan import Row as PlanRow
-from ptycho_tasks.publish import LOCK, read_plan, replace_plan
+from ptycho_tasks.publish import LOCK, read_plan
 from ptycho_tasks.ready import check_rows
 
 VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
@@ -116,7 +117,7 @@ def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
     with waited_for(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
-            replace_plan(evidence, plan.changed({id: Change(OPEN) for id in ids}))
+            write_all({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
     return ids
 
 

@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +34,9 @@ from ptycho_tasks.evidence import (
     reasons_of,
 )
 from ptycho_tasks.files import (
-    flush,
-    flush_folder,
     not_a_file,
     remove_leftovers,
-    staged,
-    temporary,
+    staged_together,
     write_atomic,
     writing,
 )
@@ -94,25 +90,6 @@ def _content(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PlanError(f"{name}: {error.strerror or error}; correct the path") from error
-
-
-def replace_plan(evidence: Evidence, content: bytes) -> None:
-    """Give the plan another content; the publication's lock is held.
-
-    Raises:
-        FileWriteError: it cannot be written; it is as it was.
-    """
-    path = evidence.plan_file
-    with staged(path) as temp:
-        _fill(temp, path, content)
-
-
-def _fill(temp: Path, path: Path, content: bytes) -> None:
-    """Write what will take the place of `path`, and may do what that may."""
-    temp.write_bytes(content)
-    if path.exists():
-        temp.chmod(stat.S_IMODE(path.stat().st_mode))
-    flush(temp)
 
 
 def begin(evidence: Evidence) -> None:
@@ -354,30 +331,22 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
     plan = read_plan(evidence)
     ledger = _content(evidence.ledger_file, evidence.ledger)
     changes = {id: Change(*change) for id, change in journal["changes"].items()}
-    contents = {
-        evidence.manifest_file(id): text.encode() for id, text in journal["manifests"].items()
-    }
-    contents[evidence.plan_file] = new_plan = plan.changed(changes)
+    contents = {evidence.plan_file: plan.changed(changes)}
+    new_plan = contents[evidence.plan_file]
     if not holds(ledger, journal["lines"][-1]):
         contents[evidence.ledger_file] = appended(ledger, journal["title"], journal["lines"])
+    for id, text in journal["manifests"].items():
+        contents[evidence.manifest_file(id)] = text.encode()
     # Whoever else writes to these holds the same locks.
     with writing(evidence.reports_dir):
         remove_leftovers([*contents, evidence.ledger_file, evidence.root / JOURNAL])
-    with ExitStack() as stack:
-        temps = {path: stack.enter_context(temporary(path)) for path in contents}
-        for path, temp in temps.items():
-            with writing(path):
-                _fill(temp, path, contents[path])
+    with staged_together(contents) as place:
         if not decided:
             # Who wrote to the plan while this was staged wins too.
             _refuse_changed_plan(evidence, read_plan(evidence).content)
             write_atomic(evidence.root / JOURNAL, json.dumps(journal).encode())
-        with _decided(evidence):
-            if Path(journal["staged"]).exists():
-                Path(journal["staged"]).replace(journal["folder"])
-            for path, temp in temps.items():
-                temp.replace(path)
-                flush_folder(path.parent)
+        _place_all(evidence, journal, place, decided=decided)
+        with _tidying():
             _note_plan(evidence, new_plan)
             for name in journal["pending"]:
                 for ending in ("json", "log"):
@@ -385,12 +354,32 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
             (evidence.root / JOURNAL).unlink()
 
 
+def _place_all(
+    evidence: Evidence, journal: Mapping[str, Any], place: Callable[[], None], *, decided: bool
+) -> None:
+    """Put the report and all files in place; where one cannot be, none is, and what was decided
+    just now is taken back."""
+    work, folder = Path(journal["staged"]), Path(journal["folder"])
+    moved = work.exists()
+    try:
+        if moved:
+            with writing(folder):
+                work.replace(folder)
+        place()
+    except FileWriteError:
+        if moved and not work.exists():
+            folder.rename(work)
+        if not decided:
+            (evidence.root / JOURNAL).unlink()
+        raise
+
+
 @contextmanager
-def _decided(evidence: Evidence) -> Iterator[None]:
+def _tidying() -> Iterator[None]:
     try:
         yield
     except (OSError, FileWriteError) as error:
         raise PtychoTasksError(
-            f"the evidence is published in part: {error}; allow writing there and run again, "
-            "which completes it"
+            f"the evidence is published, but not noted as such: {error}; allow writing there and "
+            "run again, which completes it"
         ) from error

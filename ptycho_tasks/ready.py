@@ -6,12 +6,13 @@ import difflib
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError
 from ptycho_tasks.evidence import Evidence, Item
-from ptycho_tasks.files import not_a_file, temporary
+from ptycho_tasks.files import not_a_file, temporary, writing
 from ptycho_tasks.ledger import lock_of
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.plan import Plan
@@ -40,7 +41,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
         raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
     if ledger == evidence.plan_file:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
-    for place in (evidence.plan_file, ledger, evidence.reports_dir / "new"):
+    reports = (evidence.reports_dir / "new", evidence.manifest_file("new"))
+    for place in (evidence.plan_file, ledger, *reports):
         _check_writable(place)
     lock = lock_of(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
@@ -64,8 +66,9 @@ def _check_writable(path: Path) -> None:
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
-    with temporary(folder / path.name):
-        pass
+    with temporary(folder / path.name), writing(path), suppress(FileNotFoundError):
+        # One that must not be written could not be replaced either, or should not.
+        path.open("r+b").close()
 
 
 def _check_command(evidence: Evidence, item: Item) -> None:

@@ -622,15 +622,22 @@ def without_overriding_permissions() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
-@pytest.mark.parametrize("folder", ["reports", "docs"])
-def test_a_folder_that_cannot_be_written_starts_nothing(root, doit, folder):
-    (root / folder).mkdir(exist_ok=True)
-    (root / folder).chmod(0o555)
+@pytest.mark.parametrize("name", ["reports", "docs", "docs/fix_plan.md", "plan.md"])
+def test_a_place_that_cannot_be_written_starts_nothing(root, doit, name):
+    (root / "reports").mkdir()
+    (root / name).chmod(0o555)
     refused(
-        root, doit, 1, f"cannot write {root / folder}", "Permission denied",
+        root, doit, 1, f"cannot write {root / name}", "Permission denied",
         preexec_fn=without_overriding_permissions,
     )  # fmt: skip
-    (root / folder).chmod(0o755)
+    (root / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["reports", "reports/manifests"])
+def test_a_file_in_place_of_a_folder_starts_nothing(root, doit, name):
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).touch()
+    refused(root, doit, 1, f"cannot write {root / name}", "File exists")
 
 
 def test_a_report_of_doit_s_own_frames_a_run_too(root, doit):

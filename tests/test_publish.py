@@ -198,7 +198,7 @@ def test_a_completed_publication_keeps_what_others_wrote_meanwhile(ran, tmp_path
     assert number > 12
 
 
-def test_an_error_at_any_moment_before_the_decision_changes_nothing(ran, tmp_path):
+def test_an_error_at_any_moment_changes_nothing(ran, tmp_path):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -214,16 +214,40 @@ def test_an_error_at_any_moment_before_the_decision_changes_nothing(ran, tmp_pat
             except PtychoTasksError as error:
                 said = str(error)
         assert "No space left" in said
-        if not (project.root / ".ptycho/evidence/journal").exists():
+        if "published" not in said:
             refusals += 1
             assert project.tree() == before
+            assert not (project.root / ".ptycho/evidence/journal").exists()
         else:
             assert "run again, which completes it" in said
         begin(project.evidence)
         project.publish()
         assert project.ledger.read_text().count("### Attempt") == 1
         assert "[x] a.1" in project.plan
-    assert refusals > 8
+    assert refusals > 15
+
+
+@pytest.mark.parametrize("name", ["plan.md", "ledger.md", "reports/manifests/a.1.json"])
+def test_what_cannot_be_replaced_leaves_all_as_it_was(project, monkeypatch, name):
+    project.run()
+    project.publish()
+    project.run()
+    before, replace = project.tree(), Path.replace
+
+    def refusing(path, target):
+        if target == project.root / name:  # as for a file that is immutable
+            raise PermissionError(1, "Operation not permitted")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(PtychoTasksError, match=rf"cannot write .*{name}: Operation not permitted"):
+        project.publish()
+    monkeypatch.undo()
+    assert project.tree() == before
+    begin(project.evidence)
+    assert project.tree() == before
+    project.publish()
+    assert project.ledger.read_text().count("### Attempt") == 2
 
 
 TEXTS = st.text(st.characters(exclude_characters="\n`~", exclude_categories=["Cs"]), max_size=20)
