@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho_tasks.clock import is_stamp
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.files import sha256_file
 from ptycho_tasks.freshness import Reason, changed
@@ -335,16 +336,43 @@ def published(evidence: Evidence, item: Item) -> Record | None:
 
 def records_of(evidence: Evidence, id: str) -> list[Record]:
     """The published results that a row stands on."""
-    items = (read_record(evidence.manifest_file(id)) or {}).get("items")
-    return [*_whole(items)] if isinstance(items, list) else []
+    return [*_whole(_items(read_record(evidence.manifest_file(id))))]
 
 
-_KEYS = {"item", "outcome", "started", "log", "sha256", "settings", "inputs"}
+def manifest_problem(evidence: Evidence, id: str) -> str:
+    """What is wrong with a row's manifest; empty where nothing is, or where there is none."""
+    path = evidence.manifest_file(id)
+    if not os.path.lexists(path):
+        return ""
+    manifest = read_record(path)
+    items = _items(manifest)
+    if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
+        return ""
+    return (
+        f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
+        f"`doit {EVIDENCE}`"
+    )
+
+
+def _items(manifest: Record | None) -> list[Any]:
+    items = (manifest or {}).get("items")
+    return items if isinstance(items, list) else []
+
+
+_TYPES = {"item": str, "ids": list, "outcome": str, "problem": str, "started": str,
+          "log": str, "sha256": str, "settings": dict, "inputs": dict}  # fmt: skip
 
 
 def _whole(records: Iterable[Any]) -> Iterator[Record]:
     """Those that are results, whatever else a file may say."""
-    return (record for record in records if isinstance(record, dict) and record.keys() >= _KEYS)
+    return (
+        record
+        for record in records
+        if isinstance(record, dict)
+        and all(isinstance(record.get(key), kind) for key, kind in _TYPES.items())
+        and record["outcome"] in (GREEN, RED)
+        and is_stamp(record["started"])
+    )
 
 
 def latest(evidence: Evidence, item: Item) -> Record | None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from ptycho_tasks.evidence import (
     pending,
     read_record,
     reasons_of,
+    records_of,
 )
 from ptycho_tasks.files import (
     not_a_file,
@@ -42,7 +43,7 @@ from ptycho_tasks.files import (
 )
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
-from ptycho_tasks.plan import Change, Plan, note
+from ptycho_tasks.plan import DONE, Change, Plan, note
 from ptycho_tasks.report import (
     BLOCKER,
     PLAN_UPDATES,
@@ -53,6 +54,7 @@ from ptycho_tasks.report import (
     blocker,
     manifest,
     one_line,
+    outcome_of,
     plan_updates,
     state_of,
     summary,
@@ -80,6 +82,15 @@ def read_plan(evidence: Evidence) -> Plan:
         PlanError: it cannot be read.
     """
     return Plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+
+
+def read_ledger(evidence: Evidence) -> bytes:
+    """The ledger as it is now.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    return _content(evidence.ledger_file, evidence.ledger)
 
 
 def _content(path: Path, name: str) -> bytes:
@@ -130,7 +141,7 @@ def publish(
     outputs: Outputs,
     clock: Clock = SYSTEM,
 ) -> Published | None:
-    """Publish what some items have pending; None where they have nothing.
+    """Publish what some items have pending, and what `unsaid` gives; None where that is nothing.
 
     Args:
         evidence: the project's.
@@ -149,12 +160,44 @@ def publish(
         complete(evidence)
         results = {item: found for item in items if (found := pending(evidence, item))}
         _refuse_mistakes(results)
-        if not results:
+        rows = {id for item in results for id in item.ids}
+        rows.update(unsaid(evidence, items, digest, outputs))
+        if not rows:
             return None
         with waited_for(lock_of(evidence.ledger_file)):
             plan = read_plan(evidence)
             _refuse_changed_plan(evidence, plan.content)
-            return _published(evidence, plan, results, digest, outputs, clock)
+            ids = sorted(rows, key=lambda id: plan.row(id).line)
+            return _published(evidence, plan, ids, results, digest, outputs, clock)
+
+
+def unsaid(
+    evidence: Evidence, items: Iterable[Item], digest: Digest, outputs: Outputs
+) -> Iterator[str]:
+    """Rows that are proved, though plan or manifest say otherwise, as after someone reopened them.
+
+    Args:
+        evidence: the project's.
+        items: only rows that need no others, and whose results are published, are looked at.
+        digest: tells the content of files.
+        outputs: gives the files that a stage makes.
+
+    Raises:
+        PlanError: the plan cannot be read, or a row is not there, or has no state.
+    """
+    plan = read_plan(evidence)
+    given = {item for item in items if pending(evidence, item) is None}
+    for id in dict.fromkeys(id for item in evidence.items for id in item.ids):
+        needed, state = evidence.items_of(id), plan.row(id).state or ""
+        said = records_of(evidence, id)
+        as_said = state == DONE and said == [latest(evidence, item) for item in needed]
+        if as_said or not given.issuperset(needed):
+            continue
+        parts = [evaluate(evidence, item, digest, outputs) for item in needed]
+        after, _ = state_of(parts, state, by_hand=id in evidence.by_hand)
+        now = [part.record for part in parts]
+        if outcome_of(parts) == GREEN and (after, now) != (state, said):
+            yield id
 
 
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
@@ -173,14 +216,13 @@ def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
 def _published(
     evidence: Evidence,
     plan: Plan,
+    ids: Sequence[str],
     results: Mapping[Item, Record],
     digest: Digest,
     outputs: Outputs,
     clock: Clock,
 ) -> Published:
     time = clock.stamp()
-    ids = [id for id in evidence.ids if any(id in item.ids for item in results)]
-    ids.sort(key=lambda id: plan.row(id).line)
     # A green result that is stale already, as after an edit meanwhile, proves nothing now.
     evaluated = {
         id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]
@@ -207,7 +249,12 @@ def _published(
         _write_report(evidence, inside, moved, updates, time)
         shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
         shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
-        title, lines = attempt(evidence, moved, shown, time)
+        still = {
+            id: [_as_the_ledger_says(evidence, evidence.root / log) for log in _logs(found)]
+            for id, found in evaluated.items()
+            if not any(part.item in results for part in found)
+        }
+        title, lines = attempt(evidence, moved, still, shown, time)
         journal = {
             "staged": str(work),
             "folder": str(folder),
@@ -219,6 +266,10 @@ def _published(
         }
         _commit(evidence, journal, decided=False)
     return Published(folder / evidence.phase, updates)
+
+
+def _logs(parts: Sequence[Evaluated]) -> list[str]:
+    return [part.record["log"] for part in parts if part.record is not None]
 
 
 def _write_report(
@@ -283,7 +334,7 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
     """
     reports = evidence.reports_dir.resolve()
     work = _staged(evidence)
-    ledger = _content(evidence.ledger_file, evidence.ledger)
+    ledger = read_ledger(evidence)
     now = clock.now()
     with writing(reports):
         shutil.rmtree(work, ignore_errors=True)
@@ -329,7 +380,7 @@ def complete(evidence: Evidence) -> None:
 
 def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) -> None:
     plan = read_plan(evidence)
-    ledger = _content(evidence.ledger_file, evidence.ledger)
+    ledger = read_ledger(evidence)
     changes = {id: Change(*change) for id, change in journal["changes"].items()}
     contents = {evidence.plan_file: plan.changed(changes)}
     new_plan = contents[evidence.plan_file]
