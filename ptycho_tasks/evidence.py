@@ -74,6 +74,8 @@ class Item:
     time_limit_s: float | None = None
     tests: tuple[str, ...] = ()
     """Test files and folders that it names."""
+    scripts: tuple[str, ...] = ()
+    """Files that its command may run."""
     stages: tuple[str, ...] = ()
     """Stages, or tasks of them, whose results it is about."""
     depends: tuple[str, ...] = ()
@@ -225,6 +227,8 @@ def input_paths(evidence: Evidence, item: Item, outputs: Outputs) -> list[str]:
     found: set[str] = set()
     for stage in item.stages:
         found.update(outputs(stage))
+    for text in item.scripts:
+        found.update(filter(lambda path: (root / path).is_file(), [spelled(root, root / text)]))
     for text in item.depends:
         found.update(spelled(root, path) for path in _files(evidence, text))
     for text in item.tests:
@@ -246,6 +250,11 @@ def _files(evidence: Evidence, text: str, of_folder: str = "*") -> Iterator[Path
             yield from (p for p in inside if _counts(evidence, p, first))
     else:
         yield path
+
+
+def is_there(evidence: Evidence, text: str) -> bool:
+    """Whether a path that an item depends on exists, or a glob matches a file."""
+    return any(path.exists() for path in (evidence.root / text, *_files(evidence, text)))
 
 
 def _counts(evidence: Evidence, path: Path, folder: Path) -> bool:

@@ -13,7 +13,7 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import Evidence, Item
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, STAGES, Section, Stages, doc, limits
 from ptycho_tasks.plan import ID_PATTERN
-from ptycho_tasks.shell import pytest_calls, pytest_command, selected_paths
+from ptycho_tasks.shell import code_named, pytest_calls, pytest_command, selected_paths
 from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 
 RowId = Annotated[str, limits(pattern=rf"^{ID_PATTERN}$(?!\n)")]
@@ -177,6 +177,7 @@ def _item(given: ItemOptions) -> Item:
         env={name: str(value) for name, value in given.env.items()},
         time_limit_s=given.time_limit_s,
         tests=tuple(selected_paths(arguments)) if given.pytest or calls.plain else (),
+        scripts=tuple(code_named(given.command)) if given.command and not calls.plain else (),
         stages=tuple(name for name in given.depends if _is_stage(name)),
         depends=tuple(_path(name) for name in given.depends if not _is_stage(name)),
     )

@@ -64,6 +64,29 @@ def pytest_calls(command: str) -> PytestCalls:
     return PytestCalls(named, plain, rest[1:] if plain else [])
 
 
+def code_named(command: str) -> Iterator[str]:
+    """Paths of the scripts that a command may run, by their endings or as its first word."""
+    try:
+        words = words_of(command)
+    except ValueError:
+        return
+    before = ";"
+    for word in words:
+        begins = bool(_OPERATOR.fullmatch(before))
+        path = word.partition("::")[0]
+        if _OPERATOR.fullmatch(word) or (begins and _ASSIGNMENT.match(word)):
+            before = word if _OPERATOR.fullmatch(word) else before
+            continue
+        if before == "-m":
+            yield from (f"{path.replace('.', '/')}{end}" for end in (".py", "/__main__.py"))
+        elif ">" not in before and ((begins and "/" in word) or _SCRIPT.fullmatch(path)):
+            yield path
+        before = word
+
+
+_SCRIPT = re.compile(r"[^-].*\.(?:py|sh|bash|zsh|pl|rb|r|jl|m|js|mk|ipynb)", re.IGNORECASE)
+
+
 def pytest_command(arguments: Iterable[str]) -> str:
     """The command that runs pytest, as it is shown."""
     return shlex.join(["python", "-m", "pytest", *arguments])

@@ -261,6 +261,28 @@ def test_what_changed_is_said_and_run_again(root, doit, change, id, reason):
     assert "stale" not in doit(root, "why", "evidence").stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("python tests/check.py data.txt", "tests/check.py"),
+        ("cd tests && cd .. && X=1 python -m tests.check", "tests/check.py"),
+        ("./check data.txt", "check"),
+        ("python -m pytest tests/test_a.py::test_more -q | cat", "tests/test_a.py"),
+    ],
+)
+def test_a_script_that_a_command_names_is_depended_on(root, doit, command, path):
+    (root / "tests/check.py").write_text("print('measured')\n")
+    (root / "check").write_text("#!/bin/sh\ncat $1\n")
+    (root / "check").chmod(0o755)
+    items(root, f"id: C4.D3, command: '{command}', log: t")
+    assert doit(root, "evidence").returncode == 0
+    with (root / path).open("a") as file:
+        file.write("# edited\n")
+    assert f"{path} changed: sha256" in doit(root, "why", "evidence").stdout
+    assert doit(root, "evidence").returncode == 0
+    assert doit(root, "why", "evidence").stdout == "evidence  up to date\n"
+
+
 def test_what_is_merely_touched_is_not_stale(root, doit):
     doit(root, "evidence")
     os.utime(root / "data.txt", (9, 9))
@@ -544,6 +566,8 @@ BAD = {
     "unknown key": ("log: data", "logs: data", "evidence.yaml:12: items[1].logs: unknown key; did"),
     "no number": ("log: data.log", "log: d\n    time_limit_s: 1 h", "time_limit_s: expected"),
     "no stage": ("[data.txt]", "[trane]", "`trane` is neither a stage nor a file; did you mean"),
+    "nothing to depend on": ("[data.txt]", "[data.csv]", "`data.csv` is neither a stage nor"),
+    "a glob of nothing": ("[data.txt]", "['data/*.txt']", "depends: `data/*.txt` is neither"),
     "no file of tests": ("tests/test_a", "tests/test_b", "no test file or folder tests/test_b.py"),
     "id and ids": ("id: C4.D3", "id: C4.D3\n    ids: [a.1]", "give exactly one of `id` and `ids`"),
     "nothing to run": ("    command: cat data.txt\n", "", "exactly one of `command`, `pytest` and"),
@@ -568,6 +592,30 @@ def test_a_mistake_is_one_line_and_starts_nothing(root, doit, old, new, expected
 def test_a_row_that_stands_twice_starts_nothing(root, doit):
     edit(root / "plan.md", "last line", "- [ ] C4.D3: again")
     refused(root, doit, 2, "plan.md:9: row `C4.D3` stands in line 7 already")
+
+
+def test_a_row_that_nobody_listed_and_that_stands_twice_starts_nothing(root, doit):
+    edit(root / "plan.md", "last line", "- [ ] C5.A: once\n- [x] C5.A: again")
+    refused(root, doit, 2, "plan.md:10: row `C5.A` stands in line 9 already")
+
+
+def test_numbers_and_words_may_stand_twice(root, doit):
+    edit(root / "plan.md", "last line", 2 * "- [ ] 1: once\n- [x] Note: this\n")
+    assert doit(root, "evidence").returncode == 0
+
+
+def test_what_another_item_makes_can_be_depended_on(root, doit):
+    items(
+        root,
+        "id: C4.D3, command: mkdir out && cp data.txt --target-directory=out, log: one",
+        "id: C4.D3, command: ls out, log: two, depends: [out]",
+        "id: C4.D1, command: cat out/data.txt, log: three, depends: ['out/*.txt', out/data.txt]",
+    )
+    done = doit(root, "evidence")
+    assert_one_line(done, 2, "three: depends: `out/*.txt` is neither a stage nor a file")
+    edit(root / "evidence.yaml", "mkdir out &&", "mkdir out; echo out/data.txt;")
+    assert doit(root, "evidence").returncode == 0
+    assert "two" not in doit(root, "why", "evidence:C4.D1").stdout
 
 
 def test_a_row_without_a_state_starts_nothing(root, doit):

@@ -26,7 +26,7 @@ from ptycho_tasks.plan import Plan
 from ptycho_tasks.prove import RULE, as_ascii, output_of, run_item
 from ptycho_tasks.prune import prunable, prune
 from ptycho_tasks.publish import begin, publish
-from ptycho_tasks.shell import pytest_calls, selected_paths
+from ptycho_tasks.shell import code_named, pytest_calls, selected_paths
 
 CONFIG = """\
 initiative: I
@@ -710,6 +710,21 @@ def test_a_plain_call_of_pytest_is_known(command, plain, paths):
     calls = pytest_calls(command)
     assert calls.plain == plain
     assert not plain or [*selected_paths(calls.arguments)] == paths
+
+
+@pytest.mark.parametrize(
+    ("command", "scripts"),
+    [
+        ("python -u check.py a.json > b.py", ["check.py"]),
+        ("A=1 ./run x.txt | tee out/x.log && sh go.sh", ["./run", "go.sh"]),
+        ("python -m a.b -x", ["a/b.py", "a/b/__main__.py"]),
+        ("pytest tests/a.py::T 2>&1 | cat", ["tests/a.py"]),
+        ("cat data.txt", []),
+        ('echo "', []),
+    ],
+)
+def test_scripts_in_a_command_are_known(command, scripts):
+    assert [*code_named(command)] == scripts
 
 
 def test_only_files_in_a_report_folder_are_in_one(project):
