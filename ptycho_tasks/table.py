@@ -115,6 +115,11 @@ def has_evidence_file(root: Path) -> bool:
     return os.path.lexists(root / EVIDENCE_NAME)
 
 
+def stands_alone(root: Path) -> bool:
+    """Whether a project has something to prove, and nothing to build."""
+    return has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME)
+
+
 def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     """The tasks, and the files and folders besides ptycho.yaml that decide them.
 

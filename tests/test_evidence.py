@@ -702,5 +702,14 @@ def test_the_command_line_says_why(root):
     assert " ".join(done.stdout.split()) == "evidence:C4.D1 stale pytest_a was not run yet"
 
 
+def test_evidence_that_stands_alone_needs_one_line_and_no_task_names(root, doit):
+    (root / "dodo.py").write_text("from ptycho_tasks.tasks import DOIT_CONFIG, task_evidence\n")
+    assert doit(root, "why").stdout.startswith("evidence  stale\n")
+    assert doit(root, "dry-run").stdout.startswith(".  evidence  (")
+    assert doit(root).returncode == 0
+    assert "[x] **C4.D3" in (root / "plan.md").read_text()
+    assert doit(root, "dry-run").stdout == "nothing would run: all is up to date\n"
+
+
 def test_without_evidence_there_is_no_task(project, doit):
     assert "evidence" not in doit(project, "list", "--all").stdout
