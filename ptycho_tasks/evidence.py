@@ -432,7 +432,7 @@ def reasons_of(
     old, new = record.get("settings") or {}, item.settings
     for key in sorted({*old, *new}):
         if key not in old or key not in new or old[key] != new[key]:
-            text = " -> ".join(json.dumps(v[key]) if key in v else "not there" for v in (old, new))
+            text = " -> ".join(_shown(v[key]) if key in v else "not there" for v in (old, new))
             yield Reason("setting", key, f"{key} {text}", old.get(key), new.get(key))
     seen = record.get("inputs") or {}
     now = {path: digest(path) for path in input_paths(evidence, item, outputs)}
@@ -450,3 +450,9 @@ def reasons_of(
         problem = log_problem(evidence, record)
         if problem:
             yield Reason("output", str(record.get("log")), problem)
+
+
+def _shown(value: Any) -> str:
+    # As it was written, so that it can be compared: JSON would double backslashes.
+    plain = isinstance(value, str) and value.isprintable()
+    return f'"{value}"' if plain else json.dumps(value)

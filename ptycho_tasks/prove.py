@@ -37,7 +37,9 @@ _NOT_FOUND = (126, 127)
 """A shell's exit status where there is no such command, or none that can be run."""
 _NO_TESTS = 5
 """pytest's exit status where what was selected has no test."""
-_NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: .*")
+_NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: (.*)")
+_ENDING = re.compile(r"^=+ (.*?)(?: in [0-9.]+s.*)? =+$")
+"""pytest's last line."""
 _LONGEST_LINE = 1 << 16
 
 
@@ -256,6 +258,8 @@ def _cause(error: BaseException) -> str:
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_NOISE = re.compile("Traceback|while loading conftest|ERROR: usage:")
+"""Says that a line with the error follows."""
 _ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b", re.IGNORECASE)
 
 
@@ -269,6 +273,11 @@ def as_ascii(text: str) -> str:
     """A text without colours, in ASCII: what is none of it is escaped."""
     plain = _ANSI.sub("", text).encode("ascii", "backslashreplace").decode("ascii")
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", plain)
+
+
+def in_one_line(text: str) -> str:
+    """A text as `as_ascii`, its line ends escaped."""
+    return as_ascii(text.strip()).replace("\n", "\\n")
 
 
 class _Tee:
@@ -293,10 +302,11 @@ class _Tee:
             self._log.write(f"{line}\n")
             if line.strip():
                 self.last_line = line.strip()
-            if _NO_SUCH_TEST.fullmatch(line):
-                self.no_such_test = self.no_such_test or line.strip()
-            if not self.first_error and _ERROR.search(line) and "Traceback" not in line:
-                self.first_error = line.strip()
+            missing = _NO_SUCH_TEST.fullmatch(line)
+            if missing:
+                self.no_such_test = self.no_such_test or f"there is no {missing[1]}"
+            if not self.first_error and _ERROR.search(line) and not _NOISE.search(line):
+                self.first_error = line.strip().removeprefix("E   ")
         self._log.flush()
 
     def finish(self) -> None:
@@ -308,9 +318,9 @@ def _head(item: Item, begun: str, around: Record) -> Iterator[str]:
     dirty = {True: ", with changes", False: "", None: ""}[around["dirty"]]
     packages = ", ".join(f"{name} {version}" for name, version in around["packages"].items())
     cuda = around["cuda_visible_devices"]
-    yield from (
-        as_ascii(line).replace("\n", "\\n")
-        for line in (
+    yield from map(
+        in_one_line,
+        (
             f"# command: {item.command}",
             "# directory: . (the project)",
             f"# start: {begun}",
@@ -318,7 +328,7 @@ def _head(item: Item, begun: str, around: Record) -> Iterator[str]:
             f"# python: {around['python']}; {packages}",
             f"# CUDA_VISIBLE_DEVICES: {'not set' if cuda is None else repr(cuda)}",
             *(f"# environment: {name}={value}" for name, value in item.env.items()),
-        )
+        ),
     )
 
 
@@ -347,13 +357,14 @@ def _judged(
 ) -> dict[str, str]:
     """`outcome`, the `problem` of a red one, and the user's `mistake` behind it, if it is one."""
     mistake = problem = ""
+    ending = _ENDING.sub(r"\1", tee.last_line)
     ran = 0 if tests is None else tests.counts.passed + tests.counts.failed
     if ended.startswith("time limit"):
         problem = ended
     elif status in _NOT_FOUND and not item.arguments:
         problem = mistake = f"the command was not found or cannot be run: {tee.last_line}"
     elif item.countable and not ran and (status == _NO_TESTS or tee.no_such_test):
-        problem = mistake = f"selects no test: {tee.no_such_test or tee.last_line}"
+        problem = mistake = f"selects no test: {tee.no_such_test or ending}"
     elif status != 0:
         found = tests.first_failure if tests is not None else ""
         problem = found or tee.first_error or tee.last_line or ended

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
 from ptycho_tasks.junit import Counts
 from ptycho_tasks.plan import BLOCKED, DONE, STATES
-from ptycho_tasks.prove import output_of
+from ptycho_tasks.prove import in_one_line, output_of
 
 SUMMARY, PLAN_UPDATES, BLOCKER = "summary.md", "plan_updates.md", "blocker.log"
 _FORMAT = 1
@@ -179,7 +179,7 @@ def blocker(results: Mapping[str, Record], logs: Mapping[str, str]) -> str:
         tail = output_of(logs[name])[-_TAIL_LINES:]
         lines += [
             f"# {', '.join(record['ids'])}: blocked",
-            f"# command: {json.dumps(record['command'])}",
+            f"# command: {in_one_line(record['command'])}",
             f"# {record['ended']}: {record['problem']}",
             f"# the end of {record['log']}:",
             *tail,

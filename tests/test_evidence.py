@@ -343,7 +343,7 @@ def test_a_red_item_is_blocked_and_the_others_still_run(root, doit):
         "pytest_a_red.log", "data_green.log", "plan_updates.md", "summary.md", "blocker.log",
     }  # fmt: skip
     blocker = (folder / "blocker.log").read_text()
-    assert '# command: "python -m pytest tests/test_a.py -q"\n' in blocker
+    assert "# command: python -m pytest tests/test_a.py -q\n" in blocker
     assert "1 failed, 1 passed" in blocker
     plan = (root / "plan.md").read_text().splitlines()
     assert plan[4].startswith("| C4.D1 | CLI tests | [P] | guidance \\| `[x]` (evidence 2")
@@ -356,6 +356,37 @@ def test_a_red_item_is_blocked_and_the_others_still_run(root, doit):
     assert doit(root, "why", "evidence:C4.D1").stdout.splitlines()[1].strip() == (
         "pytest_a was red: tests.test_a.test_more: AssertionError: no `x`"
     )
+
+
+COLOURED_TEST = r"""
+def test_a():
+    raise ValueError("\x1b[31mred\x1b[0m C:\\dir")
+"""
+PROBLEMS = {
+    "colours": ({"tests/test_b.py": COLOURED_TEST}, "tests.test_b.test_a: ValueError: red C:\\dir"),
+    "no import": (
+        {"tests/test_b.py": "import os\nimport nothing_such\n"},
+        "tests.test_b: ModuleNotFoundError: No module named 'nothing_such'",
+    ),
+    "no Python": ({"tests/test_b.py": "def test(:\n"}, "tests.test_b: SyntaxError: invalid syntax"),
+    "conftest": (
+        {"tests/test_b.py": TEST, "tests/conftest.py": "import nothing_such\n"},
+        "ModuleNotFoundError: No module named 'nothing_such'",
+    ),
+    "no option": ({"tests/test_b.py": TEST, "pytest.ini": "[pytest]\naddopts = --nonsense\n"},
+        "python -m pytest: error: unrecognized arguments: --nonsense"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "problem"), PROBLEMS.values(), ids=PROBLEMS)
+def test_the_first_error_is_what_is_said_of_a_red_item(root, doit, files, problem):
+    items(root, "id: C4.D1, pytest: [tests/test_b.py, --color=yes], log: t")
+    for name, text in files.items():
+        (root / name).write_text(text)
+    assert doit(root, "evidence").returncode == 1
+    assert f"# problem: {problem}\n" in (report(root) / "t_red.log").read_text()
+    assert f"t was red: {problem}\n" in doit(root, "why", "evidence").stdout
+    assert f"; {problem})".replace("\\", "/") in (root / "plan.md").read_text()
 
 
 def test_a_red_item_is_run_again_until_it_is_green(root, doit):
@@ -568,6 +599,11 @@ BAD = {
     "no stage": ("[data.txt]", "[trane]", "`trane` is neither a stage nor a file; did you mean"),
     "nothing to depend on": ("[data.txt]", "[data.csv]", "`data.csv` is neither a stage nor"),
     "a glob of nothing": ("[data.txt]", "['data/*.txt']", "depends: `data/*.txt` is neither"),
+    "a blank selector": ("[tests/test_a.py, -q]", "[' ']", "items[0].pytest[0]: expected a text"),
+    "a blank command": ("cat data.txt", "' '", "items[1].command: expected a text that is not"),
+    "a comment": ("cat data.txt", "'# later'", "items[1].command: is only a comment, so that"),
+    "an id of no kind": ("id: C4.D3", "id: 'C4\\D'", "items[1].id: expected the id of a row: let"),
+    "a log with a backslash": ("data.log", "'a\\b'", "first is a letter or digit, not 'a\\b'; the"),
     "no file of tests": ("tests/test_a", "tests/test_b", "no test file or folder tests/test_b.py"),
     "id and ids": ("id: C4.D3", "id: C4.D3\n    ids: [a.1]", "give exactly one of `id` and `ids`"),
     "nothing to run": ("    command: cat data.txt\n", "", "exactly one of `command`, `pytest` and"),
@@ -636,7 +672,8 @@ def test_evidence_in_two_files_is_refused(root, doit):
 )  # fmt: skip
 def test_a_selector_that_selects_nothing_is_one_line(root, doit, given):
     items(root, f"id: C4.D3, {given}, log: t", "id: C4.D1, command: echo done, log: other")
-    refused(root, doit, 1, "C4.D3: `python -m pytest tests", "selects no test: ")
+    expected = "2 deselected" if "-k" in given else f"there is no {root}/tests/test_a.py::test_none"
+    refused(root, doit, 1, "C4.D3: `python -m pytest tests", f"selects no test: {expected};")
     edit(root / "evidence.yaml", "none", "more")
     done = doit(root, "evidence")
     assert done.returncode == 0, done.stderr
