@@ -164,12 +164,9 @@ class _NothingPending(Answer):
             if pending(evidence, item) is not None
         ]
         with or_exit():
-            self.reasons += [
-                Reason(
-                    "output", id, f"{id} is proved, but {evidence.plan} or its manifest lacks it"
-                )
-                for id in unsaid(evidence, items, self.state.sha256, outputs_of)
-            ]
+            for id in unsaid(evidence, items, self.state.sha256, outputs_of):
+                text = f"{id} is proved, and {evidence.plan} or its manifest does not say so"
+                self.reasons.append(Reason("output", id, text))
         return not self.reasons
 
 

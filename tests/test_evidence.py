@@ -208,6 +208,17 @@ def test_a_second_run_runs_nothing_and_names_the_logs(root, doit):
     assert visible(root) == before
 
 
+def test_a_row_that_someone_opened_is_marked_again(root, doit):
+    doit(root, "evidence")
+    edit(root / "plan.md", "[x] **C4.D3", "[ ] **C4.D3")
+    assert "C4.D3 is proved, and plan.md or its manifest" in doit(root, "why", "evidence").stdout
+    done = doit(root, "evidence:C4.D3")
+    assert done.returncode == 0
+    assert "measured" not in done.stdout
+    assert "- [x] **C4.D3" in (root / "plan.md").read_text()
+    assert doit(root, "why", "evidence").stdout == "evidence  up to date\n"
+
+
 def test_a_clone_knows_what_was_proved(root, doit):
     doit(root, "evidence")
     shutil.rmtree(root / ".ptycho")
