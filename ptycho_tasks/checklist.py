@@ -18,7 +18,7 @@ from ptycho_tasks.evidence import (
     reasons_of,
     records_of,
 )
-from ptycho_tasks.files import write_all
+from ptycho_tasks.files import real, write_all
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, OPEN, STATES, Change, Plan
 from ptycho_tasks.plan import Row as PlanRow
@@ -103,7 +103,7 @@ def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
 
 def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
     """What is wrong with the reports of earlier runs, besides some logs."""
-    inside = evidence.ledger_file.is_relative_to(evidence.root.resolve())
+    inside = evidence.ledger_file.is_relative_to(real(evidence.root))
     base = evidence.root if inside else evidence.ledger_file.parent
     for name in reports_named(read_ledger(evidence).decode("utf-8", "replace")):
         report = base / name

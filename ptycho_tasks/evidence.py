@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.clock import is_stamp
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.files import sha256_file
+from ptycho_tasks.files import real, sha256_file
 from ptycho_tasks.freshness import Reason, changed
 from ptycho_tasks.lock import STATE_DIR
 from ptycho_tasks.state import spelled
@@ -112,12 +112,12 @@ class Evidence:
     @property
     def plan_file(self) -> Path:
         """The plan, where it really lies."""
-        return (self.root / self.plan).resolve()
+        return real(self.root / self.plan)
 
     @property
     def ledger_file(self) -> Path:
         """The ledger, where it really lies."""
-        return (self.root / self.ledger).resolve()
+        return real(self.root / self.ledger)
 
     @property
     def reports_dir(self) -> Path:
@@ -406,11 +406,10 @@ def log_problem(evidence: Evidence, record: Record) -> str:
 def is_in_report(evidence: Evidence, path: Path) -> bool:
     """Whether a file lies in a report folder, as reports/2025-10-20T050500Z/phase, by whatever
     name it is reached."""
-    reports = evidence.reports_dir.resolve()
-    real = path.resolve()
-    if not real.is_relative_to(reports):
+    reports, log = real(evidence.reports_dir), real(path)
+    if not log.is_relative_to(reports):
         return False
-    parts = real.relative_to(reports).parts
+    parts = log.relative_to(reports).parts
     return len(parts) == 3 and STAMPED.fullmatch(parts[0]) is not None
 
 

@@ -176,6 +176,14 @@ def not_a_file(path: Path) -> str:
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
 
 
+def real(path: Path) -> Path:
+    """Where a path leads, by whatever links; that of a loop of links leads nowhere, and no further.
+
+    `Path.resolve` raises for a loop, and not the same error in every Python.
+    """
+    return Path(os.path.realpath(path))
+
+
 def flush(path: Path) -> None:
     """Force a file's content to the disk."""
     handle = os.open(path, os.O_RDONLY)

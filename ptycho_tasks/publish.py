@@ -36,6 +36,7 @@ from ptycho_tasks.evidence import (
 )
 from ptycho_tasks.files import (
     not_a_file,
+    real,
     remove_leftovers,
     staged_together,
     write_atomic,
@@ -315,9 +316,9 @@ def _update(
 def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
     """Relative to the project; to a ledger outside it, relative to that, so that two projects
     cannot mean the same."""
-    if evidence.ledger_file.is_relative_to(evidence.root.resolve()):
+    if evidence.ledger_file.is_relative_to(real(evidence.root)):
         return spelled(evidence.root, path)
-    return os.path.relpath(path.resolve(), evidence.ledger_file.parent)
+    return os.path.relpath(real(path), evidence.ledger_file.parent)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -332,7 +333,7 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
     One that the ledger names is not free even where someone removed it: by its name an entry is
     known to be there.
     """
-    reports = evidence.reports_dir.resolve()
+    reports = real(evidence.reports_dir)
     work = _staged(evidence)
     ledger = read_ledger(evidence)
     now = clock.now()
@@ -359,8 +360,8 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
 
 
 def _staged(evidence: Evidence) -> Path:
-    project = hashlib.sha256(str(evidence.root.resolve()).encode()).hexdigest()[:8]
-    return evidence.reports_dir.resolve() / f".{project}.tmp"
+    project = hashlib.sha256(str(real(evidence.root)).encode()).hexdigest()[:8]
+    return real(evidence.reports_dir) / f".{project}.tmp"
 
 
 def complete(evidence: Evidence) -> None:

@@ -636,6 +636,13 @@ def test_a_mistake_is_one_line_and_starts_nothing(root, doit, old, new, expected
     assert not (root / "reports").exists()
 
 
+@pytest.mark.parametrize("name", ["plan.md", "docs/fix_plan.md"])
+def test_a_loop_of_links_is_one_line(root, doit, name):
+    (root / name).unlink()
+    (root / name).symlink_to(Path(name).name)
+    refused(root, doit, 2, name)
+
+
 def test_a_row_that_stands_twice_starts_nothing(root, doit):
     edit(root / "plan.md", "last line", "- [ ] C4.D3: again")
     refused(root, doit, 2, "plan.md:9: row `C4.D3` stands in line 7 already")
