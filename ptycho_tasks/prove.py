@@ -311,6 +311,8 @@ class _Tee:
 
     def finish(self) -> None:
         """No more will come."""
+        if self._part:
+            say("\n")  # else what is said next would go on in its line
         self.take(b"", final=True)
 
 

@@ -476,6 +476,7 @@ def test_output_keeps_its_order_and_colours_and_the_log_is_plain_ascii(root):
     done = subprocess.run([*DOIT, "evidence"], cwd=root, capture_output=True, check=True)
     assert b"\x1b[31mred\x1b[0m out err\n" in done.stdout
     assert "out \u00e9\n".encode() in done.stdout
+    assert b"\nend\n" in done.stdout
     log = (report(root) / "said_green.log").read_text("ascii")
     assert log.split("-" * 72 + "\n")[1] == (
         "red out err\nout \\xe9\nbytes \\xff\\xfe\n1%\n2%\nend\n"
