@@ -232,30 +232,18 @@ def _published(
     with _new_folder(evidence, clock) as (work, folder):
         inside = work / evidence.phase
         inside.mkdir()
-        places = {
-            item.name: folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
-            for item, record in results.items()
-        }
-        moved = {
-            item.name: {**record, "log": spelled(evidence.root, places[item.name])}
-            for item, record in results.items()
-        }
+        moved: dict[str, Record] = {}
+        for item, record in results.items():
+            log = folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
+            shutil.copyfile(evidence.pending_log(item), inside / log.name)
+            moved[item.name] = {**record, "log": spelled(evidence.root, log)}
         parts = {
             id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
             for id, found in evaluated.items()
         }
         updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
-        for item in results:
-            shutil.copyfile(evidence.pending_log(item), inside / places[item.name].name)
         _write_report(evidence, inside, moved, updates, time)
-        shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
-        shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
-        still = {
-            id: [_as_the_ledger_says(evidence, evidence.root / log) for log in _logs(found)]
-            for id, found in evaluated.items()
-            if not any(part.item in results for part in found)
-        }
-        title, lines = attempt(evidence, moved, still, shown, time)
+        title, lines = _attempt(evidence, moved, parts, folder / evidence.phase, time)
         journal = {
             "staged": str(work),
             "folder": str(folder),
@@ -267,6 +255,28 @@ def _published(
         }
         _commit(evidence, journal, decided=False)
     return Published(folder / evidence.phase, updates)
+
+
+def _attempt(
+    evidence: Evidence,
+    results: Mapping[str, Record],
+    parts: Mapping[str, Sequence[Evaluated]],
+    folder: Path,
+    time: str,
+) -> tuple[str, list[str]]:
+    """Title and lines of the ledger's entry, with paths as the ledger says them."""
+
+    def shown(log: str) -> str:
+        return _as_the_ledger_says(evidence, evidence.root / log)
+
+    still = {
+        id: [shown(log) for log in _logs(found)]
+        for id, found in parts.items()
+        if not any(part.item.name in results for part in found)
+    }
+    places = {name: shown(record["log"]) for name, record in results.items()}
+    places[""] = _as_the_ledger_says(evidence, folder)
+    return attempt(evidence, results, still, places, time)
 
 
 def _logs(parts: Sequence[Evaluated]) -> list[str]:

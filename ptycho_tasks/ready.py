@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -59,9 +60,12 @@ def check_rows(evidence: Evidence, plan: Plan) -> None:
     Raises:
         PlanError: one line that names the plan, its line and the row.
     """
+    count = Counter(row.id for row in plan.rows if row.state is not None)
     # What has no letter or no digit need not be meant as an id: `1`, `Note:`.
-    others = {row.id for row in plan.rows if row.state and re.search("[A-Za-z]", row.id)}
-    for id in [*evidence.ids, *sorted(id for id in others if re.search("[0-9]", id))]:
+    twice = [
+        id for id in count if count[id] > 1 and re.search("[A-Za-z].*[0-9]|[0-9].*[A-Za-z]", id)
+    ]
+    for id in [*evidence.ids, *twice]:
         plan.row(id)
 
 
