@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 _OPERATOR = re.compile(r"[();<>|&]+|\n")
@@ -65,11 +66,13 @@ def pytest_calls(command: str) -> PytestCalls:
 
 
 def code_named(command: str) -> Iterator[str]:
-    """Paths of the scripts that a command may run, by their endings or as its first word."""
+    """Paths of the scripts that a command may run, by their endings or as its first word, but for
+    those that it writes."""
     try:
         words = words_of(command)
     except ValueError:
         return
+    written = {word for before, word in pairwise(words) if ">" in before}
     before = ";"
     for word in words:
         begins = bool(_OPERATOR.fullmatch(before))
@@ -79,7 +82,7 @@ def code_named(command: str) -> Iterator[str]:
             continue
         if before == "-m":
             yield from (f"{path.replace('.', '/')}{end}" for end in (".py", "/__main__.py"))
-        elif ">" not in before and ((begins and "/" in word) or _SCRIPT.fullmatch(path)):
+        elif word not in written and ((begins and "/" in word) or _SCRIPT.fullmatch(path)):
             yield path
         before = word
 

@@ -717,6 +717,7 @@ def test_a_plain_call_of_pytest_is_known(command, plain, paths):
     [
         ("python -u check.py a.json > b.py", ["check.py"]),
         ("A=1 ./run x.txt | tee out/x.log && sh go.sh", ["./run", "go.sh"]),
+        ("python gen.py > b.py && python b.py", ["gen.py"]),
         ("python -m a.b -x", ["a/b.py", "a/b/__main__.py"]),
         ("pytest tests/a.py::T 2>&1 | cat", ["tests/a.py"]),
         ("cat data.txt", []),
