@@ -191,13 +191,13 @@ def unsaid(
     for id in dict.fromkeys(id for item in evidence.items for id in item.ids):
         needed, state = evidence.items_of(id), plan.row(id).state or ""
         said = records_of(evidence, id)
-        as_said = state == DONE and said == [latest(evidence, item) for item in needed]
-        if as_said or not given.issuperset(needed):
+        is_said = state == DONE and all(latest(evidence, item) in said for item in needed)
+        if is_said or not given.issuperset(needed):
             continue
         parts = [evaluate(evidence, item, digest, outputs) for item in needed]
         after, _ = state_of(parts, state, by_hand=id in evidence.by_hand)
-        now = [part.record for part in parts]
-        if outcome_of(parts) == GREEN and (after, now) != (state, said):
+        is_said = after == state and all(part.record in said for part in parts)
+        if outcome_of(parts) == GREEN and not is_said:
             yield id
 
 

@@ -592,6 +592,17 @@ def test_a_row_that_is_proved_is_marked_again_without_a_run(proved):
     assert proved.publish() is None
 
 
+def test_the_order_of_items_is_of_no_account(project):
+    config = project.root / "evidence.yaml"
+    (project.root / "ready").touch()
+    config.write_text(config.read_text().replace("id: a.2", "id: a.1"))
+    project.run()
+    project.publish()
+    *head, one, two = config.read_text().splitlines()
+    config.write_text("\n".join([*head, two, one]))
+    assert project.publish() is None
+
+
 def test_a_row_whose_evidence_is_stale_or_red_stays_open(project):
     project.run()
     project.publish()
