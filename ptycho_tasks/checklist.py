@@ -12,16 +12,20 @@ from ptycho_tasks.evidence import (
     Digest,
     Evidence,
     Outputs,
+    is_in_report,
     log_problem,
-    published,
+    manifest_problem,
     reasons_of,
     records_of,
 )
+from ptycho_tasks.files import real, write_all
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, OPEN, STATES, Change, Plan
 from ptycho_tasks.plan import Row as PlanRow
-from ptycho_tasks.publish import LOCK, read_plan, replace_plan
+from ptycho_tasks.publish import LOCK, read_ledger, read_plan
 from ptycho_tasks.ready import check_rows
+from ptycho_tasks.report import SUMMARY, logs_named, reports_named
+from ptycho_tasks.state import spelled
 
 VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
 """What the evidence of a row is, besides `red`; broken: a log is missing, altered, or elsewhere."""
@@ -89,10 +93,30 @@ def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
             marked = f"{line.id} is marked done, but " if unproved else f"{line.id}: "
             found.append(f"{evidence.plan}:{line.line}: {marked}{line.reason}")
     shown = {line.id for line in lines}
+    told = {log for line in lines for log in line.logs}
     for path in sorted((evidence.reports_dir / MANIFESTS).glob("*.json")):
         if path.stem not in shown:
-            found += [f"{path.stem}: {problem}" for problem in _log_problems(evidence, path.stem)]
-    return found
+            found += [f"{path.stem}: {problem}" for problem in _broken(evidence, path.stem)]
+            told |= {record["log"] for record in records_of(evidence, path.stem)}
+    return [*found, *_earlier_problems(evidence, told)]
+
+
+def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
+    """What is wrong with the reports of earlier runs, besides some logs."""
+    inside = evidence.ledger_file.is_relative_to(real(evidence.root))
+    base = evidence.root if inside else evidence.ledger_file.parent
+    for name in reports_named(read_ledger(evidence).decode("utf-8", "replace")):
+        report = base / name
+        if is_in_report(evidence, report / SUMMARY) and not (report / SUMMARY).is_file():
+            yield f"{evidence.ledger}: the report {name} lacks its {SUMMARY}; restore it"
+    for path in sorted(evidence.reports_dir.glob(f"*/*/{SUMMARY}")):
+        if not is_in_report(evidence, path):
+            continue
+        for log, sha256 in logs_named(path.read_text("utf-8", "replace")):
+            beside = spelled(evidence.root, path.with_name(log))
+            problem = log_problem(evidence, {"log": beside, "sha256": sha256})
+            if problem and beside not in told:
+                yield f"{spelled(evidence.root, path)}: {problem}"
 
 
 def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
@@ -116,7 +140,7 @@ def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
     with waited_for(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
-            replace_plan(evidence, plan.changed({id: Change(OPEN) for id in ids}))
+            write_all({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
     return ids
 
 
@@ -151,29 +175,33 @@ def _lines(
         )
 
 
-def _log_problems(evidence: Evidence, id: str) -> list[str]:
-    found = (log_problem(evidence, record) for record in records_of(evidence, id))
-    return [problem for problem in found if problem]
+def _broken(evidence: Evidence, id: str) -> list[str]:
+    """What is wrong with the manifest of a row and the logs that it names."""
+    logs = (log_problem(evidence, record) for record in records_of(evidence, id))
+    return [problem for problem in (manifest_problem(evidence, id), *logs) if problem]
 
 
 def _judged(evidence: Evidence, row: PlanRow, digest: Digest, outputs: Outputs) -> tuple[str, str]:
     """What the evidence of a row is, and why it is not valid."""
-    broken = _log_problems(evidence, row.id)
+    broken = _broken(evidence, row.id)
     if broken:
         return BROKEN, broken[0]
     items = evidence.items_of(row.id)
+    records = {record["item"]: record for record in records_of(evidence, row.id)}
     if not items:
         if row.id in evidence.by_hand:
             return BY_HAND, evidence.by_hand[row.id]
-        if records_of(evidence, row.id):
+        if records:
             return STALE, f"no item in {evidence.file} proves it any more"
         return NONE, f"no item in {evidence.file} proves it"
     for item in items:
-        record = published(evidence, item)
+        record = records.get(item.name)
         if record is None:
-            return NONE, f"{item.name} was not run yet"
-        if record.get("outcome") == RED:
-            return RED, f"{item.name} was red: {record.get('problem')}"
+            manifest = spelled(evidence.root, evidence.manifest_file(row.id))
+            there = "has no result of it" if records else "is not there"
+            return NONE, f"nothing says that {item.name} was run: {manifest} {there}"
+        if record["outcome"] == RED:
+            return RED, f"{item.name} was red: {record['problem']}"
         reason = next(reasons_of(evidence, item, record, digest, outputs), None)
         if reason is not None:
             return STALE, f"{item.name} is stale: {reason.text}"

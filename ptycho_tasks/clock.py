@@ -55,3 +55,12 @@ def parsed(stamp: str) -> datetime:
         ValueError: it is none.
     """
     return datetime.strptime(stamp, STAMP).replace(tzinfo=timezone.utc)
+
+
+def is_stamp(text: str) -> bool:
+    """Whether a text is a time as `Clock.stamp` writes it."""
+    try:
+        parsed(text)
+    except ValueError:
+        return False
+    return True

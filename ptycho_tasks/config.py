@@ -22,7 +22,7 @@ import yaml
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import (
     NAME_PATTERN,
-    NAME_RULE,
+    RULES,
     FixtureOptions,
     Section,
     SimulationOptions,
@@ -602,8 +602,9 @@ def _expected(problem: str, annotation: Any) -> str:
         return f"expected one of {', '.join(map(str, choices_of(annotation)))}"
     if problem.startswith("Expected `object`"):
         return "expected a mapping, `key: value` lines"
-    if repr(NAME_PATTERN) in problem:
-        return f"expected {NAME_RULE}"
+    for pattern, rule in RULES.items():
+        if repr(pattern) in problem:
+            return f"expected {rule}"
     return problem[:1].lower() + problem[1:].split(", got `")[0]
 
 
@@ -655,7 +656,8 @@ def _kind(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A value in a message: in one line, and not too long."""
-    text = repr(value)
+    plain = isinstance(value, str) and value.isprintable()
+    text = f"'{value}'" if plain else repr(value)
     return text if len(text) <= 80 else f"{text[:60]}..."
 
 

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho_tasks.clock import is_stamp
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.files import sha256_file
+from ptycho_tasks.files import real, sha256_file
 from ptycho_tasks.freshness import Reason, changed
 from ptycho_tasks.lock import STATE_DIR
 from ptycho_tasks.state import spelled
@@ -73,6 +74,8 @@ class Item:
     time_limit_s: float | None = None
     tests: tuple[str, ...] = ()
     """Test files and folders that it names."""
+    scripts: tuple[str, ...] = ()
+    """Files that its command may run."""
     stages: tuple[str, ...] = ()
     """Stages, or tasks of them, whose results it is about."""
     depends: tuple[str, ...] = ()
@@ -109,12 +112,12 @@ class Evidence:
     @property
     def plan_file(self) -> Path:
         """The plan, where it really lies."""
-        return (self.root / self.plan).resolve()
+        return real(self.root / self.plan)
 
     @property
     def ledger_file(self) -> Path:
         """The ledger, where it really lies."""
-        return (self.root / self.ledger).resolve()
+        return real(self.root / self.ledger)
 
     @property
     def reports_dir(self) -> Path:
@@ -224,6 +227,8 @@ def input_paths(evidence: Evidence, item: Item, outputs: Outputs) -> list[str]:
     found: set[str] = set()
     for stage in item.stages:
         found.update(outputs(stage))
+    for text in item.scripts:
+        found.update(filter(lambda path: (root / path).is_file(), [spelled(root, root / text)]))
     for text in item.depends:
         found.update(spelled(root, path) for path in _files(evidence, text))
     for text in item.tests:
@@ -245,6 +250,11 @@ def _files(evidence: Evidence, text: str, of_folder: str = "*") -> Iterator[Path
             yield from (p for p in inside if _counts(evidence, p, first))
     else:
         yield path
+
+
+def is_there(evidence: Evidence, text: str) -> bool:
+    """Whether a path that an item depends on exists, or a glob matches a file."""
+    return any(path.exists() for path in (evidence.root / text, *_files(evidence, text)))
 
 
 def _counts(evidence: Evidence, path: Path, folder: Path) -> bool:
@@ -335,16 +345,43 @@ def published(evidence: Evidence, item: Item) -> Record | None:
 
 def records_of(evidence: Evidence, id: str) -> list[Record]:
     """The published results that a row stands on."""
-    items = (read_record(evidence.manifest_file(id)) or {}).get("items")
-    return [*_whole(items)] if isinstance(items, list) else []
+    return [*_whole(_items(read_record(evidence.manifest_file(id))))]
 
 
-_KEYS = {"item", "outcome", "started", "log", "sha256", "settings", "inputs"}
+def manifest_problem(evidence: Evidence, id: str) -> str:
+    """What is wrong with a row's manifest; empty where nothing is, or where there is none."""
+    path = evidence.manifest_file(id)
+    if not os.path.lexists(path):
+        return ""
+    manifest = read_record(path)
+    items = _items(manifest)
+    if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
+        return ""
+    return (
+        f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
+        f"`doit {EVIDENCE}`"
+    )
+
+
+def _items(manifest: Record | None) -> list[Any]:
+    items = (manifest or {}).get("items")
+    return items if isinstance(items, list) else []
+
+
+_TYPES = {"item": str, "ids": list, "outcome": str, "problem": str, "started": str,
+          "log": str, "sha256": str, "settings": dict, "inputs": dict}  # fmt: skip
 
 
 def _whole(records: Iterable[Any]) -> Iterator[Record]:
     """Those that are results, whatever else a file may say."""
-    return (record for record in records if isinstance(record, dict) and record.keys() >= _KEYS)
+    return (
+        record
+        for record in records
+        if isinstance(record, dict)
+        and all(isinstance(record.get(key), kind) for key, kind in _TYPES.items())
+        and record["outcome"] in (GREEN, RED)
+        and is_stamp(record["started"])
+    )
 
 
 def latest(evidence: Evidence, item: Item) -> Record | None:
@@ -369,11 +406,10 @@ def log_problem(evidence: Evidence, record: Record) -> str:
 def is_in_report(evidence: Evidence, path: Path) -> bool:
     """Whether a file lies in a report folder, as reports/2025-10-20T050500Z/phase, by whatever
     name it is reached."""
-    reports = evidence.reports_dir.resolve()
-    real = path.resolve()
-    if not real.is_relative_to(reports):
+    reports, log = real(evidence.reports_dir), real(path)
+    if not log.is_relative_to(reports):
         return False
-    parts = real.relative_to(reports).parts
+    parts = log.relative_to(reports).parts
     return len(parts) == 3 and STAMPED.fullmatch(parts[0]) is not None
 
 
@@ -395,7 +431,7 @@ def reasons_of(
     old, new = record.get("settings") or {}, item.settings
     for key in sorted({*old, *new}):
         if key not in old or key not in new or old[key] != new[key]:
-            text = " -> ".join(json.dumps(v[key]) if key in v else "not there" for v in (old, new))
+            text = " -> ".join(_shown(v[key]) if key in v else "not there" for v in (old, new))
             yield Reason("setting", key, f"{key} {text}", old.get(key), new.get(key))
     seen = record.get("inputs") or {}
     now = {path: digest(path) for path in input_paths(evidence, item, outputs)}
@@ -413,3 +449,9 @@ def reasons_of(
         problem = log_problem(evidence, record)
         if problem:
             yield Reason("output", str(record.get("log")), problem)
+
+
+def _shown(value: Any) -> str:
+    # As it was written, so that it can be compared: JSON would double backslashes.
+    plain = isinstance(value, str) and value.isprintable()
+    return f'"{value}"' if plain else json.dumps(value)

@@ -8,16 +8,25 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from ptycho_tasks.config import ConfigFile, fault, parse_config
+from ptycho_tasks.config import ConfigFile, fault, parse_config, short
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import Evidence, Item
-from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, STAGES, Section, Stages, doc, limits
-from ptycho_tasks.plan import ID_PATTERN
-from ptycho_tasks.shell import pytest_calls, pytest_command, selected_paths
+from ptycho_tasks.options import (
+    NAME_PATTERN,
+    NAME_RULE,
+    ROW_PATTERN,
+    STAGES,
+    TEXT_PATTERN,
+    Section,
+    Stages,
+    doc,
+    limits,
+)
+from ptycho_tasks.shell import code_named, pytest_calls, pytest_command, selected_paths
 from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 
-RowId = Annotated[str, limits(pattern=rf"^{ID_PATTERN}$(?!\n)")]
-Text = Annotated[str, limits(min_length=1)]
+RowId = Annotated[str, limits(pattern=ROW_PATTERN)]
+Text = Annotated[str, limits(pattern=TEXT_PATTERN)]
 
 
 class ItemOptions(Section, frozen=True, kw_only=True):
@@ -59,12 +68,12 @@ class ItemOptions(Section, frozen=True, kw_only=True):
                 raise ValueError("`by_hand` runs nothing, so that only `id` or `ids` go with it")
         elif self.log is None or not re.fullmatch(NAME_PATTERN, self.log):
             raise ValueError(
-                f"`log` must be a plain file name, {NAME_RULE}, not {str(self.log)[:60]!r}; the "
+                f"`log` must be a plain file name, {NAME_RULE}, not {short(self.log)}; the "
                 "report folder is chosen anew for each run"
             )
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"`env`: {name[:60]!r} cannot name an environment variable")
+                raise ValueError(f"`env`: {short(name)} cannot name an environment variable")
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -143,7 +152,8 @@ def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         where = file.where(f"{prefix}.{key}.log".strip("."))
         if item.name.casefold() in names:
             raise refused(
-                f"{key}.log", f"{given.log!r} names the log of {names[item.name.casefold()]} too"
+                f"{key}.log",
+                f"{short(given.log)} names the log of {names[item.name.casefold()]} too",
             )
         names[item.name.casefold()] = where
         items.append(item)
@@ -163,6 +173,8 @@ def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
 def _item(given: ItemOptions) -> Item:
     assert given.log is not None
     command = given.command or pytest_command(given.pytest)
+    if all(line.strip()[:1] in ("", "#") for line in command.splitlines()):
+        raise ValueError("is only a comment, so that nothing would be run")
     calls = pytest_calls(command)
     arguments = given.pytest or (calls.arguments if calls.plain else [])
     if any(re.match("--junit-?xml", word) for word in arguments):
@@ -177,6 +189,7 @@ def _item(given: ItemOptions) -> Item:
         env={name: str(value) for name, value in given.env.items()},
         time_limit_s=given.time_limit_s,
         tests=tuple(selected_paths(arguments)) if given.pytest or calls.plain else (),
+        scripts=tuple(code_named(given.command)) if given.command and not calls.plain else (),
         stages=tuple(name for name in given.depends if _is_stage(name)),
         depends=tuple(_path(name) for name in given.depends if not _is_stage(name)),
     )

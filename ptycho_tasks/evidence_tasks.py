@@ -150,15 +150,24 @@ class _NothingPending(Answer):
         self.names = names
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
-        """Looks for results that are not."""
+        """Looks for results that are not, and for rows that do not say what is proved."""
+        from ptycho_tasks.publish import unsaid
+
+        if self.is_asked_by_a_run(task):
+            return False
         evidence = project_evidence()
         assert evidence is not None
+        items = [evidence.item(name) for name in self.names]
         self.reasons = [
-            Reason("output", name, f"the result of {name} is not published yet")
-            for name in self.names
-            if pending(evidence, evidence.item(name)) is not None
+            Reason("output", item.name, f"the result of {item.name} is not published yet")
+            for item in items
+            if pending(evidence, item) is not None
         ]
-        return not self.is_asked_by_a_run(task) and not self.reasons
+        with or_exit():
+            for id in unsaid(evidence, items, self.state.sha256, outputs_of):
+                text = f"{id} is proved, and {evidence.plan} or its manifest does not say so"
+                self.reasons.append(Reason("output", id, text))
+        return not self.reasons
 
 
 def _failing(error: PtychoTasksError) -> TaskFailed | TaskError:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ptycho_tasks.errors import ConfigError, FileWriteError
+from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -86,30 +88,64 @@ def write_atomic(path: Path, data: bytes) -> None:
         temp.write_bytes(data)
 
 
-def write_new(contents: Mapping[Path, bytes]) -> None:
-    """Put new files in their places, all or none.
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Put files in their places, all or none; as `staged_together`."""
+    with staged_together(contents) as place:
+        place()
+
+
+@contextmanager
+def staged_together(contents: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+    """Stage files beside their places; yields what puts all of them in place, or none.
+
+    A file that takes the place of another gets its mode.
 
     Raises:
-        FileWriteError: one cannot be written; none is there.
+        FileWriteError: one cannot be written, now or when they are put in place; all is as it was.
+        PtychoTasksError: likewise, but what was there before cannot be put back.
     """
-    published: list[Path] = []
     with ExitStack() as stack:
-        temps = {path: stack.enter_context(temporary(path)) for path in contents}
-        for path, temp in temps.items():
+        new = {path: stack.enter_context(temporary(path)) for path in contents}
+        old: dict[Path, Path] = {}
+        for path, temp in new.items():
             with writing(path):
                 temp.write_bytes(contents[path])
+                if path.is_file():
+                    old[path] = stack.enter_context(temporary(path))
+                    shutil.copyfile(path, old[path])
+                    for copy in (temp, old[path]):
+                        copy.chmod(stat.S_IMODE(path.stat().st_mode))
+                        flush(copy)
                 flush(temp)
-        try:
-            for path, temp in temps.items():
-                with writing(path):
-                    temp.replace(path)
-                published.append(path)
-        except BaseException:
-            for path in published:
-                path.unlink()
-            raise
-        for folder in {path.parent for path in contents}:
-            flush_folder(folder)
+        yield functools.partial(_place, new, old)
+
+
+def _place(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
+    placed: list[Path] = []
+    try:
+        for path, temp in new.items():
+            with writing(path):
+                temp.replace(path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            _put_back(path, old.get(path))
+        raise
+    for folder in {path.parent for path in new}:
+        flush_folder(folder)
+
+
+def _put_back(path: Path, old: Path | None) -> None:
+    try:
+        if old is None:
+            path.unlink()
+        else:
+            old.replace(path)
+    except OSError as error:
+        raise PtychoTasksError(
+            f"cannot put {path} back as it was: {error.strerror or error}; allow writing there and "
+            "run again"
+        ) from error
 
 
 def check_replaceable(path: Path, *, force: bool) -> None:
@@ -138,6 +174,14 @@ def not_a_file(path: Path) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+
+
+def real(path: Path) -> Path:
+    """Where a path leads, by whatever links; that of a loop of links leads nowhere, and no further.
+
+    `Path.resolve` raises for a loop, and not the same error in every Python.
+    """
+    return Path(os.path.realpath(path))
 
 
 def flush(path: Path) -> None:

@@ -20,6 +20,7 @@ from click.shell_completion import CompletionItem
 from ptycho_tasks.completion import Completer, complete_backends, completer_of
 from ptycho_tasks.config import choices_of
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.state import spelled
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def _said(flag: Flag, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def seen_from(root: Path, path: Path) -> str:
     """A path that was given on the command line, as a payload's folder sees it: relative where it
     lies in it, absolute elsewhere."""
-    whole = whole_path(path)
-    return str(whole.relative_to(root)) if whole.is_relative_to(root) else str(whole)
+    return spelled(root, whole_path(path))
 
 
 def whole_path(path: Path) -> Path:

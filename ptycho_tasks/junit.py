@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -51,7 +52,17 @@ def read_junit(path: Path) -> TestReport | None:
     return TestReport(Counts(passed, failed, skipped), first)
 
 
+_CODE = re.compile("#x([0-9A-F]{2})")
+"""How pytest writes a character that XML cannot hold, as of a colour."""
+_ERROR = re.compile(r"^E {3}(\S.*)$", re.MULTILINE)
+"""What was raised, where a test file could not be read."""
+
+
 def _said(case: ElementTree.Element, bad: ElementTree.Element) -> str:
     name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
     message = (bad.get("message") or "").strip().partition("\n")[0]
-    return f"{name}: {message}" if message else name
+    raised = _ERROR.search(bad.text or "")
+    if message == "collection failure" and raised:
+        message = raised[1]
+    text = f"{name}: {message}" if message else name
+    return _CODE.sub(lambda found: chr(int(found[1], 16)), text)

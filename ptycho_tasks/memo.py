@@ -23,7 +23,7 @@ from ptycho_tasks.config import parse_config
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import STAMPED, load_evidence
 from ptycho_tasks.evidence_options import parse_evidence
-from ptycho_tasks.files import not_a_file, write_new
+from ptycho_tasks.files import not_a_file, write_all
 from ptycho_tasks.report import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.shell import pytest_calls, split_assignments, words_of
 from ptycho_tasks.table import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
@@ -152,7 +152,7 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
         files[dodo] = DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
-    write_new(files)
+    write_all(files)
     for file in files:
         memo.took(0, file.name)
     return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)

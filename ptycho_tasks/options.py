@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
+from ptycho_tasks.plan import ID_PATTERN
+
 Stages = tuple[str, ...]
 STAGES: Stages = ("source", "fixture", "train", "infer", "refine")
 """The stages of the pipeline, in their order."""
@@ -23,6 +25,14 @@ STAGES: Stages = ("source", "fixture", "train", "infer", "refine")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$(?!\n)"
 """What names files and folders."""
 NAME_RULE = "at most 100 letters, digits, `.`, `_` and `-`, of which the first is a letter or digit"
+ROW_PATTERN = rf"^{ID_PATTERN}$(?!\n)"
+TEXT_PATTERN = r"\S"
+RULES = {
+    NAME_PATTERN: NAME_RULE,
+    ROW_PATTERN: "the id of a row: letters, digits, `.`, `_` and `-`, as C4.D1",
+    TEXT_PATTERN: "a text that is not blank",
+}
+"""What each pattern means, for people."""
 
 
 def doc(text: str, *, affects: Stages | None = None, **bounds: Any) -> msgspec.Meta:

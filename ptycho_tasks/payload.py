@@ -171,12 +171,15 @@ class Payload:
     @property
     def model_dir(self) -> Path:
         """The folder that holds `wts.h5.zip`."""
-        return self.places.model_dir or self.root / "runs" / self.variant.name / "training"
+        return self.places.model_dir or self._results("training")
 
     @property
     def bundle_file(self) -> Path:
         """The trained model."""
         return self.model_dir / BUNDLE_NAME
+
+    def _results(self, stage: str) -> Path:
+        return self.root / "runs" / self.variant.name / stage
 
 
 @dataclass(frozen=True)
@@ -284,9 +287,6 @@ class InferencePayload(Payload):
         """The reconstruction's files."""
         return [self.output_dir / name for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)]
 
-    def _results(self, stage: str) -> Path:
-        return self.root / "runs" / self.variant.name / stage
-
 
 @dataclass(frozen=True)
 class RefinementPayload(InferencePayload):
@@ -374,7 +374,20 @@ def create_refinement_payload(
     layers = merge(file, variant, None, overrides)
     if not layers.data.get("refine"):
         return None
+    return _refinement(layers, _settle(layers, variant, PROJECT))
+
+
+def create_payloads(
+    file: ConfigFile, variant: Variant
+) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
+    """The three of a project's variant, settled at once; see `create_training_payload`."""
+    layers = merge(file, variant)
     settled = _settle(layers, variant, PROJECT)
+    refinement = _refinement(layers, settled) if layers.data.get("refine") else None
+    return TrainingPayload(**settled), InferencePayload(**settled), refinement
+
+
+def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload:
     name = settled["config"].refine.get("backend")
     where = layers.where("refine.backend")
     if not isinstance(name, str):
@@ -389,13 +402,15 @@ def create_refinement_payload(
         )
     owner = f"backend `{name}`"
     options = convert(layers.without("refine.backend"), refiner.options_type, "refine", owner)
-    plain = {"refine.backend": name, **flatten(options, "refine")}
     others = {k: v for k, v in settled["values"].items() if not k.startswith("refine.")}
-    settled["values"] = others | plain
-    settled["origins"] = layers.origins_of(settled["values"])
-    settled["facts"] = settled["facts"] | _refine_facts(refiner.options_type)
+    values = others | {"refine.backend": name, **flatten(options, "refine")}
+    own = {
+        "values": values,
+        "origins": layers.origins_of(values),
+        "facts": settled["facts"] | _refine_facts(refiner.options_type),
+    }
     return RefinementPayload(
-        **settled, refiner=refiner, refinement=options, refiner_source=entry.source
+        **{**settled, **own}, refiner=refiner, refinement=options, refiner_source=entry.source
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ptycho_tasks.backends import available, find_backend, sections_of
 from ptycho_tasks.config import CONFIG_NAME, Config, convert, merge, parse_config, short
 from ptycho_tasks.errors import BackendError, ConfigError
-from ptycho_tasks.files import write_new
+from ptycho_tasks.files import write_all
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, Section
 from ptycho_tasks.template import DODO, DODO_NAME, SCHEMA_NAME, example, schema
 
@@ -57,7 +57,7 @@ def init_project(
     # What `doit` would refuse, as an odd path of the scan, must not be written.
     convert(merge(parse_config(folder / CONFIG_NAME, contents[CONFIG_NAME].encode())), Config)
     files = {folder / file_name: text.encode() for file_name, text in contents.items()}
-    write_new(files)
+    write_all(files)
     return list(files)
 
 

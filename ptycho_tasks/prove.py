@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
@@ -24,7 +24,7 @@ from ptycho_tasks.files import remove_leftovers, sha256_file, write_atomic, writ
 from ptycho_tasks.junit import TestReport, read_junit
 from ptycho_tasks.output import say
 from ptycho_tasks.provenance import surroundings
-from ptycho_tasks.reporter import in_worker
+from ptycho_tasks.reporter import handling, in_worker
 from ptycho_tasks.state import spelled
 
 RULE = "-" * 72
@@ -37,9 +37,10 @@ _NOT_FOUND = (126, 127)
 """A shell's exit status where there is no such command, or none that can be run."""
 _NO_TESTS = 5
 """pytest's exit status where what was selected has no test."""
-_NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: .*")
+_NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: (.*)")
+_ENDING = re.compile(r"^=+ (.*?)(?: in [0-9.]+s.*)? =+$")
+"""pytest's last line."""
 _LONGEST_LINE = 1 << 16
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_item(
@@ -71,18 +72,20 @@ def run_item(
         file.write("\n".join([*_head(item, begun, around), RULE, ""]))
         file.flush()
         process, channel = _started(evidence, item, folder / "junit.xml")
+        stack.callback(os.close, channel)
+        stack.enter_context(process)
         try:
             ended = _followed(process, channel, tee, item.time_limit_s, clock)
         except BaseException as error:
-            with _undisturbed():
+            # No second signal may interrupt this. Not a mask, which is a thread's own: another
+            # thread would take the signal.
+            with handling(_ignore):
                 _end_group(process)
                 tee.finish()
                 took = clock.seconds() - seconds
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
             print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
             raise
-        finally:
-            os.close(channel)
         took = clock.seconds() - seconds
         tests = read_junit(folder / "junit.xml") if item.countable else None
         verdict = _judged(item, process.returncode, ended, tests, tee)
@@ -112,6 +115,16 @@ def run_item(
 # The process
 
 
+_GUARDED = """
+exec 3<&0 </dev/null
+(trap '' HUP INT TERM; { read line <&3; kill -9 0; } &) >/dev/null 2>&1
+exec "$@" 3<&-
+"""
+"""Becomes a command, and leaves a guard in its process group: a child of nobody, which waits for
+the end of what only the run holds open, and then kills the group. The kernel closes that even
+for a run that is killed itself."""
+
+
 def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
     """The command, in a process group of its own, and where its output is read: stdout and
     stderr together, so that their order is kept."""
@@ -126,10 +139,10 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
     reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
-            command,
+            ["/bin/sh", "-c", _GUARDED, "sh", *command],
             cwd=evidence.root,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=writing,
             stderr=writing,
             start_new_session=True,
@@ -229,20 +242,6 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no second signal interrupt the block."""
-    # Not a mask, which is a thread's own: another thread would take the signal.
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not in the main thread, which gets none
-        before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _ignore(number: int, frame: object) -> None:
     """Not SIG_IGN, which the processes that are started meanwhile would inherit."""
 
@@ -259,6 +258,8 @@ def _cause(error: BaseException) -> str:
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_NOISE = re.compile("Traceback|while loading conftest|ERROR: usage:")
+"""Says that a line with the error follows."""
 _ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b", re.IGNORECASE)
 
 
@@ -274,6 +275,11 @@ def as_ascii(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", plain)
 
 
+def in_one_line(text: str) -> str:
+    """A text as `as_ascii`, its line ends escaped."""
+    return as_ascii(text.strip()).replace("\n", "\\n")
+
+
 class _Tee:
     """Hands a command's output to the terminal as it comes, and to the log by lines."""
 
@@ -287,8 +293,7 @@ class _Tee:
 
     def take(self, data: bytes, *, final: bool = False) -> None:
         text = self._decoder.decode(data, final)
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        say(text.encode(encoding, "backslashreplace").decode(encoding))
+        say(text)
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if final or len(self._part) > _LONGEST_LINE:
@@ -297,14 +302,17 @@ class _Tee:
             self._log.write(f"{line}\n")
             if line.strip():
                 self.last_line = line.strip()
-            if _NO_SUCH_TEST.fullmatch(line):
-                self.no_such_test = self.no_such_test or line.strip()
-            if not self.first_error and _ERROR.search(line) and "Traceback" not in line:
-                self.first_error = line.strip()
+            missing = _NO_SUCH_TEST.fullmatch(line)
+            if missing:
+                self.no_such_test = self.no_such_test or f"there is no {missing[1]}"
+            if not self.first_error and _ERROR.search(line) and not _NOISE.search(line):
+                self.first_error = line.strip().removeprefix("E   ")
         self._log.flush()
 
     def finish(self) -> None:
         """No more will come."""
+        if self._part:
+            say("\n")  # else what is said next would go on in its line
         self.take(b"", final=True)
 
 
@@ -312,9 +320,9 @@ def _head(item: Item, begun: str, around: Record) -> Iterator[str]:
     dirty = {True: ", with changes", False: "", None: ""}[around["dirty"]]
     packages = ", ".join(f"{name} {version}" for name, version in around["packages"].items())
     cuda = around["cuda_visible_devices"]
-    yield from (
-        as_ascii(line).replace("\n", "\\n")
-        for line in (
+    yield from map(
+        in_one_line,
+        (
             f"# command: {item.command}",
             "# directory: . (the project)",
             f"# start: {begun}",
@@ -322,7 +330,7 @@ def _head(item: Item, begun: str, around: Record) -> Iterator[str]:
             f"# python: {around['python']}; {packages}",
             f"# CUDA_VISIBLE_DEVICES: {'not set' if cuda is None else repr(cuda)}",
             *(f"# environment: {name}={value}" for name, value in item.env.items()),
-        )
+        ),
     )
 
 
@@ -351,13 +359,14 @@ def _judged(
 ) -> dict[str, str]:
     """`outcome`, the `problem` of a red one, and the user's `mistake` behind it, if it is one."""
     mistake = problem = ""
+    ending = _ENDING.sub(r"\1", tee.last_line)
     ran = 0 if tests is None else tests.counts.passed + tests.counts.failed
     if ended.startswith("time limit"):
         problem = ended
     elif status in _NOT_FOUND and not item.arguments:
         problem = mistake = f"the command was not found or cannot be run: {tee.last_line}"
     elif item.countable and not ran and (status == _NO_TESTS or tee.no_such_test):
-        problem = mistake = f"selects no test: {tee.no_such_test or tee.last_line}"
+        problem = mistake = f"selects no test: {tee.no_such_test or ending}"
     elif status != 0:
         found = tests.first_failure if tests is not None else ""
         problem = found or tee.first_error or tee.last_line or ended

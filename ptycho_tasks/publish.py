@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,20 +32,19 @@ from ptycho_tasks.evidence import (
     pending,
     read_record,
     reasons_of,
+    records_of,
 )
 from ptycho_tasks.files import (
-    flush,
-    flush_folder,
     not_a_file,
+    real,
     remove_leftovers,
-    staged,
-    temporary,
+    staged_together,
     write_atomic,
     writing,
 )
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
-from ptycho_tasks.plan import Change, Plan, note
+from ptycho_tasks.plan import DONE, Change, Plan, note
 from ptycho_tasks.report import (
     BLOCKER,
     PLAN_UPDATES,
@@ -57,6 +55,7 @@ from ptycho_tasks.report import (
     blocker,
     manifest,
     one_line,
+    outcome_of,
     plan_updates,
     state_of,
     summary,
@@ -86,6 +85,15 @@ def read_plan(evidence: Evidence) -> Plan:
     return Plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
 
 
+def read_ledger(evidence: Evidence) -> bytes:
+    """The ledger as it is now.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    return _content(evidence.ledger_file, evidence.ledger)
+
+
 def _content(path: Path, name: str) -> bytes:
     unfit = not_a_file(path)
     if unfit:
@@ -94,25 +102,6 @@ def _content(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PlanError(f"{name}: {error.strerror or error}; correct the path") from error
-
-
-def replace_plan(evidence: Evidence, content: bytes) -> None:
-    """Give the plan another content; the publication's lock is held.
-
-    Raises:
-        FileWriteError: it cannot be written; it is as it was.
-    """
-    path = evidence.plan_file
-    with staged(path) as temp:
-        _fill(temp, path, content)
-
-
-def _fill(temp: Path, path: Path, content: bytes) -> None:
-    """Write what will take the place of `path`, and may do what that may."""
-    temp.write_bytes(content)
-    if path.exists():
-        temp.chmod(stat.S_IMODE(path.stat().st_mode))
-    flush(temp)
 
 
 def begin(evidence: Evidence) -> None:
@@ -128,16 +117,18 @@ def begin(evidence: Evidence) -> None:
 
 
 def _note_plan(evidence: Evidence, content: bytes) -> None:
-    seen = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
     with writing(evidence.root / _SEEN):
         remove_leftovers([evidence.root / _SEEN])
-    write_atomic(evidence.root / _SEEN, json.dumps(seen).encode())
+    write_atomic(evidence.root / _SEEN, json.dumps(_told(evidence, content)).encode())
+
+
+def _told(evidence: Evidence, content: bytes) -> dict[str, str]:
+    """What tells a plan from any other."""
+    return {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
-    seen = read_record(evidence.root / _SEEN) or {}
-    now = {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
-    if seen != now:
+    if read_record(evidence.root / _SEEN) != _told(evidence, content):
         raise PtychoTasksError(
             f"{evidence.plan}: was changed while the items ran; it and {evidence.ledger} are as "
             "they were, and the results are kept: run again to publish them"
@@ -151,7 +142,7 @@ def publish(
     outputs: Outputs,
     clock: Clock = SYSTEM,
 ) -> Published | None:
-    """Publish what some items have pending; None where they have nothing.
+    """Publish what some items have pending, and what `unsaid` gives; None where that is nothing.
 
     Args:
         evidence: the project's.
@@ -170,12 +161,44 @@ def publish(
         complete(evidence)
         results = {item: found for item in items if (found := pending(evidence, item))}
         _refuse_mistakes(results)
-        if not results:
+        rows = {id for item in results for id in item.ids}
+        rows.update(unsaid(evidence, items, digest, outputs))
+        if not rows:
             return None
         with waited_for(lock_of(evidence.ledger_file)):
             plan = read_plan(evidence)
             _refuse_changed_plan(evidence, plan.content)
-            return _published(evidence, plan, results, digest, outputs, clock)
+            ids = sorted(rows, key=lambda id: plan.row(id).line)
+            return _published(evidence, plan, ids, results, digest, outputs, clock)
+
+
+def unsaid(
+    evidence: Evidence, items: Iterable[Item], digest: Digest, outputs: Outputs
+) -> Iterator[str]:
+    """Rows that are proved, though plan or manifest say otherwise, as after someone reopened them.
+
+    Args:
+        evidence: the project's.
+        items: only rows that need no others, and whose results are published, are looked at.
+        digest: tells the content of files.
+        outputs: gives the files that a stage makes.
+
+    Raises:
+        PlanError: the plan cannot be read, or a row is not there, or has no state.
+    """
+    plan = read_plan(evidence)
+    given = {item for item in items if pending(evidence, item) is None}
+    for id in dict.fromkeys(id for item in evidence.items for id in item.ids):
+        needed, state = evidence.items_of(id), plan.row(id).state or ""
+        said = records_of(evidence, id)
+        is_said = state == DONE and all(latest(evidence, item) in said for item in needed)
+        if is_said or not given.issuperset(needed):
+            continue
+        parts = [evaluate(evidence, item, digest, outputs) for item in needed]
+        after, _ = state_of(parts, state, by_hand=id in evidence.by_hand)
+        is_said = after == state and all(part.record in said for part in parts)
+        if outcome_of(parts) == GREEN and not is_said:
+            yield id
 
 
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
@@ -194,14 +217,13 @@ def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
 def _published(
     evidence: Evidence,
     plan: Plan,
+    ids: Sequence[str],
     results: Mapping[Item, Record],
     digest: Digest,
     outputs: Outputs,
     clock: Clock,
 ) -> Published:
     time = clock.stamp()
-    ids = [id for id in evidence.ids if any(id in item.ids for item in results)]
-    ids.sort(key=lambda id: plan.row(id).line)
     # A green result that is stale already, as after an edit meanwhile, proves nothing now.
     evaluated = {
         id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]
@@ -210,25 +232,18 @@ def _published(
     with _new_folder(evidence, clock) as (work, folder):
         inside = work / evidence.phase
         inside.mkdir()
-        places = {
-            item.name: folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
-            for item, record in results.items()
-        }
-        moved = {
-            item.name: {**record, "log": spelled(evidence.root, places[item.name])}
-            for item, record in results.items()
-        }
+        moved: dict[str, Record] = {}
+        for item, record in results.items():
+            log = folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
+            shutil.copyfile(evidence.pending_log(item), inside / log.name)
+            moved[item.name] = {**record, "log": spelled(evidence.root, log)}
         parts = {
             id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
             for id, found in evaluated.items()
         }
         updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
-        for item in results:
-            shutil.copyfile(evidence.pending_log(item), inside / places[item.name].name)
         _write_report(evidence, inside, moved, updates, time)
-        shown = {name: _as_the_ledger_says(evidence, path) for name, path in places.items()}
-        shown[""] = _as_the_ledger_says(evidence, folder / evidence.phase)
-        title, lines = attempt(evidence, moved, shown, time)
+        title, lines = _attempt(evidence, moved, parts, folder / evidence.phase, time)
         journal = {
             "staged": str(work),
             "folder": str(folder),
@@ -240,6 +255,32 @@ def _published(
         }
         _commit(evidence, journal, decided=False)
     return Published(folder / evidence.phase, updates)
+
+
+def _attempt(
+    evidence: Evidence,
+    results: Mapping[str, Record],
+    parts: Mapping[str, Sequence[Evaluated]],
+    folder: Path,
+    time: str,
+) -> tuple[str, list[str]]:
+    """Title and lines of the ledger's entry, with paths as the ledger says them."""
+
+    def shown(log: str) -> str:
+        return _as_the_ledger_says(evidence, evidence.root / log)
+
+    still = {
+        id: [shown(log) for log in _logs(found)]
+        for id, found in parts.items()
+        if not any(part.item.name in results for part in found)
+    }
+    places = {name: shown(record["log"]) for name, record in results.items()}
+    places[""] = _as_the_ledger_says(evidence, folder)
+    return attempt(evidence, results, still, places, time)
+
+
+def _logs(parts: Sequence[Evaluated]) -> list[str]:
+    return [part.record["log"] for part in parts if part.record is not None]
 
 
 def _write_report(
@@ -285,9 +326,9 @@ def _update(
 def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
     """Relative to the project; to a ledger outside it, relative to that, so that two projects
     cannot mean the same."""
-    if evidence.ledger_file.is_relative_to(evidence.root.resolve()):
+    if evidence.ledger_file.is_relative_to(real(evidence.root)):
         return spelled(evidence.root, path)
-    return os.path.relpath(path.resolve(), evidence.ledger_file.parent)
+    return os.path.relpath(real(path), evidence.ledger_file.parent)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -302,9 +343,9 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
     One that the ledger names is not free even where someone removed it: by its name an entry is
     known to be there.
     """
-    reports = evidence.reports_dir.resolve()
+    reports = real(evidence.reports_dir)
     work = _staged(evidence)
-    ledger = _content(evidence.ledger_file, evidence.ledger)
+    ledger = read_ledger(evidence)
     now = clock.now()
     with writing(reports):
         shutil.rmtree(work, ignore_errors=True)
@@ -329,8 +370,8 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
 
 
 def _staged(evidence: Evidence) -> Path:
-    project = hashlib.sha256(str(evidence.root.resolve()).encode()).hexdigest()[:8]
-    return evidence.reports_dir.resolve() / f".{project}.tmp"
+    project = hashlib.sha256(str(real(evidence.root)).encode()).hexdigest()[:8]
+    return real(evidence.reports_dir) / f".{project}.tmp"
 
 
 def complete(evidence: Evidence) -> None:
@@ -350,32 +391,24 @@ def complete(evidence: Evidence) -> None:
 
 def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) -> None:
     plan = read_plan(evidence)
-    ledger = _content(evidence.ledger_file, evidence.ledger)
+    ledger = read_ledger(evidence)
     changes = {id: Change(*change) for id, change in journal["changes"].items()}
-    contents = {
-        evidence.manifest_file(id): text.encode() for id, text in journal["manifests"].items()
-    }
-    contents[evidence.plan_file] = new_plan = plan.changed(changes)
+    contents = {evidence.plan_file: plan.changed(changes)}
+    new_plan = contents[evidence.plan_file]
     if not holds(ledger, journal["lines"][-1]):
         contents[evidence.ledger_file] = appended(ledger, journal["title"], journal["lines"])
+    for id, text in journal["manifests"].items():
+        contents[evidence.manifest_file(id)] = text.encode()
     # Whoever else writes to these holds the same locks.
     with writing(evidence.reports_dir):
         remove_leftovers([*contents, evidence.ledger_file, evidence.root / JOURNAL])
-    with ExitStack() as stack:
-        temps = {path: stack.enter_context(temporary(path)) for path in contents}
-        for path, temp in temps.items():
-            with writing(path):
-                _fill(temp, path, contents[path])
+    with staged_together(contents) as place:
         if not decided:
             # Who wrote to the plan while this was staged wins too.
             _refuse_changed_plan(evidence, read_plan(evidence).content)
             write_atomic(evidence.root / JOURNAL, json.dumps(journal).encode())
-        with _decided(evidence):
-            if Path(journal["staged"]).exists():
-                Path(journal["staged"]).replace(journal["folder"])
-            for path, temp in temps.items():
-                temp.replace(path)
-                flush_folder(path.parent)
+        _place_all(evidence, journal, place, decided=decided)
+        with _tidying():
             _note_plan(evidence, new_plan)
             for name in journal["pending"]:
                 for ending in ("json", "log"):
@@ -383,12 +416,32 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
             (evidence.root / JOURNAL).unlink()
 
 
+def _place_all(
+    evidence: Evidence, journal: Mapping[str, Any], place: Callable[[], None], *, decided: bool
+) -> None:
+    """Put the report and all files in place; where one cannot be, none is, and what was decided
+    just now is taken back."""
+    work, folder = Path(journal["staged"]), Path(journal["folder"])
+    moved = work.exists()
+    try:
+        if moved:
+            with writing(folder):
+                work.replace(folder)
+        place()
+    except FileWriteError:
+        if moved and not work.exists():
+            folder.rename(work)
+        if not decided:
+            (evidence.root / JOURNAL).unlink()
+        raise
+
+
 @contextmanager
-def _decided(evidence: Evidence) -> Iterator[None]:
+def _tidying() -> Iterator[None]:
     try:
         yield
     except (OSError, FileWriteError) as error:
         raise PtychoTasksError(
-            f"the evidence is published in part: {error}; allow writing there and run again, "
-            "which completes it"
+            f"the evidence is published, but not noted as such: {error}; allow writing there and "
+            "run again, which completes it"
         ) from error

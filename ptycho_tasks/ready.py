@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError
-from ptycho_tasks.evidence import Evidence, Item
-from ptycho_tasks.files import not_a_file, temporary
+from ptycho_tasks.evidence import Evidence, Item, is_there, outputs_at
+from ptycho_tasks.files import not_a_file, temporary, writing
 from ptycho_tasks.ledger import lock_of
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.plan import Plan
@@ -40,7 +43,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
         raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
     if ledger == evidence.plan_file:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
-    for place in (evidence.plan_file, ledger, evidence.reports_dir / "new"):
+    reports = (evidence.reports_dir / "new", evidence.manifest_file("new"))
+    for place in (evidence.plan_file, ledger, *reports):
         _check_writable(place)
     lock = lock_of(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
@@ -56,7 +60,12 @@ def check_rows(evidence: Evidence, plan: Plan) -> None:
     Raises:
         PlanError: one line that names the plan, its line and the row.
     """
-    for id in evidence.ids:
+    count = Counter(row.id for row in plan.rows if row.state is not None)
+    # What has no letter or no digit need not be meant as an id: `1`, `Note:`.
+    twice = [
+        id for id in count if count[id] > 1 and re.search("[A-Za-z].*[0-9]|[0-9].*[A-Za-z]", id)
+    ]
+    for id in [*evidence.ids, *twice]:
         plan.row(id)
 
 
@@ -64,8 +73,9 @@ def _check_writable(path: Path) -> None:
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
-    with temporary(folder / path.name):
-        pass
+    with temporary(folder / path.name), writing(path), suppress(FileNotFoundError):
+        # One that must not be written could not be replaced either, or should not.
+        path.open("r+b").close()
 
 
 def _check_command(evidence: Evidence, item: Item) -> None:
@@ -120,11 +130,21 @@ def _check_named_files(evidence: Evidence, item: Item) -> None:
                 "the selector"
             )
     for name in item.depends:
-        # Another item or a stage may make a file; but a mere word was meant as a stage.
-        if not name.isalpha() or (evidence.root / name).exists():
+        if is_there(evidence, name) or _is_made(evidence, item, name):
             continue
         close = difflib.get_close_matches(name, STAGES, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"stages: {', '.join(STAGES)}"
+        hint = f"did you mean `{close[0]}`?" if close else "correct it, or make it first"
         raise ConfigError(
             f"{evidence.file}: {item.name}: depends: `{name}` is neither a stage nor a file; {hint}"
         )
+
+
+def _is_made(evidence: Evidence, item: Item, name: str) -> bool:
+    """Whether a stage, or another item by its command, makes what an item depends on."""
+    outputs = outputs_at(evidence.root)
+    words = [path for stage in item.stages for path in outputs(stage)]
+    for other in evidence.items:
+        if other is not item:
+            words += re.split(r"[\s\"'=;]+", other.command)
+    paths = map(PurePath, words)
+    return any(part.match(name) for path in paths for part in (path, *path.parents))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
 from ptycho_tasks.junit import Counts
 from ptycho_tasks.plan import BLOCKED, DONE, STATES
-from ptycho_tasks.prove import output_of
+from ptycho_tasks.prove import in_one_line, output_of
 
 SUMMARY, PLAN_UPDATES, BLOCKER = "summary.md", "plan_updates.md", "blocker.log"
 _FORMAT = 1
@@ -131,6 +132,8 @@ def summary(evidence: Evidence, results: Mapping[str, Record], time: str) -> str
     ]
     for name, record in results.items():
         lines += ["", f"## {name}: {record['outcome']}", "", *_facts(record)]
+    if not results:
+        lines += ["", f"Nothing was run; {PLAN_UPDATES} says which rows were proved already."]
     return "\n".join([*lines, ""])
 
 
@@ -156,6 +159,14 @@ def _facts(record: Record) -> Iterator[str]:
     yield f"- python: {record['python']}; {packages}"
 
 
+_LOG = re.compile(r"^- log: `(?:.*/)?([^/`\n]+)`, sha256 ([0-9a-f]{64})$", re.MULTILINE)
+
+
+def logs_named(summary: str) -> list[tuple[str, str]]:
+    """The logs of a report by its summary: the name of each, and its sha256."""
+    return _LOG.findall(summary)
+
+
 def blocker(results: Mapping[str, Record], logs: Mapping[str, str]) -> str:
     """The red items' commands, and the ends of their output.
 
@@ -168,7 +179,7 @@ def blocker(results: Mapping[str, Record], logs: Mapping[str, str]) -> str:
         tail = output_of(logs[name])[-_TAIL_LINES:]
         lines += [
             f"# {', '.join(record['ids'])}: blocked",
-            f"# command: {json.dumps(record['command'])}",
+            f"# command: {in_one_line(record['command'])}",
             f"# {record['ended']}: {record['problem']}",
             f"# the end of {record['log']}:",
             *tail,
@@ -178,13 +189,18 @@ def blocker(results: Mapping[str, Record], logs: Mapping[str, str]) -> str:
 
 
 def attempt(
-    evidence: Evidence, results: Mapping[str, Record], shown: Mapping[str, str], time: str
+    evidence: Evidence,
+    results: Mapping[str, Record],
+    still: Mapping[str, Sequence[str]],
+    shown: Mapping[str, str],
+    time: str,
 ) -> tuple[str, list[str]]:
     """Title and lines of the ledger's entry.
 
     Args:
         evidence: the project's.
         results: by item.
+        still: rows for which nothing was run, as their evidence still holds, to its logs.
         shown: each log's path, as the ledger says it; that of the report under "".
         time: of the report.
     """
@@ -195,11 +211,21 @@ def attempt(
     for name, record in results.items():
         problem = f": {one_line(record['problem'])}" if record["outcome"] == RED else ""
         lines.append(f"- {', '.join(record['ids'])}: {said(record)}{problem}; `{shown[name]}`")
+    for id, logs in still.items():
+        lines.append(f"- {id}: was proved already; {', '.join(f'`{log}`' for log in logs)}")
     return f"{time}, {evidence.initiative}, {evidence.phase}", [
         *lines,
         # The last line, which names a folder that is no other's, tells entries apart.
         f"- Report: `{shown['']}/` ({', '.join(files)})",
     ]
+
+
+_REPORT = re.compile(r"^- Report: `(.*)/` \(", re.MULTILINE)
+
+
+def reports_named(ledger: str) -> list[str]:
+    """The folders of the reports that a ledger's entries name."""
+    return _REPORT.findall(ledger)
 
 
 def _state(marker: str) -> str:

@@ -13,8 +13,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from types import FrameType
 from typing import Any, TextIO
 
@@ -48,19 +55,12 @@ class _Run:
         with or_exit():
             self.lock.acquire()
         self.workers: set[Any] = set()
-        self.handlers: dict[int, Any] = {}
-        for number in _SIGNALS:
-            self.handle(number, _stop)
-
-    def handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
-        """Handle a signal until the run ends."""
-        with suppress(ValueError):  # not in the main thread
-            self.handlers.setdefault(number, signal.signal(number, handler))
+        self.handlers = ExitStack()
+        self.handlers.enter_context(handling(_stop))
 
     def end(self) -> None:
         """Put everything back."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        self.handlers.close()
         self.lock.release()
 
     def mind_workers(self) -> None:
@@ -68,9 +68,10 @@ class _Run:
         doit would wait for that one's result for ever."""
         multiprocessing = sys.modules.get("multiprocessing")
         if multiprocessing is not None and run_pid == os.getpid():
+            first = not self.workers
             self.workers |= set(multiprocessing.active_children())
-            if self.workers:
-                self.handle(signal.SIGCHLD, self._child_ended)
+            if first and self.workers:
+                self.handlers.enter_context(handling(self._child_ended, [signal.SIGCHLD]))
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
@@ -200,10 +201,20 @@ _stopping = False
 """Whether this process was told to end."""
 
 
-@contextmanager
-def stopping_in_order() -> Iterator[None]:
+def stopping_in_order() -> AbstractContextManager[None]:
     """In the block, a signal that asks this process to end removes files that are being written."""
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    return handling(_stop)
+
+
+@contextmanager
+def handling(
+    handler: Callable[[int, FrameType | None], None],
+    numbers: Sequence[signal.Signals] = _SIGNALS,
+) -> Iterator[None]:
+    """Handle signals, by default those that ask a process to end, in the block."""
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread, which alone gets them
+        before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 _OPERATOR = re.compile(r"[();<>|&]+|\n")
@@ -62,6 +63,31 @@ def pytest_calls(command: str) -> PytestCalls:
         rest = rest[2:]
     plain = simple and named == 1 and bool(rest) and bool(_PYTEST.fullmatch(rest[0]))
     return PytestCalls(named, plain, rest[1:] if plain else [])
+
+
+def code_named(command: str) -> Iterator[str]:
+    """Paths of the scripts that a command may run, by their endings or as its first word, but for
+    those that it writes."""
+    try:
+        words = words_of(command)
+    except ValueError:
+        return
+    written = {word for before, word in pairwise(words) if ">" in before}
+    before = ";"
+    for word in words:
+        begins = bool(_OPERATOR.fullmatch(before))
+        path = word.partition("::")[0]
+        if _OPERATOR.fullmatch(word) or (begins and _ASSIGNMENT.match(word)):
+            before = word if _OPERATOR.fullmatch(word) else before
+            continue
+        if before == "-m":
+            yield from (f"{path.replace('.', '/')}{end}" for end in (".py", "/__main__.py"))
+        elif word not in written and ((begins and "/" in word) or _SCRIPT.fullmatch(path)):
+            yield path
+        before = word
+
+
+_SCRIPT = re.compile(r"[^-].*\.(?:py|sh|bash|zsh|pl|rb|r|jl|m|js|mk|ipynb)", re.IGNORECASE)
 
 
 def pytest_command(arguments: Iterable[str]) -> str:

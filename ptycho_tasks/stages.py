@@ -31,6 +31,7 @@ from ptycho_tasks.errors import (
     ScanError,
     TrainingError,
 )
+from ptycho_tasks.files import not_a_file
 from ptycho_tasks.output import say
 from ptycho_tasks.payload import (
     AMPLITUDE,
@@ -296,8 +297,9 @@ def _refuse_folders(outputs: list[Path]) -> None:
         FileWriteError: names the path.
     """
     for path in outputs:
-        if path.is_dir():
-            raise FileWriteError(f"{path} is a folder, which is in the way; move it away")
+        unfit = not_a_file(path)
+        if unfit:
+            raise FileWriteError(f"{path} {unfit}, which is in the way; move it away")
         if path.parent.is_file():
             raise FileWriteError(f"{path.parent} is a file, which is in the way; move it away")
 

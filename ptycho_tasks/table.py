@@ -115,6 +115,11 @@ def has_evidence_file(root: Path) -> bool:
     return os.path.lexists(root / EVIDENCE_NAME)
 
 
+def stands_alone(root: Path) -> bool:
+    """Whether a project has something to prove, and nothing to build."""
+    return has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME)
+
+
 def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     """The tasks, and the files and folders besides ptycho.yaml that decide them.
 
@@ -124,11 +129,7 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     from ptycho_tasks.config import parse_config
     from ptycho_tasks.errors import ConfigError
     from ptycho_tasks.options import STAGES
-    from ptycho_tasks.payload import (
-        create_inference_payload,
-        create_refinement_payload,
-        create_training_payload,
-    )
+    from ptycho_tasks.payload import create_payloads
     from ptycho_tasks.variants import variants_of
 
     file = parse_config(path, config)
@@ -136,9 +137,7 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
     modules: set[str] = set()
     for variant in variants:
-        training = create_training_payload(file, variant=variant)
-        inference = create_inference_payload(file, variant=variant)
-        refinement = create_refinement_payload(file, variant=variant)
+        training, inference, refinement = create_payloads(file, variant)
         several = len(variants) > 1 or bool(variant.overrides)
         for row in _rows(training, inference, refinement, several=several):
             if set(row["inputs"]) & set(row["outputs"]):

@@ -35,11 +35,12 @@ from ptycho_tasks.state import STATE_NAME, Checker, State, current
 from ptycho_tasks.table import (
     CHECKPOINTS,
     CONFIG_NAME,
+    EVIDENCE,
     LOGS,
     Row,
     Table,
     asks_for_evidence,
-    has_evidence_file,
+    stands_alone,
     table_of,
 )
 
@@ -61,7 +62,8 @@ DOIT_CONFIG = {
     "dep_file": STATE_NAME,
     "check_file_uptodate": Checker,
     "reporter": reporter.Reporter,
-    "default_tasks": ["infer"],
+    # The current folder is the dodo.py's when doit imports it.
+    "default_tasks": [EVIDENCE if stands_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
 }
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
@@ -201,7 +203,7 @@ def _evidence_at(root: Path, state: State | None) -> Evidence | None:
 
 @functools.lru_cache(maxsize=1)
 def _table_at(root: Path, state: State | None) -> Table:
-    if has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME):
+    if stands_alone(root):
         return Table([], root / CONFIG_NAME, b"")
     table = table_of(root, state)
     if state is not None:

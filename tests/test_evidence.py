@@ -208,6 +208,17 @@ def test_a_second_run_runs_nothing_and_names_the_logs(root, doit):
     assert visible(root) == before
 
 
+def test_a_row_that_someone_opened_is_marked_again(root, doit):
+    doit(root, "evidence")
+    edit(root / "plan.md", "[x] **C4.D3", "[ ] **C4.D3")
+    assert "C4.D3 is proved, and plan.md or its manifest" in doit(root, "why", "evidence").stdout
+    done = doit(root, "evidence:C4.D3")
+    assert done.returncode == 0
+    assert "measured" not in done.stdout
+    assert "- [x] **C4.D3" in (root / "plan.md").read_text()
+    assert doit(root, "why", "evidence").stdout == "evidence  up to date\n"
+
+
 def test_a_clone_knows_what_was_proved(root, doit):
     doit(root, "evidence")
     shutil.rmtree(root / ".ptycho")
@@ -259,6 +270,28 @@ def test_what_changed_is_said_and_run_again(root, doit, change, id, reason):
     assert done.returncode == 0, done.stderr
     assert len([*(root / "docs/fix_plan.md").read_text().split("### Attempt")]) == 3
     assert "stale" not in doit(root, "why", "evidence").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("python tests/check.py data.txt", "tests/check.py"),
+        ("cd tests && cd .. && X=1 python -m tests.check", "tests/check.py"),
+        ("./check data.txt", "check"),
+        ("python -m pytest tests/test_a.py::test_more -q | cat", "tests/test_a.py"),
+    ],
+)
+def test_a_script_that_a_command_names_is_depended_on(root, doit, command, path):
+    (root / "tests/check.py").write_text("print('measured')\n")
+    (root / "check").write_text("#!/bin/sh\ncat $1\n")
+    (root / "check").chmod(0o755)
+    items(root, f"id: C4.D3, command: '{command}', log: t")
+    assert doit(root, "evidence").returncode == 0
+    with (root / path).open("a") as file:
+        file.write("# edited\n")
+    assert f"{path} changed: sha256" in doit(root, "why", "evidence").stdout
+    assert doit(root, "evidence").returncode == 0
+    assert doit(root, "why", "evidence").stdout == "evidence  up to date\n"
 
 
 def test_what_is_merely_touched_is_not_stale(root, doit):
@@ -321,7 +354,7 @@ def test_a_red_item_is_blocked_and_the_others_still_run(root, doit):
         "pytest_a_red.log", "data_green.log", "plan_updates.md", "summary.md", "blocker.log",
     }  # fmt: skip
     blocker = (folder / "blocker.log").read_text()
-    assert '# command: "python -m pytest tests/test_a.py -q"\n' in blocker
+    assert "# command: python -m pytest tests/test_a.py -q\n" in blocker
     assert "1 failed, 1 passed" in blocker
     plan = (root / "plan.md").read_text().splitlines()
     assert plan[4].startswith("| C4.D1 | CLI tests | [P] | guidance \\| `[x]` (evidence 2")
@@ -334,6 +367,37 @@ def test_a_red_item_is_blocked_and_the_others_still_run(root, doit):
     assert doit(root, "why", "evidence:C4.D1").stdout.splitlines()[1].strip() == (
         "pytest_a was red: tests.test_a.test_more: AssertionError: no `x`"
     )
+
+
+COLOURED_TEST = r"""
+def test_a():
+    raise ValueError("\x1b[31mred\x1b[0m C:\\dir")
+"""
+PROBLEMS = {
+    "colours": ({"tests/test_b.py": COLOURED_TEST}, "tests.test_b.test_a: ValueError: red C:\\dir"),
+    "no import": (
+        {"tests/test_b.py": "import os\nimport nothing_such\n"},
+        "tests.test_b: ModuleNotFoundError: No module named 'nothing_such'",
+    ),
+    "no Python": ({"tests/test_b.py": "def test(:\n"}, "tests.test_b: SyntaxError: invalid syntax"),
+    "conftest": (
+        {"tests/test_b.py": TEST, "tests/conftest.py": "import nothing_such\n"},
+        "ModuleNotFoundError: No module named 'nothing_such'",
+    ),
+    "no option": ({"tests/test_b.py": TEST, "pytest.ini": "[pytest]\naddopts = --nonsense\n"},
+        "python -m pytest: error: unrecognized arguments: --nonsense"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "problem"), PROBLEMS.values(), ids=PROBLEMS)
+def test_the_first_error_is_what_is_said_of_a_red_item(root, doit, files, problem):
+    items(root, "id: C4.D1, pytest: [tests/test_b.py, --color=yes], log: t")
+    for name, text in files.items():
+        (root / name).write_text(text)
+    assert doit(root, "evidence").returncode == 1
+    assert f"# problem: {problem}\n" in (report(root) / "t_red.log").read_text()
+    assert f"t was red: {problem}\n" in doit(root, "why", "evidence").stdout
+    assert f"; {problem})".replace("\\", "/") in (root / "plan.md").read_text()
 
 
 def test_a_red_item_is_run_again_until_it_is_green(root, doit):
@@ -412,6 +476,7 @@ def test_output_keeps_its_order_and_colours_and_the_log_is_plain_ascii(root):
     done = subprocess.run([*DOIT, "evidence"], cwd=root, capture_output=True, check=True)
     assert b"\x1b[31mred\x1b[0m out err\n" in done.stdout
     assert "out \u00e9\n".encode() in done.stdout
+    assert b"\nend\n" in done.stdout
     log = (report(root) / "said_green.log").read_text("ascii")
     assert log.split("-" * 72 + "\n")[1] == (
         "red out err\nout \\xe9\nbytes \\xff\\xfe\n1%\n2%\nend\n"
@@ -480,6 +545,24 @@ def test_a_run_that_is_stopped_leaves_a_log_that_says_so(root, doit, number, job
     assert doit(root, "evidence").returncode == 0
 
 
+@pytest.mark.parametrize("jobs", [[], ["-n", "2"]], ids=["alone", "parallel"])
+def test_nothing_outlives_a_run_that_is_killed(root, jobs):
+    os.mkfifo(root / "alive")
+    command = "exec > alive; (trap '' TERM; sleep 30; touch survived) & echo begun; wait"
+    items(
+        root,
+        f'id: C4.D3, command: "{command}", log: slow',
+        "id: C4.D1, command: 'true', log: quick",
+    )
+    run = subprocess.Popen([*DOIT, *jobs, "evidence"], cwd=root, stdout=subprocess.DEVNULL)
+    with (root / "alive").open() as alive:
+        assert alive.readline() == "begun\n"
+        run.kill()
+        assert alive.read() == ""  # all that could write have ended
+    assert not (root / "survived").exists()
+    assert run.wait() == -signal.SIGKILL
+
+
 def test_items_run_side_by_side_and_are_published_once(root, doit):
     os.mkfifo(root / "pipe")  # each end waits for the other
     items(
@@ -526,6 +609,13 @@ BAD = {
     "unknown key": ("log: data", "logs: data", "evidence.yaml:12: items[1].logs: unknown key; did"),
     "no number": ("log: data.log", "log: d\n    time_limit_s: 1 h", "time_limit_s: expected"),
     "no stage": ("[data.txt]", "[trane]", "`trane` is neither a stage nor a file; did you mean"),
+    "nothing to depend on": ("[data.txt]", "[data.csv]", "`data.csv` is neither a stage nor"),
+    "a glob of nothing": ("[data.txt]", "['data/*.txt']", "depends: `data/*.txt` is neither"),
+    "a blank selector": ("[tests/test_a.py, -q]", "[' ']", "items[0].pytest[0]: expected a text"),
+    "a blank command": ("cat data.txt", "' '", "items[1].command: expected a text that is not"),
+    "a comment": ("cat data.txt", "'# later'", "items[1].command: is only a comment, so that"),
+    "an id of no kind": ("id: C4.D3", "id: 'C4\\D'", "items[1].id: expected the id of a row: let"),
+    "a log with a backslash": ("data.log", "'a\\b'", "first is a letter or digit, not 'a\\b'; the"),
     "no file of tests": ("tests/test_a", "tests/test_b", "no test file or folder tests/test_b.py"),
     "id and ids": ("id: C4.D3", "id: C4.D3\n    ids: [a.1]", "give exactly one of `id` and `ids`"),
     "nothing to run": ("    command: cat data.txt\n", "", "exactly one of `command`, `pytest` and"),
@@ -547,9 +637,40 @@ def test_a_mistake_is_one_line_and_starts_nothing(root, doit, old, new, expected
     assert not (root / "reports").exists()
 
 
+@pytest.mark.parametrize("name", ["plan.md", "docs/fix_plan.md"])
+def test_a_loop_of_links_is_one_line(root, doit, name):
+    (root / name).unlink()
+    (root / name).symlink_to(Path(name).name)
+    refused(root, doit, 2, name)
+
+
 def test_a_row_that_stands_twice_starts_nothing(root, doit):
     edit(root / "plan.md", "last line", "- [ ] C4.D3: again")
     refused(root, doit, 2, "plan.md:9: row `C4.D3` stands in line 7 already")
+
+
+def test_a_row_that_nobody_listed_and_that_stands_twice_starts_nothing(root, doit):
+    edit(root / "plan.md", "last line", "- [ ] C5.A: once\n- [x] C5.A: again")
+    refused(root, doit, 2, "plan.md:10: row `C5.A` stands in line 9 already")
+
+
+def test_numbers_and_words_may_stand_twice(root, doit):
+    edit(root / "plan.md", "last line", 2 * "- [ ] 1: once\n- [x] Note: this\n")
+    assert doit(root, "evidence").returncode == 0
+
+
+def test_what_another_item_makes_can_be_depended_on(root, doit):
+    items(
+        root,
+        "id: C4.D3, command: mkdir out && cp data.txt --target-directory=out, log: one",
+        "id: C4.D3, command: ls out, log: two, depends: [out]",
+        "id: C4.D1, command: cat out/data.txt, log: three, depends: ['out/*.txt', out/data.txt]",
+    )
+    done = doit(root, "evidence")
+    assert_one_line(done, 2, "three: depends: `out/*.txt` is neither a stage nor a file")
+    edit(root / "evidence.yaml", "mkdir out &&", "mkdir out; echo out/data.txt;")
+    assert doit(root, "evidence").returncode == 0
+    assert "two" not in doit(root, "why", "evidence:C4.D1").stdout
 
 
 def test_a_row_without_a_state_starts_nothing(root, doit):
@@ -570,7 +691,8 @@ def test_evidence_in_two_files_is_refused(root, doit):
 )  # fmt: skip
 def test_a_selector_that_selects_nothing_is_one_line(root, doit, given):
     items(root, f"id: C4.D3, {given}, log: t", "id: C4.D1, command: echo done, log: other")
-    refused(root, doit, 1, "C4.D3: `python -m pytest tests", "selects no test: ")
+    expected = "2 deselected" if "-k" in given else f"there is no {root}/tests/test_a.py::test_none"
+    refused(root, doit, 1, "C4.D3: `python -m pytest tests", f"selects no test: {expected};")
     edit(root / "evidence.yaml", "none", "more")
     done = doit(root, "evidence")
     assert done.returncode == 0, done.stderr
@@ -604,15 +726,22 @@ def without_overriding_permissions() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
-@pytest.mark.parametrize("folder", ["reports", "docs"])
-def test_a_folder_that_cannot_be_written_starts_nothing(root, doit, folder):
-    (root / folder).mkdir(exist_ok=True)
-    (root / folder).chmod(0o555)
+@pytest.mark.parametrize("name", ["reports", "docs", "docs/fix_plan.md", "plan.md"])
+def test_a_place_that_cannot_be_written_starts_nothing(root, doit, name):
+    (root / "reports").mkdir()
+    (root / name).chmod(0o555)
     refused(
-        root, doit, 1, f"cannot write {root / folder}", "Permission denied",
+        root, doit, 1, f"cannot write {root / name}", "Permission denied",
         preexec_fn=without_overriding_permissions,
     )  # fmt: skip
-    (root / folder).chmod(0o755)
+    (root / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["reports", "reports/manifests"])
+def test_a_file_in_place_of_a_folder_starts_nothing(root, doit, name):
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).touch()
+    refused(root, doit, 1, f"cannot write {root / name}", "File exists")
 
 
 def test_a_report_of_doit_s_own_frames_a_run_too(root, doit):
@@ -627,6 +756,15 @@ def test_the_command_line_says_why(root):
     command = [sys.executable, "-m", "ptycho_tasks.cli", "why", "evidence:C4.D1"]
     done = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
     assert " ".join(done.stdout.split()) == "evidence:C4.D1 stale pytest_a was not run yet"
+
+
+def test_evidence_that_stands_alone_needs_one_line_and_no_task_names(root, doit):
+    (root / "dodo.py").write_text("from ptycho_tasks.tasks import DOIT_CONFIG, task_evidence\n")
+    assert doit(root, "why").stdout.startswith("evidence  stale\n")
+    assert doit(root, "dry-run").stdout.startswith(".  evidence  (")
+    assert doit(root).returncode == 0
+    assert "[x] **C4.D3" in (root / "plan.md").read_text()
+    assert doit(root, "dry-run").stdout == "nothing would run: all is up to date\n"
 
 
 def test_without_evidence_there_is_no_task(project, doit):

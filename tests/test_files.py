@@ -17,8 +17,8 @@ from ptycho_tasks.files import (
     not_a_file,
     sha256_file,
     staged,
+    write_all,
     write_atomic,
-    write_new,
 )
 
 
@@ -95,17 +95,17 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 
 def test_several_files_are_written_or_none(tmp_path: Path) -> None:
     said = with_little_space(
-        "from ptycho_tasks.files import write_new\n"
+        "from ptycho_tasks.files import write_all\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "write_new({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
+        "write_all({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
     )
     assert f"FileWriteError: cannot write {tmp_path / 'b'}" in said
     (tmp_path / "b").mkdir()
     with pytest.raises(FileWriteError):
-        write_new({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+        write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     (tmp_path / "b").rmdir()
-    write_new({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
 
 

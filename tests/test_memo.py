@@ -134,6 +134,8 @@ def test_the_work_of_a_memo_can_be_done(tmp_path, doit):
         "tests/torch/test_integration_workflow_torch.py": "from pathlib import Path\n\n\n"
         "def test_run_pytorch_train_save_load_infer():\n"
         f"    assert Path({CODE[-1]!r}).exists()\n",
+        **dict.fromkeys(CODE[:-1], ""),
+        "datasets/Run1084_recon3_postPC_shrunk_3.npz": "scan",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from ptycho_tasks.plan import Plan
 from ptycho_tasks.prove import RULE, as_ascii, output_of, run_item
 from ptycho_tasks.prune import prunable, prune
 from ptycho_tasks.publish import begin, publish
-from ptycho_tasks.shell import pytest_calls, selected_paths
+from ptycho_tasks.shell import code_named, pytest_calls, selected_paths
 
 CONFIG = """\
 initiative: I
@@ -62,6 +62,11 @@ class Project:
         (root / "data.txt").write_text("data\n")
         if not (root / ledger).exists():
             (root / ledger).write_text(LEDGER)
+
+    def share(self, ids: str) -> None:
+        """Have the first item prove several rows."""
+        path = self.root / "evidence.yaml"
+        path.write_text(path.read_text().replace("id: a.1", f"ids: {ids}"))
 
     @property
     def evidence(self):
@@ -198,7 +203,7 @@ def test_a_completed_publication_keeps_what_others_wrote_meanwhile(ran, tmp_path
     assert number > 12
 
 
-def test_an_error_at_any_moment_before_the_decision_changes_nothing(ran, tmp_path):
+def test_an_error_at_any_moment_changes_nothing(ran, tmp_path):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -214,16 +219,40 @@ def test_an_error_at_any_moment_before_the_decision_changes_nothing(ran, tmp_pat
             except PtychoTasksError as error:
                 said = str(error)
         assert "No space left" in said
-        if not (project.root / ".ptycho/evidence/journal").exists():
+        if "published" not in said:
             refusals += 1
             assert project.tree() == before
+            assert not (project.root / ".ptycho/evidence/journal").exists()
         else:
             assert "run again, which completes it" in said
         begin(project.evidence)
         project.publish()
         assert project.ledger.read_text().count("### Attempt") == 1
         assert "[x] a.1" in project.plan
-    assert refusals > 8
+    assert refusals > 15
+
+
+@pytest.mark.parametrize("name", ["plan.md", "ledger.md", "reports/manifests/a.1.json"])
+def test_what_cannot_be_replaced_leaves_all_as_it_was(project, monkeypatch, name):
+    project.run()
+    project.publish()
+    project.run()
+    before, replace = project.tree(), Path.replace
+
+    def refusing(path, target):
+        if target == project.root / name:  # as for a file that is immutable
+            raise PermissionError(1, "Operation not permitted")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(PtychoTasksError, match=rf"cannot write .*{name}: Operation not permitted"):
+        project.publish()
+    monkeypatch.undo()
+    assert project.tree() == before
+    begin(project.evidence)
+    assert project.tree() == before
+    project.publish()
+    assert project.ledger.read_text().count("### Attempt") == 2
 
 
 TEXTS = st.text(st.characters(exclude_characters="\n`~", exclude_categories=["Cs"]), max_size=20)
@@ -423,7 +452,10 @@ def test_a_done_row_without_evidence_does_not_pass(project):
     ]
     (project.root / "plan.md").write_text(PLAN.replace("[ ]", "[x]"))
     assert len(project.problems()) == 3
-    assert "plan.md:1: a.1 is marked done, but one was not run yet" in project.problems()
+    assert (
+        "plan.md:1: a.1 is marked done, but nothing says that one was run: "
+        "reports/manifests/a.1.json is not there"
+    ) in project.problems()
 
 
 def test_what_people_mark_by_hand_passes(proved):
@@ -499,10 +531,127 @@ def test_a_plan_without_a_row_of_the_evidence_cannot_be_checked(proved):
         proved.problems()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"items": 3}', '{"items": [1, {"item": "one"}]}'])
-def test_a_manifest_may_say_anything(proved, text):
+WHOLE = {"item": "one", "ids": ["a.1"], "outcome": "green", "problem": "", "log": "", "sha256": "",
+         "started": "2026-01-01T12:00:00Z", "settings": {}, "inputs": {}}  # fmt: skip
+NO_MANIFESTS = [
+    "", "[]", "{", '{"items": 3}', '{"items": [1, {"item": "one"}]}', '{"id": "a.1", "items": []}',
+    *(json.dumps({"id": "a.1", "items": [{**WHOLE, key: 3}]}) for key in WHOLE),
+    json.dumps({"id": "a.1", "items": [{**WHOLE, "started": "at noon"}]}),
+    json.dumps({"id": "a.2", "items": [WHOLE]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_MANIFESTS)
+@pytest.mark.parametrize("state", ["x", "P"])
+def test_a_damaged_manifest_does_not_pass_and_is_written_anew(proved, text, state):
+    (proved.root / "plan.md").write_text(proved.plan.replace("[x] a.1", f"[{state}] a.1"))
     (proved.root / "reports/manifests/a.1.json").write_text(text)
-    assert "plan.md:1: a.1 is marked done, but one was not run yet" in proved.problems()
+    (problem,) = proved.problems()
+    assert "reports/manifests/a.1.json is damaged; " in problem
+    proved.run("one")
+    proved.publish()
+    assert proved.problems() == []
+
+
+def test_a_manifest_that_is_missing_does_not_pass(proved):
+    (proved.root / "reports/manifests/a.1.json").unlink()
+    assert proved.problems() == [
+        "plan.md:1: a.1 is marked done, but nothing says that one was run: "
+        "reports/manifests/a.1.json is not there"
+    ]
+
+
+def test_each_row_of_an_item_has_a_manifest_of_its_own(project):
+    project.share("[a.1, a.3]")
+    project.run("one")
+    project.publish()
+    assert project.problems() == []
+    manifest = project.root / "reports/manifests/a.3.json"
+    before = manifest.read_bytes()
+    manifest.unlink()
+    assert project.problems() != []
+    project.publish()  # which needs no run
+    assert project.problems() == []
+    assert manifest.read_bytes() == before
+
+
+def test_a_row_that_is_proved_is_marked_again_without_a_run(proved):
+    report = proved.publish(stopped())
+    assert report is None
+    (proved.root / "plan.md").write_text(proved.plan.replace("[x] a.1", "[ ] a.1"))
+    (log,) = proved.lines()["a.1"].logs
+    begin(proved.evidence)
+    report = proved.publish()
+    assert "[x] a.1" in proved.plan
+    assert proved.lines()["a.1"].logs == (log,)
+    assert sorted(path.name for path in report.folder.iterdir()) == [
+        "plan_updates.md", "summary.md",
+    ]  # fmt: skip
+    assert f"\n- a.1: was proved already; `{log}`\n- Report: " in proved.ledger.read_text()
+    assert "| a.1 | `[ ]` open | `[x]` done |" in (report.folder / "plan_updates.md").read_text()
+    assert proved.publish() is None
+
+
+def test_the_order_of_items_is_of_no_account(project):
+    config = project.root / "evidence.yaml"
+    (project.root / "ready").touch()
+    config.write_text(config.read_text().replace("id: a.2", "id: a.1"))
+    project.run()
+    project.publish()
+    *head, one, two = config.read_text().splitlines()
+    config.write_text("\n".join([*head, two, one]))
+    assert project.publish() is None
+
+
+def test_a_row_whose_evidence_is_stale_or_red_stays_open(project):
+    project.run()
+    project.publish()
+    (project.root / "plan.md").write_text(re.sub("\\[[xP]\\]", "[ ]", project.plan))
+    (project.root / "data.txt").write_text("other\n")
+    begin(project.evidence)
+    assert project.publish() is None
+    (project.root / "data.txt").write_text("data\n")
+    project.publish()
+    assert "[x] a.1" in project.plan
+    assert "| [ ] |" in project.plan
+
+
+def earlier_log(project):
+    return project.root / "reports/2026-01-01T120000Z/p/one_green.log"
+
+
+def earlier_report(project):
+    shutil.rmtree(earlier_log(project).parent.parent)
+
+
+EARLIER = {
+    "altered": (lambda p: earlier_log(p).write_text("fine\n"), "one_green.log was altered: sha256"),
+    "missing": (lambda p: earlier_log(p).unlink(), "one_green.log is missing"),
+    "all of it": (earlier_report, "ledger.md: the report reports/2026-01-01T120000Z/p lacks its"),
+}
+
+
+@pytest.mark.parametrize(("damage", "expected"), EARLIER.values(), ids=EARLIER)
+def test_the_logs_of_earlier_runs_are_looked_at_too(proved, damage, expected):
+    proved.run()
+    proved.publish(stopped(timedelta(hours=1)))
+    assert proved.problems() == []
+    damage(proved)
+    (problem,) = proved.problems()
+    assert expected in problem
+
+
+def test_reports_of_other_projects_in_a_ledger_are_theirs(tmp_path):
+    (tmp_path / "ledger.md").write_text(LEDGER)
+    ours, theirs = (Project(tmp_path / name, "../ledger.md") for name in "ab")
+    for project in (ours, theirs):
+        (project.root / "plan.md").write_text(PLAN.replace("[x]", "[ ]"))
+        project.run("one")
+        project.publish()
+    shutil.rmtree(theirs.root / "reports")
+    assert ours.problems() == []
+    shutil.rmtree(ours.root / "reports")
+    assert any("lacks its summary.md" in problem for problem in ours.problems())
 
 
 def ptycho_tasks(*arguments, cwd):
@@ -572,6 +721,22 @@ def test_a_plain_call_of_pytest_is_known(command, plain, paths):
     calls = pytest_calls(command)
     assert calls.plain == plain
     assert not plain or [*selected_paths(calls.arguments)] == paths
+
+
+@pytest.mark.parametrize(
+    ("command", "scripts"),
+    [
+        ("python -u check.py a.json > b.py", ["check.py"]),
+        ("A=1 ./run x.txt | tee out/x.log && sh go.sh", ["./run", "go.sh"]),
+        ("python gen.py > b.py && python b.py", ["gen.py"]),
+        ("python -m a.b -x", ["a/b.py", "a/b/__main__.py"]),
+        ("pytest tests/a.py::T 2>&1 | cat", ["tests/a.py"]),
+        ("cat data.txt", []),
+        ('echo "', []),
+    ],
+)
+def test_scripts_in_a_command_are_known(command, scripts):
+    assert [*code_named(command)] == scripts
 
 
 def test_only_files_in_a_report_folder_are_in_one(project):
