@@ -81,7 +81,14 @@ class Plan:
     """Options of the backend; --set wins."""
 
 
-MEASURED = {"on": "scan", "probe": "refined", "probe_modes": 3, "batch_size": 32}
+MEASURED = {
+    "on": "scan",
+    "probe": "refined",
+    "probe_modes": 3,
+    "batch_size": 64,
+    "loss": "mae",
+    "steps": 8,
+}
 """A beam is never quite coherent, and what is simulated without its faults would teach little."""
 PLANS = {
     "siemens_1e9": Plan(

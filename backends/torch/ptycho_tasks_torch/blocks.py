@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from ptycho_tasks_torch.reading import read_ahead
 
 LEAST_FRAMES = 16
 Batch = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Epoch:
         """Whether the batch of this index is the first one of a training step."""
         return batch % self.accumulated == 0
 
-    def mine(self, drawn: list[int]) -> list[int]:
+    def mine(self, drawn: list[T]) -> list[T]:
         """What of a batch this device takes: where there is nothing left for it, one of the others'
         blocks, which then counts nothing."""
         return drawn[self.rank :: self.devices] or drawn[:1]

@@ -108,13 +108,18 @@ class Exposure:
         )
 
     def turns(self, count: int) -> list[Exposure]:
-        """The frames in `count` parts, or as many as there are frames, each spread evenly over the
-        canvases."""
-        count = min(count, len(self.places))
+        """The frames in `count` parts, or as many as a canvas has frames, each spread evenly over
+        every canvas."""
+        orders: dict[int, list[int]] = {}
+        for frame in along_z(self.places):
+            orders.setdefault(self.places[frame][0], []).append(frame)
+        count = min(count, *(len(order) for order in orders.values()))
         if count == 1:
             return [self]
-        order = along_z(self.places)
-        return [self.take(sorted(order[part::count])) for part in range(count)]
+        return [
+            self.take(sorted(frame for order in orders.values() for frame in order[part::count]))
+            for part in range(count)
+        ]
 
     def cut(self, canvas: Tensor) -> Tensor:
         """(F, N, N) patches of (B, S, T) canvases."""
@@ -148,7 +153,9 @@ class Exposure:
 def along_z(places: Sequence[Place]) -> list[int]:
     """Indices of places in Morton order (G. M. Morton, IBM, 1966): what is close stays close."""
     at = np.asarray(places, dtype=np.int64)
-    corners = at[:, 1:] - at[:, 1:].min(axis=0)
+    corners = at[:, 1:].copy()
+    for canvas in np.unique(at[:, 0]):
+        corners[at[:, 0] == canvas] -= corners[at[:, 0] == canvas].min(axis=0)
     code = np.zeros(len(at), dtype=np.int64)
     for bit in range(24):
         for axis in (0, 1):

@@ -41,7 +41,7 @@ def label_of(
     if truth is None:
         raise ConfigError(
             f"training.model_type: supervised learns from `objectGuess`, which {scan.name} does "
-            "not have; take pinn, or another scan"
+            f"not have; take {options.unlabelled}, or another scan"
         )
     said = f"{scan.name}: objectGuess is no label for training.model_type: supervised"
     if not np.isfinite(truth).all():

@@ -3,7 +3,7 @@ from labels."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
 from ptycho_tasks.options import ExecutionOptions, doc
@@ -13,6 +13,8 @@ from ptycho_tasks_torch.options import NetworkOptions
 
 class PinnOptions(NetworkOptions, frozen=True, kw_only=True):
     """What can be set under `training:`."""
+
+    unlabelled: ClassVar[str] = "pinn"
 
     model_type: Annotated[
         Literal["pinn", "supervised"],

@@ -71,7 +71,7 @@ def train(request: TrainRequest) -> TrainedModel:
             if not task.finished:
                 with team_for(Job(request.scan, options, execution, state)) as team:
                     fit(task, execution, team, tell)
-                if task.stopped:
+                if task.stopped and len(task.history) < options.epochs:
                     request.say(
                         f"stops after epoch {len(task.history)} of {options.epochs}: "
                         f"{task.why_stopped}"
@@ -230,7 +230,9 @@ class Task(lightning.LightningModule):
         """Share of the time that may be taken."""
         if self.options.max_minutes is None:
             return 0.0
-        return (self.seconds + time.monotonic() - self._begun) / (60 * self.options.max_minutes)
+        # Devices that disagreed would drift apart: together they look at the clock between epochs.
+        now = 0.0 if self._team.devices > 1 else time.monotonic() - self._begun
+        return (self.seconds + now) / (60 * self.options.max_minutes)
 
     def on_train_epoch_start(self) -> None:
         """Take the time."""

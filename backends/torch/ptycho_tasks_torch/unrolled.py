@@ -16,6 +16,7 @@ Family = Literal["lines", "blobs", "siemens"]
 class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     """What can be set under `training:`."""
 
+    unlabelled: ClassVar[str] = "unsupervised"
     most_neighbours: ClassVar[int] = 128
 
     on: Annotated[

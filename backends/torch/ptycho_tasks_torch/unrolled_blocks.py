@@ -7,14 +7,14 @@ canvases, N detector pixels along one side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, RandomSampler
+from torch.utils.data import RandomSampler
 
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
@@ -74,43 +74,57 @@ class Simulator:
     intensity_scale: float
     probe: Callable[[], Tensor]
     """(P, N, N) complex64 in counts, as the network is given it."""
+    shape: tuple[int, int]
+    """(S, T) of every block's canvas."""
 
-    def measure(self, batch: Batch, probe: Tensor, seed: int) -> Batch:
+    def measure(self, batch: Batch, probe: Tensor, seeds: Sequence[int]) -> Batch:
         """The batch with other frames `x`, the objects `truth` (B, S, T) complex64 that they show,
         and the `probe` that they were measured with.
 
         Args:
             batch: as `Blocks.read` gives it.
             probe: (P, N, N) complex64 in counts.
-            seed: of the objects' choice and the noise.
+            seeds: B of them, of each block's object and noise.
         """
-        generator = np.random.default_rng(seed)
-        exposure = expose(batch, probe, self.intensity_scale)
-        truth = [self.objects.draw(generator, exposure.shape) for _ in range(exposure.canvases)]
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        exposure = expose(batch, probe, self.intensity_scale, self.shape)
+        truth = [self.objects.draw(generator, self.shape) for generator in generators]
         canvas = torch.from_numpy(np.stack(truth))
         with torch.no_grad():
             expected = (exposure.predicted(canvas).square() - DARK) * self.intensity_scale
-        counts = generator.poisson(expected.clamp(min=0).double().numpy())
-        x = np.sqrt(np.fft.fftshift(counts, axes=(-2, -1))).astype(np.float32)
+        each = np.array_split(expected.clamp(min=0).double().numpy(), len(generators))
+        counts = [g.poisson(block) for g, block in zip(generators, each, strict=True)]
+        x = np.sqrt(np.fft.fftshift(np.concatenate(counts), axes=(-2, -1))).astype(np.float32)
         frames = torch.from_numpy(x).reshape(batch["x"].shape)
         return {**batch, "x": frames, "truth": canvas, "probe": probe}
 
 
-def expose(batch: Batch, probe: Tensor, intensity_scale: float) -> Exposure:
-    """What a batch measured; as `Blocks.read` gave it, with groups of one frame."""
+def expose(batch: Batch, probe: Tensor, intensity_scale: float, shape: tuple[int, int]) -> Exposure:
+    """What a batch measured; as `Blocks.read` gave it, with groups of one frame.
+
+    Args:
+        batch: see there.
+        probe: (P, N, N) complex64 in counts.
+        intensity_scale: mean measured counts a pixel.
+        shape: (S, T) of the canvases: one for all batches, so that a block's result does not depend
+            on which others it comes with.
+    """
     relative = batch["corners"][:, :, None] + batch["positions"][:, :, 0]
     scale = torch.full((len(relative),), math.sqrt(intensity_scale), device=relative.device)
-    return expose_blocks(batch["x"][:, :, 0], relative, probe, scale)
+    return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape)
 
 
 HIDDEN_SHARE = 0.25
 """Of a block's frames in training."""
 
 
-def _hide(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(B, D) which frames to hide, the same number of each block."""
-    count = max(1, round(HIDDEN_SHARE * drawn.shape[1]))
-    return np.asarray(drawn.argsort(axis=1).argsort(axis=1) < count)
+def _hide(frames: int, seeds: Sequence[int]) -> NDArray[np.bool_]:
+    """(B, D) which of each block's D frames to hide."""
+    hidden = np.zeros((len(seeds), frames), dtype=np.bool_)
+    count = max(1, round(HIDDEN_SHARE * frames))
+    for row, seed in zip(hidden, seeds, strict=True):
+        row[np.random.default_rng(seed).permutation(frames)[:count]] = True
+    return hidden
 
 
 class Drawn:
@@ -147,29 +161,33 @@ class Drawn:
         count, order = self._epoch.blocks, self._order
         # All is drawn here, in one thread, so that the readers' order decides nothing.
         begins = int(torch.randint(2, (1,), generator=order))
-        seeds = torch.randint(2**62, (self._epoch.batches,), generator=order).tolist()
+        seeds = torch.randint(2**62, (count,), generator=order).tolist()
         there = range(len(self._blocks.training))
         sampler = RandomSampler(there, num_samples=count, generator=order)
-        drawn = map(self._epoch.mine, BatchSampler(sampler, self._epoch.batch, False))
+        # Each block has a seed of its own, whichever device it is dealt to.
+        dealt = list(zip(sampler, seeds, strict=True))
+        size = self._epoch.batch
+        batches = [dealt[first : first + size] for first in range(0, count, size)]
         kinds = [self._on == "simulated" or (index + begins) % 2 == 1 for index in range(len(self))]
         # Of the beginning of the epoch: what is simulated ahead must not depend on how far ahead.
         probe = self._simulator.probe() if self._simulator is not None else None
 
-        def read(item: tuple[list[int], int, bool]) -> Batch:
-            members, seed, simulated = item
-            batch = self._blocks.read(self._blocks.training[members])
-            if self._simulator is None or not simulated:
-                shown = np.random.default_rng(seed + self._epoch.rank).random(batch["held"].shape)
-                return {**batch, "held": torch.from_numpy(_hide(shown))}
-            assert probe is not None
-            # Devices draw from the same seeds, but look at different blocks.
-            return self._simulator.measure(batch, probe, seed + self._epoch.rank)
+        def read(item: tuple[list[tuple[int, int]], bool]) -> Batch:
+            members, own = zip(*item[0], strict=True)
+            batch = self._blocks.read(self._blocks.training[list(members)])
+            if self._simulator is None or probe is None or not item[1]:
+                hidden = torch.from_numpy(_hide(batch["held"].shape[1], own))
+                return {**batch, "held": hidden}
+            return self._simulator.measure(batch, probe, own)
 
-        yield from read_ahead(read, list(zip(drawn, seeds, kinds, strict=True)), self._workers)
+        yield from read_ahead(
+            read, list(zip(map(self._epoch.mine, batches), kinds, strict=True)), self._workers
+        )
 
 
 def largest_shape(blocks: Blocks) -> tuple[int, int]:
     """(S, T) that holds every block's canvas."""
-    corners = blocks.groups.corners[blocks.training][:, :, 0]
+    members = np.concatenate([blocks.training, blocks.validation])
+    corners = blocks.groups.corners[members][:, :, 0]
     reach = np.ptp(corners, axis=1).max(axis=0)
     return padded_shape(reach.tolist(), blocks.diffraction.shape[-1])

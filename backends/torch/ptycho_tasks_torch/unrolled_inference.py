@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
-from ptycho_tasks.errors import ConfigError, ScanError
+from ptycho_tasks.errors import BundleError, ConfigError, ScanError
 from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions, release_pages
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
@@ -72,7 +72,14 @@ def _probe_of(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np
     """The probe as the training refined it, where the scan has the guess that it began with; the
     scan's own, scaled, elsewhere."""
     refined = request.model.models.get(PROBE)
-    if refined is None or refined["guess"].shape != guess.shape:
+    if refined is None:
+        return guess
+    lacking = sorted({"guess", "modes"} - refined.keys())
+    if lacking:
+        raise BundleError(
+            f"the bundle's model `{PROBE}` lacks {' and '.join(lacking)}; train again"
+        )
+    if refined["guess"].shape != guess.shape:
         return guess
     norm, trained = np.linalg.norm(guess), np.linalg.norm(refined["guess"])
     if np.linalg.norm(guess / norm - refined["guess"] / trained) > SAME_PROBE:

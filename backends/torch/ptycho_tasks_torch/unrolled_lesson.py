@@ -45,6 +45,8 @@ PROBE_RATE = 0.7
 """Learning rate of the probe, whose largest value is 1, of the network's."""
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
+PROBE_EPSILON = 1e-5
+"""Of Adam: dark pixels, of which the frames tell nothing, must not walk with the rounding."""
 LIT = 0.1
 """Share of the strongest light from which on a pixel of a known object counts in full."""
 
@@ -74,13 +76,14 @@ class UnrolledLesson(Lesson):
         self.refined = None
         if options.probe == "refined":
             self.refined = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
+        self._shape = largest_shape(self.blocks)
         self._simulator = None
         if options.on != "scan":
-            shape = largest_shape(self.blocks)
             self._simulator = Simulator(
-                Objects(options.objects, shape, options.seed),
+                Objects(options.objects, self._shape, options.seed),
                 self.intensity_scale,
                 lambda: self._probe().detach().cpu().clone(),
+                self._shape,
             )
         self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
         self._untrained: dict[tuple[int, ...], Tensor] = {}
@@ -102,7 +105,8 @@ class UnrolledLesson(Lesson):
             {"params": steps, "lr": rate * STEP_RATE},
         ]
         if self.refined is not None:
-            groups.append({"params": list(self.refined.parameters()), "lr": rate * PROBE_RATE})
+            own = {"lr": rate * PROBE_RATE, "eps": PROBE_EPSILON}
+            groups.append({"params": list(self.refined.parameters()), **own})
         # A training is short: what the gradients were a thousand steps ago is of no use.
         return [{**group, "betas": (0.9, 0.99)} for group in groups]
 
@@ -110,25 +114,31 @@ class UnrolledLesson(Lesson):
         """Root of the misfit of frames, or of the distance from the known object, such that small
         ones still tell; of all steps where that costs nothing."""
         if "truth" in batch:
-            exposure = expose(batch, batch["probe"], self.intensity_scale)
-            return self._from_truth(exposure, batch["truth"], torch.ones_like(exposure.light))
-        exposure = expose(batch, self._probe(), self.intensity_scale)
+            exposure = expose(batch, batch["probe"], self.intensity_scale, self._shape)
+            known = torch.ones_like(exposure.light)
+            misfit = self._from_truth(exposure, batch["truth"], known)
+            # Nothing is learned of the probe; but whoever trains along must see all parameters.
+            return misfit if self.refined is None else misfit + 0 * self.refined.modes.sum()
+        exposure = expose(batch, self._probe(), self.intensity_scale, self._shape)
         if self.label is not None:
             return self._from_truth(exposure, *self._label(batch, exposure.shape))
         seen, unseen = _parted(exposure, batch["held"])
         made = self.network.object(seen)
-        return _root(self._compare(unseen.predicted(made).square(), unseen.amplitude, 1.0))
+        predicted = unseen.predicted(made).square()
+        blocks = len(batch["held"])
+        pairs = zip(predicted.chunk(blocks), unseen.amplitude.chunk(blocks), strict=True)
+        return torch.stack([_root(self._compare(*pair, 1.0)) for pair in pairs]).mean()
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The misfit of frames that the network does not get to see, in blocks of those that it
         was not trained on. Beside what `Lesson` says, `untrained_loss` is that of the physics steps
         alone."""
-        whole = expose(batch, self._probe(), self.intensity_scale)
+        whole = expose(batch, self._probe(), self.intensity_scale, self._shape)
         seen, unseen = _parted(whole, batch["held"])
         made = self.network.object(seen)
         flat = unseen.predicted(torch.ones_like(made)).square()
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
-        place = tuple(batch["origin"].flatten().tolist())
+        place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
         if place not in self._untrained:
             self._untrained[place] = self._without_training(batch)
         return {
@@ -176,7 +186,7 @@ class UnrolledLesson(Lesson):
         with torch.random.fork_rng():
             plain = UnrolledNetwork(options.steps, options.subsets, channels=4)
         plain.to(self.guess.device)
-        whole = expose(batch, self.guess, self.intensity_scale)
+        whole = expose(batch, self.guess, self.intensity_scale, self._shape)
         seen, unseen = _parted(whole, batch["held"])
         predicted = unseen.predicted(plain.object(seen)).square()
         return self._compare(predicted, unseen.amplitude, 1.0)
@@ -199,8 +209,8 @@ class UnrolledLesson(Lesson):
         total = torch.zeros((), device=truth.device)
         made = truth
         for made in self.network.objects(exposure):
-            total = EARLIER * total + _root(_distance(made, truth, weight).mean())
-        return total + EDGES * _root(_edge_distance(made, truth, weight))
+            total = EARLIER * total + _root(_distance(made, truth, weight)).mean()
+        return total + EDGES * _root(_edge_distance(made, truth, weight)).mean()
 
 
 def _parted(exposure: Exposure, held: Tensor) -> tuple[Exposure, Exposure]:
@@ -211,7 +221,7 @@ def _parted(exposure: Exposure, held: Tensor) -> tuple[Exposure, Exposure]:
 
 
 def _root(misfit: Tensor) -> Tensor:
-    return (misfit + 1e-9).sqrt()
+    return (misfit.clamp(min=0) + 1e-9).sqrt()
 
 
 def _distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -223,14 +233,14 @@ def _distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 
 def _edge_distance(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """The same of the differences between neighbouring pixels: what lies in the low frequencies of
-    the phase, which are the last that data tell, would else drown what is fine."""
+    """(B,) the same of the differences between neighbouring pixels: what lies in the low
+    frequencies of the phase, which are the last that data tell, would else drown what is fine."""
     change = made - _turned(truth, made, weight)
-    total, scale = weight.new_zeros(()), weight.new_zeros(())
+    total, scale = weight.new_zeros(len(made)), weight.new_zeros(len(made))
     for axis in (-2, -1):
         there = weight.narrow(axis, 1, weight.shape[axis] - 1)
-        total = total + (there * _square(change.diff(dim=axis))).sum()
-        scale = scale + (there * _square(truth.diff(dim=axis))).sum()
+        total = total + (there * _square(change.diff(dim=axis))).sum(dim=(-2, -1))
+        scale = scale + (there * _square(truth.diff(dim=axis))).sum(dim=(-2, -1))
     return total / (scale + 1e-9)
 
 

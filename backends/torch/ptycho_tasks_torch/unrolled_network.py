@@ -87,7 +87,7 @@ class UnrolledNetwork(nn.Module):
             phase = canvas / modulus
             along = torch.view_as_real(step * phase.conj()).movedim(-1, 0)
             lit = part.illumination / (part.illumination + WEAK_LIGHT)
-            filtered = lit * smooth(lit * along, self.filters[k])
+            filtered = lit * smooth(lit * along, self.filters[k]) / smooth.reached(lit)
             velocity = _each(self.gains[k], along) + filtered + _each(self.momenta[k], velocity)
             change = velocity
             if last:
@@ -142,6 +142,12 @@ class Smooth:
         filtered: Tensor = torch.fft.irfft2(spectrum, s=shape)[..., :S, :T]
         return filtered
 
+    def reached(self, lit: Tensor) -> Tensor:
+        """(B, S, T) how much of a filter's reach is lit: a constant field, filtered and divided by
+        it, is about constant, whatever the canvas ends at."""
+        even = lit.new_full((1, len(LENGTHS)), 1 / len(LENGTHS))
+        return self(lit[None], even)[0].clamp(min=WEAK_LIGHT)
+
 
 class UnrolledAutoencoder(nn.Module):
     """`autoencoder`: measured amplitudes to an object to predicted amplitudes."""
@@ -159,7 +165,13 @@ class UnrolledAutoencoder(nn.Module):
         return predicted.sqrt() * scale[:, None, None, None]
 
 
-def expose_blocks(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposure:
+def expose_blocks(
+    x: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    scale: Tensor,
+    shape: tuple[int, int] | None = None,
+) -> Exposure:
     """Place the frames of blocks, each block on a canvas of its own that just holds it.
 
     Args:
@@ -167,6 +179,7 @@ def expose_blocks(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) ->
         positions: (B, C, 1, 2) float32 (y, x) relative to the block, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
+        shape: (S, T) of the canvases; None takes the smallest that hold every block.
 
     Returns:
         F = B * C frames, block after block, on B canvases.
@@ -184,7 +197,7 @@ def expose_blocks(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) ->
         probes.flatten(0, 1),
         places,
         len(corners),
-        padded_shape(corners.amax(dim=(0, 1)).tolist(), x.shape[-1]),
+        shape or padded_shape(corners.amax(dim=(0, 1)).tolist(), x.shape[-1]),
         spot_radius(modes),
     )
 
