@@ -9,7 +9,7 @@ import torch
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel
 from ptycho_tasks.errors import BundleError, ConfigError
-from ptycho_tasks.scan import canvas_of
+from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.groups import Groups, covering_groups
@@ -23,12 +23,7 @@ from ptycho_tasks_torch.stitching import Stitcher
 def infer(request: InferRequest) -> Reconstruction:
     """Predict the object patches of every frame and stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
-    N, intensity_scale = trained_for(request.model)
-    if scan.size != N:
-        raise ConfigError(
-            f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
-            f"trained on {N} x {N}; infer a scan of that size, or train on this one"
-        )
+    N, intensity_scale = scan.size, trained_for(request.model, scan)
     execution = TorchExecution.of(request.execution)
     device = find_device(execution.accelerator)
     network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
@@ -72,12 +67,22 @@ def infer(request: InferRequest) -> Reconstruction:
     )
 
 
-def trained_for(model: TrainedModel) -> tuple[int, float]:
-    """N and intensity scale of the training, without which its weights mean nothing."""
+def trained_for(model: TrainedModel, scan: ScanData) -> float:
+    """The intensity scale of the training, without which its weights mean nothing.
+
+    Raises:
+        BundleError: the model does not say what its training found.
+        ConfigError: the scan's N is not the model's.
+    """
     N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
     if not isinstance(N, int) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
         raise BundleError(
             f"the bundle lacks what its training found: N is {N!r}, intensity_scale is {scale!r}; "
             "train again"
         )
-    return N, float(scale)
+    if scan.size != N:
+        raise ConfigError(
+            f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
+            f"trained on {N} x {N}; infer a scan of that size, or train on this one"
+        )
+    return float(scale)

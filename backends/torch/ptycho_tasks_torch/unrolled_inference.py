@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
-from ptycho_tasks.errors import BundleError, ConfigError, ScanError
+from ptycho_tasks.errors import BundleError, ScanError
 from ptycho_tasks.scan import ScanData, canvas_of, corners_and_fractions, release_pages
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
@@ -42,12 +42,7 @@ def iterates(request: InferRequest) -> Iterator[Reconstruction]:
     """What the object has come to after each step; the last is the result. Exceptions are those of
     `Unrolled.infer`. To be called in `torch.inference_mode`."""
     scan, N = request.scan, request.scan.size
-    trained, intensity_scale = trained_for(request.model)
-    if trained != N:
-        raise ConfigError(
-            f"{scan.name}: its frames have {N} x {N} pixels, but the model was trained on "
-            f"{trained} x {trained}; infer a scan of that size, or train on this one"
-        )
+    intensity_scale = trained_for(request.model, scan)
     device = find_device(TorchExecution.of(request.execution).accelerator)
     network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, UnrolledNetwork)
