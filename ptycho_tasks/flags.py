@@ -281,7 +281,7 @@ TRAIN: Table = {
             "--model-type",
             "training.model_type",
             "Learn from the diffraction alone, or from a known object.",
-            words=("pinn", "supervised"),
+            words=("pinn", "unsupervised", "supervised"),
         ),
         Flag(
             "--n-groups",
