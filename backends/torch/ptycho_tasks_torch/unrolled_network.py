@@ -35,7 +35,7 @@ SHOWN = ((0.0, 0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 1.0))
 HALVINGS = 3
 """How often the network's encoder halves the canvas."""
 FEATURES = 7 + len(SHOWN)
-TILE, HALO = 1024, 64
+TILE, HALO = 512, 64
 """Pixels along the side of what the network corrects at once, and how much more it is shown
 around: at least as far as it can see."""
 
