@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,12 +31,8 @@ SAME_PROBE = 0.02
 
 def infer(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
-    made = None
     with settings(TorchExecution.of(request.execution)), torch.inference_mode():
-        for made in iterates(request):  # noqa: B007 - the last one is the result
-            pass
-    assert made is not None
-    return made
+        return deque(iterates(request), maxlen=1).pop()
 
 
 def iterates(request: InferRequest) -> Iterator[Reconstruction]:

@@ -114,12 +114,12 @@ class UnrolledLesson(Lesson):
         """Root of the misfit of frames, or of the distance from the known object, such that small
         ones still tell; of all steps where that costs nothing."""
         if "truth" in batch:
-            exposure = expose(batch, batch["probe"], self.intensity_scale, self._shape)
+            exposure = self._exposed(batch, batch["probe"])
             known = torch.ones_like(exposure.light)
             misfit = self._from_truth(exposure, batch["truth"], known)
             # Nothing is learned of the probe; but whoever trains along must see all parameters.
             return misfit if self.refined is None else misfit + 0 * self.refined.modes.sum()
-        exposure = expose(batch, self._probe(), self.intensity_scale, self._shape)
+        exposure = self._exposed(batch, self._probe())
         if self.label is not None:
             return self._from_truth(exposure, *self._label(batch, exposure.shape))
         seen, unseen = _parted(exposure, batch["held"])
@@ -133,8 +133,7 @@ class UnrolledLesson(Lesson):
         """The misfit of frames that the network does not get to see, in blocks of those that it
         was not trained on. Beside what `Lesson` says, `untrained_loss` is that of the physics steps
         alone."""
-        whole = expose(batch, self._probe(), self.intensity_scale, self._shape)
-        seen, unseen = _parted(whole, batch["held"])
+        seen, unseen = _parted(self._exposed(batch, self._probe()), batch["held"])
         made = self.network.object(seen)
         flat = unseen.predicted(torch.ones_like(made)).square()
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
@@ -181,13 +180,15 @@ class UnrolledLesson(Lesson):
     def _probe(self) -> Tensor:
         return self.guess if self.refined is None else self.refined()
 
+    def _exposed(self, batch: Batch, probe: Tensor) -> Exposure:
+        return expose(batch, probe, self.intensity_scale, self._shape)
+
     def _without_training(self, batch: Batch) -> Tensor:
         options = self.options
         with torch.random.fork_rng():
             plain = UnrolledNetwork(options.steps, options.subsets, channels=4)
         plain.to(self.guess.device)
-        whole = expose(batch, self.guess, self.intensity_scale, self._shape)
-        seen, unseen = _parted(whole, batch["held"])
+        seen, unseen = _parted(self._exposed(batch, self.guess), batch["held"])
         predicted = unseen.predicted(plain.object(seen)).square()
         return self._compare(predicted, unseen.amplitude, 1.0)
 

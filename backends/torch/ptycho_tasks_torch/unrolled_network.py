@@ -17,13 +17,13 @@ Axis letters: B canvases, S, T rows and columns of a canvas, K steps, L lengths 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ptycho_tasks.backend import Progress, no_progress
 from ptycho_tasks_torch.exposure import Exposure
 from ptycho_tasks_torch.network import WEAK_LIGHT, EncoderDecoder
 from ptycho_tasks_torch.physics import intensities, shift_probe, spot_radius
@@ -65,13 +65,9 @@ class UnrolledNetwork(nn.Module):
         exposure = expose_blocks(x, positions, probe, scale)
         return exposure.cut(self.object(exposure)).reshape(x.shape)
 
-    def object(self, exposure: Exposure, progress: Progress = no_progress) -> Tensor:
+    def object(self, exposure: Exposure) -> Tensor:
         """(B, S, T) complex64 object after the last step."""
-        canvas = torch.empty(0)
-        for done, made in enumerate(self.objects(exposure), start=1):
-            canvas = made
-            progress(done, self.steps, {})
-        return canvas
+        return deque(self.objects(exposure), maxlen=1).pop()
 
     def objects(self, exposure: Exposure) -> Iterator[Tensor]:
         """The object after every step, each (B, S, T) complex64."""
