@@ -1,7 +1,7 @@
 """What a wrong guess of the probe costs, with the probe kept as guessed and with it refined.
 
     python benchmarks/probes.py                             # siemens_1e9, every guess
-    python benchmarks/probes.py disc_1e9 --guess wide --refine-set training.probe=refine
+    python benchmarks/probes.py disc_1e9 --guess wide --refine-set training.probe=refined
 
 Training and unseen scan are given the same wrong guess. The network and LSQML run as in bars.py,
 once with the probe fixed and once with it refined; scores are taken after alignment. With --out,
@@ -100,7 +100,7 @@ GUESSES: dict[str, Callable[[Probe], Probe]] = {
 @click.option(
     "--refine-set",
     multiple=True,
-    default=("training.probe=refine",),
+    default=("training.probe=refined",),
     show_default=True,
     help="KEY=VALUE that has it refine the probe.",
 )

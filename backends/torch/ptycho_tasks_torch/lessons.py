@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,13 @@ class Lesson(nn.Module):
     intensity_scale: float
     clip: float | None = None
     """Largest norm of a training step's gradients; None clips nothing."""
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """What is done once, before the first epoch.
+
+        Args:
+            say: shows the user one line.
+        """
 
     @abstractmethod
     def loaders(

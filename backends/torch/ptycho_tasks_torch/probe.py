@@ -1,8 +1,9 @@
 """A probe that is learned together with the object.
 
 Data fix a probe and an object only together: a factor, a shift, and a phase ramp can go from one
-to the other. They stay with the guess: the refined probe has the guess's counts, and the centres of
-its light, in the object's plane and in the far field, are where the guess has them.
+to the other. They stay with the probe that the refinement begins with: the refined one has the
+guess's counts, and the centres of its light, in the object's plane and in the far field, are where
+they were at the beginning.
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ class RefinedProbe(nn.Module):
                 differs from a still one.
         """
         super().__init__()
+        self.unit = float(guess.abs().max())
+        self.modes = nn.Parameter(torch.empty((modes, *guess.shape[1:], 2), device=guess.device))
+        for name in ("counts", "centre", "tilt"):
+            self.register_buffer(name, torch.empty(() if name == "counts" else 2))
+        self.begin(guess)
+
+    def begin(self, guess: Tensor) -> None:
+        """Begin with another guess, of which see above."""
+        modes = len(self.modes)
         begun = _with_more(guess, modes)[:modes]
-        self.unit = float(begun.abs().max())
-        self.modes = nn.Parameter(torch.view_as_real(begun / self.unit).clone())
-        self.register_buffer("counts", guess.abs().square().sum(), persistent=False)
-        self.register_buffer("centre", _centre(guess), persistent=False)
-        self.register_buffer("tilt", _centre(far_field(guess)), persistent=False)
+        self.modes.data.copy_(torch.view_as_real(begun / self.unit))
+        self.counts, self.centre = guess.abs().square().sum(), _centre(guess)
+        self.tilt = _centre(far_field(guess))
 
     def forward(self) -> Tensor:
         """(P, N, N) complex64 in counts, its gauge as the guess has it."""

@@ -56,6 +56,8 @@ def train(request: TrainRequest) -> TrainedModel:
         if state is not None:
             task.resume(state)
             _say_what_was_kept(state, execution, request.say)
+        else:
+            task.begin(request.say)
         log.start(msgspec.to_builtins(options), task.records)
 
         def tell() -> None:
@@ -207,6 +209,12 @@ class Task(lightning.LightningModule):
         self.order.set_state(state["order"])
         # Adam is made later, when the weights lie on their device.
         self._resumed = state
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """Do what comes before the first epoch, which takes of the time to train."""
+        begun = time.monotonic()
+        self.lesson.begin(say)
+        self.seconds += time.monotonic() - begun
 
     @property
     def stopped(self) -> bool:

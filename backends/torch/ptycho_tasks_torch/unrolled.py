@@ -83,7 +83,7 @@ class Unrolled:
     """See the module; torch is imported by its methods only."""
 
     name = "unrolled"
-    version = "1"
+    version = "2"
     options_type = UnrolledOptions
     execution_type = TorchExecution
 

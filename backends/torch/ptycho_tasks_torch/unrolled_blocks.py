@@ -188,6 +188,20 @@ class Drawn:
 def largest_shape(blocks: Blocks) -> tuple[int, int]:
     """(S, T) that holds every block's canvas."""
     members = np.concatenate([blocks.training, blocks.validation])
-    corners = blocks.groups.corners[members][:, :, 0]
-    reach = np.ptp(corners, axis=1).max(axis=0)
-    return padded_shape(reach.tolist(), blocks.diffraction.shape[-1])
+    corners = torch.from_numpy(blocks.groups.corners[members][:, :, 0])
+    return shape_of(corners, blocks.diffraction.shape[-1])
+
+
+def shape_of(corners: Tensor, size: int) -> tuple[int, int]:
+    """(S, T) that holds the canvas of every block; `corners` (B, D, 2), `size` N."""
+    reach = corners.amax(dim=1) - corners.amin(dim=1)
+    return padded_shape(reach.amax(dim=0).tolist(), size)
+
+
+def nearest(blocks: Blocks, count: int) -> NDArray[np.int64]:
+    """(1, K) a block of the `count` frames to train on nearest to one of them, or of all."""
+    there = np.unique(blocks.training)
+    corners = blocks.groups.corners[there, 0]
+    middle = blocks.groups.corners[blocks.training[0, 0], 0]
+    order = np.argsort(np.square(corners - middle).sum(axis=1), kind="stable")
+    return there[None, order[:count]]

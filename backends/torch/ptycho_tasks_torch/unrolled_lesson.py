@@ -11,7 +11,7 @@ N detector pixels along one side, H, W rows and columns of the object grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,19 +21,23 @@ from torch import Tensor
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.blocks import Batch, Epoch, Loader
+from ptycho_tasks_torch.calibration import calibrated
 from ptycho_tasks_torch.exposure import Exposure
 from ptycho_tasks_torch.lessons import Lesson, Material
 from ptycho_tasks_torch.load import PROBE
 from ptycho_tasks_torch.objects import Objects
-from ptycho_tasks_torch.physics import amplitude_misfit, poisson_misfit
+from ptycho_tasks_torch.physics import amplitude_misfit, poisson_misfit, spot_radius
 from ptycho_tasks_torch.probe import RefinedProbe
 from ptycho_tasks_torch.unrolled import UnrolledOptions
 from ptycho_tasks_torch.unrolled_blocks import (
+    HIDDEN,
     Drawn,
     Simulator,
     expose,
     largest_shape,
     make_blocks,
+    nearest,
+    shape_of,
 )
 from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
 
@@ -41,12 +45,17 @@ EARLIER = 0.3
 """Weight of an object after a step, of the one after the next: the last counts most."""
 STEP_RATE = 5.0
 """Learning rate of the steps' weights, of the network's."""
-PROBE_RATE = 0.7
+PROBE_RATE = 1.5
 """Learning rate of the probe, whose largest value is 1, of the network's."""
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
 PROBE_EPSILON = 1e-5
 """Of Adam: dark pixels, of which the frames tell nothing, must not walk with the rounding."""
+CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 64, 12
+"""Detector pixels of the frames that a probe is calibrated with, how many frames and physics steps
+at least: from fewer steps another probe looks better than the right one."""
+CONFIRMING, WORTH = 4, 0.99
+"""Blocks of other frames that must agree, and what must be left of their misfit at most."""
 LIT = 0.1
 """Share of the strongest light from which on a pixel of a known object counts in full."""
 
@@ -87,6 +96,34 @@ class UnrolledLesson(Lesson):
             )
         self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
         self._untrained: dict[tuple[int, ...], Tensor] = {}
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """Look for the size, defocus and astigmatism of a probe that is to be refined."""
+        if self.refined is None:
+            return
+        blocks, steps = self.blocks, max(CALIBRATING_STEPS, self.options.steps)
+        plain = self._plain(steps)
+        frames = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // self.guess.shape[-1] ** 2)
+        some = blocks.read(nearest(blocks, frames))
+        others = blocks.read(blocks.validation[:CONFIRMING])
+
+        def misfit(probe: Tensor, batch: Batch) -> float:
+            shape = shape_of(batch["corners"], self.guess.shape[-1])
+            exposure = expose(batch, probe, self.intensity_scale, shape)
+            held = torch.arange(batch["held"].shape[1])[None] % HIDDEN == 0
+            return float(self._unseen(plain, exposure, held.expand_as(batch["held"])))
+
+        with torch.inference_mode():
+            probe = calibrated(self.guess, lambda probe: misfit(probe, some))
+            before, after = (misfit(p, others) for p in (self.guess, probe))
+        # What explains one block by chance does not explain others.
+        if after < WORTH * before:
+            was, now = spot_radius(self.guess), spot_radius(probe)
+            say(
+                f"probe: size, defocus and astigmatism fitted, radius {was:.1f} -> {now:.1f} "
+                f"pixels; misfit before training {before:.3g} -> {after:.3g}"
+            )
+            self.refined.begin(probe.clone())
 
     def loaders(
         self, epoch: Epoch, order: torch.Generator, workers: int
@@ -139,7 +176,10 @@ class UnrolledLesson(Lesson):
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
         place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
         if place not in self._untrained:
-            self._untrained[place] = self._without_training(batch)
+            exposure = self._exposed(batch, self.guess)
+            self._untrained[place] = self._unseen(
+                self._plain(self.options.steps), exposure, batch["held"]
+            )
         return {
             "val_loss": self._compare(unseen.predicted(made).square(), unseen.amplitude, 1.0),
             "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
@@ -183,13 +223,16 @@ class UnrolledLesson(Lesson):
     def _exposed(self, batch: Batch, probe: Tensor) -> Exposure:
         return expose(batch, probe, self.intensity_scale, self._shape)
 
-    def _without_training(self, batch: Batch) -> Tensor:
-        options = self.options
+    def _plain(self, steps: int) -> UnrolledNetwork:
+        """The physics steps alone."""
         with torch.random.fork_rng():
-            plain = UnrolledNetwork(options.steps, options.subsets, channels=4)
-        plain.to(self.guess.device)
-        seen, unseen = _parted(self._exposed(batch, self.guess), batch["held"])
-        predicted = unseen.predicted(plain.object(seen)).square()
+            plain = UnrolledNetwork(steps, self.options.subsets, channels=4)
+        return plain.to(self.guess.device)
+
+    def _unseen(self, network: UnrolledNetwork, exposure: Exposure, held: Tensor) -> Tensor:
+        """Misfit of the frames held back from a network."""
+        seen, unseen = _parted(exposure, held)
+        predicted = unseen.predicted(network.object(seen)).square()
         return self._compare(predicted, unseen.amplitude, 1.0)
 
     def _label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis
 import numpy as np
 import pytest
@@ -9,10 +11,20 @@ import pytest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.simulate import simulate
+from ptycho_tasks_torch import calibration
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)
 hypothesis.settings.load_profile("torch")
+
+
+@pytest.fixture(scope="class")
+def few_trials() -> Iterator[None]:
+    """Hardly any probes are tried before a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SIZES", (0,)), ("DEFOCI", (0,)), ("TRIALS", 5)):
+            patch.setattr(calibration, name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

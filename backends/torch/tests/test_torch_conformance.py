@@ -34,7 +34,7 @@ class TestUnrolled(BackendConformance):
     backend = unrolled
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = UnrolledOptions(
-        epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, probe="refined", probe_modes=2
+        epochs=5, channels=4, steps=4, batch_size=16, neighbours=16, probe="refined", probe_modes=2
     )
 
     @pytest.fixture(autouse=True)
@@ -42,3 +42,7 @@ class TestUnrolled(BackendConformance):
         """However fast an epoch is: a training that starts anew resumes nothing."""
         monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
         monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+    @pytest.fixture(autouse=True)
+    def _few_trials(self, few_trials):
+        """What a probe is like is looked for before every training; that has tests of its own."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,11 +30,14 @@ from ptycho_tasks_torch import (
     unrolled_inference,
     unrolled_network,
 )
+from ptycho_tasks_torch.best import Best
 from ptycho_tasks_torch.blocks import Epoch
+from ptycho_tasks_torch.calibration import Lens
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.exposure import Exposure
 from ptycho_tasks_torch.objects import AMPLITUDES, PHASES, Objects
 from ptycho_tasks_torch.probe import RefinedProbe
+from ptycho_tasks_torch.training import Task
 from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
 from ptycho_tasks_torch.unrolled_blocks import HIDDEN_SHARE, Simulator, largest_shape
 from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
@@ -72,7 +77,7 @@ def infer(scan, model, options=SMALL, execution=CPU):
 
 
 def as_bytes(model: TrainedModel) -> bytes:
-    return bundle_bytes(model, backend="unrolled", backend_version="1", size=32, params={})
+    return bundle_bytes(model, backend="unrolled", backend_version="2", size=32, params={})
 
 
 def weights(model: TrainedModel) -> dict[str, np.ndarray]:
@@ -570,6 +575,48 @@ def test_flux_shift_and_tilt_that_are_learned_are_taken_back(scan):
     assert abs(np.vdot(unit(scan.probe), unit(again))) > 0.999
 
 
+@pytest.mark.parametrize(
+    "numbers", [(1.8, 0.0, 0.0, 0.0), (0.0, 2.0, 0.0, 0.0), (0.0, 0.0, 2.0, 0.0)]
+)
+def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, numbers):
+    right = torch.from_numpy(scan.probe)
+    guess = Lens(right)(np.array(numbers)).numpy()
+    lesson, lines = UnrolledLesson(replace(scan, probe=guess), REFINING), []
+    lesson.begin(lines.append)
+    (line,) = lines
+    assert re.fullmatch(r"probe: .* radius [\d.]+ -> [\d.]+ pixels; misfit .* -> .*", line)
+    found = lesson.refined().detach().numpy()
+    before, after = (abs(np.vdot(unit(p), unit(scan.probe))) for p in (guess, found))
+    assert 1 - after < 0.1 * (1 - before)
+    assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
+
+
+def test_a_guess_that_is_right_is_kept(scan):
+    lesson, lines = UnrolledLesson(scan, REFINING), []
+    lesson.begin(lines.append)
+    assert not lines
+    np.testing.assert_allclose(unit(lesson.refined().detach().numpy()), unit(scan.probe), atol=1e-4)
+
+
+def test_a_training_that_goes_on_looks_for_no_probe(scan, tmp_path, every_epoch):
+    guess = Lens(torch.from_numpy(scan.probe))(np.array([1.8, 0, 0, 0])).numpy()
+    wrong, options = replace(scan, probe=guess), with_options(probe="refined")
+    lines = []
+    first = train(wrong, options, work_dir=tmp_path, say=lines.append)
+    assert lines[0].startswith("probe: ")
+    lines.clear()
+    again = train(wrong, options, work_dir=tmp_path, say=lines.append)
+    assert lines == ["takes the finished training: all 4 epochs are done"]
+    assert as_bytes(again) == as_bytes(first)
+
+
+def test_looking_for_the_probe_counts_as_time_of_the_training(scan):
+    task = Task(REFINING, lesson := UnrolledLesson(scan, REFINING), Best(REFINING, 0))
+    lesson.begin = lambda say: time.sleep(0.02)
+    task.begin(lambda line: None)
+    assert task.seconds >= 0.02
+
+
 @pytest.mark.parametrize("modes", [1, 2, 8])
 def test_modes_are_added_or_left_out(scan, modes):
     two = torch.from_numpy(np.concatenate([scan.probe, 0.3 * scan.probe[:, ::-1]]))
@@ -700,7 +747,7 @@ def model_dir(tmp_path, trained):
         "flat": {"N": 32, "object.big": False},
     }
     data = bundle_bytes(
-        trained["refined"], backend="unrolled", backend_version="1", size=32, params=params
+        trained["refined"], backend="unrolled", backend_version="2", size=32, params=params
     )
     (tmp_path / BUNDLE_NAME).write_bytes(data)
     return tmp_path
