@@ -14,7 +14,7 @@ from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.groups import Groups, covering_groups
 from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
-from ptycho_tasks_torch.network import ObjectNetwork, expose
+from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.physics import mean_intensity, scale_probe
 from ptycho_tasks_torch.reading import read_ahead
 from ptycho_tasks_torch.stitching import Stitcher
@@ -47,7 +47,7 @@ def infer(request: InferRequest) -> Reconstruction:
         light_from, done = torch.from_numpy(probe).to(device), 0
         request.progress(0, len(groups), {})
         for some, frames in read_ahead(read, batches, execution.num_workers):
-            exposure = expose(
+            exposure = network.expose(
                 frames.to(device),
                 torch.from_numpy(some.relative).to(device),
                 light_from,

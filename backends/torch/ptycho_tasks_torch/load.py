@@ -76,5 +76,5 @@ def _fresh(options: NetworkOptions) -> tuple[torch.nn.Module, torch.nn.Module]:
         unrolled = UnrolledNetwork(options.steps, options.subsets, options.channels)
         return unrolled, UnrolledAutoencoder(unrolled)
     assert isinstance(options, PinnOptions)
-    network = ObjectNetwork(options.channels, options.steps)
+    network = ObjectNetwork(options.channels, options.steps, options.halvings)
     return network, Autoencoder(network)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_tasks_torch.canvas import Place, add_patches, cut_patches
-from ptycho_tasks_torch.network import ObjectNetwork, expose
+from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.physics import amplitude_misfit, intensities, poisson_misfit
 
 
@@ -49,7 +49,7 @@ class Stitched:
         x, positions = batch["x"], batch["positions"]
         B, K, C, N, _ = x.shape
         scale = x.new_full((B * K,), math.sqrt(intensity_scale))
-        exposure = expose(x.flatten(0, 1), positions.flatten(0, 1), probe, scale)
+        exposure = network.expose(x.flatten(0, 1), positions.flatten(0, 1), probe, scale)
         patches = network.reconstruct(exposure)
         probes = exposure.probes * scale[0]
         places = places_of(batch["corners"])

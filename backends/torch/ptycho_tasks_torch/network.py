@@ -13,6 +13,8 @@ along one side, S pixels along one side of a group's canvas, F feature maps.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,8 +24,6 @@ from ptycho_tasks_torch.physics import intensities, shift_probe
 
 WARM_STEPS = 8
 """Physics steps before the first correction; more bring little from one group's frames alone."""
-HALVINGS = 2
-"""How often the encoder halves the canvas."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
 
@@ -48,20 +48,22 @@ class EncoderDecoder(nn.Module):
     (B, inputs, S, T) -> (B, 2, S, T), S and T multiples of 2**halvings.
     """
 
-    def __init__(self, inputs: int, channels: int, halvings: int = HALVINGS) -> None:
-        """Weights for `channels` feature maps at full size, twice as many at halved ones."""
+    def __init__(self, inputs: int, channels: int, halvings: int, doublings: int = 1) -> None:
+        """Weights for `channels` feature maps at full size, twice as many after each of the first
+        `doublings` halvings."""
         super().__init__()
-        F, deeper = channels, range(halvings - 2)
+        maps = [channels * 2 ** min(level, doublings) for level in range(halvings + 1)]
         self.encoder = nn.ModuleList(
-            [Convolutions(inputs, F), Convolutions(F, 2 * F)]
-            + [Convolutions(2 * F, 2 * F) for _ in deeper]
+            Convolutions(before, after) for before, after in pairwise([inputs, *maps[:-1]])
         )
-        self.middle = Convolutions(2 * F, 2 * F)
+        self.middle = Convolutions(maps[-2], maps[-1])
+        # What comes up has as many maps as what was skipped, but for the lowest.
+        rising = [*maps[:-2], maps[-1]]
         self.decoder = nn.ModuleList(
-            [Convolutions(4 * F, 2 * F) for _ in deeper]
-            + [Convolutions(4 * F, F), Convolutions(2 * F, F)]
+            Convolutions(rising[level] + maps[level], maps[max(level - 1, 0)])
+            for level in reversed(range(halvings))
         )
-        self.last = nn.Conv2d(F, 2, 3, padding=1)
+        self.last = nn.Conv2d(channels, 2, 3, padding=1)
         # Untrained, the network is the physics steps alone: training can only leave them.
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
@@ -81,7 +83,9 @@ class EncoderDecoder(nn.Module):
         return correction
 
 
-def expose(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposure:
+def expose(
+    x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor, multiple: int = 1
+) -> Exposure:
     """Place the frames of groups, each group on a canvas of its own.
 
     Args:
@@ -89,6 +93,7 @@ def expose(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposu
         positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
+        multiple: of what S is to be one.
 
     Returns:
         F = B * C frames, group after group, on B canvases of S x S pixels.
@@ -100,7 +105,7 @@ def expose(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposu
     probes = shift_probe(modes, relative - whole) / factor[..., None]
     amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))
     size = x.shape[-1]
-    side = _side(whole, size)
+    side = _side(whole, size, multiple)
     corners = (whole.to(torch.int64) + (side - size) // 2).tolist()
     places = [(b, y, x) for b, group in enumerate(corners) for y, x in group]
     return Exposure(
@@ -108,9 +113,8 @@ def expose(x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposu
     )
 
 
-def _side(whole: Tensor, size: int) -> int:
+def _side(whole: Tensor, size: int, multiple: int) -> int:
     """Side of canvases that hold every patch, around the groups' references."""
-    multiple = 2**HALVINGS
     side: int = -(-(size + 2 * int(whole.abs().max())) // multiple) * multiple
     return side
 
@@ -118,17 +122,26 @@ def _side(whole: Tensor, size: int) -> int:
 class ObjectNetwork(nn.Module):
     """`diffraction_to_obj`: measured amplitudes to object patches."""
 
-    def __init__(self, channels: int, steps: int) -> None:
-        """Weights for `steps` corrections, each by a network of `channels` feature maps."""
+    def __init__(self, channels: int, steps: int, halvings: int) -> None:
+        """Weights for `steps` corrections, each by a network of `channels` feature maps at full
+        size."""
         super().__init__()
-        self.corrections = nn.ModuleList([EncoderDecoder(5, channels) for _ in range(steps)])
+        self.multiple = 2**halvings
+        """Of what the side of canvases is to be one."""
+        self.corrections = nn.ModuleList(
+            [EncoderDecoder(5, channels, halvings, halvings - 1) for _ in range(steps)]
+        )
         self.gains = nn.Parameter(torch.ones(steps))
         # So few feature maps are convolved 1.4 times as fast on a CPU when they lie side by side.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
         """Object patches (B, C, N, N) complex64; arguments as for `expose`."""
-        return self.reconstruct(expose(x, positions, probe, scale)).reshape(x.shape)
+        return self.reconstruct(self.expose(x, positions, probe, scale)).reshape(x.shape)
+
+    def expose(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposure:
+        """See `expose`; on canvases that the network can work on."""
+        return expose(x, positions, probe, scale, self.multiple)
 
     def reconstruct(self, exposure: Exposure) -> Tensor:
         """Object patches (F, N, N) complex64."""
@@ -155,7 +168,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
         """Predicted amplitude (B, C, N, N) float32; arguments as for `expose`."""
-        exposure = expose(x, positions, probe, scale)
+        exposure = self.network.expose(x, positions, probe, scale)
         patches = self.network.reconstruct(exposure)
         predicted = intensities(patches, exposure.probes).reshape(x.shape)
         return predicted.sqrt() * scale[:, None, None, None]

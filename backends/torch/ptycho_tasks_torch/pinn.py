@@ -29,6 +29,15 @@ class PinnOptions(NetworkOptions, frozen=True, kw_only=True):
         doc("of pinn: Poisson likelihood of the counts, or mean absolute error of the amplitudes"),
     ] = "poisson"
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 16
+    halvings: Annotated[
+        int,
+        doc(
+            "how often the network halves what it sees, with twice the feature maps each time but "
+            "the last: most weights lie where there are few pixels",
+            ge=2,
+            le=6,
+        ),
+    ] = 2
     steps: Annotated[int, doc("physics steps that a network of its own corrects", ge=1, le=8)] = 2
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ class PinnLesson(Lesson):
         self.blocks = make_blocks(scan, options, training, validation)
         self.intensity_scale = material.intensity_scale
         self.register_buffer("probe", torch.from_numpy(material.probe), persistent=False)
-        self.network = ObjectNetwork(options.channels, options.steps)
+        self.network = ObjectNetwork(options.channels, options.steps, options.halvings)
         self._misfit: Misfit = (
             DiffractionMisfit(options.loss, self.intensity_scale)
             if material.label is None

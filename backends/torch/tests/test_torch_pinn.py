@@ -19,6 +19,7 @@ from ptycho_tasks.metrics import data_misfit, score
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
+from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.pinn import PinnOptions, backend
 
 CPU = ExecutionOptions(accelerator="cpu", threads=1)
@@ -64,6 +65,29 @@ def test_the_same_config_gives_the_same_bytes(scan, trained):
     assert one == two
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+@pytest.mark.parametrize("halvings", [3, 5])
+def test_a_network_that_halves_more_often_takes_any_canvas(scan, gridsize, halvings):
+    """Its canvases are larger, and where no light falls nothing is learned: untrained it does what
+    others do."""
+    options = msgspec.structs.replace(SMALL, gridsize=gridsize)
+    deeper = msgspec.structs.replace(options, halvings=halvings)
+    made = []
+    for some in (options, deeper):
+        network = ObjectNetwork(some.channels, some.steps, some.halvings)
+        weights = {name: value.numpy() for name, value in network.state_dict().items()}
+        metadata = {"N": 32, "intensity_scale": float(np.mean(scan.diffraction**2))}
+        made.append(infer(scan, TrainedModel({"diffraction_to_obj": weights}, metadata), some))
+    np.testing.assert_allclose(made[1].object, made[0].object, atol=1e-4)
+
+
+def test_a_network_that_halves_more_often_learns(scan, trained):
+    options = msgspec.structs.replace(SMALL, halvings=4)
+    model = backend.train(TrainRequest(scan, options, CPU))
+    made = infer(scan, model, options)
+    assert r_factor(scan, made) < 1.1 * r_factor(scan, infer(scan, trained))
 
 
 def test_another_seed_gives_another_model(scan, trained):
@@ -371,6 +395,7 @@ from ptycho_tasks.backend import InferRequest
 from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.simulate import simulate
+from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.pinn import PinnOptions, backend
 bundle = load_bundle(Path({model_dir!r}))
 scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
