@@ -50,7 +50,8 @@ class Blocks:
         Returns:
             `x` (B, K, C, N, N) float32 amplitude; `positions` (B, K, C, 1, 2) float32, as in
             `Groups.relative`; `corners` (B, D, 2) int64 on the canvas of the block, which lies at
-            `origin` (B, 2) int64 on the object grid; `held` (B, D) bool, frames held back.
+            `origin` (B, 2) int64 on the object grid; `frames` (B, D) int64; `held` (B, D) bool,
+            frames held back.
         """
         groups = self.groups.take(members)
         corners = groups.corners.reshape(len(members), -1, 2)
@@ -60,6 +61,7 @@ class Blocks:
             "positions": torch.from_numpy(groups.relative),
             "corners": torch.from_numpy(corners - origin[:, None]),
             "origin": torch.from_numpy(origin),
+            "frames": torch.from_numpy(groups.frames.reshape(len(members), -1)),
             "held": torch.from_numpy(np.isin(groups.frames, self.held).reshape(len(members), -1)),
         }
 

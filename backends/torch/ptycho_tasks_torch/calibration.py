@@ -27,8 +27,8 @@ UNIT = 0.1
 SIZES = (-3, -2, -1, 0, 1, 2, 3)
 DEFOCI = (-4, -2, -1, 0, 1, 2, 4)
 """The grid, in those units; a probe off by a third is still found."""
-TRIALS = 120
-"""Probes that are tried on from the grid's best."""
+TRIALS, ENOUGH = 80, 0.02
+"""Probes that are tried on from the grid's best, and from which difference of them on no more."""
 
 
 def calibrated(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
@@ -54,7 +54,7 @@ def calibrated(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         cost,
         start,
         method="Nelder-Mead",
-        options={"maxfev": TRIALS, "initial_simplex": simplex, "xatol": 3e-3, "fatol": 0.0},
+        options={"maxfev": TRIALS, "initial_simplex": simplex, "xatol": ENOUGH, "fatol": 0.0},
     )
     return lens(found.x)
 

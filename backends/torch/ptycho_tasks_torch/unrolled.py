@@ -43,7 +43,13 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
     steps: Annotated[int, doc("physics steps", ge=2, le=64)] = 12
     subsets: Annotated[
-        int, doc("parts of the frames that take turns in the steps; the last takes all", ge=1, le=8)
+        int,
+        doc(
+            "parts of the frames that take turns in the first half of the steps, two at a time in "
+            "the second; the last step takes all",
+            ge=1,
+            le=8,
+        ),
     ] = 4
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
     probe: Annotated[
@@ -54,6 +60,13 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         Annotated[int, limits(ge=1, le=8)] | None,
         doc("incoherent modes of a refined probe; null takes as many as the scan gives"),
     ] = None
+    positions: Annotated[
+        Literal["fixed", "refined"],
+        doc(
+            "whether scan positions are taken as they are, or moved to where their frames fit "
+            "better; in inference, those of the scan at hand"
+        ),
+    ] = "fixed"
     early_stop_patience: Annotated[
         Annotated[int, limits(ge=1)] | None,
         doc("epochs without a better `monitor` that end the training, with the best one's weights"),
@@ -73,6 +86,11 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         if self.on == "simulated" and self.probe == "refined":
             raise ValueError(
                 "probe refined learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.on == "simulated" and self.positions == "refined":
+            raise ValueError(
+                "positions refined learns from the scan, but on: simulated does not: "
                 "take on: scan or both"
             )
         if self.probe_modes is not None and self.probe != "refined":

@@ -22,10 +22,13 @@ from ptycho_tasks_torch.blocks import LEAST_FRAMES, Batch, Blocks, Epoch
 from ptycho_tasks_torch.exposure import DARK, Exposure
 from ptycho_tasks_torch.groups import group_neighbours, place
 from ptycho_tasks_torch.objects import Objects
+from ptycho_tasks_torch.positions import MOST
 from ptycho_tasks_torch.reading import read_ahead
 from ptycho_tasks_torch.unrolled import UnrolledOptions
 from ptycho_tasks_torch.unrolled_network import expose_blocks, padded_shape
 
+MARGIN = math.ceil(MOST)
+"""Pixels that canvases are larger on each side where positions are refined."""
 HIDDEN = 8
 """Of a block to validate with, one frame of so many is hidden from the network."""
 
@@ -99,7 +102,13 @@ class Simulator:
         return {**batch, "x": frames, "truth": canvas, "probe": probe}
 
 
-def expose(batch: Batch, probe: Tensor, intensity_scale: float, shape: tuple[int, int]) -> Exposure:
+def expose(
+    batch: Batch,
+    probe: Tensor,
+    intensity_scale: float,
+    shape: tuple[int, int],
+    moved: Tensor | None = None,
+) -> Exposure:
     """What a batch measured; as `Blocks.read` gave it, with groups of one frame.
 
     Args:
@@ -108,8 +117,12 @@ def expose(batch: Batch, probe: Tensor, intensity_scale: float, shape: tuple[int
         intensity_scale: mean measured counts a pixel.
         shape: (S, T) of the canvases: one for all batches, so that a block's result does not depend
             on which others it comes with.
+        moved: (M, 2) float32 how far each frame of the scan is from where it was said to be,
+            pixels. The canvases then begin `MARGIN` earlier along both axes.
     """
     relative = batch["corners"][:, :, None] + batch["positions"][:, :, 0]
+    if moved is not None:
+        relative = relative + MARGIN + moved[batch["frames"]][:, :, None]
     scale = torch.full((len(relative),), math.sqrt(intensity_scale), device=relative.device)
     return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape)
 
@@ -185,11 +198,11 @@ class Drawn:
         )
 
 
-def largest_shape(blocks: Blocks) -> tuple[int, int]:
-    """(S, T) that holds every block's canvas."""
+def largest_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:
+    """(S, T) that holds every block's canvas, with a margin around it."""
     members = np.concatenate([blocks.training, blocks.validation])
     corners = torch.from_numpy(blocks.groups.corners[members][:, :, 0])
-    return shape_of(corners, blocks.diffraction.shape[-1])
+    return shape_of(corners, blocks.diffraction.shape[-1] + 2 * margin)
 
 
 def shape_of(corners: Tensor, size: int) -> tuple[int, int]:

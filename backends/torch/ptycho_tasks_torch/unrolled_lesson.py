@@ -11,9 +11,11 @@ N detector pixels along one side, H, W rows and columns of the object grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,10 +29,12 @@ from ptycho_tasks_torch.lessons import Lesson, Material
 from ptycho_tasks_torch.load import PROBE
 from ptycho_tasks_torch.objects import Objects
 from ptycho_tasks_torch.physics import amplitude_misfit, poisson_misfit, spot_radius
+from ptycho_tasks_torch.positions import with_refined_positions
 from ptycho_tasks_torch.probe import RefinedProbe
 from ptycho_tasks_torch.unrolled import UnrolledOptions
 from ptycho_tasks_torch.unrolled_blocks import (
     HIDDEN,
+    MARGIN,
     Drawn,
     Simulator,
     expose,
@@ -51,11 +55,11 @@ EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
 PROBE_EPSILON = 1e-5
 """Of Adam: dark pixels, of which the frames tell nothing, must not walk with the rounding."""
-CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 64, 12
+CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 32, 12
 """Detector pixels of the frames that a probe is calibrated with, how many frames and physics steps
 at least: from fewer steps another probe looks better than the right one."""
-CONFIRMING, WORTH = 4, 0.99
-"""Blocks of other frames that must agree, and what must be left of their misfit at most."""
+CONFIRMING, CERTAIN = 4, 3.0
+"""Blocks of other frames that must agree, and by how many standard errors."""
 LIT = 0.1
 """Share of the strongest light from which on a pixel of a known object counts in full."""
 
@@ -65,6 +69,8 @@ class UnrolledLesson(Lesson):
 
     guess: Tensor
     label: Tensor | None
+    moved: Tensor | None
+    """(M, 2) float32 pixels that frames are from where the scan has them."""
     network: UnrolledNetwork
     clip = 1.0
 
@@ -85,7 +91,12 @@ class UnrolledLesson(Lesson):
         self.refined = None
         if options.probe == "refined":
             self.refined = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
-        self._shape = largest_shape(self.blocks)
+        refines_positions = options.positions == "refined"
+        self._scan = scan
+        self.register_buffer(
+            "moved", torch.zeros((scan.frame_count, 2)) if refines_positions else None
+        )
+        self._shape = largest_shape(self.blocks, MARGIN if refines_positions else 0)
         self._simulator = None
         if options.on != "scan":
             self._simulator = Simulator(
@@ -98,32 +109,46 @@ class UnrolledLesson(Lesson):
         self._untrained: dict[tuple[int, ...], Tensor] = {}
 
     def begin(self, say: Callable[[str], None]) -> None:
-        """Look for the size, defocus and astigmatism of a probe that is to be refined."""
-        if self.refined is None:
-            return
-        blocks, steps = self.blocks, max(CALIBRATING_STEPS, self.options.steps)
-        plain = self._plain(steps)
+        """Look for the size, defocus and astigmatism of a probe that is to be refined, and for
+        positions that are."""
+        plain = self._plain(max(CALIBRATING_STEPS, self.options.steps))
+        with torch.no_grad():
+            if self.refined is not None:
+                self._calibrate(self.refined, plain, say)
+            if self.moved is not None:
+                scale = math.sqrt(self.intensity_scale)
+                modes = self._probe() / scale
+                better = with_refined_positions(self._scan, plain, modes, scale).positions
+                moved = better - self._scan.positions
+                self.moved.copy_(torch.from_numpy(moved))
+                distance = math.sqrt(float(np.square(moved).sum(axis=1).mean()))
+                say(f"positions: moved by {distance:.2f} pixels, root mean square")
+
+    def _calibrate(
+        self, refined: RefinedProbe, plain: UnrolledNetwork, say: Callable[[str], None]
+    ) -> None:
+        blocks = self.blocks
         frames = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // self.guess.shape[-1] ** 2)
         some = blocks.read(nearest(blocks, frames))
         others = blocks.read(blocks.validation[:CONFIRMING])
 
-        def misfit(probe: Tensor, batch: Batch) -> float:
+        def misfits(probe: Tensor, batch: Batch) -> Tensor:
             shape = shape_of(batch["corners"], self.guess.shape[-1])
             exposure = expose(batch, probe, self.intensity_scale, shape)
             held = torch.arange(batch["held"].shape[1])[None] % HIDDEN == 0
-            return float(self._unseen(plain, exposure, held.expand_as(batch["held"])))
+            return self._each_unseen(plain, exposure, held.expand_as(batch["held"]))
 
-        with torch.inference_mode():
-            probe = calibrated(self.guess, lambda probe: misfit(probe, some))
-            before, after = (misfit(p, others) for p in (self.guess, probe))
+        probe = calibrated(self.guess, lambda probe: float(misfits(probe, some).mean()))
+        before, after = (misfits(probe, others) for probe in (self.guess, probe))
+        gain = before - after
         # What explains one block by chance does not explain others.
-        if after < WORTH * before:
+        if gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)):
             was, now = spot_radius(self.guess), spot_radius(probe)
             say(
                 f"probe: size, defocus and astigmatism fitted, radius {was:.1f} -> {now:.1f} "
-                f"pixels; misfit before training {before:.3g} -> {after:.3g}"
+                f"pixels; misfit before training {before.mean():.3g} -> {after.mean():.3g}"
             )
-            self.refined.begin(probe.clone())
+            refined.begin(probe)
 
     def loaders(
         self, epoch: Epoch, order: torch.Generator, workers: int
@@ -176,10 +201,8 @@ class UnrolledLesson(Lesson):
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
         place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
         if place not in self._untrained:
-            exposure = self._exposed(batch, self.guess)
-            self._untrained[place] = self._unseen(
-                self._plain(self.options.steps), exposure, batch["held"]
-            )
+            plain, exposure = self._plain(self.options.steps), self._exposed(batch, self.guess)
+            self._untrained[place] = self._each_unseen(plain, exposure, batch["held"]).mean()
         return {
             "val_loss": self._compare(unseen.predicted(made).square(), unseen.amplitude, 1.0),
             "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
@@ -221,7 +244,9 @@ class UnrolledLesson(Lesson):
         return self.guess if self.refined is None else self.refined()
 
     def _exposed(self, batch: Batch, probe: Tensor) -> Exposure:
-        return expose(batch, probe, self.intensity_scale, self._shape)
+        # Simulated objects were measured where the scan says that it was.
+        moved = None if "truth" in batch else self.moved
+        return expose(batch, probe, self.intensity_scale, self._shape, moved)
 
     def _plain(self, steps: int) -> UnrolledNetwork:
         """The physics steps alone."""
@@ -229,18 +254,20 @@ class UnrolledLesson(Lesson):
             plain = UnrolledNetwork(steps, self.options.subsets, channels=4)
         return plain.to(self.guess.device)
 
-    def _unseen(self, network: UnrolledNetwork, exposure: Exposure, held: Tensor) -> Tensor:
-        """Misfit of the frames held back from a network."""
+    def _each_unseen(self, network: UnrolledNetwork, exposure: Exposure, held: Tensor) -> Tensor:
+        """Misfit of each frame held back from a network."""
         seen, unseen = _parted(exposure, held)
         predicted = unseen.predicted(network.object(seen)).square()
-        return self._compare(predicted, unseen.amplitude, 1.0)
+        pairs = zip(predicted, unseen.amplitude, strict=True)
+        return torch.stack([self._compare(*pair, 1.0) for pair in pairs])
 
     def _label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(B, S, T) of the label where the canvases lie, and 1 where there is a label, else 0."""
         assert self.label is not None
         truth = self.label.new_zeros((len(batch["origin"]), *shape))
         known = truth.real.clone()
-        for b, (top, left) in enumerate(batch["origin"].tolist()):
+        origins = batch["origin"] - (0 if self.moved is None else MARGIN)
+        for b, (top, left) in enumerate(origins.tolist()):
             rows, columns = slice(max(top, 0), top + shape[0]), slice(max(left, 0), left + shape[1])
             there = self.label[rows, columns]
             y, x = rows.start - top, columns.start - left

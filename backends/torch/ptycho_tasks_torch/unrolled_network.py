@@ -9,7 +9,8 @@ phase, and each is filtered by a sum of Lorentzians 1 / (1 + (q L)^2), L in unit
 of the steps are learned together with the network's.
 
 Frames take turns: each step looks at an evenly spread part of them, as stochastic gradients do,
-which costs a fraction of a step on all and leads as far. The last step takes all.
+which costs a fraction of a step on all and leads as far. The second half of the steps, which is
+about what is fine, takes two parts at a time, and the last step takes all.
 
 Axis letters: B canvases, S, T rows and columns of a canvas, K steps, L lengths of the filter.
 """
@@ -50,7 +51,7 @@ class UnrolledNetwork(nn.Module):
         self.gains = nn.Parameter(torch.tensor([1.3, 1.2]).repeat(steps, 1))
         self.momenta = nn.Parameter(0.585 * torch.linspace(0, 1, steps)[:, None].repeat(1, 2))
         # The amplitude's low frequencies are in the counts themselves, and need no help.
-        weak = torch.tensor([0.0, 2.0])[:, None].repeat(steps, 1, len(LENGTHS))
+        weak = torch.tensor([0.0, 1.7])[:, None].repeat(steps, 1, len(LENGTHS))
         self.filters = nn.Parameter(weak)
         self.correction = EncoderDecoder(FEATURES, channels, HALVINGS)
         # So few feature maps are convolved 1.4 times as fast on a CPU when they lie side by side.
@@ -71,19 +72,23 @@ class UnrolledNetwork(nn.Module):
 
     def objects(self, exposure: Exposure) -> Iterator[Tensor]:
         """The object after every step, each (B, S, T) complex64."""
-        turns = exposure.turns(self.subsets)
         smooth = Smooth(exposure)
+        parts = exposure.turns(self.subsets)
+        pairs = -(-len(parts) // 2)
+        coarse = [Turn([part], smooth) for part in parts]
+        fine = [Turn(parts[index::pairs], smooth) for index in range(pairs)]
+        everything = Turn([exposure], smooth)
         canvas = torch.ones_like(exposure.light).to(torch.complex64)
         velocity = torch.zeros((2, *canvas.shape), device=canvas.device)
         for k in range(self.steps):
             last = k == self.steps - 1
-            part = exposure if last else turns[k % len(turns)]
-            step = part.correction(canvas) / (part.light + WEAK_LIGHT * part.strongest)
+            turns = coarse if 2 * k < self.steps else fine
+            turn = everything if last else turns[k % len(turns)]
+            step, lit = turn.step(canvas), turn.lit
             modulus = (canvas.real.square() + canvas.imag.square() + 1e-4).sqrt()
             phase = canvas / modulus
             along = torch.view_as_real(step * phase.conj()).movedim(-1, 0)
-            lit = part.illumination / (part.illumination + WEAK_LIGHT)
-            filtered = lit * smooth(lit * along, self.filters[k]) / smooth.reached(lit)
+            filtered = lit * smooth(lit * along, self.filters[k]) / turn.reach
             velocity = _each(self.gains[k], along) + filtered + _each(self.momenta[k], velocity)
             change = velocity
             if last:
@@ -138,11 +143,33 @@ class Smooth:
         filtered: Tensor = torch.fft.irfft2(spectrum, s=shape)[..., :S, :T]
         return filtered
 
-    def reached(self, lit: Tensor) -> Tensor:
-        """(B, S, T) how much of a filter's reach is lit: a constant field, filtered and divided by
-        it, is about constant, whatever the canvas ends at."""
+    def reach(self, lit: Tensor) -> Tensor:
+        """(B, 1, 1) what a filter leaves of a constant on lit pixels: little where they are few.
+        Divided by it, a step learned on small blocks is right on a large canvas. To divide
+        each pixel by its own share would be the gradient of nothing, and lead less far."""
         even = lit.new_full((1, len(LENGTHS)), 1 / len(LENGTHS))
-        return self(lit[None], even)[0].clamp(min=WEAK_LIGHT)
+        left, sides = lit * self(lit[None], even)[0], (-2, -1)
+        return left.sum(dim=sides, keepdim=True) / lit.sum(dim=sides, keepdim=True)
+
+
+class Turn:
+    """What frames ask for, seen together, in a step."""
+
+    def __init__(self, parts: Sequence[Exposure], smooth: Smooth) -> None:
+        """Of exposures of the same canvases."""
+        light = torch.stack([part.light for part in parts]).sum(dim=0)
+        weak = WEAK_LIGHT * light.amax(dim=(-2, -1), keepdim=True)
+        self._parts, self._weight = parts, 1 / (light + weak)
+        self.lit = light * self._weight
+        """(B, S, T) about 1 where light falls, else 0."""
+        self.reach = smooth.reach(self.lit)
+
+    def step(self, canvas: Tensor) -> Tensor:
+        """(B, S, T) complex64 correction, divided by the light."""
+        total = self._parts[0].correction(canvas)
+        for part in self._parts[1:]:
+            total = total + part.correction(canvas)
+        return total * self._weight
 
 
 class UnrolledAutoencoder(nn.Module):
@@ -175,7 +202,8 @@ def expose_blocks(
         positions: (B, C, 1, 2) float32 (y, x) relative to the block, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
-        shape: (S, T) of the canvases; None takes the smallest that hold every block.
+        shape: (S, T) of the canvases, where the positions are those of corners, all of them on the
+            canvas; None takes the smallest canvases that hold every block.
 
     Returns:
         F = B * C frames, block after block, on B canvases.
@@ -183,7 +211,9 @@ def expose_blocks(
     modes = probe if probe.ndim == 3 else probe[None]
     relative = positions[:, :, 0]
     whole = torch.round(relative)
-    corners = (whole - whole.amin(dim=1, keepdim=True)).to(torch.int64)
+    if shape is None:
+        whole, relative = (at - whole.amin(dim=1, keepdim=True) for at in (whole, relative))
+    corners = whole.to(torch.int64)
     factor = scale[:, None, None, None]
     probes = shift_probe(modes, relative - whole) / factor[..., None]
     amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))

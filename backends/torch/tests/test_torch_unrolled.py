@@ -26,8 +26,9 @@ from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch import (
     checkpoints,
     load_inference_bundle,
+    mapped,
     training,
-    unrolled_inference,
+    unrolled_lesson,
     unrolled_network,
 )
 from ptycho_tasks_torch.best import Best
@@ -206,11 +207,11 @@ def test_reading_and_simulating_ahead_changes_no_byte(scan, trained, workers):
 
 def test_a_mapped_scan_gives_the_same(scan, trained, tmp_path, monkeypatch):
     np.save(tmp_path / "frames.npy", scan.diffraction)
-    mapped = replace(scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"))
-    assert_same_weights(train(mapped, with_options(epochs=1)), train(scan, with_options(epochs=1)))
+    on_disk = replace(scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"))
+    assert_same_weights(train(on_disk, with_options(epochs=1)), train(scan, with_options(epochs=1)))
     here = infer(scan, trained["scan"])
-    monkeypatch.setattr(unrolled_inference, "HELD_BYTES", 0)
-    np.testing.assert_array_equal(infer(mapped, trained["scan"]).object, here.object)
+    monkeypatch.setattr(mapped, "HELD_BYTES", 0)
+    np.testing.assert_array_equal(infer(on_disk, trained["scan"]).object, here.object)
 
 
 class InterruptionError(Exception):
@@ -591,11 +592,21 @@ def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, num
     assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
 
 
-def test_a_guess_that_is_right_is_kept(scan):
+def test_a_guess_that_is_right_is_about_kept(scan):
+    lesson = UnrolledLesson(scan, REFINING)
+    lesson.begin(lambda line: None)
+    found = lesson.refined().detach().numpy()
+    assert abs(np.vdot(unit(found), unit(scan.probe))) > 0.99
+
+
+def test_what_other_frames_do_not_confirm_is_not_taken(scan, monkeypatch):
+    wrong = Lens(torch.from_numpy(scan.probe))(np.array([3.0, 0, 0, 0]))
+    monkeypatch.setattr(unrolled_lesson, "calibrated", lambda guess, misfit: wrong)
     lesson, lines = UnrolledLesson(scan, REFINING), []
     lesson.begin(lines.append)
     assert not lines
-    np.testing.assert_allclose(unit(lesson.refined().detach().numpy()), unit(scan.probe), atol=1e-4)
+    found = lesson.refined().detach().numpy()
+    np.testing.assert_allclose(unit(found), unit(scan.probe), atol=1e-4)
 
 
 def test_a_training_that_goes_on_looks_for_no_probe(scan, tmp_path, every_epoch):

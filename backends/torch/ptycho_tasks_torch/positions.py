@@ -1,0 +1,89 @@
+"""Scan positions that are moved to where their frames fit the object best.
+
+A stage is rarely where it says it is. The misfit of a frame's amplitudes is made small along its
+position by one Gauss-Newton step (the derivative of the far field is the far field of the probe
+times the object's derivative), the object is made anew, and so on: an error of a pixel is a tenth
+after six rounds. A shift of all positions together is the object's, and is taken back.
+
+Axis letters: M frames of a scan, C frames of a chunk, P probe modes, S, T rows and columns of the
+canvas, N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.exposure import DARK, Chunk, Exposure
+from ptycho_tasks_torch.mapped import frames_of
+from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+
+ROUNDS = 8
+MOST, MOST_A_ROUND = 4.0, 1.0
+"""Pixels along an axis that a position is moved: altogether, and in a round."""
+EXPECTED = 1.0
+"""Pixels that positions are expected to be wrong by. Where few photons tell of a position, it stays
+near to where it was."""
+
+
+def with_refined_positions(
+    scan: ScanData, network: UnrolledNetwork, modes: Tensor, scale: float
+) -> ScanData:
+    """A scan with positions that explain its frames better; not to be derived.
+
+    Args:
+        scan: its frames may lie on disk.
+        network: makes the object.
+        modes: (P, N, N) complex64 probe, divided by `scale`.
+        scale: amplitude that is divided out.
+    """
+    given, moved = scan.positions, np.zeros_like(scan.positions)
+    for _ in range(ROUNDS):
+        exposure = frames_of(scan, modes, scale)
+        step = displacements(exposure, network.object(exposure), moved, scale)
+        moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
+        moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
+        scan = replace(scan, positions=given + moved)
+    return scan
+
+
+def displacements(
+    exposure: Exposure, canvas: Tensor, moved: NDArray[np.float64], scale: float
+) -> NDArray[np.float64]:
+    """(M, 2) pixels (y, x) that frames are further along than where they were placed.
+
+    Minimizes, frame by frame, the squared error of the amplitudes over their variance, which is a
+    quarter count, plus the squared displacement over that expected.
+
+    Args:
+        exposure: M frames on one canvas.
+        canvas: (1, S, T) complex64 object.
+        moved: (M, 2) how far the frames have been moved already.
+        scale: amplitude that is divided out.
+    """
+    slopes = [(canvas.roll(-1, axis) - canvas.roll(1, axis)) / 2 for axis in (-2, -1)]
+    matrices, vectors = [], []
+    for chunk in exposure.chunks():
+        far = _far(canvas, chunk)
+        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(DARK).sqrt()
+        changes = torch.stack(
+            [(far.conj() * _far(slope, chunk)).real.sum(dim=1) / modulus for slope in slopes], dim=1
+        ).flatten(2)
+        excess = (chunk.amplitude - modulus).flatten(1)
+        matrices.append(torch.einsum("cap,cbp->cab", changes, changes))
+        vectors.append(torch.einsum("cap,cp->ca", changes, excess))
+    matrix, vector = (torch.cat(parts).double().cpu().numpy() for parts in (matrices, vectors))
+    prior = 0.25 / scale**2 / EXPECTED**2
+    found = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
+    return np.asarray(found[..., 0])
+
+
+def _far(canvas: Tensor, chunk: Chunk) -> Tensor:
+    """(C, P, N, N) complex64 far field of what the frames see of a canvas."""
+    far: Tensor = torch.fft.fft2(chunk.probes * chunk.cut(canvas), norm="ortho")
+    return far
