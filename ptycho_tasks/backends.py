@@ -20,7 +20,7 @@ from ptycho_tasks.backend import API_VERSION, Backend
 from ptycho_tasks.code import LOCAL_MODULE
 from ptycho_tasks.config import default_of
 from ptycho_tasks.errors import BackendError
-from ptycho_tasks.options import ExecutionOptions, Section, TrainingOptions
+from ptycho_tasks.options import ExecutionOptions, Section, TrainingOptions, description_of
 from ptycho_tasks.reporter import Stopped
 
 GROUP = "ptycho_tasks.backends"
@@ -228,13 +228,6 @@ def _described(kind: type[Section]) -> list[dict[str, Any]]:
         }
         for field in msgspec.structs.fields(kind)
     ]
-
-
-def description_of(annotation: Any) -> str:
-    """What `doc` says of a field; empty where its annotation has none."""
-    metas = getattr(annotation, "__metadata__", ())
-    texts = [meta.description for meta in metas if isinstance(meta, msgspec.Meta)]
-    return next((text for text in texts if text), "")
 
 
 def _first_line(method: Callable[..., Any]) -> str:

@@ -11,7 +11,9 @@ there too: with its section, or with the field where it differs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -50,6 +52,37 @@ def doc(text: str, *, affects: Stages | None = None, **bounds: Any) -> msgspec.M
 def limits(**bounds: Any) -> msgspec.Meta:
     """Bounds of one member of a union, where `doc` cannot hold them."""
     return msgspec.Meta(**bounds)
+
+
+def description_of(annotation: Any) -> str:
+    """What `doc` says of a field, and which values it takes, where that is neither said there nor
+    obvious; empty where the annotation has no `doc`."""
+    leaves = list(_leaves(annotation))
+    metas = [leaf for leaf in leaves if isinstance(leaf, msgspec.Meta)]
+    text = next((meta.description for meta in metas if meta.description), "")
+    choices = [str(leaf) for leaf in leaves if isinstance(leaf, (str, int))]
+    named = all(re.search(rf"\b{choice}\b", text) for choice in choices)
+    values = [*([] if named else [", ".join(choices)]), *filter(None, map(_range, metas))]
+    return f"{text} ({'; '.join(values)})" if text and values else text
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """What an annotation is made of: types, values of `Literal`, metas."""
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _range(meta: msgspec.Meta) -> str:
+    if meta.ge is not None and meta.le is not None:
+        return f"{meta.ge:g} to {meta.le:g}"
+    bounds = {"at least": meta.ge, "above": meta.gt, "at most": meta.le, "below": meta.lt}
+    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    if given in ({"at least": 0}, {"at least": 1}, {"above": 0}):
+        return ""
+    return ", ".join(f"{word} {bound:g}" for word, bound in given.items())
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,6 +208,6 @@ class FixtureOptions(Section, frozen=True, kw_only=True):
         doc("stratified: evenly spaced indices; first; random; grid: spatially even"),
     ] = "stratified"
     subset_size: Annotated[
-        Annotated[int, limits(ge=16)] | None, doc("frames to take, at least 16; null takes all")
+        Annotated[int, limits(ge=16)] | None, doc("frames to take; null takes all")
     ] = None
     seed: Annotated[int, doc("seed of the strategy `random`", ge=0)] = 0

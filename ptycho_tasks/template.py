@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from ptycho_tasks.config import CONFIG_NAME, Config, default_of, section_types
 from ptycho_tasks.evidence_options import EvidenceOptions
-from ptycho_tasks.options import Section
+from ptycho_tasks.options import Section, description_of
 
 SCHEMA_NAME = "ptycho.schema.json"
 DODO_NAME = "dodo.py"
@@ -76,15 +76,13 @@ def _section(
         yield f"{'  ' * depth}{mark}{field.name}: {json.dumps(value)}"
 
 
-def _described(annotation: Any, depth: int) -> Iterator[str]:
-    for meta in get_args(annotation)[1:]:
-        if isinstance(meta, msgspec.Meta) and meta.description:
-            yield from textwrap.wrap(
-                meta.description,
-                96,
-                initial_indent="  " * depth + "# ",
-                subsequent_indent="  " * depth + "#   ",
-            )
+def _described(annotation: Any, depth: int) -> list[str]:
+    return textwrap.wrap(
+        description_of(annotation),
+        96,
+        initial_indent="  " * depth + "# ",
+        subsequent_indent="  " * depth + "#   ",
+    )
 
 
 def _under(given: Mapping[str, Any], key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import version
+from typing import Annotated, Literal
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from ptycho_tasks.backend import API_VERSION, Backend
 from ptycho_tasks.backends import available, find_backend
 from ptycho_tasks.cli import cli
 from ptycho_tasks.errors import BackendError
+from ptycho_tasks.options import description_of, doc, limits
 
 WHOLE = """\
 from ptycho_tasks.options import TrainingOptions
@@ -274,7 +276,7 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "execution:\n"
         '  accelerator: "auto"       # device: auto, cpu, gpu, cuda or mps\n'
         "  threads: 0                # CPU threads, 0: the library's choice; another number rounds "
-        "sums otherwise\n"
+        "sums otherwise (0 to 4096)\n"
         "  inference_batch_size: 64  # frames (or groups) per inference step\n"
         "  quiet: false              # no progress on the terminal\n"
     )
@@ -282,6 +284,25 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
     said = json.loads(listed("mine", "--json").stdout)
     assert said["api_version"] == 1
     assert said["options"][-1] == {"name": "rings", "default": 7, "doc": "rings of the probe"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Annotated[int, doc("steps", ge=2, le=64)], "steps (2 to 64)"),
+        (Annotated[float, doc("share", gt=0.0, le=0.5)], "share (above 0, at most 0.5)"),
+        (Annotated[Annotated[int, limits(ge=16)] | None, doc("frames")], "frames (at least 16)"),
+        (Annotated[int, doc("epochs", ge=1)], "epochs"),
+        (Annotated[Literal["max", "min"], doc("best")], "best (max, min)"),
+        (
+            Annotated[Literal[1, 2], doc("1: single frames; 2: groups")],
+            "1: single frames; 2: groups",
+        ),
+        (Annotated[int, limits(ge=2)], ""),
+    ],
+)
+def test_a_description_names_the_values_that_are_neither_said_nor_obvious(kind, said):
+    assert description_of(kind) == said
 
 
 def test_a_backend_that_cannot_be_described_is_refused(listed):

@@ -30,8 +30,8 @@ class NetworkOptions(TrainingOptions, frozen=True, kw_only=True):
     neighbours: Annotated[
         Annotated[int, limits(ge=4)] | None,
         doc(
-            "neighbouring frames that must agree on one object: the overlap constraint; null: 32, "
-            "or batch_size where that is less"
+            "neighbouring frames that must agree on one object: the overlap constraint; null: 32 "
+            "(unrolled: 128), or batch_size where that is less"
         ),
     ] = None
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 4e-3
