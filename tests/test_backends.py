@@ -272,7 +272,7 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "training:\n"
         "  epochs: 30  # passes over the training frames (or iterations)\n"
         "  seed: 0     # seed of every random choice in training\n"
-        "  rings: 7    # rings of the probe\n"
+        "  rings: 7    # rings of the probe (1 to 9)\n"
         "execution:\n"
         '  accelerator: "auto"       # device: auto, cpu, gpu, cuda or mps\n'
         "  threads: 0                # CPU threads, 0: the library's choice; another number rounds "
@@ -283,7 +283,7 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
     assert not (tmp_path / "imported").exists()
     said = json.loads(listed("mine", "--json").stdout)
     assert said["api_version"] == 1
-    assert said["options"][-1] == {"name": "rings", "default": 7, "doc": "rings of the probe"}
+    assert said["options"][-1] == {"name": "rings", "default": 7, "doc": "rings of the probe (1 to 9)"}
 
 
 @pytest.mark.parametrize(
