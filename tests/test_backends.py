@@ -283,7 +283,8 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
     assert not (tmp_path / "imported").exists()
     said = json.loads(listed("mine", "--json").stdout)
     assert said["api_version"] == 1
-    assert said["options"][-1] == {"name": "rings", "default": 7, "doc": "rings of the probe (1 to 9)"}
+    rings = {"name": "rings", "default": 7, "doc": "rings of the probe (1 to 9)"}
+    assert said["options"][-1] == rings
 
 
 @pytest.mark.parametrize(
