@@ -101,7 +101,7 @@ class Unrolled:
     """See the module; torch is imported by its methods only."""
 
     name = "unrolled"
-    version = "2"
+    version = "3"
     options_type = UnrolledOptions
     execution_type = TorchExecution
 

@@ -35,6 +35,9 @@ SHOWN = ((0.0, 0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 1.0))
 """Filters whose output the network gets to see."""
 HALVINGS = 3
 """How often the network's encoder halves the canvas."""
+LEAK = 0.1
+"""Slope below zero of the network's ReLUs. Without it nine feature maps in ten of the deeper layers
+die while the noise of few photons is learned to be ignored, and stay dead."""
 FEATURES = 7 + len(SHOWN)
 TILE, HALO = 512, 64
 """Pixels along the side of what the network corrects at once, and how much more it is shown
@@ -53,7 +56,7 @@ class UnrolledNetwork(nn.Module):
         # The amplitude's low frequencies are in the counts themselves, and need no help.
         weak = torch.tensor([0.0, 1.7])[:, None].repeat(steps, 1, len(LENGTHS))
         self.filters = nn.Parameter(weak)
-        self.correction = EncoderDecoder(FEATURES, channels, HALVINGS)
+        self.correction = EncoderDecoder(FEATURES, channels, HALVINGS, leak=LEAK)
         # So few feature maps are convolved 1.4 times as fast on a CPU when they lie side by side.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
