@@ -3,7 +3,8 @@
     python benchmarks/probes.py                             # siemens_1e9, every guess
     python benchmarks/probes.py disc_1e9 --guess wide --refine-set training.probe=refined
 
-Training and unseen scan are given the same wrong guess. The network and LSQML run as in bars.py,
+Training and unseen scan are given the same wrong guess. `unrolled` learns from the scan alone:
+simulated frames would be measured with the wrong probe. The network and LSQML run as in bars.py,
 once with the probe fixed and once with it refined; scores are taken after alignment. With --out,
 look.py draws what came of it.
 """
@@ -121,6 +122,8 @@ def main(
 ) -> None:
     """Measure a backend and LSQML on the set NAME with wrong guesses of the probe."""
     engine = parsed(engine_set)
+    if backend == "unrolled":
+        settings = ("training.on=scan", *settings)
     tasks = {
         "fixed": Task(backend, settings, {**engine, "refine_probe": False}, threads),
         "refined": Task(
