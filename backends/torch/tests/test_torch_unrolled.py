@@ -42,7 +42,7 @@ from ptycho_tasks_torch.training import Task
 from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
 from ptycho_tasks_torch.unrolled_blocks import HIDDEN_SHARE, Simulator, largest_shape
 from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
-from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled_network import FEATURES, UnrolledNetwork
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = UnrolledOptions(
@@ -390,6 +390,17 @@ def expected_of(scan, batch, members, factor: float = 1.0):
         chunks = expected_intensity(truth.numpy(), probe, where)
         expected.append(np.concatenate([counts for _, counts in chunks]))
     return np.stack(expected)
+
+
+def test_feature_maps_below_zero_go_on_learning():
+    correction = UnrolledNetwork(steps=2, subsets=1, channels=4).correction
+    torch.nn.init.ones_(correction.last.weight)
+    for name, parameter in correction.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.constant_(parameter, -10.0)
+    correction(torch.rand(1, FEATURES, 16, 16)).sum().backward()
+    weights = [p for name, p in correction.named_parameters() if name.endswith("weight")]
+    assert all(weight.grad.abs().amax() > 0 for weight in weights)
 
 
 def test_simulated_frames_are_those_of_the_core(scan):
