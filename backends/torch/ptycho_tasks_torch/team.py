@@ -133,8 +133,10 @@ class Job:
     scan: ScanData
     options: NetworkOptions
     execution: TorchExecution
+    lesson: dict[str, torch.Tensor]
+    """What the lesson has come to before the first epoch."""
     state: dict[str, Any] | None
-    """Where to begin; None begins with fresh weights."""
+    """Where to go on; None begins the epochs."""
 
 
 @contextmanager
@@ -336,6 +338,7 @@ def _train_along(job: Job, team: Team, port: int, ready: Callable[[], None]) -> 
     options, execution = job.options, job.execution
     with settings(execution, options.seed, team.devices), silence():
         task = Task(options, lesson_of(job.scan, options), Best(options, 0))
+        task.lesson.load_state_dict(job.lesson)
         if job.state is not None:
             task.resume(job.state)
         store = _store(port, team.devices, listens=False)

@@ -71,7 +71,8 @@ def train(request: TrainRequest) -> TrainedModel:
         status = "failed"
         try:
             if not task.finished:
-                with team_for(Job(request.scan, options, execution, state)) as team:
+                job = Job(request.scan, options, execution, lesson.state_dict(), state)
+                with team_for(job) as team:
                     fit(task, execution, team, tell)
                 if task.stopped and len(task.history) < options.epochs:
                     request.say(
@@ -211,10 +212,20 @@ class Task(lightning.LightningModule):
         self._resumed = state
 
     def begin(self, say: Callable[[str], None]) -> None:
-        """Do what comes before the first epoch, which takes of the time to train."""
+        """Do what comes before the first epoch, which takes of the time to train.
+
+        Raises:
+            TrainingError: it took all of it.
+        """
         begun = time.monotonic()
         self.lesson.begin(say)
         self.seconds += time.monotonic() - begun
+        limit = self.options.max_minutes
+        if limit is not None and self.seconds >= 60 * limit:
+            raise TrainingError(
+                f"max_minutes {limit:g} are over before the first epoch: to fit probe or positions "
+                f"took {self.seconds:.0f} s; raise training.max_minutes"
+            )
 
     @property
     def stopped(self) -> bool:

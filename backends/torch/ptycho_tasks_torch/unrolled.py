@@ -22,8 +22,8 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     on: Annotated[
         Literal["scan", "simulated", "both"],
         doc(
-            "what to learn from: the scan's frames; simulated objects, measured with the scan's "
-            "probe, dose and positions; or both in turn"
+            "what to learn from. scan: its frames; simulated: simulated objects, measured with the "
+            "scan's probe, dose and positions; both: both in turn"
         ),
     ] = "both"
     model_type: Annotated[

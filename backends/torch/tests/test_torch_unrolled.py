@@ -237,7 +237,10 @@ def test_an_interrupted_training_goes_on_to_the_same_model(scan, trained, tmp_pa
 
 
 # Not of a refined probe: a guess that differs by 1e-7 comes to one that differs by a percent.
-@pytest.mark.parametrize("change", [{}, {"on": "both"}, {"model_type": "supervised"}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"on": "both"}, {"model_type": "supervised"}, {"positions": "refined"}],
+)
 def test_two_devices_train_as_one(scan, change):
     options = with_options(batch_size=32, epochs=2, **change)
     one, two = (train(scan, options, with_execution(devices=n)) for n in (1, 2))
@@ -281,6 +284,12 @@ def test_a_training_ends_in_time_with_a_rate_that_has_fallen(scan, tmp_path, thr
 
 
 @pytest.mark.usefixtures("every_epoch")
+def test_time_that_is_over_before_the_first_epoch_is_said(scan):
+    options = with_options(positions="refined", max_minutes=1e-5)
+    with pytest.raises(TrainingError, match=r"over before the first epoch: .*raise training\.max"):
+        train(scan, options)
+
+
 def test_the_time_before_an_interruption_counts(scan, tmp_path, three_seconds_a_batch):
     options, said = with_options(epochs=100, max_minutes=1.0), []
     interrupted(scan, options, until=2, work_dir=tmp_path)
