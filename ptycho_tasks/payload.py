@@ -247,7 +247,8 @@ class TrainingPayload(Payload):
             "n_groups": training.get("n_groups"),
             "nepochs": training.get("epochs"),
             "object.big": gridsize > 1,
-            "probe.trainable": False,
+            "probe.trainable": training.get("probe") == "refined"
+            or training.get("refine_probe", False),
             "train_data_file_path": spelled(self.root, read),
         }
         return {

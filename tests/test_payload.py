@@ -23,6 +23,7 @@ from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc
 class MineOptions(TrainingOptions, frozen=True, kw_only=True):
     gridsize: Annotated[int, doc("frames along a side of a group", ge=1)] = 1
     rate: Annotated[float, doc("learning rate", gt=0)] = 0.1
+    probe: Annotated[str, doc("fixed or refined")] = "fixed"
 
     def __post_init__(self):
         if self.rate * self.gridsize > 9:
@@ -161,6 +162,11 @@ def test_the_bundle_gets_the_flat_names_that_users_know(read):
     assert params["flat"]["probe.trainable"] is False
     assert params["flat"]["train_data_file_path"] == "fixtures/star.npz"
     assert params["training"]["rate"] == 0.1
+
+
+def test_a_refined_probe_is_a_trainable_one(read):
+    params = create_training_payload(read(), {"training.probe": "refined"}).params(64)
+    assert params["flat"]["probe.trainable"] is True
 
 
 def test_a_flag_is_named_where_its_value_is_wrong(read):
