@@ -62,7 +62,8 @@ def description_of(annotation: Any) -> str:
     text = next((meta.description for meta in metas if meta.description), "")
     choices = [str(leaf) for leaf in leaves if isinstance(leaf, (str, int))]
     named = all(re.search(rf"\b{choice}\b", text) for choice in choices)
-    values = [*([] if named else [", ".join(choices)]), *filter(None, map(_range, metas))]
+    ranges = [range_ for range_ in map(_range, metas) if range_ not in text]
+    values = [*([] if named else [", ".join(choices)]), *ranges]
     return f"{text} ({'; '.join(values)})" if text and values else text
 
 
@@ -208,6 +209,6 @@ class FixtureOptions(Section, frozen=True, kw_only=True):
         doc("stratified: evenly spaced indices; first; random; grid: spatially even"),
     ] = "stratified"
     subset_size: Annotated[
-        Annotated[int, limits(ge=16)] | None, doc("frames to take; null takes all")
+        Annotated[int, limits(ge=16)] | None, doc("frames to take, at least 16; null takes all")
     ] = None
     seed: Annotated[int, doc("seed of the strategy `random`", ge=0)] = 0

@@ -293,6 +293,7 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         (Annotated[int, doc("steps", ge=2, le=64)], "steps (2 to 64)"),
         (Annotated[float, doc("share", gt=0.0, le=0.5)], "share (above 0, at most 0.5)"),
         (Annotated[Annotated[int, limits(ge=16)] | None, doc("frames")], "frames (at least 16)"),
+        (Annotated[int, doc("frames, at least 16", ge=16)], "frames, at least 16"),
         (Annotated[int, doc("epochs", ge=1)], "epochs"),
         (Annotated[Literal["max", "min"], doc("best")], "best (max, min)"),
         (

@@ -283,13 +283,13 @@ def test_a_training_ends_in_time_with_a_rate_that_has_fallen(scan, tmp_path, thr
     assert rates[-1] < 0.02 * options.learning_rate
 
 
-@pytest.mark.usefixtures("every_epoch")
 def test_time_that_is_over_before_the_first_epoch_is_said(scan):
     options = with_options(positions="refined", max_minutes=1e-5)
     with pytest.raises(TrainingError, match=r"over before the first epoch: .*raise training\.max"):
         train(scan, options)
 
 
+@pytest.mark.usefixtures("every_epoch")
 def test_the_time_before_an_interruption_counts(scan, tmp_path, three_seconds_a_batch):
     options, said = with_options(epochs=100, max_minutes=1.0), []
     interrupted(scan, options, until=2, work_dir=tmp_path)
