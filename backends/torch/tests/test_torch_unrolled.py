@@ -401,6 +401,17 @@ def expected_of(scan, batch, members, factor: float = 1.0):
     return np.stack(expected)
 
 
+def test_a_scan_hardly_larger_than_a_block_can_be_learned_from(scan):
+    small = take_frames(scan, np.arange(34))
+    lesson = UnrolledLesson(small, with_options(neighbours=32, batch_size=32, on="both"))
+    training, validation = lesson.loaders(
+        Epoch.of(lesson.blocks, lesson.options), torch.Generator().manual_seed(0), 0
+    )
+    assert lesson.blocks.training.shape[1] < lesson.blocks.validation.shape[1]
+    assert all(torch.isfinite(lesson.misfit(batch)) for batch in training)
+    assert all(torch.isfinite(lesson.validate(batch)["val_loss"]) for batch in validation)
+
+
 def test_feature_maps_below_zero_go_on_learning():
     correction = UnrolledNetwork(steps=2, subsets=1, channels=4).correction
     torch.nn.init.ones_(correction.last.weight)
