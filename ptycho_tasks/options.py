@@ -61,7 +61,7 @@ def description_of(annotation: Any) -> str:
     metas = [leaf for leaf in leaves if isinstance(leaf, msgspec.Meta)]
     text = next((meta.description for meta in metas if meta.description), "")
     choices = [str(leaf) for leaf in leaves if isinstance(leaf, (str, int))]
-    named = all(re.search(rf"\b{choice}\b", text) for choice in choices)
+    named = all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices)
     ranges = [range_ for range_ in map(_range, metas) if range_ not in text]
     values = [*([] if named else [", ".join(choices)]), *ranges]
     return f"{text} ({'; '.join(values)})" if text and values else text

@@ -202,14 +202,11 @@ def largest_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:
     """(S, T) that holds every block's canvas, with a margin around it."""
     size = blocks.diffraction.shape[-1] + 2 * margin
     # Of a small scan, blocks to train on may have fewer frames than those to validate with.
-    rows, columns = zip(
-        *(
-            shape_of(torch.from_numpy(blocks.groups.corners[members][:, :, 0]), size)
-            for members in (blocks.training, blocks.validation)
-        ),
-        strict=True,
+    (S, T), (U, V) = (
+        shape_of(torch.from_numpy(blocks.groups.corners[members][:, :, 0]), size)
+        for members in (blocks.training, blocks.validation)
     )
-    return max(rows), max(columns)
+    return max(S, U), max(T, V)
 
 
 def shape_of(corners: Tensor, size: int) -> tuple[int, int]:
