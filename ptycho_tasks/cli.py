@@ -20,6 +20,7 @@ from ptycho_tasks.config import (
     SectionType,
     SourceOptions,
     choices_of,
+    default_of,
     fault,
     read_config,
     typed,
@@ -102,11 +103,12 @@ def section_options(
             if field.name in without:
                 continue
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
-            default = "none" if field.default is None else field.default
+            default = default_of(field) or "none"
             words = tuple(map(str, choices_of(field.type)))
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
                 field.name,
+                multiple=isinstance(default_of(field), list),
                 metavar=f"[{'|'.join(words)}]" if words else _kind(field.type),
                 shell_complete=completer_of(words) if words else None,
                 help=f"{meta.description}  [default: {default}]",
@@ -129,14 +131,16 @@ def _classes(annotation: Any) -> Iterator[type]:
         yield from _classes(argument)
 
 
-def section_of(kind: type[SectionType], values: dict[str, str | None]) -> SectionType:
+def section_of(kind: type[SectionType], values: dict[str, Any]) -> SectionType:
     """The section that the given option texts make; those of other sections are left aside.
 
     Raises:
         ConfigError: a value is wrong; the option is named.
     """
     names = {field.name for field in msgspec.structs.fields(kind)}
-    given = {key: value for key, value in values.items() if value is not None and key in names}
+    given = {
+        key: value for key, value in values.items() if key in names and value not in (None, ())
+    }
     try:
         return typed(given, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -242,22 +246,18 @@ def fixture(source: Path, output: Path, force: bool, **values: str | None) -> No
 
     from ptycho_tasks.files import sha256_file
     from ptycho_tasks.fixture import check_output
+    from ptycho_tasks.plausibility import doubts
     from ptycho_tasks.readers import read_scan
     from ptycho_tasks.stages import cut_fixture
 
     product = None if reading.product is None else Path(reading.product)
     check_output(output, [source, *([product] if product else [])], force=force)
-    scan = read_scan(
-        source,
-        measurement=reading.measurement,
-        frame_axis=reading.frame_axis,
-        product=product,
-        pixel_size_m=reading.pixel_size_m,
-        energy_ev=reading.energy_ev,
-        distance_m=reading.distance_m,
-    )
+    follow = tuple(map(Path, reading.follow))
+    scan = read_scan(source, product=product, follow=follow, **reading.reading)
     for note in scan.notes:
         click.echo(f"{source}: {note}")
+    for doubt in doubts(scan):
+        click.echo(f"warning: {source}: {doubt}", err=True)
     made = cut_fixture(scan, source, sha256_file(source), options, output)
     click.echo(f"{output}: {made.frame_count} frames of {made.size} x {made.size}")
 

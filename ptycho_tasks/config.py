@@ -60,14 +60,43 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         Literal["auto", "first", "last"],
         doc("which axis numbers the frames; auto tells it from the number of positions"),
     ] = "auto"
+    units: Annotated[
+        Literal["auto", "pixels", "m", "mm", "um", "nm"],
+        doc("of the positions; auto: pixels in NPZ, what the file says in CXI"),
+    ] = "auto"
     pixel_size_m: Annotated[Positive | None, doc("object pixel in metres")] = None
     energy_ev: Annotated[Positive | None, doc("photon energy in eV")] = None
     distance_m: Annotated[Positive | None, doc("object to detector in metres")] = None
+    scan_index: Annotated[
+        int | None, doc("which scan to read of a file that holds several; null: the only one")
+    ] = None
+    dark_frames: Annotated[
+        Literal["refuse", "drop"],
+        doc("frames without light, or that were never written: refuse the scan, or drop them"),
+    ] = "refuse"
+    stray_frames: Annotated[
+        Literal["refuse", "drop", "keep"],
+        doc("a few frames far from all others: refuse the scan, drop them, or keep them"),
+    ] = "refuse"
+    bad_pixels: Annotated[
+        Literal["refuse", "ignore"],
+        doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
+    ] = "refuse"
+    follow: Annotated[
+        list[FileName],
+        doc("folders besides its own that links in an HDF5 scan may lead to", affects=()),
+    ] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Ask for exactly one kind of source."""
         if (self.file is None) == (self.simulate is None):
             raise ValueError("give exactly one of `file` (a scan to read) and `simulate`")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the scan is read, by the names that `readers.read_scan` gives it."""
+        apart = ("file", "simulate", "product", "follow")
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in apart}
 
 
 class InferenceOptions(Section, frozen=True, kw_only=True):

@@ -17,6 +17,10 @@ from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
 _CHUNK_BYTES = 1 << 20
 
+Stamp = tuple[int, int, int, int]
+"""Size in bytes, times of modification and of the last change of any kind in ns, inode. The
+second time is the kernel's own: it tells a change after which the first was put back."""
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -174,6 +178,15 @@ def not_a_file(path: Path) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What tells a file from what it was or will be, without reading it; None for no file."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def real(path: Path) -> Path:

@@ -96,7 +96,7 @@ def write_fixture(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "generator": {"name": "ptycho-tasks", "version": version("ptycho-tasks")},
-        "source": {"name": source_name, "sha256": source_sha256},
+        "source": {"name": source_name, "sha256": source_sha256, **_further(scan)},
         "scan_name": scan.name,
         "selection": _selection(scan, options, indices),
         "transformations": list(scan.notes),
@@ -113,6 +113,12 @@ def write_fixture(
             sidecar_temp.write_text(text, encoding="utf-8")
             flush(sidecar_temp)
         _publish(npz_temp, Path(npz_path), sidecar_temp, Path(sidecar_path))
+
+
+def _further(scan: ScanData) -> dict[str, Any]:
+    """The files that hold a part of the source besides its own."""
+    files = {path.name: sha256_file(path) for path in sorted(scan.files)}
+    return {"files": files} if files else {}
 
 
 def check_output(npz_path: Path, sources: Iterable[Path], *, force: bool) -> None:
@@ -168,7 +174,9 @@ def read_fixture(npz_path: Path) -> ScanData:
             f"{npz_path}: its content is not what {npz_path.with_suffix('.json').name} says "
             "(sha256 differs); make the fixture again"
         )
-    return replace(read_scan(npz_path), name=sidecar["scan_name"], notes=())
+    # What was settled when the source was read is not asked again.
+    scan = read_scan(npz_path, units="pixels", stray_frames="keep")
+    return replace(scan, name=sidecar["scan_name"], notes=())
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class Recipe:
 
 Found = Mapping[str, Any]
 """What an artefact says of itself: `settings`, `versions`, `sources`, `inputs` (each to sha256),
-and `files` (path to sha256 of what was published with it)."""
+`files` (path to sha256 of what was published with it) and, where it was, `read` (likewise, of
+further files that were read)."""
 
 
 class Answer(UptodateCalculator):  # type: ignore[misc]
@@ -99,6 +100,7 @@ class UpToDate(Answer):
         self.recipe = recipe
         self.said = said
         self._sources: dict[str, str | None] = {}
+        self._read: Mapping[str, str] = {}
 
     def configure_task(self, task: Task) -> None:
         """Have doit keep what the outputs were built from."""
@@ -113,6 +115,7 @@ class UpToDate(Answer):
             name: state.source_digest(path) for name, path in self.recipe.sources.items()
         }
         built = values.get("built")
+        self._read = values.get("read") or {}
         self.reasons = list(self._reasons(task, built))
         if self.reasons and self._take_what_is_said(task, built):
             self.reasons = []
@@ -146,6 +149,10 @@ class UpToDate(Answer):
             if old != new:
                 text = changed(path, old, new, "is new as an input")
                 yield Reason("input", path, text, old, new)
+        for path, old in sorted(self._read.items()):
+            new = self.state.sha256(path)
+            if old != new:
+                yield Reason("input", path, changed(path, old, new, "is new as an input"), old, new)
         for path in sorted(set(self.state.get(task.name, "deps:") or ()) - set(seen)):
             yield Reason("input", path, f"{path} is no longer an input")
         for path in task.targets:
@@ -205,8 +212,10 @@ class UpToDate(Answer):
             and not any(True for _ in self._changed_code(found))
             and sorted(found["inputs"].values()) == sorted(map(str, inputs.values()))
             and all(state.sha256(path) == digest for path, digest in found["files"].items())
+            and all(state.sha256(p) == digest for p, digest in found.get("read", {}).items())
         )
         if same:
+            self._read = found.get("read", {})
             self._adopt(task)
         return same
 
@@ -215,7 +224,7 @@ class UpToDate(Answer):
         self.state.adopt(
             task.name,
             {
-                "_values_:": {"built": self.built(task)},
+                "_values_:": {"built": self.built(task), "read": dict(self._read)},
                 "checker:": "Checker",
                 **inputs,
                 "deps:": list(inputs),

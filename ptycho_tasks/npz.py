@@ -71,14 +71,19 @@ def row_chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[slice]:
 class NpzFile:
     """The arrays of an NPZ file by name; nothing is read before it is asked for.
 
+    The file stays open until the block that it is used in ends, so that all that is read is of
+    one and the same file, also where another takes its place meanwhile.
+
     Raises:
-        ScanError: the file or a member cannot be read; the message names both.
+        ScanError: the file or a member cannot be read, or a name stands twice in it; the message
+            names both.
     """
 
     def __init__(self, path: Path) -> None:
         """List the members of the file."""
         self.path = Path(path)
-        members = _members(self.path)
+        self._archive = _opened(self.path)
+        members = self._unique_members()
         self._members = {
             name.removesuffix(".npy"): info
             for name, info in members.items()
@@ -86,6 +91,26 @@ class NpzFile:
         }
         self.others = tuple(name for name in members if not name.endswith(".npy"))
         """Names of members that are not arrays."""
+
+    def __enter__(self) -> NpzFile:
+        """The file itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file; arrays that are memory maps of it stay readable."""
+        self._archive.close()
+
+    def _unique_members(self) -> dict[str, zipfile.ZipInfo]:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._archive.infolist():
+            if info.filename in members:
+                name = info.filename.removesuffix(".npy")
+                raise ScanError(
+                    f"{self.path}: key {name!r} stands in the file twice, so that it cannot be "
+                    "told which is meant; write the file again with one of them"
+                )
+            members[info.filename] = info
+        return members
 
     def __iter__(self) -> Iterator[str]:
         """Names of the arrays, in file order."""
@@ -141,15 +166,17 @@ class NpzFile:
             raise EOFError("fewer bytes than its shape needs")
         while stream.read(CHUNK_BYTES):  # zipfile compares the checksum at the end
             pass
-        offset = _data_offset(self.path, member) + start
-        array = np.memmap(self.path, dtype, "r", offset, shape or (1,), order)
+        file = self._archive.fp
+        assert file is not None
+        offset = _data_offset(file, member) + start
+        array: NDArray[Any] = np.memmap(file, dtype, "r", offset, shape or (1,), order)
         return array.reshape(shape, order=order)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[IO[bytes]]:
         """A member's bytes; whatever goes wrong in the block is a ScanError that names the key."""
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self._members[key]) as stream:
+            with self._archive.open(self._members[key]) as stream:
                 yield stream
         except ScanError:
             raise
@@ -166,10 +193,9 @@ class NpzFile:
             ) from error
 
 
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {info.filename: info for info in archive.infolist()}
+        return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise ScanError(f"{path}: no such file; check the path") from None
     except OSError as error:
@@ -183,11 +209,10 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         ) from error
 
 
-def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+def _data_offset(file: IO[bytes], member: zipfile.ZipInfo) -> int:
     """Where a stored member's bytes begin in the file: after its local header."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        fields = _ZIP_LOCAL_HEADER.unpack(file.read(_ZIP_LOCAL_HEADER.size))
+    file.seek(member.header_offset)
+    fields = _ZIP_LOCAL_HEADER.unpack(file.read(_ZIP_LOCAL_HEADER.size))
     name_bytes, extra_bytes = fields[-2:]
     return int(member.header_offset + _ZIP_LOCAL_HEADER.size + name_bytes + extra_bytes)
 

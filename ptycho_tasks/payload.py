@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ class Payload:
     backend_source: Path | None
     """The file of a local backend."""
     places: Places
+    files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
+    """Files that hold a part of the scan besides those that are named, as `spelled`, to sha256;
+    the stage that reads the scan fills it."""
 
     @property
     def name(self) -> str:

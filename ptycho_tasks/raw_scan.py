@@ -9,8 +9,8 @@ Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,17 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.files import Stamp
 from ptycho_tasks.npz import row_chunks
-from ptycho_tasks.scan import ScanData, release_pages
+from ptycho_tasks.scan import ScanData, release_pages, take_frames
 
 Measurement = Literal["auto", "amplitude", "counts"]
 FrameAxis = Literal["auto", "first", "last"]
+Units = Literal["auto", "pixels", "m", "mm", "um", "nm"]
+METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
+"""What a unit of length is in metres."""
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_OBJECT = 32768
 """Pixels along a side; some hundred times what is usual, and 8 GiB."""
 _FARTHEST = 1e9
 """Pixels; positions stay exact to a fraction of a pixel, and their indices whole numbers."""
+_FEWEST_PIXELS_A_FRAME = 0.25
+"""Area of the object grid that a frame adds, on average; scans that people make add a pixel at
+least, and positions in micrometres much less."""
+_FEW = 0.05
+"""Of all frames: what lies apart and is no more than that was hardly meant."""
 
 
 class Array(Protocol):
@@ -60,15 +69,31 @@ class Keyed:
 
 
 @dataclass(frozen=True)
-class Given:
+class Reading:
     """What the caller says about a scan; it goes before what the file says."""
 
+    measurement: Measurement = "auto"
+    """What the frames hold; auto takes NPZ as amplitude, CXI as counts."""
+    frame_axis: FrameAxis = "auto"
+    """Which axis numbers the frames; auto tells it from the number of positions."""
+    units: Units = "auto"
+    """Of the positions; auto takes NPZ as pixels, and what HDF5 says."""
     pixel_size_m: tuple[float, float] | None = None
     """(height, width) of an object pixel."""
     energy_ev: float = 0.0
     """Zero where not given."""
     distance_m: float = 0.0
     """Zero where not given."""
+    scan_index: int | None = None
+    """Which of the scans in the file is read; None takes the only one."""
+    dark_frames: Literal["refuse", "drop"] = "refuse"
+    """Frames without light, or of which a part was never written."""
+    stray_frames: Literal["refuse", "drop", "keep"] = "refuse"
+    """A few frames that lie far from all others."""
+    bad_pixels: Literal["refuse", "ignore"] = "refuse"
+    """Pixels that the file marks as bad."""
+    follow: tuple[Path, ...] = ()
+    """Folders besides the scan's own that may hold a part of it."""
 
 
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
@@ -94,6 +119,35 @@ def check_stack(frames: Keyed) -> None:
         )
     if 0 in shape:
         raise frames.refused(f"is empty, {shape}", "(M, N, N)", "give a scan with frames")
+
+
+def whole_numbers(keyed: Keyed) -> NDArray[np.int64]:
+    """(M,) int64 copy of numbers of frames.
+
+    Raises:
+        ScanError: not one axis, or not whole numbers.
+    """
+    values = finite_column(keyed)
+    if (values != np.rint(values)).any() or (np.abs(values) > 2**53).any():
+        raise keyed.refused("has fractions or huge values", "(M,) frame numbers", "correct it")
+    return values.astype(np.int64)
+
+
+def frame_numbers(indexes: Keyed | None) -> NDArray[np.int64] | None:
+    """(M,) the numbers that Ptychodus gives to frames, by which its products refer to them.
+
+    Raises:
+        ScanError: they are no numbers, or one stands twice.
+    """
+    if indexes is None:
+        return None
+    numbers = whole_numbers(indexes)
+    values, counts = np.unique(numbers, return_counts=True)
+    if (counts > 1).any():
+        raise indexes.refused(
+            f"has the number {values[counts > 1][0]} twice", "a number a frame", "correct it"
+        )
+    return numbers
 
 
 def finite_column(keyed: Keyed) -> NDArray[np.float64]:
@@ -137,6 +191,8 @@ class RawScan:
     """(H, W) complex."""
     scan_index: Keyed | None = None
     """(M,) integers."""
+    positions_are_pixels: bool = False
+    """Whether the reader has converted them, from units that the file says."""
     start_x: Keyed | None = None
     """(M,) pixels."""
     start_y: Keyed | None = None
@@ -151,14 +207,22 @@ class RawScan:
     energy_ev: float = 0.0
     distance_m: float = 0.0
     exposure_s: float = 0.0
+    bad_pixels: Keyed | None = None
+    """(N, N), not zero where the detector is not to be trusted."""
+    unwritten: Callable[[int], NDArray[np.int64]] | None = None
+    """Gives the frames, along an axis, of which a part was never written."""
+    files: dict[Path, Stamp] = field(default_factory=dict)
+    """Further files that hold a part of the scan, and what they were when they were opened."""
     notes: list[str] = field(default_factory=list)
+    _lit: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Whether a frame holds light, in the order in which they were read."""
 
     def note(self, sentence: str) -> None:
         """Keep and log what was changed on reading."""
         self.notes.append(one_line(sentence))
         _LOG.info("%s: %s", self.path, self.notes[-1])
 
-    def checked(self, measurement: Measurement, frame_axis: FrameAxis) -> ScanData:
+    def checked(self, reading: Reading) -> ScanData:
         """Check everything, cheap checks first, and convert to canonical order and dtypes.
 
         Raises:
@@ -166,28 +230,34 @@ class RawScan:
         """
         assert self.x is not None
         assert self.y is not None
-        positions = self._positions(self.x, self.y)
-        axis = self._axis(frame_axis, len(positions))
+        positions = self._positions(self.x, self.y) * self._pixels_a_unit(self.x, reading)
+        axis = self._axis(reading.frame_axis, len(positions))
         size = self._size(axis)
-        self._check_span(self.y, positions[:, 0], size)
-        self._check_span(self.x, positions[:, 1], size)
-        root = self._is_counts(measurement)
-        count = len(positions)
-        probe = self._probe(size)
-        return ScanData(
+        index = self._scan_index(len(positions))
+        keep = self._frames_of_scan(index, reading.scan_index, len(positions))
+        keep = self._without_strays(positions, keep, size, reading.stray_frames)
+        self._check_span(self.y, positions[:, 0], keep, size)
+        self._check_span(self.x, positions[:, 1], keep, size)
+        self._check_spread(positions[keep], explicit=reading.units != "auto")
+        self._check_bad_pixels(size, reading.bad_pixels)
+        root = self._is_counts(reading.measurement)
+        scan = ScanData(
             positions=positions,
-            probe=probe,
+            probe=self._probe(size),
             object=self._object(),
-            scan_index=self._scan_index(count),
-            start_positions=self._start_positions(count),
+            scan_index=index,
+            start_positions=self._start_positions(len(positions)),
             diffraction=self._diffraction(axis, root),
             pixel_size_m=self.pixel_size_m,
             energy_ev=self.energy_ev,
             distance_m=self.distance_m,
             exposure_s=self.exposure_s,
             name=self.path.stem,
-            notes=tuple(self.notes),
         )
+        keep = self._without_dark(keep, axis, reading.dark_frames)
+        if len(keep) < scan.frame_count:
+            scan = take_frames(scan, keep)
+        return replace(scan, notes=tuple(self.notes), files=self.files)
 
     def _positions(self, x: Keyed, y: Keyed) -> NDArray[np.float64]:
         columns = [self._column(y), self._column(x)]
@@ -281,18 +351,163 @@ class RawScan:
             )
         return int(height)
 
-    def _check_span(self, keyed: Keyed, values: NDArray[np.float64], size: int) -> None:
+    def _pixels_a_unit(self, x: Keyed, reading: Reading) -> NDArray[np.float64]:
+        """(2,) what a unit of (y, x) is in pixels."""
+        if reading.units in ("auto", "pixels") or self.positions_are_pixels:
+            return np.ones(2)
+        if self.pixel_size_m is None:
+            raise x.refused(
+                f"is in {reading.units}, as source.units says, and the size of a pixel is unknown",
+                "the size of an object pixel",
+                "set source.pixel_size_m",
+            )
+        self.note(f"{x.key}: {reading.units} converted to pixels")
+        return METRES[reading.units] / np.array(self.pixel_size_m)
+
+    def _frames_of_scan(
+        self, index: NDArray[np.int64] | None, wanted: int | None, count: int
+    ) -> NDArray[np.int64]:
+        """(K,) frames of the scan that is wanted; all where none is named.
+
+        Raises:
+            ScanError: there is no such scan.
+        """
+        if wanted is None:
+            return np.arange(count)
+        of_frame = np.zeros(count, np.int64) if index is None else index
+        values = np.unique(of_frame)
+        if wanted not in values:
+            raise (self.scan_index or self.frames).refused(
+                f"holds no scan {wanted} (scans: {ranges(values)})",
+                "one that is there",
+                "correct source.scan_index",
+            )
+        if len(values) > 1:
+            self.note(f"scan_index: scan {wanted} of {len(values)} taken")
+        return np.flatnonzero(of_frame == wanted)
+
+    def _without_strays(
+        self, positions: NDArray[np.float64], keep: NDArray[np.int64], size: int, do: str
+    ) -> NDArray[np.int64]:
+        """The frames without the few that lie far from all others, where that is wanted."""
+        if do == "keep" or len(keep) < 2:
+            return keep
+        astray = _astray(positions[keep], size)
+        if not astray.any():
+            return keep
+        numbers = self._numbered(keep[astray])
+        y, x = positions[keep[astray][0]]
+        middle = np.median(positions[keep], axis=0)
+        column = self.x if abs(x - middle[1]) > abs(y - middle[0]) else self.y
+        assert column is not None
+        with_all, without = (_extent(positions[one], size) for one in (keep, keep[~astray]))
+        found = (
+            f"puts {numbers} far from all others (the first at y {y:.6g}, x {x:.6g}), which would "
+            f"make the object {with_all} pixels instead of {without}"
+        )
+        if do == "drop":
+            self.note(f"{column.key}: left out {numbers}, far from all others")
+            return keep[~astray]
+        raise column.refused(
+            found,
+            "frames that overlap",
+            "correct the positions, or set source.stray_frames to drop or keep",
+        )
+
+    def _numbered(self, frames: NDArray[np.int64]) -> str:
+        """Frames by their place in the file, in words."""
+        places = frames if self.rows is None else self.rows[frames]
+        return f"frame{'s' if len(places) > 1 else ''} {ranges(places)}"
+
+    def _check_span(
+        self, keyed: Keyed, column: NDArray[np.float64], keep: NDArray[np.int64], size: int
+    ) -> None:
         """Refuse positions that ask for an object that no memory holds."""
+        values = column[keep]
         with np.errstate(over="ignore"):
             span = np.ptp(values) + size
             place = int(np.argmax(np.abs(values - np.sort(values)[len(values) // 2])))
         if span > _LARGEST_OBJECT or np.abs(values).max() > _FARTHEST:
-            frame = place if self.rows is None else int(self.rows[place])
             raise keyed.refused(
-                f"has {values[place]:g} at frame {frame}",
+                f"has {values[place]:g} at {self._numbered(keep[place : place + 1])}",
                 f"pixels, at most {_LARGEST_OBJECT - size} apart and not beyond {_FARTHEST:g}",
-                "correct it, or convert the positions to pixels if they are in metres or nm",
+                "correct it, or " + self._advice_on_units(),
             )
+
+    def _check_spread(self, positions: NDArray[np.float64], *, explicit: bool) -> None:
+        """Refuse positions that hardly differ: they are in another unit, or missing."""
+        if len(positions) < 2:
+            return
+        assert self.x is not None
+        spans = np.ptp(positions, axis=0)
+        if not spans.any():
+            raise self.x.refused(
+                f"and the other axis put all {len(positions)} frames in one place",
+                "frames at different places, which overlap",
+                "correct the positions",
+            )
+        places = len(np.unique(np.round(positions, 6), axis=0))
+        dense = spans.min() > 0 and spans.prod() < _FEWEST_PIXELS_A_FRAME * places
+        if not explicit and (spans.max() < 1 or dense):
+            raise self.x.refused(
+                f"and the other axis span {spans[1]:.3g} x {spans[0]:.3g} pixels (x, y) with "
+                f"{len(positions)} frames",
+                "positions in pixels of the object",
+                self._advice_on_units(),
+            )
+
+    def _advice_on_units(self) -> str:
+        if self.positions_are_pixels:
+            return "set source.pixel_size_m, energy_ev or distance_m if what the file says is wrong"
+        return (
+            "set source.units (and source.pixel_size_m) if they are in metres or the like, or "
+            "units: pixels if they are right"
+        )
+
+    def _check_bad_pixels(self, size: int, do: str) -> None:
+        """Refuse pixels that are marked as bad, which would count as measured."""
+        keyed = self.bad_pixels
+        if keyed is None:
+            return
+        if tuple(keyed.array.shape) != (size, size) or keyed.array.dtype.kind not in "biuf":
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", f"({size}, {size}) bool", "correct or remove it"
+            )
+        count = int(np.count_nonzero(keyed.array[:]))
+        if count and do == "refuse":
+            raise keyed.refused(
+                f"marks {count} of {size * size} pixels as bad",
+                "a detector of which every pixel can be trusted",
+                "set source.bad_pixels to ignore to take them as measured",
+            )
+        if count:
+            self.note(f"{keyed.key}: ignored, {count} bad pixels count as measured")
+
+    def _without_dark(self, keep: NDArray[np.int64], axis: int, do: str) -> NDArray[np.int64]:
+        """The frames without those that hold no light, or were not written whole."""
+        lit = np.concatenate(self._lit)[keep]
+        places = keep if self.rows is None else self.rows[keep]
+        whole = ~np.isin(places, self.unwritten(axis) if self.unwritten else [])
+        if (lit & whole).all():
+            return keep
+        parts = [
+            f"{np.count_nonzero(~good)} of {len(keep)} frames {what} ({ranges(places[~good])})"
+            for good, what in ((whole, "were never written"), (lit | ~whole, "hold no light"))
+            if not good.all()
+        ]
+        found = "; ".join(parts)
+        if not (lit & whole).any():
+            raise self.frames.refused(
+                f"is dark: {found}", "frames with light", "give a complete scan"
+            )
+        if do == "drop":
+            self.note(f"{self.frames.key}: left out, with their positions: {found}")
+            return keep[lit & whole]
+        raise self.frames.refused(
+            f"is dark in part: {found}",
+            "light in every frame",
+            "set source.dark_frames to drop to leave them out",
+        )
 
     def _is_counts(self, measurement: Measurement) -> bool:
         dtype = self.frames.array.dtype
@@ -321,8 +536,20 @@ class RawScan:
         if canonical and isinstance(array, np.ndarray) and array.flags.c_contiguous:
             for first, frames in self._frames(axis):
                 self._check_values(frames, first)
+                self._note_light(frames)
             return array
-        return self._converted(axis, root)
+        try:
+            return self._converted(axis, root)
+        except MemoryError:
+            raise self.frames.refused(
+                f"is {_described(array)}, which does not fit into memory",
+                "frames that do",
+                "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes, "
+                "which is memory-mapped",
+            ) from None
+
+    def _note_light(self, frames: NDArray[Any]) -> None:
+        self._lit.append(np.asarray(frames.any(axis=(1, 2))))
 
     def _converted(self, axis: int, root: bool) -> NDArray[np.float32]:
         shape, count = self.frames.array.shape, self._taken(axis)
@@ -335,6 +562,7 @@ class RawScan:
                 part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if root else frames
             if frames.dtype.itemsize > part.dtype.itemsize:
                 self._check_values(part, first)
+            self._note_light(part)
             done += len(frames)
         return out
 
@@ -349,7 +577,7 @@ class RawScan:
             wanted = part if self.rows is None else _as_slice(self.rows[part])
             try:
                 frames = np.asarray(array[wanted] if axis == 0 else array[:, :, wanted])
-            except OSError as error:
+            except (OSError, RuntimeError, KeyError, ValueError) as error:
                 raise self.frames.refused(
                     f"cannot be read: {' '.join(str(error).split())}",
                     "a complete file, with compression that h5py knows",
@@ -429,8 +657,13 @@ class RawScan:
             raise keyed.refused(
                 f"is {_described(array)}", f"({count},) int64, one a frame", "correct or remove it"
             )
+        values = array[:]
+        if len(values) and int(values.max()) > np.iinfo(np.int64).max:
+            raise keyed.refused(
+                f"holds {int(values.max())}", "numbers below 2^63", "correct or remove it"
+            )
         self._note_cast(keyed, np.dtype(np.int64))
-        return np.array(array[:], dtype=np.int64)
+        return np.array(values, dtype=np.int64)
 
     def _start_positions(self, count: int) -> NDArray[np.float64] | None:
         present = self.start_x or self.start_y
@@ -450,6 +683,38 @@ class RawScan:
     def _note_cast(self, keyed: Keyed, dtype: np.dtype[Any]) -> None:
         if keyed.array.dtype != dtype:
             self.note(f"{keyed.key}: {keyed.array.dtype} cast to {dtype}")
+
+
+def ranges(numbers: NDArray[np.int64]) -> str:
+    """Sorted numbers in a few words: `3, 7-9, 12`."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
+
+
+def _extent(positions: NDArray[np.float64], size: int) -> str:
+    rows, columns = np.ptp(positions, axis=0) + size
+    return f"{rows:.0f} x {columns:.0f}"
+
+
+def _astray(positions: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+    """(M,) frames in small groups whose patches are a patch or more away from all others.
+
+    Positions are gathered in cells of N pixels; cells that touch belong together. A scan that
+    falls into many such groups, or into large ones, was meant so.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    cells, of_frame = np.unique(np.floor(positions / size), axis=0, return_inverse=True)
+    pairs = cKDTree(cells).query_pairs(1.5, p=np.inf, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(cells), len(cells)))
+    group = connected_components(links, directed=False)[1][of_frame.reshape(-1)]
+    counts = np.bincount(group)
+    few = max(1.0, _FEW * len(positions))
+    astray = (counts <= few)[group] & (counts.max() > few)
+    return astray if np.count_nonzero(astray) <= few else np.zeros_like(astray)
 
 
 def _described(array: Array) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.files import not_a_file
+from ptycho_tasks.files import Stamp, not_a_file, stamp_of
 from ptycho_tasks.npz import NpzFile
 from ptycho_tasks.raw_scan import (
     FrameAxis,
-    Given,
     Keyed,
-    Measurement,
     RawScan,
-    finite_column,
+    Reading,
+    frame_numbers,
     refused,
 )
 from ptycho_tasks.scan import ScanData
@@ -25,6 +25,7 @@ from ptycho_tasks.scan import ScanData
 _FRAMES = ("diff3d", "diffraction", "patterns")
 """The contract's key, PtychoPINN's older name for it, and Ptychodus' key, which holds counts."""
 _FRAME_NUMBERS = "indexes"
+_BAD_PIXELS = "bad_pixels"
 _COLUMNS = {
     "x": "xcoords",
     "y": "ycoords",
@@ -48,44 +49,49 @@ _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 def read_scan(
     path: Path,
     *,
-    measurement: Measurement = "auto",
-    frame_axis: FrameAxis = "auto",
     product: Path | None = None,
     pixel_size_m: float | tuple[float, float] | None = None,
     energy_ev: float | None = None,
     distance_m: float | None = None,
+    **settings: Any,
 ) -> ScanData:
     """Read and check one scan; frames stay memory-mapped where the file allows it.
 
     Args:
         path: NPZ after the raw-scan contract, CXI, or Ptychodus' frames.
-        measurement: what the frames hold; auto takes NPZ as amplitude, CXI as counts.
-        frame_axis: which axis numbers the frames; auto tells it from the number of positions.
         product: a Ptychodus product (HDF5) that gives positions, probe and object for the
             frames in `path`, matched by frame number.
         pixel_size_m: object pixel, one number or (height, width); overrides the file's.
         energy_ev: photon energy in eV; overrides the file's.
         distance_m: object to detector in metres; overrides the file's.
+        **settings: the other fields of `raw_scan.Reading`.
 
     Raises:
         ScanError: one line that names the file, the key, what was expected, what to do.
     """
     path = Path(path)
     size = (pixel_size_m, pixel_size_m) if isinstance(pixel_size_m, int | float) else pixel_size_m
-    given = Given(size, energy_ev or 0.0, distance_m or 0.0)
-    with _opened(path, given, with_product=product is not None) as raw:
+    reading = Reading(
+        pixel_size_m=size, energy_ev=energy_ev or 0.0, distance_m=distance_m or 0.0, **settings
+    )
+    read = [path, *([] if product is None else [Path(product)])]
+    stamps = {one: stamp for one in read if (stamp := stamp_of(one)) is not None}
+    with _opened(path, reading, with_product=product is not None) as raw:
         if product is not None:
             from ptycho_tasks.hdf5_scan import apply_product
 
-            apply_product(raw, Path(product), given)
-        return raw.checked(measurement, frame_axis)
+            apply_product(raw, Path(product), reading)
+        scan = raw.checked(reading)
+    refuse_changed({**stamps, **scan.files})
+    return scan
 
 
 @contextmanager
-def _opened(path: Path, given: Given, *, with_product: bool) -> Iterator[RawScan]:
+def _opened(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
     """The arrays of a scan file; an HDF5 file stays open in the block."""
     if _is_zip(path):
-        yield _read_npz(NpzFile(path), given, with_product=with_product)
+        with NpzFile(path) as npz:
+            yield _read_npz(npz, reading, with_product=with_product)
         return
     # Most scans are NPZ; h5py costs more to import than the rest of this module.
     from ptycho_tasks.hdf5_scan import is_hdf5, open_hdf5_scan
@@ -95,8 +101,21 @@ def _opened(path: Path, given: Given, *, with_product: bool) -> Iterator[RawScan
             f"{path}: neither NPZ (a zip) nor CXI (HDF5); expected a scan in one of these; "
             "give another file, or copy it again if it should be one"
         )
-    with open_hdf5_scan(path, given, with_product=with_product) as raw:
+    with open_hdf5_scan(path, reading, with_product=with_product) as raw:
         yield raw
+
+
+def refuse_changed(stamps: Mapping[Path, Stamp]) -> None:
+    """Refuse what was read of files that are not what they were.
+
+    Raises:
+        ScanError: one was changed or removed meanwhile.
+    """
+    for path, stamp in stamps.items():
+        if stamp_of(path) != stamp:
+            raise ScanError(
+                f"{path}: changed while it was read; wait until it is complete, then run again"
+            )
 
 
 def _is_zip(path: Path) -> bool:
@@ -114,7 +133,7 @@ def _is_zip(path: Path) -> bool:
         ) from error
 
 
-def _read_npz(npz: NpzFile, given: Given, *, with_product: bool) -> RawScan:
+def _read_npz(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
     frame_keys = [key for key in _FRAMES if key in npz]
     columns = {} if with_product else {f: key for f, key in _COLUMNS.items() if key in npz}
     _check_keys(npz, frame_keys, {} if with_product else _NEEDED)
@@ -124,16 +143,17 @@ def _read_npz(npz: NpzFile, given: Given, *, with_product: bool) -> RawScan:
         Keyed(npz.path, frames, npz[frames]),
         holds_counts=True if frames == "patterns" else None,
         frame_axis=_frame_axis(npz),
-        pixel_size_m=given.pixel_size_m or _metadata(npz, "pixel_size_m"),
-        energy_ev=given.energy_ev or _number(npz, "energy_ev"),
-        distance_m=given.distance_m or _number(npz, "distance_m"),
+        pixel_size_m=reading.pixel_size_m or _metadata(npz, "pixel_size_m"),
+        energy_ev=reading.energy_ev or _number(npz, "energy_ev"),
+        distance_m=reading.distance_m or _number(npz, "distance_m"),
         exposure_s=_number(npz, "exposure_s"),
     )
     for name, key in columns.items():
         setattr(raw, name, Keyed(npz.path, key, npz[key]))
     if with_product and _FRAME_NUMBERS in npz:
-        numbers = finite_column(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
-        raw.numbers = numbers.astype(np.int64)
+        raw.numbers = frame_numbers(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
+    if _BAD_PIXELS in npz:
+        raw.bad_pixels = Keyed(npz.path, _BAD_PIXELS, npz[_BAD_PIXELS])
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
 
@@ -191,7 +211,7 @@ def _note_keys(raw: RawScan, npz: NpzFile, frame_keys: list[str], used: set[str]
         raw.note(f"{taken}: read as diff3d")
     for alias in aliases:
         raw.note(f"{alias}: ignored, {taken} is taken")
-    known = {*frame_keys, *used}
+    known = {*frame_keys, *used, _BAD_PIXELS}
     known |= {_FRAME_NUMBERS} if raw.numbers is not None else set()
     extra = [key for key in npz if key not in known] + list(npz.others)
     if extra:

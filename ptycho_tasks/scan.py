@@ -9,11 +9,15 @@ Axis letters used in names and docstrings:
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ptycho_tasks.files import Stamp
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class ScanData:
     """Name for messages and for the product: the file's stem."""
     notes: tuple[str, ...] = field(default=())
     """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
+    files: Mapping[Path, Stamp] = field(default_factory=dict)
+    """Further files that hold a part of the scan, and what they were when they were opened."""
 
     @property
     def frame_count(self) -> int:
@@ -72,6 +78,15 @@ class ScanData:
     def size(self) -> int:
         """N, the number of detector pixels along one side."""
         return int(self.diffraction.shape[-1])
+
+
+def scan_numbers(scan: ScanData) -> NDArray[np.int64]:
+    """(S,) sorted numbers of the scans that the frames belong to; at least one."""
+    if scan.scan_index is None:
+        return np.zeros(1, dtype=np.int64)
+    values = np.unique(scan.scan_index)
+    # An index that never repeats is a mere frame number.
+    return values if len(values) < scan.frame_count else np.zeros(1, dtype=np.int64)
 
 
 def corners_and_fractions(

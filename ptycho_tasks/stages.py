@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ from ptycho_tasks.payload import (
 )
 from ptycho_tasks.progress import show_progress
 from ptycho_tasks.reporter import Stopped
-from ptycho_tasks.state import known_sha256, known_source_digest
+from ptycho_tasks.state import known_sha256, known_source_digest, spelled
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend, Progress, Reconstruction, TrainedModel
@@ -68,9 +69,12 @@ def check_source(payload: Payload) -> ScanData:
         from ptycho_tasks.simulate import simulate
 
         simulated = simulate(payload.source.simulate, name=payload.source_file.stem)
-        write_scan(payload.source_file, _not_dark(simulated, "source.simulate", "raise `photons`"))
+        if not any(frame.any() for frame in simulated.diffraction):
+            raise ScanError("source.simulate: every frame is dark; raise `photons`")
+        write_scan(payload.source_file, simulated)
     scan = _read_source(payload, payload.source_file)
     _say_scan("source", payload.source_file, payload, scan)
+    _say_doubts(payload.source_file, payload, scan)
     return scan
 
 
@@ -135,6 +139,7 @@ def train(payload: TrainingPayload) -> Path:
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", payload.training_files)
     scan = _read_fixture(payload) if payload.places == PROJECT else _read_subset(payload)
+    made_from |= _read_besides(payload)
     work_dir = payload.work_dir(made_from)
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
@@ -209,6 +214,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             f"`backend: {bundle.backend}`"
         )
     scan = _read_inference_scan(payload)
+    made_from |= _read_besides(payload)
     label = f"infer {payload.backend.name}"
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
         given = payload.backend.infer(
@@ -247,6 +253,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     made_from = _made_from(payload, "refine", inputs)
     start = read_product(payload.start_file)
     scan = _read_inference_scan(payload)
+    made_from |= _read_besides(payload)
     refiner = payload.refiner
     try:
         start = checked_reconstruction(start, scan, payload.backend.name)
@@ -336,7 +343,7 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
     another program cut the file short meanwhile, the kernel ends this process with a bus error,
     which Python cannot catch. A scan is to be replaced by renaming, not rewritten in place.
     """
-    from ptycho_tasks.readers import read_scan
+    from ptycho_tasks.readers import read_scan, refuse_changed
 
     source = payload.source
     # The product is that of the source, and of no other scan.
@@ -347,21 +354,21 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
             raise ConfigError(f"{missing}; correct the path")
     scan = read_scan(
         path,
-        measurement=source.measurement,
-        frame_axis=source.frame_axis,
         product=payload.product_file if own else None,
-        pixel_size_m=source.pixel_size_m,
-        energy_ev=source.energy_ev,
-        distance_m=source.distance_m,
+        follow=tuple(map(payload.path, source.follow)),
+        **source.reading,
     )
-    return _not_dark(scan, _shown(path, payload), "check the file and `source.measurement`")
+    payload.files_read.update(
+        {spelled(payload.root, file): known_sha256(payload.root, file) for file in scan.files}
+    )
+    refuse_changed(scan.files)
+    return scan
 
 
 def _read_fixture(payload: Payload) -> ScanData:
     from ptycho_tasks.fixture import read_fixture
 
-    path = payload.fixture_file
-    return _not_dark(read_fixture(path), _shown(path, payload), "take other frames into it")
+    return read_fixture(payload.fixture_file)
 
 
 def _read_subset(payload: TrainingPayload) -> ScanData:
@@ -374,13 +381,7 @@ def _read_subset(payload: TrainingPayload) -> ScanData:
     if len(indices) < scan.frame_count:
         scan = take_frames(scan, indices)
     _say_scan("scan", payload.source_file, payload, scan)
-    return scan
-
-
-def _not_dark(scan: ScanData, what: str, remedy: str) -> ScanData:
-    # As a rule, the first frame tells.
-    if not any(frame.any() for frame in scan.diffraction):
-        raise ScanError(f"{what}: every frame is dark; nothing can be learnt from it; {remedy}")
+    _say_doubts(payload.source_file, payload, scan)
     return scan
 
 
@@ -400,8 +401,30 @@ def _read_inference_scan(payload: InferencePayload) -> ScanData:
                 "for at most as many"
             )
         scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
+    _refuse_several(payload, scan)
     _say_scan("scan", payload.scan_file, payload, scan)
+    # In a project, what the source leaves in doubt was said when it was checked.
+    if payload.places != PROJECT or payload.config.inference.scan not in ("source", "fixture"):
+        _say_doubts(payload.scan_file, payload, scan)
     return scan
+
+
+def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
+    """Refuse to lay several scans onto one canvas.
+
+    Raises:
+        ConfigError: names the key that says which one is meant.
+    """
+    from ptycho_tasks.scan import scan_numbers
+
+    numbers = scan_numbers(scan)
+    if len(numbers) > 1:
+        shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+        raise ConfigError(
+            f"{payload.origins['source.scan_index']}: source.scan_index: "
+            f"{_shown(payload.scan_file, payload)} holds {len(numbers)} scans ({shown}), and a "
+            "reconstruction is of one; name it"
+        )
 
 
 def _trained_options(payload: InferencePayload, params: Any) -> Any:
@@ -537,6 +560,11 @@ def _made_from(
     }
 
 
+def _read_besides(payload: Payload) -> dict[str, dict[str, str]]:
+    """What was read besides the inputs, to be added to what a result was made from."""
+    return {"read": dict(payload.files_read)} if payload.files_read else {}
+
+
 def _scores(
     payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
 ) -> dict[str, float | None] | None:
@@ -582,6 +610,13 @@ def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
     _say(payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}")
     for note in scan.notes:
         _say(payload, f"{'':<10} {note}")
+
+
+def _say_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
+    from ptycho_tasks.plausibility import doubts
+
+    for doubt in doubts(scan):
+        say(f"{'warning':<10} {_shown(path, payload)}: {doubt}\n", sys.stderr)
 
 
 def _shown(path: Path, payload: Payload) -> str:

@@ -238,8 +238,11 @@ def _task(row: Row) -> Task:
     return task
 
 
-def run_stage(name: str) -> TaskFailed | TaskError | None:
-    """The action of every task: run a stage; a user's error is one line and the right exit code."""
+def run_stage(name: str) -> TaskFailed | TaskError | dict[str, Any]:
+    """The action of every task: run a stage; a user's error is one line and the right exit code.
+
+    Gives what the task's record says besides: `read`, the further files that were read, to sha256.
+    """
     from ptycho_tasks import stages
 
     table = project_table()
@@ -259,7 +262,7 @@ def run_stage(name: str) -> TaskFailed | TaskError | None:
             # it would end with the exit code of a wrong configuration.
             traceback.print_exception(error)
             return TaskFailed(str(error), report=False)
-    return None
+    return {"read": payload.files_read}
 
 
 def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:

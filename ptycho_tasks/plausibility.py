@@ -1,0 +1,79 @@
+"""Doubts about a scan that its numbers raise: what looks as if it were not what it is taken for.
+
+Each is a guess from a sample of frames, cheap enough for every reading, and no more than a
+warning: only a reconstruction proves one right or wrong.
+
+Axis letters:  S frames of the sample,  N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages
+
+_SAMPLE = 64
+_SMALL = 1000.0
+"""Counts below which a float32 tells whole numbers from others."""
+_FLUX_APART = 1e3
+"""Factor between the probe's flux and that of the frames: an object takes away some of the
+light, and a guess of unknown scale is often one on average."""
+
+
+def doubts(scan: ScanData) -> list[str]:
+    """What is doubtful about a scan, in a sentence each that says what to do."""
+    sample = np.asarray(
+        scan.diffraction[evenly_spaced(scan.frame_count, min(_SAMPLE, scan.frame_count))]
+    )
+    release_pages(scan.diffraction)
+    return [
+        text
+        for found in (_of_values(sample), _of_centre(sample), _of_flux(scan, sample))
+        for text in found
+    ]
+
+
+def _of_values(sample: NDArray[np.float32]) -> Iterator[str]:
+    """Counts are whole numbers, and so are their roots only where all are squares."""
+    small = sample[(sample > 0) & (sample < _SMALL)]
+    whole = np.rint(small)
+    if small.size and (np.abs(small - whole) <= 1e-5 * whole).all() and np.ptp(whole) > 1:
+        yield (
+            "the frames hold whole numbers, as counts do, and are taken as amplitudes, the square "
+            "roots of counts; set source.measurement to counts if they are, or to amplitude"
+        )
+
+
+def _of_centre(sample: NDArray[np.float32]) -> Iterator[str]:
+    """Most light of a scan falls near the zero frequency."""
+    mean = sample.mean(axis=0, dtype=np.float64)
+    N = mean.shape[-1]
+    place = np.array(np.unravel_index(int(np.argmax(mean)), mean.shape))
+    y, x = place
+    if np.abs(place - N // 2).max() <= N // 4:
+        return
+    corner = np.minimum(place, N - place).max() <= N // 4
+    yield (
+        f"the mean frame is brightest at pixel ({y}, {x}), far from its centre ({N // 2}, "
+        f"{N // 2})"
+        + (
+            ": the zero frequency seems to lie in the corner; shift the frames (numpy.fft.fftshift)"
+            if corner
+            else ", where the zero frequency is expected; crop the frames so that it is there"
+        )
+    )
+
+
+def _of_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
+    """The probe carries the flux: sum |P|^2 is mean counts a frame over mean |O|^2."""
+    counts = float(np.square(sample, dtype=np.float64).sum() / len(sample))
+    flux = float(np.square(np.abs(scan.probe), dtype=np.float64).sum())
+    if counts > 0 and flux > 0 and not 1 / _FLUX_APART < flux / counts < _FLUX_APART:
+        yield (
+            f"the probe's flux is {flux:.3g} and a frame holds {counts:.3g} counts; the probe is "
+            "scaled to the frames, so make sure that both are of this scan, and the frames not of "
+            "another unit (source.measurement)"
+        )
