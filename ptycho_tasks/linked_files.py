@@ -11,6 +11,7 @@ See HDF5 User Guide, chapters "Groups" (links) and "Datasets" (virtual layouts, 
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +114,7 @@ class LinkedFiles:
         if not dataset.is_virtual:
             return _unwritten(dataset, axis)
         for source in self._sources(dataset, key):
-            short = any(a < b for a, b in zip(source.dataset.shape, source.needed, strict=False))
+            short = not _holds(source.dataset.shape, source.needed)
             others = [
                 covers for at, covers in enumerate(source.covered) if at != axis % dataset.ndim
             ]
@@ -191,12 +192,16 @@ class LinkedFiles:
                 )
             first, last = part.vspace.get_select_bounds()
             needed = tuple(high - low + 1 for low, high in zip(first, last, strict=True))
+            fits = part.vspace.get_select_npoints() == found.size
             if part.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
                 needed = tuple(high + 1 for high in part.src_space.get_select_bounds()[1])
-            elif part.vspace.get_select_npoints() != found.size:
+                # What one that can grow lacks yet, HDF5 reads as the fill value; of another one,
+                # as whatever lies behind it.
+                fits = found.chunks is not None or _holds(found.shape, needed)
+            if not fits:
                 raise ScanError(
                     f"{path}: {part.dset_name!r} has the shape {found.shape}, and {key!r} in "
-                    f"{self.path.name} is made for {needed}; copy the file again, or write the "
+                    f"{self.path.name} takes {needed} of it; copy the file again, or write the "
                     "scan again as it was measured"
                 )
             covered = tuple(
@@ -339,6 +344,10 @@ def _each_chunk(dataset: h5py.Dataset, do: Callable[[Any], None]) -> None:
         return
     for index in range(dataset.id.get_num_chunks()):
         do(dataset.id.get_chunk_info(index))
+
+
+def _holds(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    return len(shape) == len(needed) and all(map(operator.ge, shape, needed))
 
 
 def _lies_in(path: Path, folders: Sequence[Path]) -> bool:

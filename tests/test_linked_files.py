@@ -207,6 +207,10 @@ def test_a_virtual_scan_of_which_a_part_is_short(folder: Path) -> None:
     """Whole frames that a part lacks are dark; of a detector in modules, half of each would be."""
     write_part(folder / "a.h5", COUNTS[:20])
     write_part(folder / "b.h5", COUNTS[20:30])
+    assert "b.h5: 'd' has the shape" in refusal(
+        write_cxi(folder / "s.cxi", virtual(*HALVES, lengths=(20, M - 20)))
+    )
+    write_part(folder / "b.h5", COUNTS[20:30], maxshape=(None, N, N))
     path = write_cxi(folder / "s.cxi", virtual(*HALVES, lengths=(20, M - 20)))
     assert "30-35" in refusal(path)
     assert read(path, dark_frames="drop").frame_count == 30
@@ -219,7 +223,7 @@ def test_a_virtual_scan_of_which_a_part_is_short(folder: Path) -> None:
         group.create_virtual_dataset("data", layout)
 
     write_part(folder / "a.h5", COUNTS[:, :16])
-    write_part(folder / "b.h5", COUNTS[:30, 16:])
+    write_part(folder / "b.h5", COUNTS[:30, 16:], maxshape=(None, 16, N))
     text = refusal(write_cxi(folder / "m.cxi", modules), dark_frames="drop")
     assert "b.h5" in text
 
