@@ -176,7 +176,7 @@ def read_fixture(npz_path: Path) -> ScanData:
         )
     # What was settled when the source was read is not asked again.
     scan = read_scan(npz_path, units="pixels", stray_frames="keep")
-    return replace(scan, name=sidecar["scan_name"], notes=())
+    return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

@@ -24,16 +24,13 @@ light, and a guess of unknown scale is often one on average."""
 
 
 def doubts(scan: ScanData) -> list[str]:
-    """What is doubtful about a scan, in a sentence each that says what to do."""
+    """What is doubtful about a scan, on reading or by its numbers; a sentence each."""
     sample = np.asarray(
         scan.diffraction[evenly_spaced(scan.frame_count, min(_SAMPLE, scan.frame_count))]
     )
     release_pages(scan.diffraction)
-    return [
-        text
-        for found in (_of_values(sample), _of_centre(sample), _of_flux(scan, sample))
-        for text in found
-    ]
+    of_numbers = (*_of_values(sample), *_of_centre(sample), *_of_flux(scan, sample))
+    return [*scan.doubts, *of_numbers]
 
 
 def _of_values(sample: NDArray[np.float32]) -> Iterator[str]:

@@ -214,6 +214,10 @@ class RawScan:
     files: dict[Path, Stamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """What looks as if it were not what it is taken for, in a sentence each."""
+    _full: int = 0
+    """Pixels at the largest value of a narrow integer type."""
     _lit: list[NDArray[np.bool_]] = field(default_factory=list)
     """Whether a frame holds light, in the order in which they were read."""
 
@@ -257,7 +261,17 @@ class RawScan:
         keep = self._without_dark(keep, axis, reading.dark_frames)
         if len(keep) < scan.frame_count:
             scan = take_frames(scan, keep)
-        return replace(scan, notes=tuple(self.notes), files=self.files)
+        self._doubt_full(scan)
+        return replace(scan, notes=tuple(self.notes), files=self.files, doubts=tuple(self.doubts))
+
+    def _doubt_full(self, scan: ScanData) -> None:
+        dtype = self.frames.array.dtype
+        if self._full:
+            self.doubts.append(
+                f"{self.frames.key}: {self._full / scan.frame_count:.3g} pixels a frame are at "
+                f"{np.iinfo(dtype).max}, the largest {dtype}: saturated or dead, and taken as "
+                "measured; write the frames in a wider type, without such pixels"
+            )
 
     def _positions(self, x: Keyed, y: Keyed) -> NDArray[np.float64]:
         columns = [self._column(y), self._column(x)]
@@ -596,7 +610,9 @@ class RawScan:
         if frames.dtype.kind != "u" and frames.min() < 0:
             place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
             raise self._bad_frame(first + place, "negative values", "values of at least zero")
-        if frames.dtype.kind == "u" and frames.dtype.itemsize >= 4:
+        if frames.dtype.kind == "u" and frames.dtype.itemsize < 4:
+            self._full += int(np.count_nonzero(frames == np.iinfo(frames.dtype).max))
+        elif frames.dtype.kind == "u":
             dead = (frames == np.iinfo(frames.dtype).max).any(axis=(1, 2))
             if dead.any():
                 found = f"pixels at the largest {frames.dtype}, the mark of a dead pixel"

@@ -66,6 +66,8 @@ class ScanData:
     """Name for messages and for the product: the file's stem."""
     notes: tuple[str, ...] = field(default=())
     """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
+    doubts: tuple[str, ...] = field(default=())
+    """What looked doubtful on reading, one sentence each."""
     files: Mapping[Path, Stamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
 
