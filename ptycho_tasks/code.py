@@ -38,14 +38,25 @@ class StageCode:
     """Modules of the core that decide what the stage gives."""
 
 
-_READING = ("forward", "hdf5_scan", "npz", "raw_scan", "readers", "scan", "stages")
+_READING = ("hdf5_scan", "linked_files", "npz", "raw_scan", "readers", "scan", "stages")
+_FIXTURE = ("fixture", "npz", "raw_scan", "readers", "scan", "stages")
+_RESULT = (*_READING, "backend", "bundle", "fixture", "forward", "metrics", "pictures", "product")
 STAGE_CODE = {
-    "source": StageCode(1, (*_READING, "simulate")),
-    "fixture": StageCode(1, (*_READING, "fixture")),
-    "train": StageCode(1, ("backend", "bundle", "forward", "npz", "payload", "scan", "stages")),
-    "infer": StageCode(3, (*_READING, "backend", "metrics", "pictures", "product")),
-    "refine": StageCode(2, (*_READING, "backend", "metrics", "pictures", "product")),
+    "source": StageCode(2, (*_READING, "forward", "options", "simulate")),
+    "fixture": StageCode(2, (*_READING, "fixture")),
+    "train": StageCode(
+        1,
+        ("backend", "bundle", "fixture", "npz", "payload", "raw_scan", "readers", "scan", "stages"),
+    ),
+    "infer": StageCode(4, _RESULT),
+    "refine": StageCode(3, tuple(name for name in _RESULT if name != "bundle")),
 }
+BESIDE = frozenset({
+    "backends", "code", "config", "errors", "files", "options", "output", "payload",
+    "plausibility", "progress", "state", "variants",
+})  # fmt: skip
+"""Modules that stages reach too, but that decide whether, where and how they run, and not what
+they give: what the settings come to is among the settings."""
 
 
 def versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]:
@@ -68,7 +79,8 @@ def core_sources(stage: str) -> Sources:
 
 
 def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
-    """The source files of a backend that count; none where it is installed.
+    """The source files of a backend that count, and those of the core that it imports; none of
+    what is installed.
 
     Args:
         backend: as loaded.
@@ -77,14 +89,29 @@ def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """
     if local is not None:
         files = _with_imports(local, root) | _imported_now(root)
-        return {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
+        named = {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
+        return {**named, **_core_imports(tuple(named.values()))}
     package = type(backend).__module__.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)
-    if file is None or is_installed(Path(file)):
+    if file is None:
         return {}
     folder = Path(file).parent
     found = sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
-    return {f"{package}/{path.relative_to(folder).as_posix()}": path for path in found}
+    named = {f"{package}/{path.relative_to(folder).as_posix()}": path for path in found}
+    return {**({} if is_installed(Path(file)) else named), **_core_imports(tuple(found))}
+
+
+@functools.cache
+def _core_imports(files: tuple[Path, ...]) -> Sources:
+    """The core's modules that files of a backend import; none where the core is installed."""
+    if is_installed(_HERE):
+        return {}
+    found = {path for file in files for path in _imported(file, _HERE.parent)}
+    return {
+        f"ptycho_tasks/{path.name}": path
+        for path in sorted(found)
+        if path.parent == _HERE and path.stem not in {"__init__", *BESIDE}
+    }
 
 
 @functools.cache

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import ptycho_tasks
-from ptycho_tasks import code
-from ptycho_tasks.code import STAGE_CODE, backend_sources, core_sources, source_digest
+from ptycho_tasks import code, stages, tasks
+from ptycho_tasks.code import BESIDE, STAGE_CODE, backend_sources, core_sources, source_digest
+from ptycho_tasks.config import ONLY, parse_config
 from ptycho_tasks.options import STAGES
+from ptycho_tasks.payload import create_payloads
 
 SOURCE = '''
 """Text."""
@@ -63,10 +67,71 @@ def test_a_file_that_is_not_python_counts_with_its_bytes(tmp_path):
     assert digest(tmp_path, "def (") != digest(tmp_path, "def ( ")
 
 
+CXI = """
+import h5py, numpy as np
+from ptycho_tasks.readers import read_scan
+
+scan = read_scan("fixtures/tiny_source.npz")
+with h5py.File("scan.cxi", "w") as file:
+    file["entry_1/data_1/data"] = np.rint(scan.diffraction**2).astype("i4")
+    file["entry_1/data_1/translation"] = scan.positions[:, ::-1] * 1e-8
+    file["entry_1/instrument_1/source_1/illumination"] = scan.probe[0]
+"""
+
+
+def reached(function, payload):
+    """The modules of the core of which a stage runs any function."""
+    here, found = str(Path(ptycho_tasks.__file__).parent), set()
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_name != "<module>":
+            file = Path(frame.f_code.co_filename)
+            found.update({file.stem} if str(file).startswith(here) else ())
+
+    sys.setprofile(note)
+    try:
+        function(payload)
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stages_reach(_built, tmp_path_factory):
+    """By stage, the modules that it reaches with a simulated scan, and with one in HDF5."""
+    root = Path(shutil.copytree(_built, tmp_path_factory.mktemp("reach") / "project"))
+    text = (root / "ptycho.yaml").read_text() + "execution: {quiet: true}\n"
+    text += "refine: {backend: further, epochs: 1}\n"
+    simulated = text[text.index("source:") : text.index("fixture:")]
+    measured = "source: {file: scan.cxi, pixel_size_m: 1e-8}\n"
+    found = {stage: set() for stage in STAGES}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        subprocess.run([sys.executable, "-c", CXI], check=True)
+        for source in (simulated, measured, f"{simulated}inference: {{scan: fixture}}\n"):
+            config = text.replace(simulated, source).encode()
+            training, *others = create_payloads(parse_config(root / "ptycho.yaml", config), ONLY)
+            payloads = dict(zip(("infer", "refine"), others, strict=True))
+            for stage, name in tasks._FUNCTIONS.items():
+                run = getattr(stages, name)
+                found[stage] |= reached(run, payloads.get(stage, training))
+    return found
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_modules_of_a_stage_are_there(stage):
-    here = Path(ptycho_tasks.__file__).parent
-    assert all((here / f"{name}.py").is_file() for name in STAGE_CODE[stage].modules)
+def test_the_code_of_a_stage_is_what_it_reaches(stages_reach, stage):
+    listed = set(STAGE_CODE[stage].modules)
+    assert stages_reach[stage] - BESIDE - listed == set()
+    assert listed - stages_reach[stage] == set()
+
+
+def test_what_a_backend_imports_of_the_core_counts_with_it(tmp_path):
+    (tmp_path / "backends").mkdir()
+    file = tmp_path / "backends" / "mine.py"
+    file.write_text("from ptycho_tasks.forward import fourier_shift\nimport ptycho_tasks.errors\n")
+    found = backend_sources(object(), file, tmp_path)
+    assert {"project/backends/mine.py", "ptycho_tasks/forward.py"} <= {*found}
+    assert "ptycho_tasks/errors.py" not in found
 
 
 def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):

@@ -173,7 +173,7 @@ def core_code(root, tmp_path, monkeypatch):
 
 
 def stage_version(root, tmp_path, monkeypatch):
-    monkeypatch.setitem(code.STAGE_CODE, "fixture", code.StageCode(2, ()))
+    monkeypatch.setitem(code.STAGE_CODE, "fixture", code.StageCode(99, ()))
     # What an upgrade brings comes with other files.
     monkeypatch.setattr(table, "_own_stamp", lambda: "upgraded")
 
