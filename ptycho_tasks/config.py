@@ -95,8 +95,15 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     @property
     def reading(self) -> dict[str, Any]:
         """How the scan is read, by the names that `readers.read_scan` gives it."""
-        apart = ("file", "simulate", "product", "follow")
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in apart}
+        return {name: getattr(self, name) for name in READING}
+
+
+READING = tuple(
+    name
+    for name in SourceOptions.__struct_fields__
+    if name not in ("file", "simulate", "product", "follow")
+)
+"""The settings of a source that say how a scan is read, and not which."""
 
 
 class InferenceOptions(Section, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from ptycho_tasks.completion import Completer, complete_backends, completer_of
-from ptycho_tasks.config import choices_of
+from ptycho_tasks.config import READING, SourceOptions, choices_of
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.state import spelled
 
@@ -244,6 +244,25 @@ _ACCELERATOR = Flag(
 )
 _THREADS = Flag("--threads", "execution.threads", "CPU threads; 0 leaves it to the library.", int)
 _WORKERS = Flag("--num-workers", "execution.num_workers", "Workers that read frames ahead.", int)
+
+
+def _reading() -> Iterator[Flag]:
+    """A flag for each setting that says how a scan is read."""
+    kinds = {"scan_index": int, "pixel_size_m": float, "energy_ev": float, "distance_m": float}
+    for field in msgspec.structs.fields(SourceOptions):
+        if field.name in READING:
+            meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
+            text = str(meta.description)
+            yield Flag(
+                f"--{field.name.replace('_', '-')}",
+                f"source.{field.name}",
+                f"{text[0].upper()}{text[1:]}.",
+                kinds.get(field.name, str),
+                words=choices_of(field.type),
+            )
+
+
+_READING = tuple(_reading())
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
@@ -270,6 +289,7 @@ TRAIN: Table = {
         ),
         Flag("--config", "", "A ptycho.yaml to take settings from; flags win over it.", _FILE),
     ),
+    "Reading the scan": _READING,
     "Backend and training": (
         Flag(
             "--backend",
@@ -409,6 +429,7 @@ INFER: Table = {
             old=(Old("--n-images"),),
         ),
     ),
+    "Reading the scan": _READING,
     "Running": (
         _ACCELERATOR,
         _THREADS,

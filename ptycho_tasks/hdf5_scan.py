@@ -105,7 +105,7 @@ def _frames(file: LinkedFiles, path: Path, *, with_product: bool) -> RawScan:
             check_stack(frames)
             unwritten = partial(file.unwritten, dataset, key)
             return RawScan(path, frames, holds_counts=True, unwritten=unwritten)
-    raise _without_frames(file, path)
+    raise _without_frames(file, path, with_product=with_product)
 
 
 def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
@@ -225,7 +225,7 @@ def _mapped(dataset: h5py.Dataset) -> Array:
     return array
 
 
-def _without_frames(file: LinkedFiles, path: Path) -> ScanError:
+def _without_frames(file: LinkedFiles, path: Path, *, with_product: bool) -> ScanError:
     if file.dataset("probe_position_x_m") is not None:
         return ScanError(
             f"{path}: a Ptychodus product, which holds no frames; give the frames in source.file "
@@ -236,7 +236,9 @@ def _without_frames(file: LinkedFiles, path: Path) -> ScanError:
         _CXI_FRAMES[0],
         f"and {_CXI_FRAMES[1]!r} are missing or damaged",
         "frames (M, N, N)",
-        "give a CXI file, or the product that belongs to the frames",
+        "give Ptychodus' frames, as source.file"
+        if with_product
+        else "give a CXI file, or set source.product to the product that belongs to the frames",
     )
 
 

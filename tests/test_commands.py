@@ -74,6 +74,16 @@ backend = Plain()
 SAMPLES = {
     "--train-data-file": ("other.npz", "other.npz"),
     "--test-data": ("other.npz", "other.npz"),
+    "--measurement": ("counts", "counts"),
+    "--frame-axis": ("last", "last"),
+    "--units": ("um", "um"),
+    "--pixel-size-m": ("1e-8", 1e-8),
+    "--energy-ev": ("8000", 8000.0),
+    "--distance-m": ("2", 2.0),
+    "--scan-index": ("3", 3),
+    "--dark-frames": ("drop", "drop"),
+    "--stray-frames": ("keep", "keep"),
+    "--bad-pixels": ("ignore", "ignore"),
     "--backend": ("plain", "plain"),
     "--model-type": ("supervised", "supervised"),
     "--n-groups": ("32", 32),
@@ -195,9 +205,11 @@ def test_every_flag_of_the_contract_is_there():
         "learning-rate scheduler accumulate-grad-batches quiet enable-checkpointing "
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
-        "seed model-type",
+        "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
+        "dark-frames stray-frames bad-pixels",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
-        "inference-batch-size quiet device debug threads",
+        "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
+        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}
