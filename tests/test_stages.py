@@ -24,6 +24,7 @@ from ptycho_tasks.errors import (
     ScanError,
     TrainingError,
 )
+from ptycho_tasks.fixture import read_fixture
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.payload import (
@@ -268,18 +269,35 @@ def dark(scan: ScanData) -> ScanData:
 def test_dark_frames_are_refused_wherever_they_are_read(project):
     write_scan(project.root / "dark.npz", dark(_SCAN))
     project.write(more="inference: {scan: dark.npz}\n")
-    assert "dark.npz: every frame is dark" in refusal(project.infer, ScanError)
+    assert "dark.npz: key 'diff3d' is dark" in refusal(project.infer, ScanError)
     assert not project.inference().output_dir.exists()
     (project.root / "ptycho.yaml").write_text(CONFIG.replace("scan.npz", "dark.npz"))
     refusal(lambda: stages.check_source(project.training()), ScanError)
     refusal(lambda: stages.make_fixture(project.training()), ScanError)
 
 
-def test_a_fixture_of_dark_frames_is_not_trained_on(project):
-    lit_last = np.arange(_SCAN.frame_count)[:, None, None] >= 20
+def test_dark_frames_are_dropped_where_that_is_asked_for(project):
+    lit_last = np.arange(_SCAN.frame_count)[:, None, None] >= 5
     write_scan(project.root / "scan.npz", replace(_SCAN, diffraction=lit_last * _SCAN.diffraction))
-    (project.root / "ptycho.yaml").write_text(CONFIG.replace("{sub", "{strategy: first, sub"))
-    assert "fixtures/tiny.npz: every frame is dark" in refusal(project.train, ScanError)
+    assert "5 of 25 frames hold no light (0-4)" in refusal(project.train, ScanError)
+    text = CONFIG.replace("scan.npz", "scan.npz, dark_frames: drop").replace(
+        "{sub", "{strategy: first, sub"
+    )
+    (project.root / "ptycho.yaml").write_text(text)
+    project.train()
+    cut = read_fixture(project.root / "fixtures" / "tiny.npz")
+    np.testing.assert_array_equal(cut.positions, _SCAN.positions[5 : 5 + cut.frame_count])
+
+
+def test_several_scans_are_not_laid_onto_one_canvas(project):
+    index = np.repeat([0, 3], [10, _SCAN.frame_count - 10])
+    write_scan(project.root / "two.npz", replace(_SCAN, scan_index=index))
+    project.write(more="inference: {scan: two.npz}\n")
+    message = refusal(project.infer, ConfigError, 2)
+    assert "source.scan_index: two.npz holds 2 scans (0, 3)" in message
+    text = (project.root / "ptycho.yaml").read_text()
+    (project.root / "ptycho.yaml").write_text(text.replace("scan.npz", "scan.npz, scan_index: 0"))
+    assert project.infer()["frames"] == 10
 
 
 def test_a_simulation_without_light_is_not_written(project):
