@@ -258,7 +258,7 @@ def fixture(source: Path, output: Path, force: bool, **values: str | None) -> No
         click.echo(f"{source}: {note}")
     for doubt in doubts(scan):
         click.echo(f"warning: {source}: {doubt}", err=True)
-    made = cut_fixture(scan, source, sha256_file(source), options, output)
+    made = cut_fixture(scan, source, sha256_file, options, output)
     click.echo(f"{output}: {made.frame_count} frames of {made.size} x {made.size}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -79,8 +79,11 @@ def write_fixture(
     sidecar_path: Path,
     source_name: str,
     source_sha256: str,
+    source_files: Mapping[str, str] | None = None,
 ) -> None:
     """Write the selected frames and their sidecar, published together.
+
+    `source_files` are those that hold a part of the source besides its own, to their sha256.
 
     Both are written beside their places first. Then the old NPZ steps aside, the sidecar takes
     its place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
@@ -96,13 +99,15 @@ def write_fixture(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "generator": {"name": "ptycho-tasks", "version": version("ptycho-tasks")},
-        "source": {"name": source_name, "sha256": source_sha256, **_further(scan)},
+        "source": {"name": source_name, "sha256": source_sha256},
         "scan_name": scan.name,
         "selection": _selection(scan, options, indices),
         "transformations": list(scan.notes),
         "arrays": _shapes_and_dtypes(arrays),
         "coverage": _coverage(scan.positions, indices),
     }
+    if source_files:
+        sidecar["source"]["files"] = dict(source_files)
     with temporary(npz_path) as npz_temp, temporary(sidecar_path) as sidecar_temp:
         with writing(npz_path):
             write_npz(npz_temp, arrays)
@@ -113,12 +118,6 @@ def write_fixture(
             sidecar_temp.write_text(text, encoding="utf-8")
             flush(sidecar_temp)
         _publish(npz_temp, Path(npz_path), sidecar_temp, Path(sidecar_path))
-
-
-def _further(scan: ScanData) -> dict[str, Any]:
-    """The files that hold a part of the source besides its own."""
-    files = {path.name: sha256_file(path) for path in sorted(scan.files)}
-    return {"files": files} if files else {}
 
 
 def check_output(npz_path: Path, sources: Iterable[Path], *, force: bool) -> None:

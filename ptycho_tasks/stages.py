@@ -6,11 +6,13 @@ outputs whole or not at all.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,21 +89,24 @@ def make_fixture(payload: Payload) -> None:
     """
     scan = _read_source(payload, payload.source_file)
     source = payload.source_file
-    made = cut_fixture(
-        scan, source, known_sha256(payload.root, source), payload.fixture, payload.fixture_file
-    )
+    sha256 = functools.partial(known_sha256, payload.root)
+    made = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
     _say_scan("fixture", payload.fixture_file, payload, made)
 
 
 def cut_fixture(
-    scan: ScanData, source: Path, source_sha256: str, options: FixtureOptions, output: Path
+    scan: ScanData,
+    source: Path,
+    sha256: Callable[[Path], str],
+    options: FixtureOptions,
+    output: Path,
 ) -> ScanData:
     """Cut a scan and publish the fixture with its sidecar; gives the fixture.
 
     Args:
         scan: what was read from `source`.
         source: the file, named in the sidecar.
-        source_sha256: of its content; stands there too.
+        sha256: gives the sha256 of a file's content, which stands there too.
         options: which frames are taken.
         output: the NPZ; the sidecar is named alike and ends in .json.
 
@@ -117,7 +122,8 @@ def cut_fixture(
         npz_path=output,
         sidecar_path=output.with_suffix(".json"),
         source_name=source.name,
-        source_sha256=source_sha256,
+        source_sha256=sha256(source),
+        source_files={os.path.relpath(file, source.parent): sha256(file) for file in scan.files},
     )
     return read_fixture(output)
 
