@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 
 from hostile.battery import Battery
+from hostile.bundles import BUNDLE
 from hostile.hdf5_scans import HDF5
 from hostile.npz_scans import NPZ
+from hostile.products import PRODUCT
 from hostile.scans import scan
+from hostile.yaml_files import YAML
 
-BATTERIES: dict[str, Battery] = {battery.name: battery for battery in (NPZ, HDF5)}
+BATTERIES: dict[str, Battery] = {battery.name: battery for battery in (NPZ, HDF5, YAML, BUNDLE, PRODUCT)}
 
 
 def preload() -> None:

@@ -82,6 +82,24 @@ def command(*words: str, **options: Any) -> Callable[[], Any]:
     return call
 
 
+def agree(one: Callable[[], Any], other: Callable[[], Any]) -> Callable[[], Any]:
+    """Two commands of which each is to refuse what the other refuses; complains if not."""
+
+    def call() -> str:
+        pid = os.fork()
+        if not pid:
+            for number in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os._exit(_called(Trial(one, ()))[1])
+        first = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        second = _called(Trial(other, ()))[1]
+        if bool(first) != bool(second):
+            return f"the first command exits with {first}, the second with {second}"
+        raise SystemExit(second)
+
+    return call
+
+
 def run(
     cases: Iterable[tuple[Battery, str]],
     *,
@@ -101,6 +119,7 @@ def run(
     waiting = list(cases)[::-1]
     at_work: dict[int, tuple[Battery, str, Path, float]] = {}
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        os.environ["HOSTILE_CACHE"] = folder
         while waiting or at_work:
             while waiting and len(at_work) < processes:
                 battery, name = waiting.pop()
@@ -189,10 +208,14 @@ def _child(battery: Battery, name: str, seed: int, place: Path) -> int:
         "must": trial.must,
         "many": trial.many,
         "changed": [path for path in touched if not path.startswith(trial.may_change or ("\0",))],
-        "wrong": trial.wrong(result) if code == 0 and trial.must != "refuse" else "",
+        "wrong": trial.wrong(result) if code == 0 and trial.must != "refuse" else _text(result),
     }
     (place / "told").write_text(json.dumps(told))
     return 0
+
+
+def _text(result: Any) -> str:
+    return result if isinstance(result, str) else ""
 
 
 def _limit() -> None:
@@ -263,7 +286,7 @@ def _judge_end(told: dict[str, Any], out: str, err: str) -> tuple[str, str]:
     warned = told["must"] == "speak" and _WARNING.search(out + err)
     if told["code"] == 0 and not warned:
         if told["must"] == "refuse":
-            return "silent", "taken without a word"
+            return "silent", told["wrong"] or "taken without a word"
         if told["wrong"]:
             return "silent", told["wrong"]
     if told["changed"]:
