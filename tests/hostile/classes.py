@@ -6,13 +6,17 @@ from importlib import import_module
 
 from hostile.battery import Battery
 from hostile.bundles import BUNDLE
+from hostile.command_line import COMMAND
+from hostile.environment import ENVIRONMENT
+from hostile.evidence_files import EVIDENCE
 from hostile.hdf5_scans import HDF5
 from hostile.npz_scans import NPZ
 from hostile.products import PRODUCT
 from hostile.scans import scan
 from hostile.yaml_files import YAML
 
-BATTERIES: dict[str, Battery] = {battery.name: battery for battery in (NPZ, HDF5, YAML, BUNDLE, PRODUCT)}
+_ALL = (NPZ, HDF5, YAML, BUNDLE, PRODUCT, EVIDENCE, COMMAND, ENVIRONMENT)
+BATTERIES: dict[str, Battery] = {battery.name: battery for battery in _ALL}
 
 
 def preload() -> None:
