@@ -29,8 +29,8 @@ FAULT = "a fault of ptycho-tasks"
 TIME_LIMIT_S = 40.0
 _MEMORY = 3 << 30
 _FILE_SIZE = 2 << 30
-_LEAK = re.compile(r"^(?!.*/backends/\w+\.py:).*?(\S*/)?(\S*: \w*Warning: .*)", re.MULTILINE)
-_ERROR = re.compile(r"^(?:.*: )?(?:error|ERROR): ")
+_LEAK = re.compile(r"\w*Warning: .*")
+_ERROR = re.compile(r"(?:[^:\n]{1,60}: )?(?:error|ERROR): ")
 _WARNING = re.compile(r"^\s*warning\b", re.MULTILINE)
 
 
@@ -276,9 +276,10 @@ def _judge(place: Path, status: int | str) -> tuple[str, str]:
     if os.WIFSIGNALED(status):
         return "other", f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
     told = json.loads((place / "told").read_text())
-    leak = _LEAK.search(text)
-    if leak:
-        return "other", f"a library's warning: {leak[2]}"
+    for line in text.splitlines():
+        leak = "Warning: " in line and "/backends/" not in line and _LEAK.search(line)
+        if leak:
+            return "other", f"a library's warning: {line[: leak.start()][-30:]}{leak[0][:150]}"
     return _judge_end(told, out, err)
 
 
