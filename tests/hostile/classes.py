@@ -1,0 +1,45 @@
+"""The classes, and what their cases import, once for all of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from hostile.battery import Battery
+from hostile.bundles import BUNDLE
+from hostile.command_line import COMMAND
+from hostile.environment import ENVIRONMENT
+from hostile.evidence_files import EVIDENCE
+from hostile.hdf5_scans import HDF5
+from hostile.npz_scans import NPZ
+from hostile.products import PRODUCT
+from hostile.scans import scan
+from hostile.yaml_files import YAML
+
+_ALL = (NPZ, HDF5, YAML, BUNDLE, PRODUCT, EVIDENCE, COMMAND, ENVIRONMENT)
+BATTERIES: dict[str, Battery] = {battery.name: battery for battery in _ALL}
+
+
+def preload() -> None:
+    """Import what the processes of the cases would each import again."""
+    for name in (
+        "doit.doit_cmd",
+        "doit.__main__",
+        "matplotlib.pyplot",
+        "matplotlib.backends.backend_agg",
+        "ptycho_tasks.bundle",
+        "ptycho_tasks.cli",
+        "ptycho_tasks.evidence_tasks",
+        "ptycho_tasks.fixture",
+        "ptycho_tasks.hdf5_scan",
+        "ptycho_tasks.memo",
+        "ptycho_tasks.metrics",
+        "ptycho_tasks.pictures",
+        "ptycho_tasks.product",
+        "ptycho_tasks.stages",
+        "ptycho_tasks.tasks",
+        "ptycho_tasks.why",
+        "skimage.metrics",
+        "skimage.registration",
+    ):
+        import_module(name)
+    scan()
