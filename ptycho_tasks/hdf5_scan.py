@@ -67,6 +67,7 @@ _SHIFTED = "is_fft_shifted"
 _LENGTHS = {**METRES, "metre": 1.0, "meter": 1.0, "cm": 1e-2, "\u00b5m": 1e-6, "\u03bcm": 1e-6,
             "micron": 1e-6, "pm": 1e-12}  # fmt: skip
 _ENERGIES = {"j": 1.0, "joule": 1.0, "ev": JOULES_PER_EV, "kev": 1e3 * JOULES_PER_EV}
+_SMALLEST_PIXEL_M, _LARGEST_PIXEL_M = 1e-13, 1e-2
 _HIGHEST_ENERGY_J = 1e-11
 """Some 60 MeV. A larger number was not written in joules."""
 
@@ -435,7 +436,21 @@ def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float,
                 "add it, or set energy_ev, distance_m or pixel_size_m",
             )
     scale = METRE_EV / raw.energy_ev * raw.distance_m / size
-    return scale / found[pixels["y"]], scale / found[pixels["x"]]
+    with np.errstate(over="ignore"):
+        height, width = (float(np.float64(scale) / found[pixels[axis]]) for axis in "yx")
+    for side in (height, width):
+        if not _SMALLEST_PIXEL_M < side < _LARGEST_PIXEL_M:
+            shown = ", ".join(
+                f"{key.rpartition('/')[2]} {value:.3g}" for key, value in found.items()
+            )
+            raise refused(
+                raw.path,
+                pixels["x"],
+                f"and the rest give object pixels of {side:.3g} m (in SI units: {shown})",
+                f"{_SMALLEST_PIXEL_M:g} to {_LARGEST_PIXEL_M:g} m",
+                "correct them, or set pixel_size_m",
+            )
+    return height, width
 
 
 def _add_cxi_probe(raw: RawScan, file: LinkedFiles) -> None:
@@ -456,7 +471,7 @@ def _add_cxi_probe(raw: RawScan, file: LinkedFiles) -> None:
 
 def _modes(raw: RawScan, key: str, dataset: h5py.Dataset) -> NDArray[Any]:
     """(N, N) or (P, N, N) of a probe that may have an axis of variations before that."""
-    array: NDArray[Any] = dataset[()]
+    array: NDArray[Any] = np.asarray(dataset[()])
     if array.ndim == 4 and len(array):
         if len(array) > 1:
             raw.note(f"{key}: first of {len(array)} probe variations taken")

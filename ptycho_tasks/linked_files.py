@@ -78,7 +78,7 @@ class LinkedFiles:
         self._stack.close()
 
     def dataset(self, key: str, *, in_part: bool = False) -> h5py.Dataset | None:
-        """A dataset with numbers or texts; None where there is none at that key.
+        """A dataset; None where there is none at that key.
 
         Args:
             key: its path in the file.
@@ -86,11 +86,15 @@ class LinkedFiles:
 
         Raises:
             ScanError: the file that holds it, or a part of it, is missing, damaged, or lies where
-                the scan may not reach; or it was never written.
+                the scan may not reach; or it is empty, or was never written.
         """
         found = self._find(self.root, key, key)
-        if not isinstance(found, h5py.Dataset) or found.shape is None or not _has_dtype(found):
+        if not isinstance(found, h5py.Dataset):
             return None
+        if found.shape is None or not _has_dtype(found):
+            raise self._refused(
+                key, "holds nothing, or what numpy has no type for", "correct or remove it"
+            )
         self._check(found, key, 0)
         if not in_part and _lacks_chunks(found):
             raise self._refused(key, "was written in part only", "let the scan be completed")

@@ -36,6 +36,10 @@ _FARTHEST = 1e9
 _FEWEST_PIXELS_A_FRAME = 0.25
 """Area of the object grid that a frame adds, on average; scans that people make add a pixel at
 least, and positions in micrometres much less."""
+_FAINTEST, _BRIGHTEST = 1e-9, 1e9
+"""Between these is the largest amplitude of a scan; what lies beyond is no measurement, and its
+square is lost in single precision soon."""
+_SMALLEST_PROBE, _LARGEST_PROBE = 1e-12, 1e12
 _FEW = 0.05
 """Of all frames: what lies apart and is no more than that was hardly meant."""
 
@@ -218,6 +222,8 @@ class RawScan:
     """What looks as if it were not what it is taken for, in a sentence each."""
     _full: int = 0
     """Pixels at the largest value of a narrow integer type."""
+    _largest: float = 0.0
+    """Amplitude."""
     _lit: list[NDArray[np.bool_]] = field(default_factory=list)
     """Whether a frame holds light, in the order in which they were read."""
 
@@ -259,6 +265,12 @@ class RawScan:
             name=self.path.stem,
         )
         keep = self._without_dark(keep, axis, reading.dark_frames)
+        if not _FAINTEST <= self._largest <= _BRIGHTEST:
+            raise self.frames.refused(
+                f"has {self._largest:.3g} as its largest amplitude",
+                f"amplitudes of {_FAINTEST:g} to {_BRIGHTEST:g}, the square roots of counts",
+                "scale the frames",
+            )
         if len(keep) < scan.frame_count:
             scan = take_frames(scan, keep)
         self._doubt_full(scan)
@@ -563,7 +575,9 @@ class RawScan:
             ) from None
 
     def _note_light(self, frames: NDArray[Any]) -> None:
-        self._lit.append(np.asarray(frames.any(axis=(1, 2))))
+        largest = np.asarray(frames.max(axis=(1, 2)))
+        self._largest = max(self._largest, float(largest.max()))
+        self._lit.append(largest > 0)
 
     def _converted(self, axis: int, root: bool) -> NDArray[np.float32]:
         shape, count = self.frames.array.shape, self._taken(axis)
@@ -643,6 +657,13 @@ class RawScan:
         probe = self._complex(keyed)
         if not probe.any():
             raise keyed.refused("is zero everywhere", "an illumination", "give a probe guess")
+        largest = float(np.abs(probe).max())
+        if not _SMALLEST_PROBE <= largest <= _LARGEST_PROBE:
+            raise keyed.refused(
+                f"has {largest:.3g} as its largest modulus",
+                f"{_SMALLEST_PROBE:g} to {_LARGEST_PROBE:g}, the square root of counts",
+                "scale the probe",
+            )
         return probe.reshape(-1, size, size)
 
     def _object(self) -> NDArray[np.complex64] | None:
