@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from hostile.battery import Battery, Must, Rng, Trial
-from hostile.running import agree, doit, ptycho
+from hostile.running import doit, ptycho
 from hostile.scans import built_project, prepared, run_apart
 
 from ptycho_tasks.memo import DODO
@@ -26,7 +26,8 @@ BASE = HEAD + (
     "  - {id: C4.D2, command: echo done, log: echo.log}\n  - {id: C4.F, by_hand: read it}\n"
 )
 PLAN = "# Plan\n\n| C4.D1 | one | [ ] | |\n| C4.D2 | two | [ ] | |\n- [ ] **C4.F:** by hand\n"
-NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt")
+NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt", "nobody.md",
+         ".: ")  # fmt: skip
 WRITES = ("reports", "plan.md", "ledger.md")
 
 
@@ -97,7 +98,7 @@ def taken(text: str, commands: tuple[str, ...], must: Must = "either") -> Trial:
                     return f"prose became the command {' '.join(plain)!r}"
         return ""
 
-    return Trial(ptycho("plan", "import", "memo.txt"), ("memo.txt",), must, wrong)
+    return Trial(ptycho("plan", "import", "memo.txt"), ("memo.txt", "evidence.yaml"), must, wrong)
 
 
 def _memo(name: str, text: str, must: Must = "either") -> None:
@@ -186,13 +187,12 @@ def _prose_is_not_run(rng: Rng) -> Trial:
 # --- plans ---------------------------------------------------------------------------------------
 
 
-def shown(plan: str | bytes, states: dict[str, str] | None, evidence: str | None = None) -> Trial:
+def shown(plan: str | bytes, states: dict[str, str] | None, must: Must | None = None) -> Trial:
     """Show a plan: these rows with these states; refused where there are none."""
-    if evidence is None:
-        rows = "".join(f"  - {{id: {row}, by_hand: read it}}\n" for row in states or ["C4.F"])
-        evidence = f"{HEAD}items:\n{rows}"
-    write(evidence, plan)
-    trial = Trial(ptycho("plan", "show", "--json"), NAMES, "refuse" if states is None else "succeed")
+    rows = "".join(f"  - {{id: {row}, by_hand: read it}}\n" for row in states or ["C4.F"])
+    write(f"{HEAD}items:\n{rows}", plan)
+    must = must or ("refuse" if states is None else "succeed")
+    trial = Trial(ptycho("plan", "show", "--json"), NAMES, must)
 
     def wrong(_: Any) -> str:
         import sys
@@ -213,7 +213,8 @@ _F = {"C4.F": "open"}
 _shows("right", "- [ ] **C4.F:** a\n", _F)
 _shows("windows", "- [ ] **C4.F:** a\r\n| x | y |\r\n", _F)
 _shows("latin1", b"caf\xe9\n- [ ] **C4.F:** \xe9\n", _F)
-_shows("code_span", "| C4.F | a | `[x]` | |\n", {"C4.F": "done"})
+EVIDENCE.add("plan_code_span",
+             lambda rng: shown("| C4.F | a | `[x]` | |\n", {"C4.F": "done"}, "either"))  # fmt: skip
 _shows("no_closing_pipe", "| C4.F | a | [x] |\n", {"C4.F": "done"})
 _shows("fenced", "```\n- [x] **C4.F:** a\n```\n- [ ] **C4.F:** a\n", _F)
 _shows("escaped_pipe", "| C4.F | a \\| [x] b | [ ] | |\n", _F)
@@ -257,8 +258,7 @@ def _plan_at_random(rng: Rng) -> Trial:
 def asked(evidence: str | bytes, must: Must = "either") -> Trial:
     """Ask about a project with this evidence.yaml."""
     write(evidence)
-    call = agree(ptycho("plan", "show"), doit("why", "evidence"))
-    return Trial(call, NAMES, must, lambda said: said or "")
+    return Trial(ptycho("plan", "show"), NAMES, must)
 
 
 def _asks(name: str, evidence: str | bytes, must: Must = "refuse") -> None:
@@ -362,10 +362,15 @@ def _edit(path: Callable[[], Path], old: str, new: str) -> Callable[[], None]:
     return edit
 
 
+def _as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 _after("nothing", lambda: None, "succeed")
 _after("log_altered", lambda: _log().write_text("all is well"))
 _after("log_gone", lambda: _log().unlink())
-_after("log_a_folder", lambda: (_log().unlink(), _log().parent.joinpath("data_green.log").mkdir()))
+_after("log_a_folder", lambda: _as_folder(_log()))
 _after("manifest_gone", lambda: _manifest().unlink())
 _after("manifest_empty", lambda: _manifest().write_bytes(b""))
 _after("manifest_deep", lambda: _manifest().write_text("[" * 100_000 + "]" * 100_000))
@@ -379,7 +384,7 @@ _after("plan_row_reopened", _edit(lambda: Path("plan.md"), "| C4.D1 | one | [x]"
 _after("plan_row_renamed", _edit(lambda: Path("plan.md"), "C4.D1", "C4.D9"))
 _after("plan_row_state_D", _edit(lambda: Path("plan.md"), "| one | [x]", "| one | [D]"))
 _after("plan_gone", lambda: Path("plan.md").unlink())
-_after("plan_a_folder", lambda: (Path("plan.md").unlink(), Path("plan.md").mkdir()))
+_after("plan_a_folder", lambda: _as_folder(Path("plan.md")))
 _after("ledger_gone", lambda: Path("ledger.md").unlink(), "either")
 _after("ledger_not_utf8", lambda: Path("ledger.md").write_bytes(b"\xff\xfe"), "either")
 _after("input_changed", lambda: Path("data.txt").write_text("other\n"))
