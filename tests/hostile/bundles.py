@@ -16,10 +16,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import ptycho
 from hostile.scans import prepared, run_apart, save, wrong_result
-
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
 
@@ -110,7 +110,11 @@ _loads("right", "succeed", right)
 _loads("empty", "refuse", bytes)
 _loads("text", "refuse", lambda: b"a bundle")
 _loads("pickle", "refuse", lambda: pickle.dumps({"a": 1}))
-_loads("manifest_dill", "refuse", lambda: zipped({"manifest.dill": b"cos\nsystem\n", **members(right())}))
+_loads(
+    "manifest_dill",
+    "refuse",
+    lambda: zipped({"manifest.dill": b"cos\nsystem\n", **members(right())}),
+)
 _loads("no_members", "refuse", lambda: zipped({}))
 _loads("compressed", "refuse", lambda: zipped(members(right()), zipfile.ZIP_DEFLATED))
 _loads("bomb", "refuse",
@@ -261,7 +265,9 @@ def _nothing(rng: Rng) -> Trial:
 
 @BUNDLE.case
 def _name_not_utf8(rng: Rng) -> Trial:
-    return Trial(ptycho("bundle", "verify", "\udcff\udcfe"), ("\\udcff", "xff", "�", BUNDLE_NAME), "refuse")
+    return Trial(
+        ptycho("bundle", "verify", "\udcff\udcfe"), ("\\udcff", "xff", "�", BUNDLE_NAME), "refuse"
+    )
 
 
 @BUNDLE.family
@@ -358,12 +364,16 @@ def _torch(name: str, make: Callable[[], bytes], must: Must = "speak") -> None:
 _torch("nan", _all_weights(lambda w: w * np.float32(np.nan)), "refuse")
 _torch("huge", _all_weights(lambda w: w * np.float32(1e30)))
 _torch("zero", _all_weights(lambda w: w * 0))
-_torch("scale_1e308", _params(("metadata", "intensity_scale", 1e308), ("", "intensity_scale", 1e308)))
+_torch(
+    "scale_1e308", _params(("metadata", "intensity_scale", 1e308), ("", "intensity_scale", 1e308))
+)
 _torch("scale_0", _params(("metadata", "intensity_scale", 0.0), ("", "intensity_scale", 0.0)))
 _torch("scale_text", _params(("metadata", "intensity_scale", "x"), ("", "intensity_scale", "x")),
        "refuse")  # fmt: skip
 _torch("scale_null", _params(("metadata", "intensity_scale", None), ("", "intensity_scale", None)))
-_torch("scale_negative", _params(("metadata", "intensity_scale", -1.0), ("", "intensity_scale", -1.0)))
+_torch(
+    "scale_negative", _params(("metadata", "intensity_scale", -1.0), ("", "intensity_scale", -1.0))
+)
 _torch("metadata_empty", _params(("", "metadata", {})))
 _torch("training_empty", _params(("", "training", {})))
 _torch("training_wrong", _params(("training", "gridsize", 3)))

@@ -22,8 +22,10 @@ BATTERIES: dict[str, Battery] = {battery.name: battery for battery in _ALL}
 def preload() -> None:
     """Import what the processes of the cases would each import again."""
     for name in (
+        "_strptime",
         "doit.doit_cmd",
         "doit.__main__",
+        "email.parser",
         "matplotlib.pyplot",
         "matplotlib.backends.backend_agg",
         "ptycho_tasks.bundle",

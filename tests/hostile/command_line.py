@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project, project, save
@@ -31,7 +32,9 @@ def _plain(_: Any) -> str:
 
     sys.stdout.flush()
     text = Path("../stdout").read_bytes() + Path("../stderr").read_bytes()
-    strange = [c for c in text.decode("utf-8", "replace") if not c.isprintable() and c not in "\n\ufffd"]
+    strange = [
+        c for c in text.decode("utf-8", "replace") if not c.isprintable() and c not in "\n\ufffd"
+    ]
     if strange:
         return f"{strange[0]!r} reaches the terminal"
     return "a line of the name's own" if b"\nerror: b" in text else ""
@@ -109,7 +112,9 @@ _fails("init_missing_source", "init", "new", "--source", "nobody.npz")
 _fails("init_folder_source", "init", "new", "--source", ".")
 _fails("init_unknown_backend", "init", "new", "--backend", "nobody")
 _fails("init_name", "init", "new", "--name", "../x")
-_fails("infer_no_bundle", "infer", "--model-path", ".", "--test-data", "scan.npz", "--output-dir", "o")
+_fails(
+    "infer_no_bundle", "infer", "--model-path", ".", "--test-data", "scan.npz", "--output-dir", "o"
+)
 _fails("infer_garbage", "infer", "--model-path", ".", "--test-data", "scan.npz", "--output-dir", "o",
        setup=lambda: Path("wts.h5.zip").write_text("x"))  # fmt: skip
 _fails("train_nothing", "train")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project, prepared, run_apart
-
 from ptycho_tasks.memo import DODO
 
 EVIDENCE = Battery("evidence")
@@ -69,7 +69,9 @@ _PROSE = (
 _FOLDER = "work/DEMO-1/reports/2031-02-03T040506Z/phase_r"
 
 
-def memo(entry: str, *, mapped: str = _COMMANDS[0], more: str = "", focus: str = "[DEMO-1] R") -> str:
+def memo(
+    entry: str, *, mapped: str = _COMMANDS[0], more: str = "", focus: str = "[DEMO-1] R"
+) -> str:
     return (
         f"Summary: Prove the reader.\nFocus: {focus}\nMapped tests: {mapped}\n"
         f"Artifacts: {_FOLDER}/{{reader.log,summary.md}}\n\nDo Now:\n{entry}\n\n"
@@ -146,7 +148,9 @@ def _memo_at_random(rng: Rng) -> Trial:
     text = memo("\n".join(entries), mapped=str(rng.choice([*_COMMANDS, "none"])),
                 more=f"How-To Map:\n{how}" if how else "")  # fmt: skip
     if rng.random() < 0.3:
-        text = text.replace("Do Now:", str(rng.choice(["**Do Now:**", "## Do Now", "Do Now (hard)"])))
+        text = text.replace(
+            "Do Now:", str(rng.choice(["**Do Now:**", "## Do Now", "Do Now (hard)"]))
+        )
     return taken(text, _COMMANDS)
 
 
@@ -238,7 +242,9 @@ def _plan_at_random(rng: Rng) -> Trial:
         id_, state = f"C4.{'ABCDEFGH'[number]}", str(rng.choice(["open", "done", "blocked"]))
         mark = {"open": "[ ]", "done": "[x]", "blocked": "[P]"}[state]
         states[id_] = state
-        noise = str(rng.choice(["", "a `[x]` in code", "see C4.Z", "ends \\| here", "\u00e9 [link](x)"]))
+        noise = str(
+            rng.choice(["", "a `[x]` in code", "see C4.Z", "ends \\| here", "\u00e9 [link](x)"])
+        )
         form = rng.integers(5)
         lines += [
             [f"| {id_} | {noise} | {mark} | |"],
@@ -248,7 +254,9 @@ def _plan_at_random(rng: Rng) -> Trial:
             [f"1. {mark} `{id_}:` {noise}"],
         ][form]
         if rng.random() < 0.4:
-            lines.append(str(rng.choice(["", "words", "| a | b |", "|---|---|", "```\n- [x] C4.A: b\n```"])))
+            lines.append(
+                str(rng.choice(["", "words", "| a | b |", "|---|---|", "```\n- [x] C4.A: b\n```"]))
+            )
     return shown("\n".join(lines) + str(rng.choice(["", "\n"])), states)
 
 
@@ -285,7 +293,9 @@ _asks("row_unknown", HEAD + "items:\n  - {id: C9.Z, by_hand: a}\n")
 _asks("row_strange", HEAD + 'items:\n  - {id: "C4\\nD1", by_hand: a}\n')
 _asks("env_strange", HEAD + 'items:\n  - {id: C4.D1, command: ls, log: a.log, env: {"A=B": 1}}\n')
 _asks("env_nul", HEAD + 'items:\n  - {id: C4.D1, command: ls, log: a.log, env: {A: "\\0"}}\n')
-_asks("limit_negative", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: -1}\n")
+_asks(
+    "limit_negative", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: -1}\n"
+)
 _asks("limit_inf", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: .inf}\n")
 _asks("depends_on_itself", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [reports]}\n",
       "either")  # fmt: skip
@@ -441,7 +451,9 @@ def _both_marked(_: Any) -> str:
 
 
 def _left_alone(_: Any) -> str:
-    found = subprocess.run(["pgrep", "-f", "sleep 321[.]7"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", "sleep 321[.]7"], capture_output=True, text=True, check=False
+    )
     for pid in found.stdout.split():
         subprocess.run(["kill", pid], check=False)
     return "what it started is still there" if found.stdout else ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit
 from hostile.scans import (
@@ -26,7 +27,6 @@ from hostile.scans import (
     wrong_result,
     wrong_scan,
 )
-
 from ptycho_tasks.readers import read_scan
 
 HDF5 = Battery("hdf5")
@@ -67,7 +67,9 @@ def _add(name: str, must: Must, *, change: Change | None = None, **values: Any) 
     HDF5.add(name, maker)
 
 
-def _infers(name: str, must: Must = "speak", *, change: Change | None = None, **values: Any) -> None:
+def _infers(
+    name: str, must: Must = "speak", *, change: Change | None = None, **values: Any
+) -> None:
     def maker(rng: Rng) -> Trial:
         given = {k: v() if callable(v) else v for k, v in values.items()}
         save_cxi(change=change, **given)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import arrays, project, save, scan, wrong_result, wrong_scan
-
 from ptycho_tasks.readers import read_scan
 
 NPZ = Battery("npz")
@@ -150,7 +150,9 @@ def _symbolic_link(rng: Rng) -> Trial:
 for _key in KEYS:
     _add(f"without_{_key}", "refuse", functools.partial(lambda key: {key: None}, _key))
     _add(f"text_{_key}", "refuse", functools.partial(lambda key: {key: np.array("four")}, _key))
-    _add(f"bytes_{_key}", "refuse", functools.partial(lambda key: {key: np.array([b"1"] * 43)}, _key))
+    _add(
+        f"bytes_{_key}", "refuse", functools.partial(lambda key: {key: np.array([b"1"] * 43)}, _key)
+    )
     _add(f"scalar_{_key}", "refuse", functools.partial(lambda key: {key: np.float32(1)}, _key))
     _add(f"empty_{_key}", "refuse", functools.partial(lambda key: {key: np.zeros(0)}, _key))
     _add(f"short_{_key}", "refuse", functools.partial(lambda key: {key: arrays()[key][1:]}, _key))
@@ -176,7 +178,9 @@ _add("probe_of_no_modes", "refuse", lambda: {"probeGuess": scan().probe[None][:0
 _add("object_in_text", "refuse", lambda: {"objectGuess": np.array(["a"])})
 _add("frames_equal_size", "refuse", lambda: _of_as_many_frames_as_pixels())
 _add("start_alone", "refuse", lambda: {"xcoords_start": scan().x})
-_add("start_short", "refuse", lambda: {"xcoords_start": scan().x[1:], "ycoords_start": scan().y[1:]})
+_add(
+    "start_short", "refuse", lambda: {"xcoords_start": scan().x[1:], "ycoords_start": scan().y[1:]}
+)
 _add("index_beyond_int64", "refuse",
      lambda: {"scan_index": np.full(43, 2**63 + 5, np.uint64)})  # fmt: skip
 _add("index_float", "refuse", lambda: {"scan_index": np.zeros(43)})
@@ -422,7 +426,7 @@ _infers("positions_metres", lambda: _scaled(scan().pixel_m))
 _infers("positions_um", lambda: _scaled(scan().pixel_m * 1e6))
 _infers("positions_mm", lambda: _scaled(scan().pixel_m * 1e3))
 _infers("positions_nm", lambda: _scaled(scan().pixel_m * 1e9))
-_infers("counts_as_amplitude", lambda: {"diff3d": scan().amplitude**2})
+_infers("counts_as_amplitude", lambda: {"diff3d": scan().amplitude ** 2})
 _infers("zero_frequency_in_the_corner",
         lambda: {"diff3d": np.fft.ifftshift(scan().amplitude, axes=(1, 2))})  # fmt: skip
 _infers("one_stray_position", lambda: _stray(5000.0))

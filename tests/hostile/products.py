@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project
