@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from importlib import import_module
 
 from hostile.battery import Battery
@@ -44,4 +45,6 @@ def preload() -> None:
         "skimage.registration",
     ):
         import_module(name)
+    for encoding in ("unicode_escape", "raw_unicode_escape", "idna", "cp437", "latin-1", "utf-16"):
+        codecs.lookup(encoding)  # a user who may read nothing here could not, later
     scan()

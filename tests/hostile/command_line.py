@@ -101,10 +101,30 @@ _fails("simulate_folder", "simulate", ".")
 _fails("simulate_huge", "simulate", "a.npz", "--grid", "512", "--size", "1024")
 _fails("simulate_nan", "simulate", "a.npz", "--photons", "nan")
 _fails("simulate_inf", "simulate", "a.npz", "--step", "inf")
-_fails("simulate_few", "simulate", "a.npz", "--photons", "1e-300", "--size", "16", "--grid", "3",
-       must="either")  # fmt: skip
-_fails("simulate_seed", "simulate", "a.npz", "--seed", "9" * 50, "--size", "16", "--grid", "3",
-       must="either")  # fmt: skip
+_fails(
+    "simulate_few",
+    "simulate",
+    "a.npz",
+    "--photons",
+    "1e-300",
+    "--size",
+    "16",
+    "--grid",
+    "3",
+    must="either",
+)
+_fails(
+    "simulate_seed",
+    "simulate",
+    "a.npz",
+    "--seed",
+    "9" * 50,
+    "--size",
+    "16",
+    "--grid",
+    "3",
+    must="either",
+)
 _fails("simulate_seed_negative", "simulate", "a.npz", "--seed", "-1")
 _fails("init_there", "init", ".", setup=lambda: Path("ptycho.yaml").write_text("mine"))
 _fails("init_a_file", "init", "scan.npz")
@@ -115,8 +135,17 @@ _fails("init_name", "init", "new", "--name", "../x")
 _fails(
     "infer_no_bundle", "infer", "--model-path", ".", "--test-data", "scan.npz", "--output-dir", "o"
 )
-_fails("infer_garbage", "infer", "--model-path", ".", "--test-data", "scan.npz", "--output-dir", "o",
-       setup=lambda: Path("wts.h5.zip").write_text("x"))  # fmt: skip
+_fails(
+    "infer_garbage",
+    "infer",
+    "--model-path",
+    ".",
+    "--test-data",
+    "scan.npz",
+    "--output-dir",
+    "o",
+    setup=lambda: Path("wts.h5.zip").write_text("x"),
+)
 _fails("train_nothing", "train")
 _fails("train_no_scan", "train", "--train-data-file", "nobody.npz", "--output-dir", "o")
 _fails("train_over_the_scan", "train", "--train-data-file", "scan.npz", "--output-dir", "scan.npz")
@@ -174,9 +203,41 @@ _own_dodo("one_off", _IMPORT, "infer", "training.epochs=many", must="either")
 _own_dodo("no_dodo", "", "list", must="either")
 
 
-_WORDS = ("", "0", "-1", "1", "2", "16", "1e9", "nan", "inf", "x", "auto", "cpu", "none", "scan.npz",
-          "nobody.npz", ".", "..", "/", "out", "model", "epie", "true", "--", "-", "default",
-          "infer", "train:default", "é", "a b", "9" * 40, "first", "counts", "ptycho.yaml")  # fmt: skip
+_WORDS = (
+    "",
+    "0",
+    "-1",
+    "1",
+    "2",
+    "16",
+    "1e9",
+    "nan",
+    "inf",
+    "x",
+    "auto",
+    "cpu",
+    "none",
+    "scan.npz",
+    "nobody.npz",
+    ".",
+    "..",
+    "/",
+    "out",
+    "model",
+    "epie",
+    "true",
+    "--",
+    "-",
+    "default",
+    "infer",
+    "train:default",
+    "é",
+    "a b",
+    "9" * 40,
+    "first",
+    "counts",
+    "ptycho.yaml",
+)
 
 
 def _leaves(group: click.Group, above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
@@ -233,13 +294,61 @@ def _fitting(rng: Rng, name: str) -> str:
 def _of_doit(rng: Rng) -> Trial:
     """A command of doit with flags and tasks, in a project with everything built."""
     built_project()
-    name = str(rng.choice(["run", "list", "why", "dry-run", "clean", "forget", "ignore",
-                           "reset-dep", "help", "tabcompletion"]))  # fmt: skip
-    flags = ["--all", "-q", "-s", "-p", "--deps", "--json", "-n", "-v0", "-v2", "--status", "-a", "-c",
-             "--sort", "--help", "--ignore-code", "-k", "--continue", "--process",
-             "--template", "{name}\x1b", "--check_file_uptodate", "size"]  # fmt: skip
-    tasks = ["source", "fixture", "train", "infer", "infer:default", "refine", "evidence", "nobody", "t*",
-             "*", "fixtures/tiny.npz", "training.epochs=4", "x=1"]  # fmt: skip
+    name = str(
+        rng.choice(
+            [
+                "run",
+                "list",
+                "why",
+                "dry-run",
+                "clean",
+                "forget",
+                "ignore",
+                "reset-dep",
+                "help",
+                "tabcompletion",
+            ]
+        )
+    )
+    flags = [
+        "--all",
+        "-q",
+        "-s",
+        "-p",
+        "--deps",
+        "--json",
+        "-n",
+        "-v0",
+        "-v2",
+        "--status",
+        "-a",
+        "-c",
+        "--sort",
+        "--help",
+        "--ignore-code",
+        "-k",
+        "--continue",
+        "--process",
+        "--template",
+        "{name}\x1b",
+        "--check_file_uptodate",
+        "size",
+    ]
+    tasks = [
+        "source",
+        "fixture",
+        "train",
+        "infer",
+        "infer:default",
+        "refine",
+        "evidence",
+        "nobody",
+        "t*",
+        "*",
+        "fixtures/tiny.npz",
+        "training.epochs=4",
+        "x=1",
+    ]
     words = [name, *(str(rng.choice(flags)) for _ in range(rng.integers(0, 3)))]
     words += [str(rng.choice(tasks)) for _ in range(rng.integers(0, 3))]
     return Trial(doit(*words), (), may_change=("fixtures", "runs"), codes=(1, 2, 3))

@@ -181,8 +181,12 @@ _read_only(
     "fixture", ptycho("fixture", "--source", "scan.npz", "--output", "c.npz"), save, "refuse"
 )
 _read_only("init", ptycho("init", "new", "--backend", "pinn"), save, "refuse")
-_read_only("unreadable_scan", ptycho("fixture", "--source", "scan.npz", "--output", "c.npz"),
-           lambda: save().chmod(0o600), "refuse")  # fmt: skip
+_read_only(
+    "unreadable_scan",
+    ptycho("fixture", "--source", "scan.npz", "--output", "c.npz"),
+    lambda: save().chmod(0o600),
+    "refuse",
+)
 
 
 @ENVIRONMENT.case
@@ -200,8 +204,18 @@ def _folder_is_gone(rng: Rng) -> Trial:
     return Trial(call, (), "refuse")
 
 
-for _name, _call in {"doit": ("-m", "doit", "list"), "train": (
-        "-m", "ptycho_tasks.cli", "train", "--train-data-file", "scan.npz", "--output-dir", "o")}.items():  # fmt: skip
+for _name, _call in {
+    "doit": ("-m", "doit", "list"),
+    "train": (
+        "-m",
+        "ptycho_tasks.cli",
+        "train",
+        "--train-data-file",
+        "scan.npz",
+        "--output-dir",
+        "o",
+    ),
+}.items():
 
     def _gone(rng: Rng, words: tuple[str, ...] = _call) -> Trial:
         here = Path.cwd()

@@ -26,8 +26,7 @@ BASE = HEAD + (
     "  - {id: C4.D2, command: echo done, log: echo.log}\n  - {id: C4.F, by_hand: read it}\n"
 )
 PLAN = "# Plan\n\n| C4.D1 | one | [ ] | |\n| C4.D2 | two | [ ] | |\n- [ ] **C4.F:** by hand\n"
-NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt", "nobody.md",
-         ".: ")  # fmt: skip
+NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt", "nobody.md", ".: ")
 WRITES = ("reports", "plan.md", "ledger.md")
 
 
@@ -109,13 +108,21 @@ def _memo(name: str, text: str, must: Must = "either") -> None:
 
 _ENTRY = "1. DEMO-1 R.1 reader @ work/plan.md - run it; tests: {}"
 _memo("right", memo(_ENTRY.format(_COMMANDS[0])), "succeed")
-_memo("tests_in_parentheses",
-      memo(f"1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: {_COMMANDS[0]})."))  # fmt: skip
+_memo(
+    "tests_in_parentheses",
+    memo(f"1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: {_COMMANDS[0]})."),
+)
 _memo("tests_none", memo("1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: none)"))
 _memo("prose_before", memo(_ENTRY.format(f"run `rm -rf build`, then {_COMMANDS[0]}")))
 _memo("two_with_and", memo(_ENTRY.format(f"{_COMMANDS[0]} && {_COMMANDS[1]}")))
-_memo("fenced", memo(_ENTRY.format("none"), more="How-To Map:\n- Run it:\n```\npython tools/scan.py \\\n"
-      f"  --input data/a.npz \\\n  --output out/b.json \\\n  | tee {_FOLDER}/scan.log\n```\n"))  # fmt: skip
+_memo(
+    "fenced",
+    memo(
+        _ENTRY.format("none"),
+        more="How-To Map:\n- Run it:\n```\npython tools/scan.py \\\n"
+        f"  --input data/a.npz \\\n  --output out/b.json \\\n  | tee {_FOLDER}/scan.log\n```\n",
+    ),
+)
 _memo("blocker", memo(_ENTRY.format("none")).replace("docs/ledger.md", "blocker.md"))
 _memo("empty", "")
 _memo("nul", "\0" * 100)
@@ -125,8 +132,10 @@ _memo("very_long", memo(_ENTRY.format("word " * 100_000)))
 _memo("many_lines", memo("\n".join(f"{n}. DEMO-1 R.{n} a @ p.md - b" for n in range(2000))))
 for _number, _prose in enumerate(_PROSE):
     _memo(f"prose_{_number}", memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}."))
-    _memo(f"prose_{_number}_mapped",
-          memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}.", mapped="none"))  # fmt: skip
+    _memo(
+        f"prose_{_number}_mapped",
+        memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}.", mapped="none"),
+    )
     _memo(f"prose_{_number}_as_tests", memo(_ENTRY.format(_prose)))
 
 
@@ -145,8 +154,11 @@ def _memo_at_random(rng: Rng) -> Trial:
         f"- {rng.choice(_PROSE)}\n- `{rng.choice(_COMMANDS)} 2>&1 | tee {_FOLDER}/a{n}.log`\n"
         for n in range(rng.integers(3))
     )
-    text = memo("\n".join(entries), mapped=str(rng.choice([*_COMMANDS, "none"])),
-                more=f"How-To Map:\n{how}" if how else "")  # fmt: skip
+    text = memo(
+        "\n".join(entries),
+        mapped=str(rng.choice([*_COMMANDS, "none"])),
+        more=f"How-To Map:\n{how}" if how else "",
+    )
     if rng.random() < 0.3:
         text = text.replace(
             "Do Now:", str(rng.choice(["**Do Now:**", "## Do Now", "Do Now (hard)"]))
@@ -182,8 +194,9 @@ def _prose_is_not_run(rng: Rng) -> Trial:
         run_apart("-m", "ptycho_tasks.cli", "plan", "import", "memo.txt")
         doit("evidence")()
 
-    trial = Trial(call, ("evidence.yaml", "R.1"), may_change=("evidence", "dodo", "work", "docs",
-                                                             "PROSE"))  # fmt: skip
+    trial = Trial(
+        call, ("evidence.yaml", "R.1"), may_change=("evidence", "dodo", "work", "docs", "PROSE")
+    )
     trial.wrong = lambda _: "prose was run" if Path("PROSE_WAS_RUN").exists() else ""
     return trial
 
@@ -217,8 +230,9 @@ _F = {"C4.F": "open"}
 _shows("right", "- [ ] **C4.F:** a\n", _F)
 _shows("windows", "- [ ] **C4.F:** a\r\n| x | y |\r\n", _F)
 _shows("latin1", b"caf\xe9\n- [ ] **C4.F:** \xe9\n", _F)
-EVIDENCE.add("plan_code_span",
-             lambda rng: shown("| C4.F | a | `[x]` | |\n", {"C4.F": "done"}, "either"))  # fmt: skip
+EVIDENCE.add(
+    "plan_code_span", lambda rng: shown("| C4.F | a | `[x]` | |\n", {"C4.F": "done"}, "either")
+)
 _shows("no_closing_pipe", "| C4.F | a | [x] |\n", {"C4.F": "done"})
 _shows("fenced", "```\n- [x] **C4.F:** a\n```\n- [ ] **C4.F:** a\n", _F)
 _shows("escaped_pipe", "| C4.F | a \\| [x] b | [ ] | |\n", _F)
@@ -297,12 +311,21 @@ _asks(
     "limit_negative", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: -1}\n"
 )
 _asks("limit_inf", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: .inf}\n")
-_asks("depends_on_itself", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [reports]}\n",
-      "either")  # fmt: skip
-_asks("depends_root", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: ['*']}\n",
-      "either")  # fmt: skip
-_asks("depends_stage", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [infer]}\n",
-      "either")  # fmt: skip
+_asks(
+    "depends_on_itself",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [reports]}\n",
+    "either",
+)
+_asks(
+    "depends_root",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: ['*']}\n",
+    "either",
+)
+_asks(
+    "depends_stage",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [infer]}\n",
+    "either",
+)
 _asks("plan_missing", BASE.replace("plan.md", "nobody.md"))
 _asks("plan_folder", BASE.replace("plan: plan.md", "plan: ."))
 _asks("plan_escape", BASE.replace("plan.md", '"a\\e[31m.md"'))
@@ -389,8 +412,11 @@ _after("manifest_not_utf8", lambda: _manifest().write_bytes(b'"\xff"'))
 _after("manifest_numbers", lambda: _manifest().write_text('{"items": [7], "outcome": 7}'))
 _after("manifest_huge_int", lambda: _manifest().write_text('{"items": 1' + "0" * 5000 + "}"))
 _after("manifest_path", _edit(_manifest, "data_green.log", "../../../../data.txt"))
-_after("plan_row_reopened", _edit(lambda: Path("plan.md"), "| C4.D1 | one | [x]", "| C4.D1 | one | [ ]"),
-       "either")  # fmt: skip
+_after(
+    "plan_row_reopened",
+    _edit(lambda: Path("plan.md"), "| C4.D1 | one | [x]", "| C4.D1 | one | [ ]"),
+    "either",
+)
 _after("plan_row_renamed", _edit(lambda: Path("plan.md"), "C4.D1", "C4.D9"))
 _after("plan_row_state_D", _edit(lambda: Path("plan.md"), "| one | [x]", "| one | [D]"))
 _after("plan_gone", lambda: Path("plan.md").unlink())
@@ -400,8 +426,11 @@ _after("ledger_not_utf8", lambda: Path("ledger.md").write_bytes(b"\xff\xfe"), "e
 _after("input_changed", lambda: Path("data.txt").write_text("other\n"))
 _after("input_gone", lambda: Path("data.txt").unlink())
 _after("state_gone", lambda: shutil.rmtree(".ptycho"), "either")
-_after("state_deep", lambda: [p.write_text("[" * 100_000) for p in Path(".ptycho").rglob("*.json")],
-       "either")  # fmt: skip
+_after(
+    "state_deep",
+    lambda: [p.write_text("[" * 100_000) for p in Path(".ptycho").rglob("*.json")],
+    "either",
+)
 _after("reports_gone", lambda: shutil.rmtree("reports"))
 _after("reports_a_file", lambda: (shutil.rmtree("reports"), Path("reports").touch()))
 
@@ -421,8 +450,12 @@ def _manifest_spoilt(rng: Rng) -> Trial:
 def _check_sees_a_stale_stage(rng: Rng) -> Trial:
     """A row that stands on `infer` is not proved once a setting of the training was changed."""
     built_project()
-    write(HEAD + "items:\n  - {id: C4.F, command: cat runs/default/inference/metrics.json, log: m.log,"
-          " depends: [infer]}\n", "- [ ] **C4.F:** a\n")  # fmt: skip
+    write(
+        HEAD
+        + "items:\n  - {id: C4.F, command: cat runs/default/inference/metrics.json, log: m.log,"
+        " depends: [infer]}\n",
+        "- [ ] **C4.F:** a\n",
+    )
     from ptycho_tasks.template import DODO as OF_PROJECT
 
     Path("dodo.py").write_text(OF_PROJECT)
