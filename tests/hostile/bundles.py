@@ -337,19 +337,13 @@ def _spoilt_json(rng: Rng) -> Trial:
 def _trained(backend: str) -> bytes:
     def make() -> None:
         save()
-        options = ["--max-epochs", "1", "--accelerator", "cpu", "--threads", "1"]
-        run_apart(
-            "-m",
-            "ptycho_tasks.cli",
-            "train",
-            "--train-data-file",
-            "scan.npz",
-            "--output-dir",
-            "model",
-            "--backend",
-            backend,
-            *options,
+        small = ", steps: 2, channels: 4, subsets: 1, on: scan" if backend == "unrolled" else ""
+        Path("small.yaml").write_text(
+            f"source: {{file: scan.npz}}\nbackend: {backend}\ntraining: {{epochs: 1{small}}}\n"
+            "execution: {accelerator: cpu, threads: 1}\n"
         )
+        words = ("train", "--config", "small.yaml", "--output-dir", "model")
+        run_apart("-m", "ptycho_tasks.cli", *words)
 
     return (prepared(backend, make) / PATH).read_bytes()
 
