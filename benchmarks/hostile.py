@@ -1,4 +1,4 @@
-"""Try hostile and honest inputs on the program; nothing may be silently wrong, or end in a traceback.
+"""Try hostile and honest inputs on the program; none may be silently wrong or end in a traceback.
 
     python benchmarks/hostile.py
     python benchmarks/hostile.py --class hdf5 --count 500 --seed 1
@@ -22,10 +22,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import click
-from hostile.battery import Battery
-from hostile.classes import BATTERIES, preload
-from hostile.running import KINDS, Outcome, run
+import click  # noqa: E402
+from hostile.battery import Battery  # noqa: E402
+from hostile.classes import BATTERIES, preload  # noqa: E402
+from hostile.running import KINDS, Outcome, run  # noqa: E402
 
 
 @click.command()

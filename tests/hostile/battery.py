@@ -77,8 +77,9 @@ class Battery:
             yield f"{families[family]}-{turn}"
 
     def sample(self, count: int) -> list[str]:
-        """A few names, from the single cases and each family evenly."""
-        every = [*self.makers, *(f"{family}-0" for family in self.families)]
+        """A few names, from the single cases and each family evenly; none that loads torch."""
+        single = [name for name in self.makers if not name.startswith("torch_")]
+        every = [*single, *(f"{family}-0" for family in self.families)]
         step = max(1, len(every) // count)
         return every[::step][:count]
 

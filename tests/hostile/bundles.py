@@ -16,10 +16,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import ptycho
 from hostile.scans import prepared, run_apart, save, wrong_result
-
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
 
@@ -110,21 +110,46 @@ _loads("right", "succeed", right)
 _loads("empty", "refuse", bytes)
 _loads("text", "refuse", lambda: b"a bundle")
 _loads("pickle", "refuse", lambda: pickle.dumps({"a": 1}))
-_loads("manifest_dill", "refuse", lambda: zipped({"manifest.dill": b"cos\nsystem\n", **members(right())}))
+_loads(
+    "manifest_dill",
+    "refuse",
+    lambda: zipped({"manifest.dill": b"cos\nsystem\n", **members(right())}),
+)
 _loads("no_members", "refuse", lambda: zipped({}))
 _loads("compressed", "refuse", lambda: zipped(members(right()), zipfile.ZIP_DEFLATED))
-_loads("bomb", "refuse",
-       lambda: zipped({**members(right()), "wts.h5": bytes(50 << 20)}, zipfile.ZIP_DEFLATED))  # fmt: skip
-for _name in ("../evil", "/etc/evil", "a/../../evil", "C:\\evil", "wts.h5/", "evil\n.json", "\x1b[31m",
-              "manifest.json\0"):  # fmt: skip
-    _loads(f"member_{_name.encode().hex()}", "refuse",
-           functools.partial(lambda n: zipped({**members(right()), n: b"x"}), _name))  # fmt: skip
+_loads(
+    "bomb",
+    "refuse",
+    lambda: zipped({**members(right()), "wts.h5": bytes(50 << 20)}, zipfile.ZIP_DEFLATED),
+)
+for _name in (
+    "../evil",
+    "/etc/evil",
+    "a/../../evil",
+    "C:\\evil",
+    "wts.h5/",
+    "evil\n.json",
+    "\x1b[31m",
+    "manifest.json\0",
+):
+    _loads(
+        f"member_{_name.encode().hex()}",
+        "refuse",
+        functools.partial(lambda n: zipped({**members(right()), n: b"x"}), _name),
+    )
 for _name in MEMBERS:
-    _loads(f"without_{_name}", "refuse",
-           functools.partial(lambda n: zipped({k: v for k, v in members(right()).items() if k != n}),
-                             _name))  # fmt: skip
-    _loads(f"empty_{_name}", "refuse",
-           functools.partial(lambda n: zipped({**members(right()), n: b""}), _name))  # fmt: skip
+    _loads(
+        f"without_{_name}",
+        "refuse",
+        functools.partial(
+            lambda n: zipped({k: v for k, v in members(right()).items() if k != n}), _name
+        ),
+    )
+    _loads(
+        f"empty_{_name}",
+        "refuse",
+        functools.partial(lambda n: zipped({**members(right()), n: b""}), _name),
+    )
 
 for _name, _content in {
     "history_of_nothing": b"[{}]",
@@ -174,10 +199,12 @@ _manifest("size_huge", "either", N=10**30)
 _manifest("size_true", "either", N=True)
 _manifest("members_list", members=[])
 _manifest("backend_escape", "either", backend={"name": "\x1b[31mred\nerror: x", "version": "1"})
-_loads("manifest_deep", "refuse",
-       lambda: zipped({**members(right()), "manifest.json": _DEEP}))  # fmt: skip
-_loads("manifest_large", "refuse",
-       lambda: zipped({**members(right()), "manifest.json": b" " * (2 << 20)}))  # fmt: skip
+_loads("manifest_deep", "refuse", lambda: zipped({**members(right()), "manifest.json": _DEEP}))
+_loads(
+    "manifest_large",
+    "refuse",
+    lambda: zipped({**members(right()), "manifest.json": b" " * (2 << 20)}),
+)
 
 
 def _weights(change: Callable[[h5py.File], None]) -> bytes:
@@ -261,7 +288,9 @@ def _nothing(rng: Rng) -> Trial:
 
 @BUNDLE.case
 def _name_not_utf8(rng: Rng) -> Trial:
-    return Trial(ptycho("bundle", "verify", "\udcff\udcfe"), ("\\udcff", "xff", "�", BUNDLE_NAME), "refuse")
+    return Trial(
+        ptycho("bundle", "verify", "\udcff\udcfe"), ("\\udcff", "xff", "�", BUNDLE_NAME), "refuse"
+    )
 
 
 @BUNDLE.family
@@ -308,9 +337,13 @@ def _spoilt_json(rng: Rng) -> Trial:
 def _trained(backend: str) -> bytes:
     def make() -> None:
         save()
-        options = ["--max-epochs", "1", "--accelerator", "cpu", "--threads", "1"]
-        run_apart("-m", "ptycho_tasks.cli", "train", "--train-data-file", "scan.npz", "--output-dir",
-                  "model", "--backend", backend, *options)  # fmt: skip
+        small = ", steps: 2, channels: 4, subsets: 1, on: scan" if backend == "unrolled" else ""
+        Path("small.yaml").write_text(
+            f"source: {{file: scan.npz}}\nbackend: {backend}\ntraining: {{epochs: 1{small}}}\n"
+            "execution: {accelerator: cpu, threads: 1}\n"
+        )
+        words = ("train", "--config", "small.yaml", "--output-dir", "model")
+        run_apart("-m", "ptycho_tasks.cli", *words)
 
     return (prepared(backend, make) / PATH).read_bytes()
 
@@ -358,22 +391,38 @@ def _torch(name: str, make: Callable[[], bytes], must: Must = "speak") -> None:
 _torch("nan", _all_weights(lambda w: w * np.float32(np.nan)), "refuse")
 _torch("huge", _all_weights(lambda w: w * np.float32(1e30)))
 _torch("zero", _all_weights(lambda w: w * 0))
-_torch("scale_1e308", _params(("metadata", "intensity_scale", 1e308), ("", "intensity_scale", 1e308)))
+_torch(
+    "scale_1e308", _params(("metadata", "intensity_scale", 1e308), ("", "intensity_scale", 1e308))
+)
 _torch("scale_0", _params(("metadata", "intensity_scale", 0.0), ("", "intensity_scale", 0.0)))
-_torch("scale_text", _params(("metadata", "intensity_scale", "x"), ("", "intensity_scale", "x")),
-       "refuse")  # fmt: skip
+_torch(
+    "scale_text",
+    _params(("metadata", "intensity_scale", "x"), ("", "intensity_scale", "x")),
+    "refuse",
+)
 _torch("scale_null", _params(("metadata", "intensity_scale", None), ("", "intensity_scale", None)))
-_torch("scale_negative", _params(("metadata", "intensity_scale", -1.0), ("", "intensity_scale", -1.0)))
+_torch(
+    "scale_negative", _params(("metadata", "intensity_scale", -1.0), ("", "intensity_scale", -1.0))
+)
 _torch("metadata_empty", _params(("", "metadata", {})))
 _torch("training_empty", _params(("", "training", {})))
 _torch("training_wrong", _params(("training", "gridsize", 3)))
 _torch("training_huge", _params(("training", "gridsize", 10**9)), "refuse")
-_torch("of_no_models", lambda: sealed(members(right()), backend={"name": "pinn", "version": "1"}),
-       "refuse")  # fmt: skip
-_torch("of_unknown", lambda: sealed(members(right()), backend={"name": "nobody", "version": "1"}),
-       "refuse")  # fmt: skip
-_torch("of_a_path", lambda: sealed(members(right()), backend={"name": "../x", "version": "1"}),
-       "refuse")  # fmt: skip
+_torch(
+    "of_no_models",
+    lambda: sealed(members(right()), backend={"name": "pinn", "version": "1"}),
+    "refuse",
+)
+_torch(
+    "of_unknown",
+    lambda: sealed(members(right()), backend={"name": "nobody", "version": "1"}),
+    "refuse",
+)
+_torch(
+    "of_a_path",
+    lambda: sealed(members(right()), backend={"name": "../x", "version": "1"}),
+    "refuse",
+)
 
 
 def _small_frames(name: str, factor: float, backend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from importlib import import_module
 
 from hostile.battery import Battery
@@ -22,8 +23,10 @@ BATTERIES: dict[str, Battery] = {battery.name: battery for battery in _ALL}
 def preload() -> None:
     """Import what the processes of the cases would each import again."""
     for name in (
+        "_strptime",
         "doit.doit_cmd",
         "doit.__main__",
+        "email.parser",
         "matplotlib.pyplot",
         "matplotlib.backends.backend_agg",
         "ptycho_tasks.bundle",
@@ -42,4 +45,6 @@ def preload() -> None:
         "skimage.registration",
     ):
         import_module(name)
+    for encoding in ("unicode_escape", "raw_unicode_escape", "idna", "cp437", "latin-1", "utf-16"):
+        codecs.lookup(encoding)  # a user who may read nothing here could not, later
     scan()

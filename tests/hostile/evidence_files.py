@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hostile.battery import Battery, Must, Rng, Trial
-from hostile.running import agree, doit, ptycho
-from hostile.scans import built_project, prepared, run_apart
 
+from hostile.battery import Battery, Must, Rng, Trial
+from hostile.running import doit, ptycho
+from hostile.scans import built_project, prepared, run_apart
 from ptycho_tasks.memo import DODO
 
 EVIDENCE = Battery("evidence")
@@ -26,7 +26,7 @@ BASE = HEAD + (
     "  - {id: C4.D2, command: echo done, log: echo.log}\n  - {id: C4.F, by_hand: read it}\n"
 )
 PLAN = "# Plan\n\n| C4.D1 | one | [ ] | |\n| C4.D2 | two | [ ] | |\n- [ ] **C4.F:** by hand\n"
-NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt")
+NAMES = ("evidence.yaml", "plan.md", "ledger.md", "reports", "C4.", "data.txt", "nobody.md", ".: ")
 WRITES = ("reports", "plan.md", "ledger.md")
 
 
@@ -68,7 +68,9 @@ _PROSE = (
 _FOLDER = "work/DEMO-1/reports/2031-02-03T040506Z/phase_r"
 
 
-def memo(entry: str, *, mapped: str = _COMMANDS[0], more: str = "", focus: str = "[DEMO-1] R") -> str:
+def memo(
+    entry: str, *, mapped: str = _COMMANDS[0], more: str = "", focus: str = "[DEMO-1] R"
+) -> str:
     return (
         f"Summary: Prove the reader.\nFocus: {focus}\nMapped tests: {mapped}\n"
         f"Artifacts: {_FOLDER}/{{reader.log,summary.md}}\n\nDo Now:\n{entry}\n\n"
@@ -97,7 +99,7 @@ def taken(text: str, commands: tuple[str, ...], must: Must = "either") -> Trial:
                     return f"prose became the command {' '.join(plain)!r}"
         return ""
 
-    return Trial(ptycho("plan", "import", "memo.txt"), ("memo.txt",), must, wrong)
+    return Trial(ptycho("plan", "import", "memo.txt"), ("memo.txt", "evidence.yaml"), must, wrong)
 
 
 def _memo(name: str, text: str, must: Must = "either") -> None:
@@ -106,13 +108,21 @@ def _memo(name: str, text: str, must: Must = "either") -> None:
 
 _ENTRY = "1. DEMO-1 R.1 reader @ work/plan.md - run it; tests: {}"
 _memo("right", memo(_ENTRY.format(_COMMANDS[0])), "succeed")
-_memo("tests_in_parentheses",
-      memo(f"1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: {_COMMANDS[0]})."))  # fmt: skip
+_memo(
+    "tests_in_parentheses",
+    memo(f"1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: {_COMMANDS[0]})."),
+)
 _memo("tests_none", memo("1. DEMO-1 R.1 reader @ work/plan.md - run it (tests: none)"))
 _memo("prose_before", memo(_ENTRY.format(f"run `rm -rf build`, then {_COMMANDS[0]}")))
 _memo("two_with_and", memo(_ENTRY.format(f"{_COMMANDS[0]} && {_COMMANDS[1]}")))
-_memo("fenced", memo(_ENTRY.format("none"), more="How-To Map:\n- Run it:\n```\npython tools/scan.py \\\n"
-      f"  --input data/a.npz \\\n  --output out/b.json \\\n  | tee {_FOLDER}/scan.log\n```\n"))  # fmt: skip
+_memo(
+    "fenced",
+    memo(
+        _ENTRY.format("none"),
+        more="How-To Map:\n- Run it:\n```\npython tools/scan.py \\\n"
+        f"  --input data/a.npz \\\n  --output out/b.json \\\n  | tee {_FOLDER}/scan.log\n```\n",
+    ),
+)
 _memo("blocker", memo(_ENTRY.format("none")).replace("docs/ledger.md", "blocker.md"))
 _memo("empty", "")
 _memo("nul", "\0" * 100)
@@ -122,8 +132,10 @@ _memo("very_long", memo(_ENTRY.format("word " * 100_000)))
 _memo("many_lines", memo("\n".join(f"{n}. DEMO-1 R.{n} a @ p.md - b" for n in range(2000))))
 for _number, _prose in enumerate(_PROSE):
     _memo(f"prose_{_number}", memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}."))
-    _memo(f"prose_{_number}_mapped",
-          memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}.", mapped="none"))  # fmt: skip
+    _memo(
+        f"prose_{_number}_mapped",
+        memo(f"1. DEMO-1 R.1 reader @ work/plan.md - {_prose}.", mapped="none"),
+    )
     _memo(f"prose_{_number}_as_tests", memo(_ENTRY.format(_prose)))
 
 
@@ -142,10 +154,15 @@ def _memo_at_random(rng: Rng) -> Trial:
         f"- {rng.choice(_PROSE)}\n- `{rng.choice(_COMMANDS)} 2>&1 | tee {_FOLDER}/a{n}.log`\n"
         for n in range(rng.integers(3))
     )
-    text = memo("\n".join(entries), mapped=str(rng.choice([*_COMMANDS, "none"])),
-                more=f"How-To Map:\n{how}" if how else "")  # fmt: skip
+    text = memo(
+        "\n".join(entries),
+        mapped=str(rng.choice([*_COMMANDS, "none"])),
+        more=f"How-To Map:\n{how}" if how else "",
+    )
     if rng.random() < 0.3:
-        text = text.replace("Do Now:", str(rng.choice(["**Do Now:**", "## Do Now", "Do Now (hard)"])))
+        text = text.replace(
+            "Do Now:", str(rng.choice(["**Do Now:**", "## Do Now", "Do Now (hard)"]))
+        )
     return taken(text, _COMMANDS)
 
 
@@ -177,8 +194,9 @@ def _prose_is_not_run(rng: Rng) -> Trial:
         run_apart("-m", "ptycho_tasks.cli", "plan", "import", "memo.txt")
         doit("evidence")()
 
-    trial = Trial(call, ("evidence.yaml", "R.1"), may_change=("evidence", "dodo", "work", "docs",
-                                                             "PROSE"))  # fmt: skip
+    trial = Trial(
+        call, ("evidence.yaml", "R.1"), may_change=("evidence", "dodo", "work", "docs", "PROSE")
+    )
     trial.wrong = lambda _: "prose was run" if Path("PROSE_WAS_RUN").exists() else ""
     return trial
 
@@ -186,13 +204,12 @@ def _prose_is_not_run(rng: Rng) -> Trial:
 # --- plans ---------------------------------------------------------------------------------------
 
 
-def shown(plan: str | bytes, states: dict[str, str] | None, evidence: str | None = None) -> Trial:
+def shown(plan: str | bytes, states: dict[str, str] | None, must: Must | None = None) -> Trial:
     """Show a plan: these rows with these states; refused where there are none."""
-    if evidence is None:
-        rows = "".join(f"  - {{id: {row}, by_hand: read it}}\n" for row in states or ["C4.F"])
-        evidence = f"{HEAD}items:\n{rows}"
-    write(evidence, plan)
-    trial = Trial(ptycho("plan", "show", "--json"), NAMES, "refuse" if states is None else "succeed")
+    rows = "".join(f"  - {{id: {row}, by_hand: read it}}\n" for row in states or ["C4.F"])
+    write(f"{HEAD}items:\n{rows}", plan)
+    must = must or ("refuse" if states is None else "succeed")
+    trial = Trial(ptycho("plan", "show", "--json"), NAMES, must)
 
     def wrong(_: Any) -> str:
         import sys
@@ -213,7 +230,9 @@ _F = {"C4.F": "open"}
 _shows("right", "- [ ] **C4.F:** a\n", _F)
 _shows("windows", "- [ ] **C4.F:** a\r\n| x | y |\r\n", _F)
 _shows("latin1", b"caf\xe9\n- [ ] **C4.F:** \xe9\n", _F)
-_shows("code_span", "| C4.F | a | `[x]` | |\n", {"C4.F": "done"})
+EVIDENCE.add(
+    "plan_code_span", lambda rng: shown("| C4.F | a | `[x]` | |\n", {"C4.F": "done"}, "either")
+)
 _shows("no_closing_pipe", "| C4.F | a | [x] |\n", {"C4.F": "done"})
 _shows("fenced", "```\n- [x] **C4.F:** a\n```\n- [ ] **C4.F:** a\n", _F)
 _shows("escaped_pipe", "| C4.F | a \\| [x] b | [ ] | |\n", _F)
@@ -237,7 +256,9 @@ def _plan_at_random(rng: Rng) -> Trial:
         id_, state = f"C4.{'ABCDEFGH'[number]}", str(rng.choice(["open", "done", "blocked"]))
         mark = {"open": "[ ]", "done": "[x]", "blocked": "[P]"}[state]
         states[id_] = state
-        noise = str(rng.choice(["", "a `[x]` in code", "see C4.Z", "ends \\| here", "\u00e9 [link](x)"]))
+        noise = str(
+            rng.choice(["", "a `[x]` in code", "see C4.Z", "ends \\| here", "\u00e9 [link](x)"])
+        )
         form = rng.integers(5)
         lines += [
             [f"| {id_} | {noise} | {mark} | |"],
@@ -247,7 +268,9 @@ def _plan_at_random(rng: Rng) -> Trial:
             [f"1. {mark} `{id_}:` {noise}"],
         ][form]
         if rng.random() < 0.4:
-            lines.append(str(rng.choice(["", "words", "| a | b |", "|---|---|", "```\n- [x] C4.A: b\n```"])))
+            lines.append(
+                str(rng.choice(["", "words", "| a | b |", "|---|---|", "```\n- [x] C4.A: b\n```"]))
+            )
     return shown("\n".join(lines) + str(rng.choice(["", "\n"])), states)
 
 
@@ -257,8 +280,7 @@ def _plan_at_random(rng: Rng) -> Trial:
 def asked(evidence: str | bytes, must: Must = "either") -> Trial:
     """Ask about a project with this evidence.yaml."""
     write(evidence)
-    call = agree(ptycho("plan", "show"), doit("why", "evidence"))
-    return Trial(call, NAMES, must, lambda said: said or "")
+    return Trial(ptycho("plan", "show"), NAMES, must)
 
 
 def _asks(name: str, evidence: str | bytes, must: Must = "refuse") -> None:
@@ -285,14 +307,25 @@ _asks("row_unknown", HEAD + "items:\n  - {id: C9.Z, by_hand: a}\n")
 _asks("row_strange", HEAD + 'items:\n  - {id: "C4\\nD1", by_hand: a}\n')
 _asks("env_strange", HEAD + 'items:\n  - {id: C4.D1, command: ls, log: a.log, env: {"A=B": 1}}\n')
 _asks("env_nul", HEAD + 'items:\n  - {id: C4.D1, command: ls, log: a.log, env: {A: "\\0"}}\n')
-_asks("limit_negative", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: -1}\n")
+_asks(
+    "limit_negative", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: -1}\n"
+)
 _asks("limit_inf", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, time_limit_s: .inf}\n")
-_asks("depends_on_itself", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [reports]}\n",
-      "either")  # fmt: skip
-_asks("depends_root", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: ['*']}\n",
-      "either")  # fmt: skip
-_asks("depends_stage", HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [infer]}\n",
-      "either")  # fmt: skip
+_asks(
+    "depends_on_itself",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [reports]}\n",
+    "either",
+)
+_asks(
+    "depends_root",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: ['*']}\n",
+    "either",
+)
+_asks(
+    "depends_stage",
+    HEAD + "items:\n  - {id: C4.D1, command: ls, log: a.log, depends: [infer]}\n",
+    "either",
+)
 _asks("plan_missing", BASE.replace("plan.md", "nobody.md"))
 _asks("plan_folder", BASE.replace("plan: plan.md", "plan: ."))
 _asks("plan_escape", BASE.replace("plan.md", '"a\\e[31m.md"'))
@@ -362,10 +395,15 @@ def _edit(path: Callable[[], Path], old: str, new: str) -> Callable[[], None]:
     return edit
 
 
+def _as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 _after("nothing", lambda: None, "succeed")
 _after("log_altered", lambda: _log().write_text("all is well"))
 _after("log_gone", lambda: _log().unlink())
-_after("log_a_folder", lambda: (_log().unlink(), _log().parent.joinpath("data_green.log").mkdir()))
+_after("log_a_folder", lambda: _as_folder(_log()))
 _after("manifest_gone", lambda: _manifest().unlink())
 _after("manifest_empty", lambda: _manifest().write_bytes(b""))
 _after("manifest_deep", lambda: _manifest().write_text("[" * 100_000 + "]" * 100_000))
@@ -374,19 +412,25 @@ _after("manifest_not_utf8", lambda: _manifest().write_bytes(b'"\xff"'))
 _after("manifest_numbers", lambda: _manifest().write_text('{"items": [7], "outcome": 7}'))
 _after("manifest_huge_int", lambda: _manifest().write_text('{"items": 1' + "0" * 5000 + "}"))
 _after("manifest_path", _edit(_manifest, "data_green.log", "../../../../data.txt"))
-_after("plan_row_reopened", _edit(lambda: Path("plan.md"), "| C4.D1 | one | [x]", "| C4.D1 | one | [ ]"),
-       "either")  # fmt: skip
+_after(
+    "plan_row_reopened",
+    _edit(lambda: Path("plan.md"), "| C4.D1 | one | [x]", "| C4.D1 | one | [ ]"),
+    "either",
+)
 _after("plan_row_renamed", _edit(lambda: Path("plan.md"), "C4.D1", "C4.D9"))
 _after("plan_row_state_D", _edit(lambda: Path("plan.md"), "| one | [x]", "| one | [D]"))
 _after("plan_gone", lambda: Path("plan.md").unlink())
-_after("plan_a_folder", lambda: (Path("plan.md").unlink(), Path("plan.md").mkdir()))
+_after("plan_a_folder", lambda: _as_folder(Path("plan.md")))
 _after("ledger_gone", lambda: Path("ledger.md").unlink(), "either")
 _after("ledger_not_utf8", lambda: Path("ledger.md").write_bytes(b"\xff\xfe"), "either")
 _after("input_changed", lambda: Path("data.txt").write_text("other\n"))
 _after("input_gone", lambda: Path("data.txt").unlink())
 _after("state_gone", lambda: shutil.rmtree(".ptycho"), "either")
-_after("state_deep", lambda: [p.write_text("[" * 100_000) for p in Path(".ptycho").rglob("*.json")],
-       "either")  # fmt: skip
+_after(
+    "state_deep",
+    lambda: [p.write_text("[" * 100_000) for p in Path(".ptycho").rglob("*.json")],
+    "either",
+)
 _after("reports_gone", lambda: shutil.rmtree("reports"))
 _after("reports_a_file", lambda: (shutil.rmtree("reports"), Path("reports").touch()))
 
@@ -406,8 +450,12 @@ def _manifest_spoilt(rng: Rng) -> Trial:
 def _check_sees_a_stale_stage(rng: Rng) -> Trial:
     """A row that stands on `infer` is not proved once a setting of the training was changed."""
     built_project()
-    write(HEAD + "items:\n  - {id: C4.F, command: cat runs/default/inference/metrics.json, log: m.log,"
-          " depends: [infer]}\n", "- [ ] **C4.F:** a\n")  # fmt: skip
+    write(
+        HEAD
+        + "items:\n  - {id: C4.F, command: cat runs/default/inference/metrics.json, log: m.log,"
+        " depends: [infer]}\n",
+        "- [ ] **C4.F:** a\n",
+    )
     from ptycho_tasks.template import DODO as OF_PROJECT
 
     Path("dodo.py").write_text(OF_PROJECT)
@@ -436,7 +484,9 @@ def _both_marked(_: Any) -> str:
 
 
 def _left_alone(_: Any) -> str:
-    found = subprocess.run(["pgrep", "-f", "sleep 321[.]7"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", "sleep 321[.]7"], capture_output=True, text=True, check=False
+    )
     for pid in found.stdout.split():
         subprocess.run(["kill", pid], check=False)
     return "what it started is still there" if found.stdout else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit
 from hostile.scans import (
@@ -26,7 +28,6 @@ from hostile.scans import (
     wrong_result,
     wrong_scan,
 )
-
 from ptycho_tasks.readers import read_scan
 
 HDF5 = Battery("hdf5")
@@ -67,7 +68,9 @@ def _add(name: str, must: Must, *, change: Change | None = None, **values: Any) 
     HDF5.add(name, maker)
 
 
-def _infers(name: str, must: Must = "speak", *, change: Change | None = None, **values: Any) -> None:
+def _infers(
+    name: str, must: Must = "speak", *, change: Change | None = None, **values: Any
+) -> None:
     def maker(rng: Rng) -> Trial:
         given = {k: v() if callable(v) else v for k, v in values.items()}
         save_cxi(change=change, **given)
@@ -95,14 +98,26 @@ _add("float_counts", "succeed", data=lambda: scan().counts.astype("f8"))
 _add("uint16", "succeed", data=lambda: scan().counts.clip(0, 65534).astype("u2"))
 _add("chunked", "succeed", change=_replace(DATA, lambda: scan().counts, chunks=(1, 8, 8)))
 _add("gzip", "succeed", change=_replace(DATA, lambda: scan().counts, compression="gzip"))
-_add("shuffled", "succeed",
-     change=_replace(DATA, lambda: scan().counts, compression="lzf", shuffle=True))  # fmt: skip
-_add("checksummed", "succeed",
-     change=_replace(DATA, lambda: scan().counts, chunks=(5, 32, 32), fletcher32=True))  # fmt: skip
-_add("translation_2_columns", "succeed",
-     translation=lambda: np.stack([scan().x, scan().y], 1) * scan().pixel_m)  # fmt: skip
-_add("translation_transposed", "succeed",
-     translation=lambda: np.stack([scan().x, scan().y, 0 * scan().x]) * scan().pixel_m)  # fmt: skip
+_add(
+    "shuffled",
+    "succeed",
+    change=_replace(DATA, lambda: scan().counts, compression="lzf", shuffle=True),
+)
+_add(
+    "checksummed",
+    "succeed",
+    change=_replace(DATA, lambda: scan().counts, chunks=(5, 32, 32), fletcher32=True),
+)
+_add(
+    "translation_2_columns",
+    "succeed",
+    translation=lambda: np.stack([scan().x, scan().y], 1) * scan().pixel_m,
+)
+_add(
+    "translation_transposed",
+    "succeed",
+    translation=lambda: np.stack([scan().x, scan().y, 0 * scan().x]) * scan().pixel_m,
+)
 _add("modes", "succeed", illumination=lambda: np.stack([scan().probe, 0.1 * scan().probe]))
 _add("negative_distance", "either", distance=-DISTANCE_M)
 _infers("ok", "succeed")
@@ -165,11 +180,17 @@ for _place, _path in PLACES.items():
             HDF5.add(f"{_place}_{_name}", _other)
         else:
             _add(f"{_place}_{_name}", _must, change=_odd_change(_path, _value))
-    _add(f"{_place}_group", "either" if _place == "mask" else "refuse",
-         change=functools.partial(lambda path, file: _as_group(path, file), _path))  # fmt: skip
+    _add(
+        f"{_place}_group",
+        "either" if _place == "mask" else "refuse",
+        change=functools.partial(lambda path, file: _as_group(path, file), _path),
+    )
     if _place != "mask":
-        _add(f"{_place}_missing", "either" if _place == "illumination" else "refuse",
-             change=functools.partial(lambda path, file: file.__delitem__(path), _path))  # fmt: skip
+        _add(
+            f"{_place}_missing",
+            "either" if _place == "illumination" else "refuse",
+            change=functools.partial(lambda path, file: file.__delitem__(path), _path),
+        )
 
 
 def _as_group(path: str, file: h5py.File) -> None:
@@ -224,8 +245,9 @@ _virtual_case("virtual_right", "succeed", _both, _both)
 _virtual_case("virtual_part_missing", "refuse", _both, _both[:1], ("part_2.h5",))
 _virtual_case("virtual_all_missing", "refuse", _both, [], ("part_1.h5",))
 _virtual_case("virtual_part_shorter", "refuse", _both, [_both[0], ("part_2.h5", 20, 30)])
-_virtual_case("virtual_gap", "refuse", [_both[0], ("part_2.h5", 25, 43)],
-              [_both[0], ("part_2.h5", 25, 43)])  # fmt: skip
+_virtual_case(
+    "virtual_gap", "refuse", [_both[0], ("part_2.h5", 25, 43)], [_both[0], ("part_2.h5", 25, 43)]
+)
 _virtual_case("virtual_outside", "refuse", [("../p.h5", 0, 43)], [("../p.h5", 0, 43)], ("p.h5",))
 _virtual_case("virtual_in_a_folder", "succeed", [("a/p.h5", 0, 43)], [("a/p.h5", 0, 43)])
 _virtual_case("virtual_of_itself", "refuse", [("scan.cxi", 0, 43)], [])
@@ -335,8 +357,11 @@ def _to_itself(file: h5py.File) -> None:
 
 _add("loop_of_links", "refuse", change=_soft_loop)
 _add("link_to_itself", "refuse", change=_to_itself)
-_add("hard_links_in_a_ring", "succeed",
-     change=lambda file: file["entry_1"].__setitem__("again", file["/"]))  # fmt: skip
+_add(
+    "hard_links_in_a_ring",
+    "succeed",
+    change=lambda file: file["entry_1"].__setitem__("again", file["/"]),
+)
 _add("dangling", "refuse", change=lambda file: (_to_nowhere(file), None)[1])
 
 
@@ -401,15 +426,21 @@ _claimed("claims_energy", "energy", (10**12,), "f8")
 # --- what the file says of itself ----------------------------------------------------------------
 
 _gap = (np.arange(32) // 3 == 4)[None, None, :]
-_infers("gap_uint32max",
-        data=lambda: np.where(_gap, np.uint32(2**32 - 1), scan().counts.astype("u4")))  # fmt: skip
-_infers("gap_uint16max",
-        data=lambda: np.where(_gap, np.uint16(65535), scan().counts.clip(0, 65534).astype("u2")))  # fmt: skip
+_infers(
+    "gap_uint32max", data=lambda: np.where(_gap, np.uint32(2**32 - 1), scan().counts.astype("u4"))
+)
+_infers(
+    "gap_uint16max",
+    data=lambda: np.where(_gap, np.uint16(65535), scan().counts.clip(0, 65534).astype("u2")),
+)
 _infers("gap_minus1", data=lambda: np.where(_gap, np.int32(-1), scan().counts))
 _infers("gap_float", data=lambda: np.where(_gap, np.float32(2**32 - 1), scan().counts.astype("f4")))
 _infers("gap_nan", data=lambda: np.where(_gap, np.nan, scan().counts.astype("f4")))
-_infers("gap_masked", data=lambda: np.where(_gap, 0, scan().counts),
-        mask=lambda: np.broadcast_to(_gap[0], (32, 32)).astype("u4"))  # fmt: skip
+_infers(
+    "gap_masked",
+    data=lambda: np.where(_gap, 0, scan().counts),
+    mask=lambda: np.broadcast_to(_gap[0], (32, 32)).astype("u4"),
+)
 _infers("mask_of_nothing", "succeed", mask=lambda: np.zeros((32, 32), "u4"))
 _infers("mask_of_all", mask=lambda: np.ones((32, 32), "u4"))
 _infers("mask_wrong_size", mask=lambda: np.ones((16, 16), "u4"))
@@ -417,8 +448,11 @@ _infers("mask_a_frame", mask=lambda: np.zeros((43, 32, 32), "u4"))
 _infers("hot_pixel", data=lambda: np.where(_hot(), 10**6, scan().counts))
 _infers("dark_subtracted", data=lambda: (scan().counts - 3).astype("f4"))
 _infers("no_probe", illumination=None)
-_infers("raster_4d", data=lambda: scan().counts[:40].reshape(5, 8, 32, 32),
-        translation=lambda: (np.stack([scan().x, scan().y, 0 * scan().x], 1) * scan().pixel_m)[:40])  # fmt: skip
+_infers(
+    "raster_4d",
+    data=lambda: scan().counts[:40].reshape(5, 8, 32, 32),
+    translation=lambda: (np.stack([scan().x, scan().y, 0 * scan().x], 1) * scan().pixel_m)[:40],
+)
 _infers("shifted_4d", data=lambda: scan().counts[None])
 _infers("energy_in_eV", energy=ENERGY_EV)
 _infers("energy_in_keV", energy=ENERGY_EV / 1e3)
@@ -443,8 +477,15 @@ def _unit(place: str, unit: str, factor: float, must: Must, right: bool = True) 
     _add(f"units_{place}_{unit}", must, change=change)
 
 
-for _symbol, _factor in {"m": 1.0, "mm": 1e3, "um": 1e6, "µm": 1e6, "nm": 1e9, "furlong": 1.0,
-                         "": 1.0}.items():  # fmt: skip
+for _symbol, _factor in {
+    "m": 1.0,
+    "mm": 1e3,
+    "um": 1e6,
+    "µm": 1e6,
+    "nm": 1e9,
+    "furlong": 1.0,
+    "": 1.0,
+}.items():
     _metres: Must = "succeed" if _symbol == "m" else "either"
     _metres = "refuse" if _symbol == "furlong" else _metres
     for _place in ("translation", "distance", "pitch"):
@@ -565,7 +606,7 @@ def _odd_part(rng: Rng) -> Trial:
 def _virtual_at_random(rng: Rng) -> Trial:
     """A virtual dataset of several parts, of which some are missing, short, or overlap."""
     ends = [0, *sorted(int(n) for n in rng.choice(np.arange(1, 43), 3, replace=False)), 43]
-    parts = [(f"p{n}.h5", a, b) for n, (a, b) in enumerate(zip(ends, ends[1:], strict=False))]
+    parts = [(f"p{n}.h5", a, b) for n, (a, b) in enumerate(itertools.pairwise(ends))]
     lost = rng.random() < 0.5
     victim = int(rng.integers(len(parts)))
     for number, (name, first, last) in enumerate(parts):
@@ -658,8 +699,13 @@ def _bad_pixels_of_ptychodus(rng: Rng) -> Trial:
     return Trial(doit("infer"), names, "speak", wrong_result(), may_change=("fixtures", "runs"))
 
 
-for _key in ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe",
-             "object"):  # fmt: skip
+for _key in (
+    "probe_position_indexes",
+    "probe_position_x_m",
+    "probe_position_y_m",
+    "probe",
+    "object",
+):
     for _name, _value in {"missing": None, **_ODD}.items():
         if _name in ("bool", "enum", "huge", "negative", "denormal", "ragged"):
             continue

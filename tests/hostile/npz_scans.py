@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import arrays, project, save, scan, wrong_result, wrong_scan
-
 from ptycho_tasks.readers import read_scan
 
 NPZ = Battery("npz")
@@ -69,8 +69,12 @@ _add("longdouble", "either", lambda: {"diff3d": scan().amplitude.astype(np.longd
 _add("clongdouble", "either", lambda: {"probeGuess": scan().probe.astype(np.clongdouble)})
 _add("frames_last", "succeed", lambda: {"diff3d": np.moveaxis(scan().amplitude, 0, -1)})
 _add("negative_strides", "succeed", lambda: {"diff3d": scan().amplitude[::-1][::-1]})
-_add("integer_positions", "either", lambda: {"xcoords": np.rint(scan().x).astype(np.int16)},
-     x=np.rint(scan().x))  # fmt: skip
+_add(
+    "integer_positions",
+    "either",
+    lambda: {"xcoords": np.rint(scan().x).astype(np.int16)},
+    x=np.rint(scan().x),
+)
 _add("extra_keys", "succeed", lambda: {f"extra{i}": np.zeros(1) for i in range(50)})
 _add("no_object", "succeed", lambda: {"objectGuess": None})
 _add("unicode_key", "succeed", lambda: {"größe µm": np.zeros(2)})
@@ -150,35 +154,54 @@ def _symbolic_link(rng: Rng) -> Trial:
 for _key in KEYS:
     _add(f"without_{_key}", "refuse", functools.partial(lambda key: {key: None}, _key))
     _add(f"text_{_key}", "refuse", functools.partial(lambda key: {key: np.array("four")}, _key))
-    _add(f"bytes_{_key}", "refuse", functools.partial(lambda key: {key: np.array([b"1"] * 43)}, _key))
+    _add(
+        f"bytes_{_key}", "refuse", functools.partial(lambda key: {key: np.array([b"1"] * 43)}, _key)
+    )
     _add(f"scalar_{_key}", "refuse", functools.partial(lambda key: {key: np.float32(1)}, _key))
     _add(f"empty_{_key}", "refuse", functools.partial(lambda key: {key: np.zeros(0)}, _key))
     _add(f"short_{_key}", "refuse", functools.partial(lambda key: {key: arrays()[key][1:]}, _key))
-    _add(f"5d_{_key}", "refuse",
-         functools.partial(lambda key: {key: arrays()[key][None, None, None, None]}, _key))  # fmt: skip
-    _add(f"object_{_key}", "refuse",
-         functools.partial(lambda key: {key: np.array([1, "a", None], object)}, _key))  # fmt: skip
-    _add(f"dates_{_key}", "refuse",
-         functools.partial(lambda key: {key: np.zeros(43, "datetime64[s]")}, _key))  # fmt: skip
-    _add(f"bool_{_key}", "refuse",
-         functools.partial(lambda key: {key: arrays()[key].real > 1}, _key))  # fmt: skip
-    _add(f"structured_{_key}", "refuse",
-         functools.partial(lambda key: {key: np.zeros(43, [("a", "f4"), ("b", "i2")])}, _key))  # fmt: skip
+    _add(
+        f"5d_{_key}",
+        "refuse",
+        functools.partial(lambda key: {key: arrays()[key][None, None, None, None]}, _key),
+    )
+    _add(
+        f"object_{_key}",
+        "refuse",
+        functools.partial(lambda key: {key: np.array([1, "a", None], object)}, _key),
+    )
+    _add(
+        f"dates_{_key}",
+        "refuse",
+        functools.partial(lambda key: {key: np.zeros(43, "datetime64[s]")}, _key),
+    )
+    _add(
+        f"bool_{_key}", "refuse", functools.partial(lambda key: {key: arrays()[key].real > 1}, _key)
+    )
+    _add(
+        f"structured_{_key}",
+        "refuse",
+        functools.partial(lambda key: {key: np.zeros(43, [("a", "f4"), ("b", "i2")])}, _key),
+    )
     _add(f"void_{_key}", "refuse", functools.partial(lambda key: {key: np.zeros(43, "V8")}, _key))
 _add("complex_frames", "refuse", lambda: {"diff3d": scan().amplitude.astype(np.complex64)})
 _add("complex_positions", "refuse", lambda: {"xcoords": scan().x + 0j})
 _add("integer_frames", "refuse", lambda: {"diff3d": scan().counts})
 _add("not_square", "refuse", lambda: {"diff3d": scan().amplitude[:, :, 4:28]})
-_add("odd_size", "refuse", lambda: {"diff3d": scan().amplitude[:, 1:, 1:],
-                                    "probeGuess": scan().probe[1:, 1:]})  # fmt: skip
+_add(
+    "odd_size",
+    "refuse",
+    lambda: {"diff3d": scan().amplitude[:, 1:, 1:], "probeGuess": scan().probe[1:, 1:]},
+)
 _add("dark_probe", "refuse", lambda: {"probeGuess": 0 * scan().probe})
 _add("probe_of_no_modes", "refuse", lambda: {"probeGuess": scan().probe[None][:0]})
 _add("object_in_text", "refuse", lambda: {"objectGuess": np.array(["a"])})
 _add("frames_equal_size", "refuse", lambda: _of_as_many_frames_as_pixels())
 _add("start_alone", "refuse", lambda: {"xcoords_start": scan().x})
-_add("start_short", "refuse", lambda: {"xcoords_start": scan().x[1:], "ycoords_start": scan().y[1:]})
-_add("index_beyond_int64", "refuse",
-     lambda: {"scan_index": np.full(43, 2**63 + 5, np.uint64)})  # fmt: skip
+_add(
+    "start_short", "refuse", lambda: {"xcoords_start": scan().x[1:], "ycoords_start": scan().y[1:]}
+)
+_add("index_beyond_int64", "refuse", lambda: {"scan_index": np.full(43, 2**63 + 5, np.uint64)})
 _add("index_float", "refuse", lambda: {"scan_index": np.zeros(43)})
 _add("index_short", "refuse", lambda: {"scan_index": np.zeros(42, np.int64)})
 _add("energy_text", "refuse", lambda: {"energy_ev": np.array("8 keV")})
@@ -422,9 +445,11 @@ _infers("positions_metres", lambda: _scaled(scan().pixel_m))
 _infers("positions_um", lambda: _scaled(scan().pixel_m * 1e6))
 _infers("positions_mm", lambda: _scaled(scan().pixel_m * 1e3))
 _infers("positions_nm", lambda: _scaled(scan().pixel_m * 1e9))
-_infers("counts_as_amplitude", lambda: {"diff3d": scan().amplitude**2})
-_infers("zero_frequency_in_the_corner",
-        lambda: {"diff3d": np.fft.ifftshift(scan().amplitude, axes=(1, 2))})  # fmt: skip
+_infers("counts_as_amplitude", lambda: {"diff3d": scan().amplitude ** 2})
+_infers(
+    "zero_frequency_in_the_corner",
+    lambda: {"diff3d": np.fft.ifftshift(scan().amplitude, axes=(1, 2))},
+)
 _infers("one_stray_position", lambda: _stray(5000.0))
 _infers("one_stray_10000", lambda: _stray(10000.0))
 _infers("one_stray_30000", lambda: _stray(30000.0))
@@ -435,9 +460,14 @@ _infers("beam_dump", lambda: {"diff3d": _dumped(15, 27)})
 _infers("two_samples", lambda: {"scan_index": np.arange(43) // 22})
 _infers("one_sample_numbered_5", lambda: {"scan_index": np.full(43, 5)}, must="succeed")
 _infers("samples_many", lambda: {"scan_index": np.arange(43)})
-_infers("burst", lambda: {"diff3d": np.repeat(scan().amplitude[::2], 2, 0)[:43],
-                          "xcoords": np.repeat(scan().x[::2], 2)[:43],
-                          "ycoords": np.repeat(scan().y[::2], 2)[:43]})  # fmt: skip
+_infers(
+    "burst",
+    lambda: {
+        "diff3d": np.repeat(scan().amplitude[::2], 2, 0)[:43],
+        "xcoords": np.repeat(scan().x[::2], 2)[:43],
+        "ycoords": np.repeat(scan().y[::2], 2)[:43],
+    },
+)
 _infers("far_from_zero", lambda: {"xcoords": scan().x + 5e6, "objectGuess": None}, must="either")
 _infers("four_frames", lambda: {k: arrays()[k][:4] for k in KEYS[:3]}, most=0.5, least_score=0)
 _infers("one_frame", lambda: {k: arrays()[k][:1] for k in KEYS[:3]}, most=0.5, least_score=0)
@@ -503,8 +533,13 @@ def _flip_heads(rng: Rng) -> Trial:
     """Some bytes changed in the zip's directory or in the head of a member."""
     (np.savez_compressed if rng.random() < 0.5 else np.savez)(PATH, **arrays())
     data = bytearray(PATH.read_bytes())
-    heads = [data.find(b"PK\x03\x04"), data.rfind(b"\x93NUMPY"), data.find(b"PK\x01\x02"),
-             data.rfind(b"PK\x05\x06"), data.rfind(b"PK\x03\x04")]  # fmt: skip
+    heads = [
+        data.find(b"PK\x03\x04"),
+        data.rfind(b"\x93NUMPY"),
+        data.find(b"PK\x01\x02"),
+        data.rfind(b"PK\x05\x06"),
+        data.rfind(b"PK\x03\x04"),
+    ]
     for _ in range(rng.integers(1, 4)):
         at = max(0, int(rng.choice(heads))) + int(rng.integers(60))
         data[min(at, len(data) - 1)] = rng.integers(256)
@@ -561,8 +596,28 @@ def _odd_types(rng: Rng) -> Trial:
     """One key in another type: taken with its values as they are, or refused."""
     key = str(rng.choice(KEYS))
     array = arrays()[key]
-    code = str(rng.choice(["i1", "u1", "i2", ">i4", "u8", "f2", ">f8", "g", "c8", ">c16", "U3", "S2",
-                           "?", "V3", "M8[s]", "m8[s]"]))  # fmt: skip
+    code = str(
+        rng.choice(
+            [
+                "i1",
+                "u1",
+                "i2",
+                ">i4",
+                "u8",
+                "f2",
+                ">f8",
+                "g",
+                "c8",
+                ">c16",
+                "U3",
+                "S2",
+                "?",
+                "V3",
+                "M8[s]",
+                "m8[s]",
+            ]
+        )
+    )
     import warnings
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile.battery import Battery, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project
@@ -20,8 +21,15 @@ RESULT, METRICS = INFERENCE / "reconstruction.h5", INFERENCE / "metrics.json"
 BUNDLE = Path("runs/default/training/wts.h5.zip")
 FIXTURE, SIDECAR = Path("fixtures/tiny.npz"), Path("fixtures/tiny.json")
 STATE = Path(".ptycho")
-OUTPUTS = (RESULT, METRICS, REFINEMENT / "reconstruction.h5", REFINEMENT / "metrics.json", BUNDLE,
-           FIXTURE, SIDECAR)  # fmt: skip
+OUTPUTS = (
+    RESULT,
+    METRICS,
+    REFINEMENT / "reconstruction.h5",
+    REFINEMENT / "metrics.json",
+    BUNDLE,
+    FIXTURE,
+    SIDECAR,
+)
 
 
 def rebuild(damage: Callable[[], Any], *, forget: bool = False, ask: str = "") -> Trial:
@@ -63,10 +71,13 @@ for _path in OUTPUTS:
     _label = f"{_path.parent.name}_{_path.name}"
     _damages(f"{_label}_gone", _path.unlink)
     _damages(f"{_label}_empty", lambda path=_path: path.write_bytes(b""))
-    PRODUCT.add(f"{_label}_folder",
-                lambda rng, path=_path: rebuild(lambda: (path.unlink(), path.mkdir())))  # fmt: skip
-    PRODUCT.add(f"{_label}_link",
-                lambda rng, path=_path: rebuild(lambda: (path.unlink(), path.symlink_to("nowhere"))))  # fmt: skip
+    PRODUCT.add(
+        f"{_label}_folder", lambda rng, path=_path: rebuild(lambda: (path.unlink(), path.mkdir()))
+    )
+    PRODUCT.add(
+        f"{_label}_link",
+        lambda rng, path=_path: rebuild(lambda: (path.unlink(), path.symlink_to("nowhere"))),
+    )
 
 
 def _said(**change: Any) -> Callable[[], None]:
@@ -83,10 +94,22 @@ _damages("metrics_list", lambda: METRICS.write_text("[]"))
 _damages("metrics_made_from_text", _said(made_from="x"))
 _damages("metrics_made_from_list", _said(made_from=[1]))
 _damages("metrics_made_from_empty", _said(made_from={}))
-_damages("metrics_made_from_numbers", _said(made_from=dict.fromkeys(
-    ("settings", "versions", "sources", "inputs", "files"), 7)))  # fmt: skip
-_damages("metrics_files_paths", _said(made_from={
-    "settings": {}, "versions": {}, "sources": {}, "inputs": {}, "files": {"../../../x": "0"}}))  # fmt: skip
+_damages(
+    "metrics_made_from_numbers",
+    _said(made_from=dict.fromkeys(("settings", "versions", "sources", "inputs", "files"), 7)),
+)
+_damages(
+    "metrics_files_paths",
+    _said(
+        made_from={
+            "settings": {},
+            "versions": {},
+            "sources": {},
+            "inputs": {},
+            "files": {"../../../x": "0"},
+        }
+    ),
+)
 _damages("metrics_huge_number", lambda: METRICS.write_text('{"made_from": 1' + "0" * 5000 + "}"))
 
 
@@ -136,8 +159,12 @@ for _name, _change in {
 def _clean_keeps_what_is_not_ours(rng: Rng) -> Trial:
     """`doit clean` leaves what someone changed or added."""
     built_project()
-    mine = [RESULT, Path("runs/default/training/logs/mine.txt"), INFERENCE / "notes.txt",
-            Path("runs/default/training/checkpoints/mine.ckpt")]  # fmt: skip
+    mine = [
+        RESULT,
+        Path("runs/default/training/logs/mine.txt"),
+        INFERENCE / "notes.txt",
+        Path("runs/default/training/checkpoints/mine.ckpt"),
+    ]
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")

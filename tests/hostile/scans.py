@@ -56,9 +56,7 @@ class Scan:
 
 @functools.cache
 def scan() -> Scan:
-    made = simulate(
-        SimulationOptions(size=32, grid=8, step=4.0, jitter=1.0, photons=1e6, seed=3)
-    )
+    made = simulate(SimulationOptions(size=32, grid=8, step=4.0, jitter=1.0, photons=1e6, seed=3))
     y, x = made.positions.T
     keep = x < x.min() + 0.7 * np.ptp(x)
     assert made.object is not None
@@ -151,7 +149,11 @@ def save_product(path: str = "product.h5", *, order: Array | None = None, **chan
 
 
 def wrong_scan(
-    *, frames: Array | None = None, x: Array | None = None, y: Array | None = None, shift: bool = False
+    *,
+    frames: Array | None = None,
+    x: Array | None = None,
+    y: Array | None = None,
+    shift: bool = False,
 ) -> Callable[[ScanData], str]:
     """Compares a scan that was read with the right one, or with what was put in its place.
 

@@ -67,10 +67,14 @@ _add("duplicate_inside", BASE.replace("epochs: 3", "epochs: 3, epochs: 4"))
 _add("unknown", BASE + "nmae: a\n")
 _add("unknown_inside", BASE.replace("seed: 3", "sede: 3"))
 _add("merge", "base: &b {epochs: 3}\n" + BASE.replace("{epochs: 3, seed: 1}", "{<<: *b}"))
-_add("anchor_bomb",
-     "a: &a [x, x, x, x, x, x, x, x, x]\n"
-     + "".join(f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi",
-                                                                           strict=True)))  # fmt: skip
+_add(
+    "anchor_bomb",
+    "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(
+        f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n"
+        for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+    ),
+)
 _add("anchor_of_itself", BASE.replace("{epochs: 3, seed: 1}", "&a {epochs: *a}"))
 _add("anchor_unknown", BASE.replace("tiny", "*nobody"))
 _add("tag_python", BASE.replace("tiny", "!!python/object/apply:os.system ['touch PWNED']"))
@@ -108,8 +112,11 @@ _add("source_user", BASE.replace("scan.npz", "~nobody/scan.npz"), "either")
 _add("source_list", BASE.replace("scan.npz", "[scan.npz, 7]"))
 _add("source_glob_of_nothing", BASE.replace("scan.npz", "'*.nothing'"), "either")
 _add("own_output_as_source", BASE.replace("scan.npz", "fixtures/tiny.npz"), "either")
-_add("own_result_as_source", BASE.replace("scan.npz", "runs/default/inference/reconstruction.h5"),
-     "either")  # fmt: skip
+_add(
+    "own_result_as_source",
+    BASE.replace("scan.npz", "runs/default/inference/reconstruction.h5"),
+    "either",
+)
 _add("matrix_collides", BASE + "matrix: {training.seed: [1, 1]}\n")
 _add("matrix_collides_by_spelling", BASE + "matrix: {training.seed: [1, 1.0]}\n")
 _add("matrix_of_sections", BASE + "matrix: {training: [{seed: 1}, {seed: 2}]}\n", "either")
@@ -117,15 +124,24 @@ _add("matrix_and_part", BASE + "matrix: {training: [{seed: 1}], training.seed: [
 _add("matrix_empty", BASE + "matrix: {training.seed: []}\n")
 _add("matrix_unknown", BASE + "matrix: {training.sede: [1]}\n")
 _add("matrix_wrong", BASE + "matrix: {training.epochs: [1, many]}\n")
-_add("matrix_huge", BASE + "matrix: {" + ", ".join(
-    f"{key}: {list(range(1, 200))}" for key in ("training.seed", "training.epochs", "fixture.seed")
-) + "}\n")  # fmt: skip
+_add(
+    "matrix_huge",
+    BASE
+    + "matrix: {"
+    + ", ".join(
+        f"{key}: {list(range(1, 200))}"
+        for key in ("training.seed", "training.epochs", "fixture.seed")
+    )
+    + "}\n",
+)
 _add("matrix_of_matrix", BASE + "matrix: {matrix: [{}]}\n")
 _add("matrix_of_name", BASE + "matrix: {name: [a, b]}\n", "either")
 _add("variants_wrong", BASE + "variants: [{name: a, training: {epochs: many}}]\n")
 _add("variants_twice", BASE + "variants: [{name: a, training: {seed: 2}}, {name: a}]\n")
-_add("variants_differ_in_case",
-     BASE + "variants: [{name: a, training: {seed: 2}}, {name: A, training: {seed: 3}}]\n")  # fmt: skip
+_add(
+    "variants_differ_in_case",
+    BASE + "variants: [{name: a, training: {seed: 2}}, {name: A, training: {seed: 3}}]\n",
+)
 _add("variants_nameless", BASE + "variants: [{training: {seed: 2}}]\n")
 _add("variants_a_path", BASE + "variants: [{name: ../a, training: {seed: 2}}]\n")
 _add("variants_default", BASE + "variants: [{name: default, training: {seed: 2}}]\n", "either")
@@ -249,13 +265,39 @@ def _spoilt_bytes(rng: Rng) -> Trial:
     return check(bytes(data))
 
 
-_KEYS = ("name", "source", "source.file", "source.simulate", "source.simulate.size",
-         "source.simulate.grid", "source.measurement", "source.frame_axis", "source.product",
-         "source.pixel_size_m", "source.energy_ev", "fixture", "fixture.subset_size",
-         "fixture.strategy", "fixture.seed", "backend", "training", "training.epochs",
-         "training.seed", "inference", "inference.scan", "inference.n_groups", "refine",
-         "refine.backend", "execution", "execution.quiet", "matrix", "variants", "evidence",
-         "evidence.items", "evidence.plan")  # fmt: skip
+_KEYS = (
+    "name",
+    "source",
+    "source.file",
+    "source.simulate",
+    "source.simulate.size",
+    "source.simulate.grid",
+    "source.measurement",
+    "source.frame_axis",
+    "source.product",
+    "source.pixel_size_m",
+    "source.energy_ev",
+    "fixture",
+    "fixture.subset_size",
+    "fixture.strategy",
+    "fixture.seed",
+    "backend",
+    "training",
+    "training.epochs",
+    "training.seed",
+    "inference",
+    "inference.scan",
+    "inference.n_groups",
+    "refine",
+    "refine.backend",
+    "execution",
+    "execution.quiet",
+    "matrix",
+    "variants",
+    "evidence",
+    "evidence.items",
+    "evidence.plan",
+)
 
 
 def _value(rng: Rng, depth: int = 0) -> Any:
