@@ -654,6 +654,11 @@ class RawScan:
                 f"({size}, {size}) or (P, {size}, {size})",
                 "crop or pad the probe",
             )
+        if keyed.array.dtype.kind == "f":
+            self.doubts.append(
+                f"{keyed.key}: holds real numbers, and is taken as a wave without a phase; give a "
+                "complex probe if this is an intensity or a modulus"
+            )
         probe = self._complex(keyed)
         if not probe.any():
             raise keyed.refused("is zero everywhere", "an illumination", "give a probe guess")
