@@ -51,6 +51,7 @@ from ptycho_tasks.state import known_sha256, known_source_digest
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend, Progress, Reconstruction, TrainedModel
+    from ptycho_tasks.metrics import Misfit
     from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
 
@@ -266,10 +267,9 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
     _say_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:
-        _say(
-            payload,
-            f"{'warning':<10} the refinement explains the frames worse than its start did; take "
-            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out",
+        _warn(
+            "the refinement explains the frames worse than its start did; take "
+            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out"
         )
     return metrics
 
@@ -477,10 +477,13 @@ def _publish(
         reconstruction.positions,
         scan.diffraction,
     )
+    _refuse_worthless(misfit)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
         "poisson_deviance": misfit.poisson_deviance,
+        "flat": misfit.flat._asdict(),
+        "noise": misfit.noise._asdict(),
         "scores": _scores(payload, scan, reconstruction),
         **(more or {}),
     }
@@ -508,7 +511,32 @@ def _publish(
     with ExitStack() as stack:
         for name, data in contents.items():
             stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
+    if misfit.is_poor:
+        _warn(
+            f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
+            f"{misfit.noise.r_factor:.2g}: the misfit is {misfit.noise_ratio:.3g} times that of "
+            f"noise; {_CHECKS}"
+        )
     return metrics
+
+
+_CHECKS = (
+    "check the positions (unit, axes, signs), the probe and `source.measurement`, or train longer"
+)
+
+
+def _refuse_worthless(misfit: Misfit) -> None:
+    """Refuse to publish what explains nothing.
+
+    Raises:
+        TrainingError: with the numbers.
+    """
+    if misfit.explains_nothing:
+        raise TrainingError(
+            "the reconstruction explains the frames no better than a flat object with the same "
+            f"probe (R-factor {misfit.r_factor:.3g}; flat {misfit.flat.r_factor:.3g}; photon noise "
+            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {_CHECKS}"
+        )
 
 
 def _made_from(
@@ -586,6 +614,11 @@ def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
 
 def _shown(path: Path, payload: Payload) -> str:
     return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
+
+
+def _warn(text: str) -> None:
+    """Also where the rest is quiet."""
+    say(f"{'warning':<10} {text}\n")
 
 
 def _say(payload: Payload, text: str) -> None:
