@@ -130,12 +130,12 @@ def check_output(npz_path: Path, sources: Iterable[Path], *, force: bool) -> Non
     for output, source in itertools.product(outputs, sources):
         if output.exists() and source.exists() and output.samefile(source):
             raise ConfigError(f"{output} would replace the source {source}; choose another output")
-    force = force or _is_whole(npz_path)
+    force = force or is_whole(npz_path)
     for output in outputs:
         check_replaceable(output, force=force)
 
 
-def _is_whole(npz_path: Path) -> bool:
+def is_whole(npz_path: Path) -> bool:
     """Whether an NPZ and its sidecar are as they were written."""
     if not (npz_path.is_file() and npz_path.with_suffix(".json").is_file()):
         return False

@@ -245,6 +245,7 @@ _ACCELERATOR = Flag(
 _THREADS = Flag("--threads", "execution.threads", "CPU threads; 0 leaves it to the library.", int)
 _WORKERS = Flag("--num-workers", "execution.num_workers", "Workers that read frames ahead.", int)
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
+_FORCE = Flag("--force", "", "Replace files in --output-dir that ptycho-tasks did not make.", bool)
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
 TRAIN: Table = {
@@ -268,6 +269,7 @@ TRAIN: Table = {
             _FOLDER,
             required=True,
         ),
+        _FORCE,
         Flag("--config", "", "A ptycho.yaml to take settings from; flags win over it.", _FILE),
     ),
     "Backend and training": (
@@ -401,6 +403,7 @@ INFER: Table = {
             _FOLDER,
             required=True,
         ),
+        _FORCE,
         Flag(
             "--n-groups",
             "inference.n_groups",

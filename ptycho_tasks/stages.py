@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -75,6 +74,20 @@ def check_source(payload: Payload) -> ScanData:
     return scan
 
 
+def is_as_simulated(payload: Payload) -> bool:
+    """Whether the source file is what a simulation would put there now."""
+    from ptycho_tasks.files import sha256_file, temporary
+    from ptycho_tasks.npz import write_scan
+    from ptycho_tasks.simulate import simulate
+
+    path = payload.source_file
+    if payload.source.simulate is None or not path.is_file():
+        return False
+    with temporary(path) as made:
+        write_scan(made, simulate(payload.source.simulate, name=path.stem))
+        return sha256_file(made) == sha256_file(path)
+
+
 def make_fixture(payload: Payload) -> None:
     """Cut the source to the fixture and publish it with its sidecar.
 
@@ -130,7 +143,8 @@ def train(payload: TrainingPayload) -> Path:
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.bundle import bundle_bytes
-    from ptycho_tasks.files import write_atomic, writing
+    from ptycho_tasks.files import write_atomic
+    from ptycho_tasks.made import record, recording, remove_recorded
 
     _refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
@@ -141,6 +155,7 @@ def train(payload: TrainingPayload) -> Path:
     label = f"train {payload.backend.name}"
     with (
         _made(work_dir),
+        recording(payload.log_dir),
         _answerable(payload, payload.backend),
         show_progress(label, quiet=quiet) as progress,
     ):
@@ -169,13 +184,13 @@ def train(payload: TrainingPayload) -> Path:
 
     content = bundle_of(model, made_from)
     kept = {name: bundle_of(state, None) for name, state in model.checkpoints.items()}
-    with writing(payload.checkpoints_dir):
-        if payload.checkpoints_dir.exists():
-            shutil.rmtree(payload.checkpoints_dir)
-    for name, data in kept.items():
-        path = payload.checkpoints_dir / name / BUNDLE_NAME
-        write_atomic(path, data)
+    remove_recorded(payload.checkpoints_dir)
+    paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in kept}
+    for name, path in paths.items():
+        write_atomic(path, kept[name])
         _say(payload, f"checkpoint {_shown(path, payload)}")
+    if paths:
+        record(payload.checkpoints_dir, paths.values())
     path = payload.bundle_file
     write_atomic(path, content)
     _tidy(work_dir)
@@ -322,9 +337,9 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _tidy(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
-    for other in work_dir.parent.iterdir():
-        if other != work_dir:
-            shutil.rmtree(other, ignore_errors=True)
+    from ptycho_tasks.files import remove_work
+
+    remove_work(work_dir.parent, keep=work_dir)
     with suppress(OSError):
         work_dir.rmdir()
 

@@ -24,6 +24,7 @@ from ptycho_tasks.errors import (
     ScanError,
     TrainingError,
 )
+from ptycho_tasks.made import RECORD, recorded
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.payload import (
@@ -442,9 +443,28 @@ def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
     for epoch in (1, 2):
         bundle = project.write(train=code, more=f"training: {{epochs: {epoch}}}\n").train()
         kept = project.training().checkpoints_dir
-        assert [folder.name for folder in kept.iterdir()] == [f"epoch_{epoch}"]
+        assert {folder.name for folder in kept.iterdir()} == {RECORD, f"epoch_{epoch}"}
         assert load_bundle(kept / f"epoch_{epoch}").model.models["m"]["w"].tolist() == [epoch] * 3
         assert load_bundle(bundle.parent).model.models["m"]["w"].tolist() == [1.0] * 3
+
+
+def test_files_of_others_among_checkpoints_and_logs_stay(project):
+    code = (
+        "(request.log_dir / 'a').mkdir(parents=True, exist_ok=True); "
+        "(request.log_dir / 'a' / 'log').write_text('x'); "
+        "given = replace(given, checkpoints={'best': TrainedModel(given.models)})"
+    )
+    training = project.write(train=code).training()
+    mine = [training.checkpoints_dir / "best" / "notes.txt", training.log_dir / "a" / "notes.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    for _ in range(2):
+        project.train()
+        assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert load_bundle(training.checkpoints_dir / "best")
+    assert recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
+    assert recorded(training.log_dir) == [training.log_dir / "a" / "log"]
 
 
 def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):
