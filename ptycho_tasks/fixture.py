@@ -141,7 +141,7 @@ def is_whole(npz_path: Path) -> bool:
         return False
     try:
         return bool(
-            _read_sidecar(npz_path.with_suffix(".json"))["npz"]["sha256"] == sha256_file(npz_path)
+            read_sidecar(npz_path.with_suffix(".json"))["npz"]["sha256"] == sha256_file(npz_path)
         )
     except (ScanError, OSError):
         return False
@@ -162,7 +162,7 @@ def read_fixture(npz_path: Path) -> ScanData:
         raise ScanError(
             f"{npz_path}: cannot be read: {error.strerror or error}; check its permissions"
         ) from error
-    sidecar = _read_sidecar(npz_path.with_suffix(".json"))
+    sidecar = read_sidecar(npz_path.with_suffix(".json"))
     if sidecar["npz"]["sha256"] != digest:
         raise ScanError(
             f"{npz_path}: its content is not what {npz_path.with_suffix('.json').name} says "
@@ -171,7 +171,12 @@ def read_fixture(npz_path: Path) -> ScanData:
     return replace(read_scan(npz_path), name=sidecar["scan_name"], notes=())
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """What a fixture's sidecar says.
+
+    Raises:
+        ScanError: it is missing, damaged, or of another program.
+    """
     advice = "make the fixture again"
     problem = not_a_file(path)
     if problem:

@@ -245,6 +245,12 @@ _ACCELERATOR = Flag(
 _THREADS = Flag("--threads", "execution.threads", "CPU threads; 0 leaves it to the library.", int)
 _WORKERS = Flag("--num-workers", "execution.num_workers", "Workers that read frames ahead.", int)
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
+_MEMORY = Flag(
+    "--memory-gb",
+    "execution.memory_gb",
+    "Memory to use at most, GB; what the machine has left where it is not given.",
+    float,
+)
 _FORCE = Flag("--force", "", "Replace files in --output-dir that ptycho-tasks did not make.", bool)
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
@@ -339,6 +345,7 @@ TRAIN: Table = {
             bool,
             off="--no-deterministic",
         ),
+        _MEMORY,
         _QUIET,
         _DEBUG,
     ),
@@ -422,6 +429,7 @@ INFER: Table = {
             "Frames (or groups) a step.",
             int,
         ),
+        _MEMORY,
         _QUIET,
         _DEBUG,
     ),

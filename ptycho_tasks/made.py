@@ -42,8 +42,8 @@ def is_ours(path: Path) -> bool:
     """Whether a file says credibly that this program made it.
 
     A bundle that is whole does; of a reconstruction, a product with our group, metrics that say
-    what they were made from, and a picture that names us or that such metrics name; a fixture and
-    its sidecar that fit each other, and the simulated scan that such a sidecar names.
+    what they were made from, and a picture that names us or that such metrics name; a sidecar, the
+    fixture that it fits, and the simulated scan that it names.
     """
     try:
         return _RULES.get(path.suffix, _is_strange)(path)
@@ -73,7 +73,9 @@ def _is_product(path: Path) -> bool:
 def _is_text(path: Path) -> bool:
     if path.name == METRICS:
         return isinstance(_read_json(path)["made_from"]["files"], dict)
-    return _is_fixture(path.with_suffix(".npz"))
+    from ptycho_tasks.fixture import read_sidecar
+
+    return bool(read_sidecar(path))
 
 
 def _is_picture(path: Path) -> bool:

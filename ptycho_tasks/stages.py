@@ -143,6 +143,7 @@ def train(payload: TrainingPayload) -> Path:
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.bundle import bundle_bytes
+    from ptycho_tasks.cost import check_cost
     from ptycho_tasks.files import write_atomic
     from ptycho_tasks.made import record, recording, remove_recorded
 
@@ -159,17 +160,17 @@ def train(payload: TrainingPayload) -> Path:
         _answerable(payload, payload.backend),
         show_progress(label, quiet=quiet) as progress,
     ):
-        given = payload.backend.train(
-            TrainRequest(
-                scan,
-                payload.training,
-                payload.execution,
-                progress,
-                work_dir,
-                lambda text: _say(payload, f"{'':<10} {text}"),
-                payload.log_dir,
-            )
+        request = TrainRequest(
+            scan,
+            payload.training,
+            payload.execution,
+            progress,
+            work_dir,
+            lambda text: _say(payload, f"{'':<10} {text}"),
+            payload.log_dir,
         )
+        with check_cost(payload.backend, request).told():
+            given = payload.backend.train(request)
     model = checked_model(given, payload.backend.name)
 
     def bundle_of(state: TrainedModel, made_from: dict[str, Any] | None) -> bytes:
@@ -212,6 +213,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
     from ptycho_tasks.bundle import load_bundle
+    from ptycho_tasks.cost import check_cost
 
     _refuse_folders(payload.output_files)
     # Before anything is read, as in training.
@@ -227,17 +229,14 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     scan = _read_inference_scan(payload)
     label = f"infer {payload.backend.name}"
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
-        given = payload.backend.infer(
-            InferRequest(
-                scan,
-                bundle.model,
-                _trained_options(payload, bundle.params),
-                payload.execution,
-                progress,
-            )
-        )
-    reconstruction = checked_reconstruction(given, scan, payload.backend.name)
-    metrics = _publish(payload, scan, reconstruction, made_from)
+        options = _trained_options(payload, bundle.params)
+        request = InferRequest(scan, bundle.model, options, payload.execution, progress)
+        cost = check_cost(payload.backend, request)
+        with cost.told():
+            given = payload.backend.infer(request)
+    with cost.told():
+        reconstruction = checked_reconstruction(given, scan, payload.backend.name)
+        metrics = _publish(payload, scan, reconstruction, made_from)
     _say_result(payload, metrics)
     return metrics
 
@@ -255,6 +254,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         TrainingError: the backend diverged, or gave what is no reconstruction.
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
+    from ptycho_tasks.cost import check_cost
     from ptycho_tasks.metrics import data_misfit
     from ptycho_tasks.product import read_product
 
@@ -272,9 +272,11 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
     with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
-        given = refiner.refine(  # type: ignore[attr-defined]  # the payload's factory saw it
-            RefineRequest(scan, start, payload.refinement, payload.refiner_execution, progress)
-        )
+        execution = payload.refiner_execution
+        request = RefineRequest(scan, start, payload.refinement, execution, progress)
+        with check_cost(refiner, request).told():
+            # The payload's factory saw that it is there.
+            given = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}

@@ -92,6 +92,7 @@ SAMPLES = {
     "--num-workers": ("2", 2),
     "--deterministic": (None, True),
     "--no-deterministic": (None, False),
+    "--memory-gb": ("8", 8.0),
     "--quiet": (None, True),
     "--enable-checkpointing": (None, True),
     "--disable-checkpointing": (None, False),
@@ -195,9 +196,9 @@ def test_every_flag_of_the_contract_is_there():
         "learning-rate scheduler accumulate-grad-batches quiet enable-checkpointing "
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
-        "seed model-type force",
+        "seed model-type force memory-gb",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
-        "inference-batch-size quiet device debug threads force",
+        "inference-batch-size quiet device debug threads force memory-gb",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}
