@@ -312,7 +312,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
     try:
         said = json.loads((folder / METRICS).read_text())["made_from"]
         files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return {**said, "files": files}
 
