@@ -271,7 +271,7 @@ def test_frames_beyond_single_precision_are_refused_with_a_remedy(scan, trained,
         lambda: backend.train(TrainRequest(far, SMALL, CPU)),
         lambda: infer(far, trained),
     ):
-        with pytest.raises(ScanError, match="beyond single precision .*; scale the amplitudes"):
+        with pytest.raises(ScanError, match=r"beyond single precision .*; scale the amplitudes"):
             compute()
 
 
