@@ -164,6 +164,9 @@ class Backend(Protocol):
     - `check(options, execution) -> None`: raise a ConfigError, which begins with the dotted key,
       where training options and execution options do not fit each other. Called before anything
       heavy is imported, so it must import nothing heavy.
+    - `memory(request) -> float`: bytes that `train`, `infer` or `refine` will take for a request,
+      from shapes alone; more than there is, or than `execution.memory_gb`, is refused before
+      anything is computed. Without, 20 complex64 canvases and 0.6 GB.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
     """

@@ -142,7 +142,7 @@ def load_bundle(model_dir: Path) -> Bundle:
     if not isinstance(metadata, dict):
         raise BundleError(f"{path}: {PARAMS}: metadata: expected keys and values; train again")
     if not all(isinstance(epoch, dict) and _are_numbers(epoch.values()) for epoch in history):
-        raise BundleError(f"{path}: {HISTORY}: expected numbers by name an epoch; train again")
+        raise BundleError(f"{path}: {HISTORY}: expected finite numbers an epoch; train again")
     weights = _read_weights(path, members[WEIGHTS], manifest["models"])
     model = TrainedModel(models=weights, metadata=metadata, history=history)
     return Bundle(manifest, params, model)
@@ -288,7 +288,8 @@ def _parse(path: Path, member: str, data: bytes, kind: type) -> Any:
 
 
 def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int | float) for value in values)
+    # A whole number may be too large for a float.
+    return all(isinstance(value, int | float) and abs(value) < 1e300 for value in values)
 
 
 def _read_weights(
@@ -332,6 +333,11 @@ def _arrays(
             f"{path}: {WEIGHTS} claims {claimed} bytes of arrays in a file of {limit}; refused"
         )
     arrays = {address: np.asarray(dataset[()]) for address, dataset in stored.items()}
+    for address, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise BundleError(
+                f"{path}: {WEIGHTS}: {stored[address].name[1:]} holds NaN or Inf; train again"
+            )
     return {
         model: {name: arrays[h5py.h5o.get_info(dataset.id).addr] for name, dataset in group.items()}
         for model, group in datasets.items()

@@ -50,9 +50,9 @@ def train(**given: Any) -> None:
     file = _config(given["config"])
     said = told(TRAIN, given, file.root)
     output = whole_path(given["output_dir"])
-    training = training_payload(file, said, output)
+    training = training_payload(file, said, output, force=given["force"])
     test = given["test_data_file"] and reconstruction_payload(
-        file, said, output, given["test_data_file"]
+        file, said, output, given["test_data_file"], force=given["force"]
     )
 
     with _alone_in(output, "train"):
@@ -74,7 +74,8 @@ def infer(**given: Any) -> None:
     """
     _show_tracebacks(given)
     output = whole_path(given["output_dir"])
-    payload = inference_payload(told(INFER, given, Path.cwd()), given["model_path"], output)
+    said = told(INFER, given, Path.cwd())
+    payload = inference_payload(said, given["model_path"], output, force=given["force"])
 
     with _alone_in(output, "infer"):
         from ptycho_tasks import stages
@@ -82,13 +83,16 @@ def infer(**given: Any) -> None:
         stages.infer(payload)
 
 
-def training_payload(file: ConfigFile, said: Told, output: Path) -> TrainingPayload:
+def training_payload(
+    file: ConfigFile, said: Told, output: Path, *, force: bool = False
+) -> TrainingPayload:
     """Settle what `ptycho-tasks train` does.
 
     Args:
         file: the configuration that the flags are laid over.
         said: by the flags.
         output: the folder that gets the bundle.
+        force: replace files of others.
 
     Raises:
         BackendError: the backend is unknown or cannot be loaded.
@@ -123,13 +127,14 @@ def training_payload(file: ConfigFile, said: Told, output: Path) -> TrainingPayl
         places=Places(model_dir=output),
     )
     _check_inputs(payload)
-    _refuse_foreign(payload.checkpoints_dir)
     _refuse_overwriting(payload, [payload.bundle_file, payload.checkpoints_dir])
+    checkpoints = payload.checkpoints_dir.glob(f"*/{BUNDLE_NAME}")
+    _refuse_foreign([payload.bundle_file, *sorted(checkpoints)], force=force)
     return payload
 
 
 def reconstruction_payload(
-    file: ConfigFile, said: Told, output: Path, scan: Path
+    file: ConfigFile, said: Told, output: Path, scan: Path, *, force: bool = False
 ) -> InferencePayload:
     """Settle the reconstruction that follows a training; see `training_payload`.
 
@@ -138,6 +143,7 @@ def reconstruction_payload(
         said: by the flags.
         output: the folder that gets the bundle; the reconstruction goes into `inference` there.
         scan: what is reconstructed.
+        force: replace files of others.
     """
     values = said.values | {"source.file": str(whole_path(scan)), "inference.scan": "source"}
     payload = create_inference_payload(
@@ -148,16 +154,20 @@ def reconstruction_payload(
     )
     _check_inputs(payload)
     _refuse_overwriting(payload, payload.output_files)
+    _refuse_foreign(payload.output_files, force=force)
     return payload
 
 
-def inference_payload(said: Told, model_path: Path, output: Path) -> InferencePayload:
+def inference_payload(
+    said: Told, model_path: Path, output: Path, *, force: bool = False
+) -> InferencePayload:
     """Settle what `ptycho-tasks infer` does.
 
     Args:
         said: by the flags.
         model_path: the folder of the bundle, or the bundle.
         output: the folder that gets the reconstruction.
+        force: replace files of others.
 
     Raises:
         BackendError: the backend that made the bundle is unknown here or cannot be loaded.
@@ -178,6 +188,7 @@ def inference_payload(said: Told, model_path: Path, output: Path) -> InferencePa
     )
     _check_inputs(payload)
     _refuse_overwriting(payload, payload.output_files)
+    _refuse_foreign(payload.output_files, force=force)
     return payload
 
 
@@ -230,14 +241,13 @@ def _check_inputs(payload: Payload) -> None:
             raise ConfigError(f"{missing}; correct the path")
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to replace checkpoints of another program."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_dir() or any(file.name != BUNDLE_NAME for file in path.iterdir()):
-            raise ConfigError(
-                f"--output-dir: {path} is not of ptycho-tasks, and training replaces that folder; "
-                "choose another folder, or move it away"
-            )
+def _refuse_foreign(outputs: list[Path], *, force: bool) -> None:
+    """Refuse to replace files that we did not make."""
+    if force or not any(path.is_file() for path in outputs):
+        return
+    from ptycho_tasks.made import check_ours
+
+    check_ours(outputs, ", choose another --output-dir, or --force to replace it")
 
 
 def _refuse_overwriting(payload: Payload, outputs: list[Path]) -> None:

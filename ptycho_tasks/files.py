@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import hashlib
 import os
 import shutil
@@ -60,8 +61,27 @@ def temporary(path: Path) -> Iterator[Path]:
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove what a killed process left of files that it was writing: see `temporary`."""
     for path in paths:
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             left.unlink(missing_ok=True)
+
+
+_RANDOM = "[a-z0-9_]" * 8
+"""What `tempfile` puts into a name."""
+
+
+def work_folders(root: Path) -> list[Path]:
+    """The folders below `root` that hold trainings under way: see `TrainingPayload.work_dir`."""
+    names = "[0-9a-f]" * 16
+    return [path for path in root.glob(names) if path.is_dir() and not path.is_symlink()]
+
+
+def remove_work(root: Path, *, keep: Path | None = None) -> None:
+    """Remove the folders of trainings under way; `root` too, where that leaves it empty."""
+    for folder in work_folders(root):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        root.rmdir()
 
 
 @contextmanager

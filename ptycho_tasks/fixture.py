@@ -135,18 +135,18 @@ def check_output(npz_path: Path, sources: Iterable[Path], *, force: bool) -> Non
     for output, source in itertools.product(outputs, sources):
         if output.exists() and source.exists() and output.samefile(source):
             raise ConfigError(f"{output} would replace the source {source}; choose another output")
-    force = force or _is_whole(npz_path)
+    force = force or is_whole(npz_path)
     for output in outputs:
         check_replaceable(output, force=force)
 
 
-def _is_whole(npz_path: Path) -> bool:
+def is_whole(npz_path: Path) -> bool:
     """Whether an NPZ and its sidecar are as they were written."""
     if not (npz_path.is_file() and npz_path.with_suffix(".json").is_file()):
         return False
     try:
         return bool(
-            _read_sidecar(npz_path.with_suffix(".json"))["npz"]["sha256"] == sha256_file(npz_path)
+            read_sidecar(npz_path.with_suffix(".json"))["npz"]["sha256"] == sha256_file(npz_path)
         )
     except (ScanError, OSError):
         return False
@@ -167,7 +167,7 @@ def read_fixture(npz_path: Path) -> ScanData:
         raise ScanError(
             f"{npz_path}: cannot be read: {error.strerror or error}; check its permissions"
         ) from error
-    sidecar = _read_sidecar(npz_path.with_suffix(".json"))
+    sidecar = read_sidecar(npz_path.with_suffix(".json"))
     if sidecar["npz"]["sha256"] != digest:
         raise ScanError(
             f"{npz_path}: its content is not what {npz_path.with_suffix('.json').name} says "
@@ -178,7 +178,12 @@ def read_fixture(npz_path: Path) -> ScanData:
     return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """What a fixture's sidecar says.
+
+    Raises:
+        ScanError: it is missing, damaged, or of another program.
+    """
     advice = "make the fixture again"
     problem = not_a_file(path)
     if problem:

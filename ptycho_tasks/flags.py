@@ -264,6 +264,13 @@ def _reading() -> Iterator[Flag]:
 
 _READING = tuple(_reading())
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
+_MEMORY = Flag(
+    "--memory-gb",
+    "execution.memory_gb",
+    "Memory to use at most, GB; what the machine has left where it is not given.",
+    float,
+)
+_FORCE = Flag("--force", "", "Replace files in --output-dir that ptycho-tasks did not make.", bool)
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
 TRAIN: Table = {
@@ -287,6 +294,7 @@ TRAIN: Table = {
             _FOLDER,
             required=True,
         ),
+        _FORCE,
         Flag("--config", "", "A ptycho.yaml to take settings from; flags win over it.", _FILE),
     ),
     "Reading the scan": _READING,
@@ -357,6 +365,7 @@ TRAIN: Table = {
             bool,
             off="--no-deterministic",
         ),
+        _MEMORY,
         _QUIET,
         _DEBUG,
     ),
@@ -421,6 +430,7 @@ INFER: Table = {
             _FOLDER,
             required=True,
         ),
+        _FORCE,
         Flag(
             "--n-groups",
             "inference.n_groups",
@@ -440,6 +450,7 @@ INFER: Table = {
             "Frames (or groups) a step.",
             int,
         ),
+        _MEMORY,
         _QUIET,
         _DEBUG,
     ),

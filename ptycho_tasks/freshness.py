@@ -204,13 +204,13 @@ class UpToDate(Answer):
         if not all(Path(path).is_file() for path in task.targets):
             return False
         found = self.said()
-        if found is None:
+        if found is None or not all(isinstance(found.get(name), dict) for name in _SAID):
             return False
         inputs = state.snapshots[task.name]
         same = (
             not any(True for _ in self._changed_settings(found["settings"]))
             and not any(True for _ in self._changed_code(found))
-            and sorted(found["inputs"].values()) == sorted(map(str, inputs.values()))
+            and sorted(map(str, found["inputs"].values())) == sorted(map(str, inputs.values()))
             and all(state.sha256(path) == digest for path, digest in found["files"].items())
             and all(state.sha256(p) == digest for p, digest in found.get("read", {}).items())
         )
@@ -232,6 +232,7 @@ class UpToDate(Answer):
         )
 
 
+_SAID = ("settings", "versions", "sources", "inputs", "files")
 LOCAL = "project"
 """The package, so to speak, of a project's own modules."""
 

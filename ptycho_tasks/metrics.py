@@ -9,14 +9,15 @@ Axis letters:  M frames,  N patch side,  H, W object grid.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity, fourier_shift
-from ptycho_tasks.scan import release_pages
+from ptycho_tasks.forward import expected_intensity, fourier_shift, propagate
+from ptycho_tasks.scan import evenly_spaced, release_pages
 
 Box = tuple[slice, slice]
 """(rows, columns) of a rectangle on an object grid."""
@@ -32,6 +33,13 @@ SCORES = (
 )
 
 
+class Reference(NamedTuple):
+    """What a misfit is to be compared with; see `data_misfit`."""
+
+    r_factor: float
+    poisson_deviance: float
+
+
 class Misfit(NamedTuple):
     """How well object and probe predict the measured frames; see `data_misfit`."""
 
@@ -39,6 +47,46 @@ class Misfit(NamedTuple):
     poisson_deviance: float
     residual: NDArray[np.float32]
     """(M,) float32."""
+    flat: Reference
+    """Of a flat object with the same probe."""
+    noise: Reference
+    """To be expected if object and probe were right and photon noise alone were left."""
+
+    @property
+    def noise_ratio(self) -> float:
+        """The deviance over that of photon noise alone."""
+        return self.poisson_deviance / max(self.noise.poisson_deviance, 1e-12)
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether more than photon noise, or an engine that is not quite done, must be wrong.
+
+        Two conditions, since at 1e9 photons a good reconstruction misses by many times the noise,
+        and at 1e4 even the truth has an R factor of 0.4. Of measured and simulated scans of 1e3 to
+        1e9 photons none that is right meets both (a measured one: 2.8 at 0.16, and 4.3 at 0.08);
+        of 1e6 photons, swapped or mirrored positions, counts taken as amplitudes and a shifted
+        centre do (16 to 100 at 0.14 and more).
+        """
+        return self.noise_ratio > POOR_RATIO and self.r_factor > POOR_R_FACTOR
+
+    @property
+    def explains_nothing(self) -> bool:
+        """Whether a flat object with the same probe would do as well.
+
+        Where there are few photons a flat object has a smaller R factor than the truth, which is
+        not fooled by the deviance. What misses by no more than photon noise explains all there is.
+        """
+        at_noise = self.r_factor < 1.1 * self.noise.r_factor
+        flat_r, flat_deviance = (AS_GOOD_AS_FLAT * value for value in self.flat)
+        worse = self.poisson_deviance >= flat_deviance or self.noise_ratio > POOR_RATIO
+        return self.r_factor >= flat_r and worse and not at_noise
+
+
+POOR_RATIO, POOR_R_FACTOR = 4.0, 0.1
+"""See `Misfit.is_poor`."""
+AS_GOOD_AS_FLAT = 0.98
+"""From which share of a flat object's misfit on one is no better: its amplitude is found from a
+sample."""
 
 
 def scanned_box(positions: NDArray[np.float64], size: int) -> Box:
@@ -373,7 +421,12 @@ def data_misfit(
       Generalized Linear Models, 1989, section 2.3); near 1 where noise alone is left and counts
       are not far below one a pixel. I is taken as at least 1e-6 counts;
     - residual: sum |sqrt(I) - A| of a frame over the *mean* frame's sum A, so that the mean
-      residual is the R factor and an empty frame has one too.
+      residual is the R factor and an empty frame has one too;
+    - flat: R factor and deviance of an object of constant amplitude, each at the amplitude that
+      is best for it on `SAMPLE_PIXELS` of evenly spaced frames. That object predicts the same
+      counts for every frame;
+    - noise: means of |sqrt(I) - sqrt(k)| and of the deviance over Poisson-distributed k of mean
+      I, summed over all pixels; see `_noise_tables`.
 
     Args:
         object: (H, W) complex64.
@@ -387,16 +440,25 @@ def data_misfit(
         TrainingError: object and probe predict no finite counts.
     """
     residual, measured = (np.zeros(len(positions)) for _ in range(2))
-    deviance = 0.0
+    deviance, flat_sums = 0.0, np.zeros(2)
+    levels = np.zeros(_LEVELS, dtype=np.int64)
     # Counts that are not finite are told by the sums.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        flat = _flat_predictions(probe, diffraction)
         for frames, intensity in expected_intensity(object, probe, positions, origin):
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
-            residual[frames] = np.abs(np.sqrt(expected) - amplitude).sum(axis=(1, 2))
+            predicted = np.sqrt(expected)
+            levels += np.bincount(_level(predicted), minlength=_LEVELS)
+            predicted -= amplitude
+            residual[frames] = np.abs(predicted, out=predicted).sum(axis=(1, 2))
             measured[frames] = amplitude.sum(axis=(1, 2))
-            deviance += _deviance(expected, np.square(amplitude, out=amplitude))
+            np.subtract(flat.amplitude, amplitude, out=predicted)
+            flat_sums[0] += np.abs(predicted, out=predicted).sum()
+            counts = np.square(amplitude, out=amplitude)
+            deviance += _deviance(expected, counts)
+            flat_sums[1] += _deviance(flat.intensity, counts)
     if not measured.any():
         raise ScanError("every frame is dark: there is nothing to compare the prediction with")
     if not (np.isfinite(residual).all() and np.isfinite(deviance)):
@@ -404,8 +466,94 @@ def data_misfit(
             "object and probe predict counts that are not finite in single precision: the largest "
             f"|object| is {np.abs(object).max():.3g}, the largest |probe| {np.abs(probe).max():.3g}"
         )
-    share = residual * len(residual) / measured.sum()
-    return Misfit(float(share.mean()), deviance / diffraction.size, share.astype(np.float32))
+    total = measured.sum()
+    share = residual * len(residual) / total
+    return Misfit(
+        float(share.mean()),
+        deviance / diffraction.size,
+        share.astype(np.float32),
+        Reference(float(flat_sums[0] / total), float(flat_sums[1] / diffraction.size)),
+        _noise(levels, total),
+    )
+
+
+class _Flat(NamedTuple):
+    """What flat objects predict of any frame."""
+
+    amplitude: NDArray[np.float64]
+    """(N, N), of the one with the least R factor."""
+    intensity: NDArray[np.float64]
+    """(N, N) counts, of the one with the least deviance."""
+
+
+SAMPLE_PIXELS = 2**17
+"""Of evenly spaced frames, at least one: what the amplitude of a flat object is found from."""
+
+
+def _flat_predictions(probe: NDArray[np.complex64], diffraction: NDArray[np.float32]) -> _Flat:
+    """The best flat objects.
+
+    A Fourier shift of the probe changes no modulus, so that one frame is all of them. With F its
+    counts for amplitude 1, the deviance is least at amplitude^2 = sum k / sum F, and the R factor,
+    a sum of sqrt(F) |amplitude - A / sqrt(F)|, at the median of A / sqrt(F) weighted by sqrt(F).
+    """
+    N = probe.shape[-1]
+    intensity = np.square(np.abs(propagate(probe)), dtype=np.float64).sum(axis=0)
+    some = evenly_spaced(len(diffraction), min(len(diffraction), max(1, SAMPLE_PIXELS // N**2)))
+    sample = np.asarray(diffraction[some], dtype=np.float64)
+    flux = np.square(sample).sum() / (len(sample) * intensity.sum())
+    weight = np.sqrt(intensity)
+    lit = weight > 1e-6 * weight.max()
+    best = _weighted_median(
+        sample[:, lit] / weight[lit], np.broadcast_to(weight[lit], (len(sample), int(lit.sum())))
+    )
+    return _Flat(best * weight, np.maximum(flux * intensity, 1e-6))
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    order = np.argsort(values, axis=None)
+    reached = np.cumsum(weights.reshape(-1)[order])
+    return float(values.reshape(-1)[order[np.searchsorted(reached, reached[-1] / 2)]])
+
+
+_FINE = 64
+"""Levels of the expected amplitude a unit."""
+_LEVELS = 10 * _FINE + 1
+"""The last one is of all larger amplitudes too, where nothing changes any more."""
+
+
+def _level(amplitude: NDArray[np.float64]) -> NDArray[np.intp]:
+    """(n,) which entry of `_noise_tables` each expected amplitude is nearest to."""
+    levels = np.minimum(amplitude * _FINE + 0.5, _LEVELS - 1)
+    return np.nan_to_num(levels.reshape(-1), copy=False).astype(np.intp)
+
+
+def _noise(levels: NDArray[np.int64], measured: float) -> Reference:
+    """What photon noise alone gives.
+
+    Args:
+        levels: how many pixels have each expected amplitude of `_noise_tables`.
+        measured: sum A.
+    """
+    error, deviance = _noise_tables()
+    return Reference(float(levels @ error / measured), float(levels @ deviance / levels.sum()))
+
+
+@functools.cache
+def _noise_tables() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of |sqrt(k) - a| and of 2 (a^2 - k + k log(k / a^2)) over Poisson-distributed k of mean
+    a^2, for a = 0, 1 / _FINE, 2 / _FINE and so on: sums over k of the values times
+    exp(k log a^2 - a^2 - log k!). They tend to 1 / sqrt(2 pi), as sqrt(k) becomes normal with
+    variance 1/4 (Anscombe, Biometrika 35, 246, 1948), and to 1.
+    """
+    amplitude = np.arange(1, _LEVELS)[:, None] / _FINE
+    mean, k = np.square(amplitude), np.arange(300.0)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(k[1:]))])
+    chance = np.exp(k * np.log(mean) - mean - log_factorial)
+    error = (chance * np.abs(np.sqrt(k) - amplitude)).sum(axis=1)
+    log_ratio = np.log(np.maximum(k, 1.0)) - np.log(mean)
+    deviance = (chance * 2 * (mean - k + k * log_ratio)).sum(axis=1)
+    return np.append(0.0, error), np.append(0.0, deviance)
 
 
 def _deviance(expected: NDArray[np.float64], counts: NDArray[np.float64]) -> float:

@@ -121,6 +121,10 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         ),
     ] = 0
     inference_batch_size: Annotated[int, doc("frames (or groups) per inference step", ge=1)] = 64
+    memory_gb: Annotated[
+        Annotated[float, limits(gt=0.0)] | None,
+        doc("memory to use at most, GB; null: what the machine has left"),
+    ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
 
 

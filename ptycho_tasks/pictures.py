@@ -6,6 +6,7 @@ Axis letters:  H, W object grid.
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 Kind = Literal["amplitude", "phase"]
+SOFTWARE = "ptycho-tasks"
+"""What the pictures name as their maker."""
 
 CLIPPED = 2.0
 """Per cent of the seen pixels beyond each end of the colours: a few hot ones at the rim of what
@@ -67,10 +70,21 @@ def picture_bytes(
     figure.colorbar(shown, cax=axes.inset_axes((1.0 + 0.1 / width, 0, 0.2 / width, 1)), label=label)
     _add_scale(axes, image.shape[1], pixel_size_m)
     stream = io.BytesIO()
-    # Without matplotlib's version, so that an equal picture has equal bytes.
+    # Not matplotlib's name and version: an equal picture has equal bytes, and is known as ours.
     canvas = FigureCanvasAgg(figure)
-    canvas.print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    canvas.print_png(stream, metadata={"Software": SOFTWARE})  # type: ignore[no-untyped-call]
     return stream.getvalue()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture that `picture_bytes` made.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(1024)
+    return head.startswith(b"\x89PNG") and b"Software\0" + SOFTWARE.encode() in head
 
 
 def centred_phase(image: NDArray[np.complex64], seen: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -103,20 +103,54 @@ def read_product(path: Path) -> Reconstruction:
 
     try:
         with h5py.File(path) as file:
-            group = file[GROUP]
-            row, column = (int(side) for side in group["origin"][()])
+            row, column = (int(side) for side in _plain(file, f"{GROUP}/origin"))
             return Reconstruction(
-                object=file["object"][0],
+                object=_plain(file, "object")[0],
                 origin=(row, column),
-                probe=file["probe"][0],
-                positions=group["positions"][()],
-                losses=file["loss_values"][()].tolist(),
+                probe=_plain(file, "probe")[0],
+                positions=_plain(file, f"{GROUP}/positions"),
+                losses=_plain(file, "loss_values").tolist(),
             )
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise ScanError(
             f"{path}: is no reconstruction of ptycho-tasks ({reason}); make it again"
         ) from error
+
+
+def _plain(file: h5py.File, name: str) -> NDArray[Any]:
+    """A dataset of numbers as `product_bytes` writes it: in the file itself, and whole.
+
+    Raises:
+        ValueError: it is anything else; another file would be read, or memory would end.
+        LookupError: it is not there.
+    """
+    import h5py
+
+    parent, _, last = name.rpartition("/")
+    group = file[parent] if parent else file
+    for owner, key in ((file, parent or last), (group, last)):
+        if not isinstance(owner.get(key, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name}: is a link")
+    dataset = group[last]
+    plain = (
+        isinstance(dataset, h5py.Dataset)
+        and dataset.shape is not None
+        and dataset.dtype.kind in "biufc"
+        and not (dataset.external or dataset.is_virtual or dataset.chunks)
+        and dataset.nbytes <= dataset.id.get_storage_size()
+    )
+    if not plain:
+        raise ValueError(f"{name}: is not an array of numbers that the file holds")
+    return np.asarray(dataset[()])
 
 
 def overlap_count(reconstruction: Reconstruction) -> NDArray[np.int32]:

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -54,6 +53,7 @@ from ptycho_tasks.state import known_sha256, known_source_digest, spelled
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend, Progress, Reconstruction, TrainedModel
+    from ptycho_tasks.metrics import Misfit
     from ptycho_tasks.options import FixtureOptions
     from ptycho_tasks.scan import ScanData
 
@@ -78,6 +78,20 @@ def check_source(payload: Payload) -> ScanData:
     _say_scan("source", payload.source_file, payload, scan)
     _say_doubts(payload.source_file, payload, scan)
     return scan
+
+
+def is_as_simulated(payload: Payload) -> bool:
+    """Whether the source file is what a simulation would put there now."""
+    from ptycho_tasks.files import sha256_file, temporary
+    from ptycho_tasks.npz import write_scan
+    from ptycho_tasks.simulate import simulate
+
+    path = payload.source_file
+    if payload.source.simulate is None or not path.is_file():
+        return False
+    with temporary(path) as made:
+        write_scan(made, simulate(payload.source.simulate, name=path.stem))
+        return sha256_file(made) == sha256_file(path)
 
 
 def make_fixture(payload: Payload) -> None:
@@ -139,7 +153,9 @@ def train(payload: TrainingPayload) -> Path:
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.bundle import bundle_bytes
-    from ptycho_tasks.files import write_atomic, writing
+    from ptycho_tasks.cost import check_cost
+    from ptycho_tasks.files import write_atomic
+    from ptycho_tasks.made import record, recording, remove_recorded
 
     _refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
@@ -151,20 +167,21 @@ def train(payload: TrainingPayload) -> Path:
     label = f"train {payload.backend.name}"
     with (
         _made(work_dir),
+        recording(payload.log_dir),
         _answerable(payload, payload.backend),
         show_progress(label, quiet=quiet) as progress,
     ):
-        given = payload.backend.train(
-            TrainRequest(
-                scan,
-                payload.training,
-                payload.execution,
-                progress,
-                work_dir,
-                lambda text: _say(payload, f"{'':<10} {text}"),
-                payload.log_dir,
-            )
+        request = TrainRequest(
+            scan,
+            payload.training,
+            payload.execution,
+            progress,
+            work_dir,
+            lambda text: _say(payload, f"{'':<10} {text}"),
+            payload.log_dir,
         )
+        with check_cost(payload.backend, request).told():
+            given = payload.backend.train(request)
     model = checked_model(given, payload.backend.name)
 
     def bundle_of(state: TrainedModel, made_from: dict[str, Any] | None) -> bytes:
@@ -179,13 +196,13 @@ def train(payload: TrainingPayload) -> Path:
 
     content = bundle_of(model, made_from)
     kept = {name: bundle_of(state, None) for name, state in model.checkpoints.items()}
-    with writing(payload.checkpoints_dir):
-        if payload.checkpoints_dir.exists():
-            shutil.rmtree(payload.checkpoints_dir)
-    for name, data in kept.items():
-        path = payload.checkpoints_dir / name / BUNDLE_NAME
-        write_atomic(path, data)
+    remove_recorded(payload.checkpoints_dir)
+    paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in kept}
+    for name, path in paths.items():
+        write_atomic(path, kept[name])
         _say(payload, f"checkpoint {_shown(path, payload)}")
+    if paths:
+        record(payload.checkpoints_dir, paths.values())
     path = payload.bundle_file
     write_atomic(path, content)
     _tidy(work_dir)
@@ -207,6 +224,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
     from ptycho_tasks.bundle import load_bundle
+    from ptycho_tasks.cost import check_cost
 
     _refuse_folders(payload.output_files)
     # Before anything is read, as in training.
@@ -223,17 +241,14 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     made_from |= _read_besides(payload)
     label = f"infer {payload.backend.name}"
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
-        given = payload.backend.infer(
-            InferRequest(
-                scan,
-                bundle.model,
-                _trained_options(payload, bundle.params),
-                payload.execution,
-                progress,
-            )
-        )
-    reconstruction = checked_reconstruction(given, scan, payload.backend.name)
-    metrics = _publish(payload, scan, reconstruction, made_from)
+        options = _trained_options(payload, bundle.params)
+        request = InferRequest(scan, bundle.model, options, payload.execution, progress)
+        cost = check_cost(payload.backend, request)
+        with cost.told():
+            given = payload.backend.infer(request)
+    with cost.told():
+        reconstruction = checked_reconstruction(given, scan, payload.backend.name)
+        metrics = _publish(payload, scan, reconstruction, made_from)
     _say_result(payload, metrics)
     return metrics
 
@@ -251,6 +266,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         TrainingError: the backend diverged, or gave what is no reconstruction.
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
+    from ptycho_tasks.cost import check_cost
     from ptycho_tasks.metrics import data_misfit
     from ptycho_tasks.product import read_product
 
@@ -269,9 +285,11 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
     with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
-        given = refiner.refine(  # type: ignore[attr-defined]  # the payload's factory saw it
-            RefineRequest(scan, start, payload.refinement, payload.refiner_execution, progress)
-        )
+        execution = payload.refiner_execution
+        request = RefineRequest(scan, start, payload.refinement, execution, progress)
+        with check_cost(refiner, request).told():
+            # The payload's factory saw that it is there.
+            given = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
@@ -279,10 +297,9 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
     _say_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:
-        _say(
-            payload,
-            f"{'warning':<10} the refinement explains the frames worse than its start did; take "
-            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out",
+        _warn(
+            "the refinement explains the frames worse than its start did; take "
+            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out"
         )
     return metrics
 
@@ -335,9 +352,9 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _tidy(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
-    for other in work_dir.parent.iterdir():
-        if other != work_dir:
-            shutil.rmtree(other, ignore_errors=True)
+    from ptycho_tasks.files import remove_work
+
+    remove_work(work_dir.parent, keep=work_dir)
     with suppress(OSError):
         work_dir.rmdir()
 
@@ -506,10 +523,13 @@ def _publish(
         reconstruction.positions,
         scan.diffraction,
     )
+    _refuse_worthless(misfit)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
         "poisson_deviance": misfit.poisson_deviance,
+        "flat": misfit.flat._asdict(),
+        "noise": misfit.noise._asdict(),
         "scores": _scores(payload, scan, reconstruction),
         **(more or {}),
     }
@@ -537,7 +557,32 @@ def _publish(
     with ExitStack() as stack:
         for name, data in contents.items():
             stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
+    if misfit.is_poor:
+        _warn(
+            f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
+            f"{misfit.noise.r_factor:.2g}: the misfit is {misfit.noise_ratio:.3g} times that of "
+            f"noise; {_CHECKS}"
+        )
     return metrics
+
+
+_CHECKS = (
+    "check the positions (unit, axes, signs), the probe and `source.measurement`, or train longer"
+)
+
+
+def _refuse_worthless(misfit: Misfit) -> None:
+    """Refuse to publish what explains nothing.
+
+    Raises:
+        TrainingError: with the numbers.
+    """
+    if misfit.explains_nothing:
+        raise TrainingError(
+            "the reconstruction explains the frames no better than a flat object with the same "
+            f"probe (R-factor {misfit.r_factor:.3g}; flat {misfit.flat.r_factor:.3g}; photon noise "
+            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {_CHECKS}"
+        )
 
 
 def _made_from(
@@ -622,11 +667,16 @@ def _say_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
     from ptycho_tasks.plausibility import doubts
 
     for doubt in doubts(scan):
-        say(f"{'warning':<10} {_shown(path, payload)}: {doubt}\n", sys.stderr)
+        _warn(f"{_shown(path, payload)}: {doubt}")
 
 
 def _shown(path: Path, payload: Payload) -> str:
     return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
+
+
+def _warn(text: str) -> None:
+    """Also where the rest is quiet."""
+    say(f"{'warning':<10} {text}\n")
 
 
 def _say(payload: Payload, text: str) -> None:

@@ -14,11 +14,10 @@ import functools
 import gc
 import json
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
-from ptycho_tasks.files import remove_leftovers
+from ptycho_tasks.files import remove_leftovers, remove_work, work_folders
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.state import STATE_NAME, Checker, State, current
@@ -46,6 +45,7 @@ from ptycho_tasks.table import (
 
 if TYPE_CHECKING:
     from ptycho_tasks.evidence import Evidence
+    from ptycho_tasks.payload import Payload
 
 
 __all__ = [
@@ -251,6 +251,7 @@ def run_stage(name: str) -> TaskFailed | TaskError | dict[str, Any]:
         try:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)
+            refuse_foreign(row, payload)
             remove_leftovers(map(Path, row["outputs"]))
             getattr(stages, _FUNCTIONS[row["stage"]])(payload)
         except PtychoTasksError as error:
@@ -280,6 +281,26 @@ def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
                 )
 
 
+def refuse_foreign(row: Row, payload: Payload) -> None:
+    """Refuse to replace a file that no run of this project, nor another of ours, put there.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    state = current()
+    built = {} if state is None else (state.built(row["name"]) or {"outputs": {}})["outputs"]
+    unknown = [Path(path) for path in row["outputs"] if built.get(path) is None]
+    if row["stage"] == "train":
+        unknown += [*Path(row["outputs"][0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
+    if not any(path.is_file() for path in unknown):
+        return
+    from ptycho_tasks.made import check_ours
+    from ptycho_tasks.stages import is_as_simulated
+
+    if not (row["stage"] == "source" and is_as_simulated(payload)):
+        check_ours(unknown, "")
+
+
 def said_by(row: Row) -> dict[str, Any] | None:
     """What the present bundle or reconstruction says of what it was made from; None where it says
     nothing or is damaged."""
@@ -294,7 +315,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
     try:
         said = json.loads((folder / METRICS).read_text())["made_from"]
         files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return {**said, "files": files}
 
@@ -312,12 +333,9 @@ def clean(name: str, dryrun: bool) -> None:
     row = project_table().row(name)
     if row["stage"] == "train":
         folder = Path(row["outputs"][0]).parent
-        for beside in (
-            folder / CHECKPOINTS,
-            folder / LOGS,
-            Path(STATE_DIR, "work", row["variant"]),
-        ):
-            _remove(beside, dryrun)
+        for beside in (folder / CHECKPOINTS, folder / LOGS):
+            _remove_recorded(beside, dryrun)
+        _remove_work(Path(STATE_DIR, "work", row["variant"]), dryrun)
     state: State = Globals.dep_manager.backend
     built = (state.built(name) or {"outputs": {}})["outputs"]
     for output in row["outputs"]:
@@ -329,25 +347,47 @@ def clean(name: str, dryrun: bool) -> None:
             _remove(Path(output), dryrun)
 
 
-def _remove(path: Path, dryrun: bool) -> None:
-    if not path.exists():
+def _remove_recorded(folder: Path, dryrun: bool) -> None:
+    """Remove what runs wrote into a folder of logs or checkpoints; say what stays."""
+    from ptycho_tasks.made import recorded, remove_recorded
+
+    if recorded(folder):
+        print(f"removing what was written into {folder}")
+    if dryrun:
         return
+    with or_exit():
+        for path in remove_recorded(folder):
+            print(f"keeping {path}: no run wrote it, or not as it is")
+    _remove_empty(folder.parent)
+
+
+def _remove_work(folder: Path, dryrun: bool) -> None:
+    if work_folders(folder):
+        print(f"removing {folder}")
+    if not dryrun:
+        remove_work(folder)
+        _remove_empty(folder.parent)
+
+
+def _remove(path: Path, dryrun: bool) -> None:
     print(f"removing {path}")
     if dryrun:
         return
-    keep = {Path(), Path("fixtures"), Path(STATE_DIR)}
     try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-        folder = path.parent
-        while folder not in keep and not folder.is_symlink() and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
+        path.unlink()
     except OSError as error:
         print(f"error: cannot remove {path}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(1) from error
+    _remove_empty(path.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing, and those that this leaves empty."""
+    keep = {Path(), Path("fixtures"), Path(STATE_DIR)}
+    with suppress(OSError):  # it holds something, or is not there
+        while folder not in keep and not folder.is_symlink():
+            folder.rmdir()
+            folder = folder.parent
 
 
 def complain(error: PtychoTasksError) -> None:

@@ -278,6 +278,7 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "  threads: 0                # CPU threads, 0: the library's choice; another number rounds "
         "sums otherwise (0 to 4096)\n"
         "  inference_batch_size: 64  # frames (or groups) per inference step\n"
+        "  memory_gb: null           # memory to use at most, GB; null: what the machine has left\n"
         "  quiet: false              # no progress on the terminal\n"
     )
     assert not (tmp_path / "imported").exists()

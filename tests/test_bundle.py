@@ -276,6 +276,23 @@ def test_weights_that_reach_out_or_expand_are_refused(tmp_path, data, build):
     assert "not a plain array" in message
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path, data, value):
+    def build(group):
+        group["w"] = np.array([1, value], np.float32)
+
+    said = refusal(tmp_path, vouched(data, "wts.h5", weights_with(build)))
+    assert "wts.h5: autoencoder/w holds NaN or Inf; train again" in said
+
+
+@pytest.mark.parametrize(
+    "epoch", ['{"loss": NaN}', '{"loss": 1' + "0" * 400 + "}", '{"loss": "x"}']
+)
+def test_a_history_without_finite_numbers_is_refused(tmp_path, data, epoch):
+    said = refusal(tmp_path, vouched(data, "history.json", f"[{epoch}]".encode()))
+    assert "history.json: expected finite numbers" in said
+
+
 def test_weights_that_claim_more_than_the_file_holds_are_refused(tmp_path, data):
     weights = weights_with(lambda group: group.create_dataset("w", (1 << 40,), "f4"))
     assert "claims 8796093022208 bytes" in refusal(tmp_path, vouched(data, "wts.h5", weights))

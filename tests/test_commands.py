@@ -102,6 +102,7 @@ SAMPLES = {
     "--num-workers": ("2", 2),
     "--deterministic": (None, True),
     "--no-deterministic": (None, False),
+    "--memory-gb": ("8", 8.0),
     "--quiet": (None, True),
     "--enable-checkpointing": (None, True),
     "--disable-checkpointing": (None, False),
@@ -206,10 +207,11 @@ def test_every_flag_of_the_contract_is_there():
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
         "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
-        "dark-frames stray-frames bad-pixels",
+        "dark-frames stray-frames bad-pixels force memory-gb",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
-        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels",
+        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels force "
+        "memory-gb",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}
@@ -399,7 +401,13 @@ MISTAKES = {
     "no bundle": ("infer", ["--model-path", "backends"], "--model-path: there is no "),
     "output": ("train", ["--output-dir", "scan.npz"], "'--output-dir': Directory 'scan.npz' is a"),
     "below a file": ("train", ["--output-dir", "scan.npz/x"], "--output-dir: cannot make "),
-    "foreign checkpoints": ("train", ["--output-dir", "theirs"], "last.ckpt is not of ptycho-task"),
+    "foreign checkpoints": (
+        "train",
+        ["--output-dir", "ours"],
+        "best/wts.h5.zip is there, and was not made by ptycho-tasks or was changed since; move it",
+    ),
+    "foreign bundle": ("train", ["--output-dir", "theirs"], "theirs/wts.h5.zip is there, and was"),
+    "foreign metrics": ("infer", ["--output-dir", "out"], "or --force to replace it"),
     "scan in checkpoints": (
         "train",
         ["--train-data-file", "ours/checkpoints/best/wts.h5.zip", "--output-dir", "ours"],
@@ -416,7 +424,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("command", "flags", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_nothing_begins(begun, call, place, command, flags, expected):
     os.mkfifo(place / "pipe")
-    for file in ("theirs/checkpoints/last.ckpt", "ours/checkpoints/best/wts.h5.zip"):
+    for file in ("theirs/wts.h5.zip", "ours/checkpoints/best/wts.h5.zip"):
         (place / file).parent.mkdir(parents=True)
         (place / file).write_bytes(b"")
     (place / "out").mkdir()

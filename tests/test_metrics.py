@@ -231,6 +231,41 @@ def test_only_noise_is_left_of_the_truth() -> None:
     assert found.r_factor == pytest.approx(fresh.r_factor, rel=0.02)
 
 
+@pytest.mark.parametrize("photons", [1e3, 1e4, 1e6, 1e9])
+def test_noise_alone_is_foreseen(photons: float) -> None:
+    """What stands under `noise` is what the truth has, whatever the dose."""
+    made = simulate(SimulationOptions(size=32, grid=8, step=4, jitter=1, photons=photons))
+    assert made.object is not None
+    found = data_misfit(made.object, (0, 0), made.probe, made.positions, made.diffraction)
+    assert found.noise.r_factor == pytest.approx(found.r_factor, rel=0.02)
+    assert found.noise.poisson_deviance == pytest.approx(found.poisson_deviance, rel=0.02)
+    assert not found.is_poor
+    assert not found.explains_nothing
+
+
+@pytest.mark.parametrize("photons", [1e4, 1e8])
+def test_the_flat_object_is_the_best_one(photons: float) -> None:
+    made = simulate(SimulationOptions(size=32, grid=8, step=4, jitter=1, photons=photons))
+    assert made.object is not None
+    shape = made.object.shape
+    flats = [
+        data_misfit(
+            np.full(shape, c, np.complex64), (0, 0), made.probe, made.positions, made.diffraction
+        )
+        for c in np.geomspace(0.1, 1.5, 200)
+    ]
+    for name in ("r_factor", "poisson_deviance"):
+        best = min(getattr(flat, name) for flat in flats)
+        assert getattr(flats[0].flat, name) == pytest.approx(best, rel=0.005)
+    assert all(flat.explains_nothing for flat in flats if flat.r_factor > 1.1 * flat.noise.r_factor)
+
+
+def test_an_object_of_other_frames_explains_nothing() -> None:
+    wrong = np.roll(truth(), (30, 40), (0, 1)) * np.float32(1.3)
+    found = data_misfit(wrong, (0, 0), scan().probe, scan().positions, scan().diffraction)
+    assert found.explains_nothing
+
+
 def test_the_origin_moves_the_misfit_too() -> None:
     whole = data_misfit(truth(), (0, 0), scan().probe, scan().positions, scan().diffraction)
     part = data_misfit(truth()[1:, 2:], (1, 2), scan().probe, scan().positions, scan().diffraction)

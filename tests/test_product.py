@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.product import overlap_count, product_bytes, read_product
+from ptycho_tasks.product import GROUP, overlap_count, product_bytes, read_product
 from ptycho_tasks.readers import read_scan
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.simulate import simulate
@@ -151,6 +152,48 @@ def test_what_is_no_product_of_ours_is_refused(
         with h5py.File(path, "w") as file:
             file["object"] = np.ones((1, 4, 4))
     with pytest.raises(ScanError, match=r"reconstruction.h5: is no reconstruction of ptycho-tasks"):
+        read_product(path)
+
+
+def linked(file: h5py.File) -> None:
+    with h5py.File(file.filename.replace("reconstruction", "other"), "w") as other:
+        other["object"] = np.ones((1, 40, 40), np.complex64)
+    file["object"] = h5py.ExternalLink("other.h5", "object")
+
+
+HOSTILE: dict[str, tuple[str, Callable[[h5py.File], None]]] = {
+    "empty": ("object", lambda file: file.create_dataset("object", data=h5py.Empty("c8"))),
+    "text": ("probe", lambda file: file.create_dataset("probe", data="a probe")),
+    "no axes": ("probe", lambda file: file.create_dataset("probe", data=1j)),
+    "huge": ("object", lambda file: file.create_dataset("object", (1, 2**20, 2**20), "c8")),
+    "another file": ("object", linked),
+    "group": ("loss_values", lambda file: file.create_group("loss_values")),
+    "text of an origin": (
+        f"{GROUP}/origin",
+        lambda file: file.create_dataset(f"{GROUP}/origin", data="ab"),
+    ),
+    "infinite origin": (
+        f"{GROUP}/origin",
+        lambda file: file.create_dataset(f"{GROUP}/origin", data=[np.inf, np.nan]),
+    ),
+    "no group": (GROUP, lambda file: file.create_dataset(GROUP, data=3)),
+}
+
+
+@pytest.mark.parametrize(("name", "put"), HOSTILE.values(), ids=HOSTILE)
+def test_a_product_that_holds_something_else_is_refused(
+    reconstruction: Reconstruction,
+    scan: ScanData,
+    tmp_path: Path,
+    name: str,
+    put: Callable[[h5py.File], None],
+) -> None:
+    path = tmp_path / "reconstruction.h5"
+    path.write_bytes(written(reconstruction, scan))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        put(file)
+    with pytest.raises(ScanError, match=r"is no reconstruction of ptycho-tasks .*make it again"):
         read_product(path)
 
 

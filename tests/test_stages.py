@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_tasks import reporter, stages
+from ptycho_tasks import payload, reporter, stages
 from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.config import read_config
 from ptycho_tasks.errors import (
@@ -25,6 +25,7 @@ from ptycho_tasks.errors import (
     TrainingError,
 )
 from ptycho_tasks.fixture import read_fixture
+from ptycho_tasks.made import RECORD, recorded
 from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.payload import (
@@ -378,12 +379,42 @@ def test_a_refinement_of_another_scan_is_refused(project):
     assert "`positions` as float64 of shape (25, 2); expected float of shape (20, 2)" in said
 
 
-@pytest.mark.parametrize(("factor", "warned"), [(1.2, True), (1.0, False)])
+@pytest.mark.parametrize(("factor", "warned"), [(1.05, True), (1.0, False)])
 def test_a_refinement_that_made_it_worse_says_so(project, capsys, factor, warned):
     code = f"given = replace(start, object=start.object * {factor})"
     project.write(refine=code, more=REFINE).refine()
     said = "the refinement explains the frames worse than its start did"
     assert (said in capsys.readouterr().out) == warned
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("given = replace(given, object=given.object * 3)", "R-factor 2"),
+        ("given = replace(given, object=given.object[::-1] * 1.3)", "flat 0.1"),
+    ],
+)
+def test_what_explains_nothing_is_no_result(project, code, said):
+    before = project.write().infer()
+    files = {path: path.read_bytes() for path in project.inference().output_files}
+    payload._backend.cache_clear()
+    error = refusal(project.write(infer=code).infer, TrainingError)
+    assert "no better than a flat object" in error
+    assert said in error
+    assert {path: path.read_bytes() for path in files} == files
+    assert before["flat"]["r_factor"] > before["r_factor"]
+    assert before["noise"]["r_factor"] == pytest.approx(before["r_factor"], rel=0.1)
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(0.9, True), (1.0, False)])
+def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
+    project, capsys, factor, warned
+):
+    code = f"given = replace(given, object=given.object * {factor})"
+    project.write(infer=code, more="execution: {quiet: true}\n").infer()
+    said = capsys.readouterr().out
+    assert bool(re.fullmatch(r"warning +R-factor 0\.1.* times that of noise; .*\n", said)) == warned
+    assert warned or not said
 
 
 def test_the_product_of_the_source_is_that_of_no_other_scan(project):
@@ -430,9 +461,28 @@ def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
     for epoch in (1, 2):
         bundle = project.write(train=code, more=f"training: {{epochs: {epoch}}}\n").train()
         kept = project.training().checkpoints_dir
-        assert [folder.name for folder in kept.iterdir()] == [f"epoch_{epoch}"]
+        assert {folder.name for folder in kept.iterdir()} == {RECORD, f"epoch_{epoch}"}
         assert load_bundle(kept / f"epoch_{epoch}").model.models["m"]["w"].tolist() == [epoch] * 3
         assert load_bundle(bundle.parent).model.models["m"]["w"].tolist() == [1.0] * 3
+
+
+def test_files_of_others_among_checkpoints_and_logs_stay(project):
+    code = (
+        "(request.log_dir / 'a').mkdir(parents=True, exist_ok=True); "
+        "(request.log_dir / 'a' / 'log').write_text('x'); "
+        "given = replace(given, checkpoints={'best': TrainedModel(given.models)})"
+    )
+    training = project.write(train=code).training()
+    mine = [training.checkpoints_dir / "best" / "notes.txt", training.log_dir / "a" / "notes.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    for _ in range(2):
+        project.train()
+        assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert load_bundle(training.checkpoints_dir / "best")
+    assert recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
+    assert recorded(training.log_dir) == [training.log_dir / "a" / "log"]
 
 
 def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):

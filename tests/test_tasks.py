@@ -238,14 +238,31 @@ def test_a_touched_source_reruns_nothing_and_a_changed_one_all(file_project, doi
 
 
 def test_clean_removes_what_was_built_and_nothing_else(built_project, doit):
-    mine = [built_project / "runs/default/notes.txt", built_project / "fixtures/other.npz"]
+    training = built_project / "runs/default/training"
+    mine = [
+        built_project / "runs/default/notes.txt",
+        built_project / "fixtures/other.npz",
+        training / "checkpoints/mine/wts.h5.zip",
+        training / "logs/csv/notes.txt",
+    ]
     for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     done = doit(built_project, "clean")
     assert done.returncode == 0, done.stderr
     assert files(built_project).keys() == {p.relative_to(built_project).as_posix() for p in mine}
     assert {p.name for p in built_project.iterdir()} >= {"ptycho.yaml", "dodo.py", "backends"}
     assert not (built_project / INFERENCE).exists()
+
+
+@pytest.mark.parametrize(
+    "name", [f"{INFERENCE}/metrics.json", "fixtures/tiny_source.npz", "fixtures/tiny.json"]
+)
+def test_a_file_that_no_run_made_is_not_replaced(project, doit, name):
+    (project / name).parent.mkdir(parents=True, exist_ok=True)
+    (project / name).write_text("mine")
+    assert_one_line(doit(project), 2, f"{name} is there, and was not made", "move it away")
+    assert (project / name).read_text() == "mine"
 
 
 def test_clean_dry_run_removes_nothing(built_project, doit):

@@ -155,6 +155,13 @@ class Ptychi:
         """Ours and the library's: either may change results."""
         return f"1 with ptychi {version('ptychi')}"
 
+    def memory(self, request: TrainRequest | InferRequest | RefineRequest) -> float:
+        """Bytes: pty-chi holds all frames as counts, and a copy of them, beside its canvases."""
+        from ptycho_tasks.cost import canvas_sides
+
+        rows, columns = canvas_sides(request.scan)
+        return 20 * 8.0 * rows * columns + 3.0 * request.scan.diffraction.nbytes + 6e8
+
     def train(self, request: TrainRequest) -> TrainedModel:
         """Reconstruct a scan.
 

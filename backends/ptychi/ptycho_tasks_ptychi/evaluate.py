@@ -61,9 +61,9 @@ class Found:
                     for name in ("object", "probe", "positions", "scan_positions", "counts")
                 },
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(
-                f"the bundle lacks a part of the reconstruction ({error}); train again"
+                f"wts.h5.zip: lacks a part of the reconstruction ({error}); train again"
             ) from error
         shapes = [array.shape for array in (found.object, found.probe, found.positions)]
         square = len(shapes[1]) == 3 and shapes[1][1] == shapes[1][2]
@@ -74,7 +74,7 @@ class Found:
             patch_corners(found.positions, shapes[1][-1], found.origin, shapes[0])
         except ScanError as error:
             raise BundleError(
-                f"the parts of the reconstruction in the bundle do not fit: {error}; train again"
+                f"wts.h5.zip: the parts of the reconstruction do not fit: {error}; train again"
             ) from error
         return found
 

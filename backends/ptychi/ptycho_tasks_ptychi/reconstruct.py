@@ -296,7 +296,7 @@ def scaled(probe: NDArray[np.complex64], counts: float) -> NDArray[np.complex64]
     """
     flux = flux_of(probe)
     if flux == 0:
-        raise ScanError("probeGuess is zero everywhere; an iteration needs a probe to start from")
+        raise ScanError("probeGuess: is zero everywhere; give a probe to start from")
     if counts / FLUX_FACTOR <= flux <= counts * FLUX_FACTOR:
         return probe
     return (probe * math.sqrt(counts / flux)).astype(np.complex64)

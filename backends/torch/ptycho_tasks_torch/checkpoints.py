@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.files import write_atomic
+from ptycho_tasks.files import remove_leftovers, write_atomic
 
 NAME = "checkpoint.pt"
 LEAST_SECONDS = 2.0
@@ -60,8 +60,7 @@ class Checkpoints:
             return None
         with suppress(OSError):
             # What a kill in the middle of writing leaves behind.
-            for unfinished in self.path.parent.glob(f".{NAME}.*.tmp"):
-                unfinished.unlink()
+            remove_leftovers([self.path])
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:

@@ -65,6 +65,8 @@ def settings(
                 torch.manual_seed(seed)
             yield
         except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
             if not execution.deterministic or "deterministic" not in str(error):
                 raise
             kernel = str(error).split(", but")[0].split(". ")[0]

@@ -116,7 +116,10 @@ def neighbours(
     from scipy.spatial import cKDTree
 
     if count > len(among):
-        raise ScanError(f"{count} neighbours are asked for, but only {len(among)} frames exist")
+        raise ScanError(
+            f"training.neighbours: {count} neighbours are asked for, but only {len(among)} frames "
+            "are there; lower it (and training.batch_size), or take more frames into the fixture"
+        )
     _, found = cKDTree(among).query(of, k=count)
     return np.asarray(found, dtype=np.int64).reshape(len(of), count)
 

@@ -15,7 +15,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.groups import Groups, covering_groups
 from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
 from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.physics import LEAST_COUNTS, MOST_COUNTS, measured_intensity, scale_probe
 from ptycho_tasks_torch.reading import read_ahead
 from ptycho_tasks_torch.stitching import Stitcher
 
@@ -29,7 +29,7 @@ def infer(request: InferRequest) -> Reconstruction:
     network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, ObjectNetwork)
     everything = np.arange(scan.frame_count)
-    counts = mean_intensity(scan.diffraction, everything) * N**2
+    counts = measured_intensity(scan, everything) * N**2
     probe = scale_probe(scan.probe, counts)
     groups = covering_groups(scan, options.gridsize)
     stitcher = Stitcher(canvas_of(scan.positions, N))
@@ -63,8 +63,23 @@ def infer(request: InferRequest) -> Reconstruction:
         origin=stitcher.canvas.origin,
         probe=probe,
         positions=scan.positions,
-        losses=[epoch["loss"] for epoch in request.model.history],
+        losses=losses_of(request.model),
     )
+
+
+def losses_of(model: TrainedModel) -> list[float]:
+    """The loss of each epoch of the training.
+
+    Raises:
+        BundleError: an epoch has none.
+    """
+    losses = [epoch.get("loss") for epoch in model.history]
+    if None in losses:
+        raise BundleError(
+            f"wts.h5.zip: history.json: epoch {losses.index(None) + 1} has no `loss`: the bundle "
+            "is not as its training left it; train again"
+        )
+    return [loss for loss in losses if loss is not None]
 
 
 def trained_for(model: TrainedModel, scan: ScanData) -> float:
@@ -75,14 +90,16 @@ def trained_for(model: TrainedModel, scan: ScanData) -> float:
         ConfigError: the scan's N is not the model's.
     """
     N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
-    if not isinstance(N, int) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+    is_known = isinstance(N, int) and isinstance(scale, (int, float))
+    if not is_known or not LEAST_COUNTS <= (scale or 0) <= MOST_COUNTS:
         raise BundleError(
-            f"the bundle lacks what its training found: N is {N!r}, intensity_scale is {scale!r}; "
-            "train again"
+            f"wts.h5.zip: params.json: metadata: N is {N!r} and intensity_scale is {scale!r}; "
+            f"expected an integer, and a number of {LEAST_COUNTS:g} to {MOST_COUNTS:g}: the bundle "
+            "is not as its training left it; train again"
         )
     if scan.size != N:
         raise ConfigError(
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
             f"trained on {N} x {N}; infer a scan of that size, or train on this one"
         )
-    return float(scale)
+    return float(scale or 0)

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.blocks import Batch, Blocks, Epoch
 from ptycho_tasks_torch.labels import LEAST_SPREAD, label_of
 from ptycho_tasks_torch.load import AUTOENCODER, OBJECT_NETWORK
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.physics import measured_intensity, scale_probe
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class Material:
             ScanError: frames that are all dark, or a label that is of no use.
             ConfigError: there is no label.
         """
-        intensity = mean_intensity(scan.diffraction, training)
-        if intensity == 0:
-            raise ScanError(f"{scan.name}: every frame is dark; there is nothing to learn from")
+        intensity = measured_intensity(scan, training)
         mean_counts = intensity * scan.size**2
         probe = scale_probe(scan.probe, mean_counts)
         label = label_of(scan, options, probe, mean_counts)

@@ -64,10 +64,15 @@ def modules_from(model: TrainedModel, options: NetworkOptions) -> dict[str, torc
         network.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
     except KeyError:
         names = ", ".join(model.models) or "none"
-        raise BundleError(f"the bundle holds no model `{OBJECT_NETWORK}`, only {names}") from None
+        raise BundleError(
+            f"wts.h5.zip: wts.h5: holds no model `{OBJECT_NETWORK}`, only {names}; train again"
+        ) from None
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise BundleError(f"the bundle's weights do not fit the network: {reason[:300]}") from error
+        raise BundleError(
+            f"wts.h5.zip: wts.h5: the weights do not fit the network that params.json asks for; "
+            f"train again: {reason[:300]}"
+        ) from error
     return {OBJECT_NETWORK: network.eval(), AUTOENCODER: autoencoder.eval()}
 
 

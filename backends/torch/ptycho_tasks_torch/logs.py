@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,26 @@ def _mlflow(folder: Path) -> Logger:
     return logger
 
 
+_FORMS = {
+    "csv": r"metrics\.csv|hparams\.yaml",
+    "tensorboard": r"events\.out\.tfevents\..+|hparams\.yaml",
+    "mlflow": r"\d+/(meta\.yaml|tags/[^/]+"
+    r"|[0-9a-f]{32}/(meta\.yaml|(metrics|params|tags|inputs|outputs)/.+))",
+}
+"""The files that each logger writes, below the folder of its name."""
+
+
 def _empty(folder: Path) -> None:
-    """Make a folder, or remove what is in it."""
+    """Make a folder, or remove what earlier trainings logged into it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
+    for root, _, names in os.walk(folder, topdown=False):
+        for path in (Path(root, name) for name in names):
+            if re.fullmatch(_FORMS[folder.name], path.relative_to(folder).as_posix()):
+                path.unlink()
         # Within a process, mlflow relies on the hidden folder that it once made.
-        if path.is_dir() and not path.name.startswith("."):
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
+        if Path(root) != folder and not Path(root).name.startswith("."):
+            with suppress(OSError):  # it holds something
+                Path(root).rmdir()
 
 
 _MAKERS: dict[str, Callable[[Path], Logger]] = {

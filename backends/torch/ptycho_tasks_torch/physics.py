@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.scan import release_pages
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scan import ScanData, release_pages
 
 CHUNK_FRAMES = 256
 """Frames that are read at once."""
@@ -156,3 +157,25 @@ def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) 
         release_pages(diffraction)
     pixels: int = diffraction.shape[-1] ** 2
     return total / max(len(frames) * pixels, 1)
+
+
+LEAST_COUNTS, MOST_COUNTS = 1e-18, 1e18
+"""Mean counts a pixel between which single precision is enough, with room for bright pixels."""
+
+
+def measured_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
+    """`mean_intensity` of some frames of a scan, where one can compute with it.
+
+    Raises:
+        ScanError: the frames are all dark, or their scale is beyond single precision.
+    """
+    intensity = mean_intensity(scan.diffraction, frames)
+    if intensity == 0:
+        raise ScanError(f"{scan.name}: diff3d: every frame is dark; there is nothing to learn from")
+    if not LEAST_COUNTS <= intensity <= MOST_COUNTS:
+        raise ScanError(
+            f"{scan.name}: diff3d: {intensity:.3g} mean counts a pixel are beyond single precision "
+            f"({LEAST_COUNTS:g} to {MOST_COUNTS:g}); scale the amplitudes to sqrt of counts, and "
+            "take out broken pixels"
+        )
+    return intensity

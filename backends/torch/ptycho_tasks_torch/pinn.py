@@ -62,6 +62,13 @@ class Pinn:
         """Refuse options that do not fit each other, before torch is imported; see `check`."""
         check(options, TorchExecution.of(execution))
 
+    def memory(self, request: TrainRequest | InferRequest) -> float:
+        """Bytes: patches lie in a file, and of the canvas there are sums, weights and a result."""
+        from ptycho_tasks.cost import canvas_sides
+
+        rows, columns = canvas_sides(request.scan)
+        return 10 * 8.0 * rows * columns + 6e8
+
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on a scan, going on from the checkpoint in the work folder.
 

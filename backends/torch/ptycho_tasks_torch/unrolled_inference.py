@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
-from ptycho_tasks.errors import BundleError, ScanError
+from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.inference import trained_for
+from ptycho_tasks_torch.inference import losses_of, trained_for
 from ptycho_tasks_torch.load import OBJECT_NETWORK, PROBE, modules_from
 from ptycho_tasks_torch.mapped import frames_of
-from ptycho_tasks_torch.physics import mean_intensity, scale_probe
+from ptycho_tasks_torch.physics import measured_intensity, scale_probe
 from ptycho_tasks_torch.positions import with_refined_positions
 from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
 
@@ -40,9 +40,7 @@ def iterates(request: InferRequest) -> Iterator[Reconstruction]:
     device = find_device(TorchExecution.of(request.execution).accelerator)
     network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
     assert isinstance(network, UnrolledNetwork)
-    counts = mean_intensity(scan.diffraction, np.arange(scan.frame_count)) * N**2
-    if counts == 0:
-        raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
+    counts = measured_intensity(scan, np.arange(scan.frame_count)) * N**2
     probe = _probe_of(request, scale_probe(scan.probe, counts))
     modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
     if request.options.positions == "refined":
@@ -51,7 +49,7 @@ def iterates(request: InferRequest) -> Iterator[Reconstruction]:
     place = canvas_of(scan.positions, N)
     rows, columns = place.shape
     lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-    losses = [epoch["loss"] for epoch in request.model.history]
+    losses = losses_of(request.model)
     request.progress(0, network.steps, {})
     for done, canvas in enumerate(network.objects(exposure), start=1):
         seen = canvas[0, :rows, :columns].cpu().numpy() * lit
@@ -68,7 +66,7 @@ def _probe_of(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np
     lacking = sorted({"guess", "modes"} - refined.keys())
     if lacking:
         raise BundleError(
-            f"the bundle's model `{PROBE}` lacks {' and '.join(lacking)}; train again"
+            f"wts.h5.zip: wts.h5: the model `{PROBE}` lacks {' and '.join(lacking)}; train again"
         )
     if refined["guess"].shape != guess.shape:
         return guess

@@ -113,6 +113,9 @@ def test_a_log_holds_every_epoch_once_whatever_was_killed(scan, trained, tmp_pat
     if logger != "csv":
         pytest.importorskip(logger)
     watch = Watch(scan, tmp_path, logger)
+    mine = watch.logs / logger / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
     with pytest.raises(InterruptionError):
         watch.train(until=2)
     checkpoint = watch.work / checkpoints.NAME
@@ -130,6 +133,7 @@ def test_a_log_holds_every_epoch_once_whatever_was_killed(scan, trained, tmp_pat
         assert told["loss"] == pytest.approx(kept["loss"], rel=1e-6)
         assert told["val_loss"] == pytest.approx(kept["val_loss"], rel=1e-6)
     assert epochs[-1][1]["learning_rate"] < 0.1 * epochs[1][1]["learning_rate"]
+    assert mine.read_text() == "mine"
     assert capfd.readouterr() == ("", "")
 
 

@@ -263,6 +263,23 @@ def test_a_scan_of_a_flat_object_fails_the_run(scan):
         backend.train(TrainRequest(flat, msgspec.structs.replace(SMALL, epochs=1), CPU))
 
 
+@pytest.mark.parametrize("factor", [1e-42, 1e30])
+def test_frames_beyond_single_precision_are_refused_with_a_remedy(scan, trained, factor):
+    frames = (scan.diffraction.astype(np.float64) * factor).astype(np.float32)
+    far = replace(scan, diffraction=frames)
+    for compute in (
+        lambda: backend.train(TrainRequest(far, SMALL, CPU)),
+        lambda: infer(far, trained),
+    ):
+        with pytest.raises(ScanError, match=r"beyond single precision .*; scale the amplitudes"):
+            compute()
+
+
+def test_a_history_without_losses_is_refused(scan, trained):
+    with pytest.raises(BundleError, match=r"history.json: epoch 1 has no `loss`"):
+        infer(scan, replace(trained, history=[{}]))
+
+
 def test_dark_frames_are_refused(scan):
     dark = replace(scan, diffraction=np.zeros_like(scan.diffraction))
     with pytest.raises(ScanError, match="every frame is dark"):
@@ -307,9 +324,11 @@ def test_a_model_of_another_shape_is_refused(scan, trained):
         infer(scan, TrainedModel(models={}, metadata=trained.metadata))
 
 
-@pytest.mark.parametrize("damage", [{"N": None}, {"intensity_scale": None}, {"intensity_scale": 0}])
+@pytest.mark.parametrize(
+    "damage", [{"N": None}, {"intensity_scale": None}, {"intensity_scale": 1e308}]
+)
 def test_a_model_without_what_its_training_found_is_refused(scan, trained, damage):
-    with pytest.raises(BundleError, match="lacks what its training found"):
+    with pytest.raises(BundleError, match="not as its training left it"):
         infer(scan, replace(trained, metadata={**trained.metadata, **damage}))
 
 

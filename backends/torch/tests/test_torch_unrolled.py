@@ -750,7 +750,7 @@ def test_a_model_of_half_a_probe_is_refused(scan, trained, missing):
 @pytest.mark.parametrize("damage", [{"N": None}, {"intensity_scale": None}, {"intensity_scale": 0}])
 def test_a_model_without_what_its_training_found_is_refused(scan, trained, damage):
     model = trained["scan"]
-    with pytest.raises(BundleError, match="lacks what its training found"):
+    with pytest.raises(BundleError, match="not as its training left it"):
         infer(scan, replace(model, metadata={**model.metadata, **damage}))
 
 
