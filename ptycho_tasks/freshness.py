@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ class Reason:
     """One reason why a task is stale."""
 
     kind: str
-    """`setting`, `code`, `input`, `output`, `upstream` or `new`."""
+    """`setting`, `code`, `input`, `output`, `upstream`, `new`, or `missing`: an input that is not
+    there and that no task makes, without which a run would fail."""
     subject: str
     """The config key, file or task."""
     text: str
@@ -88,15 +89,22 @@ class Answer(UptodateCalculator):  # type: ignore[misc]
 class UpToDate(Answer):
     """A stage's answer."""
 
-    def __init__(self, recipe: Recipe, said: Callable[[], Found | None] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Sequence[str] = (),
+        said: Callable[[], Found | None] | None = None,
+    ) -> None:
         """Of one stage.
 
         Args:
             recipe: what decides the outputs.
+            inputs: the files that it reads, those that are missing too.
             said: reads what the present outputs say of themselves; None where they say nothing.
         """
         super().__init__()
         self.recipe = recipe
+        self.inputs = inputs
         self.said = said
         self._sources: dict[str, str | None] = {}
 

@@ -7,6 +7,7 @@ and then recognised, and what the last `ptycho.yaml` came to as tasks.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -84,13 +85,21 @@ class State:
 
     def get(self, task: str, key: str) -> Any:
         """A value of a task; None where there is none."""
+        if key == "result:":
+            return self._result(task)
         try:
             return self._tasks[task].get(key)  # type: ignore[index]
         except (KeyError, TypeError):
             return self._record(task).get(key)
 
     def set(self, task: str, key: str, value: Any) -> None:
-        """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed."""
+        """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed.
+
+        Raises:
+            SystemExit: a run is at work, which this is not of.
+        """
+        if not self.running and key in ("_values_:", "ignore:"):
+            exit_if_held()
         record = self._record(task, make=True)
         if key == "_values_:":  # the first of a task that succeeded
             record.clear()
@@ -99,6 +108,14 @@ class State:
         record[key] = value if seen is None else seen
         if key in ("deps:", "ignore:"):
             self._commit_task(task)
+
+    def _result(self, task: str) -> Any:
+        """What a task came to, for doit's `result_dep`: of a stage, what its files hold."""
+        built = self.built(task)
+        if built is None:
+            return self._record(task).get("result:")
+        inputs = self._record(task).get("deps:") or ()
+        return built["outputs"] or {path: self.get(task, path) for path in inputs}
 
     def in_(self, task: str) -> bool:
         """Whether something is known of a task."""
@@ -372,21 +389,21 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
         """sha256 of a file's content.
 
         Raises:
-            OSError: there is none.
+            FileNotFoundError: there is none, which is how doit learns of it.
         """
-        found = self.get_state(file_path, None)
+        state = current()
+        found = None if state is None else state.sha256(file_path)
         if found is None:
-            raise FileNotFoundError(file_path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_path)
         return found
 
     def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
         """Whether a file's content (`file_stat` is what `info` gave) is not what it was."""
         return bool(file_stat != state)
 
-    def get_state(self, dep: str, current_state: Any) -> str | None:
-        """What is kept of a file's content."""
-        state = current()
-        return None if state is None else state.sha256(dep)
+    def get_state(self, dep: str, current_state: Any) -> str:
+        """What is kept of a file's content; raises as `info`."""
+        return self.info(dep)
 
 
 def current() -> State | None:

@@ -31,7 +31,7 @@ from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
 from ptycho_tasks.files import remove_leftovers
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
-from ptycho_tasks.state import STATE_NAME, Checker, State, current
+from ptycho_tasks.state import STATE_NAME, Checker, State, current, spelled
 from ptycho_tasks.table import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -113,6 +113,7 @@ def task_infer() -> Iterator[Task] | None:
 
 def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
+    refuse_foreign_settings()
     evidence = project_evidence()
     if evidence is None:
         return None
@@ -129,6 +130,7 @@ def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task] | Non
         together: what running them all does.
         also: a stage whose tasks run with all of these.
     """
+    refuse_foreign_settings()
     with or_exit():
         rows = [row for row in project_table().rows if row["stage"] == stage]
     if not rows:
@@ -149,6 +151,25 @@ def _made(rows: list[Row], whole: Task) -> Iterator[Task]:
 def _both(first: Iterator[Task], second: Iterator[Task] | None) -> Iterator[Task]:
     yield from first
     yield from second or ()
+
+
+def refuse_foreign_settings() -> None:
+    """End a command of doit that does not keep what was built as these tasks need it.
+
+    Raises:
+        SystemExit: the user was told in one line.
+    """
+    manager = Globals.dep_manager
+    if manager is None:  # the tasks are asked for by another program
+        return
+    with or_exit():
+        for kind, given in ((State, manager.backend), (Checker, manager.checker)):
+            if not isinstance(given, kind):
+                raise ConfigError(
+                    f"dodo.py: these tasks need doit's settings of ptycho-tasks, and got "
+                    f"{type(given).__name__}; write `from ptycho_tasks.tasks import DOIT_CONFIG` "
+                    "there, and leave out the options --backend and --check_file_uptodate"
+                )
 
 
 @contextmanager
@@ -179,6 +200,17 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
             missing = project_table().payload(project_table().row(name)).missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
+
+
+def missing_setting(name: str, path: str) -> str | None:
+    """What to say of a missing input of a stage, where a setting names it: the key and its line."""
+    row = project_table().row(name)
+    payload = project_table().payload(row)
+    for key in ("source.file", "source.product", "inference.scan"):
+        missing = payload.missing(key)
+        if missing and spelled(payload.root, payload.path(payload.values[key])) == path:
+            return missing
+    return None
 
 
 def project_table() -> Table:
@@ -227,7 +259,7 @@ def _task(row: Row) -> Task:
         file_dep=inputs,
         targets=row["outputs"],
         task_dep=[row["after"]] if row["after"] else [],
-        uptodate=[UpToDate(recipe, said)],
+        uptodate=[UpToDate(recipe, row["inputs"], said)],
         clean=[(clean, [name])],
         io={"capture": False},
         params=_OPTIONS,
