@@ -13,7 +13,7 @@ from doit.dependency import UptodateCalculator
 from doit.task import Task
 
 from ptycho_tasks.reporter import begin_run
-from ptycho_tasks.state import State
+from ptycho_tasks.state import State, whole
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
@@ -48,6 +48,7 @@ class Recipe:
     """Source files whose content counts: name, which begins with its package, to path."""
 
 
+_SAID = ("settings", "versions", "sources", "inputs", "files")
 Found = Mapping[str, Any]
 """What an artefact says of itself: `settings`, `versions`, `sources`, `inputs` (each to sha256),
 and `files` (path to sha256 of what was published with it)."""
@@ -120,7 +121,7 @@ class UpToDate(Answer):
         self._sources = {
             name: state.source_digest(path) for name, path in self.recipe.sources.items()
         }
-        built = values.get("built")
+        built = whole(values.get("built"))
         self.reasons = list(self._reasons(task, built))
         if self.reasons and self._take_what_is_said(task, built):
             self.reasons = []
@@ -146,7 +147,7 @@ class UpToDate(Answer):
             yield Reason("new", task.name, "it was not built yet")
             return
         if built["settings"] != self.recipe.settings:
-            yield from self._changed_settings(json.loads(built["settings"]))
+            yield from self._changed_settings(_mapping(built["settings"]))
         yield from self._changed_code(built)
         seen = self.state.snapshots[task.name]
         for path in sorted(seen):
@@ -205,13 +206,13 @@ class UpToDate(Answer):
         if not all(Path(path).is_file() for path in task.targets):
             return False
         found = self.said()
-        if found is None:
+        if found is None or not all(isinstance(found.get(key), dict) for key in _SAID):
             return False
         inputs = state.snapshots[task.name]
         same = (
             not any(True for _ in self._changed_settings(found["settings"]))
             and not any(True for _ in self._changed_code(found))
-            and sorted(found["inputs"].values()) == sorted(map(str, inputs.values()))
+            and sorted(map(str, found["inputs"].values())) == sorted(map(str, inputs.values()))
             and all(state.sha256(path) == digest for path, digest in found["files"].items())
         )
         if same:
@@ -229,6 +230,15 @@ class UpToDate(Answer):
                 "deps:": list(inputs),
             },
         )
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping as JSON; empty where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 LOCAL = "project"

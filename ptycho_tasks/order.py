@@ -49,9 +49,7 @@ def in_run_order(
     return order
 
 
-def _needed(
-    tasks: Mapping[str, Task], name: str, rank: Mapping[str, int]
-) -> Iterator[str]:
+def _needed(tasks: Mapping[str, Task], name: str, rank: Mapping[str, int]) -> Iterator[str]:
     """What a task needs: first what its author listed, in that order, then what makes its inputs,
     which doit took from a set, as they are defined."""
     task = tasks[name]

@@ -31,7 +31,7 @@ from doit.reporter import ConsoleReporter
 
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.order import in_run_order
-from ptycho_tasks.output import say
+from ptycho_tasks.output import echo, say
 from ptycho_tasks.state import State
 from ptycho_tasks.table import EVIDENCE
 
@@ -78,11 +78,10 @@ class _Run:
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
         if killed:
-            print(
+            echo(
                 f"error: a worker process was killed by signal {-killed[0]} (out of memory?); run "
                 "again with fewer, what is finished is kept",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
             self.workers.clear()
             raise Stopped(1)
@@ -139,7 +138,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Show a text, as long as someone reads."""
         try:
             super().write(text)
-        except BrokenPipeError:
+        except (AttributeError, OSError):  # closed, full, or without a reader
             say(text, self.outstream)
 
     def execute_task(self, task: Any) -> None:
@@ -170,7 +169,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         if _run is not None:
             _run.end()
             run_pid, _run = None, None
-
 
     def _summary(self) -> Iterator[str]:
         """What failed, where more than the last line says it."""

@@ -32,7 +32,7 @@ from ptycho_tasks.errors import (
     TrainingError,
 )
 from ptycho_tasks.files import not_a_file
-from ptycho_tasks.output import say
+from ptycho_tasks.output import echo
 from ptycho_tasks.payload import (
     AMPLITUDE,
     BUNDLE_NAME,
@@ -590,4 +590,4 @@ def _shown(path: Path, payload: Payload) -> str:
 
 def _say(payload: Payload, text: str) -> None:
     if not payload.execution.quiet:
-        say(f"{text}\n")
+        echo(text)

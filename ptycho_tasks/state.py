@@ -1,5 +1,8 @@
 """What was built, from what: a doit database in SQLite, committed as each task completes.
 
+Its journal is SQLite's oldest kind, which alone is safe on a file system that machines share, and
+which leaves no file beside a database at rest.
+
 doit keeps one mapping a task in it (its dependencies, their hashes, the task's values). Beside
 them stand the hashes of files by size, modification time and inode, so that a file is read once
 and then recognised, and what the last `ptycho.yaml` came to as tasks.
@@ -12,18 +15,19 @@ import itertools
 import json
 import os
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.file_system import has_record_locks, is_local
 from ptycho_tasks.files import sha256_file
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.output import echo
 
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 _APPLICATION_ID = 0x70747963
@@ -80,6 +84,8 @@ class State:
         self._sources: dict[str, str | None] = {}
         self._opened_ns = time.time_ns()
         self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
+        self._new_notes: dict[str, str] = {}
+        self._has_locks: bool | None = None
 
     # ---------------------------------------------------------------------------------- for doit
 
@@ -144,7 +150,7 @@ class State:
 
     def dump(self) -> None:
         """Write what is left to write, and close."""
-        self._commit_files()
+        self._keep()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -153,9 +159,7 @@ class State:
 
     def built(self, task: str) -> dict[str, Any] | None:
         """What a stage's outputs were built from, besides its inputs; None for other tasks."""
-        values = self._record(task).get("_values_:") or {}
-        built: dict[str, Any] | None = values.get("built")
-        return built
+        return whole((self._record(task).get("_values_:") or {}).get("built"))
 
     def is_forgotten(self, task: str) -> bool:
         """Whether the user asked to forget a task, and it was not built since."""
@@ -171,9 +175,8 @@ class State:
 
     def keep_note(self, name: str, text: str) -> None:
         """Set a note that only saves time: a database that cannot be written is none the worse."""
-        self._notes[name] = text
-        with suppress(sqlite3.Error, OSError):
-            self._transact(_NOTE, (name, text))
+        self._notes[name] = self._new_notes[name] = text
+        self._keep()
 
     def adopt(self, task: str, record: Mapping[str, Any]) -> None:
         """Take a record of a task that this database did not see run; who only asks about tasks
@@ -242,9 +245,9 @@ class State:
     def _decoded(self, text: str) -> dict[str, Any]:
         try:
             record = _decode(text)[0]
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             record = None
-        return record if isinstance(record, dict) else {}
+        return record if _is_record(record) else {}
 
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
@@ -253,14 +256,40 @@ class State:
                 try:
                     self._read()
                 except sqlite3.DatabaseError as error:
-                    if _is_damage(error):
-                        self._set_aside(str(error))
-                    else:
-                        self._read_only(error)
+                    if not _is_damage(error):
+                        echo(f"error: cannot read {self.name}: {error}", err=True)
+                        raise SystemExit(FileWriteError.exit_code) from error
+                    self._set_aside(str(error))
         return self._tasks
 
     def _read(self) -> None:
-        connection = self._connect()
+        """Read everything, in the first way that goes; only a transaction that was cut short and
+        has to be undone makes it write.
+
+        Raises:
+            sqlite3.DatabaseError: none goes.
+        """
+        ways = list(self._ways_to_read())
+        for way in ways:
+            try:
+                with closing(self._opened(way)) as connection:
+                    return self._read_from(connection)
+            except sqlite3.DatabaseError as error:
+                if way == ways[-1] or _is_damage(error):
+                    raise
+        return None
+
+    def _ways_to_read(self) -> Iterator[str]:
+        at_rest = "immutable=1"  # without a lock, a journal, or a look at either
+        if _has_write_ahead_log(self.name):
+            log = Path(f"{self.name}-wal")
+            yield "mode=rw" if log.exists() and log.stat().st_size else at_rest
+        else:
+            yield f"mode=ro{self._without_locks()}"
+            yield f"mode=rw{self._without_locks()}"
+        yield at_rest
+
+    def _read_from(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if (found, version) != (_APPLICATION_ID, _VERSION):
@@ -271,47 +300,42 @@ class State:
                 "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE kind = ?",
                 (kind,),
             )
-            files.update((row[0], row[1:]) for row in rows)
+            files.update((row[0], row[1:]) for row in rows if type(row[5]) is str)
         self._notes = dict(connection.execute("SELECT name, text FROM note"))
 
-    def _read_only(self, error: sqlite3.DatabaseError) -> None:
-        """Read what a full disk or a lock keeps SQLite from reading the usual way.
+    def _opened(self, way: str) -> sqlite3.Connection:
+        # Without a transaction of Python's own making: each is begun and ended below.
+        return sqlite3.connect(
+            f"{Path(self.name).absolute().as_uri()}?{way}",
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+        )
 
-        Raises:
-            SystemExit: it cannot be read at all, and the user was told.
-        """
-        if self._connection is not None:
-            self._connection.close()
-        try:
-            uri = f"{Path(self.name).absolute().as_uri()}?immutable=1"
-            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-            self._read()
-        except sqlite3.DatabaseError:
-            print(f"error: cannot read {self.name}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(FileWriteError.exit_code) from error
-        finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+    def _without_locks(self) -> str:
+        """What to add to a way where the file system has no locks."""
+        if self._has_locks is None:
+            self._has_locks = has_record_locks(Path(self.name))
+        return "" if self._has_locks else "&nolock=1"
 
     def _connect(self) -> sqlite3.Connection:
+        """The connection for writing."""
         if self._connection is None:
             path = Path(self.name)
             new = not path.exists()
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            # Who may not write here cannot make the files that readers of a WAL database share.
-            way = "" if os.access(path.parent, os.W_OK) else "?immutable=1"
-            # Without a transaction of Python's own making: each is begun and ended below.
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}{way}", uri=True, timeout=_BUSY_S, isolation_level=None
-            )
+            self._connection = self._opened(f"mode=rwc{self._without_locks()}")
             if new:
-                self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.executescript(
                     f"BEGIN; PRAGMA application_id={_APPLICATION_ID};"
                     f"PRAGMA user_version={_VERSION}; {_TABLES} COMMIT;"
                 )
+            elif _has_write_ahead_log(self.name):
+                # Of an earlier version: other machines could not share it.
+                if not self._has_locks:
+                    self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._connection.execute("PRAGMA journal_mode=DELETE")
         return self._connection
 
     def _set_aside(self, reason: str) -> None:
@@ -327,11 +351,10 @@ class State:
         for ending in ("-wal", "-shm"):
             with suppress(FileNotFoundError):
                 Path(f"{path}{ending}").unlink()
-        print(
+        echo(
             f"warning: {path} cannot be used ({reason}); it is now {aside.name}, and what was "
             "built is recognised by what the files say of themselves",
-            file=sys.stderr,
-            flush=True,
+            err=True,
         )
 
     def _commit_task(self, task: str) -> None:
@@ -340,9 +363,14 @@ class State:
         record = json.dumps(self._loaded()[task], separators=(",", ":"))
         self._write("INSERT OR REPLACE INTO task VALUES (?, ?)", (task, record))
 
-    def _commit_files(self) -> None:
-        if self._new_files and (self.running or Path(self.name).exists()):
-            # Only time is lost: the files are hashed again.
+    def _keep(self) -> None:
+        """Write what only saves time; who merely asks writes nothing where another machine may
+        be at work."""
+        path = Path(self.name)
+        if not (self._new_files or self._new_notes):
+            return
+        if self.running or (path.exists() and is_local(path)):
+            # Only time is lost: files are hashed, and tasks are settled again.
             with suppress(sqlite3.Error, OSError):
                 self._transact(None, ())
 
@@ -356,11 +384,10 @@ class State:
         try:
             self._transact(statement, values)
         except (sqlite3.Error, OSError) as error:
-            print(
+            echo(
                 f"error: cannot write {self.name}: {error}; free space or allow writing, then run "
                 "again: what is finished is recognised",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
             raise SystemExit(FileWriteError.exit_code) from error
 
@@ -372,6 +399,7 @@ class State:
                 "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(*key, *value) for key, value in self._new_files.items()],
             )
+            connection.executemany(_NOTE, self._new_notes.items())
             if statement is not None:
                 connection.execute(statement, values)
             connection.execute("COMMIT")
@@ -380,6 +408,7 @@ class State:
                 connection.execute("ROLLBACK")
             raise
         self._new_files.clear()
+        self._new_notes.clear()
 
 
 class Checker(FileChangedChecker):  # type: ignore[misc]
@@ -438,7 +467,38 @@ def spelled(root: Path, path: Path) -> str:
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether a database is none, or none of ours; else it only cannot be read just now."""
-    return not isinstance(error, sqlite3.OperationalError) or str(error).startswith("no such")
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return str(error).startswith(("no such", "Could not decode"))
+
+
+def _has_write_ahead_log(name: str) -> bool:
+    """Whether a database is in SQLite's WAL mode, by its header."""
+    try:
+        with open(name, "rb") as file:  # noqa: PTH123
+            return file.read(20)[18:] == b"\2\2"
+    except OSError:
+        return False
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a record is one that doit can work with."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("_values_:", {}), dict)
+        and isinstance(record.get("deps:", []), list)
+        and all(isinstance(path, str) for path in record.get("deps:", ()))
+    )
+
+
+_BUILT = {"settings": str, "versions": dict, "sources": dict, "outputs": dict}
+
+
+def whole(built: Any) -> dict[str, Any] | None:
+    """A note of what a stage was built from, if it is one; anything else counts as none."""
+    if not isinstance(built, dict):
+        return None
+    return built if all(isinstance(built.get(k), kind) for k, kind in _BUILT.items()) else None
 
 
 def _is_settled(stamp: Stamp) -> bool:

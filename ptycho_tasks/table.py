@@ -96,7 +96,7 @@ def table_of(root: Path, state: State | None) -> Table:
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
         return Table(kept["rows"], path, config)
     rows, watched = make_table(path, config)
-    if state is not None and Path(state.name).exists():
+    if state is not None:
         kept = {"key": key, "watched": _stamps(watched), "rows": rows}
         state.keep_note(_NOTE, json.dumps(kept, separators=(",", ":")))
     return Table(rows, path, config)

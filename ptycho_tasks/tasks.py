@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import json
 import os
 import shutil
-import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doit import doit_cmd
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
+from ptycho_tasks.faults import DoitTraceback, is_ours, passes_through, show_fault
 from ptycho_tasks.files import remove_leftovers
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.output import echo, end_in_order
 from ptycho_tasks.state import STATE_NAME, Checker, State, current, spelled
 from ptycho_tasks.table import (
     CHECKPOINTS,
@@ -45,6 +48,7 @@ from ptycho_tasks.table import (
 )
 
 if TYPE_CHECKING:
+    from ptycho_tasks.backend import Backend
     from ptycho_tasks.evidence import Evidence
 
 
@@ -69,6 +73,9 @@ DOIT_CONFIG = {
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.
 gc.set_threshold(100_000)
+# Nothing else of doit is asked before it shows the traceback of what ended a command.
+doit_cmd.traceback = DoitTraceback()
+end_in_order()
 
 _FUNCTIONS = {
     "source": "check_source",
@@ -174,12 +181,18 @@ def refuse_foreign_settings() -> None:
 
 @contextmanager
 def or_exit() -> Iterator[None]:
-    """Where doit would show a traceback: a user's error in the block is one line, and the end."""
+    """Where doit would show a traceback: a user's error in the block is one line, and the end; so
+    is a fault of ours."""
     try:
         yield
     except PtychoTasksError as error:
         complain(error)
         raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        if not is_ours(error):
+            raise
+        show_fault(error)
+        raise SystemExit(1) from error
 
 
 def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
@@ -270,28 +283,47 @@ def _task(row: Row) -> Task:
     return task
 
 
-def run_stage(name: str) -> TaskFailed | TaskError | None:
+def run_stage(name: str, task: Task) -> TaskFailed | TaskError | None:
     """The action of every task: run a stage; a user's error is one line and the right exit code."""
     from ptycho_tasks import stages
 
     table = project_table()
     row = table.row(name)
+    backends: list[Backend] = []
     with reporter.lines_of(name):
         try:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)
+            backends += [payload.backend, *filter(None, [getattr(payload, "refiner", None)])]
             remove_leftovers(map(Path, row["outputs"]))
-            getattr(stages, _FUNCTIONS[row["stage"]])(payload)
-        except PtychoTasksError as error:
-            complain(error)
-            failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
-            return failure(str(error), report=False)
+            with muted(task.verbosity):
+                getattr(stages, _FUNCTIONS[row["stage"]])(payload)
         except Exception as error:
-            # A defect, ours or a backend's: its traceback is what its author needs. Left to doit,
-            # it would end with the exit code of a wrong configuration.
-            traceback.print_exception(error)
-            return TaskFailed(str(error), report=False)
+            return failure_of(error, backends)
     return None
+
+
+@contextmanager
+def muted(verbosity: int) -> Iterator[None]:
+    """In the block, be as silent as doit's option -v asks for: at 1 without output, at 0 without
+    what goes to stderr as well."""
+    with ExitStack() as streams:
+        if verbosity < 2:
+            streams.enter_context(redirect_stdout(io.StringIO()))
+        if verbosity < 1:
+            streams.enter_context(redirect_stderr(io.StringIO()))
+        yield
+
+
+def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
+    """Say in one line why an action failed; gives what doit wants to know of it."""
+    if isinstance(error, PtychoTasksError):
+        complain(error)
+        failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
+        return failure(str(error), report=False)
+    blamed = next((backend.name for backend in backends if passes_through(error, backend)), "")
+    # Left to doit, it would end with the exit code of a wrong configuration.
+    return TaskFailed(show_fault(error, blamed), report=False)
 
 
 def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
@@ -317,17 +349,18 @@ def said_by(row: Row) -> dict[str, Any] | None:
         from ptycho_tasks.bundle import made_from
 
         said = made_from(folder)
-        return None if said is None else {**said, "files": {}}
+        return {**said, "files": {}} if isinstance(said, dict) else None
     from ptycho_tasks.payload import METRICS
 
     try:
         said = json.loads((folder / METRICS).read_text())["made_from"]
         files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return {**said, "files": files}
 
 
+@or_exit()
 def clean(name: str, dryrun: bool) -> None:
     """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
 
@@ -353,7 +386,7 @@ def clean(name: str, dryrun: bool) -> None:
         if not Path(output).exists():
             continue
         if built.get(output) is None or state.sha256(output) != built[output]:
-            print(f"keeping {output}: it is not as `doit {name}` left it")
+            echo(f"keeping {output}: it is not as `doit {name}` left it")
         else:
             _remove(Path(output), dryrun)
 
@@ -361,7 +394,7 @@ def clean(name: str, dryrun: bool) -> None:
 def _remove(path: Path, dryrun: bool) -> None:
     if not path.exists():
         return
-    print(f"removing {path}")
+    echo(f"removing {path}")
     if dryrun:
         return
     keep = {Path(), Path("fixtures"), Path(STATE_DIR)}
@@ -375,7 +408,7 @@ def _remove(path: Path, dryrun: bool) -> None:
             folder.rmdir()
             folder = folder.parent
     except OSError as error:
-        print(f"error: cannot remove {path}: {error.strerror or error}", file=sys.stderr)
+        echo(f"error: cannot remove {path}: {error.strerror or error}", err=True)
         raise SystemExit(1) from error
 
 
@@ -383,4 +416,4 @@ def complain(error: PtychoTasksError) -> None:
     """Say in one line what is wrong; with the traceback where that is asked for."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    echo(f"error: {error}", err=True)

@@ -12,6 +12,7 @@ import pytest
 from ptycho_tasks import state as module
 from ptycho_tasks.state import State, spelled
 
+BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
 OLD_NS = 10**9
 
 
@@ -54,7 +55,7 @@ def old_file(path, content=b"content", at_ns=OLD_NS):
 
 def finish(state, task, **values):
     """What doit sets of a task that succeeded."""
-    state.set(task, "_values_:", {"built": {}})
+    state.set(task, "_values_:", {"built": BUILT})
     for key, value in values.items():
         state.set(task, key, value)
     state.set(task, "deps:", list(values))
