@@ -11,6 +11,7 @@ and then recognised, and what the last `ptycho.yaml` came to as tasks.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -461,8 +462,14 @@ def known_source_digest(path: Path) -> str | None:
 def spelled(root: Path, path: Path) -> str:
     """A path relative to the project where it lies in it. doit compares paths as strings, so
     each file has one spelling."""
-    whole, inside = os.path.normpath(path), f"{os.path.normpath(root)}{os.sep}"
+    whole, inside = os.path.normpath(path), _inside(root)
     return whole[len(inside) :] if whole.startswith(inside) else whole
+
+
+@functools.cache
+def _inside(root: Path) -> str:
+    """What the paths of files in a folder begin with."""
+    return f"{os.path.normpath(root)}{os.sep}"
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

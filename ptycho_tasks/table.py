@@ -7,14 +7,17 @@ checked again and no backend is imported.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ptycho_tasks.errors import one_line
 
 if TYPE_CHECKING:
     from ptycho_tasks.config import ConfigFile, Variant
@@ -32,13 +35,15 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for that file."""
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 """Folders beside a bundle: kept states of its training, and logs of it."""
-_FORMAT = 2
+_FORMAT = 3
 _NOTE = "tasks"
 
 Row = dict[str, Any]
 """One task: `name`, `stage`, `variant`, `doc`, `inputs`, `outputs` (paths, relative to the project
 where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources` (name to
 path)."""
+Files = tuple[str, list[Path], list[Path]]
+"""What a task does, what it reads, and what it makes."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +96,92 @@ def table_of(root: Path, state: State | None) -> Table:
     """
     path = root / CONFIG_NAME
     config = read_bytes(path)
-    kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
+    kept = _opened(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
-        return Table(kept["rows"], path, config)
+        return Table(_unpacked(kept), path, config)
     rows, watched = make_table(path, config)
     if state is not None:
-        kept = {"key": key, "watched": _stamps(watched), "rows": rows}
-        state.keep_note(_NOTE, json.dumps(kept, separators=(",", ":")))
+        kept = {"key": key, "watched": _stamps(watched), **_packed(rows)}
+        state.keep_note(_NOTE, _sealed(kept))
     return Table(rows, path, config)
+
+
+def _sealed(note: Mapping[str, Any]) -> str:
+    text = json.dumps(note, separators=(",", ":"))
+    return f"{hashlib.sha256(text.encode()).hexdigest()}{text}"
+
+
+def _opened(sealed: object) -> dict[str, Any]:
+    """What `_sealed` was given; empty where that is not known any more."""
+    if not isinstance(sealed, str):
+        return {}
+    digest, text = sealed[:64], sealed[64:]
+    if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != digest:
+        return {}
+    note: dict[str, Any] = json.loads(text)
+    return note
+
+
+_COMMA = ',"'
+"""What parts the settings of a row at, however it stands in them: they are joined again."""
+
+
+def _packed(rows: Iterable[Row]) -> dict[str, Any]:
+    """Rows with what many of them have in common, but for their variant's name and a few of their
+    settings, written once."""
+    shapes: dict[str, tuple[int, list[str]]] = {}
+    packed = []
+    for row in rows:
+        variant, parts = row["variant"], row["settings"].split(_COMMA)
+        shape = {
+            **row,
+            "variant": "",
+            "name": _general(row["name"], variant),
+            "inputs": [_general(path, variant) for path in row["inputs"]],
+            "outputs": [_general(path, variant) for path in row["outputs"]],
+            "settings": len(parts),
+        }
+        number, common = shapes.setdefault(json.dumps(shape), (len(shapes), parts))
+        own = [(n, part) for n, part in enumerate(parts) if part != common[n]]
+        packed.append([number, variant, *itertools.chain(*own)])
+    known = [
+        {**json.loads(shape), "settings": _COMMA.join(common)}
+        for shape, (_, common) in shapes.items()
+    ]
+    return {"shapes": known, "rows": packed}
+
+
+def _unpacked(note: Mapping[str, Any]) -> list[Row]:
+    shapes = [(shape, shape["settings"].split(_COMMA)) for shape in note["shapes"]]
+    rows = []
+    for number, variant, *own in note["rows"]:
+        shape, common = shapes[number]
+        row = {
+            **shape,
+            "variant": variant,
+            "name": _special(shape["name"], variant),
+            "inputs": [_special(path, variant) for path in shape["inputs"]],
+            "outputs": [_special(path, variant) for path in shape["outputs"]],
+        }
+        if own:
+            parts = common.copy()
+            for n, part in zip(own[::2], own[1::2], strict=True):
+                parts[n] = part
+            row["settings"] = _COMMA.join(parts)
+        rows.append(row)
+    return rows
+
+
+def _general(text: str, variant: str) -> str:
+    """A path or a task's name, with a mark, which none of them holds, for the variant's name."""
+    if text.endswith(f":{variant}"):
+        return f"{text.removesuffix(variant)}\0"
+    return text.replace(f"/{variant}/", "/\0/")
+
+
+def _special(text: str, variant: str) -> str:
+    return text.replace("\0", variant)
 
 
 def asks_for_evidence(root: Path) -> bool:
@@ -139,7 +221,7 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     for variant in variants:
         training, inference, refinement = create_payloads(file, variant)
         several = len(variants) > 1 or bool(variant.overrides)
-        for row in _rows(training, inference, refinement, several=several):
+        for row in _rows(training, inference, refinement, several=several, known=rows):
             if set(row["inputs"]) & set(row["outputs"]):
                 raise ConfigError(
                     f"{training.origins.get('source.file', file.path.name)}: source.file: "
@@ -173,96 +255,81 @@ def _rows(
     refinement: RefinementPayload | None,
     *,
     several: bool,
+    known: Mapping[str, Mapping[str, Row]],
 ) -> Iterator[Row]:
+    """The tasks of a variant, but for those that are known from another."""
     from ptycho_tasks.code import versions
     from ptycho_tasks.config import canonical_json
     from ptycho_tasks.state import spelled
 
+    root, source = training.root, [*training.source_files.values()]
     simulated = training.source.simulate is not None
-    source = [*training.source_files.values()]
-    fixture = [training.fixture_file, training.sidecar_file]
     backends: dict[str, Any] = dict.fromkeys(
         ("train", "infer"), (training.backend, training.backend_source)
     )
     if refinement is not None:
         backends["refine"] = (refinement.refiner, refinement.refiner_source)
-    made = spelled(training.root, training.source_file)
     source_name = training.changed("source") or "default"
     scan = [*inference.scan_files.values()]
 
     def row(
-        payload: Payload,
-        stage: str,
-        name: str,
-        doc: str,
-        inputs: list[Path],
-        outputs: list[Path],
-        after: str = "",
-    ) -> Row:
-        settings = payload.settings(stage)
-        backend, local = backends.get(stage, (None, None))
-        files = dict(_sources(training.root, stage))
-        if backend is not None:
-            files |= _sources(training.root, backend, local)
+        payload: Payload, stage: str, name: str, files: Callable[[], Files], after: str = ""
+    ) -> Iterator[Row]:
         # To infer is to refine as well, where that is asked for: `infer` is both then.
         split = refinement is not None and stage in ("infer", "refine")
-        return {
-            "name": f"{stage}:{name}" if several or split else stage,
+        task = f"{stage}:{name}" if several or split else stage
+        settings = payload.settings(stage)
+        text = canonical_json(settings)
+        if task in known[stage] and known[stage][task]["settings"] == text:
+            return
+        doc, inputs, outputs = files()
+        backend, local = backends.get(stage, (None, None))
+        code = dict(_sources(root, stage))
+        if backend is not None:
+            code |= _sources(root, backend, local)
+        yield {
+            "name": task,
             "stage": stage,
             "variant": payload.variant.name,
-            "doc": doc,
-            "inputs": [spelled(payload.root, path) for path in inputs],
-            "outputs": [spelled(payload.root, path) for path in outputs],
-            "settings": canonical_json(settings),
+            "doc": one_line(doc),
+            "inputs": [spelled(root, path) for path in inputs],
+            "outputs": [spelled(root, path) for path in outputs],
+            "settings": text,
             "at_default": payload.at_default(settings),
             "versions": versions(stage, backend),
             "after": after,
-            "sources": files,
+            "sources": code,
         }
 
-    yield row(
-        training,
-        "source",
-        source_name,
-        f"simulate the scan {made}" if simulated else f"check the scan {made}",
-        [] if simulated else source,
-        [training.source_file] if simulated else [],
-    )
-    yield row(
-        training,
-        "fixture",
-        training.changed("source", "fixture") or "default",
-        "cut the source to the frames to train on, with a sidecar that says which",
-        source,
-        fixture,
-        after=f"source:{source_name}" if several else "source",
-    )
-    yield row(
-        training,
-        "train",
-        training.variant.name,
-        f"train the backend {training.backend.name} on the fixture; gives "
-        f"{training.bundle_file.name}",
-        [training.fixture_file],
-        [training.bundle_file],
-    )
-    yield row(
-        inference,
-        "infer",
-        inference.variant.name,
-        "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics",
-        [inference.bundle_file, *scan],
-        inference.output_files,
-    )
+    def check_source() -> Files:
+        made = spelled(root, training.source_file)
+        if simulated:
+            return f"simulate the scan {made}", [], [training.source_file]
+        return f"check the scan {made}", source, []
+
+    def cut() -> Files:
+        doc = "cut the source to the frames to train on, with a sidecar that says which"
+        return doc, source, [training.fixture_file, training.sidecar_file]
+
+    def train() -> Files:
+        bundle = training.bundle_file
+        doc = f"train the backend {training.backend.name} on the fixture; gives {bundle.name}"
+        return doc, [training.fixture_file], [bundle]
+
+    def infer() -> Files:
+        doc = "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics"
+        return doc, [inference.bundle_file, *scan], inference.output_files
+
+    yield from row(training, "source", source_name, check_source)
+    fixture_name = training.changed("source", "fixture") or "default"
+    after = f"source:{source_name}" if several else "source"
+    yield from row(training, "fixture", fixture_name, cut, after)
+    yield from row(training, "train", training.variant.name, train)
+    yield from row(inference, "infer", inference.variant.name, infer)
     if refinement is not None:
-        yield row(
-            refinement,
-            "refine",
-            refinement.variant.name,
-            f"go on from the reconstruction with the backend {refinement.refiner.name}",
-            [refinement.start_file, *scan],
-            refinement.output_files,
-        )
+        doc = f"go on from the reconstruction with the backend {refinement.refiner.name}"
+        files = doc, [refinement.start_file, *scan], refinement.output_files
+        yield from row(refinement, "refine", refinement.variant.name, lambda: files)
 
 
 def read_bytes(path: Path) -> bytes:
