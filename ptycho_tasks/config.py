@@ -484,6 +484,7 @@ class Facts(dict[str, Fact]):
     def __init__(self, facts: Mapping[str, Fact]) -> None:
         """A copy of some facts."""
         super().__init__(facts)
+        self.default = functools.cache(lambda key: self.of(key).default)
         self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
 
     def of(self, key: str) -> Fact:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ RECONSTRUCTION = "reconstruction.h5"
 AMPLITUDE = "reconstructed_amplitude.png"
 PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
+RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
+"""The files of a reconstruction."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,10 @@ class Payload:
         keys = self.facts.keys_of(stage, tuple(self.values))
         return {key: self.values[key] for key in keys}
 
-    def at_default(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of some keys whose value is the default."""
-        return tuple(key for key in keys if self.values[key] == self.facts.of(key).default)
+    def at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of some settings whose value is the default."""
+        default = self.facts.default
+        return tuple([key for key, value in settings.items() if value == default(key)])
 
     @property
     def source(self) -> SourceOptions:
@@ -176,8 +179,12 @@ class Payload:
         """The trained model."""
         return self.model_dir / BUNDLE_NAME
 
+    def results(self, stage: str) -> str:
+        """The project's folder of what `training`, `inference` or `refinement` gives."""
+        return f"runs/{self.variant.name}/{stage}"
+
     def _results(self, stage: str) -> Path:
-        return self.root.joinpath("runs", self.variant.name, stage)
+        return self.root / self.results(stage)
 
 
 @dataclass(frozen=True)
@@ -284,8 +291,7 @@ class InferencePayload(Payload):
     @property
     def output_files(self) -> list[Path]:
         """The reconstruction's files."""
-        folder = self.output_dir
-        return [folder / name for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)]
+        return [self.output_dir / name for name in RESULTS]
 
 
 @dataclass(frozen=True)

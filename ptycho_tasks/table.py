@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 """One task: `name`, `stage`, `variant`, `doc`, `inputs`, `outputs` (paths, relative to the project
 where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources` (name to
 path)."""
-Files = tuple[str, list[Path], list[Path]]
+Files = tuple[str, list[str], list[str]]
 """What a task does, what it reads, and what it makes."""
 
 
@@ -217,7 +217,7 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     file = parse_config(path, config)
     variants = variants_of(file)
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
-    modules: set[str] = set()
+    backends: set[tuple[Any, Path | None]] = set()
     for variant in variants:
         training, inference, refinement = create_payloads(file, variant)
         several = len(variants) > 1 or bool(variant.overrides)
@@ -235,10 +235,9 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
                     f"would both write {row['outputs'][0]}; rename one or write its values "
                     "otherwise"
                 )
-        modules.update(_modules(training.root, training.backend, training.backend_source))
+        backends.add((training.backend, training.backend_source))
         if refinement is not None:
-            refiner, local = refinement.refiner, refinement.refiner_source
-            modules.update(_modules(refinement.root, refiner, local))
+            backends.add((refinement.refiner, refinement.refiner_source))
     for stage in ("source", "fixture"):
         # One that all variants share needs no name of its own.
         if len(rows[stage]) == 1:
@@ -246,7 +245,8 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     if len(rows["source"]) == 1:
         for row in rows["fixture"].values():
             row["after"] = "source"
-    return [row for stage in rows.values() for row in stage.values()], sorted(modules)
+    watched = {file for backend in backends for file in _modules(path.absolute().parent, *backend)}
+    return [row for stage in rows.values() for row in stage.values()], sorted(watched)
 
 
 def _rows(
@@ -260,17 +260,20 @@ def _rows(
     """The tasks of a variant, but for those that are known from another."""
     from ptycho_tasks.code import versions
     from ptycho_tasks.config import canonical_json
+    from ptycho_tasks.payload import BUNDLE_NAME, RESULTS
     from ptycho_tasks.state import spelled
 
-    root, source = training.root, [*training.source_files.values()]
-    simulated = training.source.simulate is not None
+    root = training.root
+    at = partial(spelled, root)
     backends: dict[str, Any] = dict.fromkeys(
         ("train", "infer"), (training.backend, training.backend_source)
     )
     if refinement is not None:
         backends["refine"] = (refinement.refiner, refinement.refiner_source)
     source_name = training.changed("source") or "default"
-    scan = [*inference.scan_files.values()]
+    scan = [at(path) for path in inference.scan_files.values()]
+    bundle = f"{training.results('training')}/{BUNDLE_NAME}"
+    fixture = at(training.fixture_file)
 
     def row(
         payload: Payload, stage: str, name: str, files: Callable[[], Files], after: str = ""
@@ -292,8 +295,8 @@ def _rows(
             "stage": stage,
             "variant": payload.variant.name,
             "doc": one_line(doc),
-            "inputs": [spelled(root, path) for path in inputs],
-            "outputs": [spelled(root, path) for path in outputs],
+            "inputs": inputs,
+            "outputs": outputs,
             "settings": text,
             "at_default": payload.at_default(settings),
             "versions": versions(stage, backend),
@@ -301,24 +304,29 @@ def _rows(
             "sources": code,
         }
 
+    def read() -> list[str]:
+        return [at(path) for path in training.source_files.values()]
+
+    def made(stage: str) -> list[str]:
+        return [f"{training.results(stage)}/{name}" for name in RESULTS]
+
     def check_source() -> Files:
-        made = spelled(root, training.source_file)
-        if simulated:
-            return f"simulate the scan {made}", [], [training.source_file]
-        return f"check the scan {made}", source, []
+        scan = at(training.source_file)
+        if training.source.simulate is not None:
+            return f"simulate the scan {scan}", [], [scan]
+        return f"check the scan {scan}", read(), []
 
     def cut() -> Files:
         doc = "cut the source to the frames to train on, with a sidecar that says which"
-        return doc, source, [training.fixture_file, training.sidecar_file]
+        return doc, read(), [fixture, at(training.sidecar_file)]
 
     def train() -> Files:
-        bundle = training.bundle_file
-        doc = f"train the backend {training.backend.name} on the fixture; gives {bundle.name}"
-        return doc, [training.fixture_file], [bundle]
+        doc = f"train the backend {training.backend.name} on the fixture; gives {BUNDLE_NAME}"
+        return doc, [fixture], [bundle]
 
     def infer() -> Files:
         doc = "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics"
-        return doc, [inference.bundle_file, *scan], inference.output_files
+        return doc, [bundle, *scan], made("inference")
 
     yield from row(training, "source", source_name, check_source)
     fixture_name = training.changed("source", "fixture") or "default"
@@ -328,7 +336,7 @@ def _rows(
     yield from row(inference, "infer", inference.variant.name, infer)
     if refinement is not None:
         doc = f"go on from the reconstruction with the backend {refinement.refiner.name}"
-        files = doc, [refinement.start_file, *scan], refinement.output_files
+        files = doc, [at(refinement.start_file), *scan], made("refinement")
         yield from row(refinement, "refine", refinement.variant.name, lambda: files)
 
 

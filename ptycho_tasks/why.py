@@ -63,7 +63,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
     ) -> None:
         for name in in_run_order(tasks, selected, found):
             verdict = self._verdict(tasks[name], tasks, found)
-            if verdict.status in ("stale", "depends"):
+            if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
                 self._judge(tasks, tasks[name].setup_tasks, found)
             found[name] = verdict
 
