@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-import sysconfig
 import tempfile
 import time
 import traceback
@@ -23,11 +21,6 @@ _LONGEST = 300
 _OURS = "ptycho_tasks"
 _LOCAL = "ptycho_tasks_local_"
 """What the names of our packages, and of modules that hold a project's own backends, begin with."""
-_INSTALLED = tuple(
-    f"{path}{os.sep}"
-    for name, path in sysconfig.get_paths().items()
-    if name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
 
 
 def show_fault(error: BaseException, backend: str = "") -> str:
@@ -58,7 +51,7 @@ def _save(error: BaseException) -> str:
     text = "".join(
         [
             f"{' '.join(map(repr, sys.argv))}\nin {Path.cwd()!r}\n"
-            f"Python {sys.version}\n{platform.platform()}\n\n",
+            f"Python {sys.version}\n{sys.platform}\n\n",
             *traceback.format_exception(error),
         ]
     ).encode("utf-8", "backslashreplace")
@@ -79,11 +72,15 @@ def _save(error: BaseException) -> str:
 def is_ours(error: BaseException) -> bool:
     """Whether an exception is a fault of ours: of the code that is not a library's, ours was the
     last that ran."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    installed = tuple(f"{paths[name]}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OURS):
             return not module.startswith(_LOCAL)
-        if not frame.f_code.co_filename.startswith(("<", *_INSTALLED)):
+        if not frame.f_code.co_filename.startswith(("<", *installed)):
             return False
     return False
 

@@ -1,8 +1,5 @@
 """What was built, from what: a doit database in SQLite, committed as each task completes.
 
-Its journal is SQLite's oldest kind, which alone is safe on a file system that machines share, and
-which leaves no file beside a database at rest.
-
 doit keeps one mapping a task in it (its dependencies, their hashes, the task's values). Beside
 them stand the hashes of files by size, modification time and inode, so that a file is read once
 and then recognised, and what the last `ptycho.yaml` came to as tasks.
@@ -12,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -34,12 +32,12 @@ STATE_NAME = f"{STATE_DIR}/state.sqlite"
 _APPLICATION_ID = 0x70747963
 _VERSION = 1
 _TABLES = """
-CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE file (
     path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER,
     digest TEXT NOT NULL, PRIMARY KEY (path, kind)
 ) WITHOUT ROWID;
-CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
 _NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?)"
 _SETTLED_NS = 20_000_000
@@ -87,6 +85,7 @@ class State:
         self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
         self._new_notes: dict[str, str] = {}
         self._has_locks: bool | None = None
+        self._source_lists = functools.cache(self._read_sources)
 
     # ---------------------------------------------------------------------------------- for doit
 
@@ -248,7 +247,7 @@ class State:
             record = _decode(text)[0]
         except (ValueError, TypeError, RecursionError):
             record = None
-        return record if _is_record(record) else {}
+        return self._with_sources(record) if _is_record(record) else {}
 
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
@@ -281,14 +280,13 @@ class State:
         return None
 
     def _ways_to_read(self) -> Iterator[str]:
-        at_rest = "immutable=1"  # without a lock, a journal, or a look at either
-        if _has_write_ahead_log(self.name):
-            log = Path(f"{self.name}-wal")
-            yield "mode=rw" if log.exists() and log.stat().st_size else at_rest
-        else:
+        if not _has_write_ahead_log(self.name):
             yield f"mode=ro{self._without_locks()}"
             yield f"mode=rw{self._without_locks()}"
-        yield at_rest
+        elif os.access(Path(self.name).parent, os.W_OK) and is_local(Path(self.name)):
+            # With the files beside it that its readers share.
+            yield "mode=rw"
+        yield "immutable=1"  # what there is at rest, without a lock, a journal, or a look at either
 
     def _read_from(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -327,17 +325,25 @@ class State:
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._opened(f"mode=rwc{self._without_locks()}")
+            if new or _has_write_ahead_log(self.name):
+                self._set_journal(self._connection)
             if new:
                 self._connection.executescript(
                     f"BEGIN; PRAGMA application_id={_APPLICATION_ID};"
                     f"PRAGMA user_version={_VERSION}; {_TABLES} COMMIT;"
                 )
-            elif _has_write_ahead_log(self.name):
-                # Of an earlier version: other machines could not share it.
-                if not self._has_locks:
-                    self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-                self._connection.execute("PRAGMA journal_mode=DELETE")
         return self._connection
+
+    def _set_journal(self, connection: sqlite3.Connection) -> None:
+        """Have the fastest journal only where one machine alone sees it, and has locks for it;
+        others read a shared folder too, with SQLite's oldest."""
+        if is_local(Path(self.name)) and self._has_locks:
+            connection.execute("PRAGMA journal_mode=WAL")
+        else:
+            # Without memory that its users share, as the journal of another machine needs.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA locking_mode=NORMAL")
 
     def _set_aside(self, reason: str) -> None:
         """Give a file that is no database of ours another name, and begin with an empty one."""
@@ -361,8 +367,34 @@ class State:
     def _commit_task(self, task: str) -> None:
         if self.is_forgotten(task):
             self.note(f"forgotten {task}", "no")
-        record = json.dumps(self._loaded()[task], separators=(",", ":"))
+        record = json.dumps(self._with_sources_apart(self._loaded()[task]), separators=(",", ":"))
         self._write("INSERT OR REPLACE INTO task VALUES (?, ?)", (task, record))
+
+    def _with_sources_apart(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record in which the digests of source files, a hundred that most tasks have in
+        common, are but the name of a note."""
+        values = record.get("_values_:") or {}
+        built = whole(values.get("built"))
+        if built is None or not built["sources"]:
+            return record
+        text = json.dumps(built["sources"], sort_keys=True)
+        name = f"sources {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if self._notes.get(name) != text:
+            self._notes[name] = self._new_notes[name] = text
+        return {**record, "_values_:": {**values, "built": {**built, "sources": name}}}
+
+    def _with_sources(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record that `_with_sources_apart` was given."""
+        built = (record.get("_values_:") or {}).get("built")
+        if isinstance(built, dict) and isinstance(built.get("sources"), str):
+            built["sources"] = self._source_lists(built["sources"])
+        return record
+
+    def _read_sources(self, name: str) -> Any:
+        try:
+            return json.loads(self._notes[name])
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
 
     def _keep(self) -> None:
         """Write what only saves time; who merely asks writes nothing where another machine may

@@ -127,50 +127,54 @@ _COMMA = ',"'
 """What parts the settings of a row at, however it stands in them: they are joined again."""
 
 
+_FILES = ("name", "doc", "inputs", "outputs", "after")
+"""What of a row is of its place in the graph."""
+
+
 def _packed(rows: Iterable[Row]) -> dict[str, Any]:
     """Rows with what many of them have in common, but for their variant's name and a few of their
     settings, written once."""
-    shapes: dict[str, tuple[int, list[str]]] = {}
+    kinds: dict[str, tuple[int, list[str]]] = {}
+    places: dict[str, int] = {}
     packed = []
     for row in rows:
         variant, parts = row["variant"], row["settings"].split(_COMMA)
-        shape = {
-            **row,
-            "variant": "",
-            "name": _general(row["name"], variant),
-            "inputs": [_general(path, variant) for path in row["inputs"]],
-            "outputs": [_general(path, variant) for path in row["outputs"]],
-            "settings": len(parts),
-        }
-        number, common = shapes.setdefault(json.dumps(shape), (len(shapes), parts))
+        place = _with_paths({key: row[key] for key in _FILES}, partial(_general, variant=variant))
+        kind = {key: row[key] for key in row if key not in _FILES and key != "variant"}
+        text = json.dumps({**kind, "settings": len(parts)})
+        k, common = kinds.setdefault(text, (len(kinds), parts))
+        p = places.setdefault(json.dumps(place), len(places))
         own = [(n, part) for n, part in enumerate(parts) if part != common[n]]
-        packed.append([number, variant, *itertools.chain(*own)])
-    known = [
-        {**json.loads(shape), "settings": _COMMA.join(common)}
-        for shape, (_, common) in shapes.items()
-    ]
-    return {"shapes": known, "rows": packed}
+        packed.append([k, p, variant, *itertools.chain(*own)])
+    return {
+        "kinds": [[json.loads(kind), common] for kind, (_, common) in kinds.items()],
+        "places": [json.loads(place) for place in places],
+        "rows": packed,
+    }
 
 
 def _unpacked(note: Mapping[str, Any]) -> list[Row]:
-    shapes = [(shape, shape["settings"].split(_COMMA)) for shape in note["shapes"]]
-    rows = []
-    for number, variant, *own in note["rows"]:
-        shape, common = shapes[number]
-        row = {
-            **shape,
-            "variant": variant,
-            "name": _special(shape["name"], variant),
-            "inputs": [_special(path, variant) for path in shape["inputs"]],
-            "outputs": [_special(path, variant) for path in shape["outputs"]],
-        }
+    kinds = [(kind, common, _COMMA.join(common)) for kind, common in note["kinds"]]
+    places, rows = note["places"], []
+    for k, p, variant, *own in note["rows"]:
+        kind, common, settings = kinds[k]
+        place = _with_paths(places[p], partial(_special, variant=variant))
         if own:
             parts = common.copy()
             for n, part in zip(own[::2], own[1::2], strict=True):
                 parts[n] = part
-            row["settings"] = _COMMA.join(parts)
-        rows.append(row)
+            settings = _COMMA.join(parts)
+        rows.append({**kind, **place, "variant": variant, "settings": settings})
     return rows
+
+
+def _with_paths(row: Row, change: Callable[[str], str]) -> Row:
+    return {
+        **row,
+        "name": change(row["name"]),
+        "inputs": [change(path) for path in row["inputs"]],
+        "outputs": [change(path) for path in row["outputs"]],
+    }
 
 
 def _general(text: str, variant: str) -> str:
