@@ -320,11 +320,28 @@ def config(schema: bool) -> None:
         echo(json.dumps(project_schema(Path.cwd()), indent=2))
         return
     file = read_config(Path.cwd() / CONFIG_NAME)
+    refuse_what_doit_would(Path.cwd())
     payload = create_refinement_payload(file) or create_inference_payload(file)
     rows = [(key, json.dumps(value), payload.origins[key]) for key, value in payload.values.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for key, value, origin in rows:
         echo(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+
+
+def refuse_what_doit_would(root: Path) -> None:
+    """Check all variants, and the evidence, of a project.
+
+    Raises:
+        ConfigError: something is wrong, in any of them.
+    """
+    from ptycho_tasks.table import asks_for_evidence, make_table, read_bytes
+
+    path = root / CONFIG_NAME
+    make_table(path, read_bytes(path))
+    if asks_for_evidence(root):
+        from ptycho_tasks.evidence import load_evidence
+
+        load_evidence(root, None)
 
 
 @cli.group()

@@ -161,6 +161,11 @@ class State:
         """What a stage's outputs were built from, besides its inputs; None for other tasks."""
         return whole((self._record(task).get("_values_:") or {}).get("built"))
 
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every task, with all that is known of it."""
+        for task in {**self._loaded(), **self._raw}:
+            yield task, self._record(task)
+
     def is_forgotten(self, task: str) -> bool:
         """Whether the user asked to forget a task, and it was not built since."""
         return self.note(f"forgotten {task}") == "yes"
@@ -315,7 +320,7 @@ class State:
         """What to add to a way where the file system has no locks."""
         if self._has_locks is None:
             self._has_locks = has_record_locks(Path(self.name))
-        return "" if self._has_locks else "&nolock=1"
+        return "" if self._has_locks else "&vfs=unix-none"
 
     def _connect(self) -> sqlite3.Connection:
         """The connection for writing."""
@@ -511,13 +516,22 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return str(error).startswith(("no such", "Could not decode"))
 
 
+def is_database(name: str) -> bool:
+    """Whether a file is one of ours, by its header."""
+    return _header(name)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+
+
 def _has_write_ahead_log(name: str) -> bool:
     """Whether a database is in SQLite's WAL mode, by its header."""
+    return _header(name)[18:20] == b"\2\2"
+
+
+def _header(name: str) -> bytes:
     try:
         with open(name, "rb") as file:  # noqa: PTH123
-            return file.read(20)[18:] == b"\2\2"
+            return file.read(100)
     except OSError:
-        return False
+        return b""
 
 
 def _is_record(record: Any) -> bool:

@@ -177,5 +177,7 @@ def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
     # A task of the user's own in the same dodo.py: doit's reasons.
     if status.status != "up-to-date":
         for kind, subjects in status.reasons.items():
+            if kind == "missing_file_dep":  # an obstacle, or what a task before it makes
+                continue
             for subject in subjects if isinstance(subjects, list) else [subjects]:
                 yield Reason("input", str(subject), f"{kind.replace('_', ' ')}: {subject}")
