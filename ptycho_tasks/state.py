@@ -304,7 +304,7 @@ class State:
                 "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE kind = ?",
                 (kind,),
             )
-            files.update((row[0], row[1:]) for row in rows if type(row[5]) is str)
+            files.update((row[0], row[1:]) for row in rows if _is_digest(row[5]))
         self._notes = dict(connection.execute("SELECT name, text FROM note"))
 
     def _opened(self, way: str) -> sqlite3.Connection:
@@ -532,6 +532,11 @@ def _header(name: str) -> bytes:
             return file.read(100)
     except OSError:
         return b""
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether a value may be a sha256, as 64 digits."""
+    return type(value) is str and len(value) == 64
 
 
 def _is_record(record: Any) -> bool:

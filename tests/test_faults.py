@@ -24,11 +24,9 @@ def raised_in(module, error):
 def test_a_fault_is_one_line_and_a_file_with_the_traceback(tmp_path, capsys):
     (tmp_path / "ptycho.yaml").touch()
     for _ in range(2):
-        show_fault(raised_in("ptycho_tasks.scan", TypeError("a\n\x1b[1mb")))
+        show_fault(raised_in("ptycho_tasks.scan", TypeError("a\n\x1bb")))
     line = capsys.readouterr().err.splitlines()[0]
-    assert line.startswith(
-        "error: a fault of ptycho-tasks: TypeError: a\\n\\x1b[1mb; the traceback"
-    )
+    assert line.startswith("error: a fault of ptycho-tasks: TypeError: a\\n\\x1bb; the traceback")
     assert line.endswith(": please report it")
     saved = sorted((tmp_path / ".ptycho" / "faults").iterdir())
     assert len(saved) == 2
