@@ -50,7 +50,7 @@ def _save(error: BaseException) -> str:
     """Where the traceback of an error is now: in the project, or else in a temporary folder."""
     text = "".join(
         [
-            f"{' '.join(map(repr, sys.argv))}\nin {Path.cwd()!r}\n"
+            f"{' '.join(map(repr, sys.argv))}\nin {str(Path.cwd())!r}\n"
             f"Python {sys.version}\n{sys.platform}\n\n",
             *traceback.format_exception(error),
         ]
