@@ -18,10 +18,14 @@ _WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 """What a file system without locks answers."""
 
 
-@functools.cache
 def is_local(path: Path) -> bool:
     """Whether no other machine sees a file; False also where that cannot be known."""
-    whole = str(path.absolute().resolve())
+    return _is_local(path.absolute())
+
+
+@functools.cache
+def _is_local(path: Path) -> bool:
+    whole = str(path.resolve())
     kind, longest = "", -1
     with suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
