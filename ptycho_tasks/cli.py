@@ -27,8 +27,10 @@ from ptycho_tasks.config import (
 )
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
 from ptycho_tasks.evidence_cli import evidence, plan
+from ptycho_tasks.faults import show_fault
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
+from ptycho_tasks.output import CLOSED, echo, end_in_order, silence_stdout
 
 NAME = "ptycho-tasks"
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
@@ -55,35 +57,43 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit 2, failed work exit 1."""
+    end_in_order()
     try:
         code = cli.main(prog_name=NAME, standalone_mode=False)
-    except _HELP as error:
-        error.show()
-        code = 2
-    except click.ClickException as error:
-        if os.environ.get(DEBUG):
-            raise
-        click.echo(f"error: {_one_line(error)}", err=True)
-        code = 2
-    except click.Abort:
-        click.echo("aborted", err=True)
-        code = 1
-    except PtychoTasksError as error:
-        if os.environ.get(DEBUG):
-            raise
-        click.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    except OSError as error:
-        if os.environ.get(DEBUG):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        code = 1
+    except BaseException as error:
+        code = _status_of(error)
     sys.exit(code)
 
 
-def _one_line(error: click.ClickException) -> str:
+def _status_of(error: BaseException) -> int:
+    """The exit status after an error, of which the user was told in one line."""
+    if isinstance(error, _HELP):
+        error.show()
+        return 2
+    if isinstance(error, click.Abort):
+        echo("aborted", err=True)
+        return 1
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return CLOSED
+    if not isinstance(error, Exception):  # the end of the program, or Ctrl-C
+        raise error
+    if isinstance(error, (click.ClickException, PtychoTasksError, OSError)):
+        if os.environ.get(DEBUG):
+            raise error
+        echo(f"error: {_one_line(error)}", err=True)
+        return 2 if isinstance(error, click.ClickException) else getattr(error, "exit_code", 1)
+    show_fault(error)
+    return 1
+
+
+def _one_line(error: Exception) -> str:
     """What is wrong, and which help says what is right."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    if not isinstance(error, click.ClickException):
+        return str(error)
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{text}; see `{context.command_path} --help`" if context else text
@@ -172,8 +182,8 @@ def init(folder: Path, source: Path | None, backend: str, name: str | None) -> N
     from ptycho_tasks.project import init_project
 
     for path in init_project(folder, source=source, backend=backend, name=name):
-        click.echo(f"wrote {path}")
-    click.echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")
+        echo(f"wrote {path}")
+    echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")
 
 
 @cli.command()
@@ -193,7 +203,7 @@ def simulate(output: Path, force: bool, **values: str | None) -> None:
 
     scan = simulate_scan(options)
     write_scan(output, scan)
-    click.echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
+    echo(f"{output}: {scan.frame_count} frames of {scan.size} x {scan.size}")
 
 
 def _doit(*arguments: str) -> None:
@@ -255,11 +265,11 @@ def fixture(source: Path, output: Path, force: bool, **values: str | None) -> No
     follow = tuple(map(Path, reading.follow))
     scan = read_scan(source, product=product, follow=follow, **reading.reading)
     for note in scan.notes:
-        click.echo(f"{source}: {note}")
+        echo(f"{source}: {note}")
     for doubt in doubts(scan):
-        click.echo(f"warning: {source}: {doubt}", err=True)
+        echo(f"warning: {source}: {doubt}", err=True)
     made = cut_fixture(scan, source, sha256_file, options, output)
-    click.echo(f"{output}: {made.frame_count} frames of {made.size} x {made.size}")
+    echo(f"{output}: {made.frame_count} frames of {made.size} x {made.size}")
 
 
 @cli.command()
@@ -279,10 +289,10 @@ def backends(name: str | None, as_json: bool) -> None:
     with redirect_stdout(sys.stderr):
         said = [describe(find_backend(name, here))] if name else describe_all(here)
     if as_json:
-        click.echo(json.dumps(said[0] if name else said, indent=1))
+        echo(json.dumps(said[0] if name else said, indent=1))
         return
     for backend in said:
-        click.echo(backend.get("error") or "{name}  {origin}  version {version}".format(**backend))
+        echo(backend.get("error") or "{name}  {origin}  version {version}".format(**backend))
     if name:
         _show_offers(said[0])
 
@@ -290,13 +300,13 @@ def backends(name: str | None, as_json: bool) -> None:
 def _show_offers(backend: dict[str, Any]) -> None:
     for method in ("train", "infer", "refine"):
         if backend[method] is not None:
-            click.echo(f"{method:<10} {backend[method]}".rstrip())
+            echo(f"{method:<10} {backend[method]}".rstrip())
     for section, options in (("training", "options"), ("execution", "execution")):
-        click.echo(f"{section}:")
+        echo(f"{section}:")
         rows = [f"  {o['name']}: {json.dumps(o['default'])}" for o in backend[options]]
         width = max(map(len, rows))
         for row, option in zip(rows, backend[options], strict=True):
-            click.echo(f"{row:<{width}}  # {option['doc']}")
+            echo(f"{row:<{width}}  # {option['doc']}")
 
 
 @cli.command()
@@ -307,14 +317,31 @@ def config(schema: bool) -> None:
     from ptycho_tasks.project import project_schema
 
     if schema:
-        click.echo(json.dumps(project_schema(Path.cwd()), indent=2))
+        echo(json.dumps(project_schema(Path.cwd()), indent=2))
         return
     file = read_config(Path.cwd() / CONFIG_NAME)
+    refuse_what_doit_would(Path.cwd())
     payload = create_refinement_payload(file) or create_inference_payload(file)
     rows = [(key, json.dumps(value), payload.origins[key]) for key, value in payload.values.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for key, value, origin in rows:
-        click.echo(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+        echo(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+
+
+def refuse_what_doit_would(root: Path) -> None:
+    """Check all variants, and the evidence, of a project.
+
+    Raises:
+        ConfigError: something is wrong, in any of them.
+    """
+    from ptycho_tasks.table import asks_for_evidence, make_table, read_bytes
+
+    path = root / CONFIG_NAME
+    make_table(path, read_bytes(path))
+    if asks_for_evidence(root):
+        from ptycho_tasks.evidence import load_evidence
+
+        load_evidence(root, None)
 
 
 @cli.group()
@@ -332,13 +359,13 @@ def show(model_dir: Path) -> None:
     from ptycho_tasks.bundle import load_bundle
 
     content = load_bundle(model_dir)
-    click.echo(json.dumps({k: content.manifest[k] for k in ("backend", "models", "N")}))
-    click.echo(json.dumps(content.params, indent=1, sort_keys=True))
+    echo(json.dumps({k: content.manifest[k] for k in ("backend", "models", "N")}))
+    echo(json.dumps(content.params, indent=1, sort_keys=True))
     for model, arrays in content.model.models.items():
         weights = sum(array.size for array in arrays.values())
-        click.echo(f"{model}: {len(arrays)} arrays, {weights} values")
+        echo(f"{model}: {len(arrays)} arrays, {weights} values")
     if content.model.history:
-        click.echo(f"last epoch: {json.dumps(content.model.history[-1])}")
+        echo(f"last epoch: {json.dumps(content.model.history[-1])}")
 
 
 @bundle.command()
@@ -348,7 +375,7 @@ def verify(model_dir: Path) -> None:
     from ptycho_tasks.bundle import load_bundle
 
     content = load_bundle(model_dir)
-    click.echo(f"{model_dir}: whole; made by {content.backend}")
+    echo(f"{model_dir}: whole; made by {content.backend}")
 
 
 if __name__ == "__main__":

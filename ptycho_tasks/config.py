@@ -11,7 +11,6 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -430,10 +429,9 @@ class Layers:
     def without(self, key: str) -> Layers:
         """The same but for one key."""
         *parents, last = key.split(".")
-        data = deepcopy(self.data)
-        section = data
+        data = section = dict(self.data)
         for parent in parents:
-            section = section[parent]
+            section[parent] = section = dict(section[parent])
         del section[last]
         return replace(self, data=data)
 
@@ -473,7 +471,7 @@ def merge(
     file's. `flags` says how a key is spelled on the command line."""
     # One of a thousand variants must not carry a copy of them all; evidence is of none.
     left_out = ("evidence",) if variant is ONLY else ("evidence", "matrix", "variants")
-    data = deepcopy({key: value for key, value in file.data.items() if key not in left_out})
+    data = {key: value for key, value in file.data.items() if key not in left_out}
     origins = {**file.origins, **variant.origins}
     for key, value in variant.overrides.items():
         _put(data, key, value)
@@ -486,10 +484,11 @@ def merge(
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value; what it stands in is copied, since variants share it."""
     *parents, last = key.split(".")
     for parent in parents:
         child = data.get(parent)
-        data[parent] = child if isinstance(child, dict) else {}
+        data[parent] = dict(child) if isinstance(child, dict) else {}
         data = data[parent]
     data[last] = value
 
@@ -501,7 +500,8 @@ def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
             data[name] = [] if name == "variants" else {}
     source = data.get("source")
     if isinstance(source, dict) and "simulate" in source and source.get("file") is None:
-        source["simulate"] = {} if source["simulate"] is None else source["simulate"]
+        simulate = source["simulate"]
+        data["source"] = {**source, "simulate": {} if simulate is None else simulate}
     return data
 
 
@@ -512,6 +512,28 @@ class Fact(NamedTuple):
     """The stages whose results it decides."""
     default: Any
     """Its plain default value."""
+
+
+class Facts(dict[str, Fact]):
+    """What is known of every key, by its dotted path."""
+
+    def __init__(self, facts: Mapping[str, Fact]) -> None:
+        """A copy of some facts."""
+        super().__init__(facts)
+        self.default = functools.cache(lambda key: self.of(key).default)
+        self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+
+    def of(self, key: str) -> Fact:
+        """What is known of a key; a mapping among the values has keys of its own."""
+        while key not in self:
+            key = key.rpartition(".")[0]
+        return self[key]
+
+    def keys_of(self, stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some keys that decide the result of a stage."""
+        if (stage, keys) not in self._keys:
+            self._keys[stage, keys] = tuple(k for k in keys if stage in self.of(k).affects)
+        return self._keys[stage, keys]
 
 
 def default_of(field: Any) -> Any:
@@ -564,6 +586,25 @@ def convert(
         ) from error
 
 
+_SETTLED_MOST = 1000
+_settled: dict[tuple[type[Section], str, str], tuple[Any, Mapping[str, Any]]] = {}
+
+
+def convert_once(
+    layers: Layers, kind: type[SectionType], prefix: str = "", owner: str = ""
+) -> tuple[SectionType, Mapping[str, Any]]:
+    """As `convert`, with what `flatten` gives of the section: a thousand variants share most of
+    their sections, which are settled once."""
+    data = layers.data.get(prefix, {}) if prefix else layers.data
+    key = kind, prefix, repr(data)
+    if key not in _settled:
+        if len(_settled) >= _SETTLED_MOST:
+            _settled.clear()
+        section = convert(layers, kind, prefix, owner)
+        _settled[key] = section, flatten(section, prefix)
+    return _settled[key]
+
+
 def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
     """Plain values as a section.
 
@@ -600,11 +641,13 @@ def _unfit(value: Any) -> str:
         return "Expected a finite number"
     if isinstance(value, int) and abs(value) >= 2**63:
         return "Expected an integer of at most 64 bits"
-    if isinstance(value, str) and any(ord(c) < 32 or ord(c) == 127 for c in value):
+    if not isinstance(value, str) or (value.isascii() and value.isalnum() and len(value) < 100):
+        return ""
+    if any(ord(c) < 32 or ord(c) == 127 for c in value):
         return "Expected text without control characters"
-    if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
+    if any(0xD800 <= ord(c) < 0xE000 for c in value):
         return "Expected text in UTF-8"
-    if isinstance(value, str) and max(len(part.encode()) for part in value.split("/")) > 255:
+    if max(len(part.encode()) for part in value.split("/")) > 255:
         return "Expected a path whose parts have at most 255 bytes, as files' names must"
     return ""
 
@@ -699,13 +742,19 @@ def short(value: Any) -> str:
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted key path to plain value, for every leaf of a section or mapping."""
-    plain = msgspec.to_builtins(value)
+    return dict(_flat(msgspec.to_builtins(value), prefix))
+
+
+def _flat(plain: Any, key: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(plain, dict):
-        return {prefix: plain}
-    result: dict[str, Any] = {}
+        yield key, plain
+        return
     for name, item in plain.items():
-        result.update(flatten(item, f"{prefix}.{name}" if prefix else name))
-    return result
+        below = f"{key}.{name}" if key else name
+        if isinstance(item, dict):
+            yield from _flat(item, below)
+        else:
+            yield below, item
 
 
 def canonical_json(value: Any) -> str:

@@ -16,10 +16,21 @@ DEBUG = "PTYCHO_TASKS_DEBUG"
 """Environment variable: not empty shows the traceback of every error."""
 
 
+def one_line(text: str) -> str:
+    """A text that may hold names from files, with what is not printable escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class PtychoTasksError(Exception):
     """Base of all errors meant for the user: what is wrong, where, and what to do."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; names in it, which may hold anything, are escaped."""
+        return one_line(super().__str__())
 
 
 class ScanError(PtychoTasksError):

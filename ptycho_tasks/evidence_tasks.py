@@ -15,7 +15,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks import reporter
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.evidence import (
     RED,
     Digest,
@@ -32,7 +32,7 @@ from ptycho_tasks.freshness import Answer, Reason
 from ptycho_tasks.output import say
 from ptycho_tasks.state import State, current
 from ptycho_tasks.table import EVIDENCE
-from ptycho_tasks.tasks import complain, or_exit, project_evidence, project_table
+from ptycho_tasks.tasks import failure_of, or_exit, project_evidence, project_table
 
 NAME = EVIDENCE
 _HIDDEN = f"_{NAME}:"
@@ -170,12 +170,6 @@ class _NothingPending(Answer):
         return not self.reasons
 
 
-def _failing(error: PtychoTasksError) -> TaskFailed | TaskError:
-    complain(error)
-    kind = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
-    return kind(str(error), report=False)
-
-
 def _digest(evidence: Evidence) -> Digest:
     state: State | None = current()
     return digest_at(evidence.root) if state is None else state.sha256
@@ -193,8 +187,8 @@ def prove(name: str) -> TaskFailed | TaskError | None:
             digest = _digest(evidence)
             inputs = {path: digest(path) for path in input_paths(evidence, item, outputs_of)}
             run_item(evidence, item, inputs)
-        except PtychoTasksError as error:
-            return _failing(error)
+        except Exception as error:
+            return failure_of(error)
     return None
 
 
@@ -209,8 +203,8 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     ran = {item for item in items if pending(evidence, item) is not None}
     try:
         done = publish(evidence, items, _digest(evidence), outputs_of)
-    except PtychoTasksError as error:
-        return _failing(error)
+    except Exception as error:
+        return failure_of(error)
     red: list[tuple[Item, str]] = []
     for item in items:
         record = latest(evidence, item)
@@ -224,5 +218,5 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
-        return _failing(PtychoTasksError(f"red: {rows}; see {blockers}"))
+        return failure_of(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None

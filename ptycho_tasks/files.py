@@ -200,7 +200,7 @@ def not_a_file(path: Path) -> str:
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def stamp_of(path: Path | str) -> Stamp | None:
     """What tells a file from what it was or will be, without reading it; None for no file."""
     try:
         stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from doit.dependency import UptodateCalculator
 from doit.task import Task
 
 from ptycho_tasks.reporter import begin_run
-from ptycho_tasks.state import State
+from ptycho_tasks.state import State, whole
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
@@ -24,7 +24,8 @@ class Reason:
     """One reason why a task is stale."""
 
     kind: str
-    """`setting`, `code`, `input`, `output`, `upstream` or `new`."""
+    """`setting`, `code`, `input`, `output`, `upstream`, `new`, or `missing`: an input that is not
+    there and that no task makes, without which a run would fail."""
     subject: str
     """The config key, file or task."""
     text: str
@@ -47,6 +48,7 @@ class Recipe:
     """Source files whose content counts: name, which begins with its package, to path."""
 
 
+_SAID = ("settings", "versions", "sources", "inputs", "files")
 Found = Mapping[str, Any]
 """What an artefact says of itself: `settings`, `versions`, `sources`, `inputs` (each to sha256),
 `files` (path to sha256 of what was published with it) and, where it was, `read` (likewise, of
@@ -89,15 +91,22 @@ class Answer(UptodateCalculator):  # type: ignore[misc]
 class UpToDate(Answer):
     """A stage's answer."""
 
-    def __init__(self, recipe: Recipe, said: Callable[[], Found | None] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Sequence[str] = (),
+        said: Callable[[], Found | None] | None = None,
+    ) -> None:
         """Of one stage.
 
         Args:
             recipe: what decides the outputs.
+            inputs: the files that it reads, those that are missing too.
             said: reads what the present outputs say of themselves; None where they say nothing.
         """
         super().__init__()
         self.recipe = recipe
+        self.inputs = inputs
         self.said = said
         self._sources: dict[str, str | None] = {}
         self._read: Mapping[str, str] = {}
@@ -114,8 +123,9 @@ class UpToDate(Answer):
         self._sources = {
             name: state.source_digest(path) for name, path in self.recipe.sources.items()
         }
-        built = values.get("built")
-        self._read = values.get("read") or {}
+        built = whole(values.get("built"))
+        read = values.get("read")
+        self._read = read if isinstance(read, dict) else {}
         self.reasons = list(self._reasons(task, built))
         if self.reasons and self._take_what_is_said(task, built):
             self.reasons = []
@@ -141,7 +151,7 @@ class UpToDate(Answer):
             yield Reason("new", task.name, "it was not built yet")
             return
         if built["settings"] != self.recipe.settings:
-            yield from self._changed_settings(json.loads(built["settings"]))
+            yield from self._changed_settings(_mapping(built["settings"]))
         yield from self._changed_code(built)
         seen = self.state.snapshots[task.name]
         for path in sorted(seen):
@@ -204,7 +214,7 @@ class UpToDate(Answer):
         if not all(Path(path).is_file() for path in task.targets):
             return False
         found = self.said()
-        if found is None or not all(isinstance(found.get(name), dict) for name in _SAID):
+        if found is None or not all(isinstance(found.get(key), dict) for key in _SAID):
             return False
         inputs = state.snapshots[task.name]
         same = (
@@ -232,7 +242,15 @@ class UpToDate(Answer):
         )
 
 
-_SAID = ("settings", "versions", "sources", "inputs", "files")
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping as JSON; empty where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
 LOCAL = "project"
 """The package, so to speak, of a project's own modules."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.output import echo
 
 STATE_DIR = ".ptycho"
 """The folder in a project that holds what no other program needs."""
@@ -46,6 +46,12 @@ class ProjectLock:
             PtychoTasksError: the file cannot be made.
         """
         file = self._open()
+        if not has_flock(file):
+            echo(
+                f"warning: {self.path}: this file system has no locks: two runs in {self.place} "
+                "are not kept apart; start one at a time",
+                err=True,
+            )
         until = time.monotonic() + _DYING_S
         while not _flock(file):
             holder = _read(self.path)
@@ -140,7 +146,7 @@ def holder_of(path: Path | None = None) -> str | None:
     """A sentence about the run that holds a project's lock; None where none does."""
     path = path or Path(LOCK_NAME)
     try:
-        with path.open("a") as file:
+        with path.open("r+") as file:
             return None if _flock(file) else _sentence(_read(path))
     except OSError:  # there is none, or who may not write here cannot be in anyone's way
         return None
@@ -154,7 +160,7 @@ def exit_if_held() -> None:
     """
     at_work = holder_of()
     if at_work is not None:
-        print(f"error: {at_work}", file=sys.stderr, flush=True)
+        echo(f"error: {at_work}", err=True)
         raise SystemExit(LockedError.exit_code)
 
 
@@ -170,6 +176,17 @@ def _flock(file: IO[str]) -> bool:
         return False
     except OSError:  # a file system without locks: the user keeps runs apart
         return True
+    return True
+
+
+def has_flock(file: IO[str]) -> bool:
+    """Whether the kernel has locks for an open file."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except (ImportError, OSError):
+        return False
     return True
 
 

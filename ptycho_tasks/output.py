@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
+
+from ptycho_tasks.errors import one_line
+
+CLOSED = 141
+"""Exit status of a command that stopped since nobody read on, as of one that SIGPIPE ended."""
+
+_lost = False
+"""Whether something could not be written, which the exit status says then."""
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Write lines of ours; what else than their ends would steer a terminal is escaped."""
+    lines = "\n".join(map(one_line, str(text).split("\n")))
+    say(f"{lines}\n", sys.stderr if err else None)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Write a text and flush it; whoever stops reading (`| head`) stops no work."""
+    """Write a text as it is and flush it; who stops reading (`| head`), and a disk that is full,
+    stop no work."""
     stream = stream or sys.stdout
     if stream is None:  # closed by who started the program
         return
@@ -20,5 +38,48 @@ def say(text: str, stream: TextIO | None = None) -> None:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except BrokenPipeError:
-        # Else the interpreter would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _silence(stream)
+    except OSError as error:
+        lose_output(error, stream)
+
+
+def lose_output(error: OSError, stream: TextIO | None = None) -> None:
+    """Say once that a stream, by default stdout, cannot be written, and write nothing more to it;
+    the program then ends with an error, whatever else it came to."""
+    global _lost
+    _lost = True
+    stream = stream or sys.stdout
+    _silence(stream)
+    if stream is not sys.stderr:
+        echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+
+
+@functools.cache
+def end_in_order() -> None:
+    """At the end of this process, write what is left to write; where that fails, it is one line
+    and exit status 1, unless only nobody reads on."""
+    # Else the next file to be opened would take the place of a closed stream, and get its text.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
+    atexit.register(_flush)
+
+
+def silence_stdout() -> None:
+    """Write nothing more to stdout, of which the reader is gone."""
+    _silence(sys.stdout)
+
+
+def _flush() -> None:
+    say("")
+    if _lost:
+        # The interpreter has its exit status already.
+        os._exit(1)
+
+
+def _silence(stream: TextIO) -> None:
+    """Else the interpreter would complain once more when it ends."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from ptycho_tasks.config import (
     Config,
     ConfigFile,
     Fact,
+    Facts,
     Layers,
     SourceOptions,
     Variant,
     canonical_json,
     convert,
+    convert_once,
     facts,
     flatten,
     merge,
@@ -35,7 +37,7 @@ from ptycho_tasks.config import (
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.files import not_a_file
 from ptycho_tasks.lock import STATE_DIR
-from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.options import ExecutionOptions, FixtureOptions, Section, TrainingOptions
 from ptycho_tasks.state import spelled
 from ptycho_tasks.table import CHECKPOINTS, LOGS
 from ptycho_tasks.variants import label
@@ -45,6 +47,8 @@ RECONSTRUCTION = "reconstruction.h5"
 AMPLITUDE = "reconstructed_amplitude.png"
 PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
+RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
+"""The files of a reconstruction."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Payload:
     """Dotted key path to plain value, for every leaf."""
     origins: Mapping[str, str]
     """Dotted key path to `override`, `command line`, `ptycho.yaml:LINE` or `default`."""
-    facts: Mapping[str, Fact]
+    facts: Facts
     """Dotted key path to what it affects, and its default."""
     variant: Variant
     backend: Backend
@@ -109,17 +113,13 @@ class Payload:
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its
         inputs and the code."""
-        return {k: v for k, v in self.values.items() if stage in self._fact(k).affects}
+        keys = self.facts.keys_of(stage, tuple(self.values))
+        return {key: self.values[key] for key in keys}
 
-    def at_default(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of some keys whose value is the default."""
-        return tuple(key for key in keys if self.values[key] == self._fact(key).default)
-
-    def _fact(self, key: str) -> Fact:
-        # A mapping among the values has keys of its own.
-        while key not in self.facts:
-            key = key.rpartition(".")[0]
-        return self.facts[key]
+    def at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of some settings whose value is the default."""
+        default = self.facts.default
+        return tuple([key for key, value in settings.items() if value == default(key)])
 
     @property
     def source(self) -> SourceOptions:
@@ -131,12 +131,12 @@ class Payload:
         """Which frames are taken."""
         return self.config.fixture
 
-    @property
+    @functools.cached_property
     def source_file(self) -> Path:
         """The scan: the user's file, or the simulated one."""
         if self.source.file is not None:
             return self.path(self.source.file)
-        return self.root / "fixtures" / f"{self._named('source')}_source.npz"
+        return self.root.joinpath("fixtures", f"{self._named('source')}_source.npz")
 
     @property
     def source_files(self) -> dict[str, Path]:
@@ -149,8 +149,9 @@ class Payload:
 
         Variants that change the same there share the files that are made of it.
         """
-        split = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
-        return label({rest: value for section, rest, value in split if section in sections})
+        parts = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
+        changes = {rest: value for section, rest, value in parts if section in sections}
+        return label(changes) if changes else ""
 
     def _named(self, *sections: str) -> str:
         changed = self.changed(*sections)
@@ -161,10 +162,10 @@ class Payload:
         """The Ptychodus product beside the scan, if any."""
         return None if self.source.product is None else self.path(self.source.product)
 
-    @property
+    @functools.cached_property
     def fixture_file(self) -> Path:
         """The fixture's NPZ."""
-        return self.root / "fixtures" / f"{self._named('source', 'fixture')}.npz"
+        return self.root.joinpath("fixtures", f"{self._named('source', 'fixture')}.npz")
 
     @property
     def sidecar_file(self) -> Path:
@@ -181,8 +182,12 @@ class Payload:
         """The trained model."""
         return self.model_dir / BUNDLE_NAME
 
+    def results(self, stage: str) -> str:
+        """The project's folder of what `training`, `inference` or `refinement` gives."""
+        return f"runs/{self.variant.name}/{stage}"
+
     def _results(self, stage: str) -> Path:
-        return self.root / "runs" / self.variant.name / stage
+        return self.root / self.results(stage)
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,7 @@ class TrainingPayload(Payload):
 class InferencePayload(Payload):
     """All that inference needs."""
 
-    @property
+    @functools.cached_property
     def scan_file(self) -> Path:
         """The scan to reconstruct."""
         which = self.config.inference.scan
@@ -289,7 +294,7 @@ class InferencePayload(Payload):
     @property
     def output_files(self) -> list[Path]:
         """The reconstruction's files."""
-        return [self.output_dir / name for name in (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)]
+        return [self.output_dir / name for name in RESULTS]
 
 
 @dataclass(frozen=True)
@@ -405,13 +410,17 @@ def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload
             "ptychi for one"
         )
     owner = f"backend `{name}`"
-    options = convert(layers.without("refine.backend"), refiner.options_type, "refine", owner)
+    options, flat = convert_once(
+        layers.without("refine.backend"), refiner.options_type, "refine", owner
+    )
     others = {k: v for k, v in settled["values"].items() if not k.startswith("refine.")}
-    values = others | {"refine.backend": name, **flatten(options, "refine")}
+    values = others | {"refine.backend": name, **flat}
     own = {
         "values": values,
         "origins": layers.origins_of(values),
-        "facts": settled["facts"] | _refine_facts(refiner.options_type),
+        "facts": _known_facts(
+            *sections_of(settled["backend"]).items(), ("refine", refiner.options_type)
+        ),
     }
     return RefinementPayload(
         **{**settled, **own}, refiner=refiner, refinement=options, refiner_source=entry.source
@@ -420,18 +429,14 @@ def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload
 
 def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
     """The fields of a `Payload`."""
-    config = convert(layers, Config)
+    config, values = _whole(layers)
     entry, backend = _loaded(layers, "backend", config.backend)
     kinds = sections_of(backend)
     owner = f"backend `{backend.name}`"
-    typed: dict[str, Any] = {
-        name: convert(layers, kind, name, owner) for name, kind in kinds.items()
-    }
-    values = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in typed}
-    known = _facts(Config)
+    typed: dict[str, Any] = {}
     for section, kind in kinds.items():
-        values |= flatten(typed[section], section)
-        known = known | _facts(kind, section)
+        typed[section], flat = convert_once(layers, kind, section, owner)
+        values |= flat
     origins = layers.origins_of(values)
     _refuse_unhonoured(backend, values, origins)
     try:
@@ -444,13 +449,28 @@ def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
         "config": config,
         "values": values,
         "origins": origins,
-        "facts": known,
+        "facts": _known_facts(*kinds.items()),
         "variant": variant,
         "backend": backend,
         **typed,
         "backend_source": entry.source,
         "places": places,
     }
+
+
+_OPEN = ("training", "execution", "refine")
+"""Sections that a backend types; among variants they differ most."""
+
+
+def _whole(layers: Layers) -> tuple[Config, dict[str, Any]]:
+    """The configuration, and the values of those sections that no backend types."""
+    open_ = {name: layers.data[name] for name in _OPEN if name in layers.data}
+    if not all(isinstance(section, dict) for section in open_.values()):
+        convert(layers, Config)  # says which
+    rest = {name: value for name, value in layers.data.items() if name not in open_}
+    config, flat = convert_once(replace(layers, data=rest), Config)
+    values = {**flat, **flatten(open_.get("refine", {}), "refine")}
+    return msgspec.structs.replace(config, **open_), values
 
 
 def _refuse_unhonoured(
@@ -485,17 +505,19 @@ def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]
         raise BackendError(f"{layers.where(key)}: {error}") from error
 
 
-@functools.cache
-def _refine_facts(kind: type[TrainingOptions]) -> dict[str, Fact]:
-    known = facts(kind, "refine")
-    return {
-        "refine.backend": Fact(("refine",), None),
-        **{key: fact._replace(affects=("refine",)) for key, fact in known.items()},
-    }
-
-
 # A thousand variants name the same few backends and sections.
-_facts = functools.cache(facts)
+@functools.cache
+def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
+    """What is known of every key, where backends type sections so."""
+    known = facts(Config)
+    for section, kind in kinds:
+        known |= facts(kind, section)
+    if "refine" in dict(kinds):
+        refining = {
+            k: f._replace(affects=("refine",)) for k, f in known.items() if k[:7] == "refine."
+        }
+        known |= {**refining, "refine.backend": Fact(("refine",), None)}
+    return Facts(known)
 
 
 @functools.cache

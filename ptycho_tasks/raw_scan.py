@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
+from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.files import Stamp
 from ptycho_tasks.npz import row_chunks
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
@@ -103,11 +103,6 @@ class Reading:
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
     """One line: file, key, what is wrong, what was expected, what to do."""
     return ScanError(one_line(f"{path}: key {key!r} {found}; expected {expected}; {advice}"))
-
-
-def one_line(text: str) -> str:
-    """A text that may hold names from a file, with what is not printable escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_stack(frames: Keyed) -> None:

@@ -25,11 +25,13 @@ from contextlib import (
 from types import FrameType
 from typing import Any, TextIO
 
+from doit.exceptions import BaseFail, TaskFailed, UnmetDependency
 from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
 from ptycho_tasks.lock import ProjectLock
-from ptycho_tasks.output import say
+from ptycho_tasks.order import in_run_order
+from ptycho_tasks.output import echo, say
 from ptycho_tasks.state import State
 from ptycho_tasks.table import EVIDENCE
 
@@ -76,11 +78,10 @@ class _Run:
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
         if killed:
-            print(
+            echo(
                 f"error: a worker process was killed by signal {-killed[0]} (out of memory?); run "
                 "again with fewer, what is finished is kept",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
             self.workers.clear()
             raise Stopped(1)
@@ -109,8 +110,19 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     desc = "console output, one run at a time in a project"
 
+    def __init__(self, outstream: Any, options: Any) -> None:
+        """A run's report; see doit's."""
+        super().__init__(outstream, options)
+        self.failed: list[str] = []
+        """Names of tasks that failed."""
+        self.not_run: list[str] = []
+        """Names of tasks that did not run, since one before them failed."""
+
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Begin a run."""
+        # doit has not looked at the list yet: with each task behind those that it needs, none
+        # has to wait for another, and they run in the order that `dry-run` shows.
+        selected_tasks[:] = in_run_order(tasks, selected_tasks)
         from ptycho_tasks.tasks import or_exit, refuse_missing_scans
 
         with or_exit():
@@ -126,7 +138,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Show a text, as long as someone reads."""
         try:
             super().write(text)
-        except BrokenPipeError:
+        except (AttributeError, OSError):  # closed, full, or without a reader
             say(text, self.outstream)
 
     def execute_task(self, task: Any) -> None:
@@ -138,14 +150,36 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # A whole line at once, between those of worker processes.
         say("", self.outstream)
 
+    def add_failure(self, task: Any, fail: BaseFail) -> None:
+        """Note that a task failed, or did not run since one before it failed."""
+        if isinstance(fail, UnmetDependency):
+            self.not_run.append(task.name)
+            # doit would end with the code of a wrong usage, of which nothing was started.
+            fail.__class__ = _NotRun
+            return
+        self.failed.append(task.name)
+        super().add_failure(task, fail)
+
     def complete_run(self) -> None:
         """End a run."""
         global run_pid, _run
         super().complete_run()
+        self.write("".join(f"{line}\n" for line in self._summary()))
         say("", self.outstream)
         if _run is not None:
             _run.end()
             run_pid, _run = None, None
+
+    def _summary(self) -> Iterator[str]:
+        """What failed, where more than the last line says it."""
+        if len(self.failed) + len(self.not_run) > 1:
+            yield f"failed: {', '.join(self.failed)}"
+            if self.not_run:
+                yield f"not run because of that: {', '.join(self.not_run)}"
+
+
+class _NotRun(TaskFailed, UnmetDependency):  # type: ignore[misc]
+    """A task that did not run, since one before it failed: the work failed, with that one."""
 
 
 def in_worker() -> bool:

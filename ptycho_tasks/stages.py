@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -34,7 +33,7 @@ from ptycho_tasks.errors import (
     TrainingError,
 )
 from ptycho_tasks.files import not_a_file
-from ptycho_tasks.output import say
+from ptycho_tasks.output import echo
 from ptycho_tasks.payload import (
     AMPLITUDE,
     BUNDLE_NAME,
@@ -676,9 +675,9 @@ def _shown(path: Path, payload: Payload) -> str:
 
 def _warn(text: str) -> None:
     """Also where the rest is quiet."""
-    say(f"{'warning':<10} {text}\n")
+    echo(f"{'warning':<10} {text}")
 
 
 def _say(payload: Payload, text: str) -> None:
     if not payload.execution.quiet:
-        say(f"{text}\n")
+        echo(text)

@@ -7,33 +7,37 @@ and then recognised, and what the last `ptycho.yaml` came to as tasks.
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
 import itertools
 import json
 import os
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.files import sha256_file
+from ptycho_tasks.file_system import has_record_locks, is_local
+from ptycho_tasks.files import Stamp, sha256_file, stamp_of
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.output import echo
 
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 _APPLICATION_ID = 0x70747963
 _VERSION = 1
 _TABLES = """
-CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE task (name TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE file (
     path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER,
     digest TEXT NOT NULL, PRIMARY KEY (path, kind)
 ) WITHOUT ROWID;
-CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
 _NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?)"
 _SETTLED_NS = 20_000_000
@@ -44,11 +48,6 @@ _BUSY_S = 5.0
 
 _decode = json.JSONDecoder().raw_decode
 Digest = Callable[[Path], str]
-Stamp = tuple[int, int, int, int]
-"""Size in bytes, times of modification and of the last change of any kind in ns, inode. The
-second time is the kernel's own: it tells a change after which the first was put back."""
-
-
 Files = dict[str, dict[str, tuple[int, int, int, int, str]]]
 """Kind of digest, to path, to the file's stamp and its digest."""
 _UNKNOWN = (-1, -1, -1, -1, "")
@@ -79,18 +78,29 @@ class State:
         self._sources: dict[str, str | None] = {}
         self._opened_ns = time.time_ns()
         self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
+        self._new_notes: dict[str, str] = {}
+        self._has_locks: bool | None = None
+        self._source_lists = functools.cache(self._read_sources)
 
     # ---------------------------------------------------------------------------------- for doit
 
     def get(self, task: str, key: str) -> Any:
         """A value of a task; None where there is none."""
+        if key == "result:":
+            return self._result(task)
         try:
             return self._tasks[task].get(key)  # type: ignore[index]
         except (KeyError, TypeError):
             return self._record(task).get(key)
 
     def set(self, task: str, key: str, value: Any) -> None:
-        """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed."""
+        """Set a value of a task. `deps:` is the last of a task that succeeded: it is committed.
+
+        Raises:
+            SystemExit: a run is at work, which this is not of.
+        """
+        if not self.running and key in ("_values_:", "ignore:"):
+            exit_if_held()
         record = self._record(task, make=True)
         if key == "_values_:":  # the first of a task that succeeded
             record.clear()
@@ -99,6 +109,14 @@ class State:
         record[key] = value if seen is None else seen
         if key in ("deps:", "ignore:"):
             self._commit_task(task)
+
+    def _result(self, task: str) -> Any:
+        """What a task came to, for doit's `result_dep`: of a stage, what its files hold."""
+        built = self.built(task)
+        if built is None:
+            return self._record(task).get("result:")
+        inputs = self._record(task).get("deps:") or ()
+        return built["outputs"] or {path: self.get(task, path) for path in inputs}
 
     def in_(self, task: str) -> bool:
         """Whether something is known of a task."""
@@ -127,7 +145,7 @@ class State:
 
     def dump(self) -> None:
         """Write what is left to write, and close."""
-        self._commit_files()
+        self._keep()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -136,9 +154,12 @@ class State:
 
     def built(self, task: str) -> dict[str, Any] | None:
         """What a stage's outputs were built from, besides its inputs; None for other tasks."""
-        values = self._record(task).get("_values_:") or {}
-        built: dict[str, Any] | None = values.get("built")
-        return built
+        return whole((self._record(task).get("_values_:") or {}).get("built"))
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every task, with all that is known of it."""
+        for task in {**self._loaded(), **self._raw}:
+            yield task, self._record(task)
 
     def is_forgotten(self, task: str) -> bool:
         """Whether the user asked to forget a task, and it was not built since."""
@@ -154,9 +175,8 @@ class State:
 
     def keep_note(self, name: str, text: str) -> None:
         """Set a note that only saves time: a database that cannot be written is none the worse."""
-        self._notes[name] = text
-        with suppress(sqlite3.Error, OSError):
-            self._transact(_NOTE, (name, text))
+        self._notes[name] = self._new_notes[name] = text
+        self._keep()
 
     def adopt(self, task: str, record: Mapping[str, Any]) -> None:
         """Take a record of a task that this database did not see run; who only asks about tasks
@@ -192,21 +212,17 @@ class State:
     def _digest(self, path: str, kind: str, compute: Digest) -> str | None:
         if self._tasks is None:
             self._loaded()
-        try:
-            stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
-        except OSError:
+        stamp = stamp_of(path)
+        if stamp is None:
             return None
         known = self._files[kind].get(path, _UNKNOWN)
-        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         if known[:4] == stamp:
             return known[4]
         try:
             digest = compute(Path(path))
-            after = os.stat(path)  # noqa: PTH116
         except OSError:
             return None
-        same = (after.st_size, after.st_mtime_ns, after.st_ctime_ns, after.st_ino)
-        if stamp == same and _is_settled(stamp):
+        if stamp == stamp_of(path) and _is_settled(stamp):
             self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
@@ -225,9 +241,9 @@ class State:
     def _decoded(self, text: str) -> dict[str, Any]:
         try:
             record = _decode(text)[0]
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             record = None
-        return record if isinstance(record, dict) else {}
+        return self._with_sources(record) if _is_record(record) else {}
 
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
@@ -236,14 +252,39 @@ class State:
                 try:
                     self._read()
                 except sqlite3.DatabaseError as error:
-                    if _is_damage(error):
-                        self._set_aside(str(error))
-                    else:
-                        self._read_only(error)
+                    if not _is_damage(error):
+                        echo(f"error: cannot read {self.name}: {error}", err=True)
+                        raise SystemExit(FileWriteError.exit_code) from error
+                    self._set_aside(str(error))
         return self._tasks
 
     def _read(self) -> None:
-        connection = self._connect()
+        """Read everything, in the first way that goes; only a transaction that was cut short and
+        has to be undone makes it write.
+
+        Raises:
+            sqlite3.DatabaseError: none goes.
+        """
+        ways = list(self._ways_to_read())
+        for way in ways:
+            try:
+                with closing(self._opened(way)) as connection:
+                    return self._read_from(connection)
+            except sqlite3.DatabaseError as error:
+                if way == ways[-1] or _is_damage(error):
+                    raise
+        return None
+
+    def _ways_to_read(self) -> Iterator[str]:
+        if not _has_write_ahead_log(self.name):
+            yield f"mode=ro{self._without_locks()}"
+            yield f"mode=rw{self._without_locks()}"
+        elif os.access(Path(self.name).parent, os.W_OK) and is_local(Path(self.name)):
+            # With the files beside it that its readers share.
+            yield "mode=rw"
+        yield "immutable=1"  # what there is at rest, without a lock, a journal, or a look at either
+
+    def _read_from(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if (found, version) != (_APPLICATION_ID, _VERSION):
@@ -254,48 +295,51 @@ class State:
                 "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE kind = ?",
                 (kind,),
             )
-            files.update((row[0], row[1:]) for row in rows)
+            files.update((row[0], row[1:]) for row in rows if _is_digest(row[5]))
         self._notes = dict(connection.execute("SELECT name, text FROM note"))
 
-    def _read_only(self, error: sqlite3.DatabaseError) -> None:
-        """Read what a full disk or a lock keeps SQLite from reading the usual way.
+    def _opened(self, way: str) -> sqlite3.Connection:
+        # Without a transaction of Python's own making: each is begun and ended below.
+        return sqlite3.connect(
+            f"{Path(self.name).absolute().as_uri()}?{way}",
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+        )
 
-        Raises:
-            SystemExit: it cannot be read at all, and the user was told.
-        """
-        if self._connection is not None:
-            self._connection.close()
-        try:
-            uri = f"{Path(self.name).absolute().as_uri()}?immutable=1"
-            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-            self._read()
-        except sqlite3.DatabaseError:
-            print(f"error: cannot read {self.name}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(FileWriteError.exit_code) from error
-        finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+    def _without_locks(self) -> str:
+        """What to add to a way where the file system has no locks."""
+        if self._has_locks is None:
+            self._has_locks = has_record_locks(Path(self.name))
+        return "" if self._has_locks else "&vfs=unix-none"
 
     def _connect(self) -> sqlite3.Connection:
+        """The connection for writing."""
         if self._connection is None:
             path = Path(self.name)
             new = not path.exists()
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            # Who may not write here cannot make the files that readers of a WAL database share.
-            way = "" if os.access(path.parent, os.W_OK) else "?immutable=1"
-            # Without a transaction of Python's own making: each is begun and ended below.
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}{way}", uri=True, timeout=_BUSY_S, isolation_level=None
-            )
+            self._connection = self._opened(f"mode=rwc{self._without_locks()}")
+            if new or _has_write_ahead_log(self.name):
+                self._set_journal(self._connection)
             if new:
-                self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.executescript(
                     f"BEGIN; PRAGMA application_id={_APPLICATION_ID};"
                     f"PRAGMA user_version={_VERSION}; {_TABLES} COMMIT;"
                 )
         return self._connection
+
+    def _set_journal(self, connection: sqlite3.Connection) -> None:
+        """Have the fastest journal only where one machine alone sees it, and has locks for it;
+        others read a shared folder too, with SQLite's oldest."""
+        if is_local(Path(self.name)) and self._has_locks:
+            connection.execute("PRAGMA journal_mode=WAL")
+        else:
+            # Without memory that its users share, as the journal of another machine needs.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA locking_mode=NORMAL")
 
     def _set_aside(self, reason: str) -> None:
         """Give a file that is no database of ours another name, and begin with an empty one."""
@@ -310,22 +354,52 @@ class State:
         for ending in ("-wal", "-shm"):
             with suppress(FileNotFoundError):
                 Path(f"{path}{ending}").unlink()
-        print(
+        echo(
             f"warning: {path} cannot be used ({reason}); it is now {aside.name}, and what was "
             "built is recognised by what the files say of themselves",
-            file=sys.stderr,
-            flush=True,
+            err=True,
         )
 
     def _commit_task(self, task: str) -> None:
         if self.is_forgotten(task):
             self.note(f"forgotten {task}", "no")
-        record = json.dumps(self._loaded()[task], separators=(",", ":"))
+        record = json.dumps(self._with_sources_apart(self._loaded()[task]), separators=(",", ":"))
         self._write("INSERT OR REPLACE INTO task VALUES (?, ?)", (task, record))
 
-    def _commit_files(self) -> None:
-        if self._new_files and (self.running or Path(self.name).exists()):
-            # Only time is lost: the files are hashed again.
+    def _with_sources_apart(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record in which the digests of source files, a hundred that most tasks have in
+        common, are but the name of a note."""
+        values = record.get("_values_:") or {}
+        built = whole(values.get("built"))
+        if built is None or not built["sources"]:
+            return record
+        text = json.dumps(built["sources"], sort_keys=True)
+        name = f"sources {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if self._notes.get(name) != text:
+            self._notes[name] = self._new_notes[name] = text
+        return {**record, "_values_:": {**values, "built": {**built, "sources": name}}}
+
+    def _with_sources(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record that `_with_sources_apart` was given."""
+        built = (record.get("_values_:") or {}).get("built")
+        if isinstance(built, dict) and isinstance(built.get("sources"), str):
+            built["sources"] = self._source_lists(built["sources"])
+        return record
+
+    def _read_sources(self, name: str) -> Any:
+        try:
+            return json.loads(self._notes[name])
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+
+    def _keep(self) -> None:
+        """Write what only saves time; who merely asks writes nothing where another machine may
+        be at work."""
+        path = Path(self.name)
+        if not (self._new_files or self._new_notes):
+            return
+        if self.running or (path.exists() and is_local(path)):
+            # Only time is lost: files are hashed, and tasks are settled again.
             with suppress(sqlite3.Error, OSError):
                 self._transact(None, ())
 
@@ -339,11 +413,10 @@ class State:
         try:
             self._transact(statement, values)
         except (sqlite3.Error, OSError) as error:
-            print(
+            echo(
                 f"error: cannot write {self.name}: {error}; free space or allow writing, then run "
                 "again: what is finished is recognised",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
             raise SystemExit(FileWriteError.exit_code) from error
 
@@ -355,6 +428,7 @@ class State:
                 "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(*key, *value) for key, value in self._new_files.items()],
             )
+            connection.executemany(_NOTE, self._new_notes.items())
             if statement is not None:
                 connection.execute(statement, values)
             connection.execute("COMMIT")
@@ -363,6 +437,7 @@ class State:
                 connection.execute("ROLLBACK")
             raise
         self._new_files.clear()
+        self._new_notes.clear()
 
 
 class Checker(FileChangedChecker):  # type: ignore[misc]
@@ -372,21 +447,21 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
         """sha256 of a file's content.
 
         Raises:
-            OSError: there is none.
+            FileNotFoundError: there is none, which is how doit learns of it.
         """
-        found = self.get_state(file_path, None)
+        state = current()
+        found = None if state is None else state.sha256(file_path)
         if found is None:
-            raise FileNotFoundError(file_path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_path)
         return found
 
     def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
         """Whether a file's content (`file_stat` is what `info` gave) is not what it was."""
         return bool(file_stat != state)
 
-    def get_state(self, dep: str, current_state: Any) -> str | None:
-        """What is kept of a file's content."""
-        state = current()
-        return None if state is None else state.sha256(dep)
+    def get_state(self, dep: str, current_state: Any) -> str:
+        """What is kept of a file's content; raises as `info`."""
+        return self.info(dep)
 
 
 def current() -> State | None:
@@ -415,13 +490,64 @@ def known_source_digest(path: Path) -> str | None:
 def spelled(root: Path, path: Path) -> str:
     """A path relative to the project where it lies in it. doit compares paths as strings, so
     each file has one spelling."""
-    whole, inside = os.path.normpath(path), f"{os.path.normpath(root)}{os.sep}"
+    whole, inside = os.path.normpath(path), _inside(root)
     return whole[len(inside) :] if whole.startswith(inside) else whole
+
+
+@functools.cache
+def _inside(root: Path) -> str:
+    """What the paths of files in a folder begin with."""
+    return f"{os.path.normpath(root)}{os.sep}"
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether a database is none, or none of ours; else it only cannot be read just now."""
-    return not isinstance(error, sqlite3.OperationalError) or str(error).startswith("no such")
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return str(error).startswith(("no such", "Could not decode"))
+
+
+def is_database(name: str) -> bool:
+    """Whether a file is one of ours, by its header."""
+    return _header(name)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+
+
+def _has_write_ahead_log(name: str) -> bool:
+    """Whether a database is in SQLite's WAL mode, by its header."""
+    return _header(name)[18:20] == b"\2\2"
+
+
+def _header(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:  # noqa: PTH123
+            return file.read(100)
+    except OSError:
+        return b""
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether a value may be a sha256, as 64 digits."""
+    return type(value) is str and len(value) == 64
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a record is one that doit can work with."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("_values_:", {}), dict)
+        and isinstance(record.get("deps:", []), list)
+        and all(isinstance(path, str) for path in record.get("deps:", ()))
+    )
+
+
+_BUILT = {"settings": str, "versions": dict, "sources": dict, "outputs": dict}
+
+
+def whole(built: Any) -> dict[str, Any] | None:
+    """A note of what a stage was built from, if it is one; anything else counts as none."""
+    if not isinstance(built, dict):
+        return None
+    return built if all(isinstance(built.get(k), kind) for k, kind in _BUILT.items()) else None
 
 
 def _is_settled(stamp: Stamp) -> bool:

@@ -7,14 +7,17 @@ checked again and no backend is imported.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ptycho_tasks.errors import one_line
 
 if TYPE_CHECKING:
     from ptycho_tasks.config import ConfigFile, Variant
@@ -32,13 +35,15 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for that file."""
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 """Folders beside a bundle: kept states of its training, and logs of it."""
-_FORMAT = 2
+_FORMAT = 3
 _NOTE = "tasks"
 
 Row = dict[str, Any]
 """One task: `name`, `stage`, `variant`, `doc`, `inputs`, `outputs` (paths, relative to the project
 where they lie in it), `after` (tasks), `settings`, `at_default`, `versions` and `sources` (name to
 path)."""
+Files = tuple[str, list[str], list[str]]
+"""What a task does, what it reads, and what it makes."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +96,96 @@ def table_of(root: Path, state: State | None) -> Table:
     """
     path = root / CONFIG_NAME
     config = read_bytes(path)
-    kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
+    kept = _opened(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
-        return Table(kept["rows"], path, config)
+        return Table(_unpacked(kept), path, config)
     rows, watched = make_table(path, config)
-    if state is not None and Path(state.name).exists():
-        kept = {"key": key, "watched": _stamps(watched), "rows": rows}
-        state.keep_note(_NOTE, json.dumps(kept, separators=(",", ":")))
+    if state is not None:
+        kept = {"key": key, "watched": _stamps(watched), **_packed(rows)}
+        state.keep_note(_NOTE, _sealed(kept))
     return Table(rows, path, config)
+
+
+def _sealed(note: Mapping[str, Any]) -> str:
+    text = json.dumps(note, separators=(",", ":"))
+    return f"{hashlib.sha256(text.encode()).hexdigest()}{text}"
+
+
+def _opened(sealed: object) -> dict[str, Any]:
+    """What `_sealed` was given; empty where that is not known any more."""
+    if not isinstance(sealed, str):
+        return {}
+    digest, text = sealed[:64], sealed[64:]
+    if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != digest:
+        return {}
+    note: dict[str, Any] = json.loads(text)
+    return note
+
+
+_COMMA = ',"'
+"""What parts the settings of a row at, however it stands in them: they are joined again."""
+
+
+_FILES = ("name", "doc", "inputs", "outputs", "after")
+"""What of a row is of its place in the graph."""
+
+
+def _packed(rows: Iterable[Row]) -> dict[str, Any]:
+    """Rows with what many of them have in common, but for their variant's name and a few of their
+    settings, written once."""
+    kinds: dict[str, tuple[int, list[str]]] = {}
+    places: dict[str, int] = {}
+    packed = []
+    for row in rows:
+        variant, parts = row["variant"], row["settings"].split(_COMMA)
+        place = _with_paths({key: row[key] for key in _FILES}, partial(_general, variant=variant))
+        kind = {key: row[key] for key in row if key not in _FILES and key != "variant"}
+        text = json.dumps({**kind, "settings": len(parts)})
+        k, common = kinds.setdefault(text, (len(kinds), parts))
+        p = places.setdefault(json.dumps(place), len(places))
+        own = [(n, part) for n, part in enumerate(parts) if part != common[n]]
+        packed.append([k, p, variant, *itertools.chain(*own)])
+    return {
+        "kinds": [[json.loads(kind), common] for kind, (_, common) in kinds.items()],
+        "places": [json.loads(place) for place in places],
+        "rows": packed,
+    }
+
+
+def _unpacked(note: Mapping[str, Any]) -> list[Row]:
+    kinds = [(kind, common, _COMMA.join(common)) for kind, common in note["kinds"]]
+    places, rows = note["places"], []
+    for k, p, variant, *own in note["rows"]:
+        kind, common, settings = kinds[k]
+        place = _with_paths(places[p], partial(_special, variant=variant))
+        if own:
+            parts = common.copy()
+            for n, part in zip(own[::2], own[1::2], strict=True):
+                parts[n] = part
+            settings = _COMMA.join(parts)
+        rows.append({**kind, **place, "variant": variant, "settings": settings})
+    return rows
+
+
+def _with_paths(row: Row, change: Callable[[str], str]) -> Row:
+    return {
+        **row,
+        "name": change(row["name"]),
+        "inputs": [change(path) for path in row["inputs"]],
+        "outputs": [change(path) for path in row["outputs"]],
+    }
+
+
+def _general(text: str, variant: str) -> str:
+    """A path or a task's name, with a mark, which none of them holds, for the variant's name."""
+    if text.endswith(f":{variant}"):
+        return f"{text.removesuffix(variant)}\0"
+    return text.replace(f"/{variant}/", "/\0/")
+
+
+def _special(text: str, variant: str) -> str:
+    return text.replace("\0", variant)
 
 
 def asks_for_evidence(root: Path) -> bool:
@@ -135,11 +221,11 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     file = parse_config(path, config)
     variants = variants_of(file)
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
-    modules: set[str] = set()
+    backends: set[tuple[Any, Path | None]] = set()
     for variant in variants:
         training, inference, refinement = create_payloads(file, variant)
         several = len(variants) > 1 or bool(variant.overrides)
-        for row in _rows(training, inference, refinement, several=several):
+        for row in _rows(training, inference, refinement, several=several, known=rows):
             if set(row["inputs"]) & set(row["outputs"]):
                 raise ConfigError(
                     f"{training.origins.get('source.file', file.path.name)}: source.file: "
@@ -153,10 +239,9 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
                     f"would both write {row['outputs'][0]}; rename one or write its values "
                     "otherwise"
                 )
-        modules.update(_modules(training.root, training.backend, training.backend_source))
+        backends.add((training.backend, training.backend_source))
         if refinement is not None:
-            refiner, local = refinement.refiner, refinement.refiner_source
-            modules.update(_modules(refinement.root, refiner, local))
+            backends.add((refinement.refiner, refinement.refiner_source))
     for stage in ("source", "fixture"):
         # One that all variants share needs no name of its own.
         if len(rows[stage]) == 1:
@@ -164,7 +249,8 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     if len(rows["source"]) == 1:
         for row in rows["fixture"].values():
             row["after"] = "source"
-    return [row for stage in rows.values() for row in stage.values()], sorted(modules)
+    watched = {file for backend in backends for file in _modules(path.absolute().parent, *backend)}
+    return [row for stage in rows.values() for row in stage.values()], sorted(watched)
 
 
 def _rows(
@@ -173,96 +259,89 @@ def _rows(
     refinement: RefinementPayload | None,
     *,
     several: bool,
+    known: Mapping[str, Mapping[str, Row]],
 ) -> Iterator[Row]:
+    """The tasks of a variant, but for those that are known from another."""
     from ptycho_tasks.code import versions
     from ptycho_tasks.config import canonical_json
+    from ptycho_tasks.payload import BUNDLE_NAME, RESULTS
     from ptycho_tasks.state import spelled
 
-    simulated = training.source.simulate is not None
-    source = [*training.source_files.values()]
-    fixture = [training.fixture_file, training.sidecar_file]
+    root = training.root
+    at = partial(spelled, root)
     backends: dict[str, Any] = dict.fromkeys(
         ("train", "infer"), (training.backend, training.backend_source)
     )
     if refinement is not None:
         backends["refine"] = (refinement.refiner, refinement.refiner_source)
-    made = spelled(training.root, training.source_file)
     source_name = training.changed("source") or "default"
-    scan = [*inference.scan_files.values()]
+    scan = [at(path) for path in inference.scan_files.values()]
+    bundle = f"{training.results('training')}/{BUNDLE_NAME}"
+    fixture = at(training.fixture_file)
 
     def row(
-        payload: Payload,
-        stage: str,
-        name: str,
-        doc: str,
-        inputs: list[Path],
-        outputs: list[Path],
-        after: str = "",
-    ) -> Row:
-        settings = payload.settings(stage)
-        backend, local = backends.get(stage, (None, None))
-        files = dict(_sources(training.root, stage))
-        if backend is not None:
-            files |= _sources(training.root, backend, local)
+        payload: Payload, stage: str, name: str, files: Callable[[], Files], after: str = ""
+    ) -> Iterator[Row]:
         # To infer is to refine as well, where that is asked for: `infer` is both then.
         split = refinement is not None and stage in ("infer", "refine")
-        return {
-            "name": f"{stage}:{name}" if several or split else stage,
+        task = f"{stage}:{name}" if several or split else stage
+        settings = payload.settings(stage)
+        text = canonical_json(settings)
+        if task in known[stage] and known[stage][task]["settings"] == text:
+            return
+        doc, inputs, outputs = files()
+        backend, local = backends.get(stage, (None, None))
+        code = dict(_sources(root, stage))
+        if backend is not None:
+            code |= _sources(root, backend, local)
+        yield {
+            "name": task,
             "stage": stage,
             "variant": payload.variant.name,
-            "doc": doc,
-            "inputs": [spelled(payload.root, path) for path in inputs],
-            "outputs": [spelled(payload.root, path) for path in outputs],
-            "settings": canonical_json(settings),
+            "doc": one_line(doc),
+            "inputs": inputs,
+            "outputs": outputs,
+            "settings": text,
             "at_default": payload.at_default(settings),
             "versions": versions(stage, backend),
             "after": after,
-            "sources": files,
+            "sources": code,
         }
 
-    yield row(
-        training,
-        "source",
-        source_name,
-        f"simulate the scan {made}" if simulated else f"check the scan {made}",
-        [] if simulated else source,
-        [training.source_file] if simulated else [],
-    )
-    yield row(
-        training,
-        "fixture",
-        training.changed("source", "fixture") or "default",
-        "cut the source to the frames to train on, with a sidecar that says which",
-        source,
-        fixture,
-        after=f"source:{source_name}" if several else "source",
-    )
-    yield row(
-        training,
-        "train",
-        training.variant.name,
-        f"train the backend {training.backend.name} on the fixture; gives "
-        f"{training.bundle_file.name}",
-        [training.fixture_file],
-        [training.bundle_file],
-    )
-    yield row(
-        inference,
-        "infer",
-        inference.variant.name,
-        "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics",
-        [inference.bundle_file, *scan],
-        inference.output_files,
-    )
+    def read() -> list[str]:
+        return [at(path) for path in training.source_files.values()]
+
+    def made(stage: str) -> list[str]:
+        return [f"{training.results(stage)}/{name}" for name in RESULTS]
+
+    def check_source() -> Files:
+        scan = at(training.source_file)
+        if training.source.simulate is not None:
+            return f"simulate the scan {scan}", [], [scan]
+        return f"check the scan {scan}", read(), []
+
+    def cut() -> Files:
+        doc = "cut the source to the frames to train on, with a sidecar that says which"
+        return doc, read(), [fixture, at(training.sidecar_file)]
+
+    def train() -> Files:
+        doc = f"train the backend {training.backend.name} on the fixture; gives {BUNDLE_NAME}"
+        return doc, [fixture], [bundle]
+
+    def infer() -> Files:
+        doc = "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics"
+        return doc, [bundle, *scan], made("inference")
+
+    yield from row(training, "source", source_name, check_source)
+    fixture_name = training.changed("source", "fixture") or "default"
+    after = f"source:{source_name}" if several else "source"
+    yield from row(training, "fixture", fixture_name, cut, after)
+    yield from row(training, "train", training.variant.name, train)
+    yield from row(inference, "infer", inference.variant.name, infer)
     if refinement is not None:
-        yield row(
-            refinement,
-            "refine",
-            refinement.variant.name,
-            f"go on from the reconstruction with the backend {refinement.refiner.name}",
-            [refinement.start_file, *scan],
-            refinement.output_files,
-        )
+        doc = f"go on from the reconstruction with the backend {refinement.refiner.name}"
+        files = doc, [at(refinement.start_file), *scan], made("refinement")
+        yield from row(refinement, "refine", refinement.variant.name, lambda: files)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import json
 import os
-import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doit import doit_cmd
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
+from ptycho_tasks.faults import DoitTraceback, is_ours, passes_through, show_fault
 from ptycho_tasks.files import remove_leftovers, remove_work, work_folders
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
-from ptycho_tasks.state import STATE_NAME, Checker, State, current
+from ptycho_tasks.output import echo, end_in_order
+from ptycho_tasks.state import STATE_NAME, Checker, State, current, spelled
 from ptycho_tasks.table import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -44,6 +47,7 @@ from ptycho_tasks.table import (
 )
 
 if TYPE_CHECKING:
+    from ptycho_tasks.backend import Backend
     from ptycho_tasks.evidence import Evidence
     from ptycho_tasks.payload import Payload
 
@@ -69,6 +73,9 @@ DOIT_CONFIG = {
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.
 gc.set_threshold(100_000)
+# Nothing else of doit is asked before it shows the traceback of what ended a command.
+doit_cmd.traceback = DoitTraceback()
+end_in_order()
 
 _FUNCTIONS = {
     "source": "check_source",
@@ -113,6 +120,7 @@ def task_infer() -> Iterator[Task] | None:
 
 def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
+    refuse_foreign_settings()
     evidence = project_evidence()
     if evidence is None:
         return None
@@ -129,6 +137,7 @@ def _tasks(stage: str, together: str, *, also: str = "") -> Iterator[Task] | Non
         together: what running them all does.
         also: a stage whose tasks run with all of these.
     """
+    refuse_foreign_settings()
     with or_exit():
         rows = [row for row in project_table().rows if row["stage"] == stage]
     if not rows:
@@ -151,14 +160,39 @@ def _both(first: Iterator[Task], second: Iterator[Task] | None) -> Iterator[Task
     yield from second or ()
 
 
+def refuse_foreign_settings() -> None:
+    """End a command of doit that does not keep what was built as these tasks need it.
+
+    Raises:
+        SystemExit: the user was told in one line.
+    """
+    manager = Globals.dep_manager
+    if manager is None:  # the tasks are asked for by another program
+        return
+    with or_exit():
+        for kind, given in ((State, manager.backend), (Checker, manager.checker)):
+            if not isinstance(given, kind):
+                raise ConfigError(
+                    f"dodo.py: these tasks need doit's settings of ptycho-tasks, and got "
+                    f"{type(given).__name__}; write `from ptycho_tasks.tasks import DOIT_CONFIG` "
+                    "there, and leave out the options --backend and --check_file_uptodate"
+                )
+
+
 @contextmanager
 def or_exit() -> Iterator[None]:
-    """Where doit would show a traceback: a user's error in the block is one line, and the end."""
+    """Where doit would show a traceback: a user's error in the block is one line, and the end; so
+    is a fault of ours."""
     try:
         yield
     except PtychoTasksError as error:
         complain(error)
         raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        if not is_ours(error):
+            raise
+        show_fault(error)
+        raise SystemExit(1) from error
 
 
 def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
@@ -179,6 +213,17 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
             missing = project_table().payload(project_table().row(name)).missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
+
+
+def missing_setting(name: str, path: str) -> str | None:
+    """What to say of a missing input of a stage, where a setting names it: the key and its line."""
+    row = project_table().row(name)
+    payload = project_table().payload(row)
+    for key in ("source.file", "source.product", "inference.scan"):
+        missing = payload.missing(key)
+        if missing and spelled(payload.root, payload.path(payload.values[key])) == path:
+            return missing
+    return None
 
 
 def project_table() -> Table:
@@ -227,7 +272,7 @@ def _task(row: Row) -> Task:
         file_dep=inputs,
         targets=row["outputs"],
         task_dep=[row["after"]] if row["after"] else [],
-        uptodate=[UpToDate(recipe, said)],
+        uptodate=[UpToDate(recipe, row["inputs"], said)],
         clean=[(clean, [name])],
         io={"capture": False},
         params=_OPTIONS,
@@ -238,7 +283,7 @@ def _task(row: Row) -> Task:
     return task
 
 
-def run_stage(name: str) -> TaskFailed | TaskError | dict[str, Any]:
+def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     """The action of every task: run a stage; a user's error is one line and the right exit code.
 
     Gives what the task's record says besides: `read`, the further files that were read, to sha256.
@@ -247,23 +292,42 @@ def run_stage(name: str) -> TaskFailed | TaskError | dict[str, Any]:
 
     table = project_table()
     row = table.row(name)
+    backends: list[Backend] = []
     with reporter.lines_of(name):
         try:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)
             refuse_foreign(row, payload)
+            backends += [payload.backend, *filter(None, [getattr(payload, "refiner", None)])]
             remove_leftovers(map(Path, row["outputs"]))
-            getattr(stages, _FUNCTIONS[row["stage"]])(payload)
-        except PtychoTasksError as error:
-            complain(error)
-            failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
-            return failure(str(error), report=False)
+            with muted(task.verbosity):
+                getattr(stages, _FUNCTIONS[row["stage"]])(payload)
         except Exception as error:
-            # A defect, ours or a backend's: its traceback is what its author needs. Left to doit,
-            # it would end with the exit code of a wrong configuration.
-            traceback.print_exception(error)
-            return TaskFailed(str(error), report=False)
+            return failure_of(error, backends)
     return {"read": payload.files_read}
+
+
+@contextmanager
+def muted(verbosity: int) -> Iterator[None]:
+    """In the block, be as silent as doit's option -v asks for: at 1 without output, at 0 without
+    what goes to stderr as well."""
+    with ExitStack() as streams:
+        if verbosity < 2:
+            streams.enter_context(redirect_stdout(io.StringIO()))
+        if verbosity < 1:
+            streams.enter_context(redirect_stderr(io.StringIO()))
+        yield
+
+
+def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
+    """Say in one line why an action failed; gives what doit wants to know of it."""
+    if isinstance(error, PtychoTasksError):
+        complain(error)
+        failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
+        return failure(str(error), report=False)
+    blamed = next((backend.name for backend in backends if passes_through(error, backend)), "")
+    # Left to doit, it would end with the exit code of a wrong configuration.
+    return TaskFailed(show_fault(error, blamed), report=False)
 
 
 def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
@@ -309,7 +373,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
         from ptycho_tasks.bundle import made_from
 
         said = made_from(folder)
-        return None if said is None else {**said, "files": {}}
+        return {**said, "files": {}} if isinstance(said, dict) else None
     from ptycho_tasks.payload import METRICS
 
     try:
@@ -320,6 +384,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
     return {**said, "files": files}
 
 
+@or_exit()
 def clean(name: str, dryrun: bool) -> None:
     """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
 
@@ -342,7 +407,7 @@ def clean(name: str, dryrun: bool) -> None:
         if not Path(output).exists():
             continue
         if built.get(output) is None or state.sha256(output) != built[output]:
-            print(f"keeping {output}: it is not as `doit {name}` left it")
+            echo(f"keeping {output}: it is not as `doit {name}` left it")
         else:
             _remove(Path(output), dryrun)
 
@@ -352,31 +417,31 @@ def _remove_recorded(folder: Path, dryrun: bool) -> None:
     from ptycho_tasks.made import recorded, remove_recorded
 
     if recorded(folder):
-        print(f"removing what was written into {folder}")
+        echo(f"removing what was written into {folder}")
     if dryrun:
         return
     with or_exit():
         for path in remove_recorded(folder):
-            print(f"keeping {path}: no run wrote it, or not as it is")
+            echo(f"keeping {path}: no run wrote it, or not as it is")
     _remove_empty(folder.parent)
 
 
 def _remove_work(folder: Path, dryrun: bool) -> None:
     if work_folders(folder):
-        print(f"removing {folder}")
+        echo(f"removing {folder}")
     if not dryrun:
         remove_work(folder)
         _remove_empty(folder.parent)
 
 
 def _remove(path: Path, dryrun: bool) -> None:
-    print(f"removing {path}")
+    echo(f"removing {path}")
     if dryrun:
         return
     try:
         path.unlink()
     except OSError as error:
-        print(f"error: cannot remove {path}: {error.strerror or error}", file=sys.stderr)
+        echo(f"error: cannot remove {path}: {error.strerror or error}", err=True)
         raise SystemExit(1) from error
     _remove_empty(path.parent)
 
@@ -394,4 +459,4 @@ def complain(error: PtychoTasksError) -> None:
     """Say in one line what is wrong; with the traceback where that is asked for."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    echo(f"error: {error}", err=True)

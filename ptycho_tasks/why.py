@@ -6,16 +6,17 @@ Neither runs or changes anything, and both work while a run is at work.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
-from doit.exceptions import InvalidCommand
 from doit.task import Task
 
-from ptycho_tasks.freshness import Answer, Reason
+from ptycho_tasks.freshness import Answer, Reason, UpToDate
+from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import say
 
 _JSON = {
@@ -46,18 +47,25 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
     cmd_options = (_JSON,)
 
     def verdicts(self) -> list[Verdict]:
-        """Of the selected tasks and all that they need, each after those that it needs."""
+        """Of the selected tasks and all that they need, in the order in which they would run."""
         control = TaskControl(self.task_list)
         control.process(self.sel_tasks)
         found: dict[str, Verdict] = {}
-        for name in control.selected_tasks:
-            for task in _in_order(name, control.tasks, set(found)):
-                found[task.name] = self._verdict(task, control.tasks, found)
+        self._judge(control.tasks, control.selected_tasks, found)
         return [
             verdict
             for verdict in found.values()
             if control.tasks[verdict.task].actions and not _is_part(verdict.task)
         ]
+
+    def _judge(
+        self, tasks: Mapping[str, Task], selected: Iterable[str], found: dict[str, Verdict]
+    ) -> None:
+        for name in in_run_order(tasks, selected, found):
+            verdict = self._verdict(tasks[name], tasks, found)
+            if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
+                self._judge(tasks, tasks[name].setup_tasks, found)
+            found[name] = verdict
 
     def _verdict(
         self, task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict]
@@ -65,7 +73,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         if self.dep_manager.status_is_ignore(task):
             return Verdict(task.name, "ignored", ())
         status = self.dep_manager.get_status(task, tasks, get_log=True)
-        reasons = [*_own_reasons(task, status)]
+        reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
         if any(before[name].status == "ignored" for name in task.task_dep):
             return Verdict(task.name, "ignored", ())
         upstream = [name for name in task.task_dep if before[name].status != "up to date"]
@@ -145,6 +153,22 @@ def _is_part(name: str) -> bool:
     return name.startswith("_")
 
 
+def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
+    """Why a run of a task would fail: inputs that are not there, and that no task makes."""
+    stage = next((utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)), None)
+    absent = [p for p in (stage.inputs if stage else task.file_dep) if not os.path.exists(p)]  # noqa: PTH110
+    if not absent:
+        return
+    made = {path for name in task.task_dep for path in tasks[name].targets}
+    for path in sorted({*absent} - made):
+        text = f"there is no {path}"
+        if stage:
+            from ptycho_tasks.tasks import missing_setting
+
+            text = missing_setting(task.name, path) or text
+        yield Reason("missing", path, f"it would fail: {text}")
+
+
 def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
     ours = [utd for utd, _, _ in task.uptodate if isinstance(utd, Answer)]
     if ours:
@@ -153,16 +177,7 @@ def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
     # A task of the user's own in the same dodo.py: doit's reasons.
     if status.status != "up-to-date":
         for kind, subjects in status.reasons.items():
+            if kind == "missing_file_dep":  # an obstacle, or what a task before it makes
+                continue
             for subject in subjects if isinstance(subjects, list) else [subjects]:
                 yield Reason("input", str(subject), f"{kind.replace('_', ' ')}: {subject}")
-
-
-def _in_order(name: str, tasks: Mapping[str, Task], done: set[str]) -> Iterator[Task]:
-    if name in done:
-        return
-    if name not in tasks:
-        raise InvalidCommand(f"'{name}' is not a task.")
-    done.add(name)
-    for needed in [*tasks[name].task_dep, *tasks[name].setup_tasks]:
-        yield from _in_order(needed, tasks, done)
-    yield tasks[name]

@@ -310,15 +310,15 @@ def test_without_its_database_other_code_is_not_believed(built_project, doit):
 
 
 def test_a_full_disk_is_no_damage(built_project, monkeypatch):
-    real, calls = State._read, []
+    real, calls = State._read_from, []
 
-    def full_at_first(self):
+    def full_at_first(self, connection):
         calls.append(1)
         if len(calls) == 1:
             raise sqlite3.OperationalError("disk I/O error")
-        real(self)
+        real(self, connection)
 
-    monkeypatch.setattr(State, "_read", full_at_first)
+    monkeypatch.setattr(State, "_read_from", full_at_first)
     state = State(str(built_project / STATE_NAME))
     assert state.in_("train")
     assert not list((built_project / ".ptycho").glob("*.bad*"))

@@ -231,3 +231,19 @@ def test_option_texts_become_typed_values():
     options = section_of(SimulationOptions, {"photons": "1e4", "size": "32", "probe": None})
     assert (options.photons, options.size, options.probe) == (1e4, 32, "defocused")
     assert section_of(FixtureOptions, {"subset_size": "20"}).subset_size == 20
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("matrix: {training.epochs: [1, zero]}\n", "training.epochs"),
+        ("variants: [{name: a}]\n", "changes nothing"),
+        ("evidence: {plan: p}\n", "evidence"),
+    ],
+)
+def test_config_refuses_what_a_run_would(project, monkeypatch, more, said):
+    with (project / "ptycho.yaml").open("a") as file:
+        file.write(more)
+    monkeypatch.chdir(project)
+    with pytest.raises(ConfigError, match=said):
+        cli.main(["config"], standalone_mode=False)

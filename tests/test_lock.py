@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -104,3 +106,17 @@ def test_what_the_file_says_may_be_anything(path, holder, text):
     path.write_text(text)
     with pytest.raises(LockedError, match="another run is at work in this project"):
         ProjectLock(path).acquire()
+
+
+def test_without_locks_a_line_says_that_runs_are_not_kept_apart(path, monkeypatch, capsys):
+    def refuse(*anything):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    locks = [ProjectLock(path), ProjectLock(path)]
+    for lock in locks:
+        lock.acquire()
+        assert "two runs in this project are not kept apart" in capsys.readouterr().err
+    assert holder_of(path) is None
+    for lock in locks:
+        lock.release()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from doit.task import Task
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ptycho_tasks import state as module
+from ptycho_tasks.freshness import Recipe, UpToDate
 from ptycho_tasks.state import State, spelled
 
+BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
 OLD_NS = 10**9
 
 
@@ -54,7 +62,7 @@ def old_file(path, content=b"content", at_ns=OLD_NS):
 
 def finish(state, task, **values):
     """What doit sets of a task that succeeded."""
-    state.set(task, "_values_:", {"built": {}})
+    state.set(task, "_values_:", {"built": BUILT})
     for key, value in values.items():
         state.set(task, key, value)
     state.set(task, "deps:", list(values))
@@ -192,3 +200,131 @@ def test_paths_have_one_spelling(tmp_path):
     assert spelled(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
     assert spelled(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
     assert spelled(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
+
+
+def is_in_wal_mode(state):
+    return Path(state.name).read_bytes()[18:20] == b"\2\2"
+
+
+@pytest.mark.parametrize(("local", "locks", "wal"), [(1, 1, True), (0, 1, False), (1, 0, False)])
+def test_the_journal_is_one_that_the_file_system_can_keep(state, monkeypatch, local, locks, wal):
+    monkeypatch.setattr(module, "is_local", lambda path: bool(local))
+    monkeypatch.setattr(module, "has_record_locks", lambda path: bool(locks))
+    finish(state, "train", file="abc")
+    assert is_in_wal_mode(state) is wal
+    assert again(state).get("train", "file") == "abc"
+    # A database of before, or of another place, is converted by the next run.
+    monkeypatch.setattr(module, "is_local", lambda path: not local)
+    monkeypatch.setattr(module, "has_record_locks", lambda path: True)
+    state = again(state)
+    finish(state, "infer", file="abc")
+    assert not is_in_wal_mode(state)
+    assert again(state).get("train", "file") == "abc"
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_who_asks_writes_nothing_where_another_machine_may_be_at_work(
+    state, tmp_path, monkeypatch, mode
+):
+    finish(state, "train", file="abc")
+    state.dump()
+    with closing(sqlite3.connect(state.name)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+    scan = old_file(tmp_path / "scan.npz")
+    monkeypatch.setattr(module, "is_local", lambda path: False)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    asking = State(state.name)
+    assert asking.get("train", "file") == "abc"
+    assert asking.sha256(scan)
+    asking.keep_note("tasks", "[]")
+    asking.dump()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_what_saves_time_is_kept_by_the_run_that_comes_after(state, monkeypatch):
+    monkeypatch.setattr(module, "is_local", lambda path: False)
+    state.keep_note("tasks", "[]")
+    assert again(state).note("tasks") is None
+    state = State(state.name)
+    state.keep_note("tasks", "[]")
+    finish(state, "train", file="abc")
+    assert again(state).note("tasks") == "[]"
+
+
+def test_source_digests_that_tasks_share_are_stored_once(state):
+    sources = {f"ptycho_tasks/{n}.py": "0" * 64 for n in range(40)}
+    for task in "abc":
+        state.set(task, "_values_:", {"built": {**BUILT, "sources": sources}})
+        state.set(task, "deps:", [])
+    state = again(state)
+    assert state.built("b")["sources"] == sources
+    state.dump()
+    assert Path(state.name).read_bytes().count(b"ptycho_tasks/7.py") == 1
+
+
+@contextmanager
+def dumped(path):
+    state = State(str(path))
+    yield state
+    state.dump()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+KEYS = ["_values_:", "deps:", "checker:", "ignore:", "scan.npz"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    record=JSON
+    | st.dictionaries(st.sampled_from(KEYS), JSON)
+    | st.fixed_dictionaries({"_values_:": st.fixed_dictionaries({"built": JSON})})
+    | st.fixed_dictionaries(dict.fromkeys(BUILT, JSON)).map(
+        lambda built: {"_values_:": {"built": built}, "deps:": []}
+    )
+)
+def test_a_record_of_any_shape_is_one_or_counts_as_unknown(record, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "state.sqlite"
+    with dumped(path) as state:
+        finish(state, "train", file="abc")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE task SET record = ?", (json.dumps(record),))
+        connection.commit()
+    with dumped(path) as state:
+        recipe = Recipe("{}", (), {}, {})
+        answer = UpToDate(recipe, ["scan.npz"])
+        answer.setup(SimpleNamespace(backend=state), {})
+        task = Task("train", None, file_dep=["scan.npz"], targets=["out"], uptodate=[answer])
+        assert not answer(task, state.get("train", "_values_:") or {})
+        assert answer.reasons
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("task", "record", "[" * 100_000),
+        ("task", "record", b"\xff\xfe"),
+        ("task", "record", 7),
+        ("file", "digest", 7),
+        ("file", "size", "x"),
+        ("note", "text", b"\xff"),
+        ("note", "text", "[" * 100_000),
+    ],
+)
+def test_rows_of_other_types_count_as_unknown(state, tmp_path, table, column, value):
+    scan = old_file(tmp_path / "scan.npz")
+    known = state.sha256(scan)
+    finish(state, "train", file="abc")
+    state.note("tasks", "[]")
+    state.dump()
+    with closing(sqlite3.connect(state.name)) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        connection.commit()
+    state = State(state.name)
+    assert state.get("train", "file") in ("abc", None)
+    assert state.sha256(scan) == known
+    finish(state, "train", file="abd")
+    assert again(state).get("train", "file") == "abd"
