@@ -7,6 +7,7 @@ follows a kill completes it, also on a plan or ledger that someone else has chan
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -82,7 +83,11 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return Plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+    return _plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+
+
+# It is asked for several times a run, and may be long.
+_plan = functools.lru_cache(maxsize=1)(Plan)
 
 
 def read_ledger(evidence: Evidence) -> bytes:
