@@ -69,5 +69,5 @@ def _counts(verdict: Verdict, control: TaskControl) -> bool:
     if verdict.status != "stale":
         return verdict.status == "ignored"
     stage = verdict.task.partition(":")[0]
-    unknown = stage in _UNDESCRIBED and all(reason.kind == "new" for reason in verdict.reasons)
+    unknown = stage in _UNDESCRIBED and {r.kind for r in verdict.reasons} <= {"new", "upstream"}
     return not (unknown and all(Path(t).is_file() for t in control.tasks[verdict.task].targets))
