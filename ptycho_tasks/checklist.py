@@ -165,9 +165,7 @@ def _checked_plan(evidence: Evidence) -> Plan:
     return plan
 
 
-def _lines(
-    evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock
-) -> Iterator[Line]:
+def _lines(evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock) -> Iterator[Line]:
     now = clock.now()
     for row in plan.rows:
         if row.state is None:

@@ -328,7 +328,7 @@ def read_record(path: Path) -> Record | None:
     """A result or manifest; None where there is none that can be read."""
     try:
         record = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

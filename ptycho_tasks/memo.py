@@ -313,7 +313,9 @@ def _parted(rest: str) -> tuple[str, str]:
     return text.strip(" \t;-\u2014\u2013") or rest.strip(" \t;-\u2014\u2013"), tests
 
 
-_ID_RANGE = re.compile(r"(?P<stem>.*\.[A-Za-z]*)(?P<first>[0-9]{1,3})-(?P=stem)?(?P<last>[0-9]{1,3})")
+_ID_RANGE = re.compile(
+    r"(?P<stem>.*\.[A-Za-z]*)(?P<first>[0-9]{1,3})-(?P=stem)?(?P<last>[0-9]{1,3})"
+)
 _LONGEST_RANGE = 100
 
 
@@ -409,18 +411,18 @@ def _is_plain(part: str) -> bool:
     except ValueError:
         return True  # what is wrong with it is told where it is read
     simple: list[list[str]] = [[]]
-    for word in words:
-        if re.fullmatch(r"[();<>|&]+", word):
+    for before, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(r"[();|&]+", word):
             simple.append([])
-        else:
+        elif not re.fullmatch(r"[<>&|]*[<>][<>&|]*", word) and not re.search("[<>]", before):
             simple[-1].append(word)
-    return all(_calls_a_program(part, spanned=spanned) for part in simple if part)
+    return any(simple) and all(_calls_a_program(p, spanned=spanned) for p in simple if p)
 
 
 def _calls_a_program(words: list[str], *, spanned: bool) -> bool:
     rest = split_assignments(words)[1]
-    if not rest or all(word.isdecimal() or "/" in word for word in rest):
-        return bool(rest) and ("/" in rest[0] or rest[0].isdecimal())  # as after `>` and `2>&1 `
+    if not rest:
+        return False
     program, *arguments = rest
     usual = bool(_PROGRAMS.fullmatch(program)) or program == "tee"
     if spanned:

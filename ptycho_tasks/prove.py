@@ -42,6 +42,8 @@ _NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: (.*)")
 _ENDING = re.compile(r"^=+ (.*?)(?: in [0-9.]+s.*)? =+$")
 """pytest's last line."""
 _LONGEST_LINE = 1 << 16
+_LONGEST_PROBLEM = 1000
+_TAIL_BYTES = 1 << 16
 
 
 def run_item(
@@ -331,6 +333,19 @@ def _foot(ended: str, took: float, tests: TestReport | None, problem: str, outco
     return "\n".join([*lines, f"# outcome: {outcome}", ""])
 
 
+def end_of_output(log: Path) -> list[str]:
+    """The last lines of a log before its foot, however long the log is."""
+    with log.open("rb") as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+        file.seek(begin)
+        text = file.read().decode("ascii", "replace")
+    if begin == 0:
+        return output_of(text)
+    lines = text.splitlines()
+    rules = [number for number, line in enumerate(lines) if line == RULE]
+    return lines[: rules[-1]] if rules else lines
+
+
 def output_of(log: str) -> list[str]:
     """The lines of a log between its head and its foot."""
     lines = log.splitlines()
@@ -363,4 +378,5 @@ def _judged(
     elif tests is not None and not tests.counts.passed:
         problem = f"no test ran: {tests.counts}"
     outcome = RED if problem else GREEN
-    return {"outcome": outcome, "problem": as_ascii(problem), "mistake": as_ascii(mistake)}
+    said = {"problem": problem[:_LONGEST_PROBLEM], "mistake": mistake[:_LONGEST_PROBLEM]}
+    return {"outcome": outcome, **{key: as_ascii(text) for key, text in said.items()}}

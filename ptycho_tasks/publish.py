@@ -46,6 +46,7 @@ from ptycho_tasks.files import (
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, Change, Plan, note
+from ptycho_tasks.prove import end_of_output
 from ptycho_tasks.report import (
     BLOCKER,
     PLAN_UPDATES,
@@ -300,8 +301,8 @@ def _write_report(
     (folder / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
     red = {name: record for name, record in results.items() if record["outcome"] == RED}
     if red:
-        logs = {n: (folder / Path(r["log"]).name).read_text("ascii") for n, r in red.items()}
-        (folder / BLOCKER).write_text(blocker(red, logs))
+        outputs = {n: end_of_output(folder / Path(r["log"]).name) for n, r in red.items()}
+        (folder / BLOCKER).write_text(blocker(red, outputs))
 
 
 def evaluate(evidence: Evidence, item: Item, digest: Digest, outputs: Outputs) -> Evaluated:

@@ -69,7 +69,7 @@ def _become(command: list[str]) -> None:
 
 
 def _silenced_pipe() -> int:
-    """What can be read when a child ends; lets go of the command's output, so that its end shows."""
+    """What can be read when a child ends; lets go of the output, so that its end shows."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -123,9 +123,9 @@ def _descendants() -> list[int]:
     """All processes below this one; none where the system has no /proc."""
     children: dict[int, list[int]] = {}
     with suppress(OSError):
-        for name in filter(str.isdecimal, os.listdir("/proc")):
+        for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 (a quick start)
             with suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as file:
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
                     # The name of the program, in parentheses, may hold anything.
                     parent = int(file.read().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(name))
