@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 from ptycho_tasks.clock import SYSTEM, Clock, parsed
 from ptycho_tasks.evidence import (
@@ -11,12 +13,16 @@ from ptycho_tasks.evidence import (
     RED,
     Digest,
     Evidence,
+    Item,
     Outputs,
+    Record,
+    Standing,
     is_in_report,
     log_problem,
     manifest_problem,
     reasons_of,
     records_of,
+    setting_reasons,
 )
 from ptycho_tasks.files import real, write_all
 from ptycho_tasks.lock import waited_for
@@ -62,21 +68,29 @@ class Line:
         return f"{max(0, self.age_s) // size:.0f} {unit}"
 
 
-def checklist(
-    evidence: Evidence, digest: Digest, outputs: Outputs, clock: Clock = SYSTEM
-) -> list[Line]:
+class Sight(NamedTuple):
+    """What is looked at, besides the logs and the commands that wrote them."""
+
+    digest: Digest
+    """Tells the content of files."""
+    outputs: Outputs
+    """Gives the files that a stage makes."""
+    standing: Standing
+    """Tells why a stage is not up to date."""
+
+
+def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM) -> list[Line]:
     """Every row of the plan that has a state, with its evidence.
 
     Args:
         evidence: the project's.
-        digest: tells the content of files.
-        outputs: gives the files that a stage makes.
+        sight: of files and stages; None judges the logs alone, as where `runs/` is not there.
         clock: tells the time.
 
     Raises:
         PlanError: the plan cannot be read, or lacks a row of the evidence.
     """
-    return list(_lines(evidence, _checked_plan(evidence), digest, outputs, clock))
+    return list(_lines(evidence, _checked_plan(evidence), sight, clock))
 
 
 def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
@@ -86,7 +100,8 @@ def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
         evidence: the project's.
         lines: its checklist.
     """
-    found = []
+    plan = read_plan(evidence)
+    found = [*map(plan.odd_state, plan.odd_rows)]
     for line in lines:
         unproved = STATES[DONE] == line.state and line.evidence not in (VALID, BY_HAND)
         if unproved or line.evidence == BROKEN:
@@ -150,15 +165,13 @@ def _checked_plan(evidence: Evidence) -> Plan:
     return plan
 
 
-def _lines(
-    evidence: Evidence, plan: Plan, digest: Digest, outputs: Outputs, clock: Clock
-) -> Iterator[Line]:
+def _lines(evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock) -> Iterator[Line]:
     now = clock.now()
     for row in plan.rows:
         if row.state is None:
             continue
         records = records_of(evidence, row.id)
-        kind, reason = _judged(evidence, row, digest, outputs)
+        kind, reason = _judged(evidence, row, sight)
         time = min((str(record["started"]) for record in records), default=None)
         outcomes = {record["outcome"] for record in records}
         yield Line(
@@ -181,7 +194,7 @@ def _broken(evidence: Evidence, id: str) -> list[str]:
     return [problem for problem in (manifest_problem(evidence, id), *logs) if problem]
 
 
-def _judged(evidence: Evidence, row: PlanRow, digest: Digest, outputs: Outputs) -> tuple[str, str]:
+def _judged(evidence: Evidence, row: PlanRow, sight: Sight | None) -> tuple[str, str]:
     """What the evidence of a row is, and why it is not valid."""
     broken = _broken(evidence, row.id)
     if broken:
@@ -202,7 +215,17 @@ def _judged(evidence: Evidence, row: PlanRow, digest: Digest, outputs: Outputs) 
             return NONE, f"nothing says that {item.name} was run: {manifest} {there}"
         if record["outcome"] == RED:
             return RED, f"{item.name} was red: {record['problem']}"
-        reason = next(reasons_of(evidence, item, record, digest, outputs), None)
-        if reason is not None:
-            return STALE, f"{item.name} is stale: {reason.text}"
+        reason = _why_stale(evidence, item, record, sight)
+        if reason:
+            return STALE, f"{item.name} is stale: {reason}"
     return VALID, ""
+
+
+def _why_stale(evidence: Evidence, item: Item, record: Record, sight: Sight | None) -> str:
+    """Why a green result does not hold any more; empty where it does."""
+    if sight is None:
+        return next((reason.text for reason in setting_reasons(item, record)), "")
+    reasons = reasons_of(evidence, item, record, sight.digest, sight.outputs)
+    # A stage says what changed; the files that it made, at most that something did.
+    of_stages = filter(None, map(sight.standing, item.stages))
+    return next(chain(of_stages, (reason.text for reason in reasons)), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import MAXYEAR, datetime, timezone
 from typing import NamedTuple
 
 from ptycho_tasks.errors import ConfigError
@@ -26,7 +26,11 @@ def utc_now() -> datetime:
     if not given:
         return datetime.now(timezone.utc)
     try:
-        return datetime.fromtimestamp(int(given), timezone.utc)
+        moment = datetime.fromtimestamp(int(given), timezone.utc)
+        # Stamps have four digits for the year, and a folder may take one of the next seconds.
+        if not 1000 <= moment.year < MAXYEAR:
+            raise ValueError(given)
+        return moment
     except (ValueError, OverflowError, OSError) as error:
         raise ConfigError(
             f"{EPOCH}: expected seconds since 1970, got {given[:40]!r}; correct it or unset it"

@@ -53,6 +53,8 @@ Digest = Callable[[str], "str | None"]
 """sha256 of a file by its path as `spelled`; None where there is none."""
 Outputs = Callable[[str], "list[str]"]
 """The files that a stage makes."""
+Standing = Callable[[str], str]
+"""Why a stage is not up to date; empty where it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +328,7 @@ def read_record(path: Path) -> Record | None:
     """A result or manifest; None where there is none that can be read."""
     try:
         record = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -413,6 +415,15 @@ def is_in_report(evidence: Evidence, path: Path) -> bool:
     return len(parts) == 3 and STAMPED.fullmatch(parts[0]) is not None
 
 
+def setting_reasons(item: Item, record: Record) -> Iterator[Reason]:
+    """What of an item is not as it was when it was run, besides files."""
+    old, new = record.get("settings") or {}, item.settings
+    for key in sorted({*old, *new}):
+        if key not in old or key not in new or old[key] != new[key]:
+            text = " -> ".join(_shown(v[key]) if key in v else "not there" for v in (old, new))
+            yield Reason("setting", key, f"{key} {text}", old.get(key), new.get(key))
+
+
 def reasons_of(
     evidence: Evidence, item: Item, record: Record | None, digest: Digest, outputs: Outputs
 ) -> Iterator[Reason]:
@@ -428,11 +439,7 @@ def reasons_of(
     if record is None:
         yield Reason("new", item.name, f"{item.name} was not run yet")
         return
-    old, new = record.get("settings") or {}, item.settings
-    for key in sorted({*old, *new}):
-        if key not in old or key not in new or old[key] != new[key]:
-            text = " -> ".join(_shown(v[key]) if key in v else "not there" for v in (old, new))
-            yield Reason("setting", key, f"{key} {text}", old.get(key), new.get(key))
+    yield from setting_reasons(item, record)
     seen = record.get("inputs") or {}
     now = {path: digest(path) for path in input_paths(evidence, item, outputs)}
     for path in sorted({*seen, *now}):

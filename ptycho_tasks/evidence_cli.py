@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ptycho_tasks.evidence import Digest, Evidence, outputs_at, require_evidence
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence import Evidence, outputs_at, require_evidence
 from ptycho_tasks.lock import exit_if_held
+from ptycho_tasks.output import echo
 from ptycho_tasks.state import STATE_NAME, State
+
+if TYPE_CHECKING:
+    from ptycho_tasks.checklist import Sight
 
 _LONGEST_TEXT = 48
 
 
-def _project() -> tuple[Evidence, Digest]:
-    """The evidence of the project here, and what tells the content of its files."""
-    return require_evidence(Path.cwd()), State(STATE_NAME).sha256
+def _project() -> tuple[Evidence, Sight]:
+    """The evidence of the project here, and what its checklist is judged by."""
+    from ptycho_tasks.checklist import Sight
+
+    project = require_evidence(Path.cwd())
+    return project, Sight(State(STATE_NAME).sha256, outputs_at(project.root), _standing)
+
+
+@functools.cache
+def _standing(stage: str) -> str:
+    from ptycho_tasks.standing import stale_stage
+
+    return stale_stage(stage)
 
 
 @click.group()
@@ -32,10 +49,10 @@ def show(as_json: bool) -> None:
     """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
     from ptycho_tasks.checklist import checklist
 
-    project, digest = _project()
-    lines = checklist(project, digest, outputs_at(project.root))
+    project, sight = _project()
+    lines = checklist(project, sight)
     if as_json:
-        click.echo(json.dumps([asdict(line) for line in lines], indent=1))
+        echo(json.dumps([asdict(line) for line in lines], indent=1))
         return
     rows = [("row", "state", "last", "age", "evidence", "what")]
     for line in lines:
@@ -45,34 +62,42 @@ def show(as_json: bool) -> None:
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
         last = row[5] if len(row[5]) <= _LONGEST_TEXT else f"{row[5][: _LONGEST_TEXT - 3]}..."
-        click.echo("  ".join([*cells, last]).rstrip())
+        echo("  ".join([*cells, last]).rstrip())
 
 
 @plan.command()
 @click.option(
     "--reopen", "and_reopen", is_flag=True, help="Mark rows open whose evidence is stale."
 )
-def check(and_reopen: bool) -> None:
+@click.option(
+    "--logs", "logs_alone", is_flag=True, help="Judge the logs alone, as in a clone without runs/."
+)
+def check(and_reopen: bool, logs_alone: bool) -> None:
     """Check that what is marked done is proved; exit 1 if not.
 
-    Also if a log was altered or removed after the fact, or lies outside its report folder.
+    That is while its logs are whole, and its files and stages are what they were. Also exit 1 if
+    a log was altered or removed after the fact, or lies outside its report folder, and if a row
+    has a state that is none.
     """
     from ptycho_tasks.checklist import checklist, problems, reopen
 
-    project, digest = _project()
-    lines = checklist(project, digest, outputs_at(project.root))
+    if and_reopen and logs_alone:
+        raise ConfigError("--reopen needs more than the logs to go by; leave --logs out")
+    project, sight = _project()
+    lines = checklist(project, None if logs_alone else sight)
     if and_reopen:
         exit_if_held()
         for id in reopen(project, lines):
-            click.echo(f"reopened {id}")
-        lines = checklist(project, digest, outputs_at(project.root))
+            echo(f"reopened {id}")
+        lines = checklist(project, sight)
     found = problems(project, lines)
     for problem in found:
-        click.echo(f"error: {problem}", err=True)
+        echo(f"error: {problem}", err=True)
     if found:
         sys.exit(1)
     done = sum(line.state == "done" for line in lines)
-    click.echo(f"{project.plan}: {done} of {len(lines)} rows are done, and proved")
+    proved = "proved by logs; files and stages were not looked at" if logs_alone else "proved"
+    echo(f"{project.plan}: {done} of {len(lines)} rows are done, and {proved}")
 
 
 @plan.command("import")
@@ -82,7 +107,7 @@ def import_(memo: Path) -> None:
     from ptycho_tasks.memo import import_memo
 
     for finding in import_memo(memo, Path.cwd()):
-        click.echo(str(finding))
+        echo(str(finding))
 
 
 @click.group()
@@ -104,10 +129,10 @@ def prune(keep: int, yes: bool) -> None:
     exit_if_held()
     folders = prunable(project, keep)
     for folder in folders:
-        click.echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
+        echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
     if not folders:
-        click.echo("nothing to remove")
+        echo("nothing to remove")
     elif yes:
         remove(project, folders)
     else:
-        click.echo("--yes removes them")
+        echo("--yes removes them")

@@ -20,6 +20,7 @@ from click.shell_completion import CompletionItem
 from ptycho_tasks.completion import Completer, complete_backends, completer_of
 from ptycho_tasks.config import READING, SourceOptions, choices_of
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.output import echo
 from ptycho_tasks.state import spelled
 
 
@@ -115,7 +116,7 @@ def _said(flag: Flag, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         value = given[field_of(old.name)]
         if value is not None:
             remedy = f"{flag.name} {old.stands_for or ''}".rstrip()
-            click.echo(f"warning: {old.name} is an old name; use {remedy}", err=True)
+            echo(f"warning: {old.name} is an old name; use {remedy}", err=True)
             yield old.name, old.stands_for or value
 
 

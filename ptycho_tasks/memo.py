@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -236,17 +237,23 @@ def _focus(memo: Memo, number: int, line: str) -> None:
 
 
 def _mapped(memo: Memo, number: int, line: str) -> None:
-    for command in _commands(memo, number, line):
+    for command in _plain_commands(memo, number, line):
         memo.mapped.append(command)
         memo.took(number, f"command `{command.text}`{_with(command.env)}")
 
 
 def _artifacts(memo: Memo, number: int, line: str) -> None:
     found = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
-    if found is None:
+    if found is None or not re.fullmatch(r"\S*/\S*", found["folder"] + "/"):
         memo.left(number, "Artifacts: expected FOLDER/{FILE,FILE}")
         return
+    if memo.phase:
+        memo.left(number, f"Artifacts: {memo.reports} came first")
+        return
     folder = PurePath(found["folder"])
+    if STAMPED.fullmatch(folder.name):  # it says when, and not what
+        named = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-")
+        folder /= named or "evidence"
     stamped = STAMPED.fullmatch(folder.parent.name)
     memo.phase = folder.name
     memo.reports = str(folder.parent.parent if stamped else folder.parent)
@@ -267,23 +274,14 @@ def _do_now(memo: Memo, number: int, line: str) -> None:
     found = re.fullmatch(
         r"(?:[0-9]+[.)]|[-*])\s*(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line
     )
-    ids = [
-        word
-        for part in (found["head"].split() if found else [])
-        for word in re.split("[+,]", part)
-        if part != memo.initiative and _PLAN_ID.fullmatch(word)
-    ]
+    words = found["head"].split() if found else []
+    ids = [id for word in words if word != memo.initiative for id in _ids(memo, number, word)]
     if found is None or not ids:
         memo.left(number, "Do Now: expected `N. INITIATIVE ID+ID what @ PLAN - text; tests: ...`")
         return
-    text, _, tests = found["rest"].strip(" \t-\u2014\u2013").rpartition("tests:")
-    text = (text or found["rest"]).strip(" \t;-\u2014\u2013")
-    commands = (
-        []
-        if tests.strip(" .").casefold() in ("", "none")
-        else list(_commands(memo, number, tests.strip().removesuffix(".")))
-    )
-    plan = found["plan"].strip("`")
+    text, tests = _parted(found["rest"])
+    commands = _plain_commands(memo, number, tests)
+    plan = re.sub(r"(?::[0-9-]+)?[,;.]*$", "", found["plan"].strip("`,;.")).strip("`")
     if memo.plan and plan != memo.plan:
         memo.left(number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan")
     else:
@@ -301,9 +299,51 @@ def _do_now(memo: Memo, number: int, line: str) -> None:
     _note_code(memo, number, text)
 
 
+_TESTS = re.compile(r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?:(?P<tests>.*)", re.IGNORECASE)
+
+
+def _parted(rest: str) -> tuple[str, str]:
+    """What an entry says after the plan, and what it names as its tests."""
+    found = _TESTS.fullmatch(rest)
+    text, tests = (found["text"], found["tests"]) if found else (rest, "")
+    tests = tests.strip().removesuffix(".").strip()
+    if found and found["opened"]:
+        tests = tests.removesuffix(")").strip()
+    tests = "" if tests.casefold() == "none" else tests
+    return text.strip(" \t;-\u2014\u2013") or rest.strip(" \t;-\u2014\u2013"), tests
+
+
+_ID_RANGE = re.compile(
+    r"(?P<stem>.*\.[A-Za-z]*)(?P<first>[0-9]{1,3})-(?P=stem)?(?P<last>[0-9]{1,3})"
+)
+_LONGEST_RANGE = 100
+
+
+def _ids(memo: Memo, number: int, word: str) -> list[str]:
+    """The rows that a word names: `C4.D1`, `E2.C1+C2` and `R.1-R.4` name one, two and four."""
+    first, *more = re.split("[+,]", word.strip("`,;:()"))
+    if not _PLAN_ID.fullmatch(first):
+        return []
+    stem = first.rpartition(".")[0]
+    found: list[str] = []
+    for part in [first, *filter(None, more)]:
+        part = part if "." in part else f"{stem}.{part}"
+        spread = _ID_RANGE.fullmatch(part)
+        if spread is None:
+            found.append(part)
+            continue
+        begin, end = int(spread["first"]), int(spread["last"])
+        if not begin <= end < begin + _LONGEST_RANGE:
+            memo.left(number, f"{part}: is no range of ids")
+            continue
+        found += [f"{spread['stem']}{index}" for index in range(begin, end + 1)]
+    return [id for id in found if _PLAN_ID.fullmatch(id)]
+
+
 def _if_blocked(memo: Memo, number: int, line: str) -> None:
     for name in _FILE.findall(line):
-        if name.endswith(".md") and name != memo.plan and not memo.ledger:
+        ours = PurePath(name).stem in ("blocker", "summary", "plan_updates")
+        if name.endswith(".md") and name != memo.plan and not memo.ledger and not ours:
             memo.ledger = name
             memo.took(number, f"ledger {name}")
     if BLOCKER in line:
@@ -342,6 +382,53 @@ def _note_code(memo: Memo, number: int, line: str) -> bool:
         elif memo.code[name] != number:
             memo.took(number, f"code {name}, as in line {memo.code[name]}")
     return bool(found)
+
+
+def _plain_commands(memo: Memo, number: int, line: str) -> list[Command]:
+    """The commands of a text that is nothing but commands; none of any other text, which is told.
+
+    Prose must never be run.
+    """
+    parts = [part.strip() for part in _split(line) if part.strip()]
+    for part in parts:
+        if not _is_plain(part):
+            memo.left(number, f"`{part.strip('`')}`: is not plainly a command; nothing runs it")
+            return []
+    return [command for part in parts for command in _commands(memo, number, part)]
+
+
+_ARGUMENT = re.compile(r"-\S*|\S*(?:/|::)\S*|\S+\.py")
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a text is a command and cannot be a sentence."""
+    spanned = len(part) > 2 and part[0] == part[-1] == "`"
+    text = part.strip("`").strip()
+    if "`" in text or "$(" in text:
+        return False
+    try:
+        words = words_of(text)
+    except ValueError:
+        return True  # what is wrong with it is told where it is read
+    simple: list[list[str]] = [[]]
+    for before, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(r"[();|&]+", word):
+            simple.append([])
+        elif not re.fullmatch(r"[<>&|]*[<>][<>&|]*", word) and not re.search("[<>]", before):
+            simple[-1].append(word)
+    return any(simple) and all(_calls_a_program(p, spanned=spanned) for p in simple if p)
+
+
+def _calls_a_program(words: list[str], *, spanned: bool) -> bool:
+    rest = split_assignments(words)[1]
+    if not rest:
+        return False
+    program, *arguments = rest
+    usual = bool(_PROGRAMS.fullmatch(program)) or program == "tee"
+    if spanned:
+        return usual or "/" in program or shutil.which(program) is not None
+    # `make sure` and `python is slow` are sentences.
+    return usual and (not arguments or bool(_ARGUMENT.fullmatch(arguments[0])))
 
 
 def _commands(memo: Memo, number: int, line: str) -> Iterator[Command]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from ptycho_tasks.errors import PlanError
@@ -19,13 +19,20 @@ OPEN, DONE, BLOCKED = " ", "x", "P"
 STATES = {OPEN: "open", DONE: "done", BLOCKED: "blocked"}
 """State markers, as they stand between brackets, and what they mean."""
 
-_MARKER = re.compile(r"\[([ xXP])\]")
+_MARKER = re.compile(r"(?P<tick>`?)\[(?P<state>[ xXP])\](?P=tick)")
+_LIKE_A_MARKER = (
+    r"(?P<tick>`?)\[(?:[ \t]*[^]\[`0-9]{0,2}[ \t]*|(?i:done|todo|open|wip|blocked|partial|skipped))"
+    r"\](?P=tick)"
+)
+"""What stands where a state does, and may be none, as `[D]`."""
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _QUOTE = r"(?:[ \t]*>)*[ \t]*"
 _LIST_ROW = re.compile(
-    rf"{_QUOTE}(?:[-*+]|[0-9]{{1,9}}[.)])[ \t]+(?:\[(?P<state>[ xXP])\][ \t]+)?(?P<text>.*)"
+    rf"{_QUOTE}(?:[-*+]|[0-9]{{1,9}}[.)])[ \t]+"
+    rf"(?:(?P<marker>{_LIKE_A_MARKER})[ \t]+)?(?P<text>.*)"
 )
-_TABLE_ROW = re.compile(rf"{_QUOTE}\|.*\|[ \t]*")
+_ODD_CELL = re.compile(_LIKE_A_MARKER)
+_LONGEST_MARKER = 16
 _CELL_END = re.compile(r"(?<!\\)(?:\\\\)*\|")
 ID_PATTERN = "[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 """What names a row."""
@@ -42,8 +49,7 @@ class Change(NamedTuple):
     leaves the cell as it is."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of a checklist."""
 
     id: str
@@ -58,6 +64,8 @@ class Row:
     note: tuple[int, int] | None = None
     """Where in the line the last cell's text ends and where the cell does; None where no note can
     stand, as in a list."""
+    odd: str = ""
+    """What stands in the place of the state and is none, as `[D]`."""
 
 
 class Plan:
@@ -75,6 +83,9 @@ class Plan:
         # Not `splitlines`, for which a form feed ends a line too.
         self._lines = content.decode("utf-8", "surrogateescape").split("\n")
         self.rows = list(_rows(self._lines))
+        self._by_id: dict[str, list[Row]] = {}
+        for row in self.rows:
+            self._by_id.setdefault(row.id, []).append(row)
 
     def row(self, id: str) -> Row:
         """The row of an id.
@@ -82,11 +93,13 @@ class Plan:
         Raises:
             PlanError: there is none, more than one, or one without a state.
         """
-        found = [row for row in self.rows if row.id == id]
+        found = self._by_id.get(id, [])
         with_state = [row for row in found if row.state is not None]
         if not found:
             known = ", ".join(dict.fromkeys(row.id for row in self.rows if row.state is not None))
             raise PlanError(f"{self.name}: has no row `{id}`; rows: {known or 'none'}")
+        if not with_state and found[0].odd:
+            raise PlanError(self.odd_state(found[0]))
         if not with_state:
             raise PlanError(
                 f"{self.name}:{found[0].line}: row `{id}` has no state; write `[ ]` into it"
@@ -97,6 +110,19 @@ class Plan:
                 f"{with_state[0].line} already; give one of them another id"
             )
         return with_state[0]
+
+    @property
+    def odd_rows(self) -> list[Row]:
+        """Rows with something in the place of a state that is none."""
+        return [row for row in self.rows if row.odd]
+
+    def odd_state(self, row: Row) -> str:
+        """What is wrong with such a row, in one line."""
+        known = ", ".join(f"`[{state}]`" for state in STATES)
+        return (
+            f"{self.name}:{row.line}: row `{row.id}` has the state {row.odd.strip('`')}, which is "
+            f"none of {known}; write one of them"
+        )
 
     def changed(self, changes: Mapping[str, Change]) -> bytes:
         """The file's content with some rows changed, and no other byte.
@@ -138,15 +164,17 @@ def _edited(line: str, row: Row, change: Change) -> str:
 def _rows(lines: list[str]) -> Iterator[Row]:
     fence = ""
     for number, line in enumerate(lines, start=1):
+        # Most lines of a long plan are told by how they begin.
+        head = line.lstrip(" \t>")[:1]
         line = line.removesuffix("\r")
-        opened = _FENCE.match(line)
+        opened = _FENCE.match(line) if head in ("`", "~") else None
         if fence:
             closes = opened and opened[1].startswith(fence) and not line[opened.end() :].strip()
             fence = "" if closes else fence
         elif opened and "`" not in line[opened.end() :]:
             fence = opened[1]
-        else:
-            row = _table_row(line, number) or _list_row(line, number)
+        elif head:
+            row = _table_row(line, number) if head == "|" else _list_row(line, number)
             if row is not None:
                 yield row
 
@@ -163,40 +191,50 @@ def _list_row(line: str, number: int) -> Row | None:
     marked = id["colon"] or id["mark"] or after.startswith(":") or re.search("[0-9]", id["id"])
     if not marked or (after and after[0] not in " \t:"):
         return None
-    state = None if item["state"] is None else item["state"].replace("X", "x")
-    return Row(id["id"], number, state, after.lstrip(": \t").rstrip(), item.start("state"))
+    text = after.lstrip(": \t").rstrip()
+    marker = _MARKER.fullmatch(item["marker"] or "")
+    if marker is None:
+        return Row(id["id"], number, None, text, odd=item["marker"] or "")
+    begin = item.start("marker") + marker.start("state")
+    return Row(id["id"], number, marker["state"].replace("X", "x"), text, begin)
 
 
 def _table_row(line: str, number: int) -> Row | None:
-    if not _TABLE_ROW.fullmatch(line):
-        return None
     cells = _cells(line)
-    first = line[slice(*cells[0])].strip()
-    id = _ID.fullmatch(first)
-    if id is None or len(cells) < 2:
+    if len(cells) < 2:
         return None
-    texts = [line[slice(*cell)] for cell in cells]
-    text = texts[1].strip()
-    for index, (cell, content) in enumerate(zip(cells[1:], texts[1:], strict=True), start=1):
-        marker = _MARKER.fullmatch(content.strip())
+    id = _ID.fullmatch(line[slice(*cells[0])].strip())
+    if id is None:
+        return None
+    last = len(cells) - 1
+    text = line[slice(*cells[1])].strip()
+    odd = ""
+    for index, (begin, end) in enumerate(cells[1:], start=1):
+        content = line[begin:end].strip()
+        if "[" not in content or len(content) > _LONGEST_MARKER:
+            continue
+        marker = _MARKER.fullmatch(content)
         if marker:
-            last = len(cells) - 1
             return Row(
                 id["id"],
                 number,
-                marker[1].replace("X", "x"),
+                marker["state"].replace("X", "x"),
                 text if index != 1 else "",
-                cell[0] + content.index("[") + 1,
+                begin + line[begin:end].index("[") + 1,
                 cells[last] if index < last else None,
             )
-    return Row(id["id"], number, None, text)
+        odd = odd or (content if _ODD_CELL.fullmatch(content) else "")
+    return Row(id["id"], number, None, text, odd=odd)
 
 
 def _cells(line: str) -> list[tuple[int, int]]:
-    """Begin and end of each cell of a table row, between its pipes."""
+    """Begin and end of each cell of a table row, between its pipes; none where it is no row."""
     first = line.index("|") + 1
-    cells = []
-    for end in _CELL_END.finditer(line, first):
-        cells.append((first, end.end() - 1))
-        first = end.end()
-    return cells
+    if "\\" in line:
+        ends = [end.end() - 1 for end in _CELL_END.finditer(line, first)]
+    else:
+        ends = [*accumulate(map(len, line[first:].split("|")), lambda end, more: end + 1 + more)]
+        ends = [first + end for end in ends[:-1]]
+    if line[ends[-1] + 1 if ends else 0 :].strip(" \t"):
+        return []  # it has no closing pipe
+    return [*zip([first, *(end + 1 for end in ends)], ends, strict=False)]

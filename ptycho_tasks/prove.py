@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from ptycho_tasks import warden
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
 from ptycho_tasks.files import remove_leftovers, sha256_file, write_atomic, writing
@@ -41,6 +42,8 @@ _NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: (.*)")
 _ENDING = re.compile(r"^=+ (.*?)(?: in [0-9.]+s.*)? =+$")
 """pytest's last line."""
 _LONGEST_LINE = 1 << 16
+_LONGEST_PROBLEM = 1000
+_TAIL_BYTES = 1 << 16
 
 
 def run_item(
@@ -80,7 +83,7 @@ def run_item(
             # No second signal may interrupt this. Not a mask, which is a thread's own: another
             # thread would take the signal.
             with handling(_ignore):
-                _end_group(process)
+                _end_all(process)
                 tee.finish()
                 took = clock.seconds() - seconds
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
@@ -115,19 +118,9 @@ def run_item(
 # The process
 
 
-_GUARDED = """
-exec 3<&0 </dev/null
-(trap '' HUP INT TERM; { read line <&3; kill -9 0; } &) >/dev/null 2>&1
-exec "$@" 3<&-
-"""
-"""Becomes a command, and leaves a guard in its process group: a child of nobody, which waits for
-the end of what only the run holds open, and then kills the group. The kernel closes that even
-for a run that is killed itself."""
-
-
 def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """The command, in a process group of its own, and where its output is read: stdout and
-    stderr together, so that their order is kept."""
+    """The command, under a warden, and where its output is read: stdout and stderr together, so
+    that their order is kept."""
     env = {**environment(), **item.env}
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
@@ -139,7 +132,7 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
     reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDED, "sh", *command],
+            [sys.executable, "-I", "-S", warden.__file__, *command],
             cwd=evidence.root,
             env=env,
             stdin=subprocess.PIPE,
@@ -200,7 +193,7 @@ def _followed(
     open_channels = [channel]
     while True:
         if not ended and until is not None and clock.seconds() > until:
-            _end_group(process)
+            _end_all(process)
             ended = f"time limit of {limit_s:g} s"
         ready = select.select(open_channels, [], [], _LOOK_S)[0]
         data = _read(channel) if ready else b""
@@ -210,8 +203,6 @@ def _followed(
             break
         elif ready:
             open_channels = []  # it may work on in silence
-    # What it left running in the background ends with it.
-    _signal_group(process, signal.SIGKILL)
     tee.finish()
     if ended:
         return ended
@@ -228,18 +219,17 @@ def _read(channel: int) -> bytes:
         raise
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_all(process: subprocess.Popen[bytes]) -> None:
     """End a command and all that it started: asked first, then forced."""
-    _signal_group(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_S)
-    _signal_group(process, signal.SIGKILL)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(b"T")
+        process.stdin.flush()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+    with suppress(BrokenPipeError):
+        process.stdin.close()
     process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -343,6 +333,19 @@ def _foot(ended: str, took: float, tests: TestReport | None, problem: str, outco
     return "\n".join([*lines, f"# outcome: {outcome}", ""])
 
 
+def end_of_output(log: Path) -> list[str]:
+    """The last lines of a log before its foot, however long the log is."""
+    with log.open("rb") as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+        file.seek(begin)
+        text = file.read().decode("ascii", "replace")
+    if begin == 0:
+        return output_of(text)
+    lines = text.splitlines()
+    rules = [number for number, line in enumerate(lines) if line == RULE]
+    return lines[: rules[-1]] if rules else lines
+
+
 def output_of(log: str) -> list[str]:
     """The lines of a log between its head and its foot."""
     lines = log.splitlines()
@@ -375,4 +378,5 @@ def _judged(
     elif tests is not None and not tests.counts.passed:
         problem = f"no test ran: {tests.counts}"
     outcome = RED if problem else GREEN
-    return {"outcome": outcome, "problem": as_ascii(problem), "mistake": as_ascii(mistake)}
+    said = {"problem": problem[:_LONGEST_PROBLEM], "mistake": mistake[:_LONGEST_PROBLEM]}
+    return {"outcome": outcome, **{key: as_ascii(text) for key, text in said.items()}}

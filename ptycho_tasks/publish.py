@@ -7,6 +7,7 @@ follows a kill completes it, also on a plan or ledger that someone else has chan
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -45,6 +46,7 @@ from ptycho_tasks.files import (
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, Change, Plan, note
+from ptycho_tasks.prove import end_of_output
 from ptycho_tasks.report import (
     BLOCKER,
     PLAN_UPDATES,
@@ -82,7 +84,11 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return Plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+    return _plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+
+
+# It is asked for several times a run, and may be long.
+_plan = functools.lru_cache(maxsize=1)(Plan)
 
 
 def read_ledger(evidence: Evidence) -> bytes:
@@ -295,8 +301,8 @@ def _write_report(
     (folder / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
     red = {name: record for name, record in results.items() if record["outcome"] == RED}
     if red:
-        logs = {n: (folder / Path(r["log"]).name).read_text("ascii") for n, r in red.items()}
-        (folder / BLOCKER).write_text(blocker(red, logs))
+        outputs = {n: end_of_output(folder / Path(r["log"]).name) for n, r in red.items()}
+        (folder / BLOCKER).write_text(blocker(red, outputs))
 
 
 def evaluate(evidence: Evidence, item: Item, digest: Digest, outputs: Outputs) -> Evaluated:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
 from ptycho_tasks.junit import Counts
 from ptycho_tasks.plan import BLOCKED, DONE, STATES
-from ptycho_tasks.prove import in_one_line, output_of
+from ptycho_tasks.prove import in_one_line
 
 SUMMARY, PLAN_UPDATES, BLOCKER = "summary.md", "plan_updates.md", "blocker.log"
 _FORMAT = 1
@@ -167,16 +167,16 @@ def logs_named(summary: str) -> list[tuple[str, str]]:
     return _LOG.findall(summary)
 
 
-def blocker(results: Mapping[str, Record], logs: Mapping[str, str]) -> str:
+def blocker(results: Mapping[str, Record], outputs: Mapping[str, Sequence[str]]) -> str:
     """The red items' commands, and the ends of their output.
 
     Args:
         results: by item, of those that are red.
-        logs: their content.
+        outputs: the last lines of what they said.
     """
     lines: list[str] = []
     for name, record in results.items():
-        tail = output_of(logs[name])[-_TAIL_LINES:]
+        tail = outputs[name][-_TAIL_LINES:]
         lines += [
             f"# {', '.join(record['ids'])}: blocked",
             f"# command: {in_one_line(record['command'])}",

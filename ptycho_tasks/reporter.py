@@ -35,6 +35,8 @@ from ptycho_tasks.output import echo, say
 from ptycho_tasks.state import State
 from ptycho_tasks.table import EVIDENCE
 
+_LONGEST_LINE = 1 << 16
+"""A longer one is shown in parts."""
 _WATCH_S = 0.2
 """How often a worker process looks whether its run is still there."""
 _SIGNALS: list[signal.Signals] = [
@@ -195,6 +197,8 @@ class _Prefixed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *lines, self._part = (self._part + text).split("\n")
+        if len(self._part) > _LONGEST_LINE:
+            lines, self._part = [*lines, self._part], ""
         if lines:
             # One write, which the kernel does not split as long as it is short.
             say("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)

@@ -39,6 +39,60 @@ class Verdict:
     reasons: tuple[Reason, ...]
 
 
+def judge(control: TaskControl, dep_manager: Any) -> list[Verdict]:
+    """What a run would do with the selected tasks and all that they need, in the order in which
+    they would run."""
+    found: dict[str, Verdict] = {}
+    _judge(control.tasks, control.selected_tasks, found, dep_manager)
+    return [
+        verdict
+        for verdict in found.values()
+        if control.tasks[verdict.task].actions and not _is_part(verdict.task)
+    ]
+
+
+def _judge(
+    tasks: Mapping[str, Task],
+    selected: Iterable[str],
+    found: dict[str, Verdict],
+    dep_manager: Any,
+) -> None:
+    for name in in_run_order(tasks, selected, found):
+        verdict = _verdict(tasks[name], tasks, found, dep_manager)
+        if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
+            _judge(tasks, tasks[name].setup_tasks, found, dep_manager)
+        found[name] = verdict
+
+
+def _verdict(
+    task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict], dep_manager: Any
+) -> Verdict:
+    if dep_manager.status_is_ignore(task):
+        return Verdict(task.name, "ignored", ())
+    status = dep_manager.get_status(task, tasks, get_log=True)
+    reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
+    if any(before[name].status == "ignored" for name in task.task_dep):
+        return Verdict(task.name, "ignored", ())
+    upstream = [name for name in task.task_dep if before[name].status != "up to date"]
+    made_again = {path for name in upstream for path in tasks[name].targets}
+    # What another task will make is no reason of its own.
+    reasons = [r for r in reasons if r.kind != "input" or r.subject not in made_again]
+    waits = [
+        Reason("upstream", name, f"{name} would run before")
+        for name in upstream
+        if tasks[name].actions and not _is_part(name)
+    ]
+    parts = [before[name] for name in task.task_dep if _is_part(name)]
+    if parts or not task.actions:
+        said = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
+        worst = {before[name].status for name in task.task_dep}
+        worst |= {"stale"} if parts and reasons else set()
+        kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
+        return Verdict(task.name, kind, tuple(said.values()) if parts else ())
+    kind = "stale" if reasons else "depends" if waits else "up to date"
+    return Verdict(task.name, kind, (*reasons, *waits))
+
+
 class _Ask(DoitCmdBase):  # type: ignore[misc]
     doc_usage = "[TASK/TARGET...]"
     doc_description = None
@@ -46,58 +100,11 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
     execute_tasks = False
     cmd_options = (_JSON,)
 
-    def verdicts(self) -> list[Verdict]:
-        """Of the selected tasks and all that they need, in the order in which they would run."""
-        control = TaskControl(self.task_list)
-        control.process(self.sel_tasks)
-        found: dict[str, Verdict] = {}
-        self._judge(control.tasks, control.selected_tasks, found)
-        return [
-            verdict
-            for verdict in found.values()
-            if control.tasks[verdict.task].actions and not _is_part(verdict.task)
-        ]
-
-    def _judge(
-        self, tasks: Mapping[str, Task], selected: Iterable[str], found: dict[str, Verdict]
-    ) -> None:
-        for name in in_run_order(tasks, selected, found):
-            verdict = self._verdict(tasks[name], tasks, found)
-            if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
-                self._judge(tasks, tasks[name].setup_tasks, found)
-            found[name] = verdict
-
-    def _verdict(
-        self, task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict]
-    ) -> Verdict:
-        if self.dep_manager.status_is_ignore(task):
-            return Verdict(task.name, "ignored", ())
-        status = self.dep_manager.get_status(task, tasks, get_log=True)
-        reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
-        if any(before[name].status == "ignored" for name in task.task_dep):
-            return Verdict(task.name, "ignored", ())
-        upstream = [name for name in task.task_dep if before[name].status != "up to date"]
-        made_again = {path for name in upstream for path in tasks[name].targets}
-        # What another task will make is no reason of its own.
-        reasons = [r for r in reasons if r.kind != "input" or r.subject not in made_again]
-        waits = [
-            Reason("upstream", name, f"{name} would run before")
-            for name in upstream
-            if tasks[name].actions and not _is_part(name)
-        ]
-        parts = [before[name] for name in task.task_dep if _is_part(name)]
-        if parts or not task.actions:
-            said = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
-            worst = {before[name].status for name in task.task_dep}
-            worst |= {"stale"} if parts and reasons else set()
-            kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
-            return Verdict(task.name, kind, tuple(said.values()) if parts else ())
-        kind = "stale" if reasons else "depends" if waits else "up to date"
-        return Verdict(task.name, kind, (*reasons, *waits))
-
     def _execute(self, as_json: bool = False) -> int:
         try:
-            verdicts = self.verdicts()
+            control = TaskControl(self.task_list)
+            control.process(self.sel_tasks)
+            verdicts = judge(control, self.dep_manager)
         finally:
             self.dep_manager.close()
         if as_json:

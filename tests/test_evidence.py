@@ -769,3 +769,12 @@ def test_evidence_that_stands_alone_needs_one_line_and_no_task_names(root, doit)
 
 def test_without_evidence_there_is_no_task(project, doit):
     assert "evidence" not in doit(project, "list", "--all").stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no subreaper")
+def test_a_session_of_its_own_ends_with_the_command(root, doit):
+    command = "setsid -f sh -c 'trap \"\" TERM; echo $$ > pid; exec sleep 600' & sleep 0.5"
+    (root / "start.sh").write_text(command)
+    items(root, "id: C4.D3, command: sh start.sh, log: quick")
+    assert doit(root, "evidence").returncode == 0
+    assert not is_alive(int((root / "pid").read_text()))

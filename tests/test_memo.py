@@ -201,3 +201,50 @@ def test_what_cannot_be_mapped_is_said():
 @given(st.text(max_size=300) | st.permutations(MEMO.read_text().split(" ")).map(" ".join))
 def test_any_text_can_be_read(text):
     read_memo(text)
+
+
+ENTRY = """\
+Focus: [D-1] Work
+Artifacts: reports/2031-02-03T040506Z/phase_r/{reader.log}
+Do Now:
+1. D-1 %s @ work/plan.md:32 - %s
+If Blocked: write reports/blocker.md, note it in docs/ledger.md.
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "find out why, after `touch RAN` as before.",
+        "run it; tests: run `touch RAN`, then pytest tests/test_a.py -q",
+        "run it; tests: make sure that it works",
+        "run it; tests: pytest should pass; touch RAN",
+        "run it; tests: pytest tests/a.py $(touch RAN)",
+        "run it (tests: none)",
+        "run it, and/or read it",
+    ],
+)
+def test_prose_never_becomes_a_command(text):
+    (task,) = read_memo(ENTRY % ("R.1 reader", text)).tasks
+    assert task.commands == []
+
+
+@pytest.mark.parametrize(
+    "text", ["run it (tests: pytest a/b.py -q).", "x; tests: `pytest a/b.py -q`"]
+)
+def test_what_is_plainly_a_command_is_one(text):
+    memo = read_memo(ENTRY % ("R.1 reader", text))
+    assert [command.text for command in memo.tasks[0].commands] == ["pytest a/b.py -q"]
+    assert (memo.plan, memo.ledger) == ("work/plan.md", "docs/ledger.md")
+
+
+@pytest.mark.parametrize(
+    ("word", "ids"),
+    [
+        ("E2.C1+C2+C3", ["E2.C1", "E2.C2", "E2.C3"]),
+        ("B2.1-B2.3", ["B2.1", "B2.2", "B2.3"]),
+        ("C4.D1,C4.D2", ["C4.D1", "C4.D2"]),
+    ],
+)
+def test_shortened_ids_and_ranges_are_spread(word, ids):
+    assert read_memo(ENTRY % (word, "run it")).tasks[0].ids == ids

@@ -149,3 +149,12 @@ def test_whatever_a_note_says_it_stays_one_note_in_its_cell(row, problem):
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_read_and_stay(content):
     assert Plan(content, "plan.md").changed({}) == content
+
+
+@pytest.mark.parametrize("state", ["[D]", "[~]", "`[?]`", "[ x ]", "[]", "[done]"])
+@pytest.mark.parametrize("line", ["| A.1 | text | {} | |", "- {} A.1: text"])
+def test_a_state_that_is_none_is_not_skipped(line, state):
+    plan = Plan(f"first\n{line.format(state)}\n".encode(), "plan.md")
+    with pytest.raises(PlanError, match=r"plan\.md:2: row `A\.1` has the state"):
+        plan.row("A.1")
+    assert [row.line for row in plan.odd_rows] == [2]

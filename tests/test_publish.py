@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptycho_tasks import prove
-from ptycho_tasks.checklist import checklist, problems, reopen
+from ptycho_tasks.checklist import Sight, checklist, problems, reopen
 from ptycho_tasks.clock import Clock, utc_now
 from ptycho_tasks.errors import ConfigError, PlanError, PtychoTasksError
 from ptycho_tasks.evidence import digest_at, is_in_report, load_evidence, outputs_at, pending
@@ -83,7 +83,8 @@ class Project:
         return publish(evidence, evidence.items, self.digest, self.outputs, clock)
 
     def lines(self, clock: Clock = stopped()):  # noqa: B008
-        found = checklist(self.evidence, self.digest, self.outputs, clock)
+        sight = Sight(self.digest, self.outputs, lambda stage: "")
+        found = checklist(self.evidence, sight, clock)
         return {line.id: line for line in found}
 
     def problems(self) -> list[str]:
