@@ -853,8 +853,9 @@ def _refused_or_fine(act: Callable[[], object]) -> None:
 
 
 def _check_one_line(error: PtychoTasksError) -> None:
-    assert str(error).strip(), "an error without a text"
-    assert "\n" not in str(error), f"an error of more than one line: {error}"
+    said = Exception.__str__(error)  # as it was raised; that of the class escapes line ends
+    assert said.strip(), "an error without a text"
+    assert "\n" not in said, f"an error of more than one line: {error}"
 
 
 def _running() -> set[str]:

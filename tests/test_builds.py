@@ -138,7 +138,7 @@ def test_a_kill_after_publishing_but_before_noting_it_trains_no_second_time(buil
 
 
 def test_what_a_killed_run_was_writing_is_removed(built_project, doit):
-    left = built_project / "runs/default/training/.wts.h5.zip.abc.tmp"
+    left = built_project / "runs/default/training/.wts.h5.zip.abcd12_3.tmp"
     left.write_bytes(b"half")
     shutil.rmtree(built_project / ".ptycho")
     (built_project / BUNDLE).unlink()
