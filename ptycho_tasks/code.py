@@ -52,8 +52,8 @@ STAGE_CODE = {
     "refine": StageCode(3, tuple(name for name in _RESULT if name != "bundle")),
 }
 BESIDE = frozenset({
-    "backends", "code", "config", "cost", "errors", "files", "made", "options", "output", "payload",
-    "plausibility", "progress", "state", "variants",
+    "backends", "code", "config", "cost", "errors", "files", "made", "memory", "options", "output",
+    "payload", "plausibility", "progress", "state", "variants",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ptycho_tasks.backend import Backend, InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.memory import available_bytes, in_gb
 from ptycho_tasks.scan import ScanData
 
 CANVASES, BASE_BYTES = 20, 600_000_000
@@ -44,8 +44,8 @@ class Cost:
             yield
         except MemoryError as error:
             raise TrainingError(
-                f"memory ended: {self.text} needs about {_gb(self.memory_bytes)}, and "
-                f"{_gb(available_bytes())} are there now; take fewer frames, or a larger machine"
+                f"memory ended: {self.text} needs about {in_gb(self.memory_bytes)}, and "
+                f"{in_gb(available_bytes())} are there now; take fewer frames, or a larger machine"
             ) from error
 
 
@@ -65,14 +65,14 @@ def check_cost(backend: Backend, request: TrainRequest | InferRequest | RefineRe
     if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
         raise ScanError(
             f"{scan.name}: {cost.text} is {times:.0f} times what all frames together could cover "
-            f"and would need about {_gb(cost.memory_bytes)}; correct the positions, or set "
+            f"and would need about {in_gb(cost.memory_bytes)}; correct the positions, or set "
             "execution.memory_gb where they are right"
         )
     there = available_bytes() if bound is None else bound * 1e9
     if cost.memory_bytes > there:
         raise ScanError(
-            f"{scan.name}: {cost.text} needs about {_gb(cost.memory_bytes)} of memory, but "
-            f"{_gb(there)} are there; correct the positions, take fewer frames, or raise "
+            f"{scan.name}: {cost.text} needs about {in_gb(cost.memory_bytes)} of memory, but "
+            f"{in_gb(there)} are there; correct the positions, take fewer frames, or raise "
             "execution.memory_gb"
         )
     return cost
@@ -98,36 +98,3 @@ def canvas_sides(scan: ScanData) -> tuple[float, float]:
     """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
     rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
     return float(rows), float(columns)
-
-
-def available_bytes() -> float:
-    """Memory that this process could still get: of the machine, and of its container."""
-    import psutil
-
-    machine = float(psutil.virtual_memory().available)
-    return min(machine, *(_left(Path(place), *names) for place, *names in _GROUPS))
-
-
-_GROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    (
-        "/sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
-)
-"""Of control groups, version 2 and 1: folder, limit, usage, and which of it are files that were
-read, whose memory is given back when it is needed."""
-
-
-def _left(folder: Path, limit: str, usage: str, files: str) -> float:
-    with suppress(OSError, ValueError):
-        most, used = (int((folder / name).read_text()) for name in (limit, usage))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return float(most - used + int(stat.get(files, 0)))
-    return float("inf")
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.files import staged
+from ptycho_tasks.memory import fits
 from ptycho_tasks.scan import ScanData, release_pages
 
 CHUNK_BYTES = 16 << 20
@@ -130,6 +131,11 @@ class NpzFile:
             shape, fortran, dtype = self._header(key, stream)
             if member.compress_type == zipfile.ZIP_STORED and 0 not in shape:
                 return self._mapped(member, stream, shape, "F" if fortran else "C", dtype)
+            size = math.prod(shape) * dtype.itemsize
+            if stream.tell() + size > member.file_size:
+                raise EOFError("fewer bytes than its shape needs")
+            if not fits(size):
+                raise MemoryError
             stream.seek(0)
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
             return array

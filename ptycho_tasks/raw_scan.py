@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.files import Stamp
+from ptycho_tasks.memory import available_bytes, fits, in_gb
 from ptycho_tasks.npz import row_chunks
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
 
@@ -559,15 +560,16 @@ class RawScan:
                 self._check_values(frames, first)
                 self._note_light(frames)
             return array
-        try:
-            return self._converted(axis, root)
-        except MemoryError:
+        needed = 4.0 * self._taken(axis) * array.shape[1] ** 2
+        if not fits(needed):
             raise self.frames.refused(
-                f"is {_described(array)}, which does not fit into memory",
-                "frames that do",
+                f"is {_described(array)}, {in_gb(needed)} of amplitudes, of which "
+                f"{in_gb(available_bytes())} fit into memory now",
+                "frames that fit",
                 "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes, "
                 "which is memory-mapped",
-            ) from None
+            )
+        return self._converted(axis, root)
 
     def _note_light(self, frames: NDArray[Any]) -> None:
         largest = np.asarray(frames.max(axis=(1, 2)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptycho_tasks import cost
+from ptycho_tasks import cost, memory
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainingOptions
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import ExecutionOptions, SimulationOptions
@@ -82,10 +82,10 @@ def test_a_container_bounds_the_machine(monkeypatch, tmp_path):
     ):
         (tmp_path / f"memory.{name}").write_text(text)
     group = (str(tmp_path), "memory.max", "memory.current", "inactive_file")
-    monkeypatch.setattr(cost, "_GROUPS", (group,))
-    assert cost.available_bytes() == 1200
+    monkeypatch.setattr(memory, "_GROUPS", (group,))
+    assert memory.available_bytes() == 1200
     (tmp_path / "memory.max").write_text("max\n")
-    assert 1e6 < cost.available_bytes() < float("inf")
+    assert 1e6 < memory.available_bytes() < float("inf")
 
 
 def test_memory_that_ends_all_the_same_is_one_line():

@@ -308,3 +308,12 @@ def test_a_written_scan_reads_back_equal(tmp_path: Path, scan: ScanData) -> None
     before = path.read_bytes()
     write_scan(path, read)
     assert path.read_bytes() == before
+
+
+def test_a_compressed_array_larger_than_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(100))
+    monkeypatch.setattr("ptycho_tasks.npz.fits", lambda count: count < 800)
+    with pytest.raises(ScanError, match="key 'a' does not fit into memory"):
+        NpzFile(tmp_path / "a.npz")["a"]
