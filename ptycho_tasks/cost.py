@@ -49,11 +49,14 @@ class Cost:
             ) from error
 
 
-def check_cost(backend: Backend, request: TrainRequest | InferRequest | RefineRequest) -> Cost:
+def check_cost(
+    backend: Backend, request: TrainRequest | InferRequest | RefineRequest, name: str
+) -> Cost:
     """Refuse what will not fit into memory, or is spread so wide that a position must be wrong.
 
     The bound is `execution.memory_gb`; without it, what the machine, or the container that this
-    process is in, has left. With it, a sparse canvas is taken as meant.
+    process is in, has left. With it, a sparse canvas is taken as meant. `name` is what the message
+    calls the scan.
 
     Raises:
         ScanError: how much is needed, how much there is, and which frame lies farthest out.
@@ -64,14 +67,14 @@ def check_cost(backend: Backend, request: TrainRequest | InferRequest | RefineRe
     times = cost.rows * cost.columns / covered
     if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
         raise ScanError(
-            f"{scan.name}: {cost.text} is {times:.0f} times what all frames together could cover "
+            f"{name}: {cost.text} is {times:.0f} times what all frames together could cover "
             f"and would need about {in_gb(cost.memory_bytes)}; correct the positions, or set "
             "execution.memory_gb where they are right"
         )
     there = available_bytes() if bound is None else bound * 1e9
     if cost.memory_bytes > there:
         raise ScanError(
-            f"{scan.name}: {cost.text} needs about {in_gb(cost.memory_bytes)} of memory, but "
+            f"{name}: {cost.text} needs about {in_gb(cost.memory_bytes)} of memory, but "
             f"{in_gb(there)} are there; correct the positions, take fewer frames, or raise "
             "execution.memory_gb"
         )

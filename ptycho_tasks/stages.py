@@ -179,7 +179,8 @@ def train(payload: TrainingPayload) -> Path:
             lambda text: _say(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
-        with check_cost(payload.backend, request).told():
+        trained_on = payload.fixture_file if payload.places == PROJECT else payload.source_file
+        with check_cost(payload.backend, request, _shown(trained_on, payload)).told():
             given = payload.backend.train(request)
     model = checked_model(given, payload.backend.name)
 
@@ -242,7 +243,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
-        cost = check_cost(payload.backend, request)
+        cost = check_cost(payload.backend, request, _shown(payload.scan_file, payload))
         with cost.told():
             given = payload.backend.infer(request)
     with cost.told():
@@ -286,7 +287,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
         execution = payload.refiner_execution
         request = RefineRequest(scan, start, payload.refinement, execution, progress)
-        with check_cost(refiner, request).told():
+        with check_cost(refiner, request, _shown(payload.scan_file, payload)).told():
             # The payload's factory saw that it is there.
             given = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")

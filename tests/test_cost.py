@@ -35,13 +35,13 @@ def asked(y, x, memory_gb=None):
 
 def refused(backend, request):
     with pytest.raises(ScanError) as caught:
-        cost.check_cost(backend, request)
+        cost.check_cost(backend, request, "s.npz")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_ordinary_scan_is_accepted():
-    found = cost.check_cost(Plain(), asked(*SCAN.positions[7]))
+    found = cost.check_cost(Plain(), asked(*SCAN.positions[7]), "s.npz")
     assert (found.rows, found.columns) < (100, 100)
     assert found.memory_bytes == pytest.approx(6e8, rel=0.01)
 
@@ -54,7 +54,7 @@ def test_a_stray_position_is_named_with_what_it_would_cost():
 
 
 def test_with_a_bound_of_ones_own_a_sparse_canvas_is_taken_as_meant():
-    assert cost.check_cost(Plain(), asked(20, 100_000, memory_gb=2.0)).columns > 99_000
+    assert cost.check_cost(Plain(), asked(20, 100_000, memory_gb=2.0), "s.npz").columns > 99_000
 
 
 @pytest.mark.parametrize("far", [1e6, 1e15, 1e300])
@@ -71,7 +71,7 @@ def test_the_machine_is_the_bound_where_none_is_set(monkeypatch):
 
 def test_a_backend_may_say_what_it_needs(monkeypatch):
     monkeypatch.setattr(cost, "available_bytes", lambda: 1e7)
-    assert cost.check_cost(Frugal(), asked(*SCAN.positions[7])).memory_bytes == 2e6
+    assert cost.check_cost(Frugal(), asked(*SCAN.positions[7]), "s.npz").memory_bytes == 2e6
 
 
 def test_a_container_bounds_the_machine(monkeypatch, tmp_path):

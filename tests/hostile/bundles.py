@@ -364,7 +364,7 @@ def _all_weights(change: Callable[[Any], Any]) -> Callable[[], bytes]:
     def make() -> bytes:
         contents = members(_trained("pinn"))
         stream = io.BytesIO(contents["wts.h5"])
-        with h5py.File(stream, "r+") as file:
+        with h5py.File(stream, "r+") as file, np.errstate(over="ignore"):
             for group in file.values():
                 for dataset in group.values():
                     dataset[...] = change(dataset[()])
