@@ -13,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 
+from ptycho_tasks.clock import utc_now
 from ptycho_tasks.commands import infer, train
 from ptycho_tasks.completion import complete_backends, complete_tasks, completer_of, completion
 from ptycho_tasks.config import (
@@ -30,7 +31,7 @@ from ptycho_tasks.evidence_cli import evidence, plan
 from ptycho_tasks.faults import show_fault
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
-from ptycho_tasks.output import CLOSED, echo, end_in_order, silence_stdout
+from ptycho_tasks.output import CLOSED, echo, end_in_order, lose_output, say, silence_stdout
 
 NAME = "ptycho-tasks"
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
@@ -53,6 +54,7 @@ def cli(debug: bool) -> None:
     """
     if debug:
         os.environ[DEBUG] = "1"
+    utc_now()  # a wrong SOURCE_DATE_EPOCH ends libraries that are imported later
 
 
 def main() -> None:
@@ -78,6 +80,9 @@ def _status_of(error: BaseException) -> int:
         return CLOSED
     if not isinstance(error, Exception):  # the end of the program, or Ctrl-C
         raise error
+    if isinstance(error, OSError) and error.filename is None:
+        lose_output(error)
+        return 1
     if isinstance(error, (click.ClickException, PtychoTasksError, OSError)):
         if os.environ.get(DEBUG):
             raise error
@@ -289,7 +294,7 @@ def backends(name: str | None, as_json: bool) -> None:
     with redirect_stdout(sys.stderr):
         said = [describe(find_backend(name, here))] if name else describe_all(here)
     if as_json:
-        echo(json.dumps(said[0] if name else said, indent=1))
+        say(json.dumps(said[0] if name else said, indent=1) + "\n")
         return
     for backend in said:
         echo(backend.get("error") or "{name}  {origin}  version {version}".format(**backend))
@@ -317,7 +322,7 @@ def config(schema: bool) -> None:
     from ptycho_tasks.project import project_schema
 
     if schema:
-        echo(json.dumps(project_schema(Path.cwd()), indent=2))
+        say(json.dumps(project_schema(Path.cwd()), indent=2) + "\n")
         return
     file = read_config(Path.cwd() / CONFIG_NAME)
     refuse_what_doit_would(Path.cwd())
@@ -360,7 +365,7 @@ def show(model_dir: Path) -> None:
 
     content = load_bundle(model_dir)
     echo(json.dumps({k: content.manifest[k] for k in ("backend", "models", "N")}))
-    echo(json.dumps(content.params, indent=1, sort_keys=True))
+    say(json.dumps(content.params, indent=1, sort_keys=True) + "\n")
     for model, arrays in content.model.models.items():
         weights = sum(array.size for array in arrays.values())
         echo(f"{model}: {len(arrays)} arrays, {weights} values")

@@ -10,7 +10,8 @@ from doit.cmd_base import opt_depfile
 from doit.cmd_dumpdb import DumpDB as _DumpDB
 from doit.exceptions import InvalidCommand
 
-from ptycho_tasks.output import echo
+from ptycho_tasks.errors import one_line
+from ptycho_tasks.output import say
 from ptycho_tasks.state import STATE_NAME, State, is_database
 
 
@@ -29,5 +30,5 @@ class DumpDB(_DumpDB):  # type: ignore[misc]
         if not is_database(name):
             return super().execute(opt_values, pos_args)
         for task, record in sorted(State(name).records()):
-            echo(f"{task} -> {json.dumps(record, indent=4)}")
+            say(f"{one_line(task)} -> {json.dumps(record, indent=4)}\n")
         return 0

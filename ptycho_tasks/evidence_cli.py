@@ -14,7 +14,7 @@ import click
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import Evidence, outputs_at, require_evidence
 from ptycho_tasks.lock import exit_if_held
-from ptycho_tasks.output import echo
+from ptycho_tasks.output import echo, say
 from ptycho_tasks.state import STATE_NAME, State
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def show(as_json: bool) -> None:
     project, sight = _project()
     lines = checklist(project, sight)
     if as_json:
-        echo(json.dumps([asdict(line) for line in lines], indent=1))
+        say(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
         return
     rows = [("row", "state", "last", "age", "evidence", "what")]
     for line in lines:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from ptycho_tasks.errors import DEBUG, PtychoTasksError, one_line
 from ptycho_tasks.lock import STATE_DIR
@@ -23,20 +25,20 @@ _LOCAL = "ptycho_tasks_local_"
 """What the names of our packages, and of modules that hold a project's own backends, begin with."""
 
 
-def show_fault(error: BaseException, backend: str = "") -> str:
+def show_fault(error: BaseException, culprit: str = "") -> str:
     """Say in one line what nobody foresaw, and where its traceback was saved; gives the line.
 
     Args:
         error: as caught.
-        backend: the name of the backend whose own fault it is; empty for ours.
+        culprit: what failed, as "backend `x`"; empty where it is our fault.
     """
     text = one_line(f"{type(error).__name__}: {error}")
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     if isinstance(error, MemoryError):
         asked = f": {one_line(str(error))}" if str(error) else ""
         line = f"memory ran out{asked}; take fewer or smaller frames, or a machine with more"
-    elif backend:
-        line = f"backend `{backend}` failed: {text}; the traceback is in {_save(error)}"
+    elif culprit:
+        line = f"{culprit} failed: {text}; the traceback is in {_save(error)}"
     else:
         place = _save(error)
         line = f"a fault of ptycho-tasks: {text}; the traceback is in {place}: please report it"
@@ -50,7 +52,7 @@ def _save(error: BaseException) -> str:
     """Where the traceback of an error is now: in the project, or else in a temporary folder."""
     text = "".join(
         [
-            f"{' '.join(map(repr, sys.argv))}\nin {str(Path.cwd())!r}\n"
+            f"{' '.join(map(repr, sys.argv))}\nin {os.environ.get('PWD', '?')!r}\n"
             f"Python {sys.version}\n{sys.platform}\n\n",
             *traceback.format_exception(error),
         ]
@@ -69,9 +71,9 @@ def _save(error: BaseException) -> str:
     return "no file, for none can be written (PTYCHO_TASKS_DEBUG=1 shows it)"
 
 
-def is_ours(error: BaseException) -> bool:
-    """Whether an exception is a fault of ours: of the code that is not a library's, ours was the
-    last that ran."""
+def owner_of(error: BaseException) -> Literal["us", "user", "library"]:
+    """Whose code an exception is the fault of: that which ran last and is not a library's; a
+    library's, where no other ran."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -79,10 +81,10 @@ def is_ours(error: BaseException) -> bool:
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OURS):
-            return not module.startswith(_LOCAL)
+            return "user" if module.startswith(_LOCAL) else "us"
         if not frame.f_code.co_filename.startswith(("<", *installed)):
-            return False
-    return False
+            return "user"
+    return "library"
 
 
 def passes_through(error: BaseException, thing: object) -> bool:
@@ -125,17 +127,18 @@ def _status_of(error: BaseException) -> int | None:
     if sys.stdout is None and isinstance(error, AttributeError):
         echo("error: the output cannot be written: it is closed", err=True)
         return 1
-    if isinstance(error, DatabaseException):
+    owner = owner_of(error)
+    if isinstance(error, (DatabaseException, sqlite3.Error)) and owner == "library":
         echo(
             f"error: {STATE_DIR} holds what was built, in a form that doit's other backends cannot "
             "read; leave out --backend, and `backend` in a configuration of doit",
             err=True,
         )
         return 2
-    if isinstance(error, OSError) and error.filename is None and not is_ours(error):
+    if isinstance(error, OSError) and error.filename is None and owner != "us":
         lose_output(error)
         return 1
-    if isinstance(error, MemoryError) or is_ours(error):
-        show_fault(error)
-        return 1
-    return None
+    if owner == "user" and not isinstance(error, MemoryError):
+        return None
+    show_fault(error, "" if owner == "us" else "doit")
+    return 1

@@ -19,9 +19,8 @@ _lost = False
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Write lines of ours; what else than their ends would steer a terminal is escaped."""
-    lines = "\n".join(map(one_line, str(text).split("\n")))
-    say(f"{lines}\n", sys.stderr if err else None)
+    """Write a line of ours; what would steer a terminal, or begin another line, is escaped."""
+    say(f"{one_line(str(text))}\n", sys.stderr if err else None)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -742,18 +742,30 @@ def _astray(positions: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
     Positions are gathered in cells of N pixels; cells that touch belong together. A scan that
     falls into many such groups, or into large ones, was meant so.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
-
     cells, of_frame = np.unique(np.floor(positions / size), axis=0, return_inverse=True)
-    pairs = cKDTree(cells).query_pairs(1.5, p=np.inf, output_type="ndarray")
-    links = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(cells), len(cells)))
-    group = connected_components(links, directed=False)[1][of_frame.reshape(-1)]
+    group = _touching([(row, column) for row, column in cells.tolist()])[of_frame.reshape(-1)]
     counts = np.bincount(group)
     few = max(1.0, _FEW * len(positions))
     astray = (counts <= few)[group] & (counts.max() > few)
     return astray if np.count_nonzero(astray) <= few else np.zeros_like(astray)
+
+
+def _touching(cells: list[tuple[float, float]]) -> NDArray[np.int64]:
+    """(C,) the number of the group of each cell; cells that touch, at a corner too, are in one."""
+    left = {cell: index for index, cell in enumerate(cells)}
+    group = np.zeros(len(cells), dtype=np.int64)
+    number = -1
+    while left:
+        number += 1
+        reached = [next(iter(left))]
+        group[left.pop(reached[0])] = number
+        while reached:
+            row, column = reached.pop()
+            for cell in ((row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
+                if cell in left:
+                    group[left.pop(cell)] = number
+                    reached.append(cell)
+    return group
 
 
 def _described(array: Array) -> str:

@@ -29,6 +29,7 @@ from doit.exceptions import BaseFail, TaskFailed, UnmetDependency
 from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
+from ptycho_tasks.clock import utc_now
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import echo, say
@@ -57,6 +58,7 @@ class _Run:
 
         self.lock = ProjectLock()
         with or_exit():
+            utc_now()  # a wrong SOURCE_DATE_EPOCH ends libraries that are imported later
             self.lock.acquire()
         self.workers: set[Any] = set()
         self.handlers = ExitStack()

@@ -24,7 +24,7 @@ from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.file_system import has_record_locks, is_local
-from ptycho_tasks.files import Stamp, sha256_file, stamp_of
+from ptycho_tasks.files import Stamp, not_a_file, sha256_file, stamp_of
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.output import echo
 
@@ -248,7 +248,10 @@ class State:
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
             self._tasks = {}
-            if Path(self.name).exists():
+            unfit = not_a_file(Path(self.name))
+            if unfit:  # who opens a named pipe waits for ever
+                self._set_aside(f"it {unfit}")
+            elif Path(self.name).exists():
                 try:
                     self._read()
                 except sqlite3.DatabaseError as error:

@@ -28,7 +28,7 @@ from doit.task import Task
 
 from ptycho_tasks import reporter
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
-from ptycho_tasks.faults import DoitTraceback, is_ours, passes_through, show_fault
+from ptycho_tasks.faults import DoitTraceback, owner_of, passes_through, show_fault
 from ptycho_tasks.files import remove_leftovers, remove_work, work_folders
 from ptycho_tasks.freshness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
@@ -189,7 +189,7 @@ def or_exit() -> Iterator[None]:
         complain(error)
         raise SystemExit(error.exit_code) from error
     except Exception as error:
-        if not is_ours(error):
+        if owner_of(error) != "us":
             raise
         show_fault(error)
         raise SystemExit(1) from error
@@ -325,9 +325,9 @@ def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed
         complain(error)
         failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
         return failure(str(error), report=False)
-    blamed = next((backend.name for backend in backends if passes_through(error, backend)), "")
+    culprits = (f"backend `{one.name}`" for one in backends if passes_through(error, one))
     # Left to doit, it would end with the exit code of a wrong configuration.
-    return TaskFailed(show_fault(error, blamed), report=False)
+    return TaskFailed(show_fault(error, next(culprits, "")), report=False)
 
 
 def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:

@@ -3,7 +3,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from ptycho_tasks import cli, faults, tasks
 from ptycho_tasks.errors import DEBUG, ConfigError, ScanError
-from ptycho_tasks.faults import DoitTraceback, is_ours, show_fault
+from ptycho_tasks.faults import DoitTraceback, owner_of, show_fault
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_memory_that_ran_out_is_no_fault(capsys):
     ],
 )
 def test_whose_fault_it_is(module, ours):
-    assert is_ours(raised_in(module, KeyError("x"))) is ours
+    assert (owner_of(raised_in(module, KeyError("x"))) == "us") is ours
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ OURS = [sys.executable, "-m", "ptycho_tasks.cli"]
 
 def test_what_would_steer_a_terminal_is_escaped(capsys):
     echo("a\x1b[31m\u202e\udc80\nb")
-    assert capsys.readouterr().out == "a\\x1b[31m\\u202e\\udc80\nb\n"
+    assert capsys.readouterr().out == "a\\x1b[31m\\u202e\\udc80\\nb\n"
     assert str(ScanError("scan\n\x07.npz: is none")) == "scan\\n\\x07.npz: is none"
 
 

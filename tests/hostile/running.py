@@ -257,7 +257,9 @@ def _files(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if {".ptycho", "__pycache__", ".pytest_cache"} & {*path.parts} or name.endswith(".lock"):
+        # doit's own database is made by a run without our settings before it asks anything of us.
+        of_tools = {".ptycho", "__pycache__", ".pytest_cache"} & {*path.parts}
+        if of_tools or name.endswith(".lock") or path.name.startswith(".doit.db"):
             continue
         if path.is_symlink() or not path.is_file():
             found[name] = "no file"
