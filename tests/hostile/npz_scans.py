@@ -32,7 +32,7 @@ def infer(must: Must = "speak", **bounds: float) -> Trial:
     project("scan.npz")
     return Trial(
         doit("infer"),
-        ("scan.npz", "source.", "infer"),
+        ("scan.npz", "tiny.npz", "source.", "infer"),
         must,
         wrong_result(**bounds),
         may_change=("fixtures", "runs"),

@@ -85,7 +85,7 @@ def test_a_scan_with_too_few_frames_for_a_group_is_refused():
     scan = replace(scan, scan_index=np.array([0] * 10 + [1] * 2))
     with pytest.raises(ScanError, match="too few for a group"):
         every(scan, 2)
-    with pytest.raises(ScanError, match="only 3 frames exist"):
+    with pytest.raises(ScanError, match="only 3 frames are there"):
         every(regular_scan(1, 3), 2)
 
 
