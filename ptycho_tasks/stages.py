@@ -444,9 +444,8 @@ def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
     if len(numbers) > 1:
         shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         raise ConfigError(
-            f"{payload.origins['source.scan_index']}: source.scan_index: "
-            f"{_shown(payload.scan_file, payload)} holds {len(numbers)} scans ({shown}), and a "
-            "reconstruction is of one; name it"
+            f"{_shown(payload.scan_file, payload)}: key 'scan_index' holds {len(numbers)} scans "
+            f"({shown}), and a reconstruction is of one; name it with source.scan_index"
         )
 
 

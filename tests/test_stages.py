@@ -295,7 +295,7 @@ def test_several_scans_are_not_laid_onto_one_canvas(project):
     write_scan(project.root / "two.npz", replace(_SCAN, scan_index=index))
     project.write(more="inference: {scan: two.npz}\n")
     message = refusal(project.infer, ConfigError, 2)
-    assert "source.scan_index: two.npz holds 2 scans (0, 3)" in message
+    assert "two.npz: key 'scan_index' holds 2 scans (0, 3)" in message
     text = (project.root / "ptycho.yaml").read_text()
     (project.root / "ptycho.yaml").write_text(text.replace("scan.npz", "scan.npz, scan_index: 0"))
     assert project.infer()["frames"] == 10
