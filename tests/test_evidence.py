@@ -494,7 +494,7 @@ def failing(built_project):
     (built_project / "backends/failing.py").write_text(FAILING)
     config = built_project / "ptycho.yaml"
     edit(config, "backend: epie", "backend: failing")
-    config.write_text(config.read_text() + BEHIND_STAGES)
+    config.write_text(config.read_text() + BEHIND_STAGES.replace("phase: p", "phase: phase_c4"))
     (built_project / "plan.md").write_bytes(PLAN.encode())
     (built_project / "ledger.md").touch()
     return built_project
