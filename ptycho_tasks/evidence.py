@@ -29,7 +29,9 @@ from ptycho_tasks.table import (
     EVIDENCE_NAME,
     asks_for_evidence,
     has_evidence_file,
+    opened,
     read_bytes,
+    sealed,
 )
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     )
     said = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
     key = hashlib.sha256(repr(said).encode()).hexdigest()
-    kept = json.loads(state.note(_NOTE) or "{}") if state is not None else {}
+    kept = opened(state.note(_NOTE)) if state is not None else {}
     if kept.get("key") == key:
         return kept["evidence"] and _from_plain(kept["evidence"])
     from ptycho_tasks.evidence_options import parse_files
@@ -177,7 +179,7 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     evidence = parse_files(root, config, own)
     if state is not None and Path(state.name).exists():
         kept = {"key": key, "evidence": evidence and _plain(evidence)}
-        state.keep_note(_NOTE, json.dumps(kept))
+        state.keep_note(_NOTE, sealed(kept))
     return evidence
 
 
@@ -327,7 +329,8 @@ def outputs_in(rows: list[dict[str, Any]], stage: str) -> list[str]:
 def read_record(path: Path) -> Record | None:
     """A result or manifest; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
+        json.dumps(record, ensure_ascii=False).encode()  # halves of characters are no text
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
@@ -370,8 +373,11 @@ def _items(manifest: Record | None) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
-_TYPES = {"item": str, "ids": list, "outcome": str, "problem": str, "started": str,
-          "log": str, "sha256": str, "settings": dict, "inputs": dict}  # fmt: skip
+_TYPES: dict[str, Any] = {"item": str, "ids": list, "outcome": str, "problem": str, "started": str,
+          "log": str, "sha256": str, "settings": dict, "inputs": dict, "command": str,
+          "env": dict, "ended": str, "mistake": str, "packages": dict, "python": str,
+          "commit": (str, type(None)), "dirty": (bool, type(None))}  # fmt: skip
+_LONGEST_S = 1e10
 
 
 def _whole(records: Iterable[Any]) -> Iterator[Record]:
@@ -380,9 +386,27 @@ def _whole(records: Iterable[Any]) -> Iterator[Record]:
         record
         for record in records
         if isinstance(record, dict)
-        and all(isinstance(record.get(key), kind) for key, kind in _TYPES.items())
+        and all(isinstance(record.get(key, ...), kind) for key, kind in _TYPES.items())
         and record["outcome"] in (GREEN, RED)
         and is_stamp(record["started"])
+        and "\0" not in record["log"]
+        and all(isinstance(id, str) for id in record["ids"])
+        and all(type(digest) in (str, type(None)) for digest in record["inputs"].values())
+        and _are_counts(record.get("counts"))
+        and type(record.get("duration_s")) in (int, float)
+        and 0 <= record["duration_s"] < _LONGEST_S
+    )
+
+
+def _are_counts(counts: Any) -> bool:
+    """Whether a value is what `counts` of a record may be."""
+    if counts is None:
+        return True
+    names = ("passed", "failed", "skipped")
+    return (
+        isinstance(counts, dict)
+        and counts.keys() == {*names}
+        and all(type(number) is int for number in counts.values())
     )
 
 

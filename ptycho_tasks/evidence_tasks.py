@@ -35,14 +35,15 @@ from ptycho_tasks.table import EVIDENCE
 from ptycho_tasks.tasks import failure_of, or_exit, project_evidence, project_table
 
 NAME = EVIDENCE
-_HIDDEN = f"_{NAME}:"
+HIDDEN = f"_{NAME}:"
+"""How the names of the tasks begin that run an item each."""
 
 
 def tasks_of(evidence: Evidence) -> Iterator[Task]:
     """The tasks that run the items, and those that publish."""
     for item in evidence.items:
         yield Task(
-            f"{_HIDDEN}{item.name}",
+            f"{HIDDEN}{item.name}",
             [(prove, [item.name])],
             task_dep=_stage_tasks(item),
             uptodate=[_Fresh(item.name)],
@@ -64,7 +65,7 @@ def _publishing(evidence: Evidence, name: str, items: list[Item], doc: str) -> T
     return Task(
         name,
         [(publish_action, [names])],
-        task_dep=[f"{_HIDDEN}{item}" for item in names],
+        task_dep=[f"{HIDDEN}{item}" for item in names],
         uptodate=[_NothingPending(names)],
         io={"capture": False},
         doc=doc,
@@ -105,7 +106,7 @@ def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
         if name not in needed and name in tasks:
             needed.add(name)
             left += [*tasks[name].task_dep, *tasks[name].setup_tasks]
-    names = [n.removeprefix(_HIDDEN) for n in tasks if n in needed and n.startswith(_HIDDEN)]
+    names = [n.removeprefix(HIDDEN) for n in tasks if n in needed and n.startswith(HIDDEN)]
     evidence = project_evidence() if names else None
     if evidence is not None:
         from ptycho_tasks.publish import begin
@@ -175,6 +176,12 @@ def _digest(evidence: Evidence) -> Digest:
     return digest_at(evidence.root) if state is None else state.sha256
 
 
+def inputs_of(evidence: Evidence, item: Item) -> dict[str, str | None]:
+    """Path to sha256 of every file that an item's outcome may hang on, as they are now."""
+    digest = _digest(evidence)
+    return {path: digest(path) for path in input_paths(evidence, item, outputs_of)}
+
+
 def prove(name: str) -> TaskFailed | TaskError | None:
     """The action of a hidden task: run an item, whatever its outcome."""
     from ptycho_tasks.prove import run_item
@@ -184,9 +191,7 @@ def prove(name: str) -> TaskFailed | TaskError | None:
     item = evidence.item(name)
     with reporter.lines_of(name):
         try:
-            digest = _digest(evidence)
-            inputs = {path: digest(path) for path in input_paths(evidence, item, outputs_of)}
-            run_item(evidence, item, inputs)
+            run_item(evidence, item, inputs_of(evidence, item))
         except Exception as error:
             return failure_of(error)
     return None
@@ -208,7 +213,8 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     red: list[tuple[Item, str]] = []
     for item in items:
         record = latest(evidence, item)
-        assert record is not None
+        if record is None:  # the run ended before
+            continue
         again = "" if item in ran else f" (of {record['started']}, still good)"
         say(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}\n")
         red += [(item, record["log"])] if record["outcome"] == RED else []

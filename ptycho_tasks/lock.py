@@ -198,7 +198,7 @@ def _host() -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         info = None
     return info if isinstance(info, dict) else {}
 

@@ -39,6 +39,7 @@ _NOT_FOUND = (126, 127)
 _NO_TESTS = 5
 """pytest's exit status where what was selected has no test."""
 _NO_SUCH_TEST = re.compile(r"ERROR: (?:file or directory )?not found: (.*)")
+_NOT_RUN = "not run"
 _ENDING = re.compile(r"^=+ (.*?)(?: in [0-9.]+s.*)? =+$")
 """pytest's last line."""
 _LONGEST_LINE = 1 << 16
@@ -61,13 +62,10 @@ def run_item(
         FileWriteError: the log or the result cannot be written.
         BaseException: whatever ended the run from outside, after the log says so.
     """
-    log, result = evidence.pending_log(item), evidence.pending_file(item)
+    log = evidence.pending_log(item)
     begun, seconds = clock.stamp(), clock.seconds()
     around = surroundings(evidence.root, item)
-    with writing(log):
-        result.unlink(missing_ok=True)
-        remove_leftovers([result])
-        log.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(evidence, item)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         file = stack.enter_context(_opened(log))
@@ -93,12 +91,7 @@ def run_item(
         tests = read_junit(folder / "junit.xml") if item.countable else None
         verdict = _judged(item, process.returncode, ended, tests, tee)
         file.write(_foot(ended, took, tests, verdict["problem"], verdict["outcome"]))
-    record = {
-        "item": item.name,
-        "ids": list(item.ids),
-        "command": item.command,
-        "env": dict(item.env),
-        "settings": item.settings,
+    outcome = {
         "inputs": dict(inputs),
         "started": begun,
         "duration_s": round(took, 3),
@@ -106,11 +99,75 @@ def run_item(
         "exit_status": process.returncode,
         "counts": None if tests is None else tests.counts._asdict(),
         **verdict,
+    }
+    return _kept(evidence, item, outcome, around)
+
+
+def block_item(
+    evidence: Evidence,
+    item: Item,
+    inputs: Mapping[str, str | None],
+    problem: str,
+    clock: Clock = SYSTEM,
+) -> Record:
+    """Note an item as red that is not run; log and result as those of `run_item`.
+
+    Args:
+        evidence: the project's.
+        item: one of its items.
+        inputs: as for `run_item`.
+        problem: why it cannot be run, in one line.
+        clock: tells the time.
+
+    Raises:
+        FileWriteError: the log or the result cannot be written.
+    """
+    begun, around = clock.stamp(), surroundings(evidence.root, item)
+    text = as_ascii(problem)
+    shown = text[:_LONGEST_PROBLEM]
+    _make_room(evidence, item)
+    with _opened(evidence.pending_log(item)) as file:
+        file.write("\n".join([*_head(item, begun, around), RULE, text, ""]))
+        file.write(_foot(_NOT_RUN, 0, None, shown, RED))
+    outcome = {
+        "inputs": dict(inputs),
+        "started": begun,
+        "duration_s": 0.0,
+        "ended": _NOT_RUN,
+        "exit_status": None,
+        "counts": None,
+        "outcome": RED,
+        "problem": shown,
+        "mistake": "",
+    }
+    return _kept(evidence, item, outcome, around)
+
+
+def _make_room(evidence: Evidence, item: Item) -> None:
+    """Remove the last result of an item that was not published."""
+    log, result = evidence.pending_log(item), evidence.pending_file(item)
+    with writing(log):
+        result.unlink(missing_ok=True)
+        remove_leftovers([result])
+        log.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _kept(evidence: Evidence, item: Item, outcome: Record, around: Record) -> Record:
+    """Write what an item came to beside its log; gives it."""
+    log = evidence.pending_log(item)
+    record = {
+        "item": item.name,
+        "ids": list(item.ids),
+        "command": item.command,
+        "env": dict(item.env),
+        "settings": item.settings,
+        **outcome,
         "log": spelled(evidence.root, log),
         "sha256": sha256_file(log),
         **around,
     }
-    write_atomic(result, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    content = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+    write_atomic(evidence.pending_file(item), content)
     return record
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from ptycho_tasks.evidence import (
     GREEN,
     PENDING,
     RED,
+    STAMPED,
     Digest,
     Evidence,
     Item,
@@ -45,7 +47,7 @@ from ptycho_tasks.files import (
 )
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
-from ptycho_tasks.plan import DONE, Change, Plan, note
+from ptycho_tasks.plan import DONE, ID_PATTERN, STATES, Change, Plan, note
 from ptycho_tasks.prove import end_of_output
 from ptycho_tasks.report import (
     BLOCKER,
@@ -389,10 +391,36 @@ def complete(evidence: Evidence) -> None:
         FileWriteError: a file cannot be written.
     """
     journal = read_record(evidence.root / JOURNAL)
-    if journal is None:
+    if journal is None or not _is_journal(evidence, journal):
         return
     with waited_for(lock_of(evidence.ledger_file)):
         _commit(evidence, journal, decided=True)
+
+
+def _is_journal(evidence: Evidence, journal: Mapping[str, Any]) -> bool:
+    """Whether a journal is of this project; what is none of it decides nothing."""
+    try:
+        folder = Path(journal["folder"])
+        return (
+            journal["staged"] == str(_staged(evidence))
+            and folder.parent == evidence.reports_dir
+            and STAMPED.fullmatch(folder.name) is not None
+            and _are_texts(journal["title"], *journal["lines"], journal["lines"][-1])
+            and _are_texts(*journal["manifests"].values())
+            and all(re.fullmatch(ID_PATTERN, id) for id in journal["manifests"])
+            and all(_is_change(*change) for change in journal["changes"].values())
+            and {*journal["pending"]} <= {item.name for item in evidence.items}
+        )
+    except (LookupError, TypeError, AttributeError, ValueError):
+        return False
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_change(state: Any, text: Any) -> bool:
+    return state in STATES and (text is None or (isinstance(text, str) and "\n" not in text))
 
 
 def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) -> None:

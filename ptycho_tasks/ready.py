@@ -12,11 +12,12 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
-from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError
+from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError, one_line
 from ptycho_tasks.evidence import Evidence, Item, is_there, outputs_at
 from ptycho_tasks.files import not_a_file, temporary, writing
 from ptycho_tasks.ledger import lock_of
 from ptycho_tasks.options import STAGES
+from ptycho_tasks.output import echo
 from ptycho_tasks.plan import Plan
 from ptycho_tasks.prove import environment, shell_command
 from ptycho_tasks.publish import read_plan
@@ -36,7 +37,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
         ConfigError: a command, a test file, or what an item depends on is not there.
         FileWriteError: plan, ledger or the report folder cannot be written.
     """
-    check_rows(evidence, read_plan(evidence))
+    plan = read_plan(evidence)
+    check_rows(evidence, plan)
     ledger = evidence.ledger_file
     if not ledger.is_file():
         unfit = not_a_file(ledger) or "no such file; make one, which may be empty, or correct it"
@@ -49,6 +51,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     lock = lock_of(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
         raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
+    _mention_odd_rows(plan)
     for item in items:
         _check_command(evidence, item)
         _check_named_files(evidence, item)
@@ -67,6 +70,14 @@ def check_rows(evidence: Evidence, plan: Plan) -> None:
     ]
     for id in [*evidence.ids, *twice]:
         plan.row(id)
+
+
+def _mention_odd_rows(plan: Plan) -> None:
+    """Say in one line which rows have a state that is none; those that are listed are refused."""
+    if plan.odd_rows:
+        first, *others = plan.odd_rows
+        more = f"; so has line {', '.join(str(row.line) for row in others)}" if others else ""
+        echo(f"warning: {one_line(plan.odd_state(first))}{more}", err=True)
 
 
 def _check_writable(path: Path) -> None:

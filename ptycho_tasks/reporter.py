@@ -23,7 +23,7 @@ from contextlib import (
     suppress,
 )
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from doit.exceptions import BaseFail, TaskFailed, UnmetDependency
 from doit.globals import Globals
@@ -35,6 +35,9 @@ from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import echo, say
 from ptycho_tasks.state import State
 from ptycho_tasks.table import EVIDENCE
+
+if TYPE_CHECKING:
+    from ptycho_tasks.blocked import Blocked
 
 _LONGEST_LINE = 1 << 16
 """A longer one is shown in parts."""
@@ -109,6 +112,24 @@ def begin_run(state: object) -> None:
         state.running = True
 
 
+class GoesOn:
+    """doit's option --continue, where the user gives none: whether a run goes on after a failure.
+
+    One that gathers evidence does while all that failed only blocks items: others may be proved.
+    """
+
+    blocked: Blocked | None = None
+    """Of the run in this process, if it gathers evidence."""
+
+    def __bool__(self) -> bool:
+        """Asked after each failure."""
+        return GoesOn.blocked is not None and GoesOn.blocked.only_blocks
+
+    def __repr__(self) -> str:
+        """What `doit help run` shows."""
+        return "only if what failed merely blocks evidence"
+
+
 class Reporter(ConsoleReporter):  # type: ignore[misc]
     """doit's console output, for one run at a time."""
 
@@ -137,6 +158,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
             with or_exit():
                 refuse_unready(tasks, selected_tasks)
+            from ptycho_tasks.blocked import Blocked
+
+            GoesOn.blocked = Blocked(tasks, selected_tasks)
 
     def write(self, text: str) -> None:
         """Show a text, as long as someone reads."""
@@ -162,11 +186,18 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
+        if GoesOn.blocked is not None:
+            GoesOn.blocked.note(task.name, fail)
         super().add_failure(task, fail)
 
     def complete_run(self) -> None:
         """End a run."""
         global run_pid, _run
+        blocked, GoesOn.blocked = GoesOn.blocked, None
+        # A run that is stopped ends with an error that passes by here.
+        if blocked is not None and self.failed and sys.exc_info()[0] is None:
+            told = blocked.publish()
+            self.not_run = [name for name in self.not_run if name not in told]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
         say("", self.outstream)

@@ -96,31 +96,35 @@ def table_of(root: Path, state: State | None) -> Table:
     """
     path = root / CONFIG_NAME
     config = read_bytes(path)
-    kept = _opened(state.note(_NOTE)) if state is not None else {}
+    kept = opened(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
         return Table(_unpacked(kept), path, config)
     rows, watched = make_table(path, config)
     if state is not None:
         kept = {"key": key, "watched": _stamps(watched), **_packed(rows)}
-        state.keep_note(_NOTE, _sealed(kept))
+        state.keep_note(_NOTE, sealed(kept))
     return Table(rows, path, config)
 
 
-def _sealed(note: Mapping[str, Any]) -> str:
+def sealed(note: Mapping[str, Any]) -> str:
+    """A note as text for the database, in which damage shows."""
     text = json.dumps(note, separators=(",", ":"))
     return f"{hashlib.sha256(text.encode()).hexdigest()}{text}"
 
 
-def _opened(sealed: object) -> dict[str, Any]:
-    """What `_sealed` was given; empty where that is not known any more."""
-    if not isinstance(sealed, str):
+def opened(note: object) -> dict[str, Any]:
+    """What `sealed` was given; empty where that is not known any more."""
+    if not isinstance(note, str):
         return {}
-    digest, text = sealed[:64], sealed[64:]
+    digest, text = note[:64], note[64:]
     if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != digest:
         return {}
-    note: dict[str, Any] = json.loads(text)
-    return note
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    return content if isinstance(content, dict) else {}
 
 
 _COMMA = ',"'

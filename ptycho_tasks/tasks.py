@@ -69,6 +69,7 @@ DOIT_CONFIG = {
     # The current folder is the dodo.py's when doit imports it.
     "default_tasks": [EVIDENCE if stands_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
+    "continue": reporter.GoesOn(),
 }
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.

@@ -458,6 +458,103 @@ def test_a_run_of_no_test_is_red(root, doit, item):
     )
 
 
+# --- stages that fail -------------------------------------------------------------------------
+
+FAILING = """\
+from pathlib import Path
+
+from ptycho_tasks.backend import TrainingOptions
+from ptycho_tasks.errors import ConfigError, TrainingError
+
+
+class Failing:
+    name, version, options_type = "failing", "1", TrainingOptions
+
+    def train(self, request):
+        raise TrainingError("the loss is NaN (epoch 3)")
+
+    def infer(self, request):
+        raise NotImplementedError
+
+
+backend = Failing()
+"""
+BEHIND_STAGES = (
+    ON_A_STAGE
+    + """\
+    - {id: C4.D1, command: ls runs, log: infer.log, depends: [infer]}
+    - {id: C4.D2, command: echo alone, log: alone.log}
+"""
+)
+
+
+@pytest.fixture
+def failing(built_project):
+    """A project of which a row needs a training that fails, and others do not."""
+    (built_project / "backends/failing.py").write_text(FAILING)
+    config = built_project / "ptycho.yaml"
+    edit(config, "backend: epie", "backend: failing")
+    config.write_text(config.read_text() + BEHIND_STAGES.replace("phase: p", "phase: phase_c4"))
+    (built_project / "plan.md").write_bytes(PLAN.encode())
+    (built_project / "ledger.md").touch()
+    return built_project
+
+
+@pytest.mark.parametrize("options", [(), ("--continue",), ("-n", "2")], ids=str)
+def test_a_stage_that_fails_blocks_the_rows_behind_it_and_no_others(failing, doit, options):
+    done = doit(failing, *options, "evidence")
+    assert done.returncode == 1
+    assert "error: red: C4.D1; see reports/" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "failed: train\nnot run because of that: infer\n" in done.stdout
+    names = {path.name for path in report(failing).iterdir()}
+    assert {"infer_red.log", "ls_green.log", "alone_green.log", "blocker.log"} < names
+    problem = "train failed: the loss is NaN (epoch 3)"
+    log = (report(failing) / "infer_red.log").read_text()
+    assert f"# ended: not run\n# duration: 0.0 s\n# problem: {problem}\n" in log
+    assert f"# not run: {problem}\n" in (report(failing) / "blocker.log").read_text()
+    plan = (failing / "plan.md").read_text().splitlines()
+    assert "| [P] | guidance" in plan[4]
+    assert "infer_red.log; train failed: the loss is NaN [epoch 3])" in plan[4]
+    assert "| [x] |" in plan[5]
+    assert plan[6] == "- [x] **C4.D3:** data"
+    ledger = (failing / "ledger.md").read_text()
+    assert "- C4.D1: red, 0.0 s: train failed: the loss is NaN [epoch 3]; `" in ledger
+    assert ledger.count("### Attempt") == 1
+    edit(failing / "ptycho.yaml", "backend: failing", "backend: epie")
+    assert doit(failing, "evidence:C4.D1").returncode == 0
+    assert "| [x] | guidance" in (failing / "plan.md").read_text()
+
+
+def test_a_stage_that_is_configured_wrongly_leaves_no_trace(failing, doit):
+    edit(failing / "backends/failing.py", "TrainingError(", "ConfigError(")
+    refused(failing, doit, 2, "the loss is NaN")
+
+
+def test_a_failure_of_what_no_row_needs_ends_the_run(failing, doit):
+    before = visible(failing)
+    done = doit(failing, "train", "evidence:C4.D2")
+    assert_one_line(done, 1, "the loss is NaN")
+    assert visible(failing) == before
+
+
+def test_a_run_that_is_stopped_after_a_stage_failed_publishes_nothing(failing):
+    edit(failing / "ptycho.yaml", "command: echo alone", "command: echo begun; sleep 600")
+    before = (failing / "plan.md").read_bytes()
+    run = subprocess.Popen(
+        [*DOIT, "evidence"], cwd=failing, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert next(line for line in run.stdout if "begun" in line)
+    os.killpg(run.pid, signal.SIGTERM)
+    _, errors = run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "the loss is NaN" in errors
+    assert (failing / "plan.md").read_bytes() == before
+    assert not (failing / "reports").exists()
+
+
 # --- running ---------------------------------------------------------------------------------
 
 SAYING = r"""
@@ -652,6 +749,15 @@ def test_a_row_that_stands_twice_starts_nothing(root, doit):
 def test_a_row_that_nobody_listed_and_that_stands_twice_starts_nothing(root, doit):
     edit(root / "plan.md", "last line", "- [ ] C5.A: once\n- [x] C5.A: again")
     refused(root, doit, 2, "plan.md:10: row `C5.A` stands in line 9 already")
+
+
+def test_rows_that_nobody_listed_with_a_state_that_is_none_are_mentioned(root, doit):
+    edit(root / "plan.md", "last line", "- [D] C5.A: deferred\n- [~] C5.B: half\n")
+    done = doit(root, "evidence")
+    assert done.returncode == 0
+    assert done.stderr.count("warning: ") == 1
+    assert "warning: plan.md:9: row `C5.A` has the state [D], which is none of" in done.stderr
+    assert "; so has line 10\n" in done.stderr
 
 
 def test_numbers_and_words_may_stand_twice(root, doit):

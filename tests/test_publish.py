@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,12 +21,21 @@ from ptycho_tasks import prove
 from ptycho_tasks.checklist import Sight, checklist, problems, reopen
 from ptycho_tasks.clock import Clock, utc_now
 from ptycho_tasks.errors import ConfigError, PlanError, PtychoTasksError
-from ptycho_tasks.evidence import digest_at, is_in_report, load_evidence, outputs_at, pending
+from ptycho_tasks.evidence import (
+    digest_at,
+    is_in_report,
+    load_evidence,
+    log_problem,
+    outputs_at,
+    pending,
+    reasons_of,
+)  # fmt: skip
 from ptycho_tasks.ledger import appended, holds
 from ptycho_tasks.plan import Plan
 from ptycho_tasks.prove import RULE, as_ascii, output_of, run_item
 from ptycho_tasks.prune import prunable, prune
-from ptycho_tasks.publish import begin, publish
+from ptycho_tasks.publish import JOURNAL, begin, publish
+from ptycho_tasks.report import Evaluated, attempt, blocker, manifest, summary
 from ptycho_tasks.shell import code_named, pytest_calls, selected_paths
 
 CONFIG = """\
@@ -533,10 +543,12 @@ def test_a_plan_without_a_row_of_the_evidence_cannot_be_checked(proved):
 
 
 WHOLE = {"item": "one", "ids": ["a.1"], "outcome": "green", "problem": "", "log": "", "sha256": "",
-         "started": "2026-01-01T12:00:00Z", "settings": {}, "inputs": {}}  # fmt: skip
+         "started": "2026-01-01T12:00:00Z", "settings": {}, "inputs": {}, "command": "", "env": {},
+         "ended": "exit status 0", "mistake": "", "packages": {}, "commit": None, "dirty": None,
+         "python": "3.11", "counts": None, "duration_s": 1.0}  # fmt: skip
 NO_MANIFESTS = [
     "", "[]", "{", '{"items": 3}', '{"items": [1, {"item": "one"}]}', '{"id": "a.1", "items": []}',
-    *(json.dumps({"id": "a.1", "items": [{**WHOLE, key: 3}]}) for key in WHOLE),
+    *(json.dumps({"id": "a.1", "items": [{**WHOLE, key: 1e99}]}) for key in WHOLE),
     json.dumps({"id": "a.1", "items": [{**WHOLE, "started": "at noon"}]}),
     json.dumps({"id": "a.2", "items": [WHOLE]}),
 ]  # fmt: skip
@@ -552,6 +564,74 @@ def test_a_damaged_manifest_does_not_pass_and_is_written_anew(proved, text, stat
     proved.run("one")
     proved.publish()
     assert proved.problems() == []
+
+
+def every_value_changed(content, values):
+    """Copies of nested JSON of which one value at a time is another."""
+    if isinstance(content, dict | list):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            for changed in every_value_changed(content[key], values):
+                copy = content.copy()
+                copy[key] = changed
+                yield copy
+    yield from values
+
+
+HOSTILE = [None, 7, 1e400, True, "", "a\0b", "\ud800", "../../x", [], [None], {}, {"x": [1]}]
+NESTED = ["[" * 100_000, '{"a":' * 100_000, "{", "[]", "\0", ""]
+
+
+def test_a_result_of_any_other_kind_is_none_or_is_published(project):
+    project.run()
+    evidence = project.evidence
+    item = evidence.item("one")
+    file, log = evidence.pending_file(item), evidence.pending_log(item)
+    content, output = json.loads(file.read_text()), log.read_bytes()
+    for text in [*NESTED, *map(json.dumps, every_value_changed(content, HOSTILE))]:
+        log.write_bytes(output)
+        file.write_text(text)
+        if pending(evidence, item):
+            assert "one" in published_summary(evidence, item)
+
+
+def published_summary(evidence, item):
+    """All that a report says of a result."""
+    record = pending(evidence, item)
+    parts = [Evaluated(item, record, "")]
+    attempt(evidence, {"one": record}, {}, {"one": record["log"], "": "r"}, record["started"])
+    manifest(evidence, "a.1", parts, record["started"]).encode()
+    blocker({"one": record}, {"one": []}).encode()
+    log_problem(evidence, record)
+    [*reasons_of(evidence, item, record, str, str.split)]
+    text = summary(evidence, {"one": record}, record["started"])
+    return text.encode().decode()
+
+
+@pytest.fixture
+def journal(project, monkeypatch):
+    """That of a run which was killed when its publication was decided."""
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    project.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("ptycho_tasks.publish._place_all", kill)
+        with pytest.raises(KeyboardInterrupt):
+            project.publish()
+    return project.root / JOURNAL
+
+
+def test_a_journal_of_any_other_kind_decides_nothing_or_is_completed(project, journal):
+    content = json.loads(journal.read_text())
+    for text in [*NESTED, *map(json.dumps, every_value_changed(content, HOSTILE))]:
+        journal.write_text(text)
+        with contextlib.suppress(PtychoTasksError):
+            begin(project.evidence)
+    journal.unlink(missing_ok=True)
+    project.run()
+    project.publish()
+    assert "[x] a.1" in project.plan
 
 
 def test_a_manifest_that_is_missing_does_not_pass(proved):

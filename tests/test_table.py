@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.table import _opened, _packed, _sealed, _unpacked, make_table
+from ptycho_tasks.table import _packed, _unpacked, make_table, opened, sealed
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}\Z")
 PARTS = st.sampled_from(["runs", "fixtures", "scan.npz", 'a,"b', "*", "name"])
@@ -32,19 +32,19 @@ def rows(draw):
 
 @given(st.lists(rows(), max_size=6))
 def test_rows_come_back_as_they_were_packed(given_rows):
-    note = _opened(_sealed({"key": "k", **_packed(given_rows)}))
+    note = opened(sealed({"key": "k", **_packed(given_rows)}))
     assert _unpacked(note) == given_rows
 
 
-@pytest.mark.parametrize("note", [None, 7, b"x", "", "{}", "[" * 100_000, _sealed({})[:-1] + "]"])
+@pytest.mark.parametrize("note", [None, 7, b"x", "", "{}", "[" * 100_000, sealed({})[:-1] + "]"])
 def test_a_note_that_is_not_as_it_was_written_is_none(note):
-    assert _opened(note) == {}
+    assert opened(note) == {}
 
 
 def test_variants_cost_a_fraction_of_what_each_alone_would(project):
     config = (project / "ptycho.yaml").read_text() + "matrix: {training.epochs: [%s]}\n"
     sizes = [
-        len(_sealed(_packed(make_table(project / "ptycho.yaml", (config % values).encode())[0])))
+        len(sealed(_packed(make_table(project / "ptycho.yaml", (config % values).encode())[0])))
         for values in ("1", ", ".join(map(str, range(1, 101))))
     ]
     assert sizes[1] < 4 * sizes[0]
