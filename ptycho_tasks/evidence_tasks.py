@@ -194,14 +194,16 @@ def prove(name: str) -> TaskFailed | TaskError | None:
 
 def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     """The action of `evidence`: publish what is pending, and say what each item came to."""
+    from ptycho_tasks.keep import put_back
     from ptycho_tasks.publish import publish
     from ptycho_tasks.report import BLOCKER
 
     evidence = project_evidence()
     assert evidence is not None
     items = [evidence.item(name) for name in names]
-    ran = {item for item in items if pending(evidence, item) is not None}
     try:
+        put_back()
+        ran = {item for item in items if pending(evidence, item) is not None}
         done = publish(evidence, items, _digest(evidence), outputs_of)
     except Exception as error:
         return failure_of(error)

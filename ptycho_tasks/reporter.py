@@ -29,6 +29,7 @@ from doit.exceptions import BaseFail, TaskFailed, UnmetDependency
 from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import echo, say
@@ -65,6 +66,7 @@ class _Run:
     def end(self) -> None:
         """Put everything back."""
         self.handlers.close()
+        _put_back_results()
         self.lock.release()
 
     def mind_workers(self) -> None:
@@ -87,6 +89,16 @@ class _Run:
             )
             self.workers.clear()
             raise Stopped(1)
+
+
+def _put_back_results() -> None:
+    """Leave the results of the evidence where a later run finds them."""
+    keep = sys.modules.get("ptycho_tasks.keep")
+    if keep is not None:
+        try:
+            keep.end_keeping()
+        except PtychoTasksError as error:
+            echo(f"error: {error}", err=True)
 
 
 _run: _Run | None = None
