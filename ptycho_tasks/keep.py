@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from ptycho_tasks.files import write_atomic
 
@@ -43,7 +43,7 @@ class Keep:
         """Keep files of the folder as they are now."""
         with suppress(OSError, BadZipFile), self._opened("a") as kept:
             for path in self._mine(paths):
-                with kept.open(path.name, "w", force_zip64=True) as copy:
+                with kept.open(_entry(path), "w", force_zip64=True) as copy:
                     copy.write(b"+")
                     with path.open("rb") as file:
                         while piece := file.read(1 << 20):
@@ -53,7 +53,7 @@ class Keep:
         """Keep files no more, which are gone for good."""
         with suppress(OSError, BadZipFile), self._opened("a") as kept:
             for path in self._mine(paths):
-                kept.writestr(path.name, b"")
+                kept.writestr(_entry(path), b"")
 
     def _mine(self, paths: Iterable[Path]) -> list[Path]:
         return [path for path in paths if path.parent == self.folder]
@@ -83,7 +83,13 @@ class Keep:
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message="Duplicate name")  # the last counts
             file = stack.enter_context(open(self._file, "r+b", closefd=False))
-            yield stack.enter_context(ZipFile(file, mode, ZIP_DEFLATED, compresslevel=1))
+            yield stack.enter_context(ZipFile(file, mode))
+
+
+def _entry(path: Path) -> ZipInfo:
+    entry = ZipInfo(path.name)  # without the time, for which a zip has few years
+    entry.compress_type = ZIP_DEFLATED
+    return entry
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from doit.dependency import FileChangedChecker
 
+from ptycho_tasks.clock import now_ns
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.file_system import has_record_locks, is_local
 from ptycho_tasks.files import Stamp, sha256_file, stamp_of
@@ -79,7 +79,7 @@ class State:
         self._files = _no_files()
         self._notes: dict[str, str] = {}
         self._sources: dict[str, str | None] = {}
-        self._opened_ns = time.time_ns()
+        self._opened_ns = now_ns()
         self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
         self._new_notes: dict[str, str] = {}
         self._has_locks: bool | None = None
@@ -214,7 +214,7 @@ class State:
             digest = self._digest(path, "python", source_digest)
             with suppress(OSError):
                 changed_ns = os.stat(path).st_mtime_ns  # noqa: PTH116
-                if self._opened_ns < changed_ns < time.time_ns() + _COARSE_SETTLED_NS:
+                if self._opened_ns < changed_ns < now_ns() + _COARSE_SETTLED_NS:
                     digest = f"changed while it was loaded, at {changed_ns}"
             self._sources[path] = digest
         return self._sources[path]
@@ -605,7 +605,7 @@ def whole(built: Any) -> dict[str, Any] | None:
 
 def _is_settled(stamp: Stamp) -> bool:
     """Whether a later change of the file would show in its modification time."""
-    age = time.time_ns() - stamp[1]
+    age = now_ns() - stamp[1]
     coarse = stamp[1] % 1_000_000_000 == 0
     # A file from the future, by a clock that is wrong, must not be read again for ever.
     return age < -_COARSE_SETTLED_NS or age > (_COARSE_SETTLED_NS if coarse else _SETTLED_NS)
