@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import time
 from collections.abc import Callable
@@ -47,11 +46,15 @@ def _system_now() -> datetime:
 
 
 def now_ns() -> int:
-    """The time in ns since 1970, as files have it; SOURCE_DATE_EPOCH does not count."""
+    """The time in ns since 1970, as files have it; SOURCE_DATE_EPOCH does not count.
+
+    Raises:
+        ConfigError: the clock is far off.
+    """
     try:
         return time.time_ns()
     except OverflowError:
-        return calendar.timegm(time.gmtime()) * 1_000_000_000
+        return int(_system_now().timestamp()) * 1_000_000_000
 
 
 class Clock(NamedTuple):

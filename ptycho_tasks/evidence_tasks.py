@@ -15,7 +15,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks import reporter
-from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence import (
     RED,
     Digest,
@@ -29,7 +29,7 @@ from ptycho_tasks.evidence import (
     reasons_of,
 )
 from ptycho_tasks.freshness import Answer, Reason
-from ptycho_tasks.output import say
+from ptycho_tasks.output import echo
 from ptycho_tasks.state import State, current
 from ptycho_tasks.table import EVIDENCE
 from ptycho_tasks.tasks import failure_of, or_exit, project_evidence, project_table
@@ -212,11 +212,11 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
         record = latest(evidence, item)
         assert record is not None
         again = "" if item in ran else f" (of {record['started']}, still good)"
-        say(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}\n")
+        echo(one_line(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}"))
         red += [(item, record["log"])] if record["outcome"] == RED else []
     if done is not None:
         folder = Path(done.folder).relative_to(evidence.root)
-        say(f"report {folder}; updated {evidence.plan} and {evidence.ledger}\n")
+        echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))

@@ -342,7 +342,7 @@ def _foot(ended: str, took: float, tests: TestReport | None, problem: str, outco
     if tests is not None:
         lines.append(f"# tests: {tests.counts}")
     if problem:
-        lines.append(f"# problem: {problem}")
+        lines.append(f"# problem: {in_one_line(problem)}")
     return "\n".join([*lines, f"# outcome: {outcome}", ""])
 
 

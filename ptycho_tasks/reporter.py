@@ -29,6 +29,7 @@ from doit.exceptions import BaseFail, TaskFailed, UnmetDependency
 from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
+from ptycho_tasks.clock import utc_now
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.order import in_run_order
@@ -141,6 +142,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
+        with or_exit():
+            utc_now()  # libraries trip over a SOURCE_DATE_EPOCH that is no number
         begin_run(Globals.dep_manager.backend)
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence_tasks import refuse_unready

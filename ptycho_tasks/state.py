@@ -24,7 +24,7 @@ from doit.dependency import FileChangedChecker
 from ptycho_tasks.clock import now_ns
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.file_system import has_record_locks, is_local
-from ptycho_tasks.files import Stamp, sha256_file, stamp_of
+from ptycho_tasks.files import Stamp, not_a_file, sha256_file, stamp_of
 from ptycho_tasks.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.output import echo
 
@@ -232,7 +232,7 @@ class State:
             digest = compute(Path(path))
         except OSError:
             return None
-        if stamp == stamp_of(path) and _is_settled(stamp) and all(map(_fits, stamp)):
+        if stamp == stamp_of(path) and _is_settled(stamp) and _can_keep(path, stamp):
             self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
@@ -258,7 +258,10 @@ class State:
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
             self._tasks = {}
-            if Path(self.name).exists():
+            unfit = not_a_file(Path(self.name))
+            if unfit:
+                self._set_aside(f"it {unfit}")
+            elif Path(self.name).exists():
                 try:
                     self._read()
                 except sqlite3.DatabaseError as error:
@@ -557,6 +560,8 @@ def _has_write_ahead_log(name: str) -> bool:
 
 
 def _header(name: str) -> bytes:
+    if not_a_file(Path(name)):
+        return b""
     try:
         with open(name, "rb") as file:  # noqa: PTH123
             return file.read(100)
@@ -573,9 +578,11 @@ def _rows(files: Mapping[tuple[str, str], tuple[int, int, int, int, str]]) -> li
     return [(*key, *value) for key, value in files.items()]
 
 
-def _fits(number: int) -> bool:
-    """Whether SQLite can hold a number; the time of a file may lie 300 years ahead."""
-    return -(1 << 63) <= number < 1 << 63
+def _can_keep(path: str, stamp: Stamp) -> bool:
+    """Whether SQLite can hold what is known of a file: its name may be no UTF-8, and its time may
+    lie 300 years ahead."""
+    is_text = path.isascii() or path == path.encode("utf-8", "replace").decode()
+    return is_text and all(-(1 << 63) <= number < 1 << 63 for number in stamp)
 
 
 def _is_digest(value: Any) -> bool:
