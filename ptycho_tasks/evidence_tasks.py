@@ -47,14 +47,14 @@ def tasks_of(evidence: Evidence) -> Iterator[Task]:
             task_dep=_stage_tasks(item),
             uptodate=[_Fresh(item.name)],
             io={"capture": False},
-            doc=f"run {item.command}",
+            doc=one_line(f"run {item.command}"),
         )
     yield _publishing(evidence, NAME, list(evidence.items), "prove the rows of the plan")
     for id in evidence.ids:
         items = evidence.items_of(id)
         if items:
             doc = "; ".join(item.command for item in items)
-            task = _publishing(evidence, f"{NAME}:{id}", items, " ".join(doc.split()))
+            task = _publishing(evidence, f"{NAME}:{id}", items, one_line(" ".join(doc.split())))
             task.subtask_of = NAME
             yield task
 

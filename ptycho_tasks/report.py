@@ -77,6 +77,11 @@ def one_line(text: str) -> str:
     return fit if len(fit) <= _LONGEST_NOTE else f"{fit[: _LONGEST_NOTE - 3]}..."
 
 
+def _in_code(text: str) -> str:
+    """A path as it stands between backticks."""
+    return errors.one_line(text).replace("`", "'")
+
+
 def said(record: Record) -> str:
     """An outcome in a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s`."""
     counts = record.get("counts")
@@ -152,7 +157,7 @@ def _facts(record: Record) -> Iterator[str]:
     yield f"- started: {record['started']}"
     yield f"- log: `{record['log']}`, sha256 {record['sha256']}"
     for path, digest in record["inputs"].items():
-        yield f"- artefact: `{errors.one_line(path)}`, sha256 {digest or 'missing'}"
+        yield f"- artefact: `{_in_code(path)}`, sha256 {digest or 'missing'}"
     for name, value in record["env"].items():
         yield f"- environment: {name}={json.dumps(value)}"
     dirty = ", with changes" if record["dirty"] else ""
