@@ -99,7 +99,7 @@ def _put_back_results() -> None:
         try:
             keep.end_keeping()
         except PtychoTasksError as error:
-            echo(f"error: {error}", err=True)
+            echo(f"warning: results that are not published are lost: {error}", err=True)
 
 
 _run: _Run | None = None
