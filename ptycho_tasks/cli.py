@@ -31,7 +31,15 @@ from ptycho_tasks.evidence_cli import evidence, plan
 from ptycho_tasks.faults import show_fault
 from ptycho_tasks.files import check_replaceable
 from ptycho_tasks.options import FixtureOptions, Section, SimulationOptions
-from ptycho_tasks.output import CLOSED, echo, end_in_order, lose_output, say, silence_stdout
+from ptycho_tasks.output import (
+    CLOSED,
+    UNWRITTEN,
+    echo,
+    end_in_order,
+    lose_output,
+    say,
+    silence_stdout,
+)
 
 NAME = "ptycho-tasks"
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
@@ -80,7 +88,7 @@ def _status_of(error: BaseException) -> int:
         return CLOSED
     if not isinstance(error, Exception):  # the end of the program, or Ctrl-C
         raise error
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITTEN:
         lose_output(error)
         return 1
     if isinstance(error, (click.ClickException, PtychoTasksError, OSError)):
@@ -95,6 +103,8 @@ def _status_of(error: BaseException) -> int:
 def _one_line(error: Exception) -> str:
     """What is wrong, and which help says what is right."""
     if isinstance(error, OSError):
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            return "the current folder is not there any more; go to another one"
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     if not isinstance(error, click.ClickException):

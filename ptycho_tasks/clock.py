@@ -20,11 +20,11 @@ def utc_now() -> datetime:
     """The time in UTC.
 
     Raises:
-        ConfigError: SOURCE_DATE_EPOCH is no number of seconds.
+        ConfigError: SOURCE_DATE_EPOCH is no number of seconds, or the clock is far off.
     """
     given = os.environ.get(EPOCH)
     if not given:
-        return datetime.now(timezone.utc)
+        return _system_now()
     try:
         moment = datetime.fromtimestamp(int(given), timezone.utc)
         # Stamps have four digits for the year, and a folder may take one of the next seconds.
@@ -35,6 +35,26 @@ def utc_now() -> datetime:
         raise ConfigError(
             f"{EPOCH}: expected seconds since 1970, got {given[:40]!r}; correct it or unset it"
         ) from error
+
+
+def _system_now() -> datetime:
+    now = time.gmtime()  # past 2262, `datetime.now` says 2262
+    try:
+        return datetime(*now[:6], tzinfo=timezone.utc)
+    except ValueError as error:
+        raise ConfigError(f"the system's clock says the year {now.tm_year}; set it") from error
+
+
+def now_ns() -> int:
+    """The time in ns since 1970, as files have it; SOURCE_DATE_EPOCH does not count.
+
+    Raises:
+        ConfigError: the clock is far off.
+    """
+    try:
+        return time.time_ns()
+    except OverflowError:
+        return int(_system_now().timestamp()) * 1_000_000_000
 
 
 class Clock(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.evidence import Evidence, outputs_at, require_evidence
 from ptycho_tasks.lock import exit_if_held
 from ptycho_tasks.output import echo, say
@@ -62,7 +62,7 @@ def show(as_json: bool) -> None:
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
         last = row[5] if len(row[5]) <= _LONGEST_TEXT else f"{row[5][: _LONGEST_TEXT - 3]}..."
-        echo("  ".join([*cells, last]).rstrip())
+        echo(one_line("  ".join([*cells, last]).rstrip()))
 
 
 @plan.command()
@@ -92,7 +92,7 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
         lines = checklist(project, sight)
     found = problems(project, lines)
     for problem in found:
-        echo(f"error: {problem}", err=True)
+        echo(f"error: {one_line(problem)}", err=True)
     if found:
         sys.exit(1)
     done = sum(line.state == "done" for line in lines)
@@ -107,7 +107,7 @@ def import_(memo: Path) -> None:
     from ptycho_tasks.memo import import_memo
 
     for finding in import_memo(memo, Path.cwd()):
-        echo(str(finding))
+        echo(one_line(str(finding)))
 
 
 @click.group()

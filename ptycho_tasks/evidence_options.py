@@ -63,6 +63,8 @@ class ItemOptions(Section, frozen=True, kw_only=True):
             raise ValueError("`ids` has one id twice; remove one")
         if sum((self.command is not None, bool(self.pytest), self.by_hand is not None)) != 1:
             raise ValueError("give exactly one of `command`, `pytest` and `by_hand`")
+        if any("\0" in text for text in self._texts):
+            raise ValueError("has a NUL character, which no command can hold; remove it")
         if self.by_hand is not None:
             if self.log is not None or self.env or self.time_limit_s or self.depends:
                 raise ValueError("`by_hand` runs nothing, so that only `id` or `ids` go with it")
@@ -74,6 +76,10 @@ class ItemOptions(Section, frozen=True, kw_only=True):
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"`env`: {short(name)} cannot name an environment variable")
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return (self.command or "", *self.pytest, *map(str, self.env.values()), *self.depends)
 
     @property
     def rows(self) -> tuple[str, ...]:

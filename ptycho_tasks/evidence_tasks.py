@@ -15,7 +15,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks import reporter
-from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence import (
     RED,
     Digest,
@@ -29,7 +29,7 @@ from ptycho_tasks.evidence import (
     reasons_of,
 )
 from ptycho_tasks.freshness import Answer, Reason
-from ptycho_tasks.output import say
+from ptycho_tasks.output import echo
 from ptycho_tasks.state import State, current
 from ptycho_tasks.table import EVIDENCE
 from ptycho_tasks.tasks import failure_of, or_exit, project_evidence, project_table
@@ -48,14 +48,14 @@ def tasks_of(evidence: Evidence) -> Iterator[Task]:
             task_dep=_stage_tasks(item),
             uptodate=[_Fresh(item.name)],
             io={"capture": False},
-            doc=f"run {item.command}",
+            doc=one_line(f"run {item.command}"),
         )
     yield _publishing(evidence, NAME, list(evidence.items), "prove the rows of the plan")
     for id in evidence.ids:
         items = evidence.items_of(id)
         if items:
             doc = "; ".join(item.command for item in items)
-            task = _publishing(evidence, f"{NAME}:{id}", items, " ".join(doc.split()))
+            task = _publishing(evidence, f"{NAME}:{id}", items, one_line(" ".join(doc.split())))
             task.subtask_of = NAME
             yield task
 
@@ -199,14 +199,16 @@ def prove(name: str) -> TaskFailed | TaskError | None:
 
 def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     """The action of `evidence`: publish what is pending, and say what each item came to."""
+    from ptycho_tasks.keep import put_back
     from ptycho_tasks.publish import publish
     from ptycho_tasks.report import BLOCKER
 
     evidence = project_evidence()
     assert evidence is not None
     items = [evidence.item(name) for name in names]
-    ran = {item for item in items if pending(evidence, item) is not None}
     try:
+        put_back()
+        ran = {item for item in items if pending(evidence, item) is not None}
         done = publish(evidence, items, _digest(evidence), outputs_of)
     except Exception as error:
         return failure_of(error)
@@ -216,11 +218,11 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
         if record is None:  # the run ended before
             continue
         again = "" if item in ran else f" (of {record['started']}, still good)"
-        say(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}\n")
+        echo(one_line(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}"))
         red += [(item, record["log"])] if record["outcome"] == RED else []
     if done is not None:
         folder = Path(done.folder).relative_to(evidence.root)
-        say(f"report {folder}; updated {evidence.plan} and {evidence.ledger}\n")
+        echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from ptycho_tasks.errors import DEBUG, PtychoTasksError, one_line
 from ptycho_tasks.lock import STATE_DIR
-from ptycho_tasks.output import CLOSED, echo, lose_output, silence_stdout
+from ptycho_tasks.output import CLOSED, UNWRITTEN, echo, lose_output, silence_stdout
 
 FOLDER = f"{STATE_DIR}/faults"
 """Where the tracebacks of a project lie."""
@@ -135,7 +135,7 @@ def _status_of(error: BaseException) -> int | None:
             err=True,
         )
         return 2
-    if isinstance(error, OSError) and error.filename is None and owner != "us":
+    if isinstance(error, OSError) and error.errno in UNWRITTEN and owner != "us":
         lose_output(error)
         return 1
     if owner == "user" and not isinstance(error, MemoryError):

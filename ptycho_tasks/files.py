@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
@@ -198,6 +199,14 @@ def not_a_file(path: Path) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+
+
+def is_at(file: IO[Any], path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def stamp_of(path: Path | str) -> Stamp | None:

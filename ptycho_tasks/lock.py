@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.files import is_at
 from ptycho_tasks.output import echo
 
 STATE_DIR = ".ptycho"
@@ -28,7 +29,8 @@ class ProjectLock:
     """The lock of the project in the current folder.
 
     The kernel's own lock on a file (flock), which ends with its holder however that dies; what
-    the file says is for people. A library for this costs a third of doit's start-up.
+    the file says is for people. The project's folder is locked too, as a command that the run
+    starts may remove the file. A library for this costs a third of doit's start-up.
     """
 
     def __init__(self, path: Path | None = None, place: str = "this project") -> None:
@@ -36,6 +38,7 @@ class ProjectLock:
         self.path = path or Path(LOCK_NAME)
         self.place = place
         self._file: IO[str] | None = None
+        self._folder: int | None = None
         self._info: dict[str, Any] = {}
 
     def acquire(self) -> None:
@@ -52,17 +55,18 @@ class ProjectLock:
                 "are not kept apart; start one at a time",
                 err=True,
             )
+        folder = _open_folder(self.path)
         until = time.monotonic() + _DYING_S
-        while not _flock(file):
+        while not (_flock(file) and _flock(folder)):
             holder = _read(self.path)
             if not _is_dead(holder) or time.monotonic() > until:
-                file.close()
+                _close(file, folder)
                 raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
-        if not _is_at(file, self.path):  # its last holder removed it
-            file.close()
+        if not is_at(file, self.path):  # its last holder removed it
+            _close(file, folder)
             return self.acquire()
-        self._file = file
+        self._file, self._folder = file, folder
         self._info = {
             "pid": os.getpid(),
             "host": _host(),
@@ -85,7 +89,26 @@ class ProjectLock:
         """Say in the lock which task runs."""
         if self._file is not None:
             self._info["task"] = task
+            self._take_again()
             self._write()
+
+    def _take_again(self) -> None:
+        """Where a command removed the lock's file, make and lock it anew."""
+        assert self._file is not None
+        if is_at(self._file, self.path):
+            return
+        with suppress(PtychoTasksError):
+            file = self._open()
+            if _flock(file):
+                self._file.close()
+                self._file = file
+                return
+            file.close()
+            echo(
+                f"warning: {self.path} was removed, and another run began: the two are not kept "
+                "apart; stop one",
+                err=True,
+            )
 
     def release(self, *, remove: bool = False) -> None:
         """Give the lock back, and remove its file if that is asked for."""
@@ -95,9 +118,8 @@ class ProjectLock:
         if self._file is not None:
             with suppress(OSError):  # a full disk must not end a run that is done
                 self._file.truncate(0)
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
+            _close(self._file, self._folder)
+            self._file = self._folder = None
 
     def _write(self) -> None:
         assert self._file is not None
@@ -134,12 +156,19 @@ def waited_for(path: Path) -> Iterator[None]:
         yield
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+def _open_folder(path: Path) -> int | None:
+    """The project's folder, by its lock's path; None where it cannot be opened."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.open(path.parent.parent, os.O_RDONLY)
     except OSError:
-        return False
+        return None
+
+
+def _close(file: IO[str], folder: int | None) -> None:
+    with suppress(OSError):
+        file.close()
+    if folder is not None:
+        os.close(folder)
 
 
 def holder_of(path: Path | None = None) -> str | None:
@@ -147,9 +176,18 @@ def holder_of(path: Path | None = None) -> str | None:
     path = path or Path(LOCK_NAME)
     try:
         with path.open("r+") as file:
-            return None if _flock(file) else _sentence(_read(path))
-    except OSError:  # there is none, or who may not write here cannot be in anyone's way
+            if not _flock(file):
+                return _sentence(_read(path))
+    except FileNotFoundError:
+        pass
+    except OSError:  # who may not write here cannot be in anyone's way
         return None
+    folder = _open_folder(path)
+    try:
+        return None if _flock(folder) else _sentence(_read(path))
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def exit_if_held() -> None:
@@ -164,8 +202,11 @@ def exit_if_held() -> None:
         raise SystemExit(LockedError.exit_code)
 
 
-def _flock(file: IO[str]) -> bool:
-    """Take the kernel's lock of an open file; False where another process holds it."""
+def _flock(file: IO[str] | int | None) -> bool:
+    """Take the kernel's lock of an open file or folder, if there is one; False where another
+    process holds it."""
+    if file is None:
+        return True
     try:
         import fcntl
     except ImportError:  # Windows: runs are not kept apart

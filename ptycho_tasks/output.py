@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import os
 import sys
@@ -13,6 +14,9 @@ from ptycho_tasks.errors import one_line
 
 CLOSED = 141
 """Exit status of a command that stopped since nobody read on, as of one that SIGPIPE ended."""
+
+UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", -1))
+"""How a stream says that it takes no more."""
 
 _lost = False
 """Whether something could not be written, which the exit status says then."""

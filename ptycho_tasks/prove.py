@@ -21,8 +21,9 @@ from typing import TextIO
 from ptycho_tasks import warden
 from ptycho_tasks.clock import SYSTEM, Clock
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
-from ptycho_tasks.files import remove_leftovers, sha256_file, write_atomic, writing
+from ptycho_tasks.files import is_at, remove_leftovers, sha256_file, staged, write_atomic, writing
 from ptycho_tasks.junit import TestReport, read_junit
+from ptycho_tasks.keep import forget, keep_files
 from ptycho_tasks.output import say
 from ptycho_tasks.provenance import surroundings
 from ptycho_tasks.reporter import handling, in_worker
@@ -85,12 +86,14 @@ def run_item(
                 tee.finish()
                 took = clock.seconds() - seconds
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
+                _put_back(file, log)
             print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
             raise
         took = clock.seconds() - seconds
         tests = read_junit(folder / "junit.xml") if item.countable else None
         verdict = _judged(item, process.returncode, ended, tests, tee)
         file.write(_foot(ended, took, tests, verdict["problem"], verdict["outcome"]))
+        _put_back(file, log)
     outcome = {
         "inputs": dict(inputs),
         "started": begun,
@@ -147,7 +150,7 @@ def _make_room(evidence: Evidence, item: Item) -> None:
     """Remove the last result of an item that was not published."""
     log, result = evidence.pending_log(item), evidence.pending_file(item)
     with writing(log):
-        result.unlink(missing_ok=True)
+        forget(result)
         remove_leftovers([result])
         log.parent.mkdir(parents=True, exist_ok=True)
 
@@ -166,8 +169,9 @@ def _kept(evidence: Evidence, item: Item, outcome: Record, around: Record) -> Re
         "sha256": sha256_file(log),
         **around,
     }
-    content = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
-    write_atomic(evidence.pending_file(item), content)
+    result = evidence.pending_file(item)
+    write_atomic(result, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    keep_files([result, log])
     return record
 
 
@@ -312,8 +316,17 @@ _ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b",
 
 @contextmanager
 def _opened(log: Path) -> Iterator[TextIO]:
-    with writing(log), log.open("w", encoding="ascii", newline="\n") as file:
+    with writing(log), log.open("w+", encoding="ascii", newline="\n") as file:
         yield file
+
+
+def _put_back(file: TextIO, log: Path) -> None:
+    """Write a log again that the command has removed."""
+    file.flush()
+    if not is_at(file, log):
+        file.seek(0)
+        with staged(log) as again, again.open("w", encoding="ascii", newline="\n") as copy:
+            shutil.copyfileobj(file, copy)
 
 
 def as_ascii(text: str) -> str:
@@ -386,7 +399,7 @@ def _foot(ended: str, took: float, tests: TestReport | None, problem: str, outco
     if tests is not None:
         lines.append(f"# tests: {tests.counts}")
     if problem:
-        lines.append(f"# problem: {problem}")
+        lines.append(f"# problem: {in_one_line(problem)}")
     return "\n".join([*lines, f"# outcome: {outcome}", ""])
 
 

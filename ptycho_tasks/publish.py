@@ -45,6 +45,7 @@ from ptycho_tasks.files import (
     write_atomic,
     writing,
 )
+from ptycho_tasks.keep import begin_keeping, forget, keep_files
 from ptycho_tasks.ledger import appended, holds, lock_of
 from ptycho_tasks.lock import waited_for
 from ptycho_tasks.plan import DONE, ID_PATTERN, STATES, Change, Plan, note
@@ -122,12 +123,14 @@ def begin(evidence: Evidence) -> None:
     with waited_for(evidence.root / LOCK):
         complete(evidence)
         _note_plan(evidence, read_plan(evidence).content)
+        begin_keeping(evidence.root / PENDING)
 
 
 def _note_plan(evidence: Evidence, content: bytes) -> None:
     with writing(evidence.root / _SEEN):
         remove_leftovers([evidence.root / _SEEN])
     write_atomic(evidence.root / _SEEN, json.dumps(_told(evidence, content)).encode())
+    keep_files([evidence.root / _SEEN])
 
 
 def _told(evidence: Evidence, content: bytes) -> dict[str, str]:
@@ -446,8 +449,8 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
             _note_plan(evidence, new_plan)
             for name in journal["pending"]:
                 for ending in ("json", "log"):
-                    (evidence.root / PENDING / f"{name}.{ending}").unlink(missing_ok=True)
-            (evidence.root / JOURNAL).unlink()
+                    forget(evidence.root / PENDING / f"{name}.{ending}")
+            (evidence.root / JOURNAL).unlink(missing_ok=True)
 
 
 def _place_all(
@@ -466,7 +469,7 @@ def _place_all(
         if moved and not work.exists():
             folder.rename(work)
         if not decided:
-            (evidence.root / JOURNAL).unlink()
+            (evidence.root / JOURNAL).unlink(missing_ok=True)
         raise
 
 

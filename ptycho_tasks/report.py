@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ptycho_tasks import errors
 from ptycho_tasks.evidence import GREEN, RED, Evidence, Item, Record
 from ptycho_tasks.junit import Counts
 from ptycho_tasks.plan import BLOCKED, DONE, STATES
@@ -72,8 +73,13 @@ def outcome_of(parts: Sequence[Evaluated]) -> str:
 
 def one_line(text: str) -> str:
     """A text fit for a note in a table's cell."""
-    fit = " ".join(text.split()).translate(_FIT)
+    fit = errors.one_line(" ".join(text.split()).translate(_FIT))
     return fit if len(fit) <= _LONGEST_NOTE else f"{fit[: _LONGEST_NOTE - 3]}..."
+
+
+def _in_code(text: str) -> str:
+    """A path as it stands between backticks."""
+    return errors.one_line(text).replace("`", "'")
 
 
 def said(record: Record) -> str:
@@ -142,7 +148,8 @@ def _facts(record: Record) -> Iterator[str]:
     # Four blanks more than the list's: a code block, whatever the command holds.
     yield "- command:"
     yield ""
-    yield from (f"      {line}" for line in str(record["command"]).splitlines())
+    lines = str(record["command"]).splitlines()
+    yield from (f"      {errors.one_line(line)}" for line in lines)
     yield ""
     yield f"- outcome: {said(record)}; {record['ended']}"
     if record.get("problem"):
@@ -150,7 +157,7 @@ def _facts(record: Record) -> Iterator[str]:
     yield f"- started: {record['started']}"
     yield f"- log: `{record['log']}`, sha256 {record['sha256']}"
     for path, digest in record["inputs"].items():
-        yield f"- artefact: `{path}`, sha256 {digest or 'missing'}"
+        yield f"- artefact: `{_in_code(path)}`, sha256 {digest or 'missing'}"
     for name, value in record["env"].items():
         yield f"- environment: {name}={json.dumps(value)}"
     dirty = ", with changes" if record["dirty"] else ""
@@ -180,7 +187,7 @@ def blocker(results: Mapping[str, Record], outputs: Mapping[str, Sequence[str]])
         lines += [
             f"# {', '.join(record['ids'])}: blocked",
             f"# command: {in_one_line(record['command'])}",
-            f"# {record['ended']}: {record['problem']}",
+            f"# {record['ended']}: {in_one_line(record['problem'])}",
             f"# the end of {record['log']}:",
             *tail,
             "",

@@ -30,6 +30,7 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 
 from ptycho_tasks.clock import utc_now
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.lock import ProjectLock
 from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import echo, say
@@ -70,6 +71,7 @@ class _Run:
     def end(self) -> None:
         """Put everything back."""
         self.handlers.close()
+        _put_back_results()
         self.lock.release()
 
     def mind_workers(self) -> None:
@@ -92,6 +94,16 @@ class _Run:
             )
             self.workers.clear()
             raise Stopped(1)
+
+
+def _put_back_results() -> None:
+    """Leave the results of the evidence where a later run finds them."""
+    keep = sys.modules.get("ptycho_tasks.keep")
+    if keep is not None:
+        try:
+            keep.end_keeping()
+        except PtychoTasksError as error:
+            echo(f"warning: results that are not published are lost: {error}", err=True)
 
 
 _run: _Run | None = None
@@ -152,6 +164,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
+        with or_exit():
+            utc_now()  # libraries trip over a SOURCE_DATE_EPOCH that is no number
         begin_run(Globals.dep_manager.backend)
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence_tasks import refuse_unready

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from doit.dependency import FileChangedChecker
 
+from ptycho_tasks.clock import now_ns
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.file_system import has_record_locks, is_local
 from ptycho_tasks.files import Stamp, not_a_file, sha256_file, stamp_of
@@ -39,6 +39,8 @@ CREATE TABLE file (
 ) WITHOUT ROWID;
 CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
+_TASK = "INSERT OR REPLACE INTO task VALUES (?, ?)"
+_FILE = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)"
 _NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?)"
 _SETTLED_NS = 20_000_000
 """A file younger than this could change again within one tick of its file system's clock."""
@@ -71,12 +73,13 @@ class State:
         self.snapshots: dict[str, dict[str, str | None]] = {}
         """Of tasks that were checked: their inputs' hashes at that time."""
         self._connection: sqlite3.Connection | None = None
+        self._inode: int | None = None
         self._tasks: dict[str, dict[str, Any]] | None = None
         self._raw: dict[str, str] = {}
         self._files = _no_files()
         self._notes: dict[str, str] = {}
         self._sources: dict[str, str | None] = {}
-        self._opened_ns = time.time_ns()
+        self._opened_ns = now_ns()
         self._new_files: dict[tuple[str, str], tuple[int, int, int, int, str]] = {}
         self._new_notes: dict[str, str] = {}
         self._has_locks: bool | None = None
@@ -146,8 +149,15 @@ class State:
     def dump(self) -> None:
         """Write what is left to write, and close."""
         self._keep()
+        with suppress(sqlite3.Error, OSError):
+            if self._is_removed():
+                self._transact(None, ())
+        self._close()
+
+    def _close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            with suppress(sqlite3.Error):
+                self._connection.close()
             self._connection = None
 
     # ------------------------------------------------------------------------------------- ours
@@ -204,7 +214,7 @@ class State:
             digest = self._digest(path, "python", source_digest)
             with suppress(OSError):
                 changed_ns = os.stat(path).st_mtime_ns  # noqa: PTH116
-                if self._opened_ns < changed_ns < time.time_ns() + _COARSE_SETTLED_NS:
+                if self._opened_ns < changed_ns < now_ns() + _COARSE_SETTLED_NS:
                     digest = f"changed while it was loaded, at {changed_ns}"
             self._sources[path] = digest
         return self._sources[path]
@@ -222,7 +232,7 @@ class State:
             digest = compute(Path(path))
         except OSError:
             return None
-        if stamp == stamp_of(path) and _is_settled(stamp):
+        if stamp == stamp_of(path) and _is_settled(stamp) and _can_keep(path, stamp):
             self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
@@ -249,7 +259,7 @@ class State:
         if self._tasks is None:
             self._tasks = {}
             unfit = not_a_file(Path(self.name))
-            if unfit:  # who opens a named pipe waits for ever
+            if unfit:
                 self._set_aside(f"it {unfit}")
             elif Path(self.name).exists():
                 try:
@@ -318,11 +328,14 @@ class State:
 
     def _connect(self) -> sqlite3.Connection:
         """The connection for writing."""
+        if self._is_removed():
+            self._close()
         if self._connection is None:
             path = Path(self.name)
             new = not path.exists()
             if new:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_journals()
             self._connection = self._opened(f"mode=rwc{self._without_locks()}")
             if new or _has_write_ahead_log(self.name):
                 self._set_journal(self._connection)
@@ -331,7 +344,30 @@ class State:
                     f"BEGIN; PRAGMA application_id={_APPLICATION_ID};"
                     f"PRAGMA user_version={_VERSION}; {_TABLES} COMMIT;"
                 )
+                self._write_all(self._connection)
+            self._inode = _inode(self.name)
         return self._connection
+
+    def _is_removed(self) -> bool:
+        """Whether the file of the open database was removed, as by a command of a task."""
+        return self._connection is not None and _inode(self.name) != self._inode
+
+    def _remove_journals(self) -> None:
+        for ending in ("-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                Path(f"{self.name}{ending}").unlink()
+
+    def _write_all(self, connection: sqlite3.Connection) -> None:
+        """Write all that this process knows into a database that is new."""
+        made = {name: self._text(record) for name, record in (self._tasks or {}).items() if record}
+        files = {
+            (path, kind): row for kind, rows in self._files.items() for path, row in rows.items()
+        }
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(_TASK, {**self._raw, **made}.items())
+        connection.executemany(_FILE, _rows(files))
+        connection.executemany(_NOTE, self._notes.items())
+        connection.execute("COMMIT")
 
     def _set_journal(self, connection: sqlite3.Connection) -> None:
         """Have the fastest journal only where one machine alone sees it, and has locks for it;
@@ -346,17 +382,13 @@ class State:
 
     def _set_aside(self, reason: str) -> None:
         """Give a file that is no database of ours another name, and begin with an empty one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._close()
         self._raw, self._files, self._notes = {}, _no_files(), {}
         path = Path(self.name)
         names = (path.with_name(f"{path.name}.bad{n}") for n in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         path.rename(aside)
-        for ending in ("-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                Path(f"{path}{ending}").unlink()
+        self._remove_journals()
         echo(
             f"warning: {path} cannot be used ({reason}); it is now {aside.name}, and what was "
             "built is recognised by what the files say of themselves",
@@ -366,8 +398,10 @@ class State:
     def _commit_task(self, task: str) -> None:
         if self.is_forgotten(task):
             self.note(f"forgotten {task}", "no")
-        record = json.dumps(self._with_sources_apart(self._loaded()[task]), separators=(",", ":"))
-        self._write("INSERT OR REPLACE INTO task VALUES (?, ?)", (task, record))
+        self._write(_TASK, (task, self._text(self._loaded()[task])))
+
+    def _text(self, record: dict[str, Any]) -> str:
+        return json.dumps(self._with_sources_apart(record), separators=(",", ":"))
 
     def _with_sources_apart(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record in which the digests of source files, a hundred that most tasks have in
@@ -424,13 +458,18 @@ class State:
             raise SystemExit(FileWriteError.exit_code) from error
 
     def _transact(self, statement: str | None, values: tuple[Any, ...]) -> None:
+        try:
+            self._transact_once(statement, values)
+        except sqlite3.Error:
+            if not self._is_removed():
+                raise
+            self._transact_once(statement, values)
+
+    def _transact_once(self, statement: str | None, values: tuple[Any, ...]) -> None:
         connection = self._connect()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany(
-                "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*key, *value) for key, value in self._new_files.items()],
-            )
+            connection.executemany(_FILE, _rows(self._new_files))
             connection.executemany(_NOTE, self._new_notes.items())
             if statement is not None:
                 connection.execute(statement, values)
@@ -521,11 +560,29 @@ def _has_write_ahead_log(name: str) -> bool:
 
 
 def _header(name: str) -> bytes:
+    if not_a_file(Path(name)):
+        return b""
     try:
         with open(name, "rb") as file:  # noqa: PTH123
             return file.read(100)
     except OSError:
         return b""
+
+
+def _inode(path: str) -> int | None:
+    stamp = stamp_of(path)
+    return None if stamp is None else stamp[3]
+
+
+def _rows(files: Mapping[tuple[str, str], tuple[int, int, int, int, str]]) -> list[tuple[Any, ...]]:
+    return [(*key, *value) for key, value in files.items()]
+
+
+def _can_keep(path: str, stamp: Stamp) -> bool:
+    """Whether SQLite can hold what is known of a file: its name may be no UTF-8, and its time may
+    lie 300 years ahead."""
+    is_text = path.isascii() or path == path.encode("utf-8", "replace").decode()
+    return is_text and all(-(1 << 63) <= number < 1 << 63 for number in stamp)
 
 
 def _is_digest(value: Any) -> bool:
@@ -555,7 +612,7 @@ def whole(built: Any) -> dict[str, Any] | None:
 
 def _is_settled(stamp: Stamp) -> bool:
     """Whether a later change of the file would show in its modification time."""
-    age = time.time_ns() - stamp[1]
+    age = now_ns() - stamp[1]
     coarse = stamp[1] % 1_000_000_000 == 0
     # A file from the future, by a clock that is wrong, must not be read again for ever.
     return age < -_COARSE_SETTLED_NS or age > (_COARSE_SETTLED_NS if coarse else _SETTLED_NS)

@@ -15,6 +15,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 from doit.task import Task
 
+from ptycho_tasks.errors import one_line
 from ptycho_tasks.freshness import Answer, Reason, UpToDate
 from ptycho_tasks.order import in_run_order
 from ptycho_tasks.output import say
@@ -110,7 +111,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         if as_json:
             text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
         else:
-            text = "".join(f"{line}\n" for line in self.lines(verdicts))
+            text = "".join(f"{one_line(line)}\n" for line in self.lines(verdicts))
         say(text, self.outstream)
         return 0
 

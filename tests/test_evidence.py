@@ -884,3 +884,47 @@ def test_a_session_of_its_own_ends_with_the_command(root, doit):
     items(root, "id: C4.D3, command: sh start.sh, log: quick")
     assert doit(root, "evidence").returncode == 0
     assert not is_alive(int((root / "pid").read_text()))
+
+
+# --- what commands and names do ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [[], ["-n", "2"]])
+def test_an_item_that_removes_our_files_costs_the_others_nothing(root, doit, processes):
+    items(
+        root,
+        "id: C4.D1, command: echo one, log: one",
+        "id: C4.D2, command: rm -rf .ptycho, log: two",
+        "id: C4.D3, command: echo three, log: three",
+    )
+    done = doit(root, *processes, "evidence")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in report(root).glob("*.log")} == {
+        "one_green.log", "two_green.log", "three_green.log",
+    }  # fmt: skip
+    again = doit(root, "evidence")
+    assert again.returncode == 0
+    assert again.stdout.count("still good") == 3
+
+
+def test_what_names_hold_reaches_neither_terminal_nor_report_raw(root, doit):
+    strange = "in/new\nline\x1b[31m\u202e`.txt", os.fsdecode(b"in/\xff.txt")
+    (root / "in").mkdir()
+    for name in strange:
+        (root / name).write_text("x")
+    items(root, r'id: C4.D3, command: "echo \u202e\e[31m >/dev/null", log: a, depends: [in]')
+    assert doit(root, "evidence").returncode == 0
+    for name in strange:
+        (root / name).write_text("y")
+    said = [doit(root, word, "evidence").stdout for word in ("why", "dry-run")]
+    said += [doit(root, "list", "--all").stdout]
+    said += [path.read_text() for path in report(root).glob("*.md")]
+    for text in said:
+        assert all(line.isprintable() for line in text.split("\n")), ascii(text)
+    assert r"in/new\nline\x1b[31m\u202e" in said[0]
+
+
+@pytest.mark.parametrize("item", [r'command: "a\0b"', r'command: ls, env: {A: "\0"}'])
+def test_a_command_with_a_nul_character_is_refused(root, doit, item):
+    items(root, f"id: C4.D3, log: a, {item}")
+    assert_one_line(doit(root, "evidence"), 2, "evidence.yaml", "NUL")

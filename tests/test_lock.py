@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -120,3 +121,29 @@ def test_without_locks_a_line_says_that_runs_are_not_kept_apart(path, monkeypatc
     assert holder_of(path) is None
     for lock in locks:
         lock.release()
+
+
+def test_a_lock_whose_file_was_removed_still_holds_and_is_made_again(path, capsys):
+    lock = ProjectLock(path)
+    lock.acquire()
+    shutil.rmtree(path.parent)
+    assert "another run is at work" in holder_of(path)
+    with pytest.raises(LockedError):
+        ProjectLock(path).acquire()
+    lock.working_on("train:wide")
+    assert "task train:wide" in holder_of(path)
+    lock.release()
+    assert holder_of(path) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys):
+    monkeypatch.setattr("ptycho_tasks.lock._open_folder", lambda path: None)
+    first, second = ProjectLock(path), ProjectLock(path)
+    first.acquire()
+    shutil.rmtree(path.parent)
+    second.acquire()
+    first.working_on("train:wide")
+    assert "not kept apart" in capsys.readouterr().err
+    first.release()
+    second.release()

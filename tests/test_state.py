@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -328,3 +329,62 @@ def test_rows_of_other_types_count_as_unknown(state, tmp_path, table, column, va
     assert state.sha256(scan) == known
     finish(state, "train", file="abd")
     assert again(state).get("train", "file") == "abd"
+
+
+# --- what commands do to it, and files from any time and of any name ------------------------------
+
+
+def test_a_database_that_is_removed_is_made_anew_with_all_that_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / ".ptycho" / "state.sqlite")
+    state = State(name)
+    state.running = True
+    state.note("first", "1")
+    state.set("a", "deps:", ["x"])
+    shutil.rmtree(".ptycho")
+    state.set("b", "deps:", ["y"])
+    shutil.rmtree(".ptycho")
+    state.dump()
+    again = State(name)
+    assert (again.get("a", "deps:"), again.get("b", "deps:")) == (["x"], ["y"])
+    assert again.note("first") == "1"
+
+
+def test_a_database_that_is_removed_before_anything_is_written_keeps_what_was_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / ".ptycho" / "state.sqlite")
+    for task in ("a", "b"):
+        state = State(name)
+        state.running = True
+        assert state.get("a", "deps:") == (None if task == "a" else ["x"])
+        if task == "b":
+            shutil.rmtree(".ptycho")
+        state.set(task, "deps:", ["x"])
+        state.dump()
+    assert State(name).get("a", "deps:") == ["x"]
+
+
+@pytest.mark.parametrize("seconds", [0, -5_000_000_000, 9_300_000_000, 15_000_000_000])
+@pytest.mark.parametrize("file", [b"plain", b"not-utf8-\xff"])
+def test_a_file_of_any_time_and_name_is_hashed(tmp_path, monkeypatch, seconds, file):
+    monkeypatch.chdir(tmp_path)
+    path = os.fsdecode(file)
+    contents = set()
+    for text in ("one", "two"):
+        Path(path).write_text(text)
+        os.utime(path, (seconds, seconds))
+        state = State(str(tmp_path / "state.sqlite"))
+        state.running = True
+        contents.add(state.sha256(path))
+        state.note("any", "thing")
+        state.dump()
+    assert len(contents) == 2
+
+
+def test_a_pipe_in_place_of_the_database_is_set_aside(tmp_path, capsys):
+    os.mkfifo(tmp_path / "state.sqlite")
+    state = State(str(tmp_path / "state.sqlite"))
+    assert state.get("a", "deps:") is None
+    assert "is not a regular file" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""What commands remove of a run's results is put back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from ptycho_tasks.keep import Keep
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / ".ptycho" / "evidence"
+    folder.mkdir(parents=True)
+    (folder / "old.json").write_text("{}")
+    return folder
+
+
+def test_what_was_removed_is_put_back_as_it_was_last(folder):
+    keep = Keep(folder)
+    for text in ("first", "last"):
+        (folder / "a.log").write_text(text)
+        keep.add([folder / "a.log"])
+    shutil.rmtree(folder.parent)
+    keep.restore()
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.log": "last", "old.json": "{}"}
+
+
+def test_what_is_there_and_what_was_dropped_is_left_alone(folder):
+    (folder / "a.log").write_text("kept")
+    keep = Keep(folder)
+    keep.drop([folder / "old.json"])
+    (folder / "old.json").unlink()
+    (folder / "a.log").write_text("newer")
+    keep.restore()
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.log": "newer"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_of_a_run_share_it(folder):
+    keep = Keep(folder)
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if not child:
+            (folder / f"{number}.json").write_text(str(number))
+            keep.add([folder / f"{number}.json"])
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    shutil.rmtree(folder.parent)
+    keep.restore()
+    found = sorted(path.read_text() for path in folder.iterdir())
+    assert found == ["0", "1", "2", "3", "{}"]
+
+
+def test_without_a_temporary_folder_nothing_is_kept_and_nothing_fails(folder, monkeypatch):
+    def refuse(*args, **more):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("ptycho_tasks.keep.tempfile.TemporaryFile", refuse)
+    keep = Keep(folder)
+    shutil.rmtree(folder)
+    keep.restore()
+    assert not folder.exists()
