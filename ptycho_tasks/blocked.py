@@ -75,5 +75,6 @@ class Blocked:
         deps = {name: self._tasks[name].task_dep for name in self._selected}
         publishing = [name for name in deps if not causes.keys().isdisjoint(deps[name])]
         items = dict.fromkeys(item for name in publishing for item in deps[name])
-        publish_action([item.removeprefix(HIDDEN) for item in items if item.startswith(HIDDEN)])
+        names = [item.removeprefix(HIDDEN) for item in items if item.startswith(HIDDEN)]
+        publish_action(names, whole=False)
         return {*causes, *publishing}

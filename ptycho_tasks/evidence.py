@@ -330,7 +330,8 @@ def read_record(path: Path) -> Record | None:
     """A result or manifest; None where there is none that can be read."""
     try:
         record = json.loads(path.read_text("utf-8"))
-        json.dumps(record, ensure_ascii=False).encode()  # halves of characters are no text
+        # Halves of characters are no text, those aside that stand for the bytes of a file's name.
+        json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -197,8 +197,13 @@ def prove(name: str) -> TaskFailed | TaskError | None:
     return None
 
 
-def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
-    """The action of `evidence`: publish what is pending, and say what each item came to."""
+def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskError | None:
+    """The action of `evidence`: publish what is pending, and say what each item came to.
+
+    Args:
+        names: of the items.
+        whole: whether all of them ran, or still hold.
+    """
     from ptycho_tasks.keep import put_back
     from ptycho_tasks.publish import publish
     from ptycho_tasks.report import BLOCKER
@@ -213,9 +218,11 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     except Exception as error:
         return failure_of(error)
     red: list[tuple[Item, str]] = []
+    lost: list[str] = []
     for item in items:
         record = latest(evidence, item)
-        if record is None:  # the run ended before
+        if record is None:
+            lost += [item.name] if whole else []
             continue
         again = "" if item in ran else f" (of {record['started']}, still good)"
         echo(one_line(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}"))
@@ -223,6 +230,9 @@ def publish_action(names: list[str]) -> TaskFailed | TaskError | None:
     if done is not None:
         folder = Path(done.folder).relative_to(evidence.root)
         echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
+    if lost:
+        text = f"the result of {', '.join(lost)} is gone or damaged; run again"
+        return failure_of(PtychoTasksError(text))
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))

@@ -81,19 +81,18 @@ with h5py.File("scan.cxi", "w") as file:
 
 def reached(function, payload):
     """The modules of the core of which a stage runs any function."""
-    here, found = str(Path(ptycho_tasks.__file__).parent), set()
+    here, files = str(Path(ptycho_tasks.__file__).parent), set()
 
     def note(frame, event, argument):
         if event == "call" and frame.f_code.co_name != "<module>":
-            file = Path(frame.f_code.co_filename)
-            found.update({file.stem} if str(file).startswith(here) else ())
+            files.add(frame.f_code.co_filename)
 
     sys.setprofile(note)
     try:
         function(payload)
     finally:
         sys.setprofile(None)
-    return found
+    return {Path(file).stem for file in files if file.startswith(here)}
 
 
 @pytest.fixture(scope="module")
