@@ -48,9 +48,12 @@ def plan() -> None:
 def show(as_json: bool) -> None:
     """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
     from ptycho_tasks.checklist import checklist
+    from ptycho_tasks.publish import read_plan
+    from ptycho_tasks.ready import mention_odd_rows
 
     project, sight = _project()
     lines = checklist(project, sight)
+    mention_odd_rows(read_plan(project))
     if as_json:
         say(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
         return

@@ -51,7 +51,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     lock = lock_of(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
         raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
-    _mention_odd_rows(plan)
+    mention_odd_rows(plan)
     for item in items:
         _check_command(evidence, item)
         _check_named_files(evidence, item)
@@ -72,7 +72,7 @@ def check_rows(evidence: Evidence, plan: Plan) -> None:
         plan.row(id)
 
 
-def _mention_odd_rows(plan: Plan) -> None:
+def mention_odd_rows(plan: Plan) -> None:
     """Say in one line which rows have a state that is none; those that are listed are refused."""
     if plan.odd_rows:
         first, *others = plan.odd_rows

@@ -102,11 +102,14 @@ def taken(text: str, commands: tuple[str, ...], must: Must = "either") -> Trial:
                 line = re.sub(r"(2>&1\s*)?\|\s*tee.*", "", line)
                 lines = [shlex.split(part) for part in line.split("&&")]
             else:
-                lines = [] if words is None else [words]
-            for one in lines:
-                plain = [word for word in one if not re.fullmatch(r"[A-Z_]+=.*", word)]
-                if tuple(plain) not in allowed:
-                    return f"prose became the command {' '.join(plain)!r}"
+                lines = [] if words is None else [words, ["python", "-m", *words]]
+            plain = [
+                tuple(word for word in one if not re.fullmatch(r"[A-Z_]+=.*", word))
+                for one in lines
+            ]
+            # Of pytest, either way to call it; of what `&&` joins, each.
+            if not (any if words else all)(one in allowed for one in plain):
+                return f"prose became the command {' '.join(plain[0])!r}"
         return ""
 
     return Trial(ptycho("plan", "import", "memo.txt"), ("memo.txt", "evidence.yaml"), must, wrong)
@@ -252,7 +255,14 @@ _shows("stateless", "- **C4.F:** a\n", None)
 for _state in ("D", "~", "-", "?", "xx", "\u2713", "DONE"):
     _shows(f"state_{_state.encode().hex()}", f"- [{_state}] **C4.F:** a\n", None)
     _shows(f"cell_{_state.encode().hex()}", f"| C4.F | a | [{_state}] | |\n", None)
-_shows("other_row_state_D", "- [ ] **C4.F:** a\n- [D] **C4.G:** a\n", None)
+
+
+@EVIDENCE.case
+def _plan_other_row_state_D(rng: Rng) -> Trial:  # noqa: N802 (a state)
+    shown("- [ ] **C4.F:** a\n- [D] **C4.G:** a\n", _F)
+    return Trial(ptycho("plan", "check"), NAMES, "refuse")
+
+
 _shows("long_line", "| C4.F | " + "a" * 10**6 + " | [ ] | |\n", _F)
 _shows("many_pipes", "|" * 10**5 + "\n- [ ] **C4.F:** a\n", _F)
 _shows("many_brackets", "- " + "[" * 10**5 + "\n- [ ] **C4.F:** a\n", _F)
