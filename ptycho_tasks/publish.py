@@ -87,7 +87,7 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return _plan(_content(evidence.plan_file, evidence.plan), evidence.plan)
+    return _plan(_content(evidence, "plan", evidence.plan_file), evidence.plan)
 
 
 # It is asked for several times a run, and may be long.
@@ -100,17 +100,18 @@ def read_ledger(evidence: Evidence) -> bytes:
     Raises:
         PlanError: it cannot be read.
     """
-    return _content(evidence.ledger_file, evidence.ledger)
+    return _content(evidence, "ledger", evidence.ledger_file)
 
 
-def _content(path: Path, name: str) -> bytes:
+def _content(evidence: Evidence, key: str, path: Path) -> bytes:
+    where = f"{evidence.file}: {key}: {getattr(evidence, key)}"
     unfit = not_a_file(path)
     if unfit:
-        raise PlanError(f"{name}: {unfit}; expected a Markdown file")
+        raise PlanError(f"{where}: {unfit}; expected a Markdown file")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PlanError(f"{name}: {error.strerror or error}; correct the path") from error
+        raise PlanError(f"{where}: {error.strerror or error}; correct the path") from error
 
 
 def begin(evidence: Evidence) -> None:

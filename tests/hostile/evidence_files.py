@@ -88,6 +88,10 @@ def memo(
     )
 
 
+def _is_no_variable(word: str) -> bool:
+    return not re.fullmatch(r"[A-Z_]+=.*", word)
+
+
 def taken(text: str, commands: tuple[str, ...], must: Must = "either") -> Trial:
     """Import a memo: whatever it writes as a command is one of these."""
     MEMO.write_bytes(text.encode("utf-8", "surrogatepass"))
