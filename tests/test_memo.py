@@ -112,7 +112,7 @@ def test_a_project_of_its_own_can_run_it(tmp_path):
     doit = [sys.executable, "-m", "doit"]
     done = subprocess.run(doit, cwd=tmp_path, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (
-        2, f"error: {PLAN}: No such file or directory; correct the path\n"
+        2, f"error: evidence.yaml: plan: {PLAN}: No such file or directory; correct the path\n"
     )  # fmt: skip
 
 
