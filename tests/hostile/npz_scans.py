@@ -635,6 +635,6 @@ def _odd_types(rng: Rng) -> Trial:
         trial = read(**{key[0]: changed.astype(float)})
     elif key == "diff3d" and changed.dtype.kind == "f":
         trial = read(frames=changed)
-    elif changed.dtype.kind != "c":
-        trial = read("refuse")
+    elif changed.dtype.kind != "c" and not (key == "probeGuess" and changed.dtype.kind == "f"):
+        trial = read("refuse")  # a real probe is a wave without a phase, and doubtful
     return trial
