@@ -14,6 +14,7 @@ from doit.task import Task
 
 from ptycho_tasks.reporter import begin_run
 from ptycho_tasks.state import State, whole
+from ptycho_tasks.table import mapping_in
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
@@ -151,7 +152,7 @@ class UpToDate(Answer):
             yield Reason("new", task.name, "it was not built yet")
             return
         if built["settings"] != self.recipe.settings:
-            yield from self._changed_settings(_mapping(built["settings"]))
+            yield from self._changed_settings(mapping_in(built["settings"]))
         yield from self._changed_code(built)
         seen = self.state.snapshots[task.name]
         for path in sorted(seen):
@@ -240,15 +241,6 @@ class UpToDate(Answer):
                 "deps:": list(inputs),
             },
         )
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    """A mapping as JSON; empty where it is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {}
 
 
 LOCAL = "project"

@@ -164,8 +164,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
-        with or_exit():
-            utc_now()  # libraries trip over a SOURCE_DATE_EPOCH that is no number
         begin_run(Globals.dep_manager.backend)
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence_tasks import refuse_unready

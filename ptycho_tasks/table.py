@@ -120,11 +120,16 @@ def opened(note: object) -> dict[str, Any]:
     digest, text = note[:64], note[64:]
     if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != digest:
         return {}
+    return mapping_in(text)
+
+
+def mapping_in(text: str) -> dict[str, Any]:
+    """A mapping as JSON; empty where it is none."""
     try:
-        content = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        content = None
-    return content if isinstance(content, dict) else {}
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 _COMMA = ',"'
