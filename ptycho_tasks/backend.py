@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, ExecutionOptions
-from ptycho_tasks.options import TrainingOptions as TrainingOptions  # for who writes a backend
+from ptycho_tasks.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ptycho_tasks.scan import ScanData
@@ -133,7 +134,7 @@ class Reconstruction:
         Raises:
             ScanError: a patch reaches outside the object.
         """
-        from ptycho_tasks.forward import illumination_of
+        from ptycho_tasks.physics.forward import illumination_of
 
         return illumination_of(self.probe, self.positions, self.origin, self.object.shape)
 

@@ -15,9 +15,11 @@ from doit.doit_cmd import DoitMain
 from doit.globals import Globals
 from hypothesis import settings
 
-from ptycho_tasks import payload, table, tasks
-from ptycho_tasks.reporter import Reporter
-from ptycho_tasks.template import DODO
+from ptycho_tasks import tasks
+from ptycho_tasks.builds import task_table as table
+from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config import payload
+from ptycho_tasks.tasks import Reporter
 
 # Machines are busy at times, and no test is about time.
 settings.register_profile("calm", deadline=None)
@@ -35,7 +37,8 @@ training: {epochs: 5}
 """
 
 FURTHER = '''\
-from ptycho_tasks.backend import Reconstruction, TrainingOptions
+from ptycho_tasks.backend import Reconstruction
+from ptycho_tasks.options import TrainingOptions
 
 
 class Further:

@@ -1,9 +1,11 @@
 import pytest
 from doit.exceptions import TaskError, TaskFailed
 
-from ptycho_tasks import cli, faults, tasks
+from ptycho_tasks import tasks
+from ptycho_tasks.commands import cli
 from ptycho_tasks.errors import DEBUG, ConfigError, ScanError
-from ptycho_tasks.faults import DoitTraceback, owner_of, show_fault
+from ptycho_tasks.system import faults
+from ptycho_tasks.system.faults import DoitTraceback, owner_of, show_fault
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.file_system import _is_local, has_record_locks, is_local
+from ptycho_tasks.system.file_system import _is_local, has_record_locks, is_local
 
 MOUNTS = """\
 20 1 8:1 / / rw - ext4 /dev/sda1 rw

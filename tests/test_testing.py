@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ptycho_tasks import testing
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance
+from ptycho_tasks.testing import conformance as testing
 
 STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
 
@@ -636,7 +636,9 @@ def test_requests_carry_the_backend_s_own_execution(tmp_path):
 
 
 def test_without_pytest_one_line_says_so():
-    code = "import sys; sys.modules['pytest'] = None; import ptycho_tasks.testing"
+    code = "import sys; sys.modules['pytest'] = None; import ptycho_tasks.testing.conformance"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: ptycho_tasks.testing needs pytest; run `pip install")
+    assert last.startswith(
+        "ImportError: ptycho_tasks.testing.conformance needs pytest; run `pip install"
+    )
