@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, ExecutionOptions
 from ptycho_tasks.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from ptycho_tasks.scan import ScanData

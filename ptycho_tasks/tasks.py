@@ -26,9 +26,8 @@ from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
-from ptycho_tasks.evidence.loading import project_evidence
-from ptycho_tasks.layout import EVIDENCE, STATE_NAME, stands_alone
-from ptycho_tasks.system.faults import DoitTraceback
+from ptycho_tasks.layout import EVIDENCE, STATE_NAME, asks_for_evidence, stands_alone
+from ptycho_tasks.system.faults import DoitTraceback, or_exit
 from ptycho_tasks.system.terminal import end_in_order, say
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # has to wait for another, and they run in the order that `dry-run` shows.
         selected_tasks[:] = in_run_order(tasks, selected_tasks)
         from ptycho_tasks.builds.project import refuse_missing_scans
-        from ptycho_tasks.system.faults import or_exit
 
         with or_exit():
             refuse_missing_scans(tasks, selected_tasks)
@@ -187,9 +185,12 @@ def task_infer() -> Iterator[Task] | None:
 def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
     refuse_foreign_settings()
-    evidence = project_evidence()
-    if evidence is None:
-        return None
+    with or_exit():
+        if not asks_for_evidence(Path.cwd()):
+            return None
+    # A project without evidence is not to wait for these imports.
+    from ptycho_tasks.evidence.loading import project_evidence
     from ptycho_tasks.evidence.tasks import tasks_of
 
-    return tasks_of(evidence)
+    evidence = project_evidence()
+    return None if evidence is None else tasks_of(evidence)

@@ -18,6 +18,7 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import create_payloads
 from ptycho_tasks.config.layers import ONLY
 from ptycho_tasks.options import STAGES
+from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.sources import source_digest
 
 SOURCE = '''
@@ -147,11 +148,11 @@ def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):
         pass
 
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[2]))
-    code.is_installed.cache_clear()
+    forget_all()
     Installed.__module__ = "ptycho_tasks.anything"
     assert core_sources("fixture") == {}
     assert backend_sources(Installed(), None, tmp_path) == {}
-    code.is_installed.cache_clear()
+    forget_all()
 
 
 def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):

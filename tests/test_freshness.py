@@ -206,7 +206,7 @@ CHANGES = {
     ),
     ("a module that a local backend imports", "other code"): in_file("helper.py", "1", "2"),
     (
-        "the core's code of the fixture, in an editable install",
+        "the core's code that cuts the fixture, in an editable install",
         "other code",
     ): core_code,
     ("the core's version of the stage fixture", "another one"): stage_version,

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.builds import inputs, stages
-from ptycho_tasks.config import payload
 from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.factories import (
     create_inference_payload,
@@ -38,6 +37,7 @@ from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.system import processes
+from ptycho_tasks.system.cache import forget_all
 
 CONFIG = """\
 name: tiny
@@ -399,7 +399,7 @@ def test_a_refinement_that_made_it_worse_says_so(project, capsys, factor, warned
 def test_what_explains_nothing_is_no_result(project, code, said):
     before = project.write().infer()
     files = {path: path.read_bytes() for path in project.inference().output_files}
-    payload._backend.cache_clear()
+    forget_all()
     error = refusal(project.write(infer=code).infer, TrainingError)
     assert "no better than a flat object" in error
     assert said in error

@@ -13,8 +13,7 @@ import pytest
 
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
-from ptycho_tasks.testing import BackendConformance
-from ptycho_tasks.testing import conformance as testing
+from ptycho_tasks.testing import BackendConformance, checks
 
 STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
 
@@ -591,7 +590,7 @@ BROKEN: dict[str, list[Broken]] = {
 )
 def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
     _, code, declared, said = broken
-    monkeypatch.setattr(testing, "GRACE_S", 0.0)
+    monkeypatch.setattr(checks, "GRACE_S", 0.0)
     given = {"method": "train", "ending": "an error", "monkeypatch": monkeypatch} | declared
     folder = tmp_path / "given"
     folder.mkdir()
@@ -636,9 +635,7 @@ def test_requests_carry_the_backend_s_own_execution(tmp_path):
 
 
 def test_without_pytest_one_line_says_so():
-    code = "import sys; sys.modules['pytest'] = None; import ptycho_tasks.testing.conformance"
+    code = "import sys; sys.modules['pytest'] = None; import ptycho_tasks.testing"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(
-        "ImportError: ptycho_tasks.testing.conformance needs pytest; run `pip install"
-    )
+    assert last.startswith("ImportError: ptycho_tasks.testing needs pytest; run `pip install")

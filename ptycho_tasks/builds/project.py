@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.builds.task_table import Table, table_of
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, spelled, stands_alone
+from ptycho_tasks.system.cache import cached
 
 
 def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
@@ -50,7 +50,7 @@ def project_table() -> Table:
     return _table_at(Path.cwd(), current())
 
 
-@functools.lru_cache(maxsize=1)
+@cached
 def _table_at(root: Path, state: State | None) -> Table:
     if stands_alone(root):
         return Table([], root / CONFIG_NAME, b"")

@@ -9,7 +9,6 @@ source says, without its comments and docstrings.
 from __future__ import annotations
 
 import ast
-import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ptycho_tasks.backends import LOCAL_MODULE
 from ptycho_tasks.builds.staleness import LOCAL
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.sources import is_installed
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ _RESULT = (
 )
 STAGE_CODE = {
     "source": StageCode(2, (*_READING, "options", "physics/forward", "physics/simulate")),
-    "fixture": StageCode(2, (*_READING, "scans/cutting")),
+    "fixture": StageCode(2, (*_READING, "scans/cutting", "scans/fixture")),
     "train": StageCode(
         1,
         (
@@ -132,7 +132,7 @@ def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     return {**({} if is_installed(Path(file)) else named), **_core_imports(tuple(found))}
 
 
-@functools.cache
+@cached
 def _core_imports(files: tuple[Path, ...]) -> Sources:
     """The core's modules that files of a backend import; none where the core is installed."""
     if is_installed(_HERE):

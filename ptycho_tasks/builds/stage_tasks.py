@@ -15,7 +15,6 @@ from ptycho_tasks.builds.staleness import IGNORE_CODE, Recipe, UpToDate
 from ptycho_tasks.builds.state import Checker, State
 from ptycho_tasks.builds.task_table import Row
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.faults import or_exit
 
 _OPTIONS = [
@@ -53,8 +52,11 @@ def create_tasks(stage: str) -> Iterator[Task] | None:
 
 def create_all_tasks() -> list[Task]:
     """The tasks of all stages, in their order."""
-    stages = [stage for stage in STAGES if stage != "refine"]
-    return [task for stage in stages for task in create_tasks(stage) or ()]
+    return [
+        task
+        for stage in ("source", "fixture", "train", "infer")
+        for task in create_tasks(stage) or ()
+    ]
 
 
 def _create(stage: str, rows: Iterable[Row]) -> Iterator[Task]:

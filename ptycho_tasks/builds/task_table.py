@@ -13,13 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.notes import opened, sealed
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.layout import CONFIG_NAME, read_bytes
+from ptycho_tasks.system.cache import cached
 
 if TYPE_CHECKING:
     from ptycho_tasks.builds.state import State
@@ -306,7 +307,7 @@ def _rows(
         yield from row(refinement, "refine", refinement.variant.name, lambda: files)
 
 
-@cache
+@cached
 def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
     """The source files that count for a stage of the core, or for a backend, by name."""
     from ptycho_tasks.builds.stage_code import backend_sources, core_sources

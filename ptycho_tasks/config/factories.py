@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ptycho_tasks.config.payload import (
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.options import ExecutionOptions, Section
+from ptycho_tasks.system.cache import cached
 
 
 def create_training_payload(
@@ -206,7 +206,7 @@ def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]
 
 
 # A thousand variants name the same few backends and sections.
-@functools.cache
+@cached
 def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
     """What is known of every key, where backends type sections so."""
     known = facts(Config)
@@ -220,7 +220,7 @@ def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
     return Facts(known)
 
 
-@functools.cache
+@cached
 def _backend(name: str, root: Path) -> tuple[BackendEntry, Backend]:
     entry = find_backend(name, root)
     return entry, entry.load()

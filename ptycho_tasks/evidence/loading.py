@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from ptycho_tasks.layout import (
     has_evidence_file,
     read_bytes,
 )
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.faults import or_exit
 
 _FORMAT = 1
@@ -99,7 +99,7 @@ def project_evidence() -> Evidence | None:
     return _evidence_at(Path.cwd(), current())
 
 
-@functools.lru_cache(maxsize=1)
+@cached
 def _evidence_at(root: Path, state: State | None) -> Evidence | None:
     with or_exit():
         if not asks_for_evidence(root):

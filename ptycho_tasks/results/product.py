@@ -18,7 +18,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +27,8 @@ from ptycho_tasks.physics.forward import patch_corners
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import h5py
 
     from ptycho_tasks.backend import Reconstruction
     from ptycho_tasks.scan import ScanData

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import functools
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+
+from ptycho_tasks.system.cache import cached
 
 _LOCAL = frozenset(
     {"apfs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs", "ntfs"}
@@ -23,7 +24,7 @@ def is_local(path: Path) -> bool:
     return _is_local(path.absolute())
 
 
-@functools.cache
+@cached
 def _is_local(path: Path) -> bool:
     whole = str(path.resolve())
     kind, longest = "", -1

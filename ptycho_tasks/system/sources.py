@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import sysconfig
 from pathlib import Path
 
+from ptycho_tasks.system.cache import cached
 
-@functools.cache
+
+@cached
 def is_installed(path: Path) -> bool:
     """Whether a file lies where pip installs: only an upgrade changes it there."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}

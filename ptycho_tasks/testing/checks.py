@@ -46,7 +46,7 @@ GRACE_S = 5.0
 """How long threads and processes may take to end once an exception has come out."""
 
 
-def _infer_from_disk() -> None:
+def infer_from_disk() -> None:
     """In a process of its own: infer what lies in a folder, and write the result there."""
     name, folder, execution = sys.argv[1:]
     place = Path(folder)

@@ -252,7 +252,12 @@ class BackendConformance:
         execution = msgspec.json.encode(self._execution()).decode()
         given = [self.backend.name, str(tmp_path), execution]
         done = subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import _infer_from_disk as f; f()", *given],
+            [
+                sys.executable,
+                "-c",
+                "from ptycho_tasks.testing.checks import infer_from_disk; infer_from_disk()",
+                *given,
+            ],
             cwd=self.root.absolute(),
             text=True,
             capture_output=True,
