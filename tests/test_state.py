@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptycho_tasks.builds import state as module
-from ptycho_tasks.builds.staleness import Recipe, UpToDate
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import spelled
 
@@ -259,7 +260,7 @@ def test_source_digests_that_tasks_share_are_stored_once(state):
         state.set(task, "_values_:", {"built": {**BUILT, "sources": sources}})
         state.set(task, "deps:", [])
     state = again(state)
-    assert state.built("b")["sources"] == sources
+    assert state.get("b", "_values_:")["built"]["sources"] == sources
     state.dump()
     assert Path(state.name).read_bytes().count(b"ptycho_tasks/7.py") == 1
 
@@ -296,8 +297,20 @@ def test_a_record_of_any_shape_is_one_or_counts_as_unknown(record, tmp_path_fact
         connection.execute("UPDATE task SET record = ?", (json.dumps(record),))
         connection.commit()
     with dumped(path) as state:
-        recipe = Recipe("{}", (), {}, {})
-        answer = UpToDate(recipe, ["scan.npz"])
+        row = Row(
+            name="train",
+            stage="train",
+            variant="default",
+            doc="",
+            inputs={"scan": "scan.npz"},
+            outputs=["out"],
+            after="",
+            settings="{}",
+            at_default=(),
+            versions={},
+            sources={},
+        )
+        answer = UpToDate(row)
         answer.setup(SimpleNamespace(backend=state), {})
         task = Task("train", None, file_dep=["scan.npz"], targets=["out"], uptodate=[answer])
         assert not answer(task, state.get("train", "_values_:") or {})

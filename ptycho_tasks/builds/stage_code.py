@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptycho_tasks.backends import LOCAL_MODULE
-from ptycho_tasks.builds.staleness import LOCAL
+from ptycho_tasks.builds.identity import PROJECT_CODE
 from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.sources import is_installed
 
@@ -50,6 +50,7 @@ _READING = (
 _RESULT = (
     *_READING,
     "backend",
+    "builds/identity",
     "builds/outputs",
     "physics/forward",
     "physics/metrics",
@@ -65,6 +66,7 @@ STAGE_CODE = {
         1,
         (
             "backend",
+            "builds/identity",
             "builds/inputs",
             "builds/outputs",
             "builds/stages",
@@ -81,7 +83,7 @@ STAGE_CODE = {
     "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
-    "backends", "builds/cost", "builds/progress", "builds/stage_code", "builds/state",
+    "backends", "builds/cost", "builds/notes", "builds/progress", "builds/stage_code", "builds/state",
     "config/document", "config/factories", "config/fields", "config/layers", "config/payload",
     "config/sections", "config/variants", "errors", "layout", "options", "results/ownership",
     "scans/plausibility", "system/files", "system/memory", "system/sources", "system/terminal",
@@ -120,7 +122,9 @@ def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """
     if local is not None:
         files = _with_imports(local, root) | _imported_now(root)
-        named = {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
+        named = {
+            f"{PROJECT_CODE}/{file.relative_to(root).as_posix()}": file for file in sorted(files)
+        }
         return {**named, **_core_imports(tuple(named.values()))}
     package = type(backend).__module__.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)

@@ -26,12 +26,11 @@ from ptycho_tasks.builds.inputs import (
     _read_subset,
 )
 from ptycho_tasks.builds.outputs import (
-    _made,
-    _made_from,
-    _publish,
-    _read_besides,
-    _refuse_folders,
-    _tidy,
+    identify,
+    making_folder,
+    publish_reconstruction,
+    refuse_folders,
+    remove_other_work,
 )
 from ptycho_tasks.builds.progress import (
     _answerable,
@@ -147,16 +146,16 @@ def train(payload: TrainingPayload) -> Path:
     from ptycho_tasks.results.ownership import record, recording, remove_recorded
     from ptycho_tasks.system.files import write_atomic
 
-    _refuse_folders([payload.bundle_file])
+    refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
-    made_from = _made_from(payload, "train", payload.training_files)
+    identity = identify(payload, "train", payload.training_files)
     scan = _read_fixture(payload) if payload.places == PROJECT else _read_subset(payload)
-    made_from |= _read_besides(payload)
-    work_dir = payload.work_dir(made_from)
+    identity = identity._replace(read=payload.files_read)
+    work_dir = payload.work_dir(identity.key(without=["training.epochs"]))
     quiet = payload.execution.quiet
     label = f"train {payload.backend.name}"
     with (
-        _made(work_dir),
+        making_folder(work_dir),
         recording(payload.log_dir),
         _answerable(payload, payload.backend),
         show_progress(label, quiet=quiet) as progress,
@@ -175,17 +174,17 @@ def train(payload: TrainingPayload) -> Path:
             given = payload.backend.train(request)
     model = checked_model(given, payload.backend.name)
 
-    def bundle_of(state: TrainedModel, made_from: dict[str, Any] | None) -> bytes:
+    def bundle_of(state: TrainedModel, provenance: dict[str, Any] | None) -> bytes:
         return bundle_bytes(
             state,
             backend=payload.backend.name,
             backend_version=payload.backend.version,
             size=scan.size,
             params=payload.params(scan.size),
-            made_from=made_from,
+            made_from=provenance,
         )
 
-    content = bundle_of(model, made_from)
+    content = bundle_of(model, identity.to_record())
     kept = {name: bundle_of(state, None) for name, state in model.checkpoints.items()}
     remove_recorded(payload.checkpoints_dir)
     paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in kept}
@@ -196,7 +195,7 @@ def train(payload: TrainingPayload) -> Path:
         record(payload.checkpoints_dir, paths.values())
     path = payload.bundle_file
     write_atomic(path, content)
-    _tidy(work_dir)
+    remove_other_work(work_dir)
     _say(payload, f"bundle     {_shown(path, payload)}")
     return path
 
@@ -217,10 +216,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.results.bundle import load_bundle
 
-    _refuse_folders(payload.output_files)
+    refuse_folders(payload.output_files)
     # Before anything is read, as in training.
     inputs = {"bundle": payload.bundle_file, **payload.scan_files}
-    made_from = _made_from(payload, "infer", inputs)
+    identity = identify(payload, "infer", inputs)
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
@@ -229,7 +228,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             f"`backend: {bundle.backend}`"
         )
     scan = _read_inference_scan(payload)
-    made_from |= _read_besides(payload)
+    identity = identity._replace(read=payload.files_read)
     label = f"infer {payload.backend.name}"
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
         options = _trained_options(payload, bundle.params)
@@ -239,7 +238,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             given = payload.backend.infer(request)
     with cost.told():
         reconstruction = checked_reconstruction(given, scan, payload.backend.name)
-        metrics = _publish(payload, scan, reconstruction, made_from)
+        metrics = publish_reconstruction(payload, scan, reconstruction, identity)
     _say_result(payload, metrics)
     return metrics
 
@@ -261,12 +260,12 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.product import read_product
 
-    _refuse_folders(payload.output_files)
+    refuse_folders(payload.output_files)
     inputs = {"reconstruction": payload.start_file, **payload.scan_files}
-    made_from = _made_from(payload, "refine", inputs)
+    identity = identify(payload, "refine", inputs)
     start = read_product(payload.start_file)
     scan = _read_inference_scan(payload)
-    made_from |= _read_besides(payload)
+    identity = identity._replace(read=payload.files_read)
     refiner = payload.refiner
     try:
         start = checked_reconstruction(start, scan, payload.backend.name)
@@ -284,7 +283,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
-    metrics = _publish(payload, scan, reconstruction, made_from, {"start": began})
+    metrics = publish_reconstruction(payload, scan, reconstruction, identity, {"start": began})
     _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
     _say_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:

@@ -115,11 +115,11 @@ class State:
 
     def _result(self, task: str) -> Any:
         """What a task came to, for doit's `result_dep`: of a stage, what its files hold."""
-        built = self.built(task)
-        if built is None:
+        outputs = self.outputs(task)
+        if outputs is None:
             return self._record(task).get("result:")
         inputs = self._record(task).get("deps:") or ()
-        return built["outputs"] or {path: self.get(task, path) for path in inputs}
+        return outputs or {path: self.get(task, path) for path in inputs}
 
     def in_(self, task: str) -> bool:
         """Whether something is known of a task."""
@@ -131,7 +131,7 @@ class State:
         A stage that fails is not forgotten: what was built before is still there, and still
         described by its record.
         """
-        if self.running and self.built(task) is not None:
+        if self.running and self.outputs(task) is not None:
             return
         if not self.running:
             exit_if_held()
@@ -162,9 +162,11 @@ class State:
 
     # ------------------------------------------------------------------------------------- ours
 
-    def built(self, task: str) -> dict[str, Any] | None:
-        """What a stage's outputs were built from, besides its inputs; None for other tasks."""
-        return whole((self._record(task).get("_values_:") or {}).get("built"))
+    def outputs(self, task: str) -> dict[str, str | None] | None:
+        """What a stage's outputs were when it had built them, path to sha256; None where it was
+        not built, and of other tasks."""
+        built = check_built((self._record(task).get("_values_:") or {}).get("built"))
+        return None if built is None else built["outputs"]
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every task, with all that is known of it."""
@@ -407,7 +409,7 @@ class State:
         """A record in which the digests of source files, a hundred that most tasks have in
         common, are but the name of a note."""
         values = record.get("_values_:") or {}
-        built = whole(values.get("built"))
+        built = check_built(values.get("built"))
         if built is None or not built["sources"]:
             return record
         text = json.dumps(built["sources"], sort_keys=True)
@@ -590,8 +592,8 @@ def _is_record(record: Any) -> bool:
 _BUILT = {"settings": str, "versions": dict, "sources": dict, "outputs": dict}
 
 
-def whole(built: Any) -> dict[str, Any] | None:
-    """A note of what a stage was built from, if it is one; anything else counts as none."""
+def check_built(built: Any) -> dict[str, Any] | None:
+    """A record of what a stage was built from; None for anything else."""
     if not isinstance(built, dict):
         return None
     return built if all(isinstance(built.get(k), kind) for k, kind in _BUILT.items()) else None

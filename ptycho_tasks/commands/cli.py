@@ -348,11 +348,11 @@ def refuse_what_doit_would(root: Path) -> None:
     Raises:
         ConfigError: something is wrong, in any of them.
     """
-    from ptycho_tasks.builds.task_table import make_table
+    from ptycho_tasks.builds.planning import make_rows
     from ptycho_tasks.layout import asks_for_evidence, read_bytes
 
     path = root / CONFIG_NAME
-    make_table(path, read_bytes(path))
+    make_rows(path, read_bytes(path))
     if asks_for_evidence(root):
         from ptycho_tasks.evidence.loading import load_evidence
 

@@ -7,7 +7,6 @@ opened, no network library imported, nothing written. A wrong value costs millis
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import msgspec
 
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import execution_type
-from ptycho_tasks.config.fields import Facts, canonical_json
+from ptycho_tasks.config.fields import Facts
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
 from ptycho_tasks.config.variants import label
@@ -179,15 +178,13 @@ class TrainingPayload(Payload):
             own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
         return own
 
-    def work_dir(self, made_from: Mapping[str, Any]) -> Path:
+    def work_dir(self, key: str) -> Path:
         """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
         Args:
-            made_from: settings, versions, sources and inputs of the training.
+            key: sha256 of what decides them, but for `epochs`.
         """
-        settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
-        text = canonical_json({**made_from, "settings": settings})
-        return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.work_root / key[:16]
 
     @property
     def training_files(self) -> dict[str, Path]:

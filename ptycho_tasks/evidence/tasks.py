@@ -72,7 +72,7 @@ def _stage_tasks(item: Item) -> list[str]:
         for stage in item.stages:
             outputs_of(stage)
     rows = project_table().rows if item.stages else []
-    return [r["name"] for s in item.stages for r in rows if s in (r["name"], r["stage"])]
+    return [r.name for s in item.stages for r in rows if s in (r.name, r.stage)]
 
 
 def outputs_of(stage: str) -> list[str]:

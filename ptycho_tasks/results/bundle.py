@@ -148,13 +148,12 @@ def load_bundle(model_dir: Path) -> Bundle:
     return Bundle(manifest, params, model)
 
 
-def made_from(model_dir: Path) -> dict[str, Any] | None:
-    """What a bundle says of what decided its content; None where it says nothing, or is damaged."""
+def read_provenance(model_dir: Path) -> object:
+    """What a bundle holds of what it was made from; None where it holds nothing or is damaged."""
     try:
-        said = load_bundle(model_dir).manifest.get("made_from")
+        return load_bundle(model_dir).manifest.get("made_from")
     except BundleError:
         return None
-    return said if isinstance(said, dict) else None
 
 
 def _content(path: Path) -> bytes:
