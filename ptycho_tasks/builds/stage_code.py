@@ -83,7 +83,8 @@ STAGE_CODE = {
     "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
-    "backends", "builds/cost", "builds/notes", "builds/progress", "builds/stage_code", "builds/state",
+    "backends", "builds/cost", "builds/database", "builds/digests", "builds/notes",
+    "builds/progress", "builds/stage_code", "builds/state",
     "config/document", "config/factories", "config/fields", "config/layers", "config/payload",
     "config/sections", "config/variants", "errors", "layout", "options", "results/ownership",
     "scans/plausibility", "system/files", "system/memory", "system/sources", "system/terminal",
