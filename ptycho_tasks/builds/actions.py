@@ -61,7 +61,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
             with muted(task.verbosity):
                 getattr(stages, _FUNCTIONS[row.stage])(payload)
         except Exception as error:
-            return failure_of(error, backends)
+            return report_failure(error, backends)
     return {"read": payload.files_read}
 
 
@@ -77,7 +77,7 @@ def muted(verbosity: int) -> Iterator[None]:
         yield
 
 
-def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
+def report_failure(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
     """Say in one line why an action failed; gives what doit wants to know of it."""
     if isinstance(error, PtychoTasksError):
         complain(error)
@@ -117,10 +117,10 @@ def refuse_foreign(row: Row, payload: Payload) -> None:
         unknown += [*Path(row.outputs[0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
     if not any(path.is_file() for path in unknown):
         return
-    from ptycho_tasks.builds.inputs import is_as_simulated
+    from ptycho_tasks.builds.inputs import is_simulated_scan
     from ptycho_tasks.results.ownership import check_ours
 
-    if not (row.stage == "source" and is_as_simulated(payload)):
+    if not (row.stage == "source" and is_simulated_scan(payload)):
         check_ours(unknown, "")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.identity import Identity
-from ptycho_tasks.builds.progress import _say, _warn
-from ptycho_tasks.builds.stage_code import backend_sources, core_sources, versions
-from ptycho_tasks.builds.state import known_sha256, known_source_digest
+from ptycho_tasks.builds.messages import print_line, print_warning
+from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, versions
+from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
     InferencePayload,
@@ -137,7 +137,7 @@ def publish_reconstruction(
         for name, data in contents.items():
             stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
     if misfit.is_poor:
-        _warn(
+        print_warning(
             f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
             f"{misfit.noise.r_factor:.2g}: the misfit is {misfit.noise_ratio:.3g} times that of "
             f"noise; {_CHECKS}"
@@ -179,12 +179,12 @@ def identify(
     backend, local = payload.backend, payload.backend_source
     if isinstance(payload, RefinementPayload):
         backend, local = payload.refiner, payload.refiner_source
-    sources = {**core_sources(stage), **backend_sources(backend, local, payload.root)}
+    sources = {**list_core_sources(stage), **list_backend_sources(backend, local, payload.root)}
     return Identity(
         canonical_json(payload.settings(stage)),
         versions(stage, backend),
-        {name: known_source_digest(path) for name, path in sources.items()},
-        {role: known_sha256(payload.root, p) for role, p in inputs.items() if p.is_file()},
+        {name: digest_of_source(path) for name, path in sources.items()},
+        {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
     )
 
 
@@ -206,5 +206,5 @@ def _score(
         )
     except ScanError as error:
         # The images are right all the same; a placeholder for an object is common.
-        _say(payload, f"no scores  objectGuess: {error}")
+        print_line(payload, f"no scores  objectGuess: {error}")
         return None

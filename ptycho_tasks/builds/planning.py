@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.stage_code import backend_sources, core_sources, versions
+from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, versions
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import create_payloads
 from ptycho_tasks.config.fields import canonical_json
@@ -196,7 +196,11 @@ class _RowsOfVariant:
 @cached
 def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
     """The source files that count for a stage of the core, or for a backend, by name."""
-    found = core_sources(what) if isinstance(what, str) else backend_sources(what, local, root)
+    found = (
+        list_core_sources(what)
+        if isinstance(what, str)
+        else list_backend_sources(what, local, root)
+    )
     return {name: str(path) for name, path in found.items()}
 
 

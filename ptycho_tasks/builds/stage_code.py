@@ -83,8 +83,8 @@ STAGE_CODE = {
     "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
-    "backends", "builds/cost", "builds/database", "builds/digests", "builds/notes",
-    "builds/progress", "builds/stage_code", "builds/state",
+    "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
+    "builds/notes", "builds/progress", "builds/stage_code", "builds/state",
     "config/document", "config/factories", "config/fields", "config/layers", "config/payload",
     "config/sections", "config/variants", "errors", "layout", "options", "results/ownership",
     "scans/plausibility", "system/files", "system/memory", "system/sources", "system/terminal",
@@ -105,14 +105,14 @@ Sources = dict[str, Path]
 """Source files by name: `project/backends/mine.py`, or a package and its file."""
 
 
-def core_sources(stage: str) -> Sources:
+def list_core_sources(stage: str) -> Sources:
     """The source files of the core that count for a stage; none where the core is installed."""
     if is_installed(_HERE):
         return {}
     return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in STAGE_CODE[stage].modules}
 
 
-def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
+def list_backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """The source files of a backend that count, and those of the core that it imports; none of
     what is installed.
 

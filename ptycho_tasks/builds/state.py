@@ -310,14 +310,14 @@ def current() -> State | None:
     return state if isinstance(state, State) else None
 
 
-def known_sha256(root: Path, path: Path) -> str:
+def sha256_of_input(root: Path, path: Path) -> str:
     """sha256 of a file's content, which a run of doit in the project need not read again."""
     state = current()
     known = None if state is None else state.sha256(spelled(root, path))
     return known or sha256_file(path)
 
 
-def known_source_digest(path: Path) -> str | None:
+def digest_of_source(path: Path) -> str | None:
     """The digest of a source file as it was when a run of doit loaded its tasks."""
     from ptycho_tasks.system.sources import source_digest
 
