@@ -45,10 +45,9 @@ def print_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
 
 
 def print_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
-    N = scan.size
-    print_line(
-        payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}"
-    )
+    """Say what a scan is, and what was changed in reading it; `what` is the word before it."""
+    size = f"{scan.frame_count} frames of {scan.size} x {scan.size}"
+    print_line(payload, f"{what:<10} {_shown(path, payload)}: {size}")
     for note in scan.notes:
         print_line(payload, f"{'':<10} {note}")
 
