@@ -26,7 +26,7 @@ from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
-from ptycho_tasks.layout import EVIDENCE, STATE_NAME, asks_for_evidence, stands_alone
+from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
 from ptycho_tasks.system.faults import DoitTraceback, or_exit
 from ptycho_tasks.system.terminal import end_in_order, say
 
@@ -150,7 +150,7 @@ DOIT_CONFIG = {
     "check_file_uptodate": Checker,
     "reporter": Reporter,
     # The current folder is the dodo.py's when doit imports it.
-    "default_tasks": [EVIDENCE if stands_alone(Path.cwd()) else "infer"],
+    "default_tasks": [EVIDENCE if is_evidence_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
     "continue": GoesOn(),
 }
@@ -186,7 +186,7 @@ def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
     refuse_foreign_settings()
     with or_exit():
-        if not asks_for_evidence(Path.cwd()):
+        if not may_have_evidence(Path.cwd()):
             return None
     # A project without evidence is not to wait for these imports.
     from ptycho_tasks.evidence.loading import project_evidence

@@ -9,7 +9,7 @@ from ptycho_tasks.builds.progress import _say_doubts, _say_scan
 from ptycho_tasks.builds.state import known_sha256
 from ptycho_tasks.config.payload import PROJECT, InferencePayload, Payload, TrainingPayload, _shown
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
@@ -68,7 +68,7 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
         **source.reading,
     )
     payload.files_read.update(
-        {spelled(payload.root, file): known_sha256(payload.root, file) for file in scan.files}
+        {project_path(payload.root, file): known_sha256(payload.root, file) for file in scan.files}
     )
     refuse_changed(scan.files)
     return scan

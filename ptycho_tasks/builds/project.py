@@ -10,7 +10,7 @@ from doit.task import Task
 from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.builds.task_table import Table, table_of
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, spelled, stands_alone
+from ptycho_tasks.layout import CONFIG_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
 
@@ -40,7 +40,7 @@ def missing_setting(name: str, path: str) -> str | None:
     payload = project_table().payload(row)
     for key in ("source.file", "source.product", "inference.scan"):
         missing = payload.missing(key)
-        if missing and spelled(payload.root, payload.path(payload.values[key])) == path:
+        if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
             return missing
     return None
 
@@ -52,7 +52,7 @@ def project_table() -> Table:
 
 @cached
 def _table_at(root: Path, state: State | None) -> Table:
-    if stands_alone(root):
+    if is_evidence_alone(root):
         return Table([], root / CONFIG_NAME, b"")
     table = table_of(root, state)
     if state is not None:

@@ -22,7 +22,7 @@ from typing import Any
 from doit.dependency import FileChangedChecker
 
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import now_ns
 from ptycho_tasks.system.file_system import has_record_locks, is_local
 from ptycho_tasks.system.files import Stamp, not_a_file, sha256_file, stamp_of
@@ -517,7 +517,7 @@ def current() -> State | None:
 def known_sha256(root: Path, path: Path) -> str:
     """sha256 of a file's content, which a run of doit in the project need not read again."""
     state = current()
-    known = None if state is None else state.sha256(spelled(root, path))
+    known = None if state is None else state.sha256(project_path(root, path))
     return known or sha256_file(path)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.notes import opened, sealed
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.layout import CONFIG_NAME, read_bytes
+from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
 from ptycho_tasks.system.cache import cached
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def table_of(root: Path, state: State | None) -> Table:
         ConfigError: something in ptycho.yaml is wrong.
     """
     path = root / CONFIG_NAME
-    config = read_bytes(path)
+    config = read_config_bytes(path)
     kept = opened(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
@@ -228,10 +228,10 @@ def _rows(
     """The tasks of a variant, but for those that are known from another."""
     from ptycho_tasks.builds.stage_code import versions
     from ptycho_tasks.config.fields import canonical_json
-    from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, spelled
+    from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 
     root = training.root
-    at = partial(spelled, root)
+    at = partial(project_path, root)
     backends: dict[str, Any] = dict.fromkeys(
         ("train", "infer"), (training.backend, training.backend_source)
     )

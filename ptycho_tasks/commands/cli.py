@@ -349,11 +349,11 @@ def refuse_what_doit_would(root: Path) -> None:
         ConfigError: something is wrong, in any of them.
     """
     from ptycho_tasks.builds.task_table import make_table
-    from ptycho_tasks.layout import asks_for_evidence, read_bytes
+    from ptycho_tasks.layout import may_have_evidence, read_config_bytes
 
     path = root / CONFIG_NAME
-    make_table(path, read_bytes(path))
-    if asks_for_evidence(root):
+    make_table(path, read_config_bytes(path))
+    if may_have_evidence(root):
         from ptycho_tasks.evidence.loading import load_evidence
 
         load_evidence(root, None)

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ptycho_tasks.commands.completion import Completer, completer_of
-from ptycho_tasks.layout import seen_from
+from ptycho_tasks.layout import absolute_path, project_path
 from ptycho_tasks.system.terminal import echo
 
 
@@ -98,7 +98,9 @@ def told(table: Table, given: Mapping[str, Any], root: Path) -> Told:
         for other, another in others:
             if another != value:
                 raise click.UsageError(f"{name} and {other} contradict each other; give one")
-        values[flag.key] = seen_from(root, value) if isinstance(value, Path) else value
+        values[flag.key] = (
+            project_path(root, absolute_path(value)) if isinstance(value, Path) else value
+        )
         names[flag.key] = name
     return Told(values, names)
 

@@ -22,7 +22,7 @@ from ptycho_tasks.config.document import ConfigFile, read_config
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
 from ptycho_tasks.config.payload import InferencePayload, Payload, Places, TrainingPayload
 from ptycho_tasks.errors import DEBUG, ConfigError
-from ptycho_tasks.layout import BUNDLE_NAME, whole_path
+from ptycho_tasks.layout import BUNDLE_NAME, absolute_path
 
 _MANIFEST, _MANIFEST_LIMIT = "manifest.json", 1 << 20
 _EPILOG = (
@@ -44,7 +44,7 @@ def train(**given: Any) -> None:
     _show_tracebacks(given)
     file = _config(given["config"])
     said = told(TRAIN, given, file.root)
-    output = whole_path(given["output_dir"])
+    output = absolute_path(given["output_dir"])
     training = training_payload(file, said, output, force=given["force"])
     test = given["test_data_file"] and reconstruction_payload(
         file, said, output, given["test_data_file"], force=given["force"]
@@ -69,7 +69,7 @@ def infer(**given: Any) -> None:
     made the bundle.
     """
     _show_tracebacks(given)
-    output = whole_path(given["output_dir"])
+    output = absolute_path(given["output_dir"])
     said = told(INFER, given, Path.cwd())
     payload = inference_payload(said, given["model_path"], output, force=given["force"])
 
@@ -141,7 +141,7 @@ def reconstruction_payload(
         scan: what is reconstructed.
         force: replace files of others.
     """
-    values = said.values | {"source.file": str(whole_path(scan)), "inference.scan": "source"}
+    values = said.values | {"source.file": str(absolute_path(scan)), "inference.scan": "source"}
     payload = create_inference_payload(
         file,
         command_line=_of_scan(values, None),
@@ -170,7 +170,7 @@ def inference_payload(
         BundleError: the bundle is damaged.
         ConfigError: a value is wrong, a file is missing, or a file of others is in the way.
     """
-    folder = whole_path(model_path)
+    folder = absolute_path(model_path)
     folder = folder.parent if folder.name == BUNDLE_NAME else folder
     if not (folder / BUNDLE_NAME).is_file():
         raise ConfigError(
@@ -213,9 +213,9 @@ def _show_tracebacks(given: Mapping[str, Any]) -> None:
 def _config(path: Path | None) -> ConfigFile:
     if path is None:
         return _no_config()
-    if not whole_path(path).is_file():
+    if not absolute_path(path).is_file():
         raise ConfigError(f"--config: there is no file {path}; correct the path")
-    return read_config(whole_path(path))
+    return read_config(absolute_path(path))
 
 
 def _no_config() -> ConfigFile:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import read_bytes
+from ptycho_tasks.layout import read_config_bytes
 
 # ---------------------------------------------------------------------------------------------
 # Reading
@@ -111,7 +111,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises:
         ConfigError: the file is missing, or `parse_config` refuses it.
     """
-    return parse_config(path, read_bytes(path))
+    return parse_config(path, read_config_bytes(path))
 
 
 def parse_config(path: Path, content: bytes) -> ConfigFile:

@@ -22,7 +22,14 @@ from ptycho_tasks.config.fields import Facts, canonical_json
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
 from ptycho_tasks.config.variants import label
-from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, LOGS, RECONSTRUCTION, RESULTS, spelled
+from ptycho_tasks.layout import (
+    BUNDLE_NAME,
+    CHECKPOINTS,
+    LOGS,
+    RECONSTRUCTION,
+    RESULTS,
+    project_path,
+)
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
 from ptycho_tasks.system.files import not_a_file
 from ptycho_tasks.system.lock import STATE_DIR
@@ -62,7 +69,7 @@ class Payload:
     """The file of a local backend."""
     places: Places
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
-    """Files that hold a part of the scan besides those that are named, as `spelled`, to sha256;
+    """Files that hold a part of the scan besides those that are named, as `project_path`, to sha256;
     the stage that reads the scan fills it."""
 
     @property
@@ -234,7 +241,7 @@ class TrainingPayload(Payload):
             "object.big": gridsize > 1,
             "probe.trainable": training.get("probe") == "refined"
             or training.get("refine_probe", False),
-            "train_data_file_path": spelled(self.root, read),
+            "train_data_file_path": project_path(self.root, read),
         }
         return {
             "backend": self.backend.name,

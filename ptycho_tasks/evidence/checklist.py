@@ -24,7 +24,7 @@ from ptycho_tasks.evidence.records import (
     setting_reasons,
 )
 from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
 from ptycho_tasks.system.files import real, write_all
 from ptycho_tasks.system.lock import waited_for
@@ -124,7 +124,7 @@ def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
         if not is_in_report(evidence, path):
             continue
         for log, sha256 in logs_named(path.read_text("utf-8", "replace")):
-            beside = spelled(evidence.root, path.with_name(log))
+            beside = project_path(evidence.root, path.with_name(log))
             problem = log_problem(evidence, {"log": beside, "sha256": sha256})
             if problem and beside not in told:
                 yield f"{spelled(evidence.root, path)}: {problem}"
@@ -206,7 +206,7 @@ def _judged(evidence: Evidence, row: PlanRow, sight: Sight | None) -> tuple[str,
     for item in items:
         record = records.get(item.name)
         if record is None:
-            manifest = spelled(evidence.root, evidence.manifest_file(row.id))
+            manifest = project_path(evidence.root, evidence.manifest_file(row.id))
             there = "has no result of it" if records else "is not there"
             return NONE, f"nothing says that {item.name} was run: {manifest} {there}"
         if record["outcome"] == RED:

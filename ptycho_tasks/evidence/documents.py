@@ -13,7 +13,7 @@ from ptycho_tasks.evidence.item import PENDING, Evidence
 from ptycho_tasks.evidence.keep import keep_files
 from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.records import read_record
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.files import not_a_file, real, remove_leftovers, write_atomic, writing
 
 _SEEN = f"{PENDING}/plan"
@@ -77,5 +77,5 @@ def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
     """Relative to the project; to a ledger outside it, relative to that, so that two projects
     cannot mean the same."""
     if evidence.ledger_file.is_relative_to(real(evidence.root)):
-        return spelled(evidence.root, path)
+        return project_path(evidence.root, path)
     return os.path.relpath(real(path), evidence.ledger_file.parent)

@@ -42,7 +42,7 @@ from ptycho_tasks.evidence.report import (
     state_of,
     summary,
 )
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM, Clock
 from ptycho_tasks.system.lock import waited_for
 
@@ -168,7 +168,7 @@ def _published(
         for item, record in results.items():
             log = folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
             shutil.copyfile(evidence.pending_log(item), inside / log.name)
-            moved[item.name] = {**record, "log": spelled(evidence.root, log)}
+            moved[item.name] = {**record, "log": project_path(evidence.root, log)}
         parts = {
             id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
             for id, found in evaluated.items()

@@ -11,7 +11,7 @@ from typing import Any
 from ptycho_tasks.builds.reasons import Reason, changed
 from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
-from ptycho_tasks.layout import EVIDENCE, spelled
+from ptycho_tasks.layout import EVIDENCE
 from ptycho_tasks.system.clock import is_stamp
 from ptycho_tasks.system.files import real
 

@@ -24,7 +24,7 @@ from ptycho_tasks.evidence.log import RULE, _foot, _head, _opened, _Tee, as_asci
 from ptycho_tasks.evidence.provenance import surroundings
 from ptycho_tasks.evidence.records import Record
 from ptycho_tasks.evidence.shell import environment, shell_command
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system import warden
 from ptycho_tasks.system.clock import SYSTEM, Clock
 from ptycho_tasks.system.files import (
@@ -168,7 +168,7 @@ def _kept(evidence: Evidence, item: Item, outcome: Record, around: Record) -> Re
         "env": dict(item.env),
         "settings": item.settings,
         **outcome,
-        "log": spelled(evidence.root, log),
+        "log": project_path(evidence.root, log),
         "sha256": sha256_file(log),
         **around,
     }
