@@ -27,7 +27,7 @@ from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
 from ptycho_tasks.system.files import real, write_all
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.system.lock import hold_lock
 
 VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
 """What the evidence of a row is, besides `red`; broken: a log is missing, altered, or elsewhere."""
@@ -148,7 +148,7 @@ def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
         for line in lines
         if line.state == STATES[DONE] and line.evidence in (STALE, BROKEN, RED)
     ]
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
             write_all({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})

@@ -28,7 +28,7 @@ from ptycho_tasks.evidence.records import read_record
 from ptycho_tasks.options import ID_PATTERN
 from ptycho_tasks.system.clock import FOLDER_STAMP, Clock
 from ptycho_tasks.system.files import real, remove_leftovers, staged_together, write_atomic, writing
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.system.lock import hold_lock
 
 JOURNAL = f"{PENDING}/journal"
 
@@ -90,7 +90,7 @@ def complete(evidence: Evidence) -> None:
     journal = read_record(evidence.root / JOURNAL)
     if journal is None or not _is_journal(evidence, journal):
         return
-    with waited_for(lock_of(evidence.ledger_file)):
+    with hold_lock(lock_of(evidence.ledger_file)):
         _commit(evidence, journal, decided=True)
 
 

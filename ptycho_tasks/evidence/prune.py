@@ -11,7 +11,7 @@ from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence
 from ptycho_tasks.evidence.journal import LOCK
 from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.system.files import writing
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.system.lock import hold_lock
 
 _OURS = re.compile(rf"[^/]+/(?:[^/]+_(?:green|red)\.log|{PLAN_UPDATES}|{SUMMARY}|{BLOCKER})")
 """What a report folder holds; in one that holds more, someone keeps files of their own."""
@@ -48,7 +48,7 @@ def prune(evidence: Evidence, folders: list[Path]) -> None:
     Raises:
         FileWriteError: one cannot be removed.
     """
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         for folder in folders:
             with writing(folder):
                 shutil.rmtree(folder)

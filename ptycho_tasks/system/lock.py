@@ -131,7 +131,7 @@ class ProjectLock:
 
 
 @contextmanager
-def waited_for(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock of a moment, for which others wait; it ends with the process that holds it.
 
     Args:
@@ -171,7 +171,7 @@ def _close(file: IO[str], folder: int | None) -> None:
         os.close(folder)
 
 
-def holder_of(path: Path | None = None) -> str | None:
+def describe_holder(path: Path | None = None) -> str | None:
     """A sentence about the run that holds a project's lock; None where none does."""
     path = path or Path(LOCK_NAME)
     try:
@@ -196,7 +196,7 @@ def exit_if_held() -> None:
     Raises:
         SystemExit: a run holds the lock.
     """
-    at_work = holder_of()
+    at_work = describe_holder()
     if at_work is not None:
         echo(f"error: {at_work}", err=True)
         raise SystemExit(LockedError.exit_code)
