@@ -21,7 +21,7 @@ from ptycho_tasks.layout import CHECKPOINTS, LOGS
 from ptycho_tasks.system.faults import complain, or_exit, passes_through, show_fault
 from ptycho_tasks.system.files import remove_leftovers, remove_work, work_folders
 from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
-from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     table = project_table()
     row = table.row(name)
     backends: list[Backend] = []
-    with lines_of(name):
+    with prefix_lines(name):
         try:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)

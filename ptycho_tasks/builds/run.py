@@ -13,7 +13,14 @@ from ptycho_tasks.builds.state import State
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.faults import or_exit
 from ptycho_tasks.system.lock import ProjectLock
-from ptycho_tasks.system.processes import Stopped, enter_run, handling, is_run, leave_run, stop
+from ptycho_tasks.system.processes import (
+    Stopped,
+    enter_run,
+    handle_signals,
+    is_run,
+    leave_run,
+    stop,
+)
 from ptycho_tasks.system.terminal import echo
 
 
@@ -28,7 +35,7 @@ class _Run:
             self.lock.acquire()
         self.workers: set[Any] = set()
         self.handlers = ExitStack()
-        self.handlers.enter_context(handling(stop))
+        self.handlers.enter_context(handle_signals(stop))
 
     def end(self) -> None:
         """Put everything back."""
@@ -45,7 +52,7 @@ class _Run:
             first = not self.workers
             self.workers |= set(multiprocessing.active_children())
             if first and self.workers:
-                self.handlers.enter_context(handling(self._child_ended, [signal.SIGCHLD]))
+                self.handlers.enter_context(handle_signals(self._child_ended, [signal.SIGCHLD]))
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]

@@ -262,7 +262,7 @@ def _alone_in(folder: Path, task: str) -> Iterator[None]:
     """Make a folder, and keep other runs out of it in the block; nothing is left of a block that
     fails before it made something."""
     from ptycho_tasks.system.lock import LOCK_NAME, ProjectLock
-    from ptycho_tasks.system.processes import stopping_in_order
+    from ptycho_tasks.system.processes import exit_on_signals
 
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
@@ -274,7 +274,7 @@ def _alone_in(folder: Path, task: str) -> Iterator[None]:
     lock = ProjectLock(folder / LOCK_NAME, place=str(folder))
     lock.acquire()
     try:
-        with stopping_in_order():
+        with exit_on_signals():
             lock.working_on(task)
             yield
     finally:

@@ -35,7 +35,7 @@ from ptycho_tasks.system.files import (
     write_atomic,
     writing,
 )
-from ptycho_tasks.system.processes import handling, in_worker
+from ptycho_tasks.system.processes import handle_signals, is_worker
 
 _LOOK_S = 0.1
 """How often is looked whether a command that says nothing has ended."""
@@ -84,7 +84,7 @@ def run_item(
         except BaseException as error:
             # No second signal may interrupt this. Not a mask, which is a thread's own: another
             # thread would take the signal.
-            with handling(_ignore):
+            with handle_signals(_ignore):
                 _end_all(process)
                 tee.finish()
                 took = clock.seconds() - seconds
@@ -192,7 +192,7 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
         if item.countable:
             env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
         command = shell_command(item.command)
-    terminal = sys.stdout.isatty() and not in_worker()
+    terminal = sys.stdout.isatty() and not is_worker()
     reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(

@@ -26,7 +26,7 @@ from ptycho_tasks.evidence.loading import project_evidence
 from ptycho_tasks.evidence.records import latest, pending, reasons_of
 from ptycho_tasks.layout import EVIDENCE
 from ptycho_tasks.system.faults import or_exit
-from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 NAME = EVIDENCE
@@ -184,7 +184,7 @@ def prove(name: str) -> TaskFailed | TaskError | None:
     evidence = project_evidence()
     assert evidence is not None
     item = evidence.item(name)
-    with lines_of(name):
+    with prefix_lines(name):
         try:
             run_item(evidence, item, inputs_of(evidence, item))
         except Exception as error:
