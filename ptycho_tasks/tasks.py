@@ -28,7 +28,7 @@ from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_setting
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
 from ptycho_tasks.system.faults import DoitTraceback, or_exit
-from ptycho_tasks.system.terminal import end_in_order, say
+from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.evidence.blocked import Blocked
@@ -99,14 +99,14 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         try:
             super().write(text)
         except (AttributeError, OSError):  # closed, full, or without a reader
-            say(text, self.outstream)
+            print_text(text, self.outstream)
 
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         begin_task(task.name)
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
-        say("", self.outstream)
+        print_text("", self.outstream)
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:
         """Note that a task failed, or did not run since one before it failed."""
@@ -129,7 +129,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             self.not_run = [name for name in self.not_run if name not in told]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
-        say("", self.outstream)
+        print_text("", self.outstream)
         end_run()
 
     def _summary(self) -> Iterator[str]:
@@ -159,7 +159,7 @@ DOIT_CONFIG = {
 gc.set_threshold(100_000)
 # Nothing else of doit is asked before it shows the traceback of what ended a command.
 doit_cmd.traceback = DoitTraceback()
-end_in_order()
+flush_at_exit()
 
 
 def task_source() -> Iterator[Task] | None:

@@ -21,7 +21,7 @@ from ptycho_tasks.config.payload import (
 from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
 from ptycho_tasks.system.processes import Stopped
-from ptycho_tasks.system.terminal import echo, say
+from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
@@ -95,7 +95,7 @@ def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Prog
         steps, seconds = done - first[0], now - first[1]
         if steps:
             parts[-1] += f", {duration(seconds / steps * (total - done))} left"
-        say("  ".join(part for part in parts if part) + "\n", stream)
+        print_text("  ".join(part for part in parts if part) + "\n", stream)
 
     return progress
 

@@ -31,12 +31,12 @@ from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.faults import show_fault
 from ptycho_tasks.system.files import check_replaceable
 from ptycho_tasks.system.terminal import (
-    CLOSED,
-    UNWRITTEN,
+    BROKEN_PIPE_STATUS,
+    WRITE_ERRORS,
     echo,
-    end_in_order,
-    lose_output,
-    say,
+    flush_at_exit,
+    give_up_output,
+    print_text,
     silence_stdout,
 )
 
@@ -66,7 +66,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit 2, failed work exit 1."""
-    end_in_order()
+    flush_at_exit()
     try:
         code = cli.main(prog_name=NAME, standalone_mode=False)
     except BaseException as error:
@@ -84,11 +84,11 @@ def _status_of(error: BaseException) -> int:
         return 1
     if isinstance(error, BrokenPipeError):
         silence_stdout()
-        return CLOSED
+        return BROKEN_PIPE_STATUS
     if not isinstance(error, Exception):  # the end of the program, or Ctrl-C
         raise error
-    if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITTEN:
-        lose_output(error)
+    if isinstance(error, OSError) and error.filename is None and error.errno in WRITE_ERRORS:
+        give_up_output(error)
         return 1
     if isinstance(error, (click.ClickException, PtychoTasksError, OSError)):
         if os.environ.get(DEBUG):
@@ -303,7 +303,7 @@ def backends(name: str | None, as_json: bool) -> None:
     with redirect_stdout(sys.stderr):
         said = [describe(find_backend(name, here))] if name else describe_all(here)
     if as_json:
-        say(json.dumps(said[0] if name else said, indent=1) + "\n")
+        print_text(json.dumps(said[0] if name else said, indent=1) + "\n")
         return
     for backend in said:
         echo(backend.get("error") or "{name}  {origin}  version {version}".format(**backend))
@@ -331,7 +331,7 @@ def config(schema: bool) -> None:
     from ptycho_tasks.config.factories import create_inference_payload, create_refinement_payload
 
     if schema:
-        say(json.dumps(project_schema(Path.cwd()), indent=2) + "\n")
+        print_text(json.dumps(project_schema(Path.cwd()), indent=2) + "\n")
         return
     file = read_config(Path.cwd() / CONFIG_NAME)
     refuse_what_doit_would(Path.cwd())
@@ -375,7 +375,7 @@ def show(model_dir: Path) -> None:
 
     content = load_bundle(model_dir)
     echo(json.dumps({k: content.manifest[k] for k in ("backend", "models", "N")}))
-    say(json.dumps(content.params, indent=1, sort_keys=True) + "\n")
+    print_text(json.dumps(content.params, indent=1, sort_keys=True) + "\n")
     for model, arrays in content.model.models.items():
         weights = sum(array.size for array in arrays.values())
         echo(f"{model}: {len(arrays)} arrays, {weights} values")

@@ -14,7 +14,7 @@ from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.junit import TestReport
 from ptycho_tasks.evidence.records import Record
 from ptycho_tasks.system.files import writing
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 _TAIL_BYTES = 1 << 16
 RULE = "-" * 72
@@ -68,7 +68,7 @@ class _Tee:
 
     def take(self, data: bytes, *, final: bool = False) -> None:
         text = self._decoder.decode(data, final)
-        say(text)
+        print_text(text)
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if final or len(self._part) > _LONGEST_LINE:
@@ -87,7 +87,7 @@ class _Tee:
     def finish(self) -> None:
         """No more will come."""
         if self._part:
-            say("\n")  # else what is said next would go on in its line
+            print_text("\n")  # else what is said next would go on in its line
         self.take(b"", final=True)
 
 

@@ -15,7 +15,13 @@ from typing import Literal
 
 from ptycho_tasks.errors import DEBUG, PtychoTasksError, one_line
 from ptycho_tasks.system.lock import STATE_DIR
-from ptycho_tasks.system.terminal import CLOSED, UNWRITTEN, echo, lose_output, silence_stdout
+from ptycho_tasks.system.terminal import (
+    BROKEN_PIPE_STATUS,
+    WRITE_ERRORS,
+    echo,
+    give_up_output,
+    silence_stdout,
+)
 
 FOLDER = f"{STATE_DIR}/faults"
 """Where the tracebacks of a project lie."""
@@ -121,7 +127,7 @@ def _status_of(error: BaseException) -> int | None:
 
     if isinstance(error, BrokenPipeError):
         silence_stdout()
-        return CLOSED
+        return BROKEN_PIPE_STATUS
     if isinstance(error, PtychoTasksError):
         echo(f"error: {error}", err=True)
         return error.exit_code
@@ -136,8 +142,8 @@ def _status_of(error: BaseException) -> int | None:
             err=True,
         )
         return 2
-    if isinstance(error, OSError) and error.errno in UNWRITTEN and owner != "us":
-        lose_output(error)
+    if isinstance(error, OSError) and error.errno in WRITE_ERRORS and owner != "us":
+        give_up_output(error)
         return 1
     if owner == "user" and not isinstance(error, MemoryError):
         return None

@@ -20,7 +20,7 @@ from contextlib import (
 from types import FrameType
 from typing import Any, TextIO
 
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 _LONGEST_LINE = 1 << 16
 """A longer one is shown in parts."""
@@ -74,7 +74,7 @@ class _Prefixed(io.TextIOBase):
             lines, self._part = [*lines, self._part], ""
         if lines:
             # One write, which the kernel does not split as long as it is short.
-            say("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
+            print_text("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
         return len(text)
 
     def flush(self) -> None:
