@@ -69,8 +69,8 @@ class Payload:
     """The file of a local backend."""
     places: Places
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
-    """Files that hold a part of the scan besides those that are named, as `project_path`, to sha256;
-    the stage that reads the scan fills it."""
+    """Files that hold a part of the scan besides those that are named, by `project_path`, to
+    sha256; the stage that reads the scan fills it."""
 
     @property
     def name(self) -> str:

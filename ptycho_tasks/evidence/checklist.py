@@ -127,7 +127,7 @@ def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
             beside = project_path(evidence.root, path.with_name(log))
             problem = log_problem(evidence, {"log": beside, "sha256": sha256})
             if problem and beside not in told:
-                yield f"{spelled(evidence.root, path)}: {problem}"
+                yield f"{project_path(evidence.root, path)}: {problem}"
 
 
 def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:

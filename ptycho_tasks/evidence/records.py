@@ -11,7 +11,7 @@ from typing import Any
 from ptycho_tasks.builds.reasons import Reason, changed
 from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
-from ptycho_tasks.layout import EVIDENCE
+from ptycho_tasks.layout import EVIDENCE, project_path
 from ptycho_tasks.system.clock import is_stamp
 from ptycho_tasks.system.files import real
 
@@ -64,7 +64,7 @@ def manifest_problem(evidence: Evidence, id: str) -> str:
     if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
         return ""
     return (
-        f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
+        f"{project_path(evidence.root, path)} is damaged; restore it, or remove it and run "
         f"`doit {EVIDENCE}`"
     )
 

@@ -90,7 +90,9 @@ def run_item(
                 took = clock.seconds() - seconds
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
                 _put_back(file, log)
-            print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
+            print(
+                f"stopped: {project_path(evidence.root, log)} says so", file=sys.stderr, flush=True
+            )
             raise
         took = clock.seconds() - seconds
         tests = read_junit(folder / "junit.xml") if item.countable else None
