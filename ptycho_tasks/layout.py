@@ -70,9 +70,9 @@ def read_config_bytes(path: Path) -> bytes:
         ConfigError: it is missing or cannot be read.
     """
     from ptycho_tasks.errors import ConfigError
-    from ptycho_tasks.system.files import not_a_file
+    from ptycho_tasks.system.files import find_file_problem
 
-    unfit = not_a_file(path)
+    unfit = find_file_problem(path)
     if unfit:
         raise ConfigError(f"{path}: {unfit}; expected a text file")
     try:

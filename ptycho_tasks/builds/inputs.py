@@ -19,12 +19,12 @@ def is_as_simulated(payload: Payload) -> bool:
     """Whether the source file is what a simulation would put there now."""
     from ptycho_tasks.physics.simulate import simulate
     from ptycho_tasks.scans.npz import write_scan
-    from ptycho_tasks.system.files import sha256_file, temporary
+    from ptycho_tasks.system.files import sha256_file, temporary_file
 
     path = payload.source_file
     if payload.source.simulate is None or not path.is_file():
         return False
-    with temporary(path) as made:
+    with temporary_file(path) as made:
         write_scan(made, simulate(payload.source.simulate, name=path.stem))
         return sha256_file(made) == sha256_file(path)
 

@@ -20,7 +20,7 @@ from ptycho_tasks.config.payload import (
 )
 from ptycho_tasks.errors import FileWriteError, ScanError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Reconstruction
@@ -35,7 +35,7 @@ def _refuse_folders(outputs: list[Path]) -> None:
         FileWriteError: names the path.
     """
     for path in outputs:
-        unfit = not_a_file(path)
+        unfit = find_file_problem(path)
         if unfit:
             raise FileWriteError(f"{path} {unfit}, which is in the way; move it away")
         if path.parent.is_file():
@@ -45,9 +45,9 @@ def _refuse_folders(outputs: list[Path]) -> None:
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """A folder for the block, which goes again where that fails and left nothing in it."""
-    from ptycho_tasks.system.files import writing
+    from ptycho_tasks.system.files import report_write_errors
 
-    with writing(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -77,7 +77,7 @@ def _publish(
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
-    from ptycho_tasks.system.files import staged
+    from ptycho_tasks.system.files import replace_file
 
     misfit = data_misfit(
         reconstruction.object,
@@ -119,7 +119,7 @@ def _publish(
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:
         for name, data in contents.items():
-            stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
+            stack.enter_context(replace_file(payload.output_dir / name)).write_bytes(data)
     if misfit.is_poor:
         _warn(
             f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "

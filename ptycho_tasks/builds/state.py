@@ -25,7 +25,7 @@ from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import now_ns
 from ptycho_tasks.system.file_system import has_record_locks, is_local
-from ptycho_tasks.system.files import Stamp, not_a_file, sha256_file, stamp_of
+from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, sha256_file
 from ptycho_tasks.system.lock import exit_if_held
 from ptycho_tasks.system.terminal import echo
 
@@ -222,7 +222,7 @@ class State:
     def _digest(self, path: str, kind: str, compute: Digest) -> str | None:
         if self._tasks is None:
             self._loaded()
-        stamp = stamp_of(path)
+        stamp = file_stamp(path)
         if stamp is None:
             return None
         known = self._files[kind].get(path, _UNKNOWN)
@@ -232,7 +232,7 @@ class State:
             digest = compute(Path(path))
         except OSError:
             return None
-        if stamp == stamp_of(path) and _is_settled(stamp) and _can_keep(path, stamp):
+        if stamp == file_stamp(path) and _is_settled(stamp) and _can_keep(path, stamp):
             self._files[kind][path] = self._new_files[path, kind] = (*stamp, digest)
         return digest
 
@@ -258,7 +258,7 @@ class State:
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
             self._tasks = {}
-            unfit = not_a_file(Path(self.name))
+            unfit = find_file_problem(Path(self.name))
             if unfit:
                 self._set_aside(f"it {unfit}")
             elif Path(self.name).exists():
@@ -547,7 +547,7 @@ def _has_write_ahead_log(name: str) -> bool:
 
 
 def _header(name: str) -> bytes:
-    if not_a_file(Path(name)):
+    if find_file_problem(Path(name)):
         return b""
     try:
         with open(name, "rb") as file:  # noqa: PTH123
@@ -557,7 +557,7 @@ def _header(name: str) -> bytes:
 
 
 def _inode(path: str) -> int | None:
-    stamp = stamp_of(path)
+    stamp = file_stamp(path)
     return None if stamp is None else stamp[3]
 
 
@@ -565,7 +565,7 @@ def _rows(files: Mapping[tuple[str, str], tuple[int, int, int, int, str]]) -> li
     return [(*key, *value) for key, value in files.items()]
 
 
-def _can_keep(path: str, stamp: Stamp) -> bool:
+def _can_keep(path: str, stamp: FileStamp) -> bool:
     """Whether SQLite can hold what is known of a file: its name may be no UTF-8, and its time may
     lie 300 years ahead."""
     is_text = path.isascii() or path == path.encode("utf-8", "replace").decode()
@@ -597,7 +597,7 @@ def whole(built: Any) -> dict[str, Any] | None:
     return built if all(isinstance(built.get(k), kind) for k, kind in _BUILT.items()) else None
 
 
-def _is_settled(stamp: Stamp) -> bool:
+def _is_settled(stamp: FileStamp) -> bool:
     """Whether a later change of the file would show in its modification time."""
     age = now_ns() - stamp[1]
     coarse = stamp[1] % 1_000_000_000 == 0

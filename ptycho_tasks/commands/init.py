@@ -16,7 +16,7 @@ from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, SCHEMA_NAME
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, Section
-from ptycho_tasks.system.files import write_all
+from ptycho_tasks.system.files import write_files
 
 
 def init_project(
@@ -60,7 +60,7 @@ def init_project(
     # What `doit` would refuse, as an odd path of the scan, must not be written.
     convert(merge(parse_config(folder / CONFIG_NAME, contents[CONFIG_NAME].encode())), Config)
     files = {folder / file_name: text.encode() for file_name, text in contents.items()}
-    write_all(files)
+    write_files(files)
     return list(files)
 
 

@@ -31,7 +31,7 @@ from ptycho_tasks.layout import (
     project_path,
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
 
@@ -87,7 +87,7 @@ class Payload:
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
         path = self.path(text)
-        unfit = not_a_file(path)
+        unfit = find_file_problem(path)
         if unfit:
             return f"{self.origins[key]}: {key}: {path} {unfit}"
         if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)

@@ -26,7 +26,7 @@ from ptycho_tasks.evidence.records import (
 from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
-from ptycho_tasks.system.files import real, write_all
+from ptycho_tasks.system.files import real_path, write_files
 from ptycho_tasks.system.lock import hold_lock
 
 VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
@@ -114,7 +114,7 @@ def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
 
 def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
     """What is wrong with the reports of earlier runs, besides some logs."""
-    inside = evidence.ledger_file.is_relative_to(real(evidence.root))
+    inside = evidence.ledger_file.is_relative_to(real_path(evidence.root))
     base = evidence.root if inside else evidence.ledger_file.parent
     for name in reports_named(read_ledger(evidence).decode("utf-8", "replace")):
         report = base / name
@@ -151,7 +151,7 @@ def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
     with hold_lock(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
-            write_all({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
+            write_files({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
     return ids
 
 

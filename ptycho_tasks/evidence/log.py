@@ -13,7 +13,7 @@ from typing import TextIO
 from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.junit import TestReport
 from ptycho_tasks.evidence.records import Record
-from ptycho_tasks.system.files import writing
+from ptycho_tasks.system.files import report_write_errors
 from ptycho_tasks.system.terminal import print_text
 
 _TAIL_BYTES = 1 << 16
@@ -40,7 +40,7 @@ _ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b",
 
 @contextmanager
 def _opened(log: Path) -> Iterator[TextIO]:
-    with writing(log), log.open("w+", encoding="ascii", newline="\n") as file:
+    with report_write_errors(log), log.open("w+", encoding="ascii", newline="\n") as file:
         yield file
 
 

@@ -28,12 +28,12 @@ from ptycho_tasks.layout import project_path
 from ptycho_tasks.system import warden
 from ptycho_tasks.system.clock import SYSTEM, Clock
 from ptycho_tasks.system.files import (
-    is_at,
+    is_file_at,
     remove_leftovers,
+    replace_file,
+    report_write_errors,
     sha256_file,
-    staged,
     write_atomic,
-    writing,
 )
 from ptycho_tasks.system.processes import handle_signals, is_worker
 
@@ -154,7 +154,7 @@ def block_item(
 def _make_room(evidence: Evidence, item: Item) -> None:
     """Remove the last result of an item that was not published."""
     log, result = evidence.pending_log(item), evidence.pending_file(item)
-    with writing(log):
+    with report_write_errors(log):
         forget(result)
         remove_leftovers([result])
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -195,22 +195,22 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
             env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
         command = shell_command(item.command)
     terminal = sys.stdout.isatty() and not is_worker()
-    reading, writing = _terminal() if terminal else os.pipe()
+    reading, report_write_errors = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", warden.__file__, *command],
             cwd=evidence.root,
             env=env,
             stdin=subprocess.PIPE,
-            stdout=writing,
-            stderr=writing,
+            stdout=report_write_errors,
+            stderr=report_write_errors,
             start_new_session=True,
         )
     except BaseException:
         os.close(reading)
         raise
     finally:
-        os.close(writing)
+        os.close(report_write_errors)
     return process, reading
 
 
@@ -298,9 +298,9 @@ def _cause(error: BaseException) -> str:
 def _put_back(file: TextIO, log: Path) -> None:
     """Write a log again that the command has removed."""
     file.flush()
-    if not is_at(file, log):
+    if not is_file_at(file, log):
         file.seek(0)
-        with staged(log) as again, again.open("w", encoding="ascii", newline="\n") as copy:
+        with replace_file(log) as again, again.open("w", encoding="ascii", newline="\n") as copy:
             shutil.copyfileobj(file, copy)
 
 

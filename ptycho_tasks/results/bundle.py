@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.errors import BundleError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 
 FORMAT = "ptycho-tasks-bundle"
 FORMAT_VERSION = 1
@@ -158,7 +158,7 @@ def made_from(model_dir: Path) -> dict[str, Any] | None:
 
 
 def _content(path: Path) -> bytes:
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise BundleError(f"{path}: {problem}; name the folder that holds {BUNDLE_NAME}")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 from ptycho_tasks.layout import BUNDLE_NAME, METRICS
-from ptycho_tasks.system.files import sha256_file, write_atomic, writing
+from ptycho_tasks.system.files import report_write_errors, sha256_file, write_atomic
 
 RECORD = ".made.json"
 
@@ -131,7 +131,7 @@ def remove_recorded(folder: Path) -> list[Path]:
     if not folder.is_dir() or folder.is_symlink():
         return []
     ours = recorded(folder)
-    with writing(folder):
+    with report_write_errors(folder):
         for path in ours:
             path.unlink()
         (folder / RECORD).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.system.files import Stamp, not_a_file, real, stamp_of
+from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, real_path
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 """How h5py reports bytes that make no sense to HDF5."""
@@ -60,10 +60,10 @@ class LinkedFiles:
             ScanError: it is missing or damaged.
         """
         self.path = path
-        self.stamps: dict[Path, Stamp] = {}
+        self.stamps: dict[Path, FileStamp] = {}
         """Further files that were opened: what they were then."""
-        self._folders = [real(path).parent, real(path.parent)]
-        self._followed = [real(folder) for folder in follow]
+        self._folders = [real_path(path).parent, real_path(path.parent)]
+        self._followed = [real_path(folder) for folder in follow]
         self._files: dict[Path, h5py.File] = {}
         self._stack = ExitStack()
         self.root = self._stack.enter_context(_opened(path))
@@ -239,7 +239,7 @@ class LinkedFiles:
             *([Path(prefix)] if prefix else []),
             owner.parent,
             Path.cwd(),
-            real(owner).parent,
+            real_path(owner).parent,
         ]
         tried = [Path(name)] if Path(name).is_absolute() else []
         tried += [folder / (Path(name).name if tried else name) for folder in folders]
@@ -254,13 +254,13 @@ class LinkedFiles:
             raise self._refused(
                 key,
                 f"leads to {path}, outside of the scan's folder",
-                f"allow that with `source.follow: [{real(path).parent}]`",
+                f"allow that with `source.follow: [{real_path(path).parent}]`",
             )
         return path
 
     def _open(self, path: Path, key: str) -> h5py.File:
-        place = real(path)
-        if place == real(self.path):
+        place = real_path(path)
+        if place == real_path(self.path):
             return self.root
         if place not in self._files:
             self._note(path, key)
@@ -268,7 +268,7 @@ class LinkedFiles:
         return self._files[place]
 
     def _note(self, path: Path, key: str) -> None:
-        stamp = stamp_of(path)
+        stamp = file_stamp(path)
         if stamp is None:
             raise self._refused(key, f"needs the file {path}, which is not there", "copy it there")
         self.stamps.setdefault(path, stamp)
@@ -278,7 +278,7 @@ class LinkedFiles:
 
 
 def _opened(path: Path) -> h5py.File:
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise ScanError(f"{path}: {problem}; give the HDF5 file")
     try:
@@ -355,4 +355,4 @@ def _holds(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
 
 
 def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
-    return any(real(path).is_relative_to(folder) for folder in folders)
+    return any(real_path(path).is_relative_to(folder) for folder in folders)

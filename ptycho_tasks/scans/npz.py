@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, release_pages
-from ptycho_tasks.system.files import staged
+from ptycho_tasks.system.files import replace_file
 from ptycho_tasks.system.memory import fits
 
 CHUNK_BYTES = 16 << 20
@@ -284,7 +284,7 @@ def write_scan(path: Path, scan: ScanData) -> None:
     Raises:
         FileWriteError: the file cannot be written; what was there is unchanged.
     """
-    with staged(path) as temp:
+    with replace_file(path) as temp:
         write_npz(temp, scan_arrays(scan))
 
 

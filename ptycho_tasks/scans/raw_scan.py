@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
 from ptycho_tasks.scans.npz import row_chunks
-from ptycho_tasks.system.files import Stamp
+from ptycho_tasks.system.files import FileStamp
 from ptycho_tasks.system.memory import available_bytes, fits, in_gb
 
 Measurement = Literal["auto", "amplitude", "counts"]
@@ -211,7 +211,7 @@ class RawScan:
     """(N, N), not zero where the detector is not to be trusted."""
     unwritten: Callable[[int], NDArray[np.int64]] | None = None
     """Gives the frames, along an axis, of which a part was never written."""
-    files: dict[Path, Stamp] = field(default_factory=dict)
+    files: dict[Path, FileStamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import FrameAxis, Keyed, RawScan, Reading, frame_numbers, refused
-from ptycho_tasks.system.files import Stamp, not_a_file, stamp_of
+from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem
 
 _FRAMES = ("diff3d", "diffraction", "patterns")
 """The contract's key, PtychoPINN's older name for it, and Ptychodus' key, which holds counts."""
@@ -68,7 +68,7 @@ def read_scan(
         pixel_size_m=size, energy_ev=energy_ev or 0.0, distance_m=distance_m or 0.0, **settings
     )
     read = [path, *([] if product is None else [Path(product)])]
-    stamps = {one: stamp for one in read if (stamp := stamp_of(one)) is not None}
+    stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
     with _opened(path, reading, with_product=product is not None) as raw:
         if product is not None:
             from ptycho_tasks.scans.hdf5_scan import apply_product
@@ -98,21 +98,21 @@ def _opened(path: Path, reading: Reading, *, with_product: bool) -> Iterator[Raw
         yield raw
 
 
-def refuse_changed(stamps: Mapping[Path, Stamp]) -> None:
+def refuse_changed(stamps: Mapping[Path, FileStamp]) -> None:
     """Refuse what was read of files that are not what they were.
 
     Raises:
         ScanError: one was changed or removed meanwhile.
     """
     for path, stamp in stamps.items():
-        if stamp_of(path) != stamp:
+        if file_stamp(path) != stamp:
             raise ScanError(
                 f"{path}: changed while it was read; wait until it is complete, then run again"
             )
 
 
 def _is_zip(path: Path) -> bool:
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise ScanError(f"{path}: {problem}; give the scan's file")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.system.files import is_at
+from ptycho_tasks.system.files import is_file_at
 from ptycho_tasks.system.terminal import echo
 
 STATE_DIR = ".ptycho"
@@ -63,7 +63,7 @@ class ProjectLock:
                 _close(file, folder)
                 raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
-        if not is_at(file, self.path):  # its last holder removed it
+        if not is_file_at(file, self.path):  # its last holder removed it
             _close(file, folder)
             return self.acquire()
         self._file, self._folder = file, folder
@@ -95,7 +95,7 @@ class ProjectLock:
     def _take_again(self) -> None:
         """Where a command removed the lock's file, make and lock it anew."""
         assert self._file is not None
-        if is_at(self._file, self.path):
+        if is_file_at(self._file, self.path):
             return
         with suppress(PtychoTasksError):
             file = self._open()
