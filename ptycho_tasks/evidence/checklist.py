@@ -25,7 +25,7 @@ from ptycho_tasks.evidence.records import (
 )
 from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
 from ptycho_tasks.layout import project_path
-from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock, parse_stamp
 from ptycho_tasks.system.files import real_path, write_files
 from ptycho_tasks.system.lock import hold_lock
 
@@ -75,7 +75,7 @@ class Sight(NamedTuple):
     """Tells why a stage is not up to date."""
 
 
-def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM) -> list[Line]:
+def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM_CLOCK) -> list[Line]:
     """Every row of the plan that has a state, with its evidence.
 
     Args:
@@ -179,7 +179,7 @@ def _lines(evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock) ->
             reason=reason,
             outcome=RED if RED in outcomes else next(iter(outcomes), None),
             time=time,
-            age_s=None if time is None else (now - parsed(time)).total_seconds(),
+            age_s=None if time is None else (now - parse_stamp(time)).total_seconds(),
             logs=tuple(str(record["log"]) for record in records),
         )
 

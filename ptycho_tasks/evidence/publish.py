@@ -43,7 +43,7 @@ from ptycho_tasks.evidence.report import (
     summary,
 )
 from ptycho_tasks.layout import project_path
-from ptycho_tasks.system.clock import SYSTEM, Clock
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.lock import hold_lock
 
 
@@ -72,7 +72,7 @@ def publish(
     items: Sequence[Item],
     digest: Digest,
     outputs: Outputs,
-    clock: Clock = SYSTEM,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Published | None:
     """Publish what some items have pending, and what `unsaid` gives; None where that is nothing.
 

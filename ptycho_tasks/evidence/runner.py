@@ -26,7 +26,7 @@ from ptycho_tasks.evidence.records import Record
 from ptycho_tasks.evidence.shell import environment, shell_command
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system import warden
-from ptycho_tasks.system.clock import SYSTEM, Clock
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.files import (
     is_file_at,
     remove_leftovers,
@@ -52,7 +52,7 @@ _LONGEST_PROBLEM = 1000
 
 
 def run_item(
-    evidence: Evidence, item: Item, inputs: Mapping[str, str | None], clock: Clock = SYSTEM
+    evidence: Evidence, item: Item, inputs: Mapping[str, str | None], clock: Clock = SYSTEM_CLOCK
 ) -> Record:
     """Run an item; its log and result then lie under `.ptycho/`, and wait for publication.
 
@@ -116,7 +116,7 @@ def block_item(
     item: Item,
     inputs: Mapping[str, str | None],
     problem: str,
-    clock: Clock = SYSTEM,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Record:
     """Note an item as red that is not run; log and result as those of `run_item`.
 

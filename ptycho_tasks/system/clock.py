@@ -69,10 +69,10 @@ class Clock(NamedTuple):
         return self.now().strftime(STAMP)
 
 
-SYSTEM = Clock()
+SYSTEM_CLOCK = Clock()
 
 
-def parsed(stamp: str) -> datetime:
+def parse_stamp(stamp: str) -> datetime:
     """A time as `Clock.stamp` writes it.
 
     Raises:
@@ -84,7 +84,7 @@ def parsed(stamp: str) -> datetime:
 def is_stamp(text: str) -> bool:
     """Whether a text is a time as `Clock.stamp` writes it."""
     try:
-        parsed(text)
+        parse_stamp(text)
     except ValueError:
         return False
     return True
