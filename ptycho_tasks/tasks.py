@@ -27,7 +27,7 @@ from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
-from ptycho_tasks.system.faults import DoitTraceback, or_exit
+from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         selected_tasks[:] = in_run_order(tasks, selected_tasks)
         from ptycho_tasks.builds.project import refuse_missing_scans
 
-        with or_exit():
+        with exit_on_error():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
 
-            with or_exit():
+            with exit_on_error():
                 refuse_unready(tasks, selected_tasks)
             from ptycho_tasks.evidence.blocked import Blocked
 
@@ -185,7 +185,7 @@ def task_infer() -> Iterator[Task] | None:
 def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
     refuse_foreign_settings()
-    with or_exit():
+    with exit_on_error():
         if not may_have_evidence(Path.cwd()):
             return None
     # A project without evidence is not to wait for these imports.

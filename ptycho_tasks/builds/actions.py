@@ -18,7 +18,7 @@ from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.builds.task_table import Row
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CHECKPOINTS, LOGS
-from ptycho_tasks.system.faults import complain, or_exit, passes_through, show_fault
+from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
 from ptycho_tasks.system.files import remove_leftovers, remove_work, work_folders
 from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.system.processes import prefix_lines
@@ -78,10 +78,10 @@ def muted(verbosity: int) -> Iterator[None]:
 def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
     """Say in one line why an action failed; gives what doit wants to know of it."""
     if isinstance(error, PtychoTasksError):
-        complain(error)
+        show_error(error)
         failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
         return failure(str(error), report=False)
-    culprits = (f"backend `{one.name}`" for one in backends if passes_through(error, one))
+    culprits = (f"backend `{one.name}`" for one in backends if is_raised_by(error, one))
     # Left to doit, it would end with the exit code of a wrong configuration.
     return TaskFailed(show_fault(error, next(culprits, "")), report=False)
 
@@ -140,7 +140,7 @@ def said_by(row: Row) -> dict[str, Any] | None:
     return {**said, "files": files}
 
 
-@or_exit()
+@exit_on_error()
 def clean(name: str, dryrun: bool) -> None:
     """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
 
@@ -176,7 +176,7 @@ def _remove_recorded(folder: Path, dryrun: bool) -> None:
         echo(f"removing what was written into {folder}")
     if dryrun:
         return
-    with or_exit():
+    with exit_on_error():
         for path in remove_recorded(folder):
             echo(f"keeping {path}: no run wrote it, or not as it is")
     _remove_empty(folder.parent)

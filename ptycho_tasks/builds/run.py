@@ -11,7 +11,7 @@ from typing import Any
 
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.system.clock import utc_now
-from ptycho_tasks.system.faults import or_exit
+from ptycho_tasks.system.faults import exit_on_error
 from ptycho_tasks.system.lock import ProjectLock
 from ptycho_tasks.system.processes import (
     Stopped,
@@ -30,7 +30,7 @@ class _Run:
     def __init__(self) -> None:
         """Take the lock, and arrange for an orderly end."""
         self.lock = ProjectLock()
-        with or_exit():
+        with exit_on_error():
             utc_now()  # a wrong SOURCE_DATE_EPOCH ends libraries that are imported later
             self.lock.acquire()
         self.workers: set[Any] = set()

@@ -21,7 +21,7 @@ from ptycho_tasks.layout import (
     read_config_bytes,
 )
 from ptycho_tasks.system.cache import cached
-from ptycho_tasks.system.faults import or_exit
+from ptycho_tasks.system.faults import exit_on_error
 
 _FORMAT = 1
 
@@ -101,7 +101,7 @@ def project_evidence() -> Evidence | None:
 
 @cached
 def _evidence_at(root: Path, state: State | None) -> Evidence | None:
-    with or_exit():
+    with exit_on_error():
         if not may_have_evidence(root):
             return None
         from ptycho_tasks.evidence.loading import load_evidence

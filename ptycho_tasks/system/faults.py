@@ -78,7 +78,7 @@ def _save(error: BaseException) -> str:
     return "no file, for none can be written (PTYCHO_TASKS_DEBUG=1 shows it)"
 
 
-def owner_of(error: BaseException) -> Literal["us", "user", "library"]:
+def find_owner(error: BaseException) -> Literal["us", "user", "library"]:
     """Whose code an exception is the fault of: that which ran last and is not a library's; a
     library's, where no other ran."""
     import sysconfig
@@ -94,7 +94,7 @@ def owner_of(error: BaseException) -> Literal["us", "user", "library"]:
     return "library"
 
 
-def passes_through(error: BaseException, thing: object) -> bool:
+def is_raised_by(error: BaseException, thing: object) -> bool:
     """Whether code of the package that an object's class is of ran when an exception was raised."""
     package = type(thing).__module__.partition(".")[0]
     return any(
@@ -134,7 +134,7 @@ def _status_of(error: BaseException) -> int | None:
     if sys.stdout is None and isinstance(error, AttributeError):
         echo("error: the output cannot be written: it is closed", err=True)
         return 1
-    owner = owner_of(error)
+    owner = find_owner(error)
     if isinstance(error, (DatabaseException, sqlite3.Error)) and owner == "library":
         echo(
             f"error: {STATE_DIR} holds what was built, in a form that doit's other backends cannot "
@@ -152,22 +152,22 @@ def _status_of(error: BaseException) -> int | None:
 
 
 @contextmanager
-def or_exit() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Where doit would show a traceback: a user's error in the block is one line, and the end; so
     is a fault of ours."""
     try:
         yield
     except PtychoTasksError as error:
-        complain(error)
+        show_error(error)
         raise SystemExit(error.exit_code) from error
     except Exception as error:
-        if owner_of(error) != "us":
+        if find_owner(error) != "us":
             raise
         show_fault(error)
         raise SystemExit(1) from error
 
 
-def complain(error: PtychoTasksError) -> None:
+def show_error(error: PtychoTasksError) -> None:
     """Say in one line what is wrong; with the traceback where that is asked for."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
