@@ -195,22 +195,22 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
             env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
         command = shell_command(item.command)
     terminal = sys.stdout.isatty() and not is_worker()
-    reading, report_write_errors = _terminal() if terminal else os.pipe()
+    reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", warden.__file__, *command],
             cwd=evidence.root,
             env=env,
             stdin=subprocess.PIPE,
-            stdout=report_write_errors,
-            stderr=report_write_errors,
+            stdout=writing,
+            stderr=writing,
             start_new_session=True,
         )
     except BaseException:
         os.close(reading)
         raise
     finally:
-        os.close(report_write_errors)
+        os.close(writing)
     return process, reading
 
 
