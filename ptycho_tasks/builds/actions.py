@@ -126,9 +126,9 @@ def said_by(row: Row) -> dict[str, Any] | None:
     nothing or is damaged."""
     folder = Path(row["outputs"][0]).parent
     if row["stage"] == "train":
-        from ptycho_tasks.results.bundle import made_from
+        from ptycho_tasks.results.bundle import read_made_from
 
-        said = made_from(folder)
+        said = read_made_from(folder)
         return {**said, "files": {}} if isinstance(said, dict) else None
     from ptycho_tasks.layout import METRICS
 

@@ -56,7 +56,7 @@ def bundle_bytes(
     backend_version: str,
     size: int,
     params: Mapping[str, Any],
-    made_from: Mapping[str, Any] | None = None,
+    read_made_from: Mapping[str, Any] | None = None,
 ) -> bytes:
     """A bundle as bytes.
 
@@ -88,7 +88,7 @@ def bundle_bytes(
         "models": sorted(model.models),
         "N": size,
         "gridsize": params.get("flat", {}).get("gridsize", 1),
-        "made_from": made_from,
+        "made_from": read_made_from,
         "members": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             for name, data in members.items()
@@ -148,7 +148,7 @@ def load_bundle(model_dir: Path) -> Bundle:
     return Bundle(manifest, params, model)
 
 
-def made_from(model_dir: Path) -> dict[str, Any] | None:
+def read_made_from(model_dir: Path) -> dict[str, Any] | None:
     """What a bundle says of what decided its content; None where it says nothing, or is damaged."""
     try:
         said = load_bundle(model_dir).manifest.get("made_from")
