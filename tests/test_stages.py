@@ -32,7 +32,7 @@ from ptycho_tasks.errors import (
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.results.bundle import load_bundle
-from ptycho_tasks.results.ownership import RECORD, recorded
+from ptycho_tasks.results.ownership import RECORD_NAME, list_recorded
 from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
@@ -463,7 +463,7 @@ def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
     for epoch in (1, 2):
         bundle = project.write(train=code, more=f"training: {{epochs: {epoch}}}\n").train()
         kept = project.training().checkpoints_dir
-        assert {folder.name for folder in kept.iterdir()} == {RECORD, f"epoch_{epoch}"}
+        assert {folder.name for folder in kept.iterdir()} == {RECORD_NAME, f"epoch_{epoch}"}
         assert load_bundle(kept / f"epoch_{epoch}").model.models["m"]["w"].tolist() == [epoch] * 3
         assert load_bundle(bundle.parent).model.models["m"]["w"].tolist() == [1.0] * 3
 
@@ -483,8 +483,8 @@ def test_files_of_others_among_checkpoints_and_logs_stay(project):
         project.train()
         assert [path.read_text() for path in mine] == ["mine", "mine"]
     assert load_bundle(training.checkpoints_dir / "best")
-    assert recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
-    assert recorded(training.log_dir) == [training.log_dir / "a" / "log"]
+    assert list_recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
+    assert list_recorded(training.log_dir) == [training.log_dir / "a" / "log"]
 
 
 def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):

@@ -170,9 +170,9 @@ def clean(name: str, dryrun: bool) -> None:
 
 def _remove_recorded(folder: Path, dryrun: bool) -> None:
     """Remove what runs wrote into a folder of logs or checkpoints; say what stays."""
-    from ptycho_tasks.results.ownership import recorded, remove_recorded
+    from ptycho_tasks.results.ownership import list_recorded, remove_recorded
 
-    if recorded(folder):
+    if list_recorded(folder):
         echo(f"removing what was written into {folder}")
     if dryrun:
         return

@@ -144,7 +144,7 @@ def train(payload: TrainingPayload) -> Path:
     """
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.results.bundle import bundle_bytes
-    from ptycho_tasks.results.ownership import record, recording, remove_recorded
+    from ptycho_tasks.results.ownership import record_changes, remove_recorded, write_record
     from ptycho_tasks.system.files import write_atomic
 
     _refuse_folders([payload.bundle_file])
@@ -157,7 +157,7 @@ def train(payload: TrainingPayload) -> Path:
     label = f"train {payload.backend.name}"
     with (
         _made(work_dir),
-        recording(payload.log_dir),
+        record_changes(payload.log_dir),
         _answerable(payload, payload.backend),
         show_progress(label, quiet=quiet) as progress,
     ):
@@ -193,7 +193,7 @@ def train(payload: TrainingPayload) -> Path:
         write_atomic(path, kept[name])
         _say(payload, f"checkpoint {_shown(path, payload)}")
     if paths:
-        record(payload.checkpoints_dir, paths.values())
+        write_record(payload.checkpoints_dir, paths.values())
     path = payload.bundle_file
     write_atomic(path, content)
     _tidy(work_dir)

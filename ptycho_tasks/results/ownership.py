@@ -17,7 +17,7 @@ from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 from ptycho_tasks.layout import BUNDLE_NAME, METRICS
 from ptycho_tasks.system.files import report_write_errors, sha256_file, write_atomic
 
-RECORD = ".made.json"
+RECORD_NAME = ".made.json"
 
 
 def check_ours(paths: Iterable[Path], remedy: str) -> None:
@@ -130,16 +130,16 @@ def remove_recorded(folder: Path) -> list[Path]:
     """
     if not folder.is_dir() or folder.is_symlink():
         return []
-    ours = recorded(folder)
+    ours = list_recorded(folder)
     with report_write_errors(folder):
         for path in ours:
             path.unlink()
-        (folder / RECORD).unlink(missing_ok=True)
+        (folder / RECORD_NAME).unlink(missing_ok=True)
     _remove_empty(folder)
     return sorted(_files(folder))
 
 
-def recorded(folder: Path) -> list[Path]:
+def list_recorded(folder: Path) -> list[Path]:
     """The files of a folder that are as its record says."""
     made = _record(folder)
     return [
@@ -150,7 +150,7 @@ def recorded(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def recording(folder: Path) -> Iterator[None]:
+def record_changes(folder: Path) -> Iterator[None]:
     """Record the files of a folder that are new or changed after the block, however that ends."""
     before = {path: _stamp(path) for path in _files(folder)}
     known = _record(folder)
@@ -162,10 +162,10 @@ def recording(folder: Path) -> Iterator[None]:
         names = {_name(path, folder) for path in now}
         kept = {name: sha256 for name, sha256 in known.items() if name in names}
         if written or kept != known:
-            record(folder, written, kept)
+            write_record(folder, written, kept)
 
 
-def record(folder: Path, written: Iterable[Path], kept: dict[str, str] | None = None) -> None:
+def write_record(folder: Path, written: Iterable[Path], kept: dict[str, str] | None = None) -> None:
     """Record files of a folder, in place of what was recorded.
 
     Args:
@@ -177,12 +177,12 @@ def record(folder: Path, written: Iterable[Path], kept: dict[str, str] | None = 
     text = json.dumps({**(kept or {}), **made}, indent=1, sort_keys=True) + "\n"
     # Without the record the files stay, when others would be removed; that is all.
     with suppress(FileWriteError):
-        write_atomic(folder / RECORD, text.encode())
+        write_atomic(folder / RECORD_NAME, text.encode())
 
 
 def _record(folder: Path) -> dict[str, str]:
     try:
-        found = _read_json(folder / RECORD)
+        found = _read_json(folder / RECORD_NAME)
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -192,7 +192,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """The files below a folder but its record; links are not followed."""
     for root, _, names in os.walk(folder):
         for name in names:
-            if name != RECORD:
+            if name != RECORD_NAME:
                 yield Path(root, name)
 
 
