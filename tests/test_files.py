@@ -97,7 +97,7 @@ def test_several_files_are_written_or_none(tmp_path: Path) -> None:
     said = with_little_space(
         "from ptycho_tasks.system.files import write_files\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "write_all({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
+        "write_files({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
     )
     assert f"FileWriteError: cannot write {tmp_path / 'b'}" in said
     (tmp_path / "b").mkdir()

@@ -56,7 +56,7 @@ def bundle_bytes(
     backend_version: str,
     size: int,
     params: Mapping[str, Any],
-    read_made_from: Mapping[str, Any] | None = None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> bytes:
     """A bundle as bytes.
 
@@ -88,7 +88,7 @@ def bundle_bytes(
         "models": sorted(model.models),
         "N": size,
         "gridsize": params.get("flat", {}).get("gridsize", 1),
-        "made_from": read_made_from,
+        "made_from": made_from,
         "members": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             for name, data in members.items()
