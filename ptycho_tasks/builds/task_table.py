@@ -76,10 +76,10 @@ class Table:
     @cached_property
     def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
         from ptycho_tasks.config.document import parse_config
-        from ptycho_tasks.config.variants import variants_of
+        from ptycho_tasks.config.variants import read_variants
 
         file = parse_config(self.path, self.config)
-        return file, {variant.name: variant for variant in variants_of(file)}
+        return file, {variant.name: variant for variant in read_variants(file)}
 
 
 def table_of(root: Path, state: State | None) -> Table:
@@ -178,12 +178,12 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
     """
     from ptycho_tasks.config.document import parse_config
     from ptycho_tasks.config.factories import create_payloads
-    from ptycho_tasks.config.variants import variants_of
+    from ptycho_tasks.config.variants import read_variants
     from ptycho_tasks.errors import ConfigError
     from ptycho_tasks.options import STAGES
 
     file = parse_config(path, config)
-    variants = variants_of(file)
+    variants = read_variants(file)
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
     backends: set[tuple[Any, Path | None]] = set()
     for variant in variants:

@@ -21,7 +21,7 @@ from ptycho_tasks.backends import execution_type
 from ptycho_tasks.config.fields import Facts, canonical_json
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
-from ptycho_tasks.config.variants import label
+from ptycho_tasks.config.variants import make_label
 from ptycho_tasks.layout import (
     BUNDLE_NAME,
     CHECKPOINTS,
@@ -135,7 +135,7 @@ class Payload:
         """
         parts = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
         changes = {rest: value for section, rest, value in parts if section in sections}
-        return label(changes) if changes else ""
+        return make_label(changes) if changes else ""
 
     def _named(self, *sections: str) -> str:
         changed = self.changed(*sections)

@@ -33,7 +33,7 @@ _LONGEST_VALUE = 40
 _LONGEST_LABEL = 80
 
 
-def variants_of(file: ConfigFile) -> list[Variant]:
+def read_variants(file: ConfigFile) -> list[Variant]:
     """The variants in their order; one called `default` where the file asks for none.
 
     Whether the keys exist and the values fit shows when a variant is settled.
@@ -56,7 +56,7 @@ def variants_of(file: ConfigFile) -> list[Variant]:
     return list(found.values()) or [ONLY]
 
 
-def label(overrides: Mapping[str, Any]) -> str:
+def make_label(overrides: Mapping[str, Any]) -> str:
     """Keys and values in one word, fit for a file's name: `subset_size256-seed1`."""
     text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
     return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
@@ -82,7 +82,7 @@ def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
     _check_keys("matrix", origins)
     names = _shortest(list(matrix))
     for values in itertools.product(*matrix.values()) if matrix else ():
-        name = label(dict(zip(names, values, strict=True)))
+        name = make_label(dict(zip(names, values, strict=True)))
         yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
 
 
