@@ -22,7 +22,7 @@ from ptycho_tasks.commands.completion import (
 from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.train_infer import infer, train
 from ptycho_tasks.config.document import read_config
-from ptycho_tasks.config.fields import SectionType, choices_of, fault, typed
+from ptycho_tasks.config.fields import SectionType, explain_fault, list_choices, make_section
 from ptycho_tasks.config.sections import SourceOptions
 from ptycho_tasks.errors import DEBUG, ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CONFIG_NAME
@@ -128,7 +128,7 @@ def section_options(
                 continue
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
             default = default_of(field) or "none"
-            words = tuple(map(str, choices_of(field.type)))
+            words = tuple(map(str, list_choices(field.type)))
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
                 field.name,
@@ -166,9 +166,9 @@ def section_of(kind: type[SectionType], values: dict[str, Any]) -> SectionType:
         key: value for key, value in values.items() if key in names and value not in (None, ())
     }
     try:
-        return typed(given, kind, strict=False)
+        return make_section(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        key, problem = fault(error, kind, given)
+        key, problem = explain_fault(error, kind, given)
         option = f"--{key.replace('_', '-')}: " if key else ""
         raise ConfigError(f"{option}{problem}") from error
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ptycho_tasks.commands.completion import complete_backends
 from ptycho_tasks.commands.flags import Flag, Old, Table
-from ptycho_tasks.config.fields import choices_of
+from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
 from ptycho_tasks.options import ExecutionOptions
 
@@ -41,7 +41,7 @@ _ACCELERATOR = Flag(
     "--accelerator",
     "execution.accelerator",
     "The device to compute on.",
-    words=choices_of(_FIELDS["accelerator"]),
+    words=list_choices(_FIELDS["accelerator"]),
     old=(Old("--device"),),
 )
 
@@ -62,7 +62,7 @@ def _reading() -> Iterator[Flag]:
                 f"source.{field.name}",
                 f"{text[0].upper()}{text[1:]}.",
                 kinds.get(field.name, str),
-                words=choices_of(field.type),
+                words=list_choices(field.type),
             )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import BackendEntry, find_backend, sections_of
 from ptycho_tasks.config.document import ConfigFile
-from ptycho_tasks.config.fields import Fact, Facts, facts, flatten
+from ptycho_tasks.config.fields import Fact, Facts, flatten, list_facts
 from ptycho_tasks.config.layers import ONLY, Layers, Variant, convert, convert_once, merge
 from ptycho_tasks.config.payload import (
     PROJECT,
@@ -209,9 +209,9 @@ def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]
 @cached
 def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
     """What is known of every key, where backends type sections so."""
-    known = facts(Config)
+    known = list_facts(Config)
     for section, kind in kinds:
-        known |= facts(kind, section)
+        known |= list_facts(kind, section)
     if "refine" in dict(kinds):
         refining = {
             k: f._replace(affects=("refine",)) for k, f in known.items() if k[:7] == "refine."

@@ -27,9 +27,9 @@ class Fact(NamedTuple):
 class Facts(dict[str, Fact]):
     """What is known of every key, by its dotted path."""
 
-    def __init__(self, facts: Mapping[str, Fact]) -> None:
+    def __init__(self, list_facts: Mapping[str, Fact]) -> None:
         """A copy of some facts."""
-        super().__init__(facts)
+        super().__init__(list_facts)
         self.default = functools.cache(lambda key: self.of(key).default)
         self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
 
@@ -46,7 +46,7 @@ class Facts(dict[str, Fact]):
         return self._keys[stage, keys]
 
 
-def facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
+def list_facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
     """Dotted key path of every field below `kind`, to what is known of it.
 
     A field that may be a section or null, as `source.simulate`, stands for itself too.
@@ -60,14 +60,14 @@ def facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
         if nested is None or item.default is None:
             result[key] = Fact(kind.affects if said is None else said, default_of(item))
         if nested is not None:
-            result |= facts(nested, key)
+            result |= list_facts(nested, key)
     return result
 
 
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
+def make_section(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
     """Plain values as a section.
 
     Args:
@@ -76,7 +76,7 @@ def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> Section
         strict: False reads numbers from text, as a command line gives them.
 
     Raises:
-        msgspec.ValidationError: a value does not fit; `fault` explains it.
+        msgspec.ValidationError: a value does not fit; `explain_fault` explains it.
     """
     section = msgspec.convert(data, kind, strict=strict)
     for key, value in _leaves(msgspec.to_builtins(section)):
@@ -114,11 +114,13 @@ def _unfit(value: Any) -> str:
     return ""
 
 
-def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tuple[str, str]:
+def explain_fault(
+    error: msgspec.ValidationError, kind: type[Section], data: Any
+) -> tuple[str, str]:
     """The dotted key path below `kind` that an error is about, and what is wrong there.
 
     Args:
-        error: raised by `typed`.
+        error: raised by `make_section`.
         kind: the section's type.
         data: the values that it was given.
     """
@@ -140,7 +142,7 @@ def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tup
 def _expected(problem: str, annotation: Any) -> str:
     """msgspec's sentence for people: without its own idea of what was got."""
     if problem.startswith("Invalid enum value"):
-        return f"expected one of {', '.join(map(str, choices_of(annotation)))}"
+        return f"expected one of {', '.join(map(str, list_choices(annotation)))}"
     if problem.startswith("Expected `object`"):
         return "expected a mapping, `key: value` lines"
     for pattern, rule in RULES.items():
@@ -164,12 +166,12 @@ def _section(kind: type[Section], key: str) -> type[Section]:
     return next(section_types(_annotation(kind, key)))
 
 
-def choices_of(annotation: Any) -> tuple[Any, ...]:
+def list_choices(annotation: Any) -> tuple[Any, ...]:
     """The values of the `Literal` in an annotation."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     arguments = getattr(annotation, "__args__", ())
-    return next(filter(None, map(choices_of, arguments)), ())
+    return next(filter(None, map(list_choices, arguments)), ())
 
 
 def section_types(annotation: Any) -> Iterator[type[Section]]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.config.document import ConfigFile
-from ptycho_tasks.config.fields import SectionType, fault, flatten, typed
+from ptycho_tasks.config.fields import SectionType, explain_fault, flatten, make_section
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import Section
 
@@ -141,9 +141,9 @@ def convert(
     """
     data: Any = layers.data.get(prefix, {}) if prefix else layers.data
     try:
-        return typed(data, kind)
+        return make_section(data, kind)
     except msgspec.ValidationError as error:
-        key, problem = fault(error, kind, data)
+        key, problem = explain_fault(error, kind, data)
         key = ".".join(part for part in (prefix, key) if part)
         if owner:
             problem = problem.replace("unknown key;", f"{owner} does not know this key;", 1)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from ptycho_tasks.config.document import ConfigFile, parse_config, short
-from ptycho_tasks.config.fields import fault
+from ptycho_tasks.config.fields import explain_fault
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.shell import code_named, pytest_calls, pytest_command, selected_paths
@@ -138,7 +138,7 @@ def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
     try:
         options = msgspec.convert(data, EvidenceOptions)
     except msgspec.ValidationError as error:
-        raise refused(*fault(error, EvidenceOptions, data)) from error
+        raise refused(*explain_fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
         if not getattr(options, key).isprintable():
             raise refused(key, "expected text without control characters")
