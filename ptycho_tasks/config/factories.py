@@ -13,7 +13,14 @@ from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import BackendEntry, find_backend, sections_of
 from ptycho_tasks.config.document import ConfigFile
 from ptycho_tasks.config.fields import Fact, Facts, flatten, list_facts
-from ptycho_tasks.config.layers import ONLY, Layers, Variant, convert, convert_once, merge
+from ptycho_tasks.config.layers import (
+    DEFAULT_VARIANT,
+    Layers,
+    Variant,
+    convert,
+    convert_once,
+    merge,
+)
 from ptycho_tasks.config.payload import (
     PROJECT,
     InferencePayload,
@@ -33,7 +40,7 @@ def create_training_payload(
     *,
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
     places: Places = PROJECT,
 ) -> TrainingPayload:
     """Settle all that training needs.
@@ -61,7 +68,7 @@ def create_inference_payload(
     *,
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
     places: Places = PROJECT,
 ) -> InferencePayload:
     """Settle all that inference needs; see `create_training_payload`."""
@@ -74,7 +81,7 @@ def create_refinement_payload(
     file: ConfigFile,
     overrides: Mapping[str, Any] | None = None,
     *,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
 ) -> RefinementPayload | None:
     """Settle all that refinement needs; None where ptycho.yaml asks for none.
 

@@ -81,13 +81,13 @@ class Variant:
     """Dotted key path to `ptycho.yaml:LINE`."""
 
 
-ONLY = Variant("default")
+DEFAULT_VARIANT = Variant("default")
 """What there is where a ptycho.yaml asks for no variants."""
 
 
 def merge(
     file: ConfigFile,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
     command_line: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
@@ -95,7 +95,7 @@ def merge(
     """Lay a variant's, command-line values and overrides (dotted key path to value) over the
     file's. `flags` says how a key is spelled on the command line."""
     # One of a thousand variants must not carry a copy of them all; evidence is of none.
-    left_out = ("evidence",) if variant is ONLY else ("evidence", "matrix", "variants")
+    left_out = ("evidence",) if variant is DEFAULT_VARIANT else ("evidence", "matrix", "variants")
     data = {key: value for key, value in file.data.items() if key not in left_out}
     origins = {**file.origins, **variant.origins}
     for key, value in variant.overrides.items():

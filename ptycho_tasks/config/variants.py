@@ -22,7 +22,7 @@ from typing import Any
 
 from ptycho_tasks.config.document import ConfigFile, short
 from ptycho_tasks.config.fields import canonical_json
-from ptycho_tasks.config.layers import ONLY, Variant
+from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 
@@ -53,7 +53,7 @@ def read_variants(file: ConfigFile) -> list[Variant]:
                 f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
                 "remove one, or list them under `variants` with names of their own"
             )
-    return list(found.values()) or [ONLY]
+    return list(found.values()) or [DEFAULT_VARIANT]
 
 
 def make_label(overrides: Mapping[str, Any]) -> str:
