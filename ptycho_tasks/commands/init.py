@@ -10,7 +10,7 @@ from typing import Any
 
 from ptycho_tasks.backends import available, find_backend, sections_of
 from ptycho_tasks.commands.template import DODO, example, schema
-from ptycho_tasks.config.document import parse_config, short
+from ptycho_tasks.config.document import parse_config, shorten
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import BackendError, ConfigError
@@ -38,7 +38,7 @@ def init_project(
     folder = folder.absolute()
     for option, text in (("--name", name), ("--backend", backend)):
         if text is not None and not re.fullmatch(NAME_PATTERN, text):
-            raise ConfigError(f"{option}: expected {NAME_RULE}, got {short(text)}")
+            raise ConfigError(f"{option}: expected {NAME_RULE}, got {shorten(text)}")
     of_backend = sections_of(find_backend(backend, folder).load())
     given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
     if source is None:

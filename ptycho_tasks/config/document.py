@@ -221,7 +221,7 @@ class _Document:
             )
         # A backtick would end the key in msgspec's messages.
         if not 0 < len(text) <= _LONGEST_KEY or not text.isprintable() or "`" in text:
-            raise self._refused(node, parent, f"{short(text)} cannot be a key; write a word")
+            raise self._refused(node, parent, f"{shorten(text)} cannot be a key; write a word")
         return text
 
     def _scalar(self, node: yaml.ScalarNode, key: str) -> Any:
@@ -229,13 +229,13 @@ class _Document:
         if scalar is None:
             raise self._unknown_tag(node, key)
         if not scalar.pattern.fullmatch(node.value):
-            raise self._refused(node, key, f"{short(node.value)} is not {scalar.kind}")
+            raise self._refused(node, key, f"{shorten(node.value)} is not {scalar.kind}")
         if scalar.read is not str and len(node.value) > _LONGEST_NUMBER:
-            raise self._refused(node, key, f"{short(node.value)} has too many digits")
+            raise self._refused(node, key, f"{shorten(node.value)} has too many digits")
         return scalar.read(node.value)
 
     def _unknown_tag(self, node: yaml.Node, key: str) -> ConfigError:
-        return self._refused(node, key, f"the tag {short(node.tag)} is not read; remove it")
+        return self._refused(node, key, f"the tag {shorten(node.tag)} is not read; remove it")
 
     def _refused(self, at: Any, key: str, problem: str) -> ConfigError:
         where = f"{self.name}:{at.start_mark.line + 1}"
@@ -249,10 +249,10 @@ class _Document:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else short(value)
+    return "a list" if isinstance(value, list) else shorten(value)
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in a message: in one line, and not too long."""
     plain = isinstance(value, str) and value.isprintable()
     text = f"'{value}'" if plain else repr(value)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
-from ptycho_tasks.config.document import short
+from ptycho_tasks.config.document import shorten
 from ptycho_tasks.options import RULES, Section, Stages, default_of
 
 
@@ -190,7 +190,7 @@ def _got(data: Any, key: str) -> str:
             data = data[int(index)]
         else:
             return ""
-    return "" if isinstance(data, dict) else f", got {short(data)}"
+    return "" if isinstance(data, dict) else f", got {shorten(data)}"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ptycho_tasks.config.document import ConfigFile, short
+from ptycho_tasks.config.document import ConfigFile, shorten
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
@@ -45,7 +45,7 @@ def read_variants(file: ConfigFile) -> list[Variant]:
     found: dict[str, Variant] = {}
     for where, variant in itertools.chain(_combinations(file), _listed(file)):
         if not re.fullmatch(NAME_PATTERN, variant.name):
-            raise ConfigError(f"{where}: variant {short(variant.name)}: expected {NAME_RULE}")
+            raise ConfigError(f"{where}: variant {shorten(variant.name)}: expected {NAME_RULE}")
         # Some file systems do not tell `A` from `a`.
         other = found.setdefault(variant.name.casefold(), variant)
         if other is not variant:
@@ -68,12 +68,12 @@ def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         return
     where = file.where("matrix")
     if not isinstance(matrix, dict):
-        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {short(matrix)}")
+        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {shorten(matrix)}")
     for key, values in matrix.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(
                 f"{file.where(f'matrix.{key}')}: matrix.{key}: expected a list of values, "
-                f"got {short(values)}"
+                f"got {shorten(values)}"
             )
     count = math.prod(map(len, matrix.values()))
     if count > _MOST:
@@ -92,7 +92,7 @@ def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         return
     if not isinstance(listed, list):
         raise ConfigError(
-            f"{file.where('variants')}: variants: expected a list, got {short(listed)}"
+            f"{file.where('variants')}: variants: expected a list, got {shorten(listed)}"
         )
     for index, item in enumerate(listed):
         at = f"variants[{index}]"
