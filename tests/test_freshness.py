@@ -14,7 +14,7 @@ import yaml
 
 from ptycho_tasks.builds import stage_code as code
 from ptycho_tasks.builds import task_table as table
-from ptycho_tasks.config.fields import Fact, list_facts
+from ptycho_tasks.config.facts import Fact, list_facts
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
 

@@ -14,9 +14,6 @@ import yaml
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import read_config_bytes
 
-# ---------------------------------------------------------------------------------------------
-# Reading
-
 
 class _Scalar(NamedTuple):
     """One of YAML's types of single values."""

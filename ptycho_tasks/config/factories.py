@@ -12,7 +12,8 @@ import msgspec
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import BackendEntry, find_backend, sections_of
 from ptycho_tasks.config.document import ConfigFile
-from ptycho_tasks.config.fields import Fact, Facts, flatten, list_facts
+from ptycho_tasks.config.facts import Fact, Facts, list_facts
+from ptycho_tasks.config.fields import flatten
 from ptycho_tasks.config.layers import (
     DEFAULT_VARIANT,
     Layers,
@@ -124,7 +125,7 @@ def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload
     values = others | {"refine.backend": name, **flat}
     own = {
         "values": values,
-        "origins": layers.origins_of(values),
+        "origins": layers.list_origins(values),
         "facts": _known_facts(
             *sections_of(settled["backend"]).items(), ("refine", refiner.options_type)
         ),
@@ -144,7 +145,7 @@ def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
     for section, kind in kinds.items():
         typed[section], flat = convert_once(layers, kind, section, owner)
         values |= flat
-    origins = layers.origins_of(values)
+    origins = layers.list_origins(values)
     _refuse_unhonoured(backend, values, origins)
     try:
         getattr(backend, "check", _nothing)(typed["training"], typed["execution"])

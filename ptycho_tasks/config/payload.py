@@ -18,7 +18,8 @@ import msgspec
 
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import execution_type
-from ptycho_tasks.config.fields import Facts, canonical_json
+from ptycho_tasks.config.facts import Facts
+from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
 from ptycho_tasks.config.variants import make_label
@@ -97,7 +98,7 @@ class Payload:
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its
         inputs and the code."""
-        keys = self.facts.keys_of(stage, tuple(self.values))
+        keys = self.facts.select_keys(stage, tuple(self.values))
         return {key: self.values[key] for key in keys}
 
     def at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
