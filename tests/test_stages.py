@@ -21,7 +21,7 @@ from ptycho_tasks.config.factories import (
     create_refinement_payload,
     create_training_payload,
 )
-from ptycho_tasks.config.payload import Places
+from ptycho_tasks.config.payload import Folders
 from ptycho_tasks.errors import (
     ConfigError,
     FileWriteError,
@@ -494,10 +494,10 @@ def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):
 
 def test_a_command_trains_on_a_scan_and_infers_into_folders_of_its_choice(project):
     file = read_config(project.root / "ptycho.yaml")
-    places = Places(model_dir=project.root / "out", output_dir=project.root / "images")
+    folders = Folders(model_dir=project.root / "out", output_dir=project.root / "images")
     before = project.files()
-    bundle = stages.train(create_training_payload(file, places=places))
-    metrics = stages.infer(create_inference_payload(file, places=places))
+    bundle = stages.train(create_training_payload(file, folders=folders))
+    metrics = stages.infer(create_inference_payload(file, folders=folders))
     assert bundle == project.root / "out" / "wts.h5.zip"
     assert load_bundle(project.root / "out").params["flat"]["train_data_file_path"] == "scan.npz"
     assert metrics["frames"] == 25
@@ -509,8 +509,8 @@ def test_training_on_a_scan_takes_the_frames_that_a_fixture_would_hold(project):
     code = "given = replace(given, metadata={'frames': request.scan.frame_count})"
     project.write(train=code)
     file = read_config(project.root / "ptycho.yaml")
-    places = Places(model_dir=project.root / "out")
-    stages.train(create_training_payload(file, places=places))
+    folders = Folders(model_dir=project.root / "out")
+    stages.train(create_training_payload(file, folders=folders))
     project.train()
     folders = (project.root / "out", project.training().model_dir)
     assert [load_bundle(folder).model.metadata["frames"] for folder in folders] == [16, 16]

@@ -54,7 +54,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
             refuse_overwriting(row["inputs"], row["outputs"])
             payload = table.payload(row)
             refuse_foreign(row, payload)
-            backends += [payload.backend, *filter(None, [getattr(payload, "refiner", None)])]
+            backends.append(payload.backend)
             remove_leftovers(map(Path, row["outputs"]))
             with muted(task.verbosity):
                 getattr(stages, _FUNCTIONS[row["stage"]])(payload)

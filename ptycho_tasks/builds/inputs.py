@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptycho_tasks.builds.progress import _say_doubts, _say_scan
 from ptycho_tasks.builds.state import known_sha256
-from ptycho_tasks.config.payload import PROJECT, InferencePayload, Payload, TrainingPayload, _shown
+from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import project_path
 
@@ -58,7 +58,7 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
     # The product is that of the source, and of no other scan.
     own = path == payload.source_file
     for key in ("source.file", "source.product") if own else ("inference.scan",):
-        missing = payload.missing(key)
+        missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
     scan = read_scan(
@@ -106,14 +106,14 @@ def _read_inference_scan(payload: InferencePayload) -> ScanData:
         if count > scan.frame_count:
             raise ConfigError(
                 f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
-                f"asked for, but {_shown(payload.scan_file, payload)} has {scan.frame_count}; ask "
-                "for at most as many"
+                f"asked for, but {payload.display_path(payload.scan_file)} has {scan.frame_count}; "
+                "ask for at most as many"
             )
         scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
     _refuse_several(payload, scan)
     _say_scan("scan", payload.scan_file, payload, scan)
     # In a project, what the source leaves in doubt was said when it was checked.
-    if payload.places != PROJECT or payload.config.inference.scan not in ("source", "fixture"):
+    if not payload.is_of_project or payload.config.inference.scan not in ("source", "fixture"):
         _say_doubts(payload.scan_file, payload, scan)
     return scan
 
@@ -130,6 +130,6 @@ def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
     if len(numbers) > 1:
         shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         raise ConfigError(
-            f"{_shown(payload.scan_file, payload)}: key 'scan_index' holds {len(numbers)} scans "
-            f"({shown}), and a reconstruction is of one; name it with source.scan_index"
+            f"{payload.display_path(payload.scan_file)}: key 'scan_index' holds {len(numbers)} "
+            f"scans ({shown}), and a reconstruction is of one; name it with source.scan_index"
         )

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ptycho_tasks.builds.progress import _say, _warn
 from ptycho_tasks.builds.stage_code import backend_sources, core_sources, versions
 from ptycho_tasks.builds.state import known_sha256, known_source_digest
-from ptycho_tasks.config.payload import (
-    InferencePayload,
-    Payload,
-    RefinementPayload,
-    TrainingPayload,
-)
+from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import FileWriteError, ScanError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
 from ptycho_tasks.system.files import find_file_problem
@@ -152,17 +147,14 @@ def _made_from(
     payload: TrainingPayload | InferencePayload, stage: str, inputs: dict[str, Path]
 ) -> dict[str, Any]:
     """What decides a stage's outputs: settings, versions, sha256 of the inputs."""
-    backend, source = payload.backend, payload.backend_source
-    if isinstance(payload, RefinementPayload):
-        backend, source = payload.refiner, payload.refiner_source
     return {
         "settings": payload.settings(stage),
-        "versions": versions(stage, backend),
+        "versions": versions(stage, payload.backend),
         "sources": {
             name: known_source_digest(path)
             for name, path in {
                 **core_sources(stage),
-                **backend_sources(backend, source, payload.root),
+                **backend_sources(payload.backend, payload.backend_source, payload.root),
             }.items()
         },
         "inputs": {

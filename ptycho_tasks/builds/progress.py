@@ -14,9 +14,7 @@ from ptycho_tasks.backends import import_failure
 from ptycho_tasks.config.payload import (
     InferencePayload,
     Payload,
-    RefinementPayload,
     TrainingPayload,
-    _shown,
 )
 from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
@@ -145,8 +143,8 @@ def _answerable(payload: TrainingPayload | InferencePayload, at_work: Backend) -
     except ConfigError as error:
         key = str(error).partition(":")[0]
         text = str(error)
-        if isinstance(payload, RefinementPayload) and key.startswith("training."):
-            key, text = (said.replace("training.", "refine.", 1) for said in (key, text))
+        if key.startswith("training."):
+            key, text = (s.replace("training", payload.section, 1) for s in (key, text))
         origin = payload.origins.get(key)
         if origin is None:
             raise
@@ -160,7 +158,7 @@ def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
         ("phase", PHASE),
         ("metrics", METRICS),
     ):
-        _say(payload, f"{what:<10} {_shown(payload.output_dir / name, payload)}")
+        _say(payload, f"{what:<10} {payload.display_path(payload.output_dir / name)}")
     _say(
         payload,
         f"{'misfit':<10} R-factor {metrics['r_factor']:.4f}, "
@@ -173,7 +171,9 @@ def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
 
 def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
     N = scan.size
-    _say(payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}")
+    _say(
+        payload, f"{what:<10} {payload.display_path(path)}: {scan.frame_count} frames of {N} x {N}"
+    )
     for note in scan.notes:
         _say(payload, f"{'':<10} {note}")
 
@@ -182,7 +182,7 @@ def _say_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
     from ptycho_tasks.scans.plausibility import doubts
 
     for doubt in doubts(scan):
-        _warn(f"{_shown(path, payload)}: {doubt}")
+        _warn(f"{payload.display_path(path)}: {doubt}")
 
 
 def _warn(text: str) -> None:

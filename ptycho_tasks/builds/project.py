@@ -29,7 +29,11 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
         if not made and not Path(scan).exists():
-            missing = project_table().payload(project_table().row(name)).missing("inference.scan")
+            missing = (
+                project_table()
+                .payload(project_table().row(name))
+                .describe_missing("inference.scan")
+            )
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 
@@ -39,7 +43,7 @@ def missing_setting(name: str, path: str) -> str | None:
     row = project_table().row(name)
     payload = project_table().payload(row)
     for key in ("source.file", "source.product", "inference.scan"):
-        missing = payload.missing(key)
+        missing = payload.describe_missing(key)
         if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
             return missing
     return None

@@ -45,12 +45,10 @@ from ptycho_tasks.builds.progress import (
 )
 from ptycho_tasks.builds.state import known_sha256
 from ptycho_tasks.config.payload import (
-    PROJECT,
     InferencePayload,
     Payload,
     RefinementPayload,
     TrainingPayload,
-    _shown,
 )
 from ptycho_tasks.errors import BundleError, ScanError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME
@@ -150,7 +148,7 @@ def train(payload: TrainingPayload) -> Path:
     _refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     made_from = _made_from(payload, "train", payload.training_files)
-    scan = _read_fixture(payload) if payload.places == PROJECT else _read_subset(payload)
+    scan = _read_fixture(payload) if payload.is_of_project else _read_subset(payload)
     made_from |= _read_besides(payload)
     work_dir = payload.work_dir(made_from)
     quiet = payload.execution.quiet
@@ -163,15 +161,15 @@ def train(payload: TrainingPayload) -> Path:
     ):
         request = TrainRequest(
             scan,
-            payload.training,
+            payload.options,
             payload.execution,
             progress,
             work_dir,
             lambda text: _say(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
-        trained_on = payload.fixture_file if payload.places == PROJECT else payload.source_file
-        with check_cost(payload.backend, request, _shown(trained_on, payload)).told():
+        trained_on = payload.fixture_file if payload.is_of_project else payload.source_file
+        with check_cost(payload.backend, request, payload.display_path(trained_on)).told():
             given = payload.backend.train(request)
     model = checked_model(given, payload.backend.name)
 
@@ -191,13 +189,13 @@ def train(payload: TrainingPayload) -> Path:
     paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in kept}
     for name, path in paths.items():
         write_atomic(path, kept[name])
-        _say(payload, f"checkpoint {_shown(path, payload)}")
+        _say(payload, f"checkpoint {payload.display_path(path)}")
     if paths:
         write_record(payload.checkpoints_dir, paths.values())
     path = payload.bundle_file
     write_atomic(path, content)
     _tidy(work_dir)
-    _say(payload, f"bundle     {_shown(path, payload)}")
+    _say(payload, f"bundle     {payload.display_path(path)}")
     return path
 
 
@@ -224,7 +222,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
-            f"{_shown(payload.model_dir, payload)}: this bundle was made by the backend "
+            f"{payload.display_path(payload.model_dir)}: this bundle was made by the backend "
             f"`{bundle.backend}`, not by `{payload.backend.name}`; train again, or set "
             f"`backend: {bundle.backend}`"
         )
@@ -234,7 +232,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
-        cost = check_cost(payload.backend, request, _shown(payload.scan_file, payload))
+        cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
         with cost.told():
             given = payload.backend.infer(request)
     with cost.told():
@@ -267,18 +265,17 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     start = read_product(payload.start_file)
     scan = _read_inference_scan(payload)
     made_from |= _read_besides(payload)
-    refiner = payload.refiner
+    refiner = payload.backend
     try:
-        start = checked_reconstruction(start, scan, payload.backend.name)
+        start = checked_reconstruction(start, scan, payload.config.backend)
     except TrainingError as error:
-        shown = _shown(payload.start_file, payload)
+        shown = payload.display_path(payload.start_file)
         raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
     with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
-        execution = payload.refiner_execution
-        request = RefineRequest(scan, start, payload.refinement, execution, progress)
-        with check_cost(refiner, request, _shown(payload.scan_file, payload)).told():
+        request = RefineRequest(scan, start, payload.options, payload.execution, progress)
+        with check_cost(refiner, request, payload.display_path(payload.scan_file)).told():
             # The payload's factory saw that it is there.
             given = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
@@ -303,6 +300,6 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
         return msgspec.convert(params["training"], payload.backend.options_type)
     except (KeyError, msgspec.ValidationError) as error:
         raise BundleError(
-            f"{_shown(payload.model_dir, payload)}: params.json: training: {error}; the bundle is "
-            f"of another version of the backend `{payload.backend.name}`; train again"
+            f"{payload.display_path(payload.model_dir)}: params.json: training: {error}; the "
+            f"bundle is of another version of the backend `{payload.backend.name}`; train again"
         ) from error

@@ -205,7 +205,7 @@ def make_table(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
                 )
         backends.add((training.backend, training.backend_source))
         if refinement is not None:
-            backends.add((refinement.refiner, refinement.refiner_source))
+            backends.add((refinement.backend, refinement.backend_source))
     for stage in ("source", "fixture"):
         # One that all variants share needs no name of its own.
         if len(rows[stage]) == 1:
@@ -236,10 +236,10 @@ def _rows(
         ("train", "infer"), (training.backend, training.backend_source)
     )
     if refinement is not None:
-        backends["refine"] = (refinement.refiner, refinement.refiner_source)
-    source_name = training.changed("source") or "default"
+        backends["refine"] = (refinement.backend, refinement.backend_source)
+    source_name = training.label_changes("source") or "default"
     scan = [at(path) for path in inference.scan_files.values()]
-    bundle = f"{training.results('training')}/{BUNDLE_NAME}"
+    bundle = f"{training.results_folder('training')}/{BUNDLE_NAME}"
     fixture = at(training.fixture_file)
 
     def row(
@@ -265,7 +265,7 @@ def _rows(
             "inputs": inputs,
             "outputs": outputs,
             "settings": text,
-            "at_default": payload.at_default(settings),
+            "at_default": payload.keys_at_default(settings),
             "versions": versions(stage, backend),
             "after": after,
             "sources": code,
@@ -275,7 +275,7 @@ def _rows(
         return [at(path) for path in training.source_files.values()]
 
     def made(stage: str) -> list[str]:
-        return [f"{training.results(stage)}/{name}" for name in RESULTS]
+        return [f"{training.results_folder(stage)}/{name}" for name in RESULTS]
 
     def check_source() -> Files:
         scan = at(training.source_file)
@@ -296,13 +296,13 @@ def _rows(
         return doc, [bundle, *scan], made("inference")
 
     yield from row(training, "source", source_name, check_source)
-    fixture_name = training.changed("source", "fixture") or "default"
+    fixture_name = training.label_changes("source", "fixture") or "default"
     after = f"source:{source_name}" if several else "source"
     yield from row(training, "fixture", fixture_name, cut, after)
     yield from row(training, "train", training.variant.name, train)
     yield from row(inference, "infer", inference.variant.name, infer)
     if refinement is not None:
-        doc = f"go on from the reconstruction with the backend {refinement.refiner.name}"
+        doc = f"go on from the reconstruction with the backend {refinement.backend.name}"
         files = doc, [at(refinement.start_file), *scan], made("refinement")
         yield from row(refinement, "refine", refinement.variant.name, lambda: files)
 

@@ -20,7 +20,7 @@ from ptycho_tasks.commands.flags import FlagCommand, Table, Told, options, told
 from ptycho_tasks.commands.train_flags import INFER, TRAIN
 from ptycho_tasks.config.document import ConfigFile, read_config
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
-from ptycho_tasks.config.payload import InferencePayload, Payload, Places, TrainingPayload
+from ptycho_tasks.config.payload import Folders, InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import DEBUG, ConfigError
 from ptycho_tasks.layout import BUNDLE_NAME, absolute_path
 
@@ -120,7 +120,7 @@ def training_payload(
         file,
         command_line=_of_scan(said.values, scan),
         flags=said.flags,
-        places=Places(model_dir=output),
+        folders=Folders(model_dir=output),
     )
     _check_inputs(payload)
     _refuse_overwriting(payload, [payload.bundle_file, payload.checkpoints_dir])
@@ -146,7 +146,7 @@ def reconstruction_payload(
         file,
         command_line=_of_scan(values, None),
         flags=said.flags | {"source.file": "--test-data-file"},
-        places=Places(output, output / "inference"),
+        folders=Folders(output, output / "inference"),
     )
     _check_inputs(payload)
     _refuse_overwriting(payload, payload.output_files)
@@ -180,7 +180,7 @@ def inference_payload(
         _no_config(),
         command_line={"backend": backend_of(folder), **said.values},
         flags={"backend": "--model-path", **said.flags},
-        places=Places(folder, output),
+        folders=Folders(folder, output),
     )
     _check_inputs(payload)
     _refuse_overwriting(payload, payload.output_files)
@@ -232,7 +232,7 @@ def _of_scan(values: dict[str, Any], configured: str | None) -> dict[str, Any]:
 
 def _check_inputs(payload: Payload) -> None:
     for key in ("source.file", "source.product"):
-        missing = payload.missing(key)
+        missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
 
