@@ -21,7 +21,7 @@ from ptycho_tasks.system.terminal import echo
 
 
 @dataclass(frozen=True)
-class Old:
+class OldName:
     """Another name, which is still read, with a warning."""
 
     name: str
@@ -46,24 +46,24 @@ class Flag:
     """Gives the values to offer where they are not always the same."""
     off: str = ""
     """Of a switch: the name that turns it off."""
-    old: tuple[Old, ...] = ()
+    old: tuple[OldName, ...] = ()
     required: bool = False
 
     @property
     def field(self) -> str:
         """The name of its value in the command."""
-        return field_of(self.name)
+        return variable_name(self.name)
 
     def spelled(self, value: Any) -> str:
         """How it is spelled with a value."""
         return self.off if value is False and self.off else self.name
 
 
-Table = Mapping[str, Sequence[Flag]]
+FlagTable = Mapping[str, Sequence[Flag]]
 """The flags of a command by the group that the help shows them in."""
 
 
-class Told(NamedTuple):
+class FlagValues(NamedTuple):
     """What a command line says."""
 
     values: dict[str, Any]
@@ -72,12 +72,12 @@ class Told(NamedTuple):
     """Dotted key path to the flag that set it."""
 
 
-def field_of(name: str) -> str:
+def variable_name(name: str) -> str:
     """`--batch-size` as the name of a variable."""
     return name.lstrip("-").replace("-", "_")
 
 
-def told(table: Table, given: Mapping[str, Any], root: Path) -> Told:
+def read_flags(table: FlagTable, given: Mapping[str, Any], root: Path) -> FlagValues:
     """What the flags of a table say, the command's own aside; warns of old names.
 
     Args:
@@ -91,7 +91,7 @@ def told(table: Table, given: Mapping[str, Any], root: Path) -> Told:
     """
     values, names = {}, {}
     for flag in chain(*table.values()):
-        said = dict(_said(flag, given))
+        said = dict(_values_by_name(flag, given))
         if not flag.key or not said:
             continue
         (name, value), *others = said.items()
@@ -102,16 +102,16 @@ def told(table: Table, given: Mapping[str, Any], root: Path) -> Told:
             project_path(root, absolute_path(value)) if isinstance(value, Path) else value
         )
         names[flag.key] = name
-    return Told(values, names)
+    return FlagValues(values, names)
 
 
-def _said(flag: Flag, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _values_by_name(flag: Flag, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The value under each name of a flag that was given."""
     value = given[flag.field]
     if value is not None:
         yield flag.spelled(value), value
     for old in flag.old:
-        value = given[field_of(old.name)]
+        value = given[variable_name(old.name)]
         if value is not None:
             remedy = f"{flag.name} {old.stands_for or ''}".rstrip()
             echo(f"warning: {old.name} is an old name; use {remedy}", err=True)
@@ -159,17 +159,17 @@ class FlagCommand(click.Command):
         """Offer flags in the spelling that was begun."""
         items = super().shell_complete(ctx, incomplete.replace("_", "-"))
         for item in items if "_" in incomplete else []:
-            item.value = f"--{field_of(item.value)}"
+            item.value = f"--{variable_name(item.value)}"
         return items
 
 
-def options(table: Table) -> list[click.Parameter]:
+def make_options(table: FlagTable) -> list[click.Parameter]:
     """Click's options for a table of flags; without a value each is None."""
     return [
         option
         for group, flags in table.items()
         for flag in flags
-        for option in _options_of(flag, group)
+        for option in _make_options_for(flag, group)
     ]
 
 
@@ -177,7 +177,7 @@ _SWITCH: dict[str, Any] = {"is_flag": True, "default": None}
 """Of an option without a value; the default tells one that is not given from one turned off."""
 
 
-def _options_of(flag: Flag, group: str) -> Iterator[FlagOption]:
+def _make_options_for(flag: Flag, group: str) -> Iterator[FlagOption]:
     yield FlagOption(
         [f"{flag.name}/{flag.off}" if flag.off else flag.name, flag.field],
         type=flag.type,
@@ -185,13 +185,13 @@ def _options_of(flag: Flag, group: str) -> Iterator[FlagOption]:
         shell_complete=flag.complete or (completer_of(flag.words) if flag.words else None),
         **_SWITCH if flag.type is bool else {},
         required=flag.required,
-        help=flag.help + "".join(_formerly(old) for old in flag.old),
+        help=flag.help + "".join(_mention_old_name(old) for old in flag.old),
         group=group,
         key=flag.key,
     )
     for old in flag.old:
         yield FlagOption(
-            [old.name, field_of(old.name)],
+            [old.name, variable_name(old.name)],
             type=bool if old.stands_for else flag.type,
             **_SWITCH if old.stands_for else {},
             hidden=True,
@@ -199,5 +199,5 @@ def _options_of(flag: Flag, group: str) -> Iterator[FlagOption]:
         )
 
 
-def _formerly(old: Old) -> str:
+def _mention_old_name(old: OldName) -> str:
     return f" Old: {old.name}" + (f" for `{old.stands_for}`." if old.stands_for else ".")

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from ptycho_tasks.commands.completion import complete_backends
-from ptycho_tasks.commands.flags import Flag, Old, Table
+from ptycho_tasks.commands.flags import Flag, FlagTable, OldName
 from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
 from ptycho_tasks.options import ExecutionOptions
@@ -42,7 +42,7 @@ _ACCELERATOR = Flag(
     "execution.accelerator",
     "The device to compute on.",
     words=list_choices(_FIELDS["accelerator"]),
-    old=(Old("--device"),),
+    old=(OldName("--device"),),
 )
 
 _THREADS = Flag("--threads", "execution.threads", "CPU threads; 0 leaves it to the library.", int)
@@ -82,7 +82,7 @@ _FORCE = Flag("--force", "", "Replace files in --output-dir that ptycho-tasks di
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
 
-TRAIN: Table = {
+TRAIN: FlagTable = {
     "Data": (
         Flag(
             "--train-data-file",
@@ -125,7 +125,7 @@ TRAIN: Table = {
             "training.n_groups",
             "Groups of frames to train on.",
             int,
-            old=(Old("--n-images"),),
+            old=(OldName("--n-images"),),
         ),
         Flag(
             "--gridsize",
@@ -210,14 +210,14 @@ TRAIN: Table = {
             "execution.logger",
             "Log the training into the folder logs of --output-dir.",
             words=("none", "csv", "tensorboard", "mlflow"),
-            old=(Old("--disable-mlflow", "none"),),
+            old=(OldName("--disable-mlflow", "none"),),
         ),
     ),
 }
 """The flags of `ptycho-tasks train`."""
 
 
-INFER: Table = {
+INFER: FlagTable = {
     "Data": (
         Flag(
             "--model-path",
@@ -246,7 +246,7 @@ INFER: Table = {
             "inference.n_groups",
             "Frames of the scan to reconstruct from, evenly spaced; all where it is not given.",
             int,
-            old=(Old("--n-images"),),
+            old=(OldName("--n-images"),),
         ),
     ),
     "Reading the scan": _READING,

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ptycho_tasks.commands.flags import FlagCommand, Table, Told, options, told
+from ptycho_tasks.commands.flags import FlagCommand, FlagTable, FlagValues, make_options, read_flags
 from ptycho_tasks.commands.train_flags import INFER, TRAIN
 from ptycho_tasks.config.document import ConfigFile, read_config
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
@@ -31,8 +31,8 @@ _EPILOG = (
 )
 
 
-def _command(name: str, table: Table) -> Callable[[Callable[..., None]], click.Command]:
-    return click.command(name, cls=FlagCommand, params=options(table), epilog=_EPILOG)
+def _command(name: str, table: FlagTable) -> Callable[[Callable[..., None]], click.Command]:
+    return click.command(name, cls=FlagCommand, params=make_options(table), epilog=_EPILOG)
 
 
 @_command("train", TRAIN)
@@ -43,7 +43,7 @@ def train(**given: Any) -> None:
     """
     _show_tracebacks(given)
     file = _config(given["config"])
-    said = told(TRAIN, given, file.root)
+    said = read_flags(TRAIN, given, file.root)
     output = absolute_path(given["output_dir"])
     training = training_payload(file, said, output, force=given["force"])
     test = given["test_data_file"] and reconstruction_payload(
@@ -70,7 +70,7 @@ def infer(**given: Any) -> None:
     """
     _show_tracebacks(given)
     output = absolute_path(given["output_dir"])
-    said = told(INFER, given, Path.cwd())
+    said = read_flags(INFER, given, Path.cwd())
     payload = inference_payload(said, given["model_path"], output, force=given["force"])
 
     with _alone_in(output, "infer"):
@@ -80,7 +80,7 @@ def infer(**given: Any) -> None:
 
 
 def training_payload(
-    file: ConfigFile, said: Told, output: Path, *, force: bool = False
+    file: ConfigFile, said: FlagValues, output: Path, *, force: bool = False
 ) -> TrainingPayload:
     """Settle what `ptycho-tasks train` does.
 
@@ -130,7 +130,7 @@ def training_payload(
 
 
 def reconstruction_payload(
-    file: ConfigFile, said: Told, output: Path, scan: Path, *, force: bool = False
+    file: ConfigFile, said: FlagValues, output: Path, scan: Path, *, force: bool = False
 ) -> InferencePayload:
     """Settle the reconstruction that follows a training; see `training_payload`.
 
@@ -155,7 +155,7 @@ def reconstruction_payload(
 
 
 def inference_payload(
-    said: Told, model_path: Path, output: Path, *, force: bool = False
+    said: FlagValues, model_path: Path, output: Path, *, force: bool = False
 ) -> InferencePayload:
     """Settle what `ptycho-tasks infer` does.
 
