@@ -9,7 +9,7 @@ import click
 
 from ptycho_tasks.commands.backends import backends_command
 from ptycho_tasks.commands.bundle import bundle
-from ptycho_tasks.commands.completion import completion
+from ptycho_tasks.commands.completion import completion_command
 from ptycho_tasks.commands.config import config_command
 from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
@@ -56,7 +56,7 @@ def cli(debug: bool) -> None:
 for _command in (
     backends_command,
     bundle,
-    completion,
+    completion_command,
     config_command,
     dry_run_command,
     evidence,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from ptycho_tasks.commands.completion import Completer, completer_of
+from ptycho_tasks.commands.completion import Completer, complete_words
 from ptycho_tasks.layout import absolute_path, project_path
 from ptycho_tasks.system.terminal import echo
 
@@ -182,7 +182,7 @@ def _make_options_for(flag: Flag, group: str) -> Iterator[FlagOption]:
         [f"{flag.name}/{flag.off}" if flag.off else flag.name, flag.field],
         type=flag.type,
         metavar=f"[{'|'.join(flag.words)}]" if flag.words else None,
-        shell_complete=flag.complete or (completer_of(flag.words) if flag.words else None),
+        shell_complete=flag.complete or (complete_words(flag.words) if flag.words else None),
         **_SWITCH if flag.type is bool else {},
         required=flag.required,
         help=flag.help + "".join(_mention_old_name(old) for old in flag.old),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from ptycho_tasks.commands.completion import completer_of
+from ptycho_tasks.commands.completion import complete_words
 from ptycho_tasks.config.fields import SectionType, explain_fault, list_choices, make_section
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import Section, default_of
@@ -33,7 +33,7 @@ def section_options(
                 field.name,
                 multiple=isinstance(default_of(field), list),
                 metavar=f"[{'|'.join(words)}]" if words else _value_word(field.type),
-                shell_complete=completer_of(words) if words else None,
+                shell_complete=complete_words(words) if words else None,
                 help=f"{meta.description}  [default: {default}]",
             )(command)
         return command
