@@ -22,7 +22,7 @@ from pathlib import Path
 from ptycho_tasks.system.lock import ProjectLock
 lock = ProjectLock(Path(sys.argv[1]))
 lock.acquire()
-lock.working_on("train:wide")
+lock.note_task("train:wide")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -130,7 +130,7 @@ def test_a_lock_whose_file_was_removed_still_holds_and_is_made_again(path, capsy
     assert "another run is at work" in describe_holder(path)
     with pytest.raises(LockedError):
         ProjectLock(path).acquire()
-    lock.working_on("train:wide")
+    lock.note_task("train:wide")
     assert "task train:wide" in describe_holder(path)
     lock.release()
     assert describe_holder(path) is None
@@ -143,7 +143,7 @@ def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys)
     first.acquire()
     shutil.rmtree(path.parent)
     second.acquire()
-    first.working_on("train:wide")
+    first.note_task("train:wide")
     assert "not kept apart" in capsys.readouterr().err
     first.release()
     second.release()

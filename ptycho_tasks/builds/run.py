@@ -87,7 +87,7 @@ def begin_run(state: object) -> None:
 def begin_task(name: str) -> None:
     """Say to who asks for the lock that a task runs, and look after worker processes."""
     if _run is not None:
-        _run.lock.working_on(name)
+        _run.lock.note_task(name)
         _run.mind_workers()
 
 

@@ -14,7 +14,7 @@ from ptycho_tasks.commands.config import config_command
 from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
-from ptycho_tasks.commands.train_infer import infer, train
+from ptycho_tasks.commands.train_infer import infer_command, train_command
 from ptycho_tasks.commands.why import dry_run_command, why_command
 from ptycho_tasks.errors import DEBUG, PtychoTasksError
 from ptycho_tasks.system.clock import utc_now
@@ -61,11 +61,11 @@ for _command in (
     dry_run_command,
     evidence,
     fixture_command,
-    infer,
+    infer_command,
     init_command,
     plan,
     simulate_command,
-    train,
+    train_command,
     why_command,
 ):
     cli.add_command(_command)

@@ -17,7 +17,7 @@ Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:

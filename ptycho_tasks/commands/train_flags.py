@@ -16,14 +16,10 @@ from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
 from ptycho_tasks.options import ExecutionOptions
 
-# ---------------------------------------------------------------------------------------------
-# The tables
-
-
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(ExecutionOptions)}
 
 
-class _Place(click.Path):
+class _NonEmptyPath(click.Path):
     """A path; an empty one, as of a variable that is not set, is not the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -32,9 +28,9 @@ class _Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-_FILE = _Place(dir_okay=False, path_type=Path)
+_FILE = _NonEmptyPath(dir_okay=False, path_type=Path)
 
-_FOLDER = _Place(file_okay=False, writable=True, path_type=Path)
+_FOLDER = _NonEmptyPath(file_okay=False, writable=True, path_type=Path)
 
 
 _ACCELERATOR = Flag(
@@ -223,7 +219,7 @@ INFER: FlagTable = {
             "--model-path",
             "",
             "The folder that holds the bundle wts.h5.zip.",
-            _Place(path_type=Path),
+            _NonEmptyPath(path_type=Path),
             required=True,
         ),
         Flag(

@@ -85,7 +85,7 @@ class ProjectLock:
                 "work in a copy of the project"
             ) from error
 
-    def working_on(self, task: str) -> None:
+    def note_task(self, task: str) -> None:
         """Say in the lock which task runs."""
         if self._file is not None:
             self._info["task"] = task
