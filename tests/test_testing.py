@@ -14,6 +14,7 @@ import pytest
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance, checks
+from ptycho_tasks.testing.suite import Suite
 
 STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
 
@@ -596,7 +597,7 @@ def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
     folder.mkdir()
     given["tmp_path"] = folder
     test = getattr(BackendConformance, f"test_{check}")
-    attributes = {k: v for k, v in declared.items() if k in BackendConformance.__annotations__}
+    attributes = {k: v for k, v in declared.items() if k in Suite.__annotations__}
     suite = type("Broken", (BackendConformance,), in_a_project(tmp_path, code, **attributes))
     arguments = {name: given[name] for name in inspect.signature(test).parameters if name != "self"}
     with pytest.raises((Exception, pytest.fail.Exception), match=said):
