@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.results.ownership import (
+from ptycho_tasks.results.folder_record import (
     RECORD_NAME,
-    check_ours,
-    is_ours,
     list_recorded,
     record_changes,
     remove_recorded,
     write_record,
 )
+from ptycho_tasks.results.ownership import check_ours, is_ours
 
 INFERENCE = "runs/default/inference"
 OUTPUTS = (

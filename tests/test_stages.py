@@ -32,7 +32,7 @@ from ptycho_tasks.errors import (
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.results.bundle import load_bundle
-from ptycho_tasks.results.ownership import RECORD_NAME, list_recorded
+from ptycho_tasks.results.folder_record import RECORD_NAME, list_recorded
 from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan

@@ -170,7 +170,7 @@ def clean(name: str, dryrun: bool) -> None:
 
 def _remove_recorded(folder: Path, dryrun: bool) -> None:
     """Remove what runs wrote into a folder of logs or checkpoints; say what stays."""
-    from ptycho_tasks.results.ownership import list_recorded, remove_recorded
+    from ptycho_tasks.results.folder_record import list_recorded, remove_recorded
 
     if list_recorded(folder):
         echo(f"removing what was written into {folder}")

@@ -44,6 +44,7 @@ _READING = (
     "scans/hdf5_scan",
     "scans/linked_files",
     "scans/npz",
+    "scans/npz_scan",
     "scans/raw_scan",
     "scans/readers",
 )
@@ -73,6 +74,7 @@ STAGE_CODE = {
             "scan",
             "scans/fixture",
             "scans/npz",
+            "scans/npz_scan",
             "scans/raw_scan",
             "scans/readers",
         ),
@@ -84,8 +86,8 @@ BESIDE = frozenset({
     "backends", "builds/cost", "builds/progress", "builds/stage_code", "builds/state",
     "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
     "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
-    "results/ownership", "scans/plausibility", "system/files", "system/memory",
-    "system/sources", "system/terminal",
+    "results/folder_record", "results/ownership", "scans/plausibility", "system/files",
+    "system/memory", "system/sources", "system/terminal",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""

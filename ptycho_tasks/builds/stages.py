@@ -142,7 +142,7 @@ def train(payload: TrainingPayload) -> Path:
     """
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.results.bundle import bundle_bytes
-    from ptycho_tasks.results.ownership import record_changes, remove_recorded, write_record
+    from ptycho_tasks.results.folder_record import record_changes, remove_recorded, write_record
     from ptycho_tasks.system.files import write_atomic
 
     _refuse_folders([payload.bundle_file])

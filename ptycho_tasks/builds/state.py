@@ -203,7 +203,7 @@ class State:
         return self._digest(path, "sha256", sha256_file)
 
     def source_digest(self, path: str) -> str | None:
-        """The digest of what a Python file says; see `ptycho_tasks.code.source_digest`.
+        """The digest of what a Python file says; see `system.sources.source_digest`.
 
         Settled at the first call, which belongs where the tasks are loaded: what is changed
         later is not what runs, or not what was noted, and shows as a change in the next run.
