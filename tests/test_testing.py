@@ -341,18 +341,18 @@ BROKEN: dict[str, list[Broken]] = {
         ("NaN", instead(TOLD, TOLD.replace("losses[-1]", "np.nan")), {}, "told NaN or Inf"),
     ],
     "an_exception_from_progress_comes_out": [
-        ("swallowed", stopping("except Exception: break"), {}, "swallowed _Cancelled"),
+        ("swallowed", stopping("except Exception: break"), {}, "swallowed Cancelled"),
         (
             "swallowed and worked on",
             stopping("except Exception: pass"),
             {},
-            "swallowed _Cancelled",
+            "swallowed Cancelled",
         ),
         (
             "turned into another",
             stopping("except Exception as error: raise RuntimeError('stopped') from error"),
             {},
-            "turned _Cancelled.. from `progress` into RuntimeError",
+            "turned Cancelled.. from `progress` into RuntimeError",
         ),
         (
             "told again",
@@ -378,7 +378,7 @@ BROKEN: dict[str, list[Broken]] = {
                 f"try:\n            {REFINE}\n        except Exception: return request.start",
             ),
             {"method": "refine"},
-            "`refine` swallowed _Cancelled",
+            "`refine` swallowed Cancelled",
         ),
         (
             "signal ends the program",
