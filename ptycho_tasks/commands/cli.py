@@ -77,11 +77,11 @@ def main() -> None:
     try:
         code = cli.main(prog_name=NAME, standalone_mode=False)
     except BaseException as error:
-        code = _status_of(error)
+        code = _exit_status(error)
     sys.exit(code)
 
 
-def _status_of(error: BaseException) -> int:
+def _exit_status(error: BaseException) -> int:
     """The exit status after an error, of which the user was told in one line."""
     if isinstance(error, _HELP):
         error.show()

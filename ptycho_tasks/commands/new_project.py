@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.backends import available, find_backend, sections_of
-from ptycho_tasks.commands.template import DODO, example, schema
+from ptycho_tasks.commands.template import DODO, make_example, make_schema
 from ptycho_tasks.config.document import parse_config, shorten
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
@@ -39,18 +39,18 @@ def init_project(
     for option, text in (("--name", name), ("--backend", backend)):
         if text is not None and not re.fullmatch(NAME_PATTERN, text):
             raise ConfigError(f"{option}: expected {NAME_RULE}, got {shorten(text)}")
-    of_backend = sections_of(find_backend(backend, folder).load())
-    given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
+    backend_types = sections_of(find_backend(backend, folder).load())
+    values: dict[str, Any] = {"backend": backend, "name": name or _make_name(source)}
     if source is None:
-        given["source.simulate"] = None
+        values["source.simulate"] = None
     elif source.is_file():
-        given["source.file"] = _as_seen_from(folder, source.absolute())
-        if source.absolute().resolve() == (folder / "fixtures" / f"{given['name']}.npz").resolve():
-            given["name"] += "_cut"  # else the fixture would take the scan's place
+        values["source.file"] = _write_path(folder, source.absolute())
+        if source.absolute().resolve() == (folder / "fixtures" / f"{values['name']}.npz").resolve():
+            values["name"] += "_cut"  # else the fixture would take the scan's place
     else:
         raise ConfigError(f"--source: there is no file {source}; correct the path")
     contents = {
-        CONFIG_NAME: example(given, of_backend),
+        CONFIG_NAME: make_example(values, backend_types),
         DODO_NAME: DODO,
         SCHEMA_NAME: json.dumps(project_schema(folder), indent=1) + "\n",
     }
@@ -72,15 +72,15 @@ def project_schema(root: Path) -> dict[str, Any]:
             types[name] = sections_of(entry.load())
         except BackendError:
             continue
-    return schema(types)
+    return make_schema(types)
 
 
-def _name_of(source: Path | None) -> str:
+def _make_name(source: Path | None) -> str:
     if source is None:
         return "simulated"
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-")[:90] or "scan"
 
 
-def _as_seen_from(folder: Path, source: Path) -> str:
+def _write_path(folder: Path, source: Path) -> str:
     """Relative where the scan lies in the project, absolute elsewhere."""
     return str(source.relative_to(folder)) if source.is_relative_to(folder) else os.fspath(source)

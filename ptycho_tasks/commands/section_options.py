@@ -61,12 +61,12 @@ def read_section(kind: type[SectionType], values: dict[str, Any]) -> SectionType
         ConfigError: a value is wrong; the option is named.
     """
     names = {field.name for field in msgspec.structs.fields(kind)}
-    given = {
+    texts = {
         key: value for key, value in values.items() if key in names and value not in (None, ())
     }
     try:
-        return make_section(given, kind, strict=False)
+        return make_section(texts, kind, strict=False)
     except msgspec.ValidationError as error:
-        key, problem = explain_fault(error, kind, given)
+        key, problem = explain_fault(error, kind, texts)
         option = f"--{key.replace('_', '-')}: " if key else ""
         raise ConfigError(f"{option}{problem}") from error

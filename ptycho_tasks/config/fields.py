@@ -29,7 +29,7 @@ def make_section(data: Any, kind: type[SectionType], *, strict: bool = True) -> 
     """
     section = msgspec.convert(data, kind, strict=strict)
     for key, value in _leaves(msgspec.to_builtins(section)):
-        problem = _unfit(value)
+        problem = _find_problem(value)
         if problem:
             raise msgspec.ValidationError(f"{problem} - at `${key}`")
     return section
@@ -46,7 +46,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _unfit(value: Any) -> str:
+def _find_problem(value: Any) -> str:
     """What makes a value unfit for every setting; empty where nothing does."""
     if isinstance(value, float) and not math.isfinite(value):
         return "Expected a finite number"
@@ -78,7 +78,7 @@ def explain_fault(
     problem, key = message[1], message[2] or ""
     field = re.fullmatch("Object (contains unknown|missing required) field `(.*)`", problem)
     if field is None:
-        return key, _expected(problem, _annotation(kind, key)) + _got(data, key)
+        return key, _describe_expected(problem, _annotation(kind, key)) + _describe_value(data, key)
     names = [f.encode_name for f in msgspec.structs.fields(_section(kind, key))]
     key = f"{key}.{field[2]}" if key else field[2]
     if field[1] == "missing required":
@@ -88,7 +88,7 @@ def explain_fault(
     return key, f"unknown key; {hint}"
 
 
-def _expected(problem: str, annotation: Any) -> str:
+def _describe_expected(problem: str, annotation: Any) -> str:
     """msgspec's sentence for people: without its own idea of what was got."""
     if problem.startswith("Invalid enum value"):
         return f"expected one of {', '.join(map(str, list_choices(annotation)))}"
@@ -131,7 +131,7 @@ def section_types(annotation: Any) -> Iterator[type[Section]]:
         yield from section_types(argument)
 
 
-def _got(data: Any, key: str) -> str:
+def _describe_value(data: Any, key: str) -> str:
     for name, index in re.findall(r"([^.\[\]]+)|\[([0-9]+)\]", key):
         if name and isinstance(data, dict) and name in data:
             data = data[name]

@@ -42,18 +42,18 @@ def read_variants(file: ConfigFile) -> list[Variant]:
         ConfigError: one line with the place of what is wrong: an empty or nameless variant, two
             of one name, a key that no variant may change, a key given twice.
     """
-    found: dict[str, Variant] = {}
-    for where, variant in itertools.chain(_combinations(file), _listed(file)):
+    by_name: dict[str, Variant] = {}
+    for where, variant in itertools.chain(_combine_matrix(file), _list_variants(file)):
         if not re.fullmatch(NAME_PATTERN, variant.name):
             raise ConfigError(f"{where}: variant {shorten(variant.name)}: expected {NAME_RULE}")
         # Some file systems do not tell `A` from `a`.
-        other = found.setdefault(variant.name.casefold(), variant)
+        other = by_name.setdefault(variant.name.casefold(), variant)
         if other is not variant:
             raise ConfigError(
                 f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
                 "remove one, or list them under `variants` with names of their own"
             )
-    return list(found.values()) or [DEFAULT_VARIANT]
+    return list(by_name.values()) or [DEFAULT_VARIANT]
 
 
 def make_label(overrides: Mapping[str, Any]) -> str:
@@ -62,7 +62,7 @@ def make_label(overrides: Mapping[str, Any]) -> str:
     return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
 
 
-def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+def _combine_matrix(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
     matrix = file.data.get("matrix")
     if matrix is None:
         return
@@ -80,27 +80,27 @@ def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
     origins = {key: file.where(f"matrix.{key}") for key in matrix}
     _check_keys("matrix", origins)
-    names = _shortest(list(matrix))
+    names = _shorten_keys(list(matrix))
     for values in itertools.product(*matrix.values()) if matrix else ():
         name = make_label(dict(zip(names, values, strict=True)))
         yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
 
 
-def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
-    listed = file.data.get("variants")
-    if listed is None:
+def _list_variants(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    items = file.data.get("variants")
+    if items is None:
         return
-    if not isinstance(listed, list):
+    if not isinstance(items, list):
         raise ConfigError(
-            f"{file.where('variants')}: variants: expected a list, got {shorten(listed)}"
+            f"{file.where('variants')}: variants: expected a list, got {shorten(items)}"
         )
-    for index, item in enumerate(listed):
+    for index, item in enumerate(items):
         at = f"variants[{index}]"
         where = file.where(f"{at}.name" if isinstance(item, dict) else at)
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise ConfigError(f"{where}: {at}: expected a `name` and the keys that differ")
         what = f"variant `{item['name']}`"
-        pairs = list(_dotted({k: v for k, v in item.items() if k != "name"}))
+        pairs = list(_list_leaves({k: v for k, v in item.items() if k != "name"}))
         origins: dict[str, str] = {}
         for key, _ in pairs:
             origin = file.where(f"{at}.{key}")
@@ -113,13 +113,13 @@ def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         yield where, Variant(item["name"], dict(pairs), origins)
 
 
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key path and value of every leaf; none for a section that is empty or null, as one
     is of which every line is commented out."""
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:
-            yield from _dotted(value, key)
+            yield from _list_leaves(value, key)
         elif value not in (None, {}) or "." in key or key in ("backend", "refine"):
             yield key, value
 
@@ -148,7 +148,7 @@ def _prefixes(parts: list[str]) -> Iterable[str]:
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _shortest(keys: list[str]) -> list[str]:
+def _shorten_keys(keys: list[str]) -> list[str]:
     """The last part of each key, or as many parts as tell the keys apart."""
     parts = [key.split(".") for key in keys]
     lengths = range(1, max(map(len, parts), default=0) + 1)

@@ -114,13 +114,13 @@ class DoitTraceback:
         """
         error = sys.exc_info()[1]
         assert error is not None
-        status = _status_of(error)
+        status = _exit_status(error)
         if status is None:
             return traceback.format_exc()
         raise SystemExit(status)
 
 
-def _status_of(error: BaseException) -> int | None:
+def _exit_status(error: BaseException) -> int | None:
     """The exit status after an exception that ended a command of doit, of which the user was told
     in one line; None for one that is the dodo.py's own."""
     from doit.dependency import DatabaseException
