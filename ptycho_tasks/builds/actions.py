@@ -18,8 +18,9 @@ from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.builds.task_table import Row
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CHECKPOINTS, LOGS
+from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
-from ptycho_tasks.system.files import remove_leftovers, remove_work, work_folders
+from ptycho_tasks.system.files import remove_leftovers
 from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
 from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
@@ -183,10 +184,10 @@ def _remove_recorded(folder: Path, dryrun: bool) -> None:
 
 
 def _remove_work(folder: Path, dryrun: bool) -> None:
-    if work_folders(folder):
+    if list_work_folders(folder):
         echo(f"removing {folder}")
     if not dryrun:
-        remove_work(folder)
+        remove_work_folders(folder)
         _remove_empty(folder.parent)
 
 

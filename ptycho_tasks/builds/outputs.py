@@ -55,9 +55,9 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _tidy(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
-    from ptycho_tasks.system.files import remove_work
+    from ptycho_tasks.results.work_folders import remove_work_folders
 
-    remove_work(work_dir.parent, keep=work_dir)
+    remove_work_folders(work_dir.parent, keep=work_dir)
     with suppress(OSError):
         work_dir.rmdir()
 

@@ -18,6 +18,8 @@ from typing import IO, Any
 from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
 _CHUNK_BYTES = 1 << 20
+_RANDOM = "[a-z0-9_]" * 8
+"""What `tempfile` puts into a name."""
 
 FileStamp = tuple[int, int, int, int]
 """Size in bytes, times of modification and of the last change of any kind in ns, inode. The
@@ -64,25 +66,6 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for path in paths:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             left.unlink(missing_ok=True)
-
-
-_RANDOM = "[a-z0-9_]" * 8
-"""What `tempfile` puts into a name."""
-
-
-def work_folders(root: Path) -> list[Path]:
-    """The folders below `root` that hold trainings under way: see `TrainingPayload.work_dir`."""
-    names = "[0-9a-f]" * 16
-    return [path for path in root.glob(names) if path.is_dir() and not path.is_symlink()]
-
-
-def remove_work(root: Path, *, keep: Path | None = None) -> None:
-    """Remove the folders of trainings under way; `root` too, where that leaves it empty."""
-    for folder in work_folders(root):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        root.rmdir()
 
 
 @contextmanager
