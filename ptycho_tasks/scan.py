@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.system.files import Stamp
+from ptycho_tasks.system.files import FileStamp
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ScanData:
     """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
     doubts: tuple[str, ...] = field(default=())
     """What looked doubtful on reading, one sentence each."""
-    files: Mapping[Path, Stamp] = field(default_factory=dict)
+    files: Mapping[Path, FileStamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
 
     @property

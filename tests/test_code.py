@@ -21,7 +21,7 @@ from ptycho_tasks.builds.stage_code import (
 )
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import create_payloads
-from ptycho_tasks.config.layers import ONLY
+from ptycho_tasks.config.layers import DEFAULT_VARIANT
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.sources import source_digest
@@ -122,7 +122,9 @@ def stages_reach(_built, tmp_path_factory):
         subprocess.run([sys.executable, "-c", CXI], check=True)
         for source in (simulated, measured, f"{simulated}inference: {{scan: fixture}}\n"):
             config = text.replace(simulated, source).encode()
-            training, *others = create_payloads(parse_config(root / "ptycho.yaml", config), ONLY)
+            training, *others = create_payloads(
+                parse_config(root / "ptycho.yaml", config), DEFAULT_VARIANT
+            )
             payloads = dict(zip(("infer", "refine"), others, strict=True))
             for stage, name in actions._FUNCTIONS.items():
                 run = getattr(stages, name)

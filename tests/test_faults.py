@@ -5,7 +5,7 @@ from ptycho_tasks.builds import actions
 from ptycho_tasks.commands import cli
 from ptycho_tasks.errors import DEBUG, ConfigError, ScanError
 from ptycho_tasks.system import faults
-from ptycho_tasks.system.faults import DoitTraceback, owner_of, show_fault
+from ptycho_tasks.system.faults import DoitTraceback, find_owner, show_fault
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_memory_that_ran_out_is_no_fault(capsys):
     ],
 )
 def test_whose_fault_it_is(module, ours):
-    assert (owner_of(raised_in(module, KeyError("x"))) == "us") is ours
+    assert (find_owner(raised_in(module, KeyError("x"))) == "us") is ours
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ptycho_tasks.builds import database, digests
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 
 BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
 OLD_NS = 10**9
@@ -200,9 +200,9 @@ def test_a_database_that_cannot_be_written_ends_the_run_with_one_line(state, cap
 
 
 def test_paths_have_one_spelling(tmp_path):
-    assert spelled(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
-    assert spelled(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
-    assert spelled(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
+    assert project_path(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
+    assert project_path(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
+    assert project_path(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
 
 
 def is_in_wal_mode(state):

@@ -20,10 +20,11 @@ from ptycho_tasks.builds.staleness import Built
 from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CHECKPOINTS, LOGS, METRICS
-from ptycho_tasks.system.faults import complain, or_exit, passes_through, show_fault
-from ptycho_tasks.system.files import remove_leftovers, remove_work, work_folders
+from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
+from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
+from ptycho_tasks.system.files import remove_leftovers
 from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
-from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     table = project_table()
     row = table.row(name)
     backends: list[Backend] = []
-    with lines_of(name):
+    with prefix_lines(name):
         try:
             refuse_overwriting(row.inputs.values(), row.outputs)
             payload = table.payload(row)
             refuse_foreign(row, payload)
-            backends += [payload.backend, *filter(None, [getattr(payload, "refiner", None)])]
+            backends.append(payload.backend)
             remove_leftovers(map(Path, row.outputs))
             with muted(task.verbosity):
                 getattr(stages, _FUNCTIONS[row.stage])(payload)
@@ -80,10 +81,10 @@ def muted(verbosity: int) -> Iterator[None]:
 def report_failure(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
     """Say in one line why an action failed; gives what doit wants to know of it."""
     if isinstance(error, PtychoTasksError):
-        complain(error)
+        show_error(error)
         failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
         return failure(str(error), report=False)
-    culprits = (f"backend `{one.name}`" for one in backends if passes_through(error, one))
+    culprits = (f"backend `{one.name}`" for one in backends if is_raised_by(error, one))
     # Left to doit, it would end with the exit code of a wrong configuration.
     return TaskFailed(show_fault(error, next(culprits, "")), report=False)
 
@@ -129,9 +130,9 @@ def read_outputs(row: Row) -> Built | None:
     holds nothing or is damaged."""
     folder = Path(row.outputs[0]).parent
     if row.stage == "train":
-        from ptycho_tasks.results.bundle import read_provenance
+        from ptycho_tasks.results.bundle import read_made_from
 
-        identity, files = read_identity(read_provenance(folder)), {}
+        identity, files = read_identity(read_made_from(folder)), {}
     else:
         try:
             record = json.loads((folder / METRICS).read_text())["made_from"]
@@ -142,7 +143,7 @@ def read_outputs(row: Row) -> Built | None:
     return None if identity is None else Built(identity, files)
 
 
-@or_exit()
+@exit_on_error()
 def clean(name: str, dryrun: bool) -> None:
     """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
 
@@ -172,23 +173,23 @@ def clean(name: str, dryrun: bool) -> None:
 
 def _remove_recorded(folder: Path, dryrun: bool) -> None:
     """Remove what runs wrote into a folder of logs or checkpoints; say what stays."""
-    from ptycho_tasks.results.ownership import recorded, remove_recorded
+    from ptycho_tasks.results.folder_record import list_recorded, remove_recorded
 
-    if recorded(folder):
+    if list_recorded(folder):
         echo(f"removing what was written into {folder}")
     if dryrun:
         return
-    with or_exit():
+    with exit_on_error():
         for path in remove_recorded(folder):
             echo(f"keeping {path}: no run wrote it, or not as it is")
     _remove_empty(folder.parent)
 
 
 def _remove_work(folder: Path, dryrun: bool) -> None:
-    if work_folders(folder):
+    if list_work_folders(folder):
         echo(f"removing {folder}")
     if not dryrun:
-        remove_work(folder)
+        remove_work_folders(folder)
         _remove_empty(folder.parent)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ptycho_tasks.builds.digests import Entry
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.system.file_system import has_record_locks, is_local
-from ptycho_tasks.system.files import not_a_file, stamp_of
+from ptycho_tasks.system.files import file_stamp, find_file_problem
 from ptycho_tasks.system.terminal import echo
 
 PUT_TASK = "INSERT OR REPLACE INTO task VALUES (?, ?)"
@@ -71,7 +71,7 @@ class Database:
         Raises:
             SystemExit: it cannot be read just now, and the user was told.
         """
-        unfit = not_a_file(Path(self.name))
+        unfit = find_file_problem(Path(self.name))
         if unfit:
             self._set_aside(f"it {unfit}")
         elif Path(self.name).exists():
@@ -275,7 +275,7 @@ def _has_write_ahead_log(name: str) -> bool:
 
 
 def _header(name: str) -> bytes:
-    if not_a_file(Path(name)):
+    if find_file_problem(Path(name)):
         return b""
     try:
         with open(name, "rb") as file:  # noqa: PTH123
@@ -285,5 +285,5 @@ def _header(name: str) -> bytes:
 
 
 def _inode(path: str) -> int | None:
-    stamp = stamp_of(path)
+    stamp = file_stamp(path)
     return None if stamp is None else stamp[3]

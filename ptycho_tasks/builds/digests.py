@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ptycho_tasks.system.clock import now_ns
-from ptycho_tasks.system.files import Stamp, sha256_file, stamp_of
+from ptycho_tasks.system.files import FileStamp, file_stamp, sha256_file
 
 SHA256, PYTHON = "sha256", "python"
 """Kinds of digest: of a file's content, and of what a Python file says."""
@@ -51,7 +51,7 @@ class Digests:
         return self._sources[path]
 
     def _digest(self, path: str, kind: str, compute: Callable[[Path], str]) -> str | None:
-        stamp = stamp_of(path)
+        stamp = file_stamp(path)
         if stamp is None:
             return None
         known = self.known.get((path, kind), _UNKNOWN)
@@ -61,19 +61,19 @@ class Digests:
             digest = compute(Path(path))
         except OSError:
             return None
-        if stamp == stamp_of(path) and _is_settled(stamp) and _can_keep(path, stamp):
+        if stamp == file_stamp(path) and _is_settled(stamp) and _can_keep(path, stamp):
             self.known[path, kind] = self.new[path, kind] = (*stamp, digest)
         return digest
 
 
-def _can_keep(path: str, stamp: Stamp) -> bool:
+def _can_keep(path: str, stamp: FileStamp) -> bool:
     """Whether SQLite can hold what is known of a file: its name may be no UTF-8, and its time may
     lie 300 years ahead."""
     is_text = path.isascii() or path == path.encode("utf-8", "replace").decode()
     return is_text and all(-(1 << 63) <= number < 1 << 63 for number in stamp)
 
 
-def _is_settled(stamp: Stamp) -> bool:
+def _is_settled(stamp: FileStamp) -> bool:
     """Whether a later change of the file would show in its modification time."""
     age = now_ns() - stamp[1]
     coarse = stamp[1] % 1_000_000_000 == 0

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ptycho_tasks.builds.messages import print_doubts, print_scan
 from ptycho_tasks.builds.state import sha256_of_input
-from ptycho_tasks.config.payload import PROJECT, InferencePayload, Payload, TrainingPayload, _shown
+from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
@@ -19,12 +19,12 @@ def is_simulated_scan(payload: Payload) -> bool:
     """Whether the source file is what a simulation would put there now."""
     from ptycho_tasks.physics.simulate import simulate
     from ptycho_tasks.scans.npz import write_scan
-    from ptycho_tasks.system.files import sha256_file, temporary
+    from ptycho_tasks.system.files import sha256_file, temporary_file
 
     path = payload.source_file
     if payload.source.simulate is None or not path.is_file():
         return False
-    with temporary(path) as made:
+    with temporary_file(path) as made:
         write_scan(made, simulate(payload.source.simulate, name=path.stem))
         return sha256_file(made) == sha256_file(path)
 
@@ -58,7 +58,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     # The product is that of the source, and of no other scan.
     own = path == payload.source_file
     for key in ("source.file", "source.product") if own else ("inference.scan",):
-        missing = payload.missing(key)
+        missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
     scan = read_scan(
@@ -68,7 +68,10 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         **source.reading,
     )
     payload.files_read.update(
-        {spelled(payload.root, file): sha256_of_input(payload.root, file) for file in scan.files}
+        {
+            project_path(payload.root, file): sha256_of_input(payload.root, file)
+            for file in scan.files
+        }
     )
     refuse_changed(scan.files)
     return scan
@@ -114,14 +117,14 @@ def read_scan_to_infer(payload: InferencePayload) -> ScanData:
         if count > scan.frame_count:
             raise ConfigError(
                 f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
-                f"asked for, but {_shown(payload.scan_file, payload)} has {scan.frame_count}; ask "
-                "for at most as many"
+                f"asked for, but {payload.display_path(payload.scan_file)} has {scan.frame_count}; "
+                "ask for at most as many"
             )
         scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
     _refuse_several(payload, scan)
     print_scan("scan", payload.scan_file, payload, scan)
     # In a project, what the source leaves in doubt was said when it was checked.
-    if payload.places != PROJECT or payload.config.inference.scan not in ("source", "fixture"):
+    if not payload.is_of_project or payload.config.inference.scan not in ("source", "fixture"):
         print_doubts(payload.scan_file, payload, scan)
     return scan
 
@@ -138,6 +141,6 @@ def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
     if len(numbers) > 1:
         shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         raise ConfigError(
-            f"{_shown(payload.scan_file, payload)}: key 'scan_index' holds {len(numbers)} scans "
-            f"({shown}), and a reconstruction is of one; name it with source.scan_index"
+            f"{payload.display_path(payload.scan_file)}: key 'scan_index' holds {len(numbers)} "
+            f"scans ({shown}), and a reconstruction is of one; name it with source.scan_index"
         )

@@ -11,9 +11,6 @@ from ptycho_tasks.backends import import_failure
 from ptycho_tasks.config.payload import (
     InferencePayload,
     Payload,
-    RefinementPayload,
-    TrainingPayload,
-    _shown,
 )
 from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
@@ -21,7 +18,6 @@ from ptycho_tasks.system.processes import Stopped
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
-    from ptycho_tasks.backend import Backend
     from ptycho_tasks.scan import ScanData
 
 
@@ -33,7 +29,7 @@ def print_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
         ("phase", PHASE),
         ("metrics", METRICS),
     ):
-        print_line(payload, f"{what:<10} {_shown(payload.output_dir / name, payload)}")
+        print_line(payload, f"{what:<10} {payload.display_path(payload.output_dir / name)}")
     print_line(
         payload,
         f"{'misfit':<10} R-factor {metrics['r_factor']:.4f}, "
@@ -47,7 +43,7 @@ def print_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
 def print_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
     """Say what a scan is, and what was changed in reading it; `what` is the word before it."""
     size = f"{scan.frame_count} frames of {scan.size} x {scan.size}"
-    print_line(payload, f"{what:<10} {_shown(path, payload)}: {size}")
+    print_line(payload, f"{what:<10} {payload.display_path(path)}: {size}")
     for note in scan.notes:
         print_line(payload, f"{'':<10} {note}")
 
@@ -57,7 +53,7 @@ def print_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
     from ptycho_tasks.scans.plausibility import doubts
 
     for doubt in doubts(scan):
-        print_warning(f"{_shown(path, payload)}: {doubt}")
+        print_warning(f"{payload.display_path(path)}: {doubt}")
 
 
 def print_warning(text: str) -> None:
@@ -72,11 +68,9 @@ def print_line(payload: Payload, text: str) -> None:
 
 
 @contextmanager
-def explain_failures(
-    payload: TrainingPayload | InferencePayload, acting: Backend
-) -> Iterator[None]:
+def explain_failures(payload: Payload) -> Iterator[None]:
     """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
-    backend = f"backend `{acting.name}`"
+    backend = f"backend `{payload.backend.name}`"
     try:
         yield
     except Stopped:
@@ -91,8 +85,8 @@ def explain_failures(
     except ConfigError as error:
         text = str(error)
         # A refiner's options are called what they are called in training; they stand elsewhere.
-        if isinstance(payload, RefinementPayload) and text.startswith("training."):
-            text = text.replace("training.", "refine.", 1)
+        if text.startswith("training."):
+            text = text.replace("training", payload.section, 1)
         key = text.partition(":")[0]
         origin = payload.origins.get(key)
         if origin is None:

@@ -16,12 +16,11 @@ from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
     InferencePayload,
-    RefinementPayload,
     TrainingPayload,
 )
 from ptycho_tasks.errors import FileWriteError, ScanError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Reconstruction
@@ -36,7 +35,7 @@ def refuse_folders(outputs: list[Path]) -> None:
         FileWriteError: names the path.
     """
     for path in outputs:
-        unfit = not_a_file(path)
+        unfit = find_file_problem(path)
         if unfit:
             raise FileWriteError(f"{path} {unfit}, which is in the way; move it away")
         if path.parent.is_file():
@@ -46,9 +45,9 @@ def refuse_folders(outputs: list[Path]) -> None:
 @contextmanager
 def making_folder(folder: Path) -> Iterator[None]:
     """A folder for the block, which goes again where that fails and left nothing in it."""
-    from ptycho_tasks.system.files import writing
+    from ptycho_tasks.system.files import report_write_errors
 
-    with writing(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -61,9 +60,9 @@ def making_folder(folder: Path) -> Iterator[None]:
 
 def remove_other_work(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
-    from ptycho_tasks.system.files import remove_work
+    from ptycho_tasks.results.work_folders import remove_work_folders
 
-    remove_work(work_dir.parent, keep=work_dir)
+    remove_work_folders(work_dir.parent, keep=work_dir)
     with suppress(OSError):
         work_dir.rmdir()
 
@@ -93,7 +92,7 @@ def publish_reconstruction(
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
-    from ptycho_tasks.system.files import staged
+    from ptycho_tasks.system.files import replace_file
 
     misfit = data_misfit(
         reconstruction.object,
@@ -135,7 +134,7 @@ def publish_reconstruction(
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:
         for name, data in contents.items():
-            stack.enter_context(staged(payload.output_dir / name)).write_bytes(data)
+            stack.enter_context(replace_file(payload.output_dir / name)).write_bytes(data)
     if misfit.is_poor:
         print_warning(
             f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
@@ -176,13 +175,13 @@ def identify(
         inputs: its files, by role. One that is missing is left out: who reads it says what is
             wrong.
     """
-    backend, local = payload.backend, payload.backend_source
-    if isinstance(payload, RefinementPayload):
-        backend, local = payload.refiner, payload.refiner_source
-    sources = {**list_core_sources(stage), **list_backend_sources(backend, local, payload.root)}
+    sources = {
+        **list_core_sources(stage),
+        **list_backend_sources(payload.backend, payload.backend_source, payload.root),
+    }
     return Identity(
         canonical_json(payload.settings(stage)),
-        versions(stage, backend),
+        versions(stage, payload.backend),
         {name: digest_of_source(path) for name, path in sources.items()},
         {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
     )

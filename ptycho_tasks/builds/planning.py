@@ -21,9 +21,9 @@ from ptycho_tasks.config.payload import (
     RefinementPayload,
     TrainingPayload,
 )
-from ptycho_tasks.config.variants import variants_of
+from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError, one_line
-from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, spelled
+from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.cache import cached
 
@@ -43,7 +43,7 @@ def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
         ConfigError: something in ptycho.yaml is wrong.
     """
     file = parse_config(path, config)
-    variants = variants_of(file)
+    variants = read_variants(file)
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
     backends: set[tuple[Any, Path | None]] = set()
     for variant in variants:
@@ -65,7 +65,7 @@ def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
                 )
         backends.add((training.backend, training.backend_source))
         if refinement is not None:
-            backends.add((refinement.refiner, refinement.refiner_source))
+            backends.add((refinement.backend, refinement.backend_source))
     for stage in ("source", "fixture"):
         # One that all variants share needs no name of its own.
         if len(rows[stage]) == 1:
@@ -96,8 +96,8 @@ class _RowsOfVariant:
     def create(self, known: Mapping[str, Mapping[str, Row]]) -> Iterator[Row]:
         """All rows, but for those that are known from another variant."""
         training, refinement = self.training, self.refinement
-        source = training.changed("source") or "default"
-        fixture = training.changed("source", "fixture") or "default"
+        source = training.label_changes("source") or "default"
+        fixture = training.label_changes("source", "fixture") or "default"
         steps: list[tuple[str, str, Payload, Callable[[], Files]]] = [
             ("source", source, training, self._check_source),
             ("fixture", fixture, training, self._cut),
@@ -132,7 +132,7 @@ class _RowsOfVariant:
             outputs=files.outputs,
             after="",
             settings=settings,
-            at_default=payload.at_default(payload.settings(stage)),
+            at_default=payload.keys_at_default(payload.settings(stage)),
             versions=versions(stage, backend),
             sources=sources,
         )
@@ -142,7 +142,7 @@ class _RowsOfVariant:
         if stage in ("train", "infer"):
             return self.training.backend, self.training.backend_source
         if stage == "refine" and self.refinement is not None:
-            return self.refinement.refiner, self.refinement.refiner_source
+            return self.refinement.backend, self.refinement.backend_source
         return None, None
 
     def _check_source(self) -> Files:
@@ -175,22 +175,22 @@ class _RowsOfVariant:
     def _refine(self, refinement: RefinementPayload) -> Files:
         start = self._path(refinement.start_file)
         return Files(
-            f"go on from the reconstruction with the backend {refinement.refiner.name}",
+            f"go on from the reconstruction with the backend {refinement.backend.name}",
             {"reconstruction": start, **self._paths(self.inference.scan_files)},
             self._results("refinement"),
         )
 
     def _path(self, path: Path) -> str:
-        return spelled(self.training.root, path)
+        return project_path(self.training.root, path)
 
     def _paths(self, files: Mapping[str, Path]) -> dict[str, str]:
         return {role: self._path(path) for role, path in files.items()}
 
     def _bundle(self) -> str:
-        return f"{self.training.results('training')}/{BUNDLE_NAME}"
+        return f"{self.training.results_folder('training')}/{BUNDLE_NAME}"
 
     def _results(self, folder: str) -> list[str]:
-        return [f"{self.training.results(folder)}/{name}" for name in RESULTS]
+        return [f"{self.training.results_folder(folder)}/{name}" for name in RESULTS]
 
 
 @cached

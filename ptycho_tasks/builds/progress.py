@@ -12,7 +12,7 @@ from ptycho_tasks.backend import Progress, no_progress
 from ptycho_tasks.config.payload import (
     Payload,
 )
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
@@ -85,7 +85,7 @@ def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Prog
         steps, seconds = done - first[0], now - first[1]
         if steps:
             parts[-1] += f", {duration(seconds / steps * (total - done))} left"
-        say("  ".join(part for part in parts if part) + "\n", stream)
+        print_text("  ".join(part for part in parts if part) + "\n", stream)
 
     return progress
 

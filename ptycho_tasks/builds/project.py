@@ -10,7 +10,7 @@ from doit.task import Task
 from ptycho_tasks.builds.state import State, current
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, spelled, stands_alone
+from ptycho_tasks.layout import CONFIG_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
 
@@ -30,7 +30,7 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
         if not made and not Path(scan).exists():
-            missing = project_table().payload(row).missing("inference.scan")
+            missing = project_table().payload(row).describe_missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 
@@ -40,8 +40,8 @@ def missing_setting(name: str, path: str) -> str | None:
     row = project_table().row(name)
     payload = project_table().payload(row)
     for key in ("source.file", "source.product", "inference.scan"):
-        missing = payload.missing(key)
-        if missing and spelled(payload.root, payload.path(payload.values[key])) == path:
+        missing = payload.describe_missing(key)
+        if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
             return missing
     return None
 
@@ -53,7 +53,7 @@ def project_table() -> Table:
 
 @cached
 def _table_at(root: Path, state: State | None) -> Table:
-    if stands_alone(root):
+    if is_evidence_alone(root):
         return Table([], root / CONFIG_NAME, b"")
     table = read_table(root, state)
     if state is not None:

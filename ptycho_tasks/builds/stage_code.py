@@ -44,6 +44,7 @@ _READING = (
     "scans/hdf5_scan",
     "scans/linked_files",
     "scans/npz",
+    "scans/npz_scan",
     "scans/raw_scan",
     "scans/readers",
 )
@@ -75,6 +76,7 @@ STAGE_CODE = {
             "scan",
             "scans/fixture",
             "scans/npz",
+            "scans/npz_scan",
             "scans/raw_scan",
             "scans/readers",
         ),

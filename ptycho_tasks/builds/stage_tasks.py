@@ -14,7 +14,7 @@ from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import IGNORE_CODE, UpToDate
 from ptycho_tasks.builds.state import Checker, State
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.system.faults import or_exit
+from ptycho_tasks.system.faults import exit_on_error
 
 _OPTIONS = [
     {
@@ -41,7 +41,7 @@ def create_tasks(stage: str) -> Iterator[Task] | None:
     """The tasks of a stage; None where the project has none. Those of `infer` hold those of
     `refine`: to infer is to refine as well, where that is asked for."""
     refuse_foreign_settings()
-    with or_exit():
+    with exit_on_error():
         rows = project_table().rows
     if all(row.stage != stage for row in rows):
         return None
@@ -83,7 +83,7 @@ def refuse_foreign_settings() -> None:
     manager = Globals.dep_manager
     if manager is None:  # the tasks are asked for by another program
         return
-    with or_exit():
+    with exit_on_error():
         for kind, given in ((State, manager.backend), (Checker, manager.checker)):
             if not isinstance(given, kind):
                 raise ConfigError(

@@ -43,12 +43,10 @@ from ptycho_tasks.builds.outputs import (
 from ptycho_tasks.builds.progress import show_progress, show_progress_of
 from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import (
-    PROJECT,
     InferencePayload,
     Payload,
     RefinementPayload,
     TrainingPayload,
-    _shown,
 )
 from ptycho_tasks.errors import BundleError, ScanError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME
@@ -145,7 +143,7 @@ def train(payload: TrainingPayload) -> Path:
     refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     identity = identify(payload, "train", payload.training_files)
-    scan = read_own_fixture(payload) if payload.places == PROJECT else read_training_scan(payload)
+    scan = read_own_fixture(payload) if payload.is_of_project else read_training_scan(payload)
     identity = identity._replace(read=payload.files_read)
     work_dir = payload.work_dir(identity.key(without=["training.epochs"]))
     with making_folder(work_dir):
@@ -156,32 +154,32 @@ def train(payload: TrainingPayload) -> Path:
     _publish_checkpoints(payload, checkpoints)
     write_atomic(payload.bundle_file, content)
     remove_other_work(work_dir)
-    print_line(payload, f"bundle     {_shown(payload.bundle_file, payload)}")
+    print_line(payload, f"bundle     {payload.display_path(payload.bundle_file)}")
     return payload.bundle_file
 
 
 def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> TrainedModel:
     """Have the backend train; gives what it made, checked."""
     from ptycho_tasks.builds.cost import check_cost
-    from ptycho_tasks.results.ownership import recording
+    from ptycho_tasks.results.folder_record import record_changes
 
     backend, quiet = payload.backend, payload.execution.quiet
-    trained_on = payload.fixture_file if payload.places == PROJECT else payload.source_file
+    trained_on = payload.fixture_file if payload.is_of_project else payload.source_file
     with (
-        recording(payload.log_dir),
-        explain_failures(payload, backend),
+        record_changes(payload.log_dir),
+        explain_failures(payload),
         show_progress(f"train {backend.name}", quiet=quiet) as progress,
     ):
         request = TrainRequest(
             scan,
-            payload.training,
+            payload.options,
             payload.execution,
             progress,
             work_dir,
             lambda text: print_line(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
-        with check_cost(backend, request, _shown(trained_on, payload)).told():
+        with check_cost(backend, request, payload.display_path(trained_on)).told():
             model = backend.train(request)
     return checked_model(model, backend.name)
 
@@ -204,16 +202,16 @@ def _pack(
 
 def _publish_checkpoints(payload: TrainingPayload, bundles: Mapping[str, bytes]) -> None:
     """Put the checkpoints of this training in the place of those of the one before."""
-    from ptycho_tasks.results.ownership import record, remove_recorded
+    from ptycho_tasks.results.folder_record import remove_recorded, write_record
     from ptycho_tasks.system.files import write_atomic
 
     remove_recorded(payload.checkpoints_dir)
     paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in bundles}
     for name, path in paths.items():
         write_atomic(path, bundles[name])
-        print_line(payload, f"checkpoint {_shown(path, payload)}")
+        print_line(payload, f"checkpoint {payload.display_path(path)}")
     if paths:
-        record(payload.checkpoints_dir, paths.values())
+        write_record(payload.checkpoints_dir, paths.values())
 
 
 def infer(payload: InferencePayload) -> dict[str, Any]:
@@ -239,7 +237,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
-            f"{_shown(payload.model_dir, payload)}: this bundle was made by the backend "
+            f"{payload.display_path(payload.model_dir)}: this bundle was made by the backend "
             f"`{bundle.backend}`, not by `{payload.backend.name}`; train again, or set "
             f"`backend: {bundle.backend}`"
         )
@@ -247,12 +245,12 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     identity = identity._replace(read=payload.files_read)
     label = f"infer {payload.backend.name}"
     with (
-        explain_failures(payload, payload.backend),
+        explain_failures(payload),
         show_progress_of(label, payload, scan) as progress,
     ):
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
-        cost = check_cost(payload.backend, request, _shown(payload.scan_file, payload))
+        cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
         with cost.told():
             given = payload.backend.infer(request)
     with cost.told():
@@ -285,18 +283,17 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     start = read_product(payload.start_file)
     scan = read_scan_to_infer(payload)
     identity = identity._replace(read=payload.files_read)
-    refiner = payload.refiner
+    refiner = payload.backend
     try:
-        start = checked_reconstruction(start, scan, payload.backend.name)
+        start = checked_reconstruction(start, scan, payload.config.backend)
     except TrainingError as error:
-        shown = _shown(payload.start_file, payload)
+        shown = payload.display_path(payload.start_file)
         raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
-    with explain_failures(payload, refiner), show_progress(label, quiet=quiet) as progress:
-        execution = payload.refiner_execution
-        request = RefineRequest(scan, start, payload.refinement, execution, progress)
-        with check_cost(refiner, request, _shown(payload.scan_file, payload)).told():
+    with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
+        request = RefineRequest(scan, start, payload.options, payload.execution, progress)
+        with check_cost(refiner, request, payload.display_path(payload.scan_file)).told():
             # The payload's factory saw that it is there.
             given = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
@@ -321,6 +318,6 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
         return msgspec.convert(params["training"], payload.backend.options_type)
     except (KeyError, msgspec.ValidationError) as error:
         raise BundleError(
-            f"{_shown(payload.model_dir, payload)}: params.json: training: {error}; the bundle is "
-            f"of another version of the backend `{payload.backend.name}`; train again"
+            f"{payload.display_path(payload.model_dir)}: params.json: training: {error}; the "
+            f"bundle is of another version of the backend `{payload.backend.name}`; train again"
         ) from error

@@ -23,7 +23,7 @@ from doit.dependency import FileChangedChecker
 from ptycho_tasks.builds.database import PUT_NOTE, PUT_TASK, REMOVE_TASK, Contents, Database
 from ptycho_tasks.builds.digests import Digests
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.files import sha256_file
 from ptycho_tasks.system.lock import exit_if_held
 from ptycho_tasks.system.terminal import echo
@@ -313,7 +313,7 @@ def current() -> State | None:
 def sha256_of_input(root: Path, path: Path) -> str:
     """sha256 of a file's content, which a run of doit in the project need not read again."""
     state = current()
-    known = None if state is None else state.sha256(spelled(root, path))
+    known = None if state is None else state.sha256(project_path(root, path))
     return known or sha256_file(path)
 
 

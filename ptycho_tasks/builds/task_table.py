@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ptycho_tasks.builds.notes import opened, sealed
 from ptycho_tasks.builds.packing import pack_rows, unpack_rows
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.layout import CONFIG_NAME, read_bytes
+from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
 
 if TYPE_CHECKING:
     from ptycho_tasks.builds.state import State
@@ -66,10 +66,10 @@ class Table:
     @cached_property
     def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
         from ptycho_tasks.config.document import parse_config
-        from ptycho_tasks.config.variants import variants_of
+        from ptycho_tasks.config.variants import read_variants
 
         file = parse_config(self.path, self.config)
-        return file, {variant.name: variant for variant in variants_of(file)}
+        return file, {variant.name: variant for variant in read_variants(file)}
 
 
 def read_table(root: Path, state: State | None) -> Table:
@@ -83,7 +83,7 @@ def read_table(root: Path, state: State | None) -> Table:
         ConfigError: something in ptycho.yaml is wrong.
     """
     path = root / CONFIG_NAME
-    config = read_bytes(path)
+    config = read_config_bytes(path)
     kept = opened(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):

@@ -19,7 +19,7 @@ from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 _JSON = {
     "name": "as_json",
@@ -113,7 +113,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
             text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
         else:
             text = "".join(f"{one_line(line)}\n" for line in self.lines(verdicts))
-        say(text, self.outstream)
+        print_text(text, self.outstream)
         return 0
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:

@@ -17,10 +17,10 @@ Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
-def completion(context: click.Context, shell: str) -> None:
+def completion_command(context: click.Context, shell: str) -> None:
     """Print the script for completion in a shell.
 
     It completes commands, flags, words, backends, tasks and files. Save it where the shell looks,
@@ -39,7 +39,7 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(kind(root.command, {}, name, variable).source(), nl=False)
 
 
-def completer_of(words: Iterable[str]) -> Completer:
+def complete_words(words: Iterable[str]) -> Completer:
     """Offers some words."""
     return lambda context, param, incomplete: [w for w in words if w.startswith(incomplete)]
 

@@ -11,9 +11,9 @@ from typing import Any
 from ptycho_tasks.builds.reasons import Reason, describe_change
 from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
-from ptycho_tasks.layout import EVIDENCE, spelled
+from ptycho_tasks.layout import EVIDENCE, project_path
 from ptycho_tasks.system.clock import is_stamp
-from ptycho_tasks.system.files import real
+from ptycho_tasks.system.files import real_path
 
 Record = dict[str, Any]
 """What is known of one run of an item: `item`, `ids`, `outcome`, `command`, `env`, `settings`,
@@ -64,7 +64,7 @@ def manifest_problem(evidence: Evidence, id: str) -> str:
     if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
         return ""
     return (
-        f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
+        f"{project_path(evidence.root, path)} is damaged; restore it, or remove it and run "
         f"`doit {EVIDENCE}`"
     )
 
@@ -134,7 +134,7 @@ def log_problem(evidence: Evidence, record: Record) -> str:
 def is_in_report(evidence: Evidence, path: Path) -> bool:
     """Whether a file lies in a report folder, as reports/2025-10-20T050500Z/phase, by whatever
     name it is reached."""
-    reports, log = real(evidence.reports_dir), real(path)
+    reports, log = real_path(evidence.reports_dir), real_path(path)
     if not log.is_relative_to(reports):
         return False
     parts = log.relative_to(reports).parts

@@ -25,8 +25,8 @@ from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.loading import project_evidence
 from ptycho_tasks.evidence.records import latest, pending, reasons_of
 from ptycho_tasks.layout import EVIDENCE
-from ptycho_tasks.system.faults import or_exit
-from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.faults import exit_on_error
+from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 NAME = EVIDENCE
@@ -68,7 +68,7 @@ def _publishing(evidence: Evidence, name: str, items: list[Item], doc: str) -> T
 
 
 def _stage_tasks(item: Item) -> list[str]:
-    with or_exit():
+    with exit_on_error():
         for stage in item.stages:
             outputs_of(stage)
     rows = project_table().rows if item.stages else []
@@ -127,13 +127,13 @@ class _Fresh(Answer):
         """Compares what the item was run on with what there is now."""
         if self.is_asked_by_a_run(task) and _ready_for is not self.state:
             # A reporter of doit's own begins no run.
-            with or_exit():
+            with exit_on_error():
                 refuse_unready(self.tasks, self.tasks)
         evidence = project_evidence()
         assert evidence is not None
         item = evidence.item(self.name)
         record = latest(evidence, item)
-        with or_exit():
+        with exit_on_error():
             self.reasons = [*reasons_of(evidence, item, record, self.state.sha256, outputs_of)]
         return not self.reasons
 
@@ -159,7 +159,7 @@ class _NothingPending(Answer):
             for item in items
             if pending(evidence, item) is not None
         ]
-        with or_exit():
+        with exit_on_error():
             for id in unsaid(evidence, items, self.state.sha256, outputs_of):
                 text = f"{id} is proved, and {evidence.plan} or its manifest does not say so"
                 self.reasons.append(Reason("output", id, text))
@@ -184,7 +184,7 @@ def prove(name: str) -> TaskFailed | TaskError | None:
     evidence = project_evidence()
     assert evidence is not None
     item = evidence.item(name)
-    with lines_of(name):
+    with prefix_lines(name):
         try:
             run_item(evidence, item, inputs_of(evidence, item))
         except Exception as error:
