@@ -13,6 +13,8 @@ class NetworkOptions(TrainingOptions, frozen=True, kw_only=True):
     gridsize: ClassVar[int] = 1
     """Frames along one side of a group, for a network that does not let one choose."""
 
+    model_type: ClassVar[str] = "unsupervised"
+    """`supervised`: learns from the scan's object; for a network that does not let one choose."""
     unlabelled: ClassVar[str]
     """The `model_type` that needs no label."""
     most_neighbours: ClassVar[int] = 32

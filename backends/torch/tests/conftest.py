@@ -11,7 +11,7 @@ import pytest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.simulate import simulate
-from ptycho_tasks_torch import calibration
+from ptycho_tasks_torch.physics import calibration
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_tasks_torch.calibration import Lens, calibrated, magnified
-from ptycho_tasks_torch.physics import spot_radius
+from ptycho_tasks_torch.physics.calibration import Lens, calibrated, magnified
+from ptycho_tasks_torch.physics.forward import spot_radius
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ import torch
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
-from ptycho_tasks_torch import checkpoints, schedules
-from ptycho_tasks_torch.checkpoints import NAME, Checkpoints
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.misfits import DiffractionMisfit
-from ptycho_tasks_torch.pinn import PinnOptions, backend
-from ptycho_tasks_torch.training import goes_on
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.losses import DiffractionMisfit
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import checkpoints, schedules
+from ptycho_tasks_torch.training.checkpoints import NAME, Checkpoints
+from ptycho_tasks_torch.training.trainer import goes_on
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 COSINE = PinnOptions(epochs=4, channels=4, steps=1, batch_size=16, neighbours=16)
@@ -307,8 +308,8 @@ def test_checkpoints_take_a_hundredth_of_the_time_at_most(tmp_path):
 KILLED = """
 import math, os, pickle, signal, sys
 from pathlib import Path
-from ptycho_tasks_torch import checkpoints
-from ptycho_tasks_torch.pinn import backend
+from ptycho_tasks_torch.training import checkpoints
+from ptycho_tasks_torch.pinn.backend import backend
 
 checkpoints.LEAST_SECONDS, checkpoints.SHARE = 0, math.inf
 replace, done = Path.replace, []

@@ -7,11 +7,12 @@ import math
 import pytest
 
 from ptycho_tasks.testing import BackendConformance
-from ptycho_tasks_torch import checkpoints
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.pinn import PinnOptions, backend
-from ptycho_tasks_torch.unrolled import UnrolledOptions
-from ptycho_tasks_torch.unrolled import backend as unrolled
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import checkpoints
+from ptycho_tasks_torch.unrolled.backend import backend as unrolled
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 
 class TestPinn(BackendConformance):

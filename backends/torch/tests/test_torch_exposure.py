@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from ptycho_tasks_torch import exposure as module
-from ptycho_tasks_torch.exposure import DARK, Exposure, along_z
+from ptycho_tasks_torch.physics import exposure as module
+from ptycho_tasks_torch.physics.exposure import DARK, Exposure, along_z
 
 
 def random_complex(generator, *shape) -> torch.Tensor:

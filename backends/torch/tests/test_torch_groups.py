@@ -11,10 +11,10 @@ import torch
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.scan import ScanData, canvas_of
-from ptycho_tasks_torch.groups import covering_groups, make_groups
-from ptycho_tasks_torch.network import expose
-from ptycho_tasks_torch.physics import intensities
-from ptycho_tasks_torch.stitching import Stitcher
+from ptycho_tasks_torch.frames.groups import covering_groups, make_groups
+from ptycho_tasks_torch.physics.forward import intensities
+from ptycho_tasks_torch.pinn.network import expose
+from ptycho_tasks_torch.pinn.stitching import Stitcher
 
 
 def regular_scan(rows: int, columns: int, step: float = 4.0, N: int = 16) -> ScanData:

@@ -12,9 +12,11 @@ import pytest
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks_torch import checkpoints, execution
+from ptycho_tasks_torch import execution
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import checkpoints
 
 OPTIONS = PinnOptions(epochs=4, gridsize=1, channels=4, steps=1, batch_size=16, neighbours=16)
 

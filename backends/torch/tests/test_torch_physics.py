@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.scan import corners_and_fractions
-from ptycho_tasks_torch.canvas import add_patches, cut_patches
-from ptycho_tasks_torch.physics import (
+from ptycho_tasks_torch.physics.canvas import add_patches, cut_patches
+from ptycho_tasks_torch.physics.forward import (
     amplitude_misfit,
     intensities,
     mean_intensity,

@@ -19,8 +19,9 @@ from ptycho_tasks.metrics import data_misfit, score
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.pinn.options import PinnOptions
 
 CPU = ExecutionOptions(accelerator="cpu", threads=1)
 SMALL = PinnOptions(
@@ -135,7 +136,7 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
 
 
 def test_fewer_groups_make_an_epoch_shorter(scan):
-    from ptycho_tasks_torch.blocks import Epoch, make_blocks, split_frames
+    from ptycho_tasks_torch.frames.blocks import Epoch, make_blocks, split_frames
 
     def steps(**values) -> int:
         options = msgspec.structs.replace(SMALL, **values)
@@ -184,7 +185,7 @@ def test_the_variables_of_a_batch_system_change_nothing(scan, trained, monkeypat
 
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_only_frames_held_back_are_validated(scan, gridsize):
-    from ptycho_tasks_torch.blocks import make_blocks, split_frames
+    from ptycho_tasks_torch.frames.blocks import make_blocks, split_frames
 
     options = msgspec.structs.replace(SMALL, gridsize=gridsize, validation_fraction=0.2)
     training, validation = split_frames(scan, options)
@@ -245,7 +246,7 @@ def test_a_loss_that_becomes_nan_fails_the_run(scan):
 
 def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
     """The unit of what fails a run: a collapse is no matter of chance to be waited for."""
-    from ptycho_tasks_torch.lessons import refuse_flat
+    from ptycho_tasks_torch.training.objective import refuse_flat
 
     good = {"loss": 0.1, "val_loss": 0.1, "flat_loss": 0.4, "spread": 0.2}
     refuse_flat(good)
@@ -414,8 +415,9 @@ from ptycho_tasks.backend import InferRequest
 from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.simulate import simulate
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.options import PinnOptions
 bundle = load_bundle(Path({model_dir!r}))
 scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
 options = msgspec.convert(bundle.params["training"], PinnOptions)

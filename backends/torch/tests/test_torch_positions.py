@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from ptycho_tasks.backend import InferRequest, TrainRequest
-from ptycho_tasks_torch import mapped
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.mapped import frames_of
-from ptycho_tasks_torch.positions import MOST, displacements, with_refined_positions
-from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
-from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
-from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+from ptycho_tasks_torch.physics import mapped
+from ptycho_tasks_torch.physics.mapped import frames_of
+from ptycho_tasks_torch.unrolled.backend import backend
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled.objective import UnrolledLesson
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.positions import MOST, displacements, with_refined_positions
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 OPTIONS = UnrolledOptions(

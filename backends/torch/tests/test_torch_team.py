@@ -21,10 +21,12 @@ import torch
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
-from ptycho_tasks_torch import checkpoints, team
-from ptycho_tasks_torch.blocks import Epoch
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.pinn import PinnOptions, backend
+from ptycho_tasks_torch.frames.blocks import Epoch
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import checkpoints
+from ptycho_tasks_torch.training import devices as team
 
 OPTIONS = PinnOptions(epochs=3, gridsize=1, channels=4, steps=1, batch_size=32, neighbours=16)
 ONE = TorchExecution(accelerator="cpu", threads=1)
@@ -61,7 +63,7 @@ def children() -> list[int]:
             if (
                 process.name.isdecimal()
                 and mark in (process / "environ").read_bytes()
-                and b"ptycho_tasks_torch.team" in (process / "cmdline").read_bytes()
+                and b"ptycho_tasks_torch.training.devices" in (process / "cmdline").read_bytes()
             ):
                 found.append(int(process.name))
     return found
@@ -205,7 +207,7 @@ def test_what_a_child_refuses_is_refused(scan, monkeypatch):
 TRAIN = """
 import pickle, sys
 from dataclasses import replace
-from ptycho_tasks_torch.pinn import backend
+from ptycho_tasks_torch.pinn.backend import backend
 request = pickle.load(sys.stdin.buffer)
 print("begun", flush=True)
 backend.train(replace(request, progress=lambda *step: print(step[0], flush=True)))

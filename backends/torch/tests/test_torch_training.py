@@ -15,11 +15,18 @@ from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
 from ptycho_tasks.metrics import score
 from ptycho_tasks.scan import take_frames
-from ptycho_tasks_torch import load_inference_bundle, schedules
+from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.pinn import PinnOptions, backend
-from ptycho_tasks_torch.schedules import PLATEAU_EPOCHS, WARM_UP_STEPS, plateaus, rate_share
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import schedules
+from ptycho_tasks_torch.training.schedules import (
+    PLATEAU_EPOCHS,
+    WARM_UP_STEPS,
+    plateaus,
+    rate_share,
+)
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = PinnOptions(epochs=4, gridsize=1, channels=4, steps=1, batch_size=16, neighbours=16)

@@ -31,18 +31,19 @@ from ptycho_tasks_torch import (
     unrolled_lesson,
     unrolled_network,
 )
-from ptycho_tasks_torch.best import Best
-from ptycho_tasks_torch.blocks import Epoch
-from ptycho_tasks_torch.calibration import Lens
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.exposure import Exposure
-from ptycho_tasks_torch.objects import AMPLITUDES, PHASES, Objects
-from ptycho_tasks_torch.probe import RefinedProbe
-from ptycho_tasks_torch.training import Task
-from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
-from ptycho_tasks_torch.unrolled_blocks import HIDDEN_SHARE, Simulator, largest_shape
-from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
-from ptycho_tasks_torch.unrolled_network import FEATURES, UnrolledNetwork
+from ptycho_tasks_torch.frames.blocks import Epoch
+from ptycho_tasks_torch.frames.objects import AMPLITUDES, PHASES, Objects
+from ptycho_tasks_torch.physics.calibration import Lens
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.probe import RefinedProbe
+from ptycho_tasks_torch.training.best import Best
+from ptycho_tasks_torch.training.trainer import Task
+from ptycho_tasks_torch.unrolled.backend import backend
+from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, largest_shape
+from ptycho_tasks_torch.unrolled.network import FEATURES, UnrolledNetwork
+from ptycho_tasks_torch.unrolled.objective import UnrolledLesson
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = UnrolledOptions(
@@ -867,7 +868,8 @@ from ptycho_tasks.backend import InferRequest
 from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.simulate import simulate
-from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
+from ptycho_tasks_torch.unrolled.backend import backend
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 bundle = load_bundle(Path({model_dir!r}))
 scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
 options = msgspec.convert(bundle.params["training"], UnrolledOptions)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.blocks import Batch, Epoch, loaders, make_blocks, split_frames
-from ptycho_tasks_torch.lessons import Lesson, Material
-from ptycho_tasks_torch.misfits import DiffractionMisfit, LabelMisfit, Misfit, Stitched
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.pinn import PinnOptions
+from ptycho_tasks_torch.frames.blocks import Batch, Epoch, loaders, make_blocks, split_frames
+from ptycho_tasks_torch.pinn.losses import DiffractionMisfit, LabelMisfit, Misfit, Stitched
+from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training.objective import Lesson, Material
 
 
 class PinnLesson(Lesson):

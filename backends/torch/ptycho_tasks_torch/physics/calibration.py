@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ptycho_tasks_torch.physics import far_field, spot_radius
+from ptycho_tasks_torch.physics.forward import far_field, spot_radius
 
 UNIT = 0.1
 """Of all four: what changes the spot by about a tenth of its radius."""

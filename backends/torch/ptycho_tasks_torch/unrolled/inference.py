@@ -15,12 +15,16 @@ from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.inference import losses_of, trained_for
-from ptycho_tasks_torch.load import OBJECT_NETWORK, PROBE, modules_from
-from ptycho_tasks_torch.mapped import frames_of
-from ptycho_tasks_torch.physics import measured_intensity, scale_probe
-from ptycho_tasks_torch.positions import with_refined_positions
-from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.scale import measured_intensity, scale_probe
+from ptycho_tasks_torch.training.weights import (
+    PROBE,
+    load_networks,
+    losses_of,
+    trained_for,
+)
+from ptycho_tasks_torch.unrolled.network import MULTIPLE, make_unrolled_networks
+from ptycho_tasks_torch.unrolled.positions import with_refined_positions
 
 SAME_PROBE = 0.02
 """Largest difference of two guesses of one probe, over their norm."""
@@ -38,14 +42,15 @@ def iterates(request: InferRequest) -> Iterator[Reconstruction]:
     scan, N = request.scan, request.scan.size
     intensity_scale = trained_for(request.model, scan)
     device = find_device(TorchExecution.of(request.execution).accelerator)
-    network = modules_from(request.model, request.options)[OBJECT_NETWORK].to(device)
-    assert isinstance(network, UnrolledNetwork)
+    network, autoencoder = make_unrolled_networks(request.options)
+    load_networks(request.model, network, autoencoder)
+    network.to(device)
     counts = measured_intensity(scan, np.arange(scan.frame_count)) * N**2
     probe = _probe_of(request, scale_probe(scan.probe, counts))
     modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
     if request.options.positions == "refined":
         scan = with_refined_positions(scan, network, modes, math.sqrt(intensity_scale))
-    exposure = frames_of(scan, modes, math.sqrt(intensity_scale))
+    exposure = expose_scan(scan, modes, math.sqrt(intensity_scale), MULTIPLE)
     place = canvas_of(scan.positions, N)
     rows, columns = place.shape
     lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.physics import far_field, shift_probe
+from ptycho_tasks_torch.physics.forward import far_field, shift_probe
 
 FIRST_SHARE = 0.15
 """Amplitude that a further mode begins with, of the first one's."""

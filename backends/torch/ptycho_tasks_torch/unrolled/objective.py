@@ -22,17 +22,15 @@ from torch import Tensor
 
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.blocks import Batch, Epoch, Loader
-from ptycho_tasks_torch.calibration import calibrated
-from ptycho_tasks_torch.exposure import Exposure
-from ptycho_tasks_torch.lessons import Lesson, Material
-from ptycho_tasks_torch.load import PROBE
-from ptycho_tasks_torch.objects import Objects
-from ptycho_tasks_torch.physics import amplitude_misfit, poisson_misfit, spot_radius
-from ptycho_tasks_torch.positions import with_refined_positions
-from ptycho_tasks_torch.probe import RefinedProbe
-from ptycho_tasks_torch.unrolled import UnrolledOptions
-from ptycho_tasks_torch.unrolled_blocks import (
+from ptycho_tasks_torch.frames.blocks import Batch, Epoch, Loader
+from ptycho_tasks_torch.frames.objects import Objects
+from ptycho_tasks_torch.physics.calibration import calibrated
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.forward import amplitude_misfit, poisson_misfit, spot_radius
+from ptycho_tasks_torch.physics.probe import RefinedProbe
+from ptycho_tasks_torch.training.objective import Lesson, Material
+from ptycho_tasks_torch.training.weights import PROBE
+from ptycho_tasks_torch.unrolled.blocks import (
     HIDDEN,
     MARGIN,
     Drawn,
@@ -43,7 +41,9 @@ from ptycho_tasks_torch.unrolled_blocks import (
     nearest,
     shape_of,
 )
-from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.positions import with_refined_positions
 
 EARLIER = 0.3
 """Weight of an object after a step, of the one after the next: the last counts most."""

@@ -11,21 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, release_pages
-from ptycho_tasks_torch.exposure import CHUNK_PIXELS, Chunk, Exposure
-from ptycho_tasks_torch.physics import shift_probe, spot_radius
-from ptycho_tasks_torch.unrolled_network import padded_shape
+from ptycho_tasks_torch.physics.canvas import padded_shape
+from ptycho_tasks_torch.physics.exposure import CHUNK_PIXELS, Chunk, Exposure
+from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 HELD_BYTES = 2**28
 """Frames and probes up to this size are held in memory; more are read again in every step."""
 
 
-def frames_of(scan: ScanData, modes: Tensor, scale: float) -> Exposure:
+def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> Exposure:
     """What a scan measured, on one canvas; held in memory where it is not large.
 
     Args:
         scan: its frames may lie on disk.
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
+        multiple: of what the sides of the canvas are to be multiples.
     """
     N = scan.size
     corners, fractions = corners_and_fractions(scan.positions, N)
@@ -35,7 +36,7 @@ def frames_of(scan: ScanData, modes: Tensor, scale: float) -> Exposure:
         probes=modes,
         places=[(0, y, x) for y, x in corners.tolist()],
         canvases=1,
-        shape=padded_shape(corners.max(axis=0).tolist(), N),
+        shape=padded_shape(corners.max(axis=0).tolist(), N, multiple),
         radius=spot_radius(modes),
         diffraction=scan.diffraction,
         frames=np.arange(scan.frame_count),

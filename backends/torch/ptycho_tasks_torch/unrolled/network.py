@@ -25,9 +25,11 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.exposure import Exposure
-from ptycho_tasks_torch.network import WEAK_LIGHT, EncoderDecoder
-from ptycho_tasks_torch.physics import intensities, shift_probe, spot_radius
+from ptycho_tasks_torch.physics.canvas import padded_shape
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
+from ptycho_tasks_torch.physics.forward import intensities, shift_probe, spot_radius
+from ptycho_tasks_torch.unet import EncoderDecoder
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the filter, in units of the spot's radius."""
@@ -35,6 +37,8 @@ SHOWN = ((0.0, 0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 1.0))
 """Filters whose output the network gets to see."""
 HALVINGS = 3
 """How often the network's encoder halves the canvas."""
+MULTIPLE = 2**HALVINGS
+"""Of what the sides of a canvas are to be multiples."""
 LEAK = 0.1
 """Slope below zero of the network's ReLUs. Without it nine feature maps in ten of the deeper layers
 die while the noise of few photons is learned to be ignored, and stay dead."""
@@ -191,6 +195,14 @@ class UnrolledAutoencoder(nn.Module):
         return predicted.sqrt() * scale[:, None, None, None]
 
 
+def make_unrolled_networks(
+    options: UnrolledOptions,
+) -> tuple[UnrolledNetwork, UnrolledAutoencoder]:
+    """Both networks with fresh weights, which they share."""
+    network = UnrolledNetwork(options.steps, options.subsets, options.channels)
+    return network, UnrolledAutoencoder(network)
+
+
 def expose_blocks(
     x: Tensor,
     positions: Tensor,
@@ -226,15 +238,9 @@ def expose_blocks(
         probes.flatten(0, 1),
         places,
         len(corners),
-        shape or padded_shape(corners.amax(dim=(0, 1)).tolist(), x.shape[-1]),
+        shape or padded_shape(corners.amax(dim=(0, 1)).tolist(), x.shape[-1], MULTIPLE),
         spot_radius(modes),
     )
-
-
-def padded_shape(reach: list[int], size: int, multiple: int = 2**HALVINGS) -> tuple[int, int]:
-    """(S, T) of a canvas whose last patch begins at `reach`, which the encoder can halve."""
-    S, T = (-(-(last + size) // multiple) * multiple for last in reach)
-    return S, T
 
 
 def _each(weights: Tensor, fields: Tensor) -> Tensor:

@@ -18,14 +18,15 @@ from torch.utils.data import RandomSampler
 
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.blocks import LEAST_FRAMES, Batch, Blocks, Epoch
-from ptycho_tasks_torch.exposure import DARK, Exposure
-from ptycho_tasks_torch.groups import group_neighbours, place
-from ptycho_tasks_torch.objects import Objects
-from ptycho_tasks_torch.positions import MOST
-from ptycho_tasks_torch.reading import read_ahead
-from ptycho_tasks_torch.unrolled import UnrolledOptions
-from ptycho_tasks_torch.unrolled_network import expose_blocks, padded_shape
+from ptycho_tasks_torch.frames.blocks import LEAST_FRAMES, Batch, Blocks, Epoch
+from ptycho_tasks_torch.frames.groups import group_neighbours, place
+from ptycho_tasks_torch.frames.objects import Objects
+from ptycho_tasks_torch.frames.read_ahead import read_ahead
+from ptycho_tasks_torch.physics.canvas import padded_shape
+from ptycho_tasks_torch.physics.exposure import DARK, Exposure
+from ptycho_tasks_torch.unrolled.network import MULTIPLE, expose_blocks
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.positions import MOST
 
 MARGIN = math.ceil(MOST)
 """Pixels that canvases are larger on each side where positions are refined."""
@@ -212,7 +213,7 @@ def largest_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:
 def shape_of(corners: Tensor, size: int) -> tuple[int, int]:
     """(S, T) that holds the canvas of every block; `corners` (B, D, 2), `size` N."""
     reach = corners.amax(dim=1) - corners.amin(dim=1)
-    return padded_shape(reach.amax(dim=0).tolist(), size)
+    return padded_shape(reach.amax(dim=0).tolist(), size, MULTIPLE)
 
 
 def nearest(blocks: Blocks, count: int) -> NDArray[np.int64]:

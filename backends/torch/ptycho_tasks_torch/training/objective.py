@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.blocks import Batch, Blocks, Epoch
-from ptycho_tasks_torch.labels import LEAST_SPREAD, label_of
-from ptycho_tasks_torch.load import AUTOENCODER, OBJECT_NETWORK
+from ptycho_tasks_torch.frames.blocks import Batch, Blocks, Epoch
+from ptycho_tasks_torch.frames.labels import LEAST_SPREAD, label_of
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.physics import measured_intensity, scale_probe
+from ptycho_tasks_torch.physics.scale import measured_intensity, scale_probe
+from ptycho_tasks_torch.training.weights import AUTOENCODER, OBJECT_NETWORK
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,14 @@ class Lesson(nn.Module):
     def refuse(self, metrics: Mapping[str, float]) -> None:
         """Fail loudly where a falling loss hides a collapsed network; see `refuse_flat`."""
         refuse_flat(metrics)
+
+
+LessonFactory = Callable[[ScanData, Any], Lesson]
+"""From a scan and the options of a training: what is to be learned, its network's weights fresh.
+
+Raises `ScanError` where the scan has nothing to learn from, `ConfigError` where the options ask for
+what it does not have.
+"""
 
 
 def refuse_flat(metrics: Mapping[str, float]) -> None:

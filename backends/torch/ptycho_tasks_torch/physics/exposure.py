@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_tasks_torch.canvas import Place, add_onto, cut_from, cut_patches
+from ptycho_tasks_torch.physics.canvas import Place, add_onto, cut_from, cut_patches
 
 CHUNK_PIXELS = 2**17
 """Complex pixels of a chunk: 1 MiB."""
 DARK = 1e-6
 """Intensity that is added to every pixel, in units of the mean one: the slope of the modulus stays
 finite where the far field is dark."""
+WEAK_LIGHT = 0.02
+"""Share of the strongest illumination that is added before dividing by the illumination."""
 
 
 class Chunk(NamedTuple):

@@ -87,3 +87,15 @@ def add_patches(patches: Tensor, places: Sequence[Place], shape: tuple[int, int,
     """
     canvas: Tensor = _Add.apply(patches, places, shape)  # type: ignore[no-untyped-call]
     return canvas
+
+
+def padded_shape(reach: Sequence[int], size: int, multiple: int) -> tuple[int, int]:
+    """(S, T) of a canvas.
+
+    Args:
+        reach: (row, column) of the last patch's top-left pixel.
+        size: N.
+        multiple: of what S and T are to be multiples.
+    """
+    S, T = (-(-(last + size) // multiple) * multiple for last in reach)
+    return S, T

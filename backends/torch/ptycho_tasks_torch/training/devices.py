@@ -10,14 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -31,11 +28,10 @@ from torch import distributed
 
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.best import Best
-from ptycho_tasks_torch.blocks import Epoch
-from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.frames.blocks import Epoch
 from ptycho_tasks_torch.options import NetworkOptions
+from ptycho_tasks_torch.training.objective import LessonFactory
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
@@ -133,6 +129,7 @@ class Job:
     scan: ScanData
     options: NetworkOptions
     execution: TorchExecution
+    make_lesson: LessonFactory
     lesson: dict[str, torch.Tensor]
     """What the lesson has come to before the first epoch."""
     state: dict[str, Any] | None
@@ -151,8 +148,8 @@ def team_for(job: Job) -> Iterator[Team]:
         yield Team()
         return
     # The port is chosen by who listens on it: nobody else can take it in between.
-    store = _store(0, devices, listens=True)
-    with _children(job, store.port) as children, _connected(store, Team(0, devices)) as team:
+    store = find_store(0, devices, listens=True)
+    with _children(job, store.port) as children, connected(store, Team(0, devices)) as team:
         try:
             yield team
         except RuntimeError as error:
@@ -161,7 +158,7 @@ def team_for(job: Job) -> Iterator[Team]:
             raise
 
 
-def _store(port: int, devices: int, *, listens: bool) -> Any:
+def find_store(port: int, devices: int, *, listens: bool) -> Any:
     """Where the processes find each other."""
     store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
         HOST, port, devices, is_master=listens, wait_for_workers=False
@@ -170,7 +167,8 @@ def _store(port: int, devices: int, *, listens: bool) -> Any:
 
 
 @contextmanager
-def _connected(store: Any, team: Team) -> Iterator[Team]:
+def connected(store: Any, team: Team) -> Iterator[Team]:
+    """The team of the processes that meet at a store, until the block ends."""
     # Where the host's name leads nowhere, gloo would find no network.
     before = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
@@ -230,7 +228,7 @@ class _Child:
         self.rank = rank
         paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from ptycho_tasks_torch.team import work; work()"],
+            [sys.executable, "-c", "from ptycho_tasks_torch.training.child import work; work()"],
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -302,46 +300,3 @@ class _Frames:
         held = np.memmap(path, np.uint8, "r", offset, (size,))
         frames: NDArray[np.float32] = np.ndarray(shape, dtype, held, first, strides)
         return frames
-
-
-def work() -> None:
-    """What a child does, from its standard input to its end."""
-    # Its parent decides, who gets the same signal from a terminal.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-
-        def say(error: Exception | None) -> None:
-            pickle.dump(error, out)
-            out.flush()
-
-        job, frames, team, port = pickle.load(sys.stdin.buffer)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        job = replace(job, scan=replace(job.scan, diffraction=frames.open()))
-        try:
-            _train_along(job, team, port, lambda: say(None))
-        except PtychoTasksError as error:
-            say(error)
-        except Exception:
-            say(RuntimeError(f"in the process of device {team.rank + 1}: {traceback.format_exc()}"))
-
-
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing comes: the end of the parent, however it was killed
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _train_along(job: Job, team: Team, port: int, ready: Callable[[], None]) -> None:
-    from ptycho_tasks_torch.training import Task, fit, lesson_of, silence
-
-    options, execution = job.options, job.execution
-    with settings(execution, options.seed, team.devices), silence():
-        task = Task(options, lesson_of(job.scan, options), Best(options, 0))
-        task.lesson.load_state_dict(job.lesson)
-        if job.state is not None:
-            task.resume(job.state)
-        store = _store(port, team.devices, listens=False)
-        ready()
-        with _connected(store, team):
-            fit(task, execution, team, lambda: None)

@@ -19,9 +19,9 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.groups import Groups, group_neighbours, make_groups
+from ptycho_tasks_torch.frames.groups import Groups, group_neighbours, make_groups
+from ptycho_tasks_torch.frames.read_ahead import read_ahead
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.reading import read_ahead
 
 LEAST_FRAMES = 16
 Batch = Mapping[str, Tensor]

@@ -18,21 +18,16 @@ from torch import Tensor
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
-from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.best import Best
-from ptycho_tasks_torch.blocks import Epoch
-from ptycho_tasks_torch.checkpoints import Checkpoints
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check
-from ptycho_tasks_torch.lessons import Lesson
-from ptycho_tasks_torch.logs import Log, quiet_threads
+from ptycho_tasks_torch.frames.blocks import Epoch
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.pinn import PinnOptions
-from ptycho_tasks_torch.pinn_lesson import PinnLesson
-from ptycho_tasks_torch.schedules import PLANNED, rate_share
-from ptycho_tasks_torch.team import Job, Team, check_devices, team_for
-from ptycho_tasks_torch.unrolled import UnrolledOptions
-from ptycho_tasks_torch.unrolled_lesson import UnrolledLesson
+from ptycho_tasks_torch.training.best import Best
+from ptycho_tasks_torch.training.checkpoints import Checkpoints
+from ptycho_tasks_torch.training.devices import Job, Team, check_devices, team_for
+from ptycho_tasks_torch.training.logs import Log, quiet_threads
+from ptycho_tasks_torch.training.objective import Lesson, LessonFactory
+from ptycho_tasks_torch.training.schedules import PLANNED, rate_share
 
 with warnings.catch_warnings():
     # What its dependencies deprecate among themselves is nothing that a user could mend.
@@ -40,15 +35,20 @@ with warnings.catch_warnings():
     import lightning.pytorch as lightning
 
 
-def train(request: TrainRequest) -> TrainedModel:
-    """Train a network; see `Pinn.train`."""
+def train(request: TrainRequest, make_lesson: LessonFactory) -> TrainedModel:
+    """Train a network; errors are those of the backends' `train`.
+
+    Args:
+        request: as a backend gets it.
+        make_lesson: gives what the network of the backend learns.
+    """
     options, execution = request.options, TorchExecution.of(request.execution)
     check(options, execution)
     check_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence():
-        lesson = lesson_of(request.scan, options)
+        lesson = make_lesson(request.scan, options)
         state = checkpoints.read()
         if state is not None and not goes_on(state, options, request.say):
             state = None
@@ -71,7 +71,7 @@ def train(request: TrainRequest) -> TrainedModel:
         status = "failed"
         try:
             if not task.finished:
-                job = Job(request.scan, options, execution, lesson.state_dict(), state)
+                job = Job(request.scan, options, execution, make_lesson, lesson.state_dict(), state)
                 with team_for(job) as team:
                     fit(task, execution, team, tell)
                 if task.stopped and len(task.history) < options.epochs:
@@ -89,19 +89,6 @@ def train(request: TrainRequest) -> TrainedModel:
         finally:
             log.end(status)
     return model
-
-
-def lesson_of(scan: ScanData, options: NetworkOptions) -> Lesson:
-    """What is to be learned; the network's weights are fresh.
-
-    Raises:
-        ScanError: the scan has nothing to learn from.
-        ConfigError: the options ask for what the scan does not have.
-    """
-    if isinstance(options, UnrolledOptions):
-        return UnrolledLesson(scan, options)
-    assert isinstance(options, PinnOptions)
-    return PinnLesson(scan, options)
 
 
 def fit(

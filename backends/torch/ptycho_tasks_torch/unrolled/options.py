@@ -1,13 +1,10 @@
-"""The backend `unrolled`: physics steps on the object's whole canvas, learned, and a network that
-corrects what they lead to."""
+"""What can be set under `training:` for the backend `unrolled`."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
-from ptycho_tasks.options import ExecutionOptions, doc, limits
-from ptycho_tasks_torch.execution import TorchExecution, check
+from ptycho_tasks.options import doc, limits
 from ptycho_tasks_torch.options import NetworkOptions
 
 Family = Literal["lines", "blobs", "siemens"]
@@ -26,7 +23,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
             "scan's probe, dose and positions; both: both in turn"
         ),
     ] = "both"
-    model_type: Annotated[
+    model_type: Annotated[  # type: ignore[misc]
         Literal["unsupervised", "supervised"],
         doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
     ] = "unsupervised"
@@ -95,45 +92,3 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
             )
         if self.probe_modes is not None and self.probe != "refined":
             raise ValueError("probe_modes needs probe: refined")
-
-
-class Unrolled:
-    """See the module; torch is imported by its methods only."""
-
-    name = "unrolled"
-    version = "3"
-    options_type = UnrolledOptions
-    execution_type = TorchExecution
-
-    def check(self, options: UnrolledOptions, execution: ExecutionOptions) -> None:
-        """Refuse options that do not fit each other, before torch is imported."""
-        check(options, TorchExecution.of(execution))
-
-    def train(self, request: TrainRequest) -> TrainedModel:
-        """Train on a scan, going on from the checkpoint in the work folder.
-
-        Raises:
-            TrainingError: the loss became NaN, the object is flat, or the network is no better than
-                the untrained steps.
-            ScanError: too few frames, or a label that is of no use.
-            ConfigError: accelerator, devices, deterministic kernels or logger are not there, or the
-                scan has no label to learn from.
-        """
-        from ptycho_tasks_torch.training import train
-
-        return train(request)
-
-    def infer(self, request: InferRequest) -> Reconstruction:
-        """Reconstruct a scan.
-
-        Raises:
-            BundleError: the model's arrays are not those of this network.
-            ConfigError: the accelerator is not there, or the scan's N is not the model's.
-            ScanError: every frame is dark.
-        """
-        from ptycho_tasks_torch.unrolled_inference import infer
-
-        return infer(request)
-
-
-backend = Unrolled()

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.exposure import DARK, Chunk, Exposure
-from ptycho_tasks_torch.mapped import frames_of
-from ptycho_tasks_torch.unrolled_network import UnrolledNetwork
+from ptycho_tasks_torch.physics.exposure import DARK, Chunk, Exposure
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
 
 ROUNDS = 8
 MOST, MOST_A_ROUND = 4.0, 1.0
@@ -44,7 +44,7 @@ def with_refined_positions(
     """
     given, moved = scan.positions, np.zeros_like(scan.positions)
     for _ in range(ROUNDS):
-        exposure = frames_of(scan, modes, scale)
+        exposure = expose_scan(scan, modes, scale, MULTIPLE)
         step = displacements(exposure, network.object(exposure), moved, scale)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
         moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)

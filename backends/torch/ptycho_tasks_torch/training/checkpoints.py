@@ -120,6 +120,6 @@ def made_by() -> bytes:
     """A digest of torch, Lightning and this package: other ones may go on to other numbers."""
     digest = hashlib.sha256()
     digest.update(f"torch {torch.__version__} lightning {metadata.version('lightning')}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.digest()

@@ -7,17 +7,16 @@ import math
 import numpy as np
 import torch
 
-from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel
-from ptycho_tasks.errors import BundleError, ConfigError
-from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.groups import Groups, covering_groups
-from ptycho_tasks_torch.load import OBJECT_NETWORK, modules_from
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.physics import LEAST_COUNTS, MOST_COUNTS, measured_intensity, scale_probe
-from ptycho_tasks_torch.reading import read_ahead
-from ptycho_tasks_torch.stitching import Stitcher
+from ptycho_tasks_torch.frames.groups import Groups, covering_groups
+from ptycho_tasks_torch.frames.read_ahead import read_ahead
+from ptycho_tasks_torch.physics.scale import measured_intensity, scale_probe
+from ptycho_tasks_torch.pinn.network import make_pinn_networks
+from ptycho_tasks_torch.pinn.stitching import Stitcher
+from ptycho_tasks_torch.training.weights import load_networks, losses_of, trained_for
 
 
 def infer(request: InferRequest) -> Reconstruction:
@@ -26,8 +25,9 @@ def infer(request: InferRequest) -> Reconstruction:
     N, intensity_scale = scan.size, trained_for(request.model, scan)
     execution = TorchExecution.of(request.execution)
     device = find_device(execution.accelerator)
-    network = modules_from(request.model, options)[OBJECT_NETWORK].to(device)
-    assert isinstance(network, ObjectNetwork)
+    network, autoencoder = make_pinn_networks(options)
+    load_networks(request.model, network, autoencoder)
+    network.to(device)
     everything = np.arange(scan.frame_count)
     counts = measured_intensity(scan, everything) * N**2
     probe = scale_probe(scan.probe, counts)
@@ -65,41 +65,3 @@ def infer(request: InferRequest) -> Reconstruction:
         positions=scan.positions,
         losses=losses_of(request.model),
     )
-
-
-def losses_of(model: TrainedModel) -> list[float]:
-    """The loss of each epoch of the training.
-
-    Raises:
-        BundleError: an epoch has none.
-    """
-    losses = [epoch.get("loss") for epoch in model.history]
-    if None in losses:
-        raise BundleError(
-            f"wts.h5.zip: history.json: epoch {losses.index(None) + 1} has no `loss`: the bundle "
-            "is not as its training left it; train again"
-        )
-    return [loss for loss in losses if loss is not None]
-
-
-def trained_for(model: TrainedModel, scan: ScanData) -> float:
-    """The intensity scale of the training, without which its weights mean nothing.
-
-    Raises:
-        BundleError: the model does not say what its training found.
-        ConfigError: the scan's N is not the model's.
-    """
-    N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
-    is_known = isinstance(N, int) and isinstance(scale, (int, float))
-    if not is_known or not LEAST_COUNTS <= (scale or 0) <= MOST_COUNTS:
-        raise BundleError(
-            f"wts.h5.zip: params.json: metadata: N is {N!r} and intensity_scale is {scale!r}; "
-            f"expected an integer, and a number of {LEAST_COUNTS:g} to {MOST_COUNTS:g}: the bundle "
-            "is not as its training left it; train again"
-        )
-    if scan.size != N:
-        raise ConfigError(
-            f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
-            f"trained on {N} x {N}; infer a scan of that size, or train on this one"
-        )
-    return float(scale or 0)

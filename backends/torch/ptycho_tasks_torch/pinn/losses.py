@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.canvas import Place, add_patches, cut_patches
-from ptycho_tasks_torch.network import ObjectNetwork
-from ptycho_tasks_torch.physics import amplitude_misfit, intensities, poisson_misfit
+from ptycho_tasks_torch.physics.canvas import Place, add_patches, cut_patches
+from ptycho_tasks_torch.physics.forward import amplitude_misfit, intensities, poisson_misfit
+from ptycho_tasks_torch.pinn.network import ObjectNetwork
 
 
 @dataclass(frozen=True)

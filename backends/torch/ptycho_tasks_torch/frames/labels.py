@@ -35,7 +35,7 @@ def label_of(
         ConfigError: the scan has no object.
         ScanError: its object does not cover the frames, is flat, or is not finite.
     """
-    if getattr(options, "model_type", None) != "supervised":
+    if options.model_type != "supervised":
         return None
     truth = scan.object
     if truth is None:
