@@ -260,7 +260,7 @@ def by_step(
     import torch
 
     from ptycho_tasks_torch.device import settings
-    from ptycho_tasks_torch.unrolled.inference import iterates
+    from ptycho_tasks_torch.unrolled.inference import reconstruct_stepwise as iterates
 
     options = msgspec.convert(bundle.params["training"], backend.options_type)
     request = InferRequest(scan, bundle.model, options, execution)

@@ -1,4 +1,4 @@
-"""A U-Net, which corrects an image on a canvas.
+"""A U-Net. It corrects an image on a canvas.
 
 Axis letters: B canvases, F feature maps, S, T rows and columns of a canvas.
 """

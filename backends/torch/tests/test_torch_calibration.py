@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_tasks_torch.physics.calibration import Lens, calibrated, magnified
+from ptycho_tasks_torch.physics.calibration import Lens, calibrate_probe, magnify
 from ptycho_tasks_torch.physics.forward import spot_radius
 
 
@@ -35,12 +35,12 @@ def test_a_lens_that_does_nothing_gives_the_guess(guess):
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.25])
 def test_a_magnified_spot_is_the_larger_spot(factor):
-    made = magnified(gaussian(5), factor)
+    made = magnify(gaussian(5), factor)
     np.testing.assert_allclose(made, gaussian(5 * factor), atol=1e-4)
 
 
 def test_what_lies_beyond_the_frame_is_dark():
-    made = magnified(torch.ones((1, 32, 32), dtype=torch.complex64), 0.5).abs()
+    made = magnify(torch.ones((1, 32, 32), dtype=torch.complex64), 0.5).abs()
     assert made[0, 16, 16] == pytest.approx(1, abs=1e-5)
     assert float(made[0, :7].max()) == 0
     assert float(made[0, :, 25:].max()) == 0
@@ -69,7 +69,7 @@ def test_the_units_change_the_spot_by_about_a_tenth():
 @pytest.mark.parametrize("numbers", [(2.0, 0, 0, 0), (0, -3.0, 0, 0), (-1.5, 1.0, 1.0, -1.0)])
 def test_the_probe_of_least_misfit_is_found(guess, numbers):
     right = Lens(guess)(np.array(numbers, dtype=float))
-    found = calibrated(guess, lambda probe: 1 - overlap(probe, right))
+    found = calibrate_probe(guess, lambda probe: 1 - overlap(probe, right))
     assert overlap(found, right) > 0.999
 
 
@@ -77,4 +77,4 @@ def test_a_probe_whose_misfit_is_no_number_is_never_taken(guess):
     def misfit(probe: torch.Tensor) -> float:
         return math.nan if spot_radius(probe) < spot_radius(guess) else spot_radius(probe)
 
-    assert spot_radius(calibrated(guess, misfit)) >= spot_radius(guess)
+    assert spot_radius(calibrate_probe(guess, misfit)) >= spot_radius(guess)

@@ -19,11 +19,11 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn.backend import backend
-from ptycho_tasks_torch.pinn.losses import DiffractionMisfit
+from ptycho_tasks_torch.pinn.losses import DiffractionLoss
 from ptycho_tasks_torch.pinn.options import PinnOptions
 from ptycho_tasks_torch.training import checkpoints, schedules
 from ptycho_tasks_torch.training.checkpoints import NAME, Checkpoints
-from ptycho_tasks_torch.training.trainer import goes_on
+from ptycho_tasks_torch.training.trainer import can_resume
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 COSINE = PinnOptions(epochs=4, channels=4, steps=1, batch_size=16, neighbours=16)
@@ -178,7 +178,7 @@ def test_more_epochs_continue_a_training_with_a_constant_rate(scan, whole, tmp_p
 )
 def test_what_a_checkpoint_of_other_epochs_is_good_for(done, planned, options, line):
     lines = []
-    used = goes_on(
+    used = can_resume(
         {"history": [{}] * done, "epochs": planned, "stopped": False}, options, lines.append
     )
     assert used is not lines[0].startswith("starts anew")
@@ -274,13 +274,13 @@ def test_a_training_that_failed_leaves_no_checkpoint(scan, tmp_path, monkeypatch
     """The next one shall not go on from what led to NaN."""
     there = []
     options = msgspec.structs.replace(COSINE, epochs=3)
-    misfit = DiffractionMisfit.all
+    misfit = DiffractionLoss.all
 
     def spoilt(self, stitched):
         there.append((tmp_path / NAME).exists())
         return misfit(self, stitched) * (math.nan if there[-1] else 1)
 
-    monkeypatch.setattr(DiffractionMisfit, "all", spoilt)
+    monkeypatch.setattr(DiffractionLoss, "all", spoilt)
     with pytest.raises(TrainingError, match="NaN or Inf in epoch 2"):
         Watch(scan, options, tmp_path).train()
     assert there[-1]

@@ -67,7 +67,7 @@ def test_train_save_load_infer_and_the_same_bytes_elsewhere(write_project):
 
 
 def test_what_execution_asks_for_lies_beside_the_same_bundle(write_project):
-    """Best epochs and logs; a change of them rebuilds nothing."""
+    """BestEpochs epochs and logs; a change of them rebuilds nothing."""
     asked = "threads: 1, num_workers: 2, checkpoint_save_top_k: 1, logger: csv}"
     one, two = write_project("one"), write_project("two", CONFIG.replace("threads: 1}", asked))
     for root in (one, two):

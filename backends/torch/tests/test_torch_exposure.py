@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 
 from ptycho_tasks_torch.physics import exposure as module
-from ptycho_tasks_torch.physics.exposure import DARK, Exposure, along_z
+from ptycho_tasks_torch.physics.exposure import DARK, Exposure, morton_order
 
 
 def random_complex(generator, *shape) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_derivatives_by_object_and_probe_are_those_of_finite_differences(modes, 
         return torch.view_as_real(replace(exposure, probes=probes).correction(canvas))
 
     def predicted(canvas, probes):
-        return replace(exposure, probes=probes).predicted(canvas)
+        return replace(exposure, probes=probes).predict(canvas)
 
     assert torch.autograd.gradcheck(correction, inputs)
     assert torch.autograd.gradcheck(predicted, inputs)
@@ -83,7 +83,7 @@ def test_derivatives_by_object_and_probe_are_those_of_finite_differences(modes, 
 
 def test_the_true_object_is_not_corrected():
     exposure, canvas = exposed(5)
-    measured = replace(exposure, amplitude=exposure.predicted(canvas))
+    measured = replace(exposure, amplitude=exposure.predict(canvas))
     assert measured.correction(canvas).abs().max() < 1e-4
     assert exposure.correction(canvas).abs().max() > 1
 
@@ -103,10 +103,10 @@ def test_an_order_of_places_does_not_depend_on_that_of_the_frames_or_on_where_th
     mixed = np.random.default_rng(seed).permutation(len(places)).tolist()
     shuffled = [places[frame] for frame in mixed]
     moved = [(b, y + 17, x + 5) for b, y, x in places]
-    ordered = [places[frame] for frame in along_z(places)]
-    assert [shuffled[frame] for frame in along_z(shuffled)] == ordered
-    assert along_z(moved) == along_z(places)
-    assert sorted(along_z(places)) == list(range(len(places)))
+    ordered = [places[frame] for frame in morton_order(places)]
+    assert [shuffled[frame] for frame in morton_order(shuffled)] == ordered
+    assert morton_order(moved) == morton_order(places)
+    assert sorted(morton_order(places)) == list(range(len(places)))
 
 
 def test_frames_that_take_turns_are_spread_evenly_and_each_has_one():

@@ -11,7 +11,7 @@ import torch
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.scan import ScanData, canvas_of
-from ptycho_tasks_torch.frames.groups import covering_groups, make_groups
+from ptycho_tasks_torch.frames.groups import cover_frames, make_groups
 from ptycho_tasks_torch.physics.forward import intensities
 from ptycho_tasks_torch.pinn.network import expose
 from ptycho_tasks_torch.pinn.stitching import Stitcher
@@ -90,7 +90,7 @@ def test_a_scan_with_too_few_frames_for_a_group_is_refused():
 
 
 def test_covering_groups_hold_every_frame_and_are_fewer(scan):
-    groups = covering_groups(scan, 2)
+    groups = cover_frames(scan, 2)
     assert set(groups.frames.ravel()) == set(range(scan.frame_count))
     assert len(groups) < 0.7 * scan.frame_count
 
@@ -108,7 +108,7 @@ def test_the_network_sees_every_patch_where_the_stitcher_puts_it(gridsize):
     for frames, counts in expected_intensity(truth, scan.probe, positions):
         scan.diffraction[frames] = np.sqrt(counts)
 
-    groups = covering_groups(scan, gridsize)
+    groups = cover_frames(scan, gridsize)
     exposure = expose(
         torch.from_numpy(scan.diffraction[groups.frames]),
         torch.from_numpy(groups.relative),
@@ -159,7 +159,7 @@ def test_where_nothing_was_seen_the_object_is_zero():
 
 def stitched(scan: ScanData, truth, turn) -> tuple[np.ndarray, np.ndarray]:
     """The truth's patches, each group turned by a phase of its own; and the truth alike cut."""
-    groups, canvas, N = covering_groups(scan, 2), canvas_of(scan.positions, scan.size), scan.size
+    groups, canvas, N = cover_frames(scan, 2), canvas_of(scan.positions, scan.size), scan.size
     patches = np.stack(
         [[truth[y : y + N, x : x + N] for y, x in group] for group in groups.corners]
     )

@@ -136,13 +136,13 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
 
 
 def test_fewer_groups_make_an_epoch_shorter(scan):
-    from ptycho_tasks_torch.frames.blocks import Epoch, make_blocks, split_frames
+    from ptycho_tasks_torch.frames.blocks import EpochPlan, make_blocks, split_frames
 
     def steps(**values) -> int:
         options = msgspec.structs.replace(SMALL, **values)
         training, validation = split_frames(scan, options)
         blocks = make_blocks(scan, options, training, validation)
-        return Epoch.of(blocks, options).steps
+        return EpochPlan.from_blocks(blocks, options).steps
 
     assert steps() == 5  # of 79 frames, 16 a step
     assert steps(gridsize=2) == 5

@@ -15,9 +15,9 @@ from ptycho_tasks_torch.physics import mapped
 from ptycho_tasks_torch.physics.mapped import frames_of
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
-from ptycho_tasks_torch.unrolled.objective import UnrolledLesson
+from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
-from ptycho_tasks_torch.unrolled.positions import MOST, displacements, with_refined_positions
+from ptycho_tasks_torch.unrolled.positions import MOST, find_displacements, refine_positions
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 OPTIONS = UnrolledOptions(
@@ -67,11 +67,11 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
         y, x = (torch.arange(side) / 9 for side in exposure.shape)
         smooth = 1 + 0.3 * torch.sin(y)[:, None] * torch.cos(x)[None, :]
         canvas = torch.polar(smooth, 0.5 * torch.cos(y)[:, None] * torch.sin(x)[None, :])[None]
-        amplitude = exposure.predicted(canvas)
+        amplitude = exposure.predict(canvas)
         elsewhere = frames_of(replace(scan, positions=scan.positions + apart), probe, scale)
         assert elsewhere.places == exposure.places or modes
         measured = replace(elsewhere, amplitude=amplitude)
-        found = displacements(measured, canvas, np.zeros_like(apart), scale)
+        found = find_displacements(measured, canvas, np.zeros_like(apart), scale)
     lit = np.abs(found + apart).max(axis=1)
     assert np.median(lit) < 0.02
 
@@ -79,14 +79,14 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
 def test_positions_come_back(scan, steps):
     wrong = with_errors(scan, 0.7)
     with torch.inference_mode():
-        found = with_refined_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
+        found = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
     assert error(scan, found) < 0.3 * error(scan, wrong.positions)
     np.testing.assert_allclose(found.mean(axis=0), wrong.positions.mean(axis=0), atol=1e-9)
 
 
 def test_right_positions_stay(scan, steps):
     with torch.inference_mode():
-        found = with_refined_positions(scan, steps, modes_of(scan), scale_of(scan)).positions
+        found = refine_positions(scan, steps, modes_of(scan), scale_of(scan)).positions
     assert error(scan, found) < 0.2
 
 
@@ -95,7 +95,7 @@ def test_a_dark_frame_stays_where_it_is_and_none_goes_far(scan, steps):
     frames[7] = 0
     wrong = with_errors(replace(scan, diffraction=frames), 4.0)
     with torch.inference_mode():
-        found = with_refined_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
+        found = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
     assert np.isfinite(found).all()
     assert np.abs(found - wrong.positions).max() <= MOST
 
@@ -103,9 +103,9 @@ def test_a_dark_frame_stays_where_it_is_and_none_goes_far(scan, steps):
 def test_frames_that_are_read_from_disk_give_the_same(scan, steps, monkeypatch):
     wrong = with_errors(scan, 0.7)
     with torch.inference_mode():
-        held = with_refined_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
+        held = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
         monkeypatch.setattr(mapped, "HELD_BYTES", 0)
-        read = with_refined_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
+        read = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
     np.testing.assert_allclose(read, held, atol=1e-3)
 
 
@@ -129,10 +129,10 @@ def test_positions_that_are_right_are_learned_from_as_if_fixed(scan, model_type)
     losses = []
     for positions in ("refined", "fixed"):
         options = msgspec.structs.replace(OPTIONS, positions=positions, model_type=model_type)
-        lesson = UnrolledLesson(scan, options)
-        batch = lesson.blocks.read(lesson.blocks.training[:2])
+        objective = UnrolledObjective(scan, options)
+        batch = objective.blocks.read(objective.blocks.training[:2])
         hidden = torch.arange(16).expand(2, 16) % 4 == 0
-        losses.append(float(lesson.misfit({**batch, "held": hidden}).detach()))
+        losses.append(float(objective.misfit({**batch, "held": hidden}).detach()))
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 

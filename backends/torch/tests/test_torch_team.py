@@ -22,7 +22,7 @@ import torch
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.frames.blocks import Epoch
+from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.pinn.backend import backend
 from ptycho_tasks_torch.pinn.options import PinnOptions
 from ptycho_tasks_torch.training import checkpoints
@@ -82,14 +82,14 @@ def assert_close(one: TrainedModel, two: TrainedModel) -> None:
 def test_every_block_is_dealt_out_once():
     """And what counts nothing stands in where there is none."""
     for blocks, batch, accumulated, devices in [(7, 4, 2, 2), (5, 4, 1, 4), (9, 6, 3, 3)]:
-        parts = [Epoch(blocks, batch, accumulated, rank, devices) for rank in range(devices)]
+        parts = [EpochPlan(blocks, batch, accumulated, rank, devices) for rank in range(devices)]
         taken, shares = [], [0.0] * parts[0].steps
         for index in range(parts[0].batches):
             drawn = list(range(blocks))[index * batch : (index + 1) * batch]
             for part in parts:
                 share = part.share(index)
-                assert part.mine(drawn)
-                taken += part.mine(drawn) if share else []
+                assert part.own_share(drawn)
+                taken += part.own_share(drawn) if share else []
                 shares[index // accumulated] += share
         assert sorted(taken) == list(range(blocks))
         assert shares == pytest.approx([1.0] * len(shares))
@@ -148,7 +148,7 @@ def test_what_cannot_be_divided_is_refused(scan):
 
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
-        team.check_devices(TWO, torch.device("mps"))
+        team.require_devices(TWO, torch.device("mps"))
 
 
 # --- whatever ends a training ----------------------------------------------------------------

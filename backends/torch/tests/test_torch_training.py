@@ -24,8 +24,8 @@ from ptycho_tasks_torch.training import schedules
 from ptycho_tasks_torch.training.schedules import (
     PLATEAU_EPOCHS,
     WARM_UP_STEPS,
-    plateaus,
-    rate_share,
+    count_plateaus,
+    make_rate_share,
 )
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
@@ -88,7 +88,7 @@ def test_more_accumulation_than_batches_is_one_step_an_epoch(scan):
 
 
 def rates(options: PinnOptions, history=(), epoch_steps: int = 20) -> list[float]:
-    share = rate_share(options, epoch_steps, history)
+    share = make_rate_share(options, epoch_steps, history)
     return [share(step) for step in range(options.epochs * epoch_steps)]
 
 
@@ -121,12 +121,12 @@ def test_only_planned_schedules_depend_on_the_epochs_to_come(scheduler):
 def test_a_plateau_halves_the_learning_rate():
     history = [{"val_loss": value} for value in [5.0, 4.0] + PLATEAU_EPOCHS * [4.0]]
     options = with_options(scheduler="plateau")
-    assert rate_share(options, 20, history[:-1])(1000) == 1
-    assert rate_share(options, 20, history)(1000) == 0.5
-    assert plateaus([1.0, *[2.0] * 2 * PLATEAU_EPOCHS], "min") == 2
-    assert plateaus([1.0, *[2.0] * PLATEAU_EPOCHS], "max") == 0
-    assert plateaus([2.0, *[1.0] * PLATEAU_EPOCHS], "max") == 1
-    assert plateaus([2.0, *[float("nan")] * PLATEAU_EPOCHS, 1.0], "min") == 1
+    assert make_rate_share(options, 20, history[:-1])(1000) == 1
+    assert make_rate_share(options, 20, history)(1000) == 0.5
+    assert count_plateaus([1.0, *[2.0] * 2 * PLATEAU_EPOCHS], "min") == 2
+    assert count_plateaus([1.0, *[2.0] * PLATEAU_EPOCHS], "max") == 0
+    assert count_plateaus([2.0, *[1.0] * PLATEAU_EPOCHS], "max") == 1
+    assert count_plateaus([2.0, *[float("nan")] * PLATEAU_EPOCHS, 1.0], "min") == 1
 
 
 def test_the_plateau_watches_what_is_monitored(scan, monkeypatch):
@@ -138,7 +138,7 @@ def test_the_plateau_watches_what_is_monitored(scan, monkeypatch):
         options = with_options(scheduler="plateau", monitor=monitor, monitor_mode=mode)
         # The last epoch's value comes too late to change anything.
         values = [epoch[monitor] for epoch in constant.history[:-1]]
-        fell.append(plateaus(values, mode) > 0)
+        fell.append(count_plateaus(values, mode) > 0)
         assert (as_bytes(train(scan, options)) != as_bytes(constant)) is fell[-1]
     assert set(fell) == {True, False}
 

@@ -32,17 +32,17 @@ from ptycho_tasks_torch import (
     unrolled_network,
 )
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.frames.blocks import Epoch
-from ptycho_tasks_torch.frames.objects import AMPLITUDES, PHASES, Objects
+from ptycho_tasks_torch.frames.blocks import EpochPlan
+from ptycho_tasks_torch.frames.objects import AMPLITUDES, PHASES, ObjectPool
 from ptycho_tasks_torch.physics.calibration import Lens
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.probe import RefinedProbe
-from ptycho_tasks_torch.training.best import Best
-from ptycho_tasks_torch.training.trainer import Task
+from ptycho_tasks_torch.training.best import BestEpochs
+from ptycho_tasks_torch.training.trainer import TrainingRun
 from ptycho_tasks_torch.unrolled.backend import backend
-from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, largest_shape
+from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, common_shape
 from ptycho_tasks_torch.unrolled.network import FEATURES, UnrolledNetwork
-from ptycho_tasks_torch.unrolled.objective import UnrolledLesson
+from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
@@ -134,10 +134,10 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
 
 
-def batches_of(lesson: UnrolledLesson, seed: int = 0) -> tuple[list, list]:
-    """What the lesson trains on in its first epoch, and what it validates with."""
-    epoch = Epoch.of(lesson.blocks, lesson.options)
-    learned, held = lesson.loaders(epoch, torch.Generator().manual_seed(seed), 0)
+def batches_of(objective: UnrolledObjective, seed: int = 0) -> tuple[list, list]:
+    """What the objective trains on in its first epoch, and what it validates with."""
+    epoch = EpochPlan.from_blocks(objective.blocks, objective.options)
+    learned, held = objective.loaders(epoch, torch.Generator().manual_seed(seed), 0)
     return list(learned), list(held)
 
 
@@ -263,13 +263,13 @@ def three_seconds_a_batch(monkeypatch):
     """A clock that only the training's batches advance: 15 s an epoch."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    misfit = UnrolledLesson.misfit
+    misfit = UnrolledObjective.misfit
 
     def slow(self, batch):
         clock.now += 3
         return misfit(self, batch)
 
-    monkeypatch.setattr(UnrolledLesson, "misfit", slow)
+    monkeypatch.setattr(UnrolledObjective, "misfit", slow)
     return clock
 
 
@@ -322,7 +322,7 @@ def test_a_longest_time_needs_a_schedule_that_it_can_shape(scheduler):
 
 def test_the_network_sees_nothing_of_the_frames_that_are_hidden(scan, monkeypatch):
     """Their misfit changes with them, the predicted object does not; with the others it does."""
-    lesson = UnrolledLesson(scan, SMALL)
+    objective = UnrolledObjective(scan, SMALL)
     made: list[torch.Tensor] = []
     predict = UnrolledNetwork.object
 
@@ -331,10 +331,10 @@ def test_the_network_sees_nothing_of_the_frames_that_are_hidden(scan, monkeypatc
         return made[-1]
 
     monkeypatch.setattr(UnrolledNetwork, "object", noted)
-    learned, held = batches_of(lesson)
+    learned, held = batches_of(objective)
     for batch, misfit in (
-        (learned[0], lesson.misfit),
-        (held[0], lambda batch: lesson.validate(batch)["val_loss"]),
+        (learned[0], objective.misfit),
+        (held[0], lambda batch: objective.validate(batch)["val_loss"]),
     ):
         hidden = batch["held"][:, :, None, None, None]
         outcomes = []
@@ -350,15 +350,15 @@ def test_the_network_sees_nothing_of_the_frames_that_are_hidden(scan, monkeypatc
 
 
 def test_other_frames_are_hidden_in_every_epoch_and_held_ones_are_never_trained_on(scan):
-    lesson = UnrolledLesson(scan, with_options(validation_fraction=0.2))
-    blocks = lesson.blocks
+    objective = UnrolledObjective(scan, with_options(validation_fraction=0.2))
+    blocks = objective.blocks
     assert not np.isin(blocks.training, blocks.held).any()
     assert len(blocks.held) == pytest.approx(0.2 * scan.frame_count, abs=3)
-    learned, held = batches_of(lesson)
+    learned, held = batches_of(objective)
     for batch in learned:
         assert batch["held"].sum(dim=1).tolist() == [HIDDEN_SHARE * 16] * len(batch["held"])
     assert len({tuple(batch["held"].flatten().tolist()) for batch in learned}) > 1
-    other, _ = batches_of(lesson, seed=1)
+    other, _ = batches_of(objective, seed=1)
     assert any(
         not torch.equal(one["held"], two["held"]) for one, two in zip(learned, other, strict=True)
     )
@@ -369,10 +369,10 @@ def test_other_frames_are_hidden_in_every_epoch_and_held_ones_are_never_trained_
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_before_training_the_network_is_as_good_as_its_untrained_steps(scan, share):
     """In every block that is validated."""
-    lesson = UnrolledLesson(scan, with_options(validation_fraction=share))
+    objective = UnrolledObjective(scan, with_options(validation_fraction=share))
     with torch.no_grad():
-        for batch in batches_of(lesson)[1]:
-            metrics = lesson.validate(batch)
+        for batch in batches_of(objective)[1]:
+            metrics = objective.validate(batch)
             torch.testing.assert_close(metrics["val_loss"], metrics["untrained_loss"])
 
 
@@ -381,12 +381,12 @@ def test_before_training_the_network_is_as_good_as_its_untrained_steps(scan, sha
 
 def measured(scan, seed: int, factor: float = 1.0):
     """Simulated frames of two blocks, by a probe `factor` times the scan's, and whose they are."""
-    lesson = UnrolledLesson(scan, SMALL)
-    blocks = lesson.blocks
+    objective = UnrolledObjective(scan, SMALL)
+    blocks = objective.blocks
     probe = torch.from_numpy(scan.probe * np.float32(factor))
-    shape = largest_shape(blocks)
-    objects = Objects(("blobs", "lines"), shape, seed=3)
-    simulator = Simulator(objects, lesson.intensity_scale * factor**2, lambda: probe, shape)
+    shape = common_shape(blocks)
+    objects = ObjectPool(("blobs", "lines"), shape, seed=3)
+    simulator = Simulator(objects, objective.intensity_scale * factor**2, lambda: probe, shape)
     members = blocks.training[[0, 40]]
     return simulator.measure(blocks.read(members), probe, [seed, seed + 10]), members
 
@@ -404,13 +404,15 @@ def expected_of(scan, batch, members, factor: float = 1.0):
 
 def test_a_scan_hardly_larger_than_a_block_can_be_learned_from(scan):
     small = take_frames(scan, np.arange(34))
-    lesson = UnrolledLesson(small, with_options(neighbours=32, batch_size=32, on="both"))
-    training, validation = lesson.loaders(
-        Epoch.of(lesson.blocks, lesson.options), torch.Generator().manual_seed(0), 0
+    objective = UnrolledObjective(small, with_options(neighbours=32, batch_size=32, on="both"))
+    training, validation = objective.loaders(
+        EpochPlan.from_blocks(objective.blocks, objective.options),
+        torch.Generator().manual_seed(0),
+        0,
     )
-    assert lesson.blocks.training.shape[1] < lesson.blocks.validation.shape[1]
-    assert all(torch.isfinite(lesson.misfit(batch)) for batch in training)
-    assert all(torch.isfinite(lesson.validate(batch)["val_loss"]) for batch in validation)
+    assert objective.blocks.training.shape[1] < objective.blocks.validation.shape[1]
+    assert all(torch.isfinite(objective.misfit(batch)) for batch in training)
+    assert all(torch.isfinite(objective.validate(batch)["val_loss"]) for batch in validation)
 
 
 def test_feature_maps_below_zero_go_on_learning():
@@ -452,7 +454,7 @@ def test_simulated_frames_depend_on_their_seed_alone(scan):
 @pytest.mark.parametrize("shape", [(24, 264), (272, 40)])
 def test_objects_are_of_the_shape_and_the_ranges_promised(shape):
     generator = np.random.default_rng(0)
-    objects = Objects(("lines", "blobs", "siemens"), shape, seed=0)
+    objects = ObjectPool(("lines", "blobs", "siemens"), shape, seed=0)
     drawn = [objects.draw(generator, shape) for _ in range(24)]
     assert {one.shape for one in drawn} == {shape}
     assert {one.dtype for one in drawn} == {np.dtype(np.complex64)}
@@ -475,10 +477,10 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
     truth = scan.object[:height, :width].copy()
     truth[20, width - 14] = 5  # a bright pixel far from the diagonal
     assert height != width
-    lesson = UnrolledLesson(
+    objective = UnrolledObjective(
         replace(band, object=truth), with_options(model_type="supervised", validation_fraction=0.02)
     )
-    label = lesson.label.numpy()
+    label = objective.label.numpy()
     off, beyond = (0, 0), 0
 
     def objects(self, exposure):
@@ -502,12 +504,12 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
         yield torch.from_numpy(canvas)[None]
 
     monkeypatch.setattr(UnrolledNetwork, "objects", objects)
-    for frames in lesson.blocks.training:
-        batch = lesson.blocks.read(frames[None])
+    for frames in objective.blocks.training:
+        batch = objective.blocks.read(frames[None])
         off = (0, 0)
-        assert lesson.misfit(batch) < 1e-3
+        assert objective.misfit(batch) < 1e-3
         off = (0, 1)
-        assert lesson.misfit(batch) > 0.03
+        assert objective.misfit(batch) > 0.03
     assert beyond
 
 
@@ -614,30 +616,30 @@ def test_flux_shift_and_tilt_that_are_learned_are_taken_back(scan):
 def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, numbers):
     right = torch.from_numpy(scan.probe)
     guess = Lens(right)(np.array(numbers)).numpy()
-    lesson, lines = UnrolledLesson(replace(scan, probe=guess), REFINING), []
-    lesson.begin(lines.append)
+    objective, lines = UnrolledObjective(replace(scan, probe=guess), REFINING), []
+    objective.begin(lines.append)
     (line,) = lines
     assert re.fullmatch(r"probe: .* radius [\d.]+ -> [\d.]+ pixels; misfit .* -> .*", line)
-    found = lesson.refined().detach().numpy()
+    found = objective.refined().detach().numpy()
     before, after = (abs(np.vdot(unit(p), unit(scan.probe))) for p in (guess, found))
     assert 1 - after < 0.1 * (1 - before)
     assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
 
 
 def test_a_guess_that_is_right_is_about_kept(scan):
-    lesson = UnrolledLesson(scan, REFINING)
-    lesson.begin(lambda line: None)
-    found = lesson.refined().detach().numpy()
+    objective = UnrolledObjective(scan, REFINING)
+    objective.begin(lambda line: None)
+    found = objective.refined().detach().numpy()
     assert abs(np.vdot(unit(found), unit(scan.probe))) > 0.99
 
 
 def test_what_other_frames_do_not_confirm_is_not_taken(scan, monkeypatch):
     wrong = Lens(torch.from_numpy(scan.probe))(np.array([3.0, 0, 0, 0]))
-    monkeypatch.setattr(unrolled_lesson, "calibrated", lambda guess, misfit: wrong)
-    lesson, lines = UnrolledLesson(scan, REFINING), []
-    lesson.begin(lines.append)
+    monkeypatch.setattr(unrolled_lesson, "calibrate_probe", lambda guess, misfit: wrong)
+    objective, lines = UnrolledObjective(scan, REFINING), []
+    objective.begin(lines.append)
     assert not lines
-    found = lesson.refined().detach().numpy()
+    found = objective.refined().detach().numpy()
     np.testing.assert_allclose(unit(found), unit(scan.probe), atol=1e-4)
 
 
@@ -654,8 +656,10 @@ def test_a_training_that_goes_on_looks_for_no_probe(scan, tmp_path, every_epoch)
 
 
 def test_looking_for_the_probe_counts_as_time_of_the_training(scan):
-    task = Task(REFINING, lesson := UnrolledLesson(scan, REFINING), Best(REFINING, 0))
-    lesson.begin = lambda say: time.sleep(0.02)
+    task = TrainingRun(
+        REFINING, objective := UnrolledObjective(scan, REFINING), BestEpochs(REFINING, 0)
+    )
+    objective.begin = lambda say: time.sleep(0.02)
     task.begin(lambda line: None)
     assert task.seconds >= 0.02
 
@@ -756,23 +760,23 @@ def test_a_model_without_what_its_training_found_is_refused(scan, trained, damag
 
 
 def test_a_loss_that_becomes_nan_fails_the_run(scan, tmp_path, monkeypatch):
-    misfit = UnrolledLesson.misfit
-    monkeypatch.setattr(UnrolledLesson, "misfit", lambda *given: misfit(*given) * math.nan)
+    misfit = UnrolledObjective.misfit
+    monkeypatch.setattr(UnrolledObjective, "misfit", lambda *given: misfit(*given) * math.nan)
     with pytest.raises(TrainingError, match="NaN or Inf in epoch 1"):
         train(scan, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_of_no_use_fails_the_run(scan):
-    lesson = UnrolledLesson(scan, SMALL)
+    objective = UnrolledObjective(scan, SMALL)
     good = {"val_loss": 0.1, "flat_loss": 0.4, "untrained_loss": 0.2, "spread": 0.2}
-    lesson.refuse(good)
+    objective.refuse(good)
     for bad in ({"val_loss": 0.2}, {"val_loss": 0.3}):
         with pytest.raises(TrainingError, match="no better than its untrained steps"):
-            lesson.refuse(good | bad)
+            objective.refuse(good | bad)
     for bad in ({"val_loss": 0.4}, {"val_loss": math.nan}, {"spread": 1e-5}):
         with pytest.raises(TrainingError, match="no better than a flat object"):
-            lesson.refuse(good | bad)
+            objective.refuse(good | bad)
 
 
 def test_a_training_that_learns_nothing_fails(scan):

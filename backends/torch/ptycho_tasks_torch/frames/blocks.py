@@ -1,4 +1,4 @@
-"""What a network is trained on: blocks of neighbouring groups of frames, dealt out to steps.
+"""Blocks of neighbouring groups of frames, and how an epoch gives them to training steps.
 
 Axis letters: B blocks, K groups in a block, C frames in a group, N detector pixels along one side,
 D = K * C frames in a block.
@@ -19,30 +19,31 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.frames.groups import Groups, group_neighbours, make_groups
+from ptycho_tasks_torch.frames.groups import Groups, find_nearest_groups, make_groups
 from ptycho_tasks_torch.frames.read_ahead import read_ahead
 from ptycho_tasks_torch.options import NetworkOptions
 
 LEAST_FRAMES = 16
+"""Frames that a scan must have at least."""
 Batch = Mapping[str, Tensor]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of neighbouring groups to train on, and to validate with."""
+    """Blocks to train on, and blocks to validate with."""
 
     diffraction: NDArray[np.float32]
     groups: Groups
     training: NDArray[np.int64]
     """(G, K) groups of each block."""
     validation: NDArray[np.int64]
-    """(V, K) groups of each block; the first one is that of a frame held back."""
-    held: NDArray[np.int64]
-    """Frames held back; the other frames of their groups are frames to train on."""
+    """(V, K) groups of each block; the first group is that of a frame held back."""
+    held_back: NDArray[np.int64]
+    """Frames held back from training; the other frames of their groups are frames to train on."""
 
     def read(self, members: NDArray[np.int64]) -> dict[str, Tensor]:
-        """What there is to learn from some blocks.
+        """Read the frames of some blocks.
 
         Args:
             members: (B, K) groups of each block.
@@ -50,19 +51,20 @@ class Blocks:
         Returns:
             `x` (B, K, C, N, N) float32 amplitude; `positions` (B, K, C, 1, 2) float32, as in
             `Groups.relative`; `corners` (B, D, 2) int64 on the canvas of the block, which lies at
-            `origin` (B, 2) int64 on the object grid; `frames` (B, D) int64; `held` (B, D) bool,
-            frames held back.
+            `origin` (B, 2) int64 on the object grid; `frames` (B, D) int64; `held_back` (B, D)
+            bool.
         """
         groups = self.groups.take(members)
         corners = groups.corners.reshape(len(members), -1, 2)
         origin = corners.min(axis=1)
+        is_held_back = np.isin(groups.frames, self.held_back)
         return {
             "x": torch.from_numpy(np.asarray(self.diffraction[groups.frames])),
             "positions": torch.from_numpy(groups.relative),
             "corners": torch.from_numpy(corners - origin[:, None]),
             "origin": torch.from_numpy(origin),
             "frames": torch.from_numpy(groups.frames.reshape(len(members), -1)),
-            "held": torch.from_numpy(np.isin(groups.frames, self.held).reshape(len(members), -1)),
+            "held_back": torch.from_numpy(is_held_back.reshape(len(members), -1)),
         }
 
 
@@ -74,24 +76,41 @@ def split_frames(
     Raises:
         ScanError: the scan has too few frames.
     """
+    require_frames(scan)
     M = scan.frame_count
-    if M < LEAST_FRAMES:
+    shuffled = np.random.default_rng(options.seed).permutation(M)
+    count = max(1, round(options.validation_fraction * M))
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+def require_frames(scan: ScanData) -> None:
+    """Refuse a scan that is too small to train on.
+
+    Raises:
+        ScanError: it has fewer than `LEAST_FRAMES` frames.
+    """
+    if scan.frame_count < LEAST_FRAMES:
         raise ScanError(
-            f"{scan.name}: has {M} frames; training needs at least {LEAST_FRAMES}: "
+            f"{scan.name}: has {scan.frame_count} frames; training needs at least {LEAST_FRAMES}: "
             "take more frames into the fixture"
         )
-    mixed = np.random.default_rng(options.seed).permutation(M)
-    held = max(1, round(options.validation_fraction * M))
-    return np.sort(mixed[held:]), np.sort(mixed[:held])
 
 
-def make_blocks(
+def make_group_blocks(
     scan: ScanData,
     options: NetworkOptions,
     training: NDArray[np.int64],
     validation: NDArray[np.int64],
 ) -> Blocks:
-    """Groups, and blocks of them; no frame that is held back is in a block to train on.
+    """Make a block around every group.
+
+    No frame that is held back is in a block to train on.
+
+    Args:
+        scan: to learn from.
+        options: of the training.
+        training: (K,) frames to train on.
+        validation: (L,) frames held back.
 
     Raises:
         ConfigError: more groups are asked for than there are.
@@ -104,29 +123,29 @@ def make_blocks(
                 f"{len(training)} training frames of {scan.name} give {len(training)}; "
                 f"ask for at most {len(training)}"
             )
-        mixed = np.random.default_rng(options.seed).permutation(training)
-        anchors = np.sort(mixed[: options.n_groups])
+        shuffled = np.random.default_rng(options.seed).permutation(training)
+        anchors = np.sort(shuffled[: options.n_groups])
     K = options.block_frames // options.gridsize**2
-    learned = make_groups(scan, anchors, training, options.gridsize)
-    held = make_groups(scan, validation, np.arange(scan.frame_count), options.gridsize)
-    around = group_neighbours(scan, held, learned, max(K - 1, 1))
-    first = len(learned) + np.arange(len(held))[:, None]
+    trained = make_groups(scan, anchors, training, options.gridsize)
+    held_back = make_groups(scan, validation, np.arange(scan.frame_count), options.gridsize)
+    around = find_nearest_groups(scan, held_back, trained, max(K - 1, 1))
+    first = len(trained) + np.arange(len(held_back))[:, None]
     return Blocks(
         diffraction=scan.diffraction,
         groups=Groups(
-            np.concatenate([learned.frames, held.frames]),
-            np.concatenate([learned.relative, held.relative]),
-            np.concatenate([learned.corners, held.corners]),
+            np.concatenate([trained.frames, held_back.frames]),
+            np.concatenate([trained.relative, held_back.relative]),
+            np.concatenate([trained.corners, held_back.corners]),
         ),
-        training=group_neighbours(scan, learned, learned, K),
+        training=find_nearest_groups(scan, trained, trained, K),
         validation=np.concatenate([first, around], axis=1),
-        held=validation,
+        held_back=validation,
     )
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """How the blocks of an epoch are dealt out to batches, training steps and devices."""
+class EpochPlan:
+    """How an epoch divides its blocks among batches, training steps and devices."""
 
     blocks: int
     batch: int
@@ -138,11 +157,11 @@ class Epoch:
     devices: int = 1
 
     @classmethod
-    def of(cls, blocks: Blocks, options: NetworkOptions) -> Epoch:
-        """Groups share frames: an epoch shows each frame once, or those that the chosen groups can
-        hold."""
+    def from_blocks(cls, blocks: Blocks, options: NetworkOptions) -> EpochPlan:
+        """Groups share frames: an epoch shows as many frames as there are to train on, or as the
+        chosen groups hold."""
         groups, in_block = blocks.training.shape
-        frames = len(blocks.diffraction) - len(blocks.held)
+        frames = len(blocks.diffraction) - len(blocks.held_back)
         shown = min(frames, groups * options.gridsize**2)
         return cls(
             blocks=math.ceil(shown / (in_block * options.gridsize**2)),
@@ -160,27 +179,28 @@ class Epoch:
         """Number of training steps."""
         return math.ceil(self.batches / self.accumulated)
 
-    def begins_step(self, batch: int) -> bool:
+    def is_first_of_step(self, batch: int) -> bool:
         """Whether the batch of this index is the first one of a training step."""
         return batch % self.accumulated == 0
 
-    def mine(self, drawn: list[T]) -> list[T]:
-        """What of a batch this device takes: where there is nothing left for it, one of the others'
-        blocks, which then counts nothing."""
-        return drawn[self.rank :: self.devices] or drawn[:1]
+    def own_blocks(self, batch: list[T]) -> list[T]:
+        """The blocks of a batch that this device takes.
+
+        A device that gets none takes one of another device, and `share` gives it no weight.
+        """
+        return batch[self.rank :: self.devices] or batch[:1]
 
     def share(self, batch: int) -> float:
-        """This device's part of the batch of this index, as a share of the blocks of its training
-        step."""
-        begun = batch * self.batch
+        """The blocks of this device in the batch of this index, over those of the training step."""
+        first = batch * self.batch
         step = batch // self.accumulated * self.accumulated * self.batch
         blocks = range(self.blocks)
-        mine = blocks[begun : begun + self.batch][self.rank :: self.devices]
-        return len(mine) / len(blocks[step : step + self.accumulated * self.batch])
+        own = blocks[first : first + self.batch][self.rank :: self.devices]
+        return len(own) / len(blocks[step : step + self.accumulated * self.batch])
 
 
 class Loader:
-    """Batches of blocks, drawn anew each time it is gone through, or always the same."""
+    """Reads batches of blocks, the same every time or, with a sampler, drawn anew every time."""
 
     def __init__(
         self,
@@ -188,16 +208,16 @@ class Loader:
         members: NDArray[np.int64],
         batches: Collection[list[int]] | BatchSampler,
         workers: int,
-        epoch: Epoch | None = None,
+        epoch: EpochPlan | None = None,
     ) -> None:
-        """Nothing is read yet.
+        """Read nothing yet.
 
         Args:
             blocks: the frames.
             members: (G, K) groups of each block.
-            batches: gives lists of blocks.
+            batches: lists of blocks.
             workers: threads that read ahead.
-            epoch: which of a batch's blocks are this device's; None takes all.
+            epoch: says which blocks of a batch this device takes; None takes all.
         """
         self._blocks, self._members, self._batches = blocks, members, batches
         self._workers, self._epoch = workers, epoch
@@ -208,25 +228,25 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Each as `Blocks.read` gives it."""
-        drawn: Iterable[list[int]] = self._batches
+        batches: Iterable[list[int]] = self._batches
         if self._epoch is not None:
-            drawn = map(self._epoch.mine, drawn)
-        return read_ahead(self._read, drawn, self._workers)
+            batches = map(self._epoch.own_blocks, batches)
+        return read_ahead(self._read, batches, self._workers)
 
     def _read(self, batch: list[int]) -> dict[str, Tensor]:
         return self._blocks.read(self._members[batch])
 
 
-def loaders(
-    blocks: Blocks, epoch: Epoch, order: torch.Generator, workers: int
+def make_loaders(
+    blocks: Blocks, epoch: EpochPlan, order: torch.Generator, workers: int
 ) -> tuple[Loader, Loader]:
-    """What to train on, in an order that is drawn for every epoch, and what to validate with."""
+    """Batches to train on, drawn in another order every epoch, and batches to validate with."""
+    trained, held_back = range(len(blocks.training)), range(len(blocks.validation))
     # Without replacement as long as there are enough: blocks around different frames.
-    learned, held = range(len(blocks.training)), range(len(blocks.validation))
-    drawn = RandomSampler(learned, num_samples=epoch.blocks, generator=order)
-    # As many blocks as make a training step: without gradients they need less memory.
+    sampler = RandomSampler(trained, num_samples=epoch.blocks, generator=order)
+    # A whole training step at once: without gradients the blocks need less memory.
     step = epoch.batch * epoch.accumulated
     return (
-        Loader(blocks, blocks.training, BatchSampler(drawn, epoch.batch, False), workers, epoch),
-        Loader(blocks, blocks.validation, BatchSampler(held, step, False), workers),
+        Loader(blocks, blocks.training, BatchSampler(sampler, epoch.batch, False), workers, epoch),
+        Loader(blocks, blocks.validation, BatchSampler(held_back, step, False), workers),
     )

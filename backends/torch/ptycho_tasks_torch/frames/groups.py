@@ -1,4 +1,4 @@
-"""Groups of neighbouring frames, and the one place where offsets are made.
+"""Groups of neighbouring frames. All offsets of frames inside a group are computed here.
 
 Axis letters: M frames, G groups, C frames in a group (gridsize squared), K neighbours.
 """
@@ -14,7 +14,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, corners_and_fractions
 
 NO_TIE = 0.4999
-"""Largest sub-pixel rest, pixels: a half would be rounded one way here and another way there."""
+"""Largest sub-pixel part of a position, pixels: a half could be rounded up here and down there."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +53,43 @@ def make_groups(
     """
     C = gridsize**2
     if C == 1:
-        return place(scan, anchors[:, None])
-    where = _coordinates(scan)
+        return locate_groups(scan, anchors[:, None])
+    points = _list_points(scan)
     rows = []
-    for anchor, nearest in zip(anchors, neighbours(where[anchors], where[pool], C), strict=True):
+    for anchor, nearest in zip(
+        anchors, find_nearest(points[anchors], points[pool], C), strict=True
+    ):
         others = [frame for frame in pool[nearest] if frame != anchor][: C - 1]
         rows.append([anchor, *others])
     frames = np.array(rows, dtype=np.int64)
-    if not np.all(_scan_of(scan)[frames] == _scan_of(scan)[frames[:, :1]]):
+    if not np.all(_scan_numbers(scan)[frames] == _scan_numbers(scan)[frames[:, :1]]):
         raise ScanError(
             f"{scan.name}: one of its scans has fewer than {C} frames, too few for a group of "
             f"gridsize {gridsize}; take gridsize 1, or more frames"
         )
-    return place(scan, _arranged(scan, frames, gridsize))
+    return locate_groups(scan, _sort_in_rows(scan, frames, gridsize))
 
 
-def covering_groups(scan: ScanData, gridsize: int) -> Groups:
-    """Groups of neighbours such that every frame is in at least one; about M / 2 for gridsize 2.
+def cover_frames(scan: ScanData, gridsize: int) -> Groups:
+    """Choose groups of neighbours so that every frame is in one; about M / 2 for gridsize 2.
 
     Raises:
         ScanError: too few frames for a group.
     """
-    everything = np.arange(scan.frame_count)
-    groups = make_groups(scan, everything, everything, gridsize)
-    covered = np.zeros(scan.frame_count, dtype=bool)
+    frames = np.arange(scan.frame_count)
+    groups = make_groups(scan, frames, frames, gridsize)
+    is_covered = np.zeros(scan.frame_count, dtype=bool)
     chosen = []
-    # By place, so that the order of the frames does not decide which groups are taken.
-    for index in np.lexsort(_coordinates(scan).T):
-        if not covered[index]:
-            covered[groups.frames[index]] = True
+    # By position, so that the order of the frames does not decide which groups are taken.
+    for index in np.lexsort(_list_points(scan).T):
+        if not is_covered[index]:
+            is_covered[groups.frames[index]] = True
             chosen.append(index)
     return groups.take(np.array(chosen))
 
 
-def place(scan: ScanData, frames: NDArray[np.int64]) -> Groups:
-    """Offsets and corners of groups (G, C) of frames."""
+def locate_groups(scan: ScanData, frames: NDArray[np.int64]) -> Groups:
+    """The offsets and corners of (G, C) frames in groups."""
     N = scan.size
     corners, fractions = corners_and_fractions(scan.positions, N)
     corners, fractions = corners[frames], np.clip(fractions[frames], -NO_TIE, NO_TIE)
@@ -96,17 +98,18 @@ def place(scan: ScanData, frames: NDArray[np.int64]) -> Groups:
     return Groups(frames, relative[:, :, None, :], corners)
 
 
-def group_neighbours(scan: ScanData, of: Groups, among: Groups, count: int) -> NDArray[np.int64]:
-    """(G, K) indices into `among` of the groups nearest to each group in `of`; K <= count."""
+def find_nearest_groups(
+    scan: ScanData, groups: Groups, among: Groups, count: int
+) -> NDArray[np.int64]:
+    """(G, K) indices of the groups in `among` that are nearest to each group; K <= count."""
 
-    def centres(groups: Groups) -> NDArray[np.float64]:
-        return np.asarray(_coordinates(scan)[groups.frames].mean(axis=1))
+    points = _list_points(scan)
+    centres, others = (points[some.frames].mean(axis=1) for some in (groups, among))
+    return find_nearest(centres, others, min(count, len(among)))
 
-    return neighbours(centres(of), centres(among), min(count, len(among)))
 
-
-def neighbours(
-    of: NDArray[np.float64], among: NDArray[np.float64], count: int
+def find_nearest(
+    points: NDArray[np.float64], among: NDArray[np.float64], count: int
 ) -> NDArray[np.int64]:
     """(G, K) indices of the `count` points of `among` nearest to each point, nearest first.
 
@@ -120,18 +123,18 @@ def neighbours(
             f"training.neighbours: {count} neighbours are asked for, but only {len(among)} frames "
             "are there; lower it (and training.batch_size), or take more frames into the fixture"
         )
-    _, found = cKDTree(among).query(of, k=count)
-    return np.asarray(found, dtype=np.int64).reshape(len(of), count)
+    _, indices = cKDTree(among).query(points, k=count)
+    return np.asarray(indices, dtype=np.int64).reshape(len(points), count)
 
 
-def _coordinates(scan: ScanData) -> NDArray[np.float64]:
+def _list_points(scan: ScanData) -> NDArray[np.float64]:
     """(M, 3): y, x, and a third axis that keeps different scans far apart."""
     reach = np.ptp(scan.positions, axis=0).sum() + 1
-    return np.column_stack([scan.positions, 10 * reach * _scan_of(scan)])
+    return np.column_stack([scan.positions, 10 * reach * _scan_numbers(scan)])
 
 
-def _scan_of(scan: ScanData) -> NDArray[np.int64]:
-    """(M,) which scan a frame belongs to; an index that never repeats is a mere frame number."""
+def _scan_numbers(scan: ScanData) -> NDArray[np.int64]:
+    """(M,) the scan that each frame belongs to; an index that never repeats only numbers frames."""
     index = scan.scan_index
     if index is None:
         return np.zeros(scan.frame_count, dtype=np.int64)
@@ -139,7 +142,7 @@ def _scan_of(scan: ScanData) -> NDArray[np.int64]:
     return inverse if len(values) < len(index) else np.zeros_like(inverse)
 
 
-def _arranged(scan: ScanData, frames: NDArray[np.int64], gridsize: int) -> NDArray[np.int64]:
+def _sort_in_rows(scan: ScanData, frames: NDArray[np.int64], gridsize: int) -> NDArray[np.int64]:
     """Order each group's frames: rows by y, within a row by x."""
     y, x = scan.positions[frames].transpose(2, 0, 1)
     by_row = np.take_along_axis(frames, np.argsort(y, axis=1, kind="stable"), axis=1)

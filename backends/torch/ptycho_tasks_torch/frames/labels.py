@@ -1,4 +1,4 @@
-"""The label of supervised training: the scan's own object, in the units of the network's."""
+"""The label of supervised training: the scan's own object, in the network's units."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LEAST_SPREAD = 1e-3
 """An object that varies less than this share of its mean is flat."""
 
 
-def label_of(
+def make_label(
     scan: ScanData,
     options: NetworkOptions,
     probe: NDArray[np.complex64],
     mean_counts: float,
 ) -> NDArray[np.complex64] | None:
-    """The scan's object, scaled such that it explains the measured counts.
+    """Scale the scan's object so that it explains the measured counts.
 
     Args:
-        scan: its object, and where its frames lie.
+        scan: gives the object and the positions.
         options: of the training.
         probe: (P, N, N) complex64 in counts.
-        mean_counts: of a frame.
+        mean_counts: mean counts a frame.
 
     Returns:
         (H, W) complex64; None where the training asks for no label.
@@ -43,17 +43,17 @@ def label_of(
             f"training.model_type: supervised learns from `objectGuess`, which {scan.name} does "
             f"not have; take {options.unlabelled}, or another scan"
         )
-    said = f"{scan.name}: objectGuess is no label for training.model_type: supervised"
+    prefix = f"{scan.name}: objectGuess is no label for training.model_type: supervised"
     if not np.isfinite(truth).all():
-        raise ScanError(f"{said}: it holds NaN or Inf")
+        raise ScanError(f"{prefix}: it holds NaN or Inf")
     try:
         light = illumination_of(probe, scan.positions, (0, 0), truth.shape)
     except ScanError as error:
-        raise ScanError(f"{said}: {error}") from error
+        raise ScanError(f"{prefix}: {error}") from error
     weight = light.astype(np.float64) / light.sum(dtype=np.float64)
     mean = (weight * truth).sum()
     spread = np.sqrt((weight * np.abs(truth - mean) ** 2).sum())
     if not spread > LEAST_SPREAD * abs(mean):
-        raise ScanError(f"{said}: it is flat where the frames lie, a placeholder")
+        raise ScanError(f"{prefix}: it is flat where the frames lie, a placeholder")
     expected = (light * np.abs(truth.astype(np.complex128)) ** 2).sum() / scan.frame_count
     return np.asarray(truth * np.sqrt(mean_counts / expected), dtype=np.complex64)

@@ -1,4 +1,4 @@
-"""Simulated objects to learn from, and what the scan would measure of them."""
+"""Simulated objects to learn from."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ptycho_tasks.simulate import make_object
 POOL = 24
 """Objects to cut canvases from."""
 LEAST_SIDE = 256
-"""Pixels; smaller objects would hold only the middle of the longest lines."""
+"""Pixels; a smaller object would hold only the middle of the longest lines."""
 AMPLITUDES, PHASES = (0.2, 0.9), (0.3, 2.4)
 """Ranges of an object's lowest amplitude, the highest being 1, and of the difference of its highest
 and lowest phase, rad."""
 
 
-class Objects:
-    """Objects of some kinds, of any contrast."""
+class ObjectPool:
+    """Simulated objects of several kinds, from which canvases of any contrast are cut."""
 
     def __init__(self, kinds: Sequence[str], shape: tuple[int, int], seed: int) -> None:
-        """Simulate them.
+        """Simulate the objects.
 
         Args:
             kinds: as in `SimulationOptions.object`, in turn.
-            shape: of the largest canvas that is to be cut.
-            seed: of the objects.
+            shape: (S, T) of the largest canvas to cut.
+            seed: of the random objects.
         """
         side = max(LEAST_SIDE, math.ceil(1.25 * max(shape)))
         self._pool = []
@@ -39,8 +39,8 @@ class Objects:
                 amplitude_min=0.5,
                 phase_range=1.0,
             )
-            made = make_object(options, np.random.default_rng([seed, index]), side)
-            self._pool.append(np.stack([2 * np.abs(made) - 1, np.angle(made) + 0.5]))
+            image = make_object(options, np.random.default_rng([seed, index]), side)
+            self._pool.append(np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5]))
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.complex64]:
         """(S, T) complex64 part of an object, turned and mirrored at random."""

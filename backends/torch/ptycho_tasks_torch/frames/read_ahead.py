@@ -1,4 +1,4 @@
-"""Read ahead of who computes."""
+"""Read frames in threads, ahead of the computation."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ R = TypeVar("R")
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`read` of each item, in order, by threads that are up to two items each ahead.
+    """Read each item, in order, in threads that are up to two items ahead each.
 
-    Threads and not processes: copying frames out of a mapped file lets others compute, and no
-    signal, however it ends this process, leaves one behind.
+    Threads and not processes: while one copies frames out of a mapped file, others compute, and no
+    signal that ends this process leaves a thread behind.
 
     Args:
-        read: may be called by several threads at once.
-        items: taken by the calling thread alone.
-        workers: number of threads; 0 reads an item when it is asked for.
+        read: reads one item; several threads may call it at once.
+        items: only the calling thread iterates over them.
+        workers: number of threads; 0 reads every item when it is needed.
     """
     if not workers:
         yield from map(read, items)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read-ahead") as pool:
-        begun: deque[Future[R]] = deque()
+        pending: deque[Future[R]] = deque()
         try:
             for item in items:
-                begun.append(pool.submit(read, item))
-                if len(begun) > 2 * workers:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(read, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in begun:
+            for future in pending:
                 future.cancel()

@@ -16,21 +16,26 @@ Place = tuple[int, int, int]
 """Canvas, and the row and column of a patch's top-left pixel on it."""
 
 
+def list_places(corners: Tensor) -> list[Place]:
+    """Of the B * F frames whose (B, F, 2) corners lie on B canvases, canvas after canvas."""
+    return [(b, y, x) for b, canvas in enumerate(corners.tolist()) for y, x in canvas]
+
+
 def cut_from(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
-    """`cut_patches`, not to be derived."""
+    """`cut_patches` without gradients."""
     canvases = canvas.unbind()
     return torch.stack([canvases[b][y : y + size, x : x + size] for b, y, x in places])
 
 
 def add_onto(canvas: Tensor, patches: Tensor, places: Sequence[Place]) -> None:
-    """Add (F, N, N) patches to (B, S, T) canvases in place, not to be derived."""
+    """Add (F, N, N) patches to (B, S, T) canvases in place, without gradients."""
     size, canvases = patches.shape[-1], canvas.unbind()
     for (b, y, x), patch in zip(places, patches.unbind(), strict=True):
         canvases[b][y : y + size, x : x + size].add_(patch)
 
 
-# The backward pass of an indexed gather is slow; slices with the adjoint written by hand are
-# about ten times faster on a CPU.
+# Slices with an adjoint written by hand: the backward pass of an indexed gather takes about ten
+# times as long on a CPU.
 class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:

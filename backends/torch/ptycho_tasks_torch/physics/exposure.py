@@ -1,9 +1,9 @@
-"""What frames measured on canvases, and the physics step that it asks for there.
+"""Frames on canvases, and the physics step that they ask for there.
 
-Frames are worked off in chunks that fit into a CPU's cache, which makes their Fourier transforms
-about three times as fast as all at once; and the derivative of a step is written by hand, because
-its parts are the forward step's own: each of cutting and adding patches is the other's adjoint, and
-so is each Fourier transform the other's.
+Frames are computed in chunks that fit into the cache of a CPU: their Fourier transforms are then
+about three times as fast as all at once. The gradient of a step is written by hand, because it has
+the same parts as the step: cutting and adding patches are adjoint to each other, and so are the two
+Fourier transforms.
 
 Axis letters: B canvases, S, T rows and columns of a canvas, F frames of all canvases, P probe
 modes, N detector pixels along one side.
@@ -25,8 +25,8 @@ from ptycho_tasks_torch.physics.canvas import Place, add_onto, cut_from, cut_pat
 CHUNK_PIXELS = 2**17
 """Complex pixels of a chunk: 1 MiB."""
 DARK = 1e-6
-"""Intensity that is added to every pixel, in units of the mean one: the slope of the modulus stays
-finite where the far field is dark."""
+"""Intensity that is added to every pixel, in units of the mean intensity, so that the slope of the
+modulus is finite where the far field is dark."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
 
@@ -39,16 +39,16 @@ class Chunk(NamedTuple):
     amplitude: Tensor
     """(C, N, N) float32 measured, zero frequency first."""
     probes: Tensor
-    """(C, P, N, N) complex64, each moved by its sub-pixel rest."""
+    """(C, P, N, N) complex64, each moved by the sub-pixel part of its position."""
 
     def cut(self, canvas: Tensor) -> Tensor:
-        """(C, 1, N, N) of (B, S, T) canvases; not to be derived."""
+        """(C, 1, N, N) of (B, S, T) canvases, without gradients."""
         return cut_from(canvas, self.places, self.amplitude.shape[-1])[:, None]
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Frames, where they lie, and the light that they were taken with.
+    """Frames, their places on canvases, and their probes.
 
     Amplitudes and probes are in units in which the mean measured intensity is about 1.
     """
@@ -56,14 +56,14 @@ class Exposure:
     amplitude: Tensor
     """(F, N, N) float32, sqrt of counts, zero frequency first."""
     probes: Tensor
-    """(F, P, N, N) complex64, moved by the sub-pixel rest of the positions."""
+    """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
     places: Sequence[Place]
     canvases: int
     """B."""
     shape: tuple[int, int]
     """(S, T)."""
     radius: float = 1.0
-    """Of the light of a frame, root mean square, pixels; see `physics.spot_radius`."""
+    """Root mean square radius of the probe's light, pixels; see `spot_radius`."""
 
     @property
     def size(self) -> int:
@@ -109,11 +109,13 @@ class Exposure:
             self.radius,
         )
 
-    def turns(self, count: int) -> list[Exposure]:
-        """The frames in `count` parts, or as many as a canvas has frames, each spread evenly over
-        every canvas."""
+    def split_in_turns(self, count: int) -> list[Exposure]:
+        """Split the frames into `count` parts, each spread evenly over every canvas.
+
+        Into fewer where a canvas has fewer frames.
+        """
         orders: dict[int, list[int]] = {}
-        for frame in along_z(self.places):
+        for frame in morton_order(self.places):
             orders.setdefault(self.places[frame][0], []).append(frame)
         count = min(count, *(len(order) for order in orders.values()))
         if count == 1:
@@ -128,47 +130,49 @@ class Exposure:
         return cut_patches(canvas, self.places, self.size)
 
     def correction(self, canvas: Tensor) -> Tensor:
-        """Replace each frame's modulus by the measured one, go back, add what changed.
+        """Replace the modulus of each frame by the measured one, propagate back, add the changes.
 
-        The gradient step of a parallel PIE (Rodenburg and Faulkner, Appl. Phys. Lett. 85, 4795,
-        2004), not divided by the light yet:
+        This is the gradient step of a parallel PIE (Rodenburg and Faulkner, Appl. Phys. Lett. 85,
+        4795, 2004), not divided by the light yet:
 
             sum over frames of conj(P) * F^-1[ F(P O) (A / |F(P O)| - 1) ]
 
-        with |F(P O)| taken over all modes.
+        with the modulus |F(P O)| of all modes together.
 
         Args:
             canvas: (B, S, T) complex64 object.
 
         Returns:
-            (B, S, T) complex64, which can be derived by canvas and `probes`.
+            (B, S, T) complex64, with gradients for the canvas and `probes`.
         """
-        made: Tensor = _Correction.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
-        return made
+        total: Tensor = _Correction.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
+        return total
 
-    def predicted(self, canvas: Tensor) -> Tensor:
-        """(F, N, N) float32 amplitude that the object on the canvas gives, zero frequency first."""
-        made: Tensor = _Predicted.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
-        return made
+    def predict(self, canvas: Tensor) -> Tensor:
+        """(F, N, N) float32 amplitude of the object on the canvas, zero frequency first."""
+        amplitude: Tensor = _Prediction.apply(  # type: ignore[no-untyped-call]
+            canvas, self.probes, self
+        )
+        return amplitude
 
 
-def along_z(places: Sequence[Place]) -> list[int]:
-    """Indices of places in Morton order (G. M. Morton, IBM, 1966): what is close stays close."""
-    at = np.asarray(places, dtype=np.int64)
-    corners = at[:, 1:].copy()
-    for canvas in np.unique(at[:, 0]):
-        corners[at[:, 0] == canvas] -= corners[at[:, 0] == canvas].min(axis=0)
-    code = np.zeros(len(at), dtype=np.int64)
+def morton_order(places: Sequence[Place]) -> list[int]:
+    """Indices of places in Morton order (G. M. Morton, IBM, 1966): neighbours stay neighbours."""
+    canvases, *axes = np.asarray(places, dtype=np.int64).T
+    corners = np.stack(axes, axis=1)
+    for canvas in np.unique(canvases):
+        corners[canvases == canvas] -= corners[canvases == canvas].min(axis=0)
+    code = np.zeros(len(corners), dtype=np.int64)
     for bit in range(24):
         for axis in (0, 1):
             code |= (corners[:, axis] >> bit & 1) << (2 * bit + axis)
-    order: list[int] = np.lexsort((code, at[:, 0])).tolist()
+    order: list[int] = np.lexsort((code, canvases)).tolist()
     return order
 
 
-def _far(canvas: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 its modulus, over all
-    modes, as it is. To scale the far field would be one more pass through memory."""
+def _propagate(canvas: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes, which
+    is not times N. To scale the far field would cost one more pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
     square = torch.view_as_real(far).square()
     square = square[..., 0] + square[..., 1]
@@ -177,13 +181,13 @@ def _far(canvas: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     return far, total.mul_(1 / N**2).add_(DARK).sqrt_()
 
 
-def _back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
-    """Add conj(P) F^-1[far] to the canvas; (C, P, N, N) complex64 F^-1[far].
+def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
+    """Add conj(P) F^-1[far] to the canvas, and return F^-1[far], (C, P, N, N) complex64.
 
     Args:
         canvas: (B, S, T) complex64.
         far: (C, P, N, N) complex64 waves on the detector, divided by N.
-        chunk: where to add.
+        chunk: the frames.
     """
     waves: Tensor = torch.fft.ifft2(far, norm="forward")
     patches = waves * chunk.probes.conj()
@@ -191,11 +195,11 @@ def _back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
     return waves
 
 
-def _along(far: Tensor, wave: Tensor) -> Tensor:
+def _project(far: Tensor, wave: Tensor) -> Tensor:
     """(C, N, N) float32: Re conj(far) wave, summed over modes."""
     product = torch.view_as_real(far) * torch.view_as_real(wave)
-    along: Tensor = (product[..., 0] + product[..., 1]).sum(dim=1)
-    return along
+    projection: Tensor = (product[..., 0] + product[..., 1]).sum(dim=1)
+    return projection
 
 
 class _Correction(torch.autograd.Function):
@@ -204,9 +208,9 @@ class _Correction(torch.autograd.Function):
         by_canvas, by_probes, _ = ctx.needs_input_grad
         total, kept, N = torch.zeros_like(canvas), [], exposure.size
         for chunk in exposure.chunks():
-            far, modulus = _far(canvas, chunk)
+            far, modulus = _propagate(canvas, chunk)
             excess = chunk.amplitude / modulus - 1
-            change = _back(total, far * (excess / N**2)[:, None], chunk)
+            change = _propagate_back(total, far * (excess / N**2)[:, None], chunk)
             if by_canvas or by_probes:
                 kept.append((far, modulus, excess, change if by_probes else None))
         ctx.exposure, ctx.kept = exposure, kept
@@ -222,21 +226,21 @@ class _Correction(torch.autograd.Function):
         ):
             behind = chunk.cut(gradients[0])
             wave = torch.fft.fft2(chunk.probes * behind)
-            # What changes the modulus alone is lost when the modulus is replaced.
-            lost = (excess + 1) * _along(far, wave) / (modulus * N).square()
+            # A change of the modulus alone is lost, because the modulus is replaced.
+            lost = (excess + 1) * _project(far, wave) / (modulus * N).square()
             wave = wave * (excess / N**2)[:, None] - far * (lost / N**2)[:, None]
-            wave = _back(by_canvas, wave, chunk)
+            wave = _propagate_back(by_canvas, wave, chunk)
             if ctx.needs_input_grad[1]:
                 by_probes.append(behind.conj() * change + wave * chunk.cut(canvas).conj())
         return by_canvas, torch.cat(by_probes) if by_probes else None, None
 
 
-class _Predicted(torch.autograd.Function):
+class _Prediction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
         for chunk in exposure.chunks():
-            far, modulus = _far(canvas, chunk)
+            far, modulus = _propagate(canvas, chunk)
             parts.append(modulus)
             if any(ctx.needs_input_grad[:2]):
                 kept.append(far)
@@ -251,7 +255,7 @@ class _Predicted(torch.autograd.Function):
         by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
         slope = gradients[0] / (predicted * N**2)
         for chunk, far in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
-            wave = _back(by_canvas, far * slope[chunk.frames][:, None], chunk)
+            wave = _propagate_back(by_canvas, far * slope[chunk.frames][:, None], chunk)
             if ctx.needs_input_grad[1]:
                 by_probes.append(wave * chunk.cut(canvas).conj())
         return by_canvas, torch.cat(by_probes) if by_probes else None, None

@@ -2,7 +2,7 @@
 
 Axis letters: B groups, C frames in a group, P incoherent probe modes, N detector pixels along
 one side. `...` stands for any leading axes. Real-space waves lie on the integer pixel grid of
-the object; the sub-pixel rest of a position is a Fourier shift of the *probe*.
+the object; what a position is off that grid is a Fourier shift of the *probe*.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def intensities(patches: Tensor, probes: Tensor) -> Tensor:
 
     Args:
         patches: (..., N, N) complex object patches.
-        probes: (..., P, N, N) complex probes, already shifted by the sub-pixel rest.
+        probes: (..., P, N, N) complex probes, shifted by the sub-pixel part of the position.
 
     Returns:
         (..., N, N) float expected counts, zero frequency at index N//2.
@@ -65,8 +65,8 @@ def poisson_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float)
 
     With k = amplitude squared it is `I - k log I`, less its smallest possible value
     `k - k log k`, which depends on the data alone: a perfect fit gives zero, and float32 does
-    not drown in a large constant. Both are divided by `intensity_scale`, so that learning rates
-    mean the same at 1e4 and at 1e9 photons a frame.
+    not drown in a large constant. Both are divided by `intensity_scale`, so that a learning rate
+    means the same at 1e4 and at 1e9 photons a frame.
 
     Args:
         intensity: (..., N, N) expected counts I.
@@ -92,6 +92,22 @@ def amplitude_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: floa
     model = (intensity / intensity_scale + 1e-6).sqrt()
     misfit: Tensor = (model - amplitude / intensity_scale**0.5).abs().mean()
     return misfit
+
+
+def object_spread(objects: Tensor, light: Tensor) -> Tensor:
+    """Standard deviation of objects over their mean, both weighted by light; 0 is flat.
+
+    Args:
+        objects: (B, S, T) complex64.
+        light: (B, S, T) float32.
+
+    Returns:
+        Scalar, the mean of the B objects.
+    """
+    weight = light / light.sum(dim=(-2, -1), keepdim=True)
+    mean = (weight * objects).sum(dim=(-2, -1), keepdim=True)
+    variance = (weight * (objects - mean).abs().square()).sum(dim=(-2, -1))
+    return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
 
 
 def spot_radius(probe: Tensor) -> float:

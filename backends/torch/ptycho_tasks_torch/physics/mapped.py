@@ -1,4 +1,4 @@
-"""What a scan measured, on one canvas, read from its file as it is needed."""
+"""All frames of a scan on one canvas, read from their file when they are needed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ptycho_tasks_torch.physics.exposure import CHUNK_PIXELS, Chunk, Exposure
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 HELD_BYTES = 2**28
-"""Frames and probes up to this size are held in memory; more are read again in every step."""
+"""Frames and probes up to this size stay in memory; larger ones are read again in every step."""
 
 
 def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> Exposure:
-    """What a scan measured, on one canvas; held in memory where it is not large.
+    """Place all frames of a scan on one canvas; in memory where they are not large.
 
     Args:
         scan: its frames may lie on disk.
@@ -58,15 +58,18 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> E
 
 @dataclass(frozen=True, kw_only=True)
 class MappedExposure(Exposure):
-    """Frames that are read, and probes that are moved, when they are due. `probes` is the one probe
-    and `amplitude` is empty; nothing can be derived by the probe."""
+    """Reads frames, and moves the probe, when they are needed.
+
+    `probes` is the one (P, N, N) probe, and `amplitude` is empty. There are no gradients for the
+    probe.
+    """
 
     diffraction: NDArray[np.float32]
     """(M, N, N) amplitude, zero frequency at N//2; may be a memmap."""
     frames: NDArray[np.int64]
-    """(F,) of those."""
+    """(F,) indices of the frames on the canvas."""
     fractions: NDArray[np.float32]
-    """(M, 2) sub-pixel rests (y, x)."""
+    """(M, 2) sub-pixel parts (y, x) of the positions."""
     scale: float
 
     def chunks(self) -> Iterator[Chunk]:
@@ -75,11 +78,11 @@ class MappedExposure(Exposure):
         for first in range(0, len(self.frames), step):
             some = slice(first, min(first + step, len(self.frames)))
             frames = self.frames[some]
-            read = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
+            values = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
             release_pages(self.diffraction)
-            amplitude = torch.fft.ifftshift(read.to(self.probes.device), dim=(-2, -1))
-            rests = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
-            yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, rests))
+            amplitude = torch.fft.ifftshift(values.to(self.probes.device), dim=(-2, -1))
+            fractions = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
+            yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, fractions))
 
     def take(self, frames: Sequence[int]) -> MappedExposure:
         """See `Exposure`."""

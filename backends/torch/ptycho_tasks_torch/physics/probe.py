@@ -1,9 +1,8 @@
 """A probe that is learned together with the object.
 
-Data fix a probe and an object only together: a factor, a shift, and a phase ramp can go from one
-to the other. They stay with the probe that the refinement begins with: the refined one has the
-guess's counts, and the centres of its light, in the object's plane and in the far field, are where
-they were at the beginning.
+Diffraction fixes probe and object only together: a factor, a shift, and a phase ramp can move from
+one to the other. The refined probe therefore keeps those of the guess: its counts, and the centres
+of its light in the plane of the object and in the far field.
 """
 
 from __future__ import annotations
@@ -16,42 +15,41 @@ from torch import Tensor, nn
 from ptycho_tasks_torch.physics.forward import far_field, shift_probe
 
 FIRST_SHARE = 0.15
-"""Amplitude that a further mode begins with, of the first one's."""
+"""Amplitude of a new mode, over that of the first mode."""
 
 
 class RefinedProbe(nn.Module):
-    """(P, N, N) modes that are trained, beginning with a guess."""
+    """(P, N, N) complex64 modes that are trained, from a guess on."""
 
     counts: Tensor
     centre: Tensor
     tilt: Tensor
 
     def __init__(self, guess: Tensor, modes: int) -> None:
-        """Begin.
+        """Start from a guess.
 
         Args:
-            guess: (Q, N, N) complex64 in counts; the first of them are taken where Q > P.
-            modes: P; those that the guess lacks begin as weak products of its first mode with
-                Hermite-like polynomials, which is how a beam that trembles or is partly coherent
-                differs from a still one.
+            guess: (Q, N, N) complex64 in counts; where Q > P, its first modes are taken.
+            modes: P; a mode that the guess lacks begins as a weak product of its first mode with a
+                Hermite-like polynomial. A beam that vibrates or is partly coherent has such modes.
         """
         super().__init__()
         self.unit = float(guess.abs().max())
         self.modes = nn.Parameter(torch.empty((modes, *guess.shape[1:], 2), device=guess.device))
         for name in ("counts", "centre", "tilt"):
             self.register_buffer(name, torch.empty(() if name == "counts" else 2))
-        self.begin(guess)
+        self.start_from(guess)
 
-    def begin(self, guess: Tensor) -> None:
-        """Begin with another guess, of which see above."""
-        modes = len(self.modes)
-        begun = _with_more(guess, modes)[:modes]
-        self.modes.data.copy_(torch.view_as_real(begun / self.unit))
+    def start_from(self, guess: Tensor) -> None:
+        """Start from another guess, as above."""
+        count = len(self.modes)
+        modes = _add_modes(guess, count)[:count]
+        self.modes.data.copy_(torch.view_as_real(modes / self.unit))
         self.counts, self.centre = guess.abs().square().sum(), _centre(guess)
         self.tilt = _centre(far_field(guess))
 
     def forward(self) -> Tensor:
-        """(P, N, N) complex64 in counts, its gauge as the guess has it."""
+        """(P, N, N) complex64 in counts; factor, shift and phase ramp are those of the guess."""
         modes = torch.view_as_complex(self.modes) * self.unit
         with torch.no_grad():
             flux = modes.abs().square().sum()
@@ -60,18 +58,18 @@ class RefinedProbe(nn.Module):
         N = modes.shape[-1]
         along = torch.arange(N, device=modes.device) - N // 2
         angle = 2 * torch.pi / N * (turned[0] * along[:, None] + turned[1] * along[None, :])
-        made: Tensor = modes * torch.polar(torch.ones_like(angle), angle)
-        return made
+        probe: Tensor = modes * torch.polar(torch.ones_like(angle), angle)
+        return probe
 
-    def of(self, state: Mapping[str, Tensor]) -> Tensor:
-        """What `forward` gives in a state, detached."""
-        now = {name: value.clone() for name, value in self.state_dict().items()}
+    def evaluate(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The result of `forward` in another state, without gradients."""
+        current = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             self.load_state_dict(dict(state))
-            made: Tensor = self()
-            return made.detach()
+            probe: Tensor = self()
+            return probe.detach()
         finally:
-            self.load_state_dict(now)
+            self.load_state_dict(current)
 
 
 def _centre(waves: Tensor) -> Tensor:
@@ -81,7 +79,7 @@ def _centre(waves: Tensor) -> Tensor:
     return torch.stack([(light.sum(dim=1 - axis) * index).sum() for axis in (0, 1)]) / light.sum()
 
 
-def _with_more(guess: Tensor, modes: int) -> Tensor:
+def _add_modes(guess: Tensor, modes: int) -> Tensor:
     N = guess.shape[-1]
     along = torch.arange(N, device=guess.device, dtype=torch.float32) - N // 2
     y, x = along[:, None], along[None, :]

@@ -1,4 +1,4 @@
-"""The scale of what was measured: mean counts, and a probe of their flux."""
+"""The scale of measured frames: mean counts, and a probe of their flux."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ptycho_tasks.scan import ScanData, release_pages
 CHUNK_FRAMES = 256
 """Frames that are read at once."""
 FLUX_FACTOR = 4.0
-"""A probe whose flux is within this factor of the mean counts a frame is taken as scaled."""
+"""A probe whose flux is within this factor of the mean counts a frame has the right scale."""
 
 
 def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.complex64]:
@@ -46,19 +46,19 @@ def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) 
     """
     total = 0.0
     for first in range(0, len(frames), CHUNK_FRAMES):
-        read = diffraction[frames[first : first + CHUNK_FRAMES]]
-        total += float(np.einsum("kyx,kyx->", read, read, dtype=np.float64))
+        chunk = diffraction[frames[first : first + CHUNK_FRAMES]]
+        total += float(np.einsum("kyx,kyx->", chunk, chunk, dtype=np.float64))
         release_pages(diffraction)
     pixels: int = diffraction.shape[-1] ** 2
     return total / max(len(frames) * pixels, 1)
 
 
 LEAST_COUNTS, MOST_COUNTS = 1e-18, 1e18
-"""Mean counts a pixel between which single precision is enough, with room for bright pixels."""
+"""Range of mean counts a pixel for which single precision is enough, also for bright pixels."""
 
 
-def measured_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
-    """`mean_intensity` of some frames of a scan, where one can compute with it.
+def read_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
+    """Read the `mean_intensity` of some frames of a scan, and refuse one that is of no use.
 
     Raises:
         ScanError: the frames are all dark, or their scale is beyond single precision.

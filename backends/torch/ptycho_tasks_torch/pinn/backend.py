@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks_torch.execution import TorchExecution, check
+from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.pinn.options import PinnOptions
 
 
@@ -18,8 +18,8 @@ class Pinn:
     execution_type = TorchExecution
 
     def check(self, options: PinnOptions, execution: ExecutionOptions) -> None:
-        """Refuse options that do not fit each other, before torch is imported; see `check`."""
-        check(options, TorchExecution.of(execution))
+        """Refuse options that do not fit each other; torch is not imported."""
+        check_options(options, TorchExecution.from_execution(execution))
 
     def memory(self, request: TrainRequest | InferRequest) -> float:
         """Bytes: patches lie in a file, and of the canvas there are sums, weights and a result."""
@@ -37,10 +37,10 @@ class Pinn:
             ConfigError: accelerator, devices, deterministic kernels or logger are not there, the
                 scan has no label to learn from, or more groups are asked for than exist.
         """
-        from ptycho_tasks_torch.pinn.objective import PinnLesson
-        from ptycho_tasks_torch.training.trainer import train
+        from ptycho_tasks_torch.pinn.objective import PinnObjective
+        from ptycho_tasks_torch.training.trainer import train_network
 
-        return train(request, PinnLesson)
+        return train_network(request, PinnObjective)
 
     def infer(self, request: InferRequest) -> Reconstruction:
         """Reconstruct a scan.
@@ -49,9 +49,9 @@ class Pinn:
             BundleError: the model's arrays are not those of this network.
             ConfigError: the accelerator is not there, or the scan's N is not the model's.
         """
-        from ptycho_tasks_torch.pinn.inference import infer
+        from ptycho_tasks_torch.pinn.inference import reconstruct_from_patches
 
-        return infer(request)
+        return reconstruct_from_patches(request)
 
 
 backend = Pinn()

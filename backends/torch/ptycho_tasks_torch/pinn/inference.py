@@ -11,27 +11,26 @@ from ptycho_tasks.backend import InferRequest, Reconstruction
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.frames.groups import Groups, covering_groups
+from ptycho_tasks_torch.frames.groups import Groups, cover_frames
 from ptycho_tasks_torch.frames.read_ahead import read_ahead
-from ptycho_tasks_torch.physics.scale import measured_intensity, scale_probe
-from ptycho_tasks_torch.pinn.network import make_pinn_networks
+from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
+from ptycho_tasks_torch.pinn.network import expose_groups, make_pinn_networks
 from ptycho_tasks_torch.pinn.stitching import Stitcher
-from ptycho_tasks_torch.training.weights import load_networks, losses_of, trained_for
+from ptycho_tasks_torch.training.weights import load_networks, read_intensity_scale, read_losses
 
 
-def infer(request: InferRequest) -> Reconstruction:
-    """Predict the object patches of every frame and stitch them; see `Pinn.infer`."""
+def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
+    """Predict the object patches of every frame, then stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
-    N, intensity_scale = scan.size, trained_for(request.model, scan)
-    execution = TorchExecution.of(request.execution)
+    N, intensity_scale = scan.size, read_intensity_scale(request.model, scan)
+    execution = TorchExecution.from_execution(request.execution)
     device = find_device(execution.accelerator)
     network, autoencoder = make_pinn_networks(options)
     load_networks(request.model, network, autoencoder)
     network.to(device)
-    everything = np.arange(scan.frame_count)
-    counts = measured_intensity(scan, everything) * N**2
+    counts = read_intensity(scan, np.arange(scan.frame_count)) * N**2
     probe = scale_probe(scan.probe, counts)
-    groups = covering_groups(scan, options.gridsize)
+    groups = cover_frames(scan, options.gridsize)
     stitcher = Stitcher(canvas_of(scan.positions, N))
     scale = math.sqrt(intensity_scale)
     batch = execution.inference_batch_size
@@ -44,14 +43,15 @@ def infer(request: InferRequest) -> Reconstruction:
         return some, torch.from_numpy(np.asarray(scan.diffraction[some.frames]))
 
     with settings(execution), torch.inference_mode():
-        light_from, done = torch.from_numpy(probe).to(device), 0
+        modes, done = torch.from_numpy(probe).to(device), 0
         request.progress(0, len(groups), {})
         for some, frames in read_ahead(read, batches, execution.num_workers):
-            exposure = network.expose(
+            exposure = expose_groups(
                 frames.to(device),
                 torch.from_numpy(some.relative).to(device),
-                light_from,
+                modes,
                 torch.full((len(some),), scale, device=device),
+                network.multiple,
             )
             patches = network.reconstruct(exposure).reshape(frames.shape)
             light = exposure.probes.abs().square().sum(dim=1).reshape(frames.shape)
@@ -63,5 +63,5 @@ def infer(request: InferRequest) -> Reconstruction:
         origin=stitcher.canvas.origin,
         probe=probe,
         positions=scan.positions,
-        losses=losses_of(request.model),
+        losses=read_losses(request.model),
     )

@@ -1,4 +1,4 @@
-"""What a network's prediction is compared with: the diffraction, or a label.
+"""The loss of stitched objects: against the measured diffraction, or against a label.
 
 Axis letters: B blocks, K groups in a block, C frames in a group, P probe modes, N detector pixels
 along one side, S, T rows and columns of a block's canvas, D = K * C frames in a block, H, W rows
@@ -15,21 +15,26 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.physics.canvas import Place, add_patches, cut_patches
-from ptycho_tasks_torch.physics.forward import amplitude_misfit, intensities, poisson_misfit
-from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.physics.canvas import Place, add_patches, cut_patches, list_places
+from ptycho_tasks_torch.physics.forward import (
+    amplitude_misfit,
+    intensities,
+    object_spread,
+    poisson_misfit,
+)
+from ptycho_tasks_torch.pinn.network import ObjectNetwork, expose_groups
 
 
 @dataclass(frozen=True)
-class Stitched:
-    """Predicted patches of a batch of blocks, put together weighted by light."""
+class StitchedBlocks:
+    """The objects of a batch of blocks: predicted patches, averaged with the light as weight."""
 
     objects: Tensor
     """(B, S, T) complex64."""
     light: Tensor
     """(B, S, T) float32."""
     amplitude: Tensor
-    """(B, D, N, N) measured."""
+    """(B, D, N, N) float32 measured amplitude."""
     probes: Tensor
     """(B, D, P, N, N) complex64 in counts, shifted by the sub-pixel rest."""
     places: list[Place]
@@ -38,21 +43,22 @@ class Stitched:
     """Of the B canvases on the object grid."""
 
     @classmethod
-    def of(
+    def predict(
         cls,
         network: ObjectNetwork,
         probe: Tensor,
         intensity_scale: float,
         batch: Mapping[str, Tensor],
-    ) -> Stitched:
-        """Predict and stitch what `Blocks.read` gave."""
+    ) -> StitchedBlocks:
+        """Predict the patches of a batch, as `Blocks.read` gives it, and stitch them."""
         x, positions = batch["x"], batch["positions"]
         B, K, C, N, _ = x.shape
         scale = x.new_full((B * K,), math.sqrt(intensity_scale))
-        exposure = network.expose(x.flatten(0, 1), positions.flatten(0, 1), probe, scale)
+        groups = x.flatten(0, 1), positions.flatten(0, 1)
+        exposure = expose_groups(*groups, probe, scale, network.multiple)
         patches = network.reconstruct(exposure)
         probes = exposure.probes * scale[0]
-        places = places_of(batch["corners"])
+        places = list_places(batch["corners"])
         height, width = (int(side) + N for side in batch["corners"].amax(dim=(0, 1)))
         shape = (B, height, width)
         light = probes.abs().square().sum(dim=1)
@@ -75,30 +81,25 @@ class Stitched:
         )
 
     def spread(self) -> Tensor:
-        """Standard deviation of the objects over their mean, weighted by light: 0 is flat."""
-        weight = self.light / self.light.sum(dim=(-2, -1), keepdim=True)
-        mean = (weight * self.objects).sum(dim=(-2, -1), keepdim=True)
-        variance = (weight * (self.objects - mean).abs().square()).sum(dim=(-2, -1))
-        return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
+        """See `object_spread`."""
+        return object_spread(self.objects, self.light)
 
 
-def places_of(corners: Tensor) -> list[Place]:
-    """Of (B, D, 2) corners on the canvases of blocks."""
-    return [(b, y, x) for b, block in enumerate(corners.tolist()) for y, x in block]
+class Loss(Protocol):
+    """What training makes small. Each method gives a scalar."""
+
+    def over_all(self, stitched: StitchedBlocks) -> Tensor:
+        """The loss of every frame."""
+
+    def over_held_back(self, stitched: StitchedBlocks, held_back: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the frames where the (B, D) mask is true, and that of a flat object there.
+
+        The flat object has the mean that explains those frames best.
+        """
 
 
-class Misfit(Protocol):
-    """What training makes small; each method gives a scalar."""
-
-    def all(self, stitched: Stitched) -> Tensor:
-        """Of every frame."""
-
-    def held(self, stitched: Stitched, held: Tensor) -> tuple[Tensor, Tensor]:
-        """Of some frames, (B, D) bool, and what a flat object of the best mean would have there."""
-
-
-class DiffractionMisfit(nn.Module):
-    """The measured frames against those that the stitched object would give."""
+class DiffractionLoss(nn.Module):
+    """The measured frames against the frames that the stitched object gives."""
 
     def __init__(self, loss: str, intensity_scale: float) -> None:
         """Compare by `poisson` or `mae`, in units of `intensity_scale`."""
@@ -106,16 +107,16 @@ class DiffractionMisfit(nn.Module):
         self._compare = poisson_misfit if loss == "poisson" else amplitude_misfit
         self._scale = intensity_scale
 
-    def all(self, stitched: Stitched) -> Tensor:
-        """See `Misfit`."""
+    def over_all(self, stitched: StitchedBlocks) -> Tensor:
+        """See `Loss`."""
         counts = stitched.counts(stitched.objects)
         return self._compare(counts, stitched.amplitude, self._scale)
 
-    def held(self, stitched: Stitched, held: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Misfit`."""
-        measured = stitched.amplitude[held]
-        counts = stitched.counts(stitched.objects)[held]
-        flat = stitched.counts(torch.ones_like(stitched.objects))[held]
+    def over_held_back(self, stitched: StitchedBlocks, held_back: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`."""
+        measured = stitched.amplitude[held_back]
+        counts = stitched.counts(stitched.objects)[held_back]
+        flat = stitched.counts(torch.ones_like(stitched.objects))[held_back]
         flat = flat * (measured.square().sum() / flat.sum())
         return (
             self._compare(counts, measured, self._scale),
@@ -123,9 +124,10 @@ class DiffractionMisfit(nn.Module):
         )
 
 
-class LabelMisfit(nn.Module):
+class LabelLoss(nn.Module):
     """The label against the stitched object: mean squared distance of the complex values, weighted
-    by light, over the label's mean square. A block's global phase is free: no data tell it."""
+    by light, over the label's mean square. The global phase of a block is free, because diffraction
+    does not fix it."""
 
     label: Tensor
 
@@ -134,28 +136,28 @@ class LabelMisfit(nn.Module):
         super().__init__()
         self.register_buffer("label", label, persistent=False)
 
-    def all(self, stitched: Stitched) -> Tensor:
-        """See `Misfit`."""
+    def over_all(self, stitched: StitchedBlocks) -> Tensor:
+        """See `Loss`."""
         truth, light = self._truth(stitched), _light(stitched)
-        return _distance(stitched.patches(stitched.objects), truth, light).mean()
+        return _patch_distance(stitched.patches(stitched.objects), truth, light).mean()
 
-    def held(self, stitched: Stitched, held: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Misfit`."""
-        truth, light = self._truth(stitched), _light(stitched) * held[..., None, None]
+    def over_held_back(self, stitched: StitchedBlocks, held_back: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`."""
+        truth, light = self._truth(stitched), _light(stitched) * held_back[..., None, None]
         mean = (light * truth).sum(dim=_PATCHES, keepdim=True)
         flat = mean / light.sum(dim=_PATCHES, keepdim=True)
-        made = stitched.patches(stitched.objects)
+        patches = stitched.patches(stitched.objects)
         return (
-            _distance(made, truth, light).mean(),
-            _distance(flat.expand_as(truth), truth, light).mean(),
+            _patch_distance(patches, truth, light).mean(),
+            _patch_distance(flat.expand_as(truth), truth, light).mean(),
         )
 
-    def _truth(self, stitched: Stitched) -> Tensor:
-        """(B, D, N, N) of the label, where the frames lie."""
-        where = [stitched.origin[b] for b, _, _ in stitched.places]
+    def _truth(self, stitched: StitchedBlocks) -> Tensor:
+        """(B, D, N, N) complex64 patches of the label, where the frames lie."""
+        origins = [stitched.origin[b] for b, _, _ in stitched.places]
         places = [
             (0, top + y, left + x)
-            for (top, left), (_, y, x) in zip(where, stitched.places, strict=True)
+            for (top, left), (_, y, x) in zip(origins, stitched.places, strict=True)
         ]
         N = stitched.amplitude.shape[-1]
         return cut_patches(self.label[None], places, N).reshape(stitched.amplitude.shape)
@@ -164,13 +166,16 @@ class LabelMisfit(nn.Module):
 _PATCHES = (-3, -2, -1)
 
 
-def _light(stitched: Stitched) -> Tensor:
+def _light(stitched: StitchedBlocks) -> Tensor:
     """(B, D, N, N) |probe|^2 of each frame."""
     return stitched.probes.abs().square().sum(dim=2)
 
 
-def _distance(patches: Tensor, truth: Tensor, light: Tensor) -> Tensor:
-    """(B,) relative squared distance of (B, D, N, N) patches, turned to agree with the truth."""
+def _patch_distance(patches: Tensor, truth: Tensor, light: Tensor) -> Tensor:
+    """(B,) relative squared distance of (B, D, N, N) patches.
+
+    The truth gets the global phase of each block's patches first.
+    """
     overlap = (light * truth.conj() * patches.detach()).sum(dim=_PATCHES, keepdim=True)
     change = patches - torch.sgn(overlap) * truth
     square = change.real.square() + change.imag.square()

@@ -1,11 +1,10 @@
 """The network: diffraction amplitudes of a group of neighbouring frames to object patches.
 
-A diffraction pattern is the Fourier transform of what it shows, so that every pixel of it tells
-of every pixel of the object: no job for convolutions. The network therefore starts with a few
-steps of a parallel PIE (Rodenburg and Faulkner, Appl. Phys. Lett. 85, 4795, 2004) from a flat
-object, without any weight, and gives an encoder-decoder what it is good at: an image in real
-space, and the correction that the physics asks for there. A group's frames share one canvas, so
-their overlap counts.
+Every pixel of a diffraction pattern depends on every pixel of the object, which convolutions cannot
+follow. The network therefore starts with a few steps of a parallel PIE (Rodenburg and Faulkner,
+Appl. Phys. Lett. 85, 4795, 2004) from a flat object. These steps have no weights. An
+encoder-decoder then gets what it is good at: an image in real space, and the correction that the
+physics asks for there. The frames of a group share one canvas, so that their overlap counts.
 
 Axis letters: B groups, C frames in a group (gridsize squared), P probe modes, N detector pixels
 along one side, S pixels along one side of a group's canvas, F feature maps.
@@ -16,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ptycho_tasks_torch.physics.canvas import list_places
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
 from ptycho_tasks_torch.physics.forward import intensities, shift_probe
 from ptycho_tasks_torch.pinn.options import PinnOptions
@@ -25,7 +25,7 @@ WARM_STEPS = 8
 """Physics steps before the first correction; more bring little from one group's frames alone."""
 
 
-def expose(
+def expose_groups(
     x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor, multiple: int = 1
 ) -> Exposure:
     """Place the frames of groups, each group on a canvas of its own.
@@ -35,7 +35,7 @@ def expose(
         positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
-        multiple: of what S is to be one.
+        multiple: of what S is to be a multiple.
 
     Returns:
         F = B * C frames, group after group, on B canvases of S x S pixels.
@@ -48,10 +48,13 @@ def expose(
     amplitude = torch.fft.ifftshift(x / factor, dim=(-2, -1))
     size = x.shape[-1]
     side = _side(whole, size, multiple)
-    corners = (whole.to(torch.int64) + (side - size) // 2).tolist()
-    places = [(b, y, x) for b, group in enumerate(corners) for y, x in group]
+    corners = whole.to(torch.int64) + (side - size) // 2
     return Exposure(
-        amplitude.flatten(0, 1), probes.flatten(0, 1), places, len(corners), (side, side)
+        amplitude.flatten(0, 1),
+        probes.flatten(0, 1),
+        list_places(corners),
+        len(corners),
+        (side, side),
     )
 
 
@@ -69,21 +72,18 @@ class ObjectNetwork(nn.Module):
         size."""
         super().__init__()
         self.multiple = 2**halvings
-        """Of what the side of canvases is to be one."""
+        """Of what the sides of canvases are to be multiples."""
         self.corrections = nn.ModuleList(
             [EncoderDecoder(5, channels, halvings, halvings - 1) for _ in range(steps)]
         )
         self.gains = nn.Parameter(torch.ones(steps))
-        # So few feature maps are convolved 1.4 times as fast on a CPU when they lie side by side.
+        # On a CPU, so few feature maps are convolved 1.4 times as fast in this memory layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
-        """Object patches (B, C, N, N) complex64; arguments as for `expose`."""
-        return self.reconstruct(self.expose(x, positions, probe, scale)).reshape(x.shape)
-
-    def expose(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Exposure:
-        """See `expose`; on canvases that the network can work on."""
-        return expose(x, positions, probe, scale, self.multiple)
+        """Object patches (B, C, N, N) complex64; arguments as for `expose_groups`."""
+        exposure = expose_groups(x, positions, probe, scale, self.multiple)
+        return self.reconstruct(exposure).reshape(x.shape)
 
     def reconstruct(self, exposure: Exposure) -> Tensor:
         """Object patches (F, N, N) complex64."""
@@ -109,8 +109,8 @@ class Autoencoder(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, positions: Tensor, probe: Tensor, scale: Tensor) -> Tensor:
-        """Predicted amplitude (B, C, N, N) float32; arguments as for `expose`."""
-        exposure = self.network.expose(x, positions, probe, scale)
+        """Predicted amplitude (B, C, N, N) float32; arguments as for `expose_groups`."""
+        exposure = expose_groups(x, positions, probe, scale, self.network.multiple)
         patches = self.network.reconstruct(exposure)
         predicted = intensities(patches, exposure.probes).reshape(x.shape)
         return predicted.sqrt() * scale[:, None, None, None]

@@ -1,10 +1,10 @@
 """What the network of `pinn` learns.
 
-A network that sees one frame (or group) could explain it in many ways. What makes the patch
-right is that its neighbours, predicted on their own, agree with it: a training sample is a block
-of neighbouring groups, whose patches are stitched by light, and the misfit is that of the stitched
-object, with every frame of the block or, supervised, with the label. The phases of the patches are
-aligned in inference only: to do so here as well changed no score.
+Many patches explain one frame, or one group of frames. The right one agrees with its neighbours,
+which are predicted on their own. A training sample is therefore a block of neighbouring groups:
+their patches are averaged with the light as weight, and the loss compares this stitched object with
+every frame of the block or, supervised, with the label. Phases of patches are aligned in inference
+only: aligning them in training changed no score.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.frames.blocks import Batch, Epoch, loaders, make_blocks, split_frames
-from ptycho_tasks_torch.pinn.losses import DiffractionMisfit, LabelMisfit, Misfit, Stitched
-from ptycho_tasks_torch.pinn.network import ObjectNetwork
+from ptycho_tasks_torch.frames.blocks import (
+    Batch,
+    EpochPlan,
+    make_group_blocks,
+    make_loaders,
+    split_frames,
+)
+from ptycho_tasks_torch.pinn.losses import DiffractionLoss, LabelLoss, Loss, StitchedBlocks
+from ptycho_tasks_torch.pinn.network import ObjectNetwork, make_pinn_networks
 from ptycho_tasks_torch.pinn.options import PinnOptions
-from ptycho_tasks_torch.training.objective import Lesson, Material
+from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
 
 
-class PinnLesson(Lesson):
+class PinnObjective(Objective):
     """See the module."""
 
     probe: Tensor
@@ -37,32 +43,32 @@ class PinnLesson(Lesson):
         """
         super().__init__()
         training, validation = split_frames(scan, options)
-        material = Material.of(scan, options, training)
-        self.blocks = make_blocks(scan, options, training, validation)
-        self.intensity_scale = material.intensity_scale
-        self.register_buffer("probe", torch.from_numpy(material.probe), persistent=False)
-        self.network = ObjectNetwork(options.channels, options.steps, options.halvings)
-        self._misfit: Misfit = (
-            DiffractionMisfit(options.loss, self.intensity_scale)
-            if material.label is None
-            else LabelMisfit(material.label)
+        inputs = TrainingInputs.from_scan(scan, options, training)
+        self.blocks = make_group_blocks(scan, options, training, validation)
+        self.intensity_scale = inputs.intensity_scale
+        self.register_buffer("probe", torch.from_numpy(inputs.probe), persistent=False)
+        self.network, _ = make_pinn_networks(options)
+        self._loss: Loss = (
+            DiffractionLoss(options.loss, self.intensity_scale)
+            if inputs.label is None
+            else LabelLoss(inputs.label)
         )
 
-    def loaders(
-        self, epoch: Epoch, order: torch.Generator, workers: int
+    def make_loaders(
+        self, epoch: EpochPlan, order: torch.Generator, workers: int
     ) -> tuple[Iterable[Batch], Iterable[Batch]]:
-        """See `Lesson`."""
-        return loaders(self.blocks, epoch, order, workers)
+        """See `Objective`."""
+        return make_loaders(self.blocks, epoch, order, workers)
 
-    def misfit(self, batch: Batch) -> Tensor:
-        """Of all frames of the blocks with the stitched objects."""
-        return self._misfit.all(self._stitched(batch))
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of all frames of the blocks."""
+        return self._loss.over_all(self._stitch(batch))
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Lesson`."""
-        stitched = self._stitched(batch)
-        misfit, flat = self._misfit.held(stitched, batch["held"])
-        return {"val_loss": misfit, "flat_loss": flat, "spread": stitched.spread()}
+        """See `Objective`."""
+        stitched = self._stitch(batch)
+        loss, flat = self._loss.over_held_back(stitched, batch["held_back"])
+        return {"val_loss": loss, "flat_loss": flat, "spread": stitched.spread()}
 
-    def _stitched(self, batch: Batch) -> Stitched:
-        return Stitched.of(self.network, self.probe, self.intensity_scale, batch)
+    def _stitch(self, batch: Batch) -> StitchedBlocks:
+        return StitchedBlocks.predict(self.network, self.probe, self.intensity_scale, batch)

@@ -1,7 +1,7 @@
-"""The checkpoint of a training: one file, whole or not there, that cannot run code.
+"""The checkpoint of a training: one file that is complete or absent, and that cannot run code.
 
-Lightning's own checkpoints hold the insides of its loops as well, are not checked for damage, and
-can be read without running code from Lightning 2.6 on only.
+Lightning's own checkpoints also hold the internals of its loops and have no checksum. Before
+Lightning 2.6, reading one could run code.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.files import remove_leftovers, write_atomic
 
-NAME = "checkpoint.pt"
+CHECKPOINT_NAME = "checkpoint.pt"
 LEAST_SECONDS = 2.0
-"""Least time between two checkpoints: what a kill can cost, beside the epoch that it breaks."""
+"""Least time between two checkpoints: a kill loses no more, beside the epoch that it breaks."""
 SHARE = 0.01
 """Largest share of a training's time that is spent on checkpoints."""
 
 
 class Checkpoints:
-    """Keeps the state of a training in a folder; the newest takes the place of the one before."""
+    """Keeps the newest state of a training in a folder."""
 
     def __init__(
         self,
@@ -37,29 +37,30 @@ class Checkpoints:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Time starts to count.
+        """Start the clock.
 
         Args:
-            folder: an existing folder that no other training uses now; None: nothing is kept.
+            folder: an existing folder that no other training uses; None keeps nothing.
             say: shows the user one line.
-            clock: seconds.
+            clock: gives seconds.
         """
-        self.path = None if folder is None else folder / NAME
+        self.path = None if folder is None else folder / CHECKPOINT_NAME
         self._say, self._clock = say, clock
-        self._made_by = made_by()
+        self._writer = writer_digest()
         self._next = clock() + LEAST_SECONDS
-        self._complained = False
+        self._has_warned = False
 
     def read(self) -> dict[str, Any] | None:
-        """The state last written, its tensors on the CPU.
+        """Read the last state, its tensors on the CPU.
 
-        None if there is none, or none that this version of backend, torch and Lightning has
-        written; then the user is told.
+        Returns:
+            None if there is none. Also if another version of backend, torch or Lightning wrote it;
+            then the user sees a line.
         """
         if self.path is None:
             return None
         with suppress(OSError):
-            # What a kill in the middle of writing leaves behind.
+            # A kill in the middle of writing leaves them behind.
             remove_leftovers([self.path])
         try:
             content = self.path.read_bytes()
@@ -82,14 +83,14 @@ class Checkpoints:
         return None
 
     def write(self, state: Callable[[], Mapping[str, Any]], *, last: bool) -> None:
-        """Put the state in place of the one before, if it is time to.
+        """Replace the state, if enough time has passed.
 
         Args:
-            state: gives what `read` is to give: tensors, plain values, and containers of them.
-            last: the training ends here; write in any case.
+            state: gives the state: tensors, plain values, and containers of them.
+            last: the training ends here: write in any case.
         """
-        begun = self._clock()
-        if self.path is None or not (last or begun >= self._next):
+        start = self._clock()
+        if self.path is None or not (last or start >= self._next):
             return
         buffer = io.BytesIO()
         torch.save(dict(state()), buffer)
@@ -97,13 +98,13 @@ class Checkpoints:
         try:
             write_atomic(self.path, self.digest(data) + data)
         except FileWriteError as error:
-            # Hours of training must not end for want of a safeguard: the bundle is a third as
-            # large, and until it is written there is time to free space.
-            if not self._complained:
+            # A full disk must not end hours of training: the bundle is a third as large, and until
+            # it is written the user can free space.
+            if not self._has_warned:
                 self._say(f"goes on without a checkpoint: {error}")
-            self._complained = True
+            self._has_warned = True
         now = self._clock()
-        self._next = now + max(LEAST_SECONDS, (now - begun) / SHARE)
+        self._next = now + max(LEAST_SECONDS, (now - start) / SHARE)
 
     def remove(self) -> None:
         """Remove the checkpoint, if there is one."""
@@ -112,12 +113,12 @@ class Checkpoints:
                 self.path.unlink()
 
     def digest(self, data: bytes) -> bytes:
-        """sha256 of what the file holds and of what wrote it; torch verifies neither."""
-        return hashlib.sha256(self._made_by + data).digest()
+        """sha256 of the data and of the code that wrote it; torch checks neither."""
+        return hashlib.sha256(self._writer + data).digest()
 
 
-def made_by() -> bytes:
-    """A digest of torch, Lightning and this package: other ones may go on to other numbers."""
+def writer_digest() -> bytes:
+    """A digest of torch, Lightning and this package: other versions may compute other numbers."""
     digest = hashlib.sha256()
     digest.update(f"torch {torch.__version__} lightning {metadata.version('lightning')}".encode())
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):

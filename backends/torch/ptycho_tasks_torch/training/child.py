@@ -1,4 +1,4 @@
-"""What a process does that trains along with the one that was asked."""
+"""The program of a child process, which trains with its parent; see `devices`."""
 
 from __future__ import annotations
 
@@ -13,47 +13,51 @@ from dataclasses import replace
 
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks_torch.device import settings
-from ptycho_tasks_torch.training.best import Best
-from ptycho_tasks_torch.training.devices import Job, Team, connected, find_store
-from ptycho_tasks_torch.training.trainer import Task, fit, silence
+from ptycho_tasks_torch.training.best import BestEpochs
+from ptycho_tasks_torch.training.devices import Job, TeamMember, connect, open_store
+from ptycho_tasks_torch.training.trainer import TrainingRun, fit, silence_lightning
 
 
-def work() -> None:
-    """What a child does, from its standard input to its end."""
-    # Its parent decides, who gets the same signal from a terminal.
+def main() -> None:
+    """Read the job from standard input, train, and report on standard output."""
+    # A terminal sends the signal to the parent too, and the parent decides.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
 
-        def say(error: Exception | None) -> None:
+        def answer(error: Exception | None) -> None:
             pickle.dump(error, out)
             out.flush()
 
-        job, frames, team, port = pickle.load(sys.stdin.buffer)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        job, frames, member, port = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
         job = replace(job, scan=replace(job.scan, diffraction=frames.open()))
         try:
-            _train_along(job, team, port, lambda: say(None))
+            _train(job, member, port, lambda: answer(None))
         except PtychoTasksError as error:
-            say(error)
+            answer(error)
         except Exception:
-            say(RuntimeError(f"in the process of device {team.rank + 1}: {traceback.format_exc()}"))
+            answer(
+                RuntimeError(
+                    f"in the process of device {member.rank + 1}: {traceback.format_exc()}"
+                )
+            )
 
 
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing comes: the end of the parent, however it was killed
+def _exit_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent is gone, however it ended
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train_along(job: Job, team: Team, port: int, ready: Callable[[], None]) -> None:
+def _train(job: Job, member: TeamMember, port: int, ready: Callable[[], None]) -> None:
     options, execution = job.options, job.execution
-    with settings(execution, options.seed, team.devices), silence():
-        task = Task(options, job.make_lesson(job.scan, options), Best(options, 0))
-        task.lesson.load_state_dict(job.lesson)
+    with settings(execution, options.seed, member.devices), silence_lightning():
+        run = TrainingRun(options, job.make_objective(job.scan, options), BestEpochs(options, 0))
+        run.objective.load_state_dict(job.objective)
         if job.state is not None:
-            task.resume(job.state)
-        store = find_store(port, team.devices, listens=False)
+            run.resume(job.state)
+        store = open_store(port, member.devices, listens=False)
         ready()
-        with connected(store, team):
-            fit(task, execution, team, lambda: None)
+        with connect(store, member):
+            fit(run, execution, member, lambda: None)

@@ -1,8 +1,8 @@
-"""The devices that train together: one process each, the first of them the one that was asked.
+"""Several devices train together, one process each; the first is this process.
 
-The others are children that compute gradients and nothing else: they write no file, and say
-nothing but what went wrong. They begin as programs of their own, because a fork of a process with
-threads or a GPU is unsafe, and the start methods of multiprocessing run the user's script again.
+The others are children that only compute gradients: they write no file, and report nothing but
+errors. Each is started as a new program, because a fork of a process with threads or a GPU is
+unsafe, and the start methods of multiprocessing run the user's script again.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from torch import distributed
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.frames.blocks import Epoch
+from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.training.objective import LessonFactory
+from ptycho_tasks_torch.training.objective import ObjectiveFactory
 
 with warnings.catch_warnings():
-    # What its dependencies deprecate among themselves is nothing that a user could mend.
+    # Lightning's dependencies warn about each other, and no user can mend that.
     warnings.simplefilter("ignore")
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 300
-"""How long one process waits for the others, also for what a process that is gone left undone."""
+"""How long one process waits for the others, also for a process that is gone."""
 PATIENCE_S = 5.0
-"""How long to wait for a child's last words after the connection to it broke."""
+"""How long to wait for a child's error after the connection to it broke."""
 
 
-class _Ranked(LightningEnvironment):
-    """Which process this is, whatever a batch system's variables would make Lightning believe."""
+class _FixedRank(LightningEnvironment):
+    """The rank of this process; Lightning would take it from a batch system's variables."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -65,36 +65,35 @@ class _Ranked(LightningEnvironment):
 
 
 @dataclass(frozen=True)
-class Team:
+class TeamMember:
     """One of the devices that train together."""
 
     rank: int = 0
     devices: int = 1
 
-    def part_of(self, epoch: Epoch) -> Epoch:
-        """This one's part of an epoch."""
+    def own_part(self, epoch: EpochPlan) -> EpochPlan:
+        """The part of an epoch that this device takes."""
         return replace(epoch, rank=self.rank, devices=self.devices)
 
-    def arguments(self) -> dict[str, Any]:
-        """For Lightning's trainer."""
-        given = {"devices": self.devices, "plugins": [_Ranked(self.rank)]}
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments for Lightning's trainer."""
+        arguments = {"devices": self.devices, "plugins": [_FixedRank(self.rank)]}
         if self.devices == 1:
-            return given
-        # The gradients are small, and gloo, other than NCCL, ends with an error when a process is
-        # gone.
+            return arguments
+        # The gradients are small, and gloo, unlike NCCL, ends with an error when a process is gone.
         strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
-        return {**given, "strategy": strategy, "use_distributed_sampler": False}
+        return {**arguments, "strategy": strategy, "use_distributed_sampler": False}
 
     def sum(self, value: float) -> float:
-        """Of every device's value."""
+        """The sum of a value over the devices."""
         if self.devices == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(total)
         return float(total)
 
-    def agreed(self, values: dict[str, float]) -> dict[str, float]:
-        """The first device's values, where rounding might make the others decide otherwise."""
+    def take_first(self, values: dict[str, float]) -> dict[str, float]:
+        """The values of the first device; on others rounding might lead to other decisions."""
         if self.devices == 1:
             return values
         shared = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -102,7 +101,7 @@ class Team:
         return dict(zip(values, shared.tolist(), strict=True))
 
 
-def check_devices(execution: TorchExecution, device: torch.device) -> None:
+def require_devices(execution: TorchExecution, device: torch.device) -> None:
     """Refuse devices that are not there.
 
     Raises:
@@ -111,11 +110,11 @@ def check_devices(execution: TorchExecution, device: torch.device) -> None:
     devices = execution.devices
     if devices == 1:
         return
-    # A CPU is shared by as many processes as one likes.
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
-    if devices > there:
+    # Any number of processes can share a CPU.
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
+    if devices > available:
         raise ConfigError(
-            f"execution.devices: {devices} are asked for, but torch finds {there} of the kind "
+            f"execution.devices: {devices} are asked for, but torch finds {available} of the kind "
             f"`{device.type}`"
         )
     if not distributed.is_available():
@@ -124,42 +123,48 @@ def check_devices(execution: TorchExecution, device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What a child needs in order to train along."""
+    """What a child needs to train."""
 
     scan: ScanData
     options: NetworkOptions
     execution: TorchExecution
-    make_lesson: LessonFactory
-    lesson: dict[str, torch.Tensor]
-    """What the lesson has come to before the first epoch."""
+    make_objective: ObjectiveFactory
+    objective: dict[str, torch.Tensor]
+    """The state of the objective before the first epoch."""
     state: dict[str, Any] | None
-    """Where to go on; None begins the epochs."""
+    """The checkpoint to go on from; None starts with the first epoch."""
 
 
 @contextmanager
-def team_for(job: Job) -> Iterator[Team]:
-    """The children at work, and this process their first; none is left afterwards.
+def start_team(job: Job) -> Iterator[TeamMember]:
+    """Start the children, and be their first device; all children are gone afterwards.
 
     Raises:
-        PtychoTasksError: what ended a child.
+        PtychoTasksError: an error ended a child.
     """
     devices = job.execution.devices
     if devices == 1:
-        yield Team()
+        yield TeamMember()
         return
-    # The port is chosen by who listens on it: nobody else can take it in between.
-    store = find_store(0, devices, listens=True)
-    with _children(job, store.port) as children, connected(store, Team(0, devices)) as team:
+    # The system chooses a free port for the store: nobody can take it in between.
+    store = open_store(0, devices, listens=True)
+    with _children(job, store.port) as children, connect(store, TeamMember(0, devices)) as member:
         try:
-            yield team
+            yield member
         except RuntimeError as error:
             # A process that is gone breaks the connection.
-            _raise_what_ended(children, error)
+            _raise_cause(children, error)
             raise
 
 
-def find_store(port: int, devices: int, *, listens: bool) -> Any:
-    """Where the processes find each other."""
+def open_store(port: int, devices: int, *, listens: bool) -> Any:
+    """Open the store where the processes find each other.
+
+    Args:
+        port: of the store; 0 lets the system choose one.
+        devices: number of processes.
+        listens: whether this process serves the store.
+    """
     store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
         HOST, port, devices, is_master=listens, wait_for_workers=False
     )
@@ -167,68 +172,68 @@ def find_store(port: int, devices: int, *, listens: bool) -> Any:
 
 
 @contextmanager
-def connected(store: Any, team: Team) -> Iterator[Team]:
-    """The team of the processes that meet at a store, until the block ends."""
-    # Where the host's name leads nowhere, gloo would find no network.
-    before = os.environ.get("GLOO_SOCKET_IFNAME")
+def connect(store: Any, member: TeamMember) -> Iterator[TeamMember]:
+    """Connect the processes that meet at a store, until the block ends."""
+    # gloo finds no network where the host's name cannot be resolved.
+    previous = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     try:
         distributed.init_process_group(
             "gloo",
             store=store,
-            rank=team.rank,
-            world_size=team.devices,
+            rank=member.rank,
+            world_size=member.devices,
             timeout=timedelta(seconds=TIMEOUT_S),
         )
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["GLOO_SOCKET_IFNAME"]
         else:
-            os.environ["GLOO_SOCKET_IFNAME"] = before
+            os.environ["GLOO_SOCKET_IFNAME"] = previous
     try:
-        yield team
+        yield member
     finally:
         distributed.destroy_process_group()
 
 
 @contextmanager
 def _children(job: Job, port: int) -> Iterator[list[_Child]]:
-    """Processes that only wait for this one to connect; killed afterwards."""
+    """Start processes that wait for this one to connect; kill them afterwards."""
     devices = job.execution.devices
     children: list[_Child] = []
     try:
         for rank in range(1, devices):
             children.append(_Child(rank))
         for child in children:
-            child.give(job, Team(child.rank, devices), port)
+            child.send(job, TeamMember(child.rank, devices), port)
         for child in children:
-            error = child.said()
+            error = child.read_answer()
             if error is not None:
                 raise error
         yield children
     finally:
         for child in children:
-            child.end()
+            child.kill()
 
 
-def _raise_what_ended(children: list[_Child], error: RuntimeError) -> None:
-    """Raise what ended the first child that ended, if one did."""
+def _raise_cause(children: list[_Child], error: RuntimeError) -> None:
+    """Raise the error that ended a child, if one ended."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for child in children:
-            if child.ended:
-                raise (child.said() or error) from error
+            if child.has_ended:
+                raise (child.read_answer() or error) from error
         time.sleep(0.05)
 
 
 class _Child:
-    """A process that trains along. Its standard input stays open as long as its parent lives."""
+    """A process that trains with this one; its standard input stays open until this one ends."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from ptycho_tasks_torch.training.child import work; work()"],
+            [sys.executable, "-c", "from ptycho_tasks_torch.training.child import main; main()"],
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -238,36 +243,36 @@ class _Child:
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
 
-    def give(self, job: Job, team: Team, port: int) -> None:
-        """Tell it what to do."""
-        # Frames may be more than fits into memory, and are mapped again there.
-        frames = _Frames.of(job.scan.diffraction)
-        light = replace(job.scan, diffraction=np.empty((0, 0, 0), np.float32))
-        with suppress(BrokenPipeError):  # what ended it is said later
-            pickle.dump((replace(job, scan=light), frames, team, port), self._in)
+    def send(self, job: Job, member: TeamMember, port: int) -> None:
+        """Send it the job."""
+        # The frames may be larger than memory: the child maps their file again.
+        frames = _FrameSource.describe(job.scan.diffraction)
+        scan = replace(job.scan, diffraction=np.empty((0, 0, 0), np.float32))
+        with suppress(BrokenPipeError):  # `read_answer` reports why it ended
+            pickle.dump((replace(job, scan=scan), frames, member, port), self._in)
             self._in.flush()
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the process is gone."""
         return self._process.poll() is not None
 
-    def said(self) -> Exception | None:
-        """The next thing that it says: None when it is ready, or what ends it."""
+    def read_answer(self) -> Exception | None:
+        """Its next answer: None when it is ready, or the error that ends it."""
         try:
-            said: Exception | None = pickle.load(self._out)
+            answer: Exception | None = pickle.load(self._out)
         except EOFError:
             status = self._process.wait()
             how = f"was killed by signal {-status} (out of memory?)" if status < 0 else "ended"
-            # No TrainingError: the training is worth going on with.
+            # No TrainingError: that would remove the checkpoint, and it is fine.
             return PtychoTasksError(
                 f"the process of device {self.rank + 1} {how}; run again, the training goes on "
                 "from its checkpoint"
             )
-        return said
+        return answer
 
-    def end(self) -> None:
-        """Whatever it does."""
+    def kill(self) -> None:
+        """Kill it, whatever it does."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._in, self._out):
@@ -276,14 +281,14 @@ class _Child:
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """Where frames lie in a file, or the frames themselves."""
+class _FrameSource:
+    """The place of frames in a file, or the frames themselves."""
 
     array: NDArray[np.float32] | None
     place: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, array: NDArray[np.float32]) -> _Frames:
+    def describe(cls, array: NDArray[np.float32]) -> _FrameSource:
         owner: Any = array
         while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
             owner = owner.base
@@ -297,6 +302,6 @@ class _Frames:
         if self.array is not None:
             return self.array
         path, offset, size, shape, dtype, first, strides = self.place
-        held = np.memmap(path, np.uint8, "r", offset, (size,))
-        frames: NDArray[np.float32] = np.ndarray(shape, dtype, held, first, strides)
+        data = np.memmap(path, np.uint8, "r", offset, (size,))
+        frames: NDArray[np.float32] = np.ndarray(shape, dtype, data, first, strides)
         return frames

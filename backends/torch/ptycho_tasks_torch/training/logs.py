@@ -1,4 +1,4 @@
-"""Logs for who watches a training: one of Lightning's loggers, below one folder."""
+"""The log of a training: one of Lightning's loggers, below one folder."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from typing import Any
 from ptycho_tasks.errors import ConfigError
 
 with warnings.catch_warnings():
-    # What its dependencies deprecate among themselves is nothing that a user could mend.
+    # Lightning's dependencies warn about each other, and no user can mend that.
     warnings.simplefilter("ignore")
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
     from lightning.pytorch.loggers.logger import Logger
 
 
 class Log:
-    """Writes the epochs of a training; a log that fails is given up, the training is not."""
+    """Writes the epochs of a training; if that fails, the training goes on without a log."""
 
     def __init__(self, kind: str, folder: Path | None, say: Callable[[str], None]) -> None:
-        """Nothing is written yet.
+        """Write nothing yet.
 
         Args:
             kind: `none`, `csv`, `tensorboard` or `mlflow`.
-            folder: what to write below; None writes nothing.
+            folder: where to write, in a folder of the log's kind; None writes nothing.
             say: shows the user one line.
         """
         self.kind, self._folder, self._say = kind, folder, say
         self._logger: Logger | None = None
 
     def start(self, options: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> None:
-        """Begin the log anew.
+        """Begin a new log.
 
         Args:
             options: hyperparameters.
@@ -48,23 +48,23 @@ class Log:
         if self.kind == "none" or self._folder is None:
             return
         try:
-            # A training that goes on tells all its epochs again: whatever a kill cut off, the log
-            # holds each once.
+            # A training that goes on writes all its epochs again: whatever a kill cut off, the log
+            # holds each epoch once.
             self._logger = _MAKERS[self.kind](self._folder / self.kind)
             self._logger.log_hyperparams(dict(options))
             for number, metrics in enumerate(epochs, start=1):
                 self._write(number, metrics)
         except Exception as error:  # a database, a server, a disk: whatever they raise
             raise ConfigError(
-                f"execution.logger: {self.kind} cannot be written: {_one_line(error)}"
+                f"execution.logger: {self.kind} cannot be written: {_join_lines(error)}"
             ) from error
 
-    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+    def write_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an epoch, counted from 1."""
         self._attempt(functools.partial(self._write, number, metrics))
 
     def end(self, status: str) -> None:
-        """Close the log: the training ended with `success`, or `failed`."""
+        """Close the log with the status `success` or `failed`."""
         if self._logger is not None:
             self._attempt(functools.partial(self._logger.finalize, status))
 
@@ -78,23 +78,23 @@ class Log:
             write()
         except Exception as error:  # as above
             self._logger = None
-            self._say(f"goes on without the {self.kind} log: {_one_line(error)}")
+            self._say(f"goes on without the {self.kind} log: {_join_lines(error)}")
 
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Without a traceback of tensorboard's thread: the next write says what ended it."""
-    before = threading.excepthook
+    """Hide the traceback of tensorboard's thread: the next write reports why it ended."""
+    previous = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if not type(args.thread).__module__.startswith("tensorboard."):
-            before(args)
+            previous(args)
 
     threading.excepthook = hook
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook = previous
 
 
 def _csv(folder: Path) -> Logger:
@@ -109,22 +109,21 @@ def _tensorboard(folder: Path) -> Logger:
 
 def _mlflow(folder: Path) -> Logger:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Plain files, which mlflow 3 takes only where this allows it: a database would need more than
-    # the slim mlflow brings.
+    # Without this, mlflow 3 refuses plain files; mlflow-skinny cannot write its database.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    asked = os.environ.get("MLFLOW_TRACKING_URI")
-    if not asked:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
         _empty(folder)
     logger = MLFlowLogger(
-        experiment_name="ptycho-tasks", tracking_uri=asked or folder.absolute().as_uri()
+        experiment_name="ptycho-tasks", tracking_uri=uri or folder.absolute().as_uri()
     )
     try:
         assert logger.run_id  # begins the run
     finally:
-        # mlflow sets the variable; the next training would take it for the user's.
+        # mlflow sets the variable, and the next training would take it for the user's.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if asked is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = asked
+        if uri is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = uri
     return logger
 
 
@@ -138,15 +137,15 @@ _FORMS = {
 
 
 def _empty(folder: Path) -> None:
-    """Make a folder, or remove what earlier trainings logged into it."""
+    """Make a folder, or remove the logs of earlier trainings from it."""
     folder.mkdir(parents=True, exist_ok=True)
     for root, _, names in os.walk(folder, topdown=False):
         for path in (Path(root, name) for name in names):
             if re.fullmatch(_FORMS[folder.name], path.relative_to(folder).as_posix()):
                 path.unlink()
-        # Within a process, mlflow relies on the hidden folder that it once made.
+        # mlflow needs the hidden folder that it made earlier in this process.
         if Path(root) != folder and not Path(root).name.startswith("."):
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # not empty
                 Path(root).rmdir()
 
 
@@ -157,6 +156,6 @@ _MAKERS: dict[str, Callable[[Path], Logger]] = {
 }
 
 
-def _one_line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

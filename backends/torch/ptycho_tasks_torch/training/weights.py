@@ -1,4 +1,4 @@
-"""What a bundle holds of a training, taken out again. Lightning is not needed here."""
+"""Read from a bundle what its training learned. Lightning is not needed here."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def load_networks(
     return {OBJECT_NETWORK: network.eval(), AUTOENCODER: autoencoder.eval()}
 
 
-def losses_of(model: TrainedModel) -> list[float]:
-    """The loss of each epoch of the training.
+def read_losses(model: TrainedModel) -> list[float]:
+    """Read the loss of each epoch of the training.
 
     Raises:
         BundleError: an epoch has none.
@@ -62,11 +62,11 @@ def losses_of(model: TrainedModel) -> list[float]:
     return [loss for loss in losses if loss is not None]
 
 
-def trained_for(model: TrainedModel, scan: ScanData) -> float:
-    """The intensity scale of the training, without which its weights mean nothing.
+def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float:
+    """Read the intensity scale of the training, mean counts a pixel; weights are good for it only.
 
     Raises:
-        BundleError: the model does not say what its training found.
+        BundleError: the model lacks N or the intensity scale.
         ConfigError: the scan's N is not the model's.
     """
     N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))

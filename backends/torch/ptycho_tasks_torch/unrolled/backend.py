@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks_torch.execution import TorchExecution, check
+from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 
@@ -18,8 +18,8 @@ class Unrolled:
     execution_type = TorchExecution
 
     def check(self, options: UnrolledOptions, execution: ExecutionOptions) -> None:
-        """Refuse options that do not fit each other, before torch is imported."""
-        check(options, TorchExecution.of(execution))
+        """Refuse options that do not fit each other; torch is not imported."""
+        check_options(options, TorchExecution.from_execution(execution))
 
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on a scan, going on from the checkpoint in the work folder.
@@ -31,10 +31,10 @@ class Unrolled:
             ConfigError: accelerator, devices, deterministic kernels or logger are not there, or the
                 scan has no label to learn from.
         """
-        from ptycho_tasks_torch.training.trainer import train
-        from ptycho_tasks_torch.unrolled.objective import UnrolledLesson
+        from ptycho_tasks_torch.training.trainer import train_network
+        from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 
-        return train(request, UnrolledLesson)
+        return train_network(request, UnrolledObjective)
 
     def infer(self, request: InferRequest) -> Reconstruction:
         """Reconstruct a scan.
@@ -44,9 +44,9 @@ class Unrolled:
             ConfigError: the accelerator is not there, or the scan's N is not the model's.
             ScanError: every frame is dark.
         """
-        from ptycho_tasks_torch.unrolled.inference import infer
+        from ptycho_tasks_torch.unrolled.inference import reconstruct_on_canvas
 
-        return infer(request)
+        return reconstruct_on_canvas(request)
 
 
 backend = Unrolled()

@@ -1,9 +1,10 @@
-"""Scan positions that are moved to where their frames fit the object best.
+"""Refine scan positions: move each to where its frame fits the object best.
 
-A stage is rarely where it says it is. The misfit of a frame's amplitudes is made small along its
-position by one Gauss-Newton step (the derivative of the far field is the far field of the probe
-times the object's derivative), the object is made anew, and so on: an error of a pixel is a tenth
-after six rounds. A shift of all positions together is the object's, and is taken back.
+A stage is rarely where it says it is. In a round, the object is reconstructed, and one Gauss-Newton
+step along the position of each frame lowers the misfit of its amplitudes; the derivative of the far
+field is the far field of the probe times the derivative of the object. After six rounds an error of
+a pixel is a tenth of a pixel. A shift of all positions together belongs to the object, and is
+removed.
 
 Axis letters: M frames of a scan, C frames of a chunk, P probe modes, S, T rows and columns of the
 canvas, N detector pixels along one side.
@@ -25,45 +26,45 @@ from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
 
 ROUNDS = 8
 MOST, MOST_A_ROUND = 4.0, 1.0
-"""Pixels along an axis that a position is moved: altogether, and in a round."""
+"""Pixels along an axis that a position may move: altogether, and in a round."""
 EXPECTED = 1.0
-"""Pixels that positions are expected to be wrong by. Where few photons tell of a position, it stays
-near to where it was."""
+"""Pixels that positions are expected to be wrong by. With few photons, a position stays near its
+place."""
 
 
-def with_refined_positions(
+def refine_positions(
     scan: ScanData, network: UnrolledNetwork, modes: Tensor, scale: float
 ) -> ScanData:
-    """A scan with positions that explain its frames better; not to be derived.
+    """Give a scan positions that explain its frames better; without gradients.
 
     Args:
         scan: its frames may lie on disk.
-        network: makes the object.
+        network: reconstructs the object.
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
     """
-    given, moved = scan.positions, np.zeros_like(scan.positions)
+    start, moved = scan.positions, np.zeros_like(scan.positions)
     for _ in range(ROUNDS):
         exposure = expose_scan(scan, modes, scale, MULTIPLE)
-        step = displacements(exposure, network.object(exposure), moved, scale)
+        step = find_displacements(exposure, network.object(exposure), moved, scale)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
         moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
-        scan = replace(scan, positions=given + moved)
+        scan = replace(scan, positions=start + moved)
     return scan
 
 
-def displacements(
+def find_displacements(
     exposure: Exposure, canvas: Tensor, moved: NDArray[np.float64], scale: float
 ) -> NDArray[np.float64]:
-    """(M, 2) pixels (y, x) that frames are further along than where they were placed.
+    """(M, 2) pixels (y, x) from the place of each frame to where it fits the object better.
 
     Minimizes, frame by frame, the squared error of the amplitudes over their variance, which is a
-    quarter count, plus the squared displacement over that expected.
+    quarter count, plus the squared displacement over the expected one.
 
     Args:
         exposure: M frames on one canvas.
         canvas: (1, S, T) complex64 object.
-        moved: (M, 2) how far the frames have been moved already.
+        moved: (M, 2) pixels that the frames have moved already.
         scale: amplitude that is divided out.
     """
     slopes = [(canvas.roll(-1, axis) - canvas.roll(1, axis)) / 2 for axis in (-2, -1)]
@@ -79,11 +80,11 @@ def displacements(
         vectors.append(torch.einsum("cap,cp->ca", changes, excess))
     matrix, vector = (torch.cat(parts).double().cpu().numpy() for parts in (matrices, vectors))
     prior = 0.25 / scale**2 / EXPECTED**2
-    found = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
-    return np.asarray(found[..., 0])
+    step = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
+    return np.asarray(step[..., 0])
 
 
 def _far(canvas: Tensor, chunk: Chunk) -> Tensor:
-    """(C, P, N, N) complex64 far field of what the frames see of a canvas."""
+    """(C, P, N, N) complex64 far field of the frames of a canvas."""
     far: Tensor = torch.fft.fft2(chunk.probes * chunk.cut(canvas), norm="ortho")
     return far
