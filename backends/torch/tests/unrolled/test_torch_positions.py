@@ -12,9 +12,9 @@ import torch
 from ptycho_tasks.backend import InferRequest, TrainRequest
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import mapped
-from ptycho_tasks_torch.physics.mapped import frames_of
+from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.unrolled.backend import backend
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST, find_displacements, refine_positions
@@ -63,12 +63,14 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
     scale = scale_of(scan)
     probe = torch.from_numpy(two / np.float32(scale)).to(torch.complex64)
     with torch.inference_mode():
-        exposure = frames_of(scan, probe, scale)
+        exposure = expose_scan(scan, probe, scale, MULTIPLE)
         y, x = (torch.arange(side) / 9 for side in exposure.shape)
         smooth = 1 + 0.3 * torch.sin(y)[:, None] * torch.cos(x)[None, :]
         canvas = torch.polar(smooth, 0.5 * torch.cos(y)[:, None] * torch.sin(x)[None, :])[None]
         amplitude = exposure.predict(canvas)
-        elsewhere = frames_of(replace(scan, positions=scan.positions + apart), probe, scale)
+        elsewhere = expose_scan(
+            replace(scan, positions=scan.positions + apart), probe, scale, MULTIPLE
+        )
         assert elsewhere.places == exposure.places or modes
         measured = replace(elsewhere, amplitude=amplitude)
         found = find_displacements(measured, canvas, np.zeros_like(apart), scale)
@@ -132,7 +134,7 @@ def test_positions_that_are_right_are_learned_from_as_if_fixed(scan, model_type)
         objective = UnrolledObjective(scan, options)
         batch = objective.blocks.read(objective.blocks.training[:2])
         hidden = torch.arange(16).expand(2, 16) % 4 == 0
-        losses.append(float(objective.misfit({**batch, "held": hidden}).detach()))
+        losses.append(float(objective.loss({**batch, "held_back": hidden}).detach()))
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 

@@ -22,7 +22,7 @@ from ptycho_tasks_torch.pinn.backend import backend
 from ptycho_tasks_torch.pinn.losses import DiffractionLoss
 from ptycho_tasks_torch.pinn.options import PinnOptions
 from ptycho_tasks_torch.training import checkpoints, schedules
-from ptycho_tasks_torch.training.checkpoints import NAME, Checkpoints
+from ptycho_tasks_torch.training.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ptycho_tasks_torch.training.trainer import can_resume
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
@@ -77,13 +77,6 @@ class Watch:
 
     def train(self) -> TrainedModel:
         return backend.train(self.request)
-
-
-@pytest.fixture
-def every_epoch(monkeypatch):
-    """A checkpoint after every epoch, however fast."""
-    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
 
 
 @pytest.fixture
@@ -144,7 +137,7 @@ def test_a_finished_training_is_not_repeated(scan, whole, tmp_path, monkeypatch,
     folder = tmp_path / "work"
     folder.mkdir()
     Watch(scan, COSINE, folder).train()
-    assert [path.name for path in folder.iterdir()] == [NAME]
+    assert [path.name for path in folder.iterdir()] == [CHECKPOINT_NAME]
     assert list(tmp_path.iterdir()) == [folder]
     again = Watch(scan, COSINE, folder)
     assert_same(again.train(), replace(whole["cosine"], checkpoints={}))
@@ -217,7 +210,7 @@ def test_a_damaged_or_foreign_checkpoint_is_no_checkpoint(tmp_path, damage, caps
     state = written.read()
     assert state is not None
     assert torch.equal(state["network"], torch.arange(5000.0))
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(damaged(path.read_bytes())[damage])
     assert written.read() is None
     assert len(lines) == 1
@@ -240,7 +233,7 @@ def test_a_checkpoint_of_other_code_or_of_another_torch_is_foreign(tmp_path, mon
 def test_a_training_with_a_damaged_checkpoint_starts_anew(scan, whole, tmp_path):
     with pytest.raises(InterruptionError):
         Watch(scan, COSINE, tmp_path, until=2).train()
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(path.read_bytes()[:-100])
     anew = Watch(scan, COSINE, tmp_path)
     assert_same(anew.train(), replace(whole["cosine"], checkpoints={}))
@@ -249,7 +242,7 @@ def test_a_training_with_a_damaged_checkpoint_starts_anew(scan, whole, tmp_path)
 
 
 def test_what_cannot_be_read_is_no_checkpoint(tmp_path):
-    (tmp_path / NAME).mkdir()
+    (tmp_path / CHECKPOINT_NAME).mkdir()
     lines = []
     assert Checkpoints(tmp_path, lines.append).read() is None
     assert "Is a directory" in lines[0]
@@ -263,7 +256,7 @@ def test_a_full_disk_does_not_end_the_training(scan, whole, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoints, "write_atomic", full)
     watch = Watch(scan, COSINE, tmp_path)
     assert_same(watch.train(), replace(whole["cosine"], checkpoints={}))
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT_NAME
     assert watch.lines == [
         f"goes on without a checkpoint: cannot write {path}: No space left on device"
     ]
@@ -274,13 +267,13 @@ def test_a_training_that_failed_leaves_no_checkpoint(scan, tmp_path, monkeypatch
     """The next one shall not go on from what led to NaN."""
     there = []
     options = msgspec.structs.replace(COSINE, epochs=3)
-    misfit = DiffractionLoss.all
+    misfit = DiffractionLoss.over_all
 
     def spoilt(self, stitched):
-        there.append((tmp_path / NAME).exists())
+        there.append((tmp_path / CHECKPOINT_NAME).exists())
         return misfit(self, stitched) * (math.nan if there[-1] else 1)
 
-    monkeypatch.setattr(DiffractionLoss, "all", spoilt)
+    monkeypatch.setattr(DiffractionLoss, "over_all", spoilt)
     with pytest.raises(TrainingError, match="NaN or Inf in epoch 2"):
         Watch(scan, options, tmp_path).train()
     assert there[-1]
@@ -335,7 +328,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, whole,
     rest = Watch(scan, COSINE, tmp_path)
     assert_same(rest.train(), replace(whole["cosine"], checkpoints={}))
     assert (rest.epochs, rest.lines) == ([3, 4], ["resumes after epoch 2 of 4"])
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_NAME]
 
 
 @pytest.mark.usefixtures("every_epoch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import signal
@@ -25,8 +24,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.pinn.backend import backend
 from ptycho_tasks_torch.pinn.options import PinnOptions
-from ptycho_tasks_torch.training import checkpoints
-from ptycho_tasks_torch.training import devices as team
+from ptycho_tasks_torch.training import devices
 
 OPTIONS = PinnOptions(epochs=3, gridsize=1, channels=4, steps=1, batch_size=32, neighbours=16)
 ONE = TorchExecution(accelerator="cpu", threads=1)
@@ -47,13 +45,6 @@ def _mark(monkeypatch):
     monkeypatch.setenv("PTYCHO_TEAM_TEST", uuid.uuid4().hex)
 
 
-@pytest.fixture
-def every_epoch(monkeypatch):
-    """A checkpoint after every epoch, however fast."""
-    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
-
-
 def children() -> list[int]:
     """Processes that train along in this test."""
     mark = f"PTYCHO_TEAM_TEST={os.environ['PTYCHO_TEAM_TEST']}".encode()
@@ -63,7 +54,7 @@ def children() -> list[int]:
             if (
                 process.name.isdecimal()
                 and mark in (process / "environ").read_bytes()
-                and b"ptycho_tasks_torch.training.devices" in (process / "cmdline").read_bytes()
+                and b"ptycho_tasks_torch.training.child" in (process / "cmdline").read_bytes()
             ):
                 found.append(int(process.name))
     return found
@@ -81,15 +72,15 @@ def assert_close(one: TrainedModel, two: TrainedModel) -> None:
 
 def test_every_block_is_dealt_out_once():
     """And what counts nothing stands in where there is none."""
-    for blocks, batch, accumulated, devices in [(7, 4, 2, 2), (5, 4, 1, 4), (9, 6, 3, 3)]:
-        parts = [EpochPlan(blocks, batch, accumulated, rank, devices) for rank in range(devices)]
+    for blocks, batch, accumulated, count in [(7, 4, 2, 2), (5, 4, 1, 4), (9, 6, 3, 3)]:
+        parts = [EpochPlan(blocks, batch, accumulated, rank, count) for rank in range(count)]
         taken, shares = [], [0.0] * parts[0].steps
         for index in range(parts[0].batches):
             drawn = list(range(blocks))[index * batch : (index + 1) * batch]
             for part in parts:
                 share = part.share(index)
-                assert part.own_share(drawn)
-                taken += part.own_share(drawn) if share else []
+                assert part.own_blocks(drawn)
+                taken += part.own_blocks(drawn) if share else []
                 shares[index // accumulated] += share
         assert sorted(taken) == list(range(blocks))
         assert shares == pytest.approx([1.0] * len(shares))
@@ -139,16 +130,16 @@ def test_a_training_on_two_devices_goes_on(scan, tmp_path):
 
 
 def test_what_cannot_be_divided_is_refused(scan):
-    for batch_size, devices in ((16, 2), (48, 2), (32, 3)):
+    for batch_size, count in ((16, 2), (48, 2), (32, 3)):
         options = msgspec.structs.replace(OPTIONS, batch_size=batch_size)
-        execution = msgspec.structs.replace(TWO, devices=devices)
+        execution = msgspec.structs.replace(TWO, devices=count)
         with pytest.raises(ConfigError, match=r"^execution.devices: .* cannot be divided evenly"):
             train(scan, options, execution)
 
 
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
-        team.require_devices(TWO, torch.device("mps"))
+        devices.require_devices(TWO, torch.device("mps"))
 
 
 # --- whatever ends a training ----------------------------------------------------------------
@@ -175,7 +166,7 @@ def test_who_ends_the_training_ends_its_children(scan, error):
 
 @pytest.mark.usefixtures("every_epoch")
 def test_a_child_that_is_killed_is_named(scan, tmp_path, monkeypatch):
-    monkeypatch.setattr(team, "TIMEOUT_S", 20)
+    monkeypatch.setattr(devices, "TIMEOUT_S", 20)
 
     def progress(done, total, metrics):
         if metrics and done == 1:
@@ -192,13 +183,13 @@ def test_a_child_that_is_killed_is_named(scan, tmp_path, monkeypatch):
 
 def test_what_a_child_refuses_is_refused(scan, monkeypatch):
     """Here it gets a job that it cannot honour, and its parent another one."""
-    give = team._Child.give
+    give = devices._Child.send
 
     def give_other(child, job, *rest):
         options = msgspec.structs.replace(job.options, n_groups=500)
         give(child, replace(job, options=options), *rest)
 
-    monkeypatch.setattr(team._Child, "give", give_other)
+    monkeypatch.setattr(devices._Child, "send", give_other)
     with pytest.raises(ConfigError, match=r"^training.n_groups: 500 groups"):
         train(scan)
     assert children() == []

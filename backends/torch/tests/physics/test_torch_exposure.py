@@ -20,11 +20,14 @@ def random_complex(generator, *shape) -> torch.Tensor:
 
 
 def exposed(
-    seed: int, modes: int = 2, frames: int = 7, N: int = 6
+    seed: int,
+    modes: int = 2,
+    frames: int = 7,
+    N: int = 6,
+    shape: tuple[int, int] = (12, 15),
 ) -> tuple[Exposure, torch.Tensor]:
     """Frames at random places on two canvases, and an object there."""
     generator = np.random.default_rng(seed)
-    shape = (12, 15)
     places = [
         (int(generator.integers(2)), *(int(generator.integers(n - N + 1)) for n in shape))
         for _ in range(frames)
@@ -63,8 +66,8 @@ def test_a_step_is_what_plain_numpy_makes_of_the_formula(modes, monkeypatch):
 
 @pytest.mark.parametrize("modes", [1, 3])
 def test_derivatives_by_object_and_probe_are_those_of_finite_differences(modes, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 80)
-    exposure, canvas = exposed(4, modes, frames=3)
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 1)  # a frame in each chunk
+    exposure, canvas = exposed(4, modes, frames=2, N=4, shape=(6, 7))
     exposure = in_double(exposure)
     inputs = (
         canvas.to(torch.complex128).requires_grad_(),
@@ -113,7 +116,7 @@ def test_frames_that_take_turns_are_spread_evenly_and_each_has_one():
     N, amplitude = 4, torch.zeros(256, 4, 4)
     places = [(0, y, x) for y in range(0, 64, 4) for x in range(0, 64, 4)]
     exposure = Exposure(amplitude, torch.ones(256, 1, N, N) + 0j, places, 1, (64, 64))
-    turns = exposure.turns(4)
+    turns = exposure.split_in_turns(4)
     assert sorted(place for turn in turns for place in turn.places) == places
     for turn in turns:
         # One of every 2 x 2 neighbours.

@@ -136,12 +136,12 @@ def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
 
 
 def test_fewer_groups_make_an_epoch_shorter(scan):
-    from ptycho_tasks_torch.frames.blocks import EpochPlan, make_blocks, split_frames
+    from ptycho_tasks_torch.frames.blocks import EpochPlan, make_group_blocks, split_frames
 
     def steps(**values) -> int:
         options = msgspec.structs.replace(SMALL, **values)
         training, validation = split_frames(scan, options)
-        blocks = make_blocks(scan, options, training, validation)
+        blocks = make_group_blocks(scan, options, training, validation)
         return EpochPlan.from_blocks(blocks, options).steps
 
     assert steps() == 5  # of 79 frames, 16 a step
@@ -185,13 +185,13 @@ def test_the_variables_of_a_batch_system_change_nothing(scan, trained, monkeypat
 
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_only_frames_held_back_are_validated(scan, gridsize):
-    from ptycho_tasks_torch.frames.blocks import make_blocks, split_frames
+    from ptycho_tasks_torch.frames.blocks import make_group_blocks, split_frames
 
     options = msgspec.structs.replace(SMALL, gridsize=gridsize, validation_fraction=0.2)
     training, validation = split_frames(scan, options)
     assert set(training).isdisjoint(validation)
-    blocks = make_blocks(scan, options, training, validation)
-    np.testing.assert_array_equal(blocks.held, validation)
+    blocks = make_group_blocks(scan, options, training, validation)
+    np.testing.assert_array_equal(blocks.held_back, validation)
     assert not np.isin(blocks.groups.frames[blocks.training], validation).any()
     for frame, block in zip(validation, blocks.validation, strict=True):
         assert frame in blocks.groups.frames[block[0]]
@@ -239,7 +239,7 @@ def test_several_probe_modes(scan):
 
 
 def test_a_loss_that_becomes_nan_fails_the_run(scan):
-    options = msgspec.structs.replace(SMALL, learning_rate=1.0, epochs=20)
+    options = msgspec.structs.replace(SMALL, learning_rate=1.0, epochs=4)
     with pytest.raises(TrainingError, match=r"NaN or Inf in epoch|no better than a flat object"):
         backend.train(TrainRequest(scan, options, CPU))
 

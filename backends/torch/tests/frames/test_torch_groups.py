@@ -13,7 +13,7 @@ from ptycho_tasks.forward import expected_intensity
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks_torch.frames.groups import cover_frames, make_groups
 from ptycho_tasks_torch.physics.forward import intensities
-from ptycho_tasks_torch.pinn.network import expose
+from ptycho_tasks_torch.pinn.network import expose_groups
 from ptycho_tasks_torch.pinn.stitching import Stitcher
 
 
@@ -109,7 +109,7 @@ def test_the_network_sees_every_patch_where_the_stitcher_puts_it(gridsize):
         scan.diffraction[frames] = np.sqrt(counts)
 
     groups = cover_frames(scan, gridsize)
-    exposure = expose(
+    exposure = expose_groups(
         torch.from_numpy(scan.diffraction[groups.frames]),
         torch.from_numpy(groups.relative),
         torch.from_numpy(scan.probe),

@@ -120,7 +120,7 @@ def test_a_log_holds_every_epoch_once_whatever_was_killed(scan, trained, tmp_pat
     mine.write_text("mine")
     with pytest.raises(InterruptionError):
         watch.train(until=2)
-    checkpoint = watch.work / checkpoints.NAME
+    checkpoint = watch.work / checkpoints.CHECKPOINT_NAME
     second = checkpoint.read_bytes()
     with pytest.raises(InterruptionError):
         watch.train(until=3)
@@ -180,23 +180,27 @@ def test_a_log_that_cannot_be_begun_is_refused(scan, tmp_path):
 
 
 @pytest.fixture
-def small_files():
-    """No file may become larger, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def fill_disk():
+    """A function after which no file may grow, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("logger", READERS)
-def test_a_log_that_fails_half_way_does_not_end_the_training(scan, tmp_path, logger, capsys):
+def test_a_log_that_fails_half_way_does_not_end_the_training(
+    scan, tmp_path, logger, fill_disk, capsys
+):
     if logger != "csv":
         pytest.importorskip(logger)
-    options = msgspec.structs.replace(OPTIONS, epochs=60)
     lines: list[str] = []
+
+    def progress(done, total, metrics):
+        if done == 2:
+            fill_disk()
+
     execution = TorchExecution(accelerator="cpu", threads=1, logger=logger)
-    request = TrainRequest(scan, options, execution, say=lines.append, log_dir=tmp_path)
-    assert len(backend.train(request).history) == 60
+    request = TrainRequest(scan, OPTIONS, execution, progress, say=lines.append, log_dir=tmp_path)
+    assert len(backend.train(request).history) == 4
     assert lines == [f"goes on without the {logger} log: [Errno 27] File too large"]
     assert capsys.readouterr() == ("", "")

@@ -14,11 +14,10 @@ from ptycho_tasks_torch.physics.canvas import add_patches, cut_patches
 from ptycho_tasks_torch.physics.forward import (
     amplitude_misfit,
     intensities,
-    mean_intensity,
     poisson_misfit,
-    scale_probe,
     shift_probe,
 )
+from ptycho_tasks_torch.physics.scale import mean_intensity, scale_probe
 
 
 def random_complex(generator, *shape):
