@@ -21,7 +21,7 @@ hypothesis.settings.register_profile("torch", deadline=None)
 hypothesis.settings.load_profile("torch")
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def few_trials() -> Iterator[None]:
     """Hardly any probes are tried before a training."""
     with pytest.MonkeyPatch.context() as patch:
@@ -30,7 +30,7 @@ def few_trials() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def few_objects() -> Iterator[None]:
     """Hardly any objects are simulated before a training."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import msgspec
@@ -382,50 +380,3 @@ def test_a_bundle_loads_as_modules_in_eval_mode(model_dir, scan, trained):
 def test_both_models_share_their_arrays(trained):
     objects, whole = trained.models["diffraction_to_obj"], trained.models["autoencoder"]
     assert all(whole[f"network.{name}"] is array for name, array in objects.items())
-
-
-def test_a_bundle_of_another_backend_is_refused(tmp_path, trained):
-    data = bundle_bytes(trained, backend="other", backend_version="1", size=32, params={})
-    (tmp_path / BUNDLE_NAME).write_bytes(data)
-    with pytest.raises(BundleError, match="made by the backend `other`"):
-        load_inference_bundle(tmp_path)
-
-
-def modules_after(code: str) -> set[str]:
-    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", script], text=True, capture_output=True, check=True
-    )
-    return set(done.stdout.split())
-
-
-def test_looking_the_backend_up_imports_no_torch():
-    loaded = modules_after(
-        "from pathlib import Path\nfrom ptycho_tasks.backends import find_backend\n"
-        "find_backend('pinn', Path('.')).load()"
-    )
-    assert {"torch", "lightning", "numpy"} & loaded == set()
-
-
-INFER = """
-import sys
-from pathlib import Path
-import msgspec
-from ptycho_tasks.backend import InferRequest
-from ptycho_tasks.bundle import load_bundle
-from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import simulate
-from ptycho_tasks_torch.pinn.network import ObjectNetwork
-from ptycho_tasks_torch.pinn.backend import backend
-from ptycho_tasks_torch.pinn.options import PinnOptions
-bundle = load_bundle(Path({model_dir!r}))
-scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
-options = msgspec.convert(bundle.params["training"], PinnOptions)
-assert backend.infer(InferRequest(scan, bundle.model, options)).object.any()
-"""
-
-
-def test_inference_needs_no_lightning(model_dir):
-    loaded = modules_after(INFER.format(model_dir=str(model_dir)))
-    assert "torch" in loaded
-    assert {"lightning", "pytorch_lightning"} & loaded == set()

@@ -22,6 +22,8 @@ from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = UnrolledOptions(
     on="scan", epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, seed=5

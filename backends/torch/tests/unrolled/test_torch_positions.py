@@ -19,6 +19,8 @@ from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST, find_displacements, refine_positions
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 CPU = TorchExecution(accelerator="cpu", threads=1)
 OPTIONS = UnrolledOptions(
     on="scan",
@@ -50,9 +52,20 @@ def modes_of(scan) -> torch.Tensor:
     return torch.from_numpy(scan.probe / np.float32(scale_of(scan)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def steps() -> UnrolledNetwork:
     return UnrolledNetwork(12, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def refined(scan, steps) -> np.ndarray:
+    """Positions that were wrong by 0.7 pixels."""
+    return refine(with_errors(scan, 0.7), scan, steps)
+
+
+def refine(wrong, scan, steps) -> np.ndarray:
+    with torch.inference_mode():
+        return refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
 
 
 @pytest.mark.parametrize("modes", [1, 2])
@@ -78,37 +91,29 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
     assert np.median(lit) < 0.02
 
 
-def test_positions_come_back(scan, steps):
+def test_positions_come_back(scan, refined):
     wrong = with_errors(scan, 0.7)
-    with torch.inference_mode():
-        found = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
-    assert error(scan, found) < 0.3 * error(scan, wrong.positions)
-    np.testing.assert_allclose(found.mean(axis=0), wrong.positions.mean(axis=0), atol=1e-9)
+    assert error(scan, refined) < 0.3 * error(scan, wrong.positions)
+    np.testing.assert_allclose(refined.mean(axis=0), wrong.positions.mean(axis=0), atol=1e-9)
 
 
 def test_right_positions_stay(scan, steps):
-    with torch.inference_mode():
-        found = refine_positions(scan, steps, modes_of(scan), scale_of(scan)).positions
-    assert error(scan, found) < 0.2
+    assert error(scan, refine(scan, scan, steps)) < 0.2
 
 
 def test_a_dark_frame_stays_where_it_is_and_none_goes_far(scan, steps):
     frames = scan.diffraction.copy()
     frames[7] = 0
     wrong = with_errors(replace(scan, diffraction=frames), 4.0)
-    with torch.inference_mode():
-        found = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
-    assert np.isfinite(found).all()
-    assert np.abs(found - wrong.positions).max() <= MOST
+    refined = refine(wrong, scan, steps)
+    assert np.isfinite(refined).all()
+    assert np.abs(refined - wrong.positions).max() <= MOST
 
 
-def test_frames_that_are_read_from_disk_give_the_same(scan, steps, monkeypatch):
-    wrong = with_errors(scan, 0.7)
-    with torch.inference_mode():
-        held = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
-        monkeypatch.setattr(mapped, "HELD_BYTES", 0)
-        read = refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
-    np.testing.assert_allclose(read, held, atol=1e-3)
+def test_frames_that_are_read_from_disk_give_the_same(scan, steps, refined, monkeypatch):
+    monkeypatch.setattr(mapped, "HELD_BYTES", 0)
+    again = refine(with_errors(scan, 0.7), scan, steps)
+    np.testing.assert_allclose(again, refined, atol=1e-3)
 
 
 @pytest.mark.parametrize("more", [{}, {"model_type": "supervised"}, {"on": "both"}])

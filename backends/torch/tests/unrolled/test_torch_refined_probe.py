@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.physics.calibration import Lens
 from ptycho_tasks_torch.training.best import BestEpochs
 from ptycho_tasks_torch.training.trainer import TrainingRun
@@ -49,6 +50,16 @@ def r_factor(scan, made) -> float:
     return data_misfit(
         made.object, made.origin, made.probe, made.positions, scan.diffraction
     ).r_factor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_search():
+    """Fewer probes are tried before a training, on fewer frames."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SIZES", (-2, 0, 2)), ("DEFOCI", (-2, 0, 2)), ("TRIALS", 50)):
+            patch.setattr(calibration, name, value)
+        patch.setattr(objective_module, "CALIBRATING_PIXELS", 2**15)
+        yield
 
 
 @pytest.fixture(scope="module")
