@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import torch
 
-from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.errors import BundleError
+from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks_torch.pinn.network import make_pinn_networks
 from ptycho_tasks_torch.pinn.options import PinnOptions
 from ptycho_tasks_torch.training.weights import load_networks

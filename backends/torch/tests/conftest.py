@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
 from ptycho_tasks_torch.frames import objects
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.training import checkpoints

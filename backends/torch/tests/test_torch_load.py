@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from ptycho_tasks.backend import TrainRequest
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import BundleError
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn.backend import backend as pinn
@@ -54,9 +55,9 @@ from pathlib import Path
 import msgspec
 from ptycho_tasks.backend import InferRequest
 from ptycho_tasks.backends import find_backend
-from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks_torch import load_inference_bundle
 scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))
 for folder in map(Path, sys.argv[1:]):

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit, score
+from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.pinn.backend import backend

@@ -11,7 +11,7 @@ import torch
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, ScanError
-from ptycho_tasks.forward import expected_intensity
+from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan

@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.metrics import data_misfit
+from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.physics.calibration import Lens
