@@ -12,6 +12,7 @@ import pytest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
 from ptycho_tasks_torch.frames import objects
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.training import checkpoints

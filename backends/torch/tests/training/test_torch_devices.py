@@ -209,7 +209,8 @@ backend.train(replace(request, progress=lambda *step: print(step[0], flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+# SIGTERM ends a process as SIGKILL does: above, it finds no handler.
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_child_outlives_its_parent(scan, number):
     request = TrainRequest(scan, msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
     with subprocess.Popen(
