@@ -27,12 +27,13 @@ from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import canvas_of
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
-engines = pytest.importorskip("ptycho_tasks_ptychi.engines")
+backend = pytest.importorskip("ptycho_tasks_ptychi.backend").backend
+options_module = pytest.importorskip("ptycho_tasks_ptychi.options")
 library = pytest.importorskip("ptycho_tasks_ptychi.library")
 reconstruct = pytest.importorskip("ptycho_tasks_ptychi.reconstruct")
-KNOBS, PtychiOptions, backend = engines.KNOBS, engines.PtychiOptions, engines.backend
-window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").window
-flux_of, with_modes = reconstruct.flux_of, reconstruct.with_modes
+KNOBS, PtychiOptions = options_module.KNOBS, options_module.PtychiOptions
+cut_window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").cut_window
+sum_flux, change_mode_count = reconstruct.sum_flux, reconstruct.change_mode_count
 
 CPU = ExecutionOptions(accelerator="cpu", threads=1)
 KNOWN = PtychiOptions(epochs=8, refine_probe=False)
@@ -170,12 +171,12 @@ def test_the_object_lies_where_the_truth_does_though_it_is_not_square(scan):
 def test_the_forward_model_of_the_library_is_ours(size):
     """Scale of the probe, order of axes, origin, rounding and sub-pixel shifts, all at once."""
     scan = simulate(SimulationOptions(size=size, grid=5, step=3.5, jitter=1.0, seed=2))
-    canvas = reconstruct.roomy_canvas(scan.positions, size, KNOWN)
-    image = window(scan.object, (0, 0), canvas)
+    canvas = reconstruct.add_rim(scan.positions, size, KNOWN)
+    image = cut_window(scan.object, (0, 0), canvas)
     start = Reconstruction(image, canvas.origin, scan.probe, scan.positions)
-    with library.guest(CPU), torch.no_grad():
-        api, make_task = library.import_task()
-        task = reconstruct.task_of(api, make_task, KNOWN, scan, start, "cpu")
+    with library.contain_library(CPU), torch.no_grad():
+        api, task_type = library.import_library()
+        task = reconstruct.make_task(api, task_type, KNOWN, scan, start, "cpu")
         counts = task.reconstructor.forward_model(torch.arange(25)).numpy()
     expected = np.concatenate(
         [i for _, i in expected_intensity(scan.object, scan.probe, scan.positions)]
@@ -203,9 +204,9 @@ def test_a_probe_of_unknown_scale_gets_the_flux_of_the_data(scan):
 
 @pytest.mark.parametrize("modes", [2, 4])
 def test_new_modes_are_orthogonal_and_keep_the_flux(scan, modes):
-    probe = with_modes(scan.probe, modes)
+    probe = change_mode_count(scan.probe, modes)
     assert probe.shape == (modes, 32, 32)
-    assert flux_of(probe) == pytest.approx(flux_of(scan.probe))
+    assert sum_flux(probe) == pytest.approx(sum_flux(scan.probe))
     gram = np.einsum("pyx,qyx->pq", probe.conj(), probe)
     light = np.diag(gram).real
     assert (np.abs(gram - np.diag(light)) < 1e-4 * light[0]).all()
@@ -215,7 +216,7 @@ def test_new_modes_are_orthogonal_and_keep_the_flux(scan, modes):
 @pytest.fixture(scope="module")
 def blurred(scan):
     """Without noise, lit by three modes, of which two hold a quarter of the light."""
-    probe = with_modes(scan.probe, 3)
+    probe = change_mode_count(scan.probe, 3)
     probe[1:] *= 3
     frames = np.concatenate([i for _, i in expected_intensity(scan.object, probe, scan.positions)])
     return replace(scan, diffraction=np.sqrt(frames), probe=probe)

@@ -1,24 +1,11 @@
-"""The backend `ptychi`: the iterative engines of the library pty-chi.
-
-An iterative engine does not generalise. To train is to reconstruct one scan; to infer is to look
-up what was reconstructed, in the frame of the scan that is asked for; to refine is to reconstruct
-from where another backend came to.
-"""
+"""What can be set under `training:` and `refine:` for the backend `ptychi`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from ptycho_tasks.backend import (
-    InferRequest,
-    Reconstruction,
-    RefineRequest,
-    TrainedModel,
-    TrainRequest,
-)
-from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc, limits
+from ptycho_tasks.options import TrainingOptions, doc, limits
 
 KNOBS: Mapping[str, Mapping[str, Any]] = {
     "LSQML": {
@@ -44,17 +31,17 @@ KNOBS: Mapping[str, Mapping[str, Any]] = {
     },
     "DM": {"relaxation": 0.1, "inertia": 0.0},
 }
-"""What each algorithm alone can be told, and what it takes where nothing is said."""
+"""The options that only some algorithms have, with the default of each algorithm."""
 
 FIRST_EPOCHS: Mapping[str, int] = {"probe": 2, "positions": 15}
-"""How many epochs the object has for itself before something else is refined too, where nothing is
-said; never more than half of all."""
+"""Default number of epochs in which only the object is refined, before probe or positions are too;
+never more than half of all epochs."""
 
 
 class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
     """What can be set under `training:` and `refine:`.
 
-    Null takes the algorithm's own value, see `KNOBS`, or that of `FIRST_EPOCHS`.
+    Null takes the value of the algorithm, see `KNOBS`, or that of `FIRST_EPOCHS`.
     """
 
     epochs: Annotated[int, doc("passes over the frames", ge=1)] = 50
@@ -119,8 +106,8 @@ class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""
-        ours = KNOBS[self.algorithm]
-        for name in sorted({name for knobs in KNOBS.values() for name in knobs} - set(ours)):
+        own = KNOBS[self.algorithm]
+        for name in sorted({name for knobs in KNOBS.values() for name in knobs} - set(own)):
             if getattr(self, name) is not None:
                 owners = ", ".join(key for key, knobs in KNOBS.items() if name in knobs)
                 raise ValueError(f"{name} is for {owners} and means nothing to {self.algorithm}")
@@ -133,74 +120,11 @@ class PtychiOptions(TrainingOptions, frozen=True, kw_only=True):
                 )
 
     def knob(self, name: str) -> Any:
-        """The value of an option that not every algorithm has, its default resolved."""
-        given = getattr(self, name)
-        return KNOBS[self.algorithm][name] if given is None else given
+        """The value of an option that not every algorithm has, or its default."""
+        value = getattr(self, name)
+        return KNOBS[self.algorithm][name] if value is None else value
 
     def first_epoch(self, what: str) -> int:
-        """Epochs before `probe` or `positions` are refined, the default resolved."""
-        given: int | None = getattr(self, f"refine_{what}_from")
-        return min(FIRST_EPOCHS[what], self.epochs // 2) if given is None else given
-
-
-class Ptychi:
-    """See the module; torch and pty-chi are imported by `train` and `refine` only."""
-
-    name = "ptychi"
-    options_type = PtychiOptions
-    execution_type = ExecutionOptions
-
-    @property
-    def version(self) -> str:
-        """Ours and the library's: either may change results."""
-        return f"1 with ptychi {version('ptychi')}"
-
-    def memory(self, request: TrainRequest | InferRequest | RefineRequest) -> float:
-        """Bytes: pty-chi holds all frames as counts, and a copy of them, beside its canvases."""
-        from ptycho_tasks.builds.cost import canvas_sides
-
-        rows, columns = canvas_sides(request.scan)
-        return 20 * 8.0 * rows * columns + 3.0 * request.scan.diffraction.nbytes + 6e8
-
-    def train(self, request: TrainRequest) -> TrainedModel:
-        """Reconstruct a scan.
-
-        Raises:
-            TrainingError: the iterations diverged.
-            ScanError: every frame is dark.
-            ConfigError: the accelerator is not there.
-        """
-        from ptycho_tasks_ptychi.reconstruct import reconstruct
-
-        return reconstruct(request)
-
-    def infer(self, request: InferRequest) -> Reconstruction:
-        """Evaluate the reconstruction on a scan: the same, or another of the same object.
-
-        Raises:
-            BundleError: the model holds no reconstruction.
-            ConfigError: the scan's N is not that of the reconstruction.
-            TrainingError: the scan lies beside what was reconstructed, or shows another object.
-        """
-        from ptycho_tasks_ptychi.evaluate import evaluate
-
-        return evaluate(request)
-
-    def refine(self, request: RefineRequest) -> Reconstruction:
-        """Go on from another backend's reconstruction of the scan.
-
-        Object, probe and positions are taken over from it; where its object was not seen, the
-        iterations start from its mean level. The result lies on the smallest canvas of the
-        positions.
-
-        Raises:
-            TrainingError: the iterations diverged.
-            ScanError: every frame is dark, or the reconstruction is of another scan.
-            ConfigError: the accelerator is not there.
-        """
-        from ptycho_tasks_ptychi.reconstruct import refine
-
-        return refine(request)
-
-
-backend = Ptychi()
+        """Number of epochs before `probe` or `positions` are refined."""
+        first: int | None = getattr(self, f"refine_{what}_from")
+        return min(FIRST_EPOCHS[what], self.epochs // 2) if first is None else first
