@@ -23,7 +23,7 @@ from ptycho_tasks.template import DODO
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 
 TINY_SCAN = """\
 name: tiny
@@ -72,18 +72,18 @@ backend = Further()
 """A backend that can refine."""
 
 
-def readme_block(label: str) -> str:
-    """The README's code block whose fence says `label`."""
-    for block in README.read_text().split("```")[1::2]:
+def page_block(label: str) -> str:
+    """The code block of docs/backends.md whose fence says `label`."""
+    for block in PAGE.read_text().split("```")[1::2]:
         first, _, code = block.partition("\n")
         if first == label:
             return code
-    raise AssertionError(f"the README has no block ```{label}")
+    raise AssertionError(f"{PAGE} has no block ```{label}")
 
 
 @pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Path]:
-    """Write a project that uses the README's one-file backend."""
+    """Write a project that uses the one-file backend of docs/backends.md."""
 
     def write(config: str = TINY_SCAN, name: str = "project") -> Path:
         return _write_project(tmp_path / name, config)
@@ -115,7 +115,7 @@ def _write_project(root: Path, config: str) -> Path:
     (root / "backends").mkdir(parents=True)
     (root / "ptycho.yaml").write_text(config)
     (root / "dodo.py").write_text(DODO)
-    (root / "backends" / "epie.py").write_text(readme_block("python backends/epie.py"))
+    (root / "backends" / "epie.py").write_text(page_block("python backends/epie.py"))
     (root / "backends" / "further.py").write_text(FURTHER)
     return root
 

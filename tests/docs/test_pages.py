@@ -1,11 +1,11 @@
-"""Every block of code in README.md and docs/ runs, page by page, as a reader would run it.
+"""Every block of code in the documentation runs, page by page, as a reader would run it.
 
 What a block is stands behind its fence:
 
     yaml ptycho.yaml   any language and a path: this file, in a scratch folder of the page
     sh                 run with bash in that folder; exit status 0
     sh fails           the same; exit status not 0, and no traceback
-    sh install         makes an environment: .ci/run runs it, not this test
+    sh install         needs the network or changes more than a folder: not run here
     sh long            takes minutes: every `doit` in it is a `doit dry-run` here
     python             run
     yaml               a part of ptycho.yaml whose keys and values must be right
@@ -18,18 +18,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 DATA = ROOT.parent / "shared" / "data"
 """Measured scans, which are not part of the repository."""
-FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2$", re.DOTALL | re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -44,9 +46,9 @@ def read_blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page that are no directive of the site."""
     text = page.read_text()
     return [
-        Block(text.count("\n", 0, match.start()) + 1, match[2].strip(), match[3])
+        Block(text.count("\n", 0, match.start()) + 1, match[3].strip(), dedent(match[4]))
         for match in FENCE.finditer(text)
-        if not match[2].startswith("{")
+        if not match[3].startswith("{")
     ]
 
 
@@ -71,6 +73,8 @@ def prepare(folder: Path, blocks: list[Block]) -> None:
         if not DATA.is_dir():
             pytest.skip(f"needs the measured scans of {DATA}")
         (folder / "data").symlink_to(DATA)
+    if "--source fixtures/" in text:
+        shutil.copytree(ROOT / "fixtures", folder / "fixtures")
     (folder / "backends").mkdir()
     epie = next(b for b in read_blocks(ROOT / "docs/backends.md") if b.label.endswith("/epie.py"))
     (folder / "backends" / "epie.py").write_text(epie.code)
