@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
 project = "ptycho-tasks"
 copyright = "The ptycho-tasks developers"
-release = version("ptycho-tasks")
+release = metadata.version("ptycho-tasks")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["site"]
 html_theme = "furo"
@@ -32,6 +32,12 @@ def skip_plumbing(
     return True if name in {"__post_init__", "affects", "exit_code"} else None
 
 
+def escape_bars(app: Any, what: str, name: str, thing: object, options: Any, lines: Any) -> None:
+    """Keep `|probe|^2` as it is: reStructuredText would take the name for a substitution."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_plumbing)
