@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import metadata
 from typing import Any
+
+import msgspec
+
+from ptycho_tasks import backend
+from ptycho_tasks.options import Section, description_of
 
 project = "ptycho-tasks"
 copyright = "The ptycho-tasks developers"
@@ -32,12 +38,45 @@ def skip_plumbing(
     return True if name in {"__post_init__", "affects", "exit_code"} else None
 
 
-def escape_bars(app: Any, what: str, name: str, thing: object, options: Any, lines: Any) -> None:
-    """Keep `|probe|^2` as it is: reStructuredText would take the name for a substitution."""
+COLON = "\ue000"
+"""Stands for a colon while napoleon, which would take what is before it for a type, is at work."""
+
+
+def adapt_docstring(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Read the docstrings of this house, which are nearly Markdown, as reStructuredText."""
+    # Else the name in `|probe|^2` is a substitution.
     lines[:] = [line.replace("|", r"\|") for line in lines]
+    for index, line in enumerate(lines):
+        before = lines[index - 1].strip() if index else ""
+        if before == "Returns:" or (index == 0 and what in ("attribute", "property")):
+            lines[index] = line.replace(":", COLON)
+        after = lines[index + 1 : index + 3]
+        is_code = len(after) == 2 and not after[0] and after[1].startswith("    ")
+        if what == "module" and line.endswith(":") and is_code:
+            lines[index] += ":"
+    if what == "class" and issubclass(thing, Section):
+        lines += [f"- `{f.name}`: {description_of(f.type)}" for f in msgspec.structs.fields(thing)]
+
+
+def restore_colons(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
+    """Put back what `adapt_docstring` hid."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+def show_functions_as_values(app: Any) -> None:
+    """Show a field whose default is a function as a value, not as a method of the class."""
+    for kind in (backend.TrainRequest, backend.InferRequest, backend.RefineRequest):
+        for field in fields(kind):
+            if callable(field.default):
+                delattr(kind, field.name)
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("builder-inited", show_functions_as_values)
+    # Before and after napoleon.
+    app.connect("autodoc-process-docstring", adapt_docstring, priority=400)
+    app.connect("autodoc-process-docstring", restore_colons, priority=600)
     app.connect("autodoc-skip-member", skip_plumbing)

@@ -1,6 +1,6 @@
 """The errors that a user can cause.
 
-Their text is shown as one line, never as a traceback::
+Their text is shown as one line, never as a traceback:
 
     PtychoTasksError        exit 1: the work failed
     +-- ScanError           a scan file that cannot be used
