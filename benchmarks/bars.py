@@ -49,11 +49,11 @@ from measuring import (
     told_in_a_line,
     trained_on,
 )
-from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.errors import ConfigError, TrainingError
-from ptycho_tasks.files import write_atomic
-from ptycho_tasks.npz import write_npz
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.results.bundle import load_bundle
+from ptycho_tasks.scans.npz import write_npz
+from ptycho_tasks.system.files import write_atomic
 from sets import WHOLE, make, read_test, test_files, wanted
 
 RESULTS = "results.json"

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from bars import RESULTS, Result, Trial, bundle_dir
 from measuring import FALLING, SHOWN, told_in_a_line
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.metrics import align, scanned_box
-from ptycho_tasks.npz import NpzFile
-from ptycho_tasks.pictures import colour_limits
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.metrics import align, scanned_box
+from ptycho_tasks.results.pictures import colour_limits
+from ptycho_tasks.scans.npz import NpzFile
+from ptycho_tasks.scans.readers import read_scan
 from sets import WHOLE
 
 Image = NDArray[np.complex128]

@@ -36,14 +36,14 @@ from ptycho_tasks.backend import (
     checked_reconstruction,
 )
 from ptycho_tasks.backends import execution_type, find_backend
-from ptycho_tasks.bundle import Bundle, bundle_bytes
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.files import write_atomic
-from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks.payload import BUNDLE_NAME
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.metrics import data_misfit, score
+from ptycho_tasks.results.bundle import Bundle, bundle_bytes
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.system.files import write_atomic
 
 FALLING = ("r_factor",)
 """Scores of which less is better."""

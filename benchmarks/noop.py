@@ -32,12 +32,13 @@ OURS = """\
 import hashlib
 from pathlib import Path
 
-from ptycho_tasks import tasks
-from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
+from ptycho_tasks.builds import stage_tasks
+from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.tasks import (DOIT_CONFIG, task_fixture, task_infer, task_source, task_train)
 
 
 def stub(name):
-    row = tasks.project_table().row(name)
+    row = project_table().row(name)
     digest = hashlib.sha256(row["settings"].encode())
     for path in row["inputs"]:
         digest.update(Path(path).read_bytes())
@@ -46,7 +47,7 @@ def stub(name):
         Path(path).write_text(digest.hexdigest())
 
 
-tasks.run_stage = stub
+stage_tasks.run_stage = stub
 """
 PLAIN = """\
 import hashlib

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from bars import PLANS, Result, Task, measure, median, refuse_unknown
 from measuring import SHOWN, parsed, told_in_a_line
-from ptycho_tasks.forward import fourier_shift
-from ptycho_tasks.npz import write_scan
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.forward import fourier_shift
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 from sets import make, wanted
 
 Probe = NDArray[np.complex64]

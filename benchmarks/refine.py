@@ -41,11 +41,11 @@ from measuring import (
     trained,
 )
 from ptycho_tasks.backend import Backend, Reconstruction
-from ptycho_tasks.bundle import Bundle, load_bundle
+from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks.payload import BUNDLE_NAME
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.results.bundle import Bundle, load_bundle
 from ptycho_tasks.scan import ScanData, take_frames
+from ptycho_tasks.scans.readers import read_scan
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = (

@@ -24,9 +24,9 @@ import click
 import yaml
 
 from measuring import alone, inference, nested, peak_mb, scored, told_in_a_line, trained
-from ptycho_tasks.config import ConfigFile, read_config
-from ptycho_tasks.payload import create_inference_payload, create_training_payload
-from ptycho_tasks.template import DODO
+from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.document import ConfigFile, read_config
+from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
 
 ROOT = Path(__file__).resolve().parents[1]
 EMPTY_DODO = 'def task_nothing():\n    return {"actions": [], "doc": "nothing"}\n'
@@ -89,7 +89,7 @@ def run_stage(stage: Stage, started: float, project: Path) -> dict[str, Any]:
 
 def scan(file: ConfigFile, started: float) -> dict[str, Any]:
     """Source and fixture."""
-    from ptycho_tasks import stages
+    from ptycho_tasks.builds import stages
 
     payload = create_training_payload(file, {"execution.quiet": True})
     stages.check_source(payload)
@@ -99,7 +99,7 @@ def scan(file: ConfigFile, started: float) -> dict[str, Any]:
 
 def train(file: ConfigFile, started: float) -> dict[str, Any]:
     """Train, timing from the first epoch's end to the last one's."""
-    from ptycho_tasks.fixture import read_fixture
+    from ptycho_tasks.scans.fixture import read_fixture
 
     payload = create_training_payload(file)
     scan = read_fixture(payload.fixture_file)
@@ -123,8 +123,8 @@ def train(file: ConfigFile, started: float) -> dict[str, Any]:
 
 def infer(file: ConfigFile, started: float) -> dict[str, Any]:
     """Infer twice: cold, and with the libraries and the network in memory."""
-    from ptycho_tasks.bundle import load_bundle
-    from ptycho_tasks.readers import read_scan
+    from ptycho_tasks.results.bundle import load_bundle
+    from ptycho_tasks.scans.readers import read_scan
 
     payload = create_inference_payload(file)
     bundle, scan = load_bundle(payload.model_dir), read_scan(payload.scan_file)
@@ -145,7 +145,7 @@ def fft(file: ConfigFile, started: float) -> dict[str, Any]:
     import numpy as np
     from scipy.fft import fft2, ifft2
 
-    from ptycho_tasks.readers import read_scan
+    from ptycho_tasks.scans.readers import read_scan
 
     frames = read_scan(create_inference_payload(file).scan_file).diffraction
     waves = np.asarray(frames, dtype=np.complex64)

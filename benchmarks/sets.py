@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from measuring import halves, told_in_a_line
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.simulate import make_object, simulate
 from ptycho_tasks.scan import ScanData, take_frames
-from ptycho_tasks.simulate import make_object, simulate
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 WHOLE = "test_whole"

@@ -30,10 +30,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.npz import Rows, write_npz
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import make_object, make_probe
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.simulate import make_object, make_probe
+from ptycho_tasks.scans.npz import Rows, write_npz
 
 SIZE, STEP, JITTER = 128, 8, 2.0
 CELL = np.array((40, 25))
@@ -41,7 +41,7 @@ CELL = np.array((40, 25))
 PHOTONS = 1e6
 PAD = SIZE // 2 + STEP
 """How far patches reach beyond the cell that their centres lie in."""
-COMMAND = (sys.executable, "-m", "ptycho_tasks.cli")
+COMMAND = (sys.executable, "-m", "ptycho_tasks.commands.cli")
 
 
 class Cost(NamedTuple):

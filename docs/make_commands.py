@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from ptycho_tasks.cli import NAME, cli
+from ptycho_tasks.commands.cli import NAME, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "docs/commands.md"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, ExecutionOptions
-from ptycho_tasks.options import TrainingOptions as TrainingOptions  # for who writes a backend
+from ptycho_tasks.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +133,7 @@ class Reconstruction:
         Raises:
             ScanError: a patch reaches outside the object.
         """
-        from ptycho_tasks.forward import illumination_of
+        from ptycho_tasks.physics.forward import illumination_of
 
         return illumination_of(self.probe, self.positions, self.origin, self.object.shape)
 

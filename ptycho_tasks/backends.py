@@ -17,11 +17,15 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.backend import API_VERSION, Backend
-from ptycho_tasks.code import LOCAL_MODULE
-from ptycho_tasks.config import default_of
 from ptycho_tasks.errors import BackendError
-from ptycho_tasks.options import ExecutionOptions, Section, TrainingOptions, description_of
-from ptycho_tasks.reporter import Stopped
+from ptycho_tasks.options import (
+    ExecutionOptions,
+    Section,
+    TrainingOptions,
+    default_of,
+    description_of,
+)
+from ptycho_tasks.system.processes import Stopped
 
 GROUP = "ptycho_tasks.backends"
 FOLDER = "backends"
@@ -290,3 +294,7 @@ def import_failure(error: BaseException, source: Path | None = None) -> str:
     ]
     where = f"{source.name}:{lines[-1]}: " if source is not None and lines else ""
     return f"{where}{type(error).__name__}: {text}"
+
+
+LOCAL_MODULE = "ptycho_tasks_local_"
+"""What the names of modules begin with that hold a project's own backends."""

@@ -17,8 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 
-from ptycho_tasks.plan import ID_PATTERN
-
 Stages = tuple[str, ...]
 STAGES: Stages = ("source", "fixture", "train", "infer", "refine")
 """The stages of the pipeline, in their order."""
@@ -27,6 +25,8 @@ STAGES: Stages = ("source", "fixture", "train", "infer", "refine")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$(?!\n)"
 """What names files and folders."""
 NAME_RULE = "at most 100 letters, digits, `.`, `_` and `-`, of which the first is a letter or digit"
+ID_PATTERN = "[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+"""What names a row of a plan."""
 ROW_PATTERN = rf"^{ID_PATTERN}$(?!\n)"
 TEXT_PATTERN = r"\S"
 RULES = {
@@ -216,3 +216,9 @@ class FixtureOptions(Section, frozen=True, kw_only=True):
         Annotated[int, limits(ge=16)] | None, doc("frames to take, at least 16; null takes all")
     ] = None
     seed: Annotated[int, doc("seed of the strategy `random`", ge=0)] = 0
+
+
+def default_of(field: Any) -> Any:
+    """The default value of a field of a section; msgspec.NODEFAULT where it must be given."""
+    factory = field.default_factory
+    return field.default if factory is msgspec.NODEFAULT else factory()

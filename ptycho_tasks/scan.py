@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.files import Stamp
+from ptycho_tasks.system.files import Stamp
 
 
 @dataclass(frozen=True)

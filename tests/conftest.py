@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from doit.cmd_base import ModuleTaskLoader
-from doit.doit_cmd import DoitMain
-from doit.globals import Globals
 from hypothesis import settings
 
-from ptycho_tasks import payload, table, tasks
-from ptycho_tasks.reporter import Reporter
-from ptycho_tasks.template import DODO
+from ptycho_tasks.testing.project import (  # noqa: F401
+    DOIT,
+    Completed,
+    build,
+    doit,
+    make_project,
+    run_command,
+)
 
 # Machines are busy at times, and no test is about time.
 settings.register_profile("calm", deadline=None)
@@ -35,7 +34,8 @@ training: {epochs: 5}
 """
 
 FURTHER = '''\
-from ptycho_tasks.backend import Reconstruction, TrainingOptions
+from ptycho_tasks.backend import Reconstruction
+from ptycho_tasks.options import TrainingOptions
 
 
 class Further:
@@ -112,57 +112,6 @@ def built_project(_built: Path, tmp_path: Path) -> Path:
 
 
 def _write_project(root: Path, config: str) -> Path:
-    (root / "backends").mkdir(parents=True)
-    (root / "ptycho.yaml").write_text(config)
-    (root / "dodo.py").write_text(DODO)
-    (root / "backends" / "epie.py").write_text(page_block("python backends/epie.py"))
-    (root / "backends" / "further.py").write_text(FURTHER)
-    return root
-
-
-Completed = subprocess.CompletedProcess[str]
-DOIT = [sys.executable, "-m", "doit"]
-
-
-def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
-    """Run a command as a user would; gives exit status and output."""
-    return subprocess.run(
-        command, cwd=cwd, text=True, capture_output=True, timeout=300, check=False, **options
-    )
-
-
-@pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Run doit in this process, which saves its start; gives the stages that ran."""
-
-    def build(root: Path, *arguments: str) -> list[str]:
-        ran: list[str] = []
-
-        class Watching(Reporter):
-            def execute_task(self, task: Any) -> None:
-                super().execute_task(task)
-                if task.actions:
-                    ran.append(task.name.partition(":")[0])
-
-        monkeypatch.chdir(root)
-        tasks._table_at.cache_clear()
-        tasks._evidence_at.cache_clear()
-        payload._backend.cache_clear()
-        table._sources.cache_clear()
-        monkeypatch.setattr(Globals, "dep_manager", None)
-        dodo = {name: getattr(tasks, name) for name in tasks.__all__}
-        dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}
-        assert DoitMain(ModuleTaskLoader(dodo)).run(list(arguments)) == 0
-        return ran
-
-    return build
-
-
-@pytest.fixture
-def doit() -> Callable[..., Completed]:
-    """Run doit in a project."""
-
-    def doit(root: Path, *arguments: str, **options: Any) -> Completed:
-        return run_command([*DOIT, *arguments], cwd=root, **options)
-
-    return doit
+    backends = {"epie": page_block("python backends/epie.py"), "further": FURTHER}
+    files = {f"backends/{name}.py": text for name, text in backends.items()}
+    return make_project(root, config, files)

@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 import pytest
 from click.testing import CliRunner
 
-from ptycho_tasks import backends, reporter
+from ptycho_tasks import backends
 from ptycho_tasks.backend import API_VERSION, Backend
 from ptycho_tasks.backends import available, find_backend
-from ptycho_tasks.cli import cli
+from ptycho_tasks.commands.cli import cli
 from ptycho_tasks.errors import BackendError
 from ptycho_tasks.options import description_of, doc, limits
+from ptycho_tasks.system import processes
 
 WHOLE = """\
 from ptycho_tasks.options import TrainingOptions
@@ -143,8 +144,8 @@ def test_a_broken_backend_says_what_is_wrong(tmp_path, code, expected):
 
 
 def test_a_run_that_is_stopped_while_a_backend_is_imported_ends(tmp_path):
-    write_local(tmp_path, f"from {reporter.__name__} import _stop\n_stop(15, None)\n")
-    with pytest.raises(reporter.Stopped) as caught:
+    write_local(tmp_path, f"from {processes.__name__} import stop\nstop(15, None)\n")
+    with pytest.raises(processes.Stopped) as caught:
         find_backend("mine", tmp_path).load()
     assert caught.value.code == 143
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.lock import LOCK_NAME
-from ptycho_tasks.state import STATE_NAME, State
+from ptycho_tasks.builds.state import State
+from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.system.lock import LOCK_NAME
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks are those of POSIX")
 
@@ -451,7 +452,7 @@ def test_why_tells_programs_in_json(built_project):
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("strategy", "strategy").replace("25", "24"))
     done = subprocess.run(
-        [sys.executable, "-m", "ptycho_tasks.cli", "why", "train", "--json"],
+        [sys.executable, "-m", "ptycho_tasks.commands.cli", "why", "train", "--json"],
         cwd=built_project, text=True, capture_output=True, check=True,
     )  # fmt: skip
     said = {verdict["task"]: verdict for verdict in json.loads(done.stdout)}

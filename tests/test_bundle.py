@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from ptycho_tasks.backend import TrainedModel
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
 from ptycho_tasks.errors import BundleError, TrainingError
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
 
 
 def small_model() -> TrainedModel:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.plausibility import doubts
-from ptycho_tasks.raw_scan import ranges
-from ptycho_tasks.readers import read_scan
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.plausibility import doubts
+from ptycho_tasks.scans.raw_scan import ranges
+from ptycho_tasks.scans.readers import read_scan
 
 SCAN = simulate(SimulationOptions(size=32, grid=8, step=4.0, jitter=1.0, photons=1e6, seed=3))
 COUNTS = np.rint(np.square(SCAN.diffraction, dtype=np.float64)).astype(np.int32)

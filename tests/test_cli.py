@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ptycho_tasks import cli as command_line
-from ptycho_tasks.cli import cli, section_of
+from ptycho_tasks.commands import cli as command_line
+from ptycho_tasks.commands.cli import cli, section_of
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.fixture import read_fixture
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scans.fixture import read_fixture
+from ptycho_tasks.scans.readers import read_scan
 
 SMALL = ["--size", "16", "--grid", "5", "--step", "3", "--jitter", "1", "--photons", "1e5"]
 

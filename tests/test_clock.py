@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from ptycho_tasks.clock import Clock, now_ns, utc_now
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.system.clock import Clock, now_ns, utc_now
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def set_clock(monkeypatch):
 
     def set_(year: int) -> None:
         moment = time.struct_time((year, 2, 3, 4, 5, 6, 0, 34, 0))
-        monkeypatch.setattr("ptycho_tasks.clock.time.gmtime", lambda: moment)
+        monkeypatch.setattr("ptycho_tasks.system.clock.time.gmtime", lambda: moment)
 
         def overflow() -> int:
             raise OverflowError("timestamp too large to convert to C _PyTime_t")
 
-        monkeypatch.setattr("ptycho_tasks.clock.time.time_ns", overflow)
+        monkeypatch.setattr("ptycho_tasks.system.clock.time.time_ns", overflow)
 
     return set_
 

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 import ptycho_tasks
-from ptycho_tasks import code, stages, tasks
-from ptycho_tasks.code import BESIDE, STAGE_CODE, backend_sources, core_sources, source_digest
-from ptycho_tasks.config import ONLY, parse_config
+from ptycho_tasks.builds import actions, stages
+from ptycho_tasks.builds import stage_code as code
+from ptycho_tasks.builds.stage_code import BESIDE, STAGE_CODE, backend_sources, core_sources
+from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.config.factories import create_payloads
+from ptycho_tasks.config.layers import ONLY
 from ptycho_tasks.options import STAGES
-from ptycho_tasks.payload import create_payloads
+from ptycho_tasks.system.cache import forget_all
+from ptycho_tasks.system.sources import source_digest
 
 SOURCE = '''
 """Text."""
@@ -69,7 +73,7 @@ def test_a_file_that_is_not_python_counts_with_its_bytes(tmp_path):
 
 CXI = """
 import h5py, numpy as np
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scans.readers import read_scan
 
 scan = read_scan("fixtures/tiny_source.npz")
 with h5py.File("scan.cxi", "w") as file:
@@ -92,7 +96,11 @@ def reached(function, payload):
         function(payload)
     finally:
         sys.setprofile(None)
-    return {Path(file).stem for file in files if file.startswith(here)}
+    return {
+        Path(file).relative_to(here).with_suffix("").as_posix()
+        for file in files
+        if file.startswith(here)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +119,7 @@ def stages_reach(_built, tmp_path_factory):
             config = text.replace(simulated, source).encode()
             training, *others = create_payloads(parse_config(root / "ptycho.yaml", config), ONLY)
             payloads = dict(zip(("infer", "refine"), others, strict=True))
-            for stage, name in tasks._FUNCTIONS.items():
+            for stage, name in actions._FUNCTIONS.items():
                 run = getattr(stages, name)
                 found[stage] |= reached(run, payloads.get(stage, training))
     return found
@@ -127,9 +135,11 @@ def test_the_code_of_a_stage_is_what_it_reaches(stages_reach, stage):
 def test_what_a_backend_imports_of_the_core_counts_with_it(tmp_path):
     (tmp_path / "backends").mkdir()
     file = tmp_path / "backends" / "mine.py"
-    file.write_text("from ptycho_tasks.forward import fourier_shift\nimport ptycho_tasks.errors\n")
+    file.write_text(
+        "from ptycho_tasks.physics.forward import fourier_shift\nimport ptycho_tasks.errors\n"
+    )
     found = backend_sources(object(), file, tmp_path)
-    assert {"project/backends/mine.py", "ptycho_tasks/forward.py"} <= {*found}
+    assert {"project/backends/mine.py", "ptycho_tasks/physics/forward.py"} <= {*found}
     assert "ptycho_tasks/errors.py" not in found
 
 
@@ -137,12 +147,12 @@ def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):
     class Installed:
         pass
 
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[1]))
-    code.is_installed.cache_clear()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[2]))
+    forget_all()
     Installed.__module__ = "ptycho_tasks.anything"
     assert core_sources("fixture") == {}
     assert backend_sources(Installed(), None, tmp_path) == {}
-    code.is_installed.cache_clear()
+    forget_all()
 
 
 def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):
@@ -150,7 +160,9 @@ def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):
         pass
 
     Ours.__module__ = "ptycho_tasks.backends"
-    assert backend_sources(Ours(), None, tmp_path)["ptycho_tasks/code.py"] == Path(code.__file__)
+    assert backend_sources(Ours(), None, tmp_path)["ptycho_tasks/builds/stage_code.py"] == Path(
+        code.__file__
+    )
 
 
 def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):

@@ -13,12 +13,12 @@ from itertools import chain
 
 import pytest
 
-from ptycho_tasks import cli as command_line
-from ptycho_tasks import stages
-from ptycho_tasks.commands import infer, train
+from ptycho_tasks.builds import inputs, stages
+from ptycho_tasks.commands import cli as command_line
+from ptycho_tasks.commands.train_flags import INFER, TRAIN
+from ptycho_tasks.commands.train_infer import infer, train
 from ptycho_tasks.errors import TrainingError
-from ptycho_tasks.flags import INFER, TRAIN
-from ptycho_tasks.lock import ProjectLock
+from ptycho_tasks.system.lock import ProjectLock
 
 BACKEND = """\
 from typing import Annotated, Literal
@@ -159,7 +159,7 @@ def begun(place, monkeypatch):
     calls = []
     monkeypatch.setattr(stages, "train", lambda payload: calls.append(("train", payload)))
     monkeypatch.setattr(stages, "infer", lambda payload: calls.append(("infer", payload)))
-    monkeypatch.setattr(stages, "check_scan_to_infer", lambda payload, training: None)
+    monkeypatch.setattr(inputs, "check_scan_to_infer", lambda payload, training: None)
     return calls
 
 
@@ -501,7 +501,7 @@ def test_a_damaged_bundle_is_the_bundle_reader_s_to_explain(begun, call, place):
 
 WATCHED = """
 import sys
-from ptycho_tasks.cli import main
+from ptycho_tasks.commands.cli import main
 sys.argv = ["ptycho-tasks", *sys.argv[1:]]
 try:
     main()

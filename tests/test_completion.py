@@ -11,7 +11,7 @@ import pytest
 
 WATCHED = """
 import sys
-from ptycho_tasks.cli import main
+from ptycho_tasks.commands.cli import main
 try:
     main()
 finally:
@@ -104,7 +104,7 @@ def command(tmp_path):
     """A folder with the command, to search before all others."""
     path = tmp_path / "bin" / "ptycho-tasks"
     path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptycho_tasks.cli "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptycho_tasks.commands.cli "$@"\n')
     path.chmod(0o755)
     return os.environ | {"PATH": f"{path.parent}{os.pathsep}{os.environ['PATH']}"}
 

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.config import Config, canonical_json, convert, flatten, merge, read_config
+from ptycho_tasks.config.document import read_config
+from ptycho_tasks.config.fields import canonical_json, flatten
+from ptycho_tasks.config.layers import convert, merge
+from ptycho_tasks.config.sections import Config
+from ptycho_tasks.config.variants import variants_of
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
-from ptycho_tasks.variants import variants_of
 
 
 def settle(tmp_path: Path, text: str, **layers: dict[str, object]) -> Config:
@@ -263,9 +266,9 @@ def test_judging_a_config_imports_nothing_heavy(tmp_path):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ptycho_tasks.config import read_config\n"
+        "from ptycho_tasks.config.document import read_config\n"
         "from ptycho_tasks.errors import ConfigError\n"
-        "from ptycho_tasks.payload import create_training_payload\n"
+        "from ptycho_tasks.config.factories import create_training_payload\n"
         "try:\n    create_training_payload(read_config(Path('ptycho.yaml')))\n"
         "except ConfigError:\n    pass\nelse:\n    raise SystemExit('accepted')\n"
         "heavy = {'numpy', 'torch', 'h5py', 'scipy', 'matplotlib', 'skimage'} & set(sys.modules)\n"

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptycho_tasks import cost, memory
-from ptycho_tasks.backend import InferRequest, TrainedModel, TrainingOptions
+from ptycho_tasks.backend import InferRequest, TrainedModel
+from ptycho_tasks.builds import cost
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.options import ExecutionOptions, SimulationOptions
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.options import ExecutionOptions, SimulationOptions, TrainingOptions
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.system import memory
 
 SCAN = simulate(SimulationOptions(size=16, grid=5, step=3.0, jitter=1.0), name="scan")
 

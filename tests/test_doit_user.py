@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ptycho_tasks.lock import ProjectLock
+from ptycho_tasks.system.lock import ProjectLock
 
 OURS = "from ptycho_tasks.tasks import DOIT_CONFIG\n"
 ALL = f"{OURS}from ptycho_tasks.tasks import task_fixture, task_infer, task_source, task_train\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.memo import DODO
+from ptycho_tasks.evidence.importing import DODO
 
 EVIDENCE = """\
 initiative: ADR-003
@@ -453,7 +453,7 @@ def test_a_run_of_no_test_is_red(root, doit, item):
 FAILING = """\
 from pathlib import Path
 
-from ptycho_tasks.backend import TrainingOptions
+from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.errors import ConfigError, TrainingError
 
 
@@ -849,7 +849,7 @@ def test_a_report_of_doit_s_own_frames_a_run_too(root, doit):
 
 
 def test_the_command_line_says_why(root):
-    command = [sys.executable, "-m", "ptycho_tasks.cli", "why", "evidence:C4.D1"]
+    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "why", "evidence:C4.D1"]
     done = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
     assert " ".join(done.stdout.split()) == "evidence:C4.D1 stale pytest_a was not run yet"
 

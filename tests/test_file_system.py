@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.file_system import _is_local, has_record_locks, is_local
+from ptycho_tasks.system.cache import forget_all
+from ptycho_tasks.system.file_system import has_record_locks, is_local
 
 MOUNTS = """\
 20 1 8:1 / / rw - ext4 /dev/sda1 rw
@@ -26,9 +27,9 @@ MOUNTS = """\
 )
 def test_the_innermost_mount_says_whether_others_see_a_file(path, local, monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda self, **how: MOUNTS)
-    _is_local.cache_clear()
+    forget_all()
     assert is_local(Path(path)) is local
-    _is_local.cache_clear()
+    forget_all()
 
 
 @pytest.mark.parametrize("missing", [errno.ENOLCK, errno.ENOTSUP])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ptycho_tasks.errors import ConfigError, FileWriteError
-from ptycho_tasks.files import (
+from ptycho_tasks.system.files import (
     check_replaceable,
     not_a_file,
     sha256_file,
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     said = with_little_space(
-        "from ptycho_tasks.files import write_atomic\n"
+        "from ptycho_tasks.system.files import write_atomic\n"
         f"write_atomic(Path({str(path)!r}), b'x' * 100_000)"
     )
     assert f"FileWriteError: cannot write {path}: File too large" in said
@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 
 def test_several_files_are_written_or_none(tmp_path: Path) -> None:
     said = with_little_space(
-        "from ptycho_tasks.files import write_all\n"
+        "from ptycho_tasks.system.files import write_all\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "write_all({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
     )

@@ -19,16 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.code import STAGE_CODE
+from ptycho_tasks.builds.stage_code import STAGE_CODE
 from ptycho_tasks.errors import FileWriteError, ScanError
-from ptycho_tasks.files import sha256_file
-from ptycho_tasks.fixture import read_fixture, select_indices, write_fixture
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData, take_frames
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.scans.cutting import select_indices, write_fixture
+from ptycho_tasks.scans.fixture import read_fixture
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.system.files import sha256_file
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 STRATEGIES = ["stratified", "first", "random", "grid"]
@@ -278,9 +279,9 @@ REWRITE = """\
 import os, resource, sys
 from importlib.metadata import version
 from pathlib import Path
-from ptycho_tasks.fixture import write_fixture
+from ptycho_tasks.scans.cutting import write_fixture
 from ptycho_tasks.options import FixtureOptions
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scans.readers import read_scan
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
 scan = read_scan(source)
 version("ptycho-tasks")  # imports what another user may not be able to read

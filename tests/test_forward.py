@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ptycho_tasks import forward
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.forward import (
+from ptycho_tasks.physics import forward
+from ptycho_tasks.physics.forward import (
     expected_intensity,
     fourier_shift,
     illumination_of,

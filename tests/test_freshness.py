@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ptycho_tasks import code, table
-from ptycho_tasks.config import Config, Fact, facts
+from ptycho_tasks.builds import stage_code as code
+from ptycho_tasks.builds import task_table as table
+from ptycho_tasks.config.fields import Fact, facts
+from ptycho_tasks.config.sections import Config
 from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "staleness.md"
@@ -169,7 +171,7 @@ def in_file(name, old, new):
 
 
 def core_code(root, tmp_path, monkeypatch):
-    replaced(tmp_path / "core" / "fixture.py", "return np.sort(", "return +np.sort(")
+    replaced(tmp_path / "core" / "scans" / "cutting.py", "return np.sort(", "return +np.sort(")
 
 
 def stage_version(root, tmp_path, monkeypatch):
@@ -204,7 +206,7 @@ CHANGES = {
     ),
     ("a module that a local backend imports", "other code"): in_file("helper.py", "1", "2"),
     (
-        "the core's code of the fixture, in an editable install",
+        "the core's code that cuts the fixture, in an editable install",
         "other code",
     ): core_code,
     ("the core's version of the stage fixture", "another one"): stage_version,
@@ -224,7 +226,7 @@ def test_a_changed_file_runs_what_its_row_says(
     bases, tmp_path, build, monkeypatch, what, change, ran
 ):
     root = shutil.copytree(bases["reading"], tmp_path / "project")
-    shutil.copytree(Path(code.__file__).parent, tmp_path / "core")
+    shutil.copytree(Path(code.__file__).parents[1], tmp_path / "core")
     monkeypatch.setattr(code, "_HERE", tmp_path / "core")
     (root / "helper.py").write_text("value = 1\n")
     replaced(root / EPIE, "class EPIE", "import helper\n\n\nclass EPIE")
@@ -239,7 +241,7 @@ def test_a_changed_file_runs_what_its_row_says(
 def test_code_that_comes_to_be_worked_on_counts_from_then_on(bases, tmp_path, build, monkeypatch):
     """A project that was built with an installed program, and then with an editable one."""
     root = shutil.copytree(bases["reading"], tmp_path / "project")
-    shutil.copytree(Path(code.__file__).parent, tmp_path / "core")
+    shutil.copytree(Path(code.__file__).parents[1], tmp_path / "core")
     with monkeypatch.context() as installed:
         installed.setattr(code, "is_installed", lambda path: True)
         build(root)

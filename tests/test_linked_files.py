@@ -13,9 +13,9 @@ import pytest
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.raw_scan import RawScan, Reading
-from ptycho_tasks.readers import read_scan
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scans.raw_scan import RawScan, Reading
+from ptycho_tasks.scans.readers import read_scan
 
 FRAMES = "entry_1/data_1/data"
 SCAN = simulate(SimulationOptions(size=32, grid=6, step=4.0, jitter=1.0, photons=1e6, seed=3))

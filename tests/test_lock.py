@@ -13,13 +13,13 @@ import sys
 import pytest
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.lock import LockedError, ProjectLock, holder_of
+from ptycho_tasks.system.lock import LockedError, ProjectLock, holder_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="flock is of POSIX")
 HOLD = """
 import sys
 from pathlib import Path
-from ptycho_tasks.lock import ProjectLock
+from ptycho_tasks.system.lock import ProjectLock
 lock = ProjectLock(Path(sys.argv[1]))
 lock.acquire()
 lock.working_on("train:wide")
@@ -138,7 +138,7 @@ def test_a_lock_whose_file_was_removed_still_holds_and_is_made_again(path, capsy
 
 
 def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys):
-    monkeypatch.setattr("ptycho_tasks.lock._open_folder", lambda path: None)
+    monkeypatch.setattr("ptycho_tasks.system.lock._open_folder", lambda path: None)
     first, second = ProjectLock(path), ProjectLock(path)
     first.acquire()
     shutil.rmtree(path.parent)

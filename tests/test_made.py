@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.made import (
+from ptycho_tasks.results.ownership import (
     RECORD,
     check_ours,
     is_ours,

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence import load_evidence
-from ptycho_tasks.memo import import_memo, read_memo
+from ptycho_tasks.evidence.importing import import_memo
+from ptycho_tasks.evidence.loading import load_evidence
+from ptycho_tasks.evidence.memo import read_memo
 
 MEMO = Path(__file__).with_name("memo.txt")
 FOLDER = "plans/active/ADR-003-BACKEND-API/reports"
@@ -106,7 +107,7 @@ def test_every_line_is_told_of(tmp_path):
 
 
 def test_a_project_of_its_own_can_run_it(tmp_path):
-    command = [sys.executable, "-m", "ptycho_tasks.cli", "plan", "import", str(MEMO)]
+    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "plan", "import", str(MEMO)]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
     assert "took  evidence.yaml\n" in done.stdout
     doit = [sys.executable, "-m", "doit"]

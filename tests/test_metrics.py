@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ptycho_tasks import forward
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity, fourier_shift
-from ptycho_tasks.metrics import SCORES, align, data_misfit, frc50, scanned_box, score
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics import forward
+from ptycho_tasks.physics.forward import expected_intensity, fourier_shift
+from ptycho_tasks.physics.metrics import SCORES, align, data_misfit, frc50, scanned_box, score
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
 
 N = 32
 

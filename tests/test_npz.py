@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ptycho_tasks import npz as npz_module
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.npz import NpzFile, Rows, write_npz, write_scan
-from ptycho_tasks.readers import read_scan
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans import npz as npz_module
+from ptycho_tasks.scans.npz import NpzFile, Rows, write_npz, write_scan
+from ptycho_tasks.scans.readers import read_scan
 
 ARRAYS = {
     "frames": np.arange(3 * 4 * 4, dtype=np.float32).reshape(3, 4, 4),
@@ -314,6 +314,6 @@ def test_a_compressed_array_larger_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(100))
-    monkeypatch.setattr("ptycho_tasks.npz.fits", lambda count: count < 800)
+    monkeypatch.setattr("ptycho_tasks.scans.npz.fits", lambda count: count < 800)
     with pytest.raises(ScanError, match="key 'a' does not fit into memory"):
         NpzFile(tmp_path / "a.npz")["a"]

@@ -1,7 +1,7 @@
 from doit.control import TaskControl
 from doit.task import Task
 
-from ptycho_tasks.order import in_run_order
+from ptycho_tasks.builds.order import in_run_order
 
 
 def of(*tasks):

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.output import echo
+from ptycho_tasks.system.terminal import echo
 
-OURS = [sys.executable, "-m", "ptycho_tasks.cli"]
+OURS = [sys.executable, "-m", "ptycho_tasks.commands.cli"]
 
 
 def test_what_would_steer_a_terminal_is_escaped(capsys):
@@ -41,7 +41,7 @@ def test_output_that_goes_nowhere_is_no_traceback(built_project, command, place)
 
 def test_a_file_that_is_opened_takes_no_closed_stream_s_place(tmp_path):
     code = (
-        "import os; from ptycho_tasks.output import end_in_order; end_in_order();"
+        "import os; from ptycho_tasks.system.terminal import end_in_order; end_in_order();"
         "print(os.open('file', os.O_CREAT | os.O_RDWR), file=open('number', 'w'))"
     )
     script = f'"{sys.executable}" -c "{code}" >&- 2>&-'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.results.bundle import load_bundle
 
 REPOSITORY = Path(__file__).parents[1]
 OUTSIDE = Path(__file__).parent / "outside"

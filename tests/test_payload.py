@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from ptycho_tasks.config import read_config
-from ptycho_tasks.errors import BackendError, ConfigError
-from ptycho_tasks.options import STAGES
-from ptycho_tasks.payload import (
-    Places,
+from ptycho_tasks.config.document import read_config
+from ptycho_tasks.config.factories import (
     create_inference_payload,
     create_refinement_payload,
     create_training_payload,
 )
+from ptycho_tasks.config.payload import Places
+from ptycho_tasks.errors import BackendError, ConfigError
+from ptycho_tasks.options import STAGES
 
 LOCAL = """\
 from typing import Annotated

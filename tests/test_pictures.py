@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ptycho_tasks.pictures import Kind, centred_phase, colour_limits, picture_bytes, round_length
+from ptycho_tasks.results.pictures import (
+    Kind,
+    centred_phase,
+    colour_limits,
+    picture_bytes,
+    round_length,
+)
 
 KINDS: tuple[Kind, ...] = ("amplitude", "phase")
 
@@ -62,7 +68,8 @@ def test_no_global_state_is_touched() -> None:
 
 def test_pyplot_is_not_imported() -> None:
     code = (
-        "import sys, numpy as np; from ptycho_tasks.pictures import picture_bytes; picture_bytes("
+        "import sys, numpy as np; from ptycho_tasks.results.pictures import picture_bytes; "
+        "picture_bytes("
         "np.ones((9, 9), 'c8'), np.ones((9, 9), bool), kind='phase', title='', pixel_size_m=None);"
         "print('matplotlib.pyplot' in sys.modules)"
     )

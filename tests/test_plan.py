@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import PlanError
-from ptycho_tasks.plan import BLOCKED, DONE, Change, Plan, note
-from ptycho_tasks.report import one_line
+from ptycho_tasks.evidence.plan import BLOCKED, DONE, Change, Plan, note
+from ptycho_tasks.evidence.report import one_line
 
 PLAN = r"""# Plan
 

@@ -18,13 +18,13 @@ import pytest
 
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.metrics import data_misfit
-from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.product import GROUP, overlap_count, product_bytes, read_product
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.results.product import GROUP, overlap_count, product_bytes, read_product
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 
 PIXEL_M = (1.5e-8, 2.0e-8)
 ORIGIN = (2, 3)
@@ -269,8 +269,9 @@ def test_provenance_with_nan_is_refused(reconstruction: Reconstruction, scan: Sc
 
 def test_importing_it_is_light() -> None:
     code = (
-        "import sys, ptycho_tasks.product, ptycho_tasks.pictures, ptycho_tasks.metrics, "
-        "ptycho_tasks.simulate; print([m for m in ('matplotlib', 'skimage', 'scipy.ndimage', "
+        "import sys, ptycho_tasks.results.product, ptycho_tasks.results.pictures, "
+        "ptycho_tasks.physics.metrics, ptycho_tasks.physics.simulate; "
+        "print([m for m in ('matplotlib', 'skimage', 'scipy.ndimage', "
         "'scipy.fft', 'h5py') if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from ptycho_tasks.output import say
-from ptycho_tasks.progress import duration, show_progress
+from ptycho_tasks.builds.progress import duration, show_progress
+from ptycho_tasks.system.terminal import say
 
 
 class Terminal(io.StringIO):

@@ -9,10 +9,11 @@ import jsonschema
 import pytest
 import yaml
 
-from ptycho_tasks.config import flatten, read_config
+from ptycho_tasks.commands.init import init_project, project_schema
+from ptycho_tasks.config.document import read_config
+from ptycho_tasks.config.factories import create_training_payload
+from ptycho_tasks.config.fields import flatten
 from ptycho_tasks.errors import BackendError, ConfigError, FileWriteError
-from ptycho_tasks.payload import create_training_payload
-from ptycho_tasks.project import init_project, project_schema
 
 
 @pytest.fixture

@@ -17,26 +17,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_tasks import prove
-from ptycho_tasks.checklist import Sight, checklist, problems, reopen
-from ptycho_tasks.clock import Clock, utc_now
 from ptycho_tasks.errors import ConfigError, PlanError, PtychoTasksError
-from ptycho_tasks.evidence import (
-    digest_at,
+from ptycho_tasks.evidence import runner as prove
+from ptycho_tasks.evidence.checklist import Sight, checklist, problems, reopen
+from ptycho_tasks.evidence.inputs import digest_at, outputs_at
+from ptycho_tasks.evidence.journal import JOURNAL
+from ptycho_tasks.evidence.ledger import appended, holds
+from ptycho_tasks.evidence.loading import load_evidence
+from ptycho_tasks.evidence.log import RULE, as_ascii, output_of
+from ptycho_tasks.evidence.plan import Plan
+from ptycho_tasks.evidence.prune import prunable, prune
+from ptycho_tasks.evidence.publish import begin, publish
+from ptycho_tasks.evidence.records import (  # fmt: skip
     is_in_report,
-    load_evidence,
     log_problem,
-    outputs_at,
     pending,
     reasons_of,
-)  # fmt: skip
-from ptycho_tasks.ledger import appended, holds
-from ptycho_tasks.plan import Plan
-from ptycho_tasks.prove import RULE, as_ascii, output_of, run_item
-from ptycho_tasks.prune import prunable, prune
-from ptycho_tasks.publish import JOURNAL, begin, publish
-from ptycho_tasks.report import Evaluated, attempt, blocker, manifest, summary
-from ptycho_tasks.shell import code_named, pytest_calls, selected_paths
+)
+from ptycho_tasks.evidence.report import Evaluated, attempt, blocker, manifest, summary
+from ptycho_tasks.evidence.runner import run_item
+from ptycho_tasks.evidence.shell import code_named, pytest_calls, selected_paths
+from ptycho_tasks.system.clock import Clock, utc_now
 
 CONFIG = """\
 initiative: I
@@ -616,7 +617,7 @@ def journal(project, monkeypatch):
 
     project.run()
     with monkeypatch.context() as patch:
-        patch.setattr("ptycho_tasks.publish._place_all", kill)
+        patch.setattr("ptycho_tasks.evidence.journal._place_all", kill)
         with pytest.raises(KeyboardInterrupt):
             project.publish()
     return project.root / JOURNAL
@@ -736,7 +737,7 @@ def test_reports_of_other_projects_in_a_ledger_are_theirs(tmp_path):
 
 
 def ptycho_tasks(*arguments, cwd):
-    command = [sys.executable, "-m", "ptycho_tasks.cli", *arguments]
+    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", *arguments]
     return subprocess.run(command, cwd=cwd, text=True, capture_output=True, check=False)
 
 

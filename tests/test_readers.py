@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_tasks import npz as npz_module
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scans import npz as npz_module
+from ptycho_tasks.scans.readers import read_scan
 
 M, N, H, W = 6, 8, 20, 24
 COUNTS = np.random.default_rng(0).poisson(9.0, (M, N, N))
@@ -332,7 +332,7 @@ def test_a_file_without_permission_is_refused(open_folder: Path) -> None:
     script = f"""\
 import os, h5py
 from pathlib import Path
-from ptycho_tasks import npz, readers, hdf5_scan
+from ptycho_tasks.scans import npz, readers, hdf5_scan
 if os.geteuid() == 0:
     os.setuid(65534)
 readers.read_scan(Path({str(path)!r}))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_tasks.npz import NpzFile, write_npz
 from ptycho_tasks.scan import release_pages
+from ptycho_tasks.scans.npz import NpzFile, write_npz
 
 
 def resident_bytes(path: Path) -> int:

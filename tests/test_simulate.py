@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData, canvas_of
-from ptycho_tasks.simulate import simulate
 
 SMALL: dict[str, Any] = {"size": 32, "grid": 6, "step": 4.0, "jitter": 1.0, "seed": 3}
 ARRAYS = ("diffraction", "positions", "probe", "object")

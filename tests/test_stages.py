@@ -14,9 +14,14 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_tasks import payload, reporter, stages
-from ptycho_tasks.bundle import load_bundle
-from ptycho_tasks.config import read_config
+from ptycho_tasks.builds import inputs, stages
+from ptycho_tasks.config.document import read_config
+from ptycho_tasks.config.factories import (
+    create_inference_payload,
+    create_refinement_payload,
+    create_training_payload,
+)
+from ptycho_tasks.config.payload import Places
 from ptycho_tasks.errors import (
     ConfigError,
     FileWriteError,
@@ -24,18 +29,15 @@ from ptycho_tasks.errors import (
     ScanError,
     TrainingError,
 )
-from ptycho_tasks.fixture import read_fixture
-from ptycho_tasks.made import RECORD, recorded
-from ptycho_tasks.npz import write_scan
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.payload import (
-    Places,
-    create_inference_payload,
-    create_refinement_payload,
-    create_training_payload,
-)
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.results.bundle import load_bundle
+from ptycho_tasks.results.ownership import RECORD, recorded
 from ptycho_tasks.scan import ScanData, take_frames
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.scans.fixture import read_fixture
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.system import processes
+from ptycho_tasks.system.cache import forget_all
 
 CONFIG = """\
 name: tiny
@@ -230,9 +232,9 @@ def test_a_backend_that_ends_the_program_is_at_fault(project, method):
 
 @WHERE
 def test_a_signal_ends_the_run_and_not_only_the_backend(project, method, capfd):
-    before = signal.signal(signal.SIGTERM, reporter._stop)
+    before = signal.signal(signal.SIGTERM, processes.stop)
     try:
-        with pytest.raises(reporter.Stopped) as caught:
+        with pytest.raises(processes.Stopped) as caught:
             getattr(project.write(**{method: "signal.raise_signal(signal.SIGTERM)"}), method)()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -241,7 +243,7 @@ def test_a_signal_ends_the_run_and_not_only_the_backend(project, method, capfd):
 
 
 def test_doit_can_hand_a_stop_on_as_text():
-    assert reporter.Stopped("143").code == 143
+    assert processes.Stopped("143").code == 143
 
 
 @pytest.mark.parametrize(
@@ -397,7 +399,7 @@ def test_a_refinement_that_made_it_worse_says_so(project, capsys, factor, warned
 def test_what_explains_nothing_is_no_result(project, code, said):
     before = project.write().infer()
     files = {path: path.read_bytes() for path in project.inference().output_files}
-    payload._backend.cache_clear()
+    forget_all()
     error = refusal(project.write(infer=code).infer, TrainingError)
     assert "no better than a flat object" in error
     assert said in error
@@ -538,7 +540,7 @@ def test_a_scan_that_cannot_follow_a_training_is_found_before_it(project):
     given = {"source.file": "other.npz"}
     flags = {"source.file": "--test-data-file"}
     test = create_inference_payload(file, command_line=given, flags=flags)
-    said = refusal(lambda: stages.check_scan_to_infer(test, project.training()), ConfigError, 2)
+    said = refusal(lambda: inputs.check_scan_to_infer(test, project.training()), ConfigError, 2)
     assert said.startswith("--test-data-file: ")
     assert "other.npz: has frames of 32 x 32 pixels, but those to train on have 16 x 16" in said
-    stages.check_scan_to_infer(project.inference(), project.training())
+    inputs.check_scan_to_infer(project.inference(), project.training())

@@ -16,9 +16,10 @@ from doit.task import Task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_tasks import state as module
-from ptycho_tasks.freshness import Recipe, UpToDate
-from ptycho_tasks.state import State, spelled
+from ptycho_tasks.builds import state as module
+from ptycho_tasks.builds.staleness import Recipe, UpToDate
+from ptycho_tasks.builds.state import State
+from ptycho_tasks.layout import spelled
 
 BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
 OLD_NS = 10**9

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.table import _packed, _unpacked, make_table, opened, sealed
+from ptycho_tasks.builds.notes import opened, sealed
+from ptycho_tasks.builds.task_table import _packed, _unpacked, make_table
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}\Z")
 PARTS = st.sampled_from(["runs", "fixtures", "scan.npz", 'a,"b', "*", "name"])

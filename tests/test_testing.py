@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from ptycho_tasks import testing
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
-from ptycho_tasks.testing import BackendConformance
+from ptycho_tasks.testing import BackendConformance, checks
 
 STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
 
@@ -591,7 +590,7 @@ BROKEN: dict[str, list[Broken]] = {
 )
 def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
     _, code, declared, said = broken
-    monkeypatch.setattr(testing, "GRACE_S", 0.0)
+    monkeypatch.setattr(checks, "GRACE_S", 0.0)
     given = {"method": "train", "ending": "an error", "monkeypatch": monkeypatch} | declared
     folder = tmp_path / "given"
     folder.mkdir()

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.config import Config, convert, merge, parse_config
+from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.config.layers import convert, merge
+from ptycho_tasks.config.sections import Config
+from ptycho_tasks.config.variants import label, variants_of
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.variants import label, variants_of
 
 BASE = "source: {file: scan.npz}\nfixture: {seed: 7, subset_size: 20}\n"
 

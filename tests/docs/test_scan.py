@@ -17,7 +17,7 @@ CUT = "fixture --source lines.npz --output fixtures/lines.npz"
 
 
 def run(command: str) -> None:
-    from ptycho_tasks.cli import cli
+    from ptycho_tasks.commands.cli import cli
 
     done = CliRunner().invoke(cli, command.split(), catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -21,7 +21,8 @@ from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import ptycho
 from hostile.scans import prepared, run_apart, save, wrong_result
 from ptycho_tasks.backend import TrainedModel
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
 
 BUNDLE = Battery("bundle")
 PATH = Path("model", BUNDLE_NAME)
@@ -343,7 +344,7 @@ def _trained(backend: str) -> bytes:
             "execution: {accelerator: cpu, threads: 1}\n"
         )
         words = ("train", "--config", "small.yaml", "--output-dir", "model")
-        run_apart("-m", "ptycho_tasks.cli", *words)
+        run_apart("-m", "ptycho_tasks.commands.cli", *words)
 
     return (prepared(backend, make) / PATH).read_bytes()
 

@@ -250,7 +250,7 @@ def _leaves(group: click.Group, above: tuple[str, ...] = ()) -> list[tuple[tuple
 @COMMAND.family
 def _flags(rng: Rng) -> Trial:
     """A command with flags of its own, any values, and sometimes one too many."""
-    from ptycho_tasks.cli import cli
+    from ptycho_tasks.commands.cli import cli
 
     save()
     project("scan.npz")

@@ -35,7 +35,7 @@ WRITES = ("fixtures", "runs")
 
 # --- where the words go --------------------------------------------------------------------------
 
-_DOIT, _PTYCHO = f"{sys.executable} -m doit", f"{sys.executable} -m ptycho_tasks.cli"
+_DOIT, _PTYCHO = f"{sys.executable} -m doit", f"{sys.executable} -m ptycho_tasks.commands.cli"
 _COMMANDS = {
     "list": f"{_DOIT} list",
     "why": f"{_DOIT} why",
@@ -206,10 +206,10 @@ def _without_relative_path() -> dict[str, str]:
 
 
 for _name, _call in {
-    "config": ("-m", "ptycho_tasks.cli", "config"),
+    "config": ("-m", "ptycho_tasks.commands.cli", "config"),
     "train": (
         "-m",
-        "ptycho_tasks.cli",
+        "ptycho_tasks.commands.cli",
         "train",
         "--train-data-file",
         "scan.npz",

@@ -16,7 +16,7 @@ import yaml
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project, prepared, run_apart
-from ptycho_tasks.memo import DODO
+from ptycho_tasks.evidence.importing import DODO
 
 EVIDENCE = Battery("evidence")
 MEMO = Path("memo.txt")
@@ -208,7 +208,7 @@ def _prose_is_not_run(rng: Rng) -> Trial:
     Path("tests/test_reader.py").write_text("def test_a():\n    pass\n")
 
     def call() -> None:
-        run_apart("-m", "ptycho_tasks.cli", "plan", "import", "memo.txt")
+        run_apart("-m", "ptycho_tasks.commands.cli", "plan", "import", "memo.txt")
         doit("evidence")()
 
     trial = Trial(
@@ -480,7 +480,7 @@ def _check_sees_a_stale_stage(rng: Rng) -> Trial:
         " depends: [infer]}\n",
         "- [ ] **C4.F:** a\n",
     )
-    from ptycho_tasks.template import DODO as OF_PROJECT
+    from ptycho_tasks.commands.template import DODO as OF_PROJECT
 
     Path("dodo.py").write_text(OF_PROJECT)
     run_apart("-m", "doit", "evidence")

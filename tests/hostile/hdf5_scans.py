@@ -28,7 +28,7 @@ from hostile.scans import (
     wrong_result,
     wrong_scan,
 )
-from ptycho_tasks.readers import read_scan
+from ptycho_tasks.scans.readers import read_scan
 
 HDF5 = Battery("hdf5")
 PATH = Path("scan.cxi")

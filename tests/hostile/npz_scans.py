@@ -15,8 +15,8 @@ import numpy as np
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import arrays, project, save, scan, wrong_result, wrong_scan
-from ptycho_tasks.readers import read_scan
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.readers import read_scan
 
 NPZ = Battery("npz")
 PATH = Path("scan.npz")

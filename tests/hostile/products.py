@@ -148,7 +148,7 @@ for _name, _change in {
         """Read by itself, as `refine` does."""
         built_project()
         _in_product(change)()
-        from ptycho_tasks.product import read_product
+        from ptycho_tasks.results.product import read_product
 
         return Trial(lambda: read_product(RESULT), (RESULT.name,))
 

@@ -50,7 +50,7 @@ def ptycho(*arguments: str) -> Callable[[], Any]:
     """The command `ptycho-tasks`, run in the case's own process."""
 
     def call() -> None:
-        from ptycho_tasks.cli import main
+        from ptycho_tasks.commands.cli import main
 
         sys.argv = ["ptycho-tasks", *arguments]
         main()

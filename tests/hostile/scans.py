@@ -19,10 +19,10 @@ import numpy as np
 from conftest import FURTHER, page_block
 from numpy.typing import NDArray
 
+from ptycho_tasks.commands.template import DODO
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
-from ptycho_tasks.template import DODO
 
 ENERGY_EV, DISTANCE_M, PITCH_M = 8800.0, 2.0, 172e-6
 JOULE = 1.602176634e-19

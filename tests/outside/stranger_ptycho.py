@@ -32,8 +32,8 @@ def iterate(request: Any, start: Reconstruction, kept: Path | None = None) -> Re
 
     import numpy as np
 
-    from ptycho_tasks.files import write_atomic
     from ptycho_tasks.scan import corners_and_fractions
+    from ptycho_tasks.system.files import write_atomic
 
     scan, options = request.scan, request.options
     probe, N, image, losses = start.probe, scan.size, start.object, []

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import SEEN_LEVEL, InferRequest, Reconstruction, TrainedModel
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.forward import illumination_of, patch_corners
-from ptycho_tasks.metrics import data_misfit
+from ptycho_tasks.physics.forward import illumination_of, patch_corners
+from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.scan import Canvas, ScanData, canvas_of, corners_and_fractions
 
 MODEL = "reconstruction"

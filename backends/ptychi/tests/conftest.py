@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
 
 
 @pytest.fixture(scope="session")

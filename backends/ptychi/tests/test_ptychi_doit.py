@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.template import DODO
+from ptycho_tasks.commands.template import DODO
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
 pytest.importorskip("ptycho_tasks_ptychi")
@@ -36,7 +36,8 @@ LEVEL = '''\
 
 import numpy as np
 
-from ptycho_tasks.backend import Reconstruction, TrainedModel, TrainingOptions
+from ptycho_tasks.backend import Reconstruction, TrainedModel
+from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import canvas_of
 

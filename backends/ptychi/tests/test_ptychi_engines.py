@@ -18,13 +18,13 @@ from ptycho_tasks.backend import (
     checked_model,
     checked_reconstruction,
 )
-from ptycho_tasks.bundle import bundle_bytes
 from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit, scanned_box, score
 from ptycho_tasks.options import ExecutionOptions, SimulationOptions
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit, scanned_box, score
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import canvas_of
-from ptycho_tasks.simulate import simulate
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
 engines = pytest.importorskip("ptycho_tasks_ptychi.engines")

@@ -11,11 +11,11 @@ import pytest
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest, checked_reconstruction
 from ptycho_tasks.errors import BundleError, ConfigError, TrainingError
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit
 from ptycho_tasks.options import ExecutionOptions, SimulationOptions
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import Canvas, canvas_of, take_frames
-from ptycho_tasks.simulate import simulate
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
 engines = pytest.importorskip("ptycho_tasks_ptychi.engines")

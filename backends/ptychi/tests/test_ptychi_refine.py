@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ptycho_tasks.backend import (
-    Reconstruction,
-    RefineRequest,
-    TrainRequest,
-    checked_reconstruction,
-)
+from ptycho_tasks.backend import Reconstruction, RefineRequest, TrainRequest, checked_reconstruction
 from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
-from ptycho_tasks.metrics import data_misfit, score
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.physics.metrics import data_misfit, score
 from ptycho_tasks.scan import Canvas, canvas_of, take_frames
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")

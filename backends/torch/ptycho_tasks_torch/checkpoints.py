@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.files import remove_leftovers, write_atomic
+from ptycho_tasks.system.files import remove_leftovers, write_atomic
 
 NAME = "checkpoint.pt"
 LEAST_SECONDS = 2.0

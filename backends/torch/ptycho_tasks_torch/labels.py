@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ConfigError, ScanError
-from ptycho_tasks.forward import illumination_of
+from ptycho_tasks.physics.forward import illumination_of
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.options import NetworkOptions
 

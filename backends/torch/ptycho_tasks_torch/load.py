@@ -9,8 +9,8 @@ import msgspec
 import torch
 
 from ptycho_tasks.backend import TrainedModel
-from ptycho_tasks.bundle import load_bundle
 from ptycho_tasks.errors import BundleError
+from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks_torch.network import Autoencoder, ObjectNetwork
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.pinn import PinnOptions

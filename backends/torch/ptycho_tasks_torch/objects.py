@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import make_object
+from ptycho_tasks.physics.simulate import make_object
 
 POOL = 24
 """Objects to cut canvases from."""

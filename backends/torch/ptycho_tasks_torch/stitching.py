@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.files import writing
 from ptycho_tasks.scan import Canvas, release_pages
+from ptycho_tasks.system.files import writing
 
 SWEEPS = 30
 """How often every group is turned; more change little on a scan of some thousand frames."""

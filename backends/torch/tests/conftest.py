@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.simulate import simulate
 from ptycho_tasks_torch import calibration
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_tasks.template import DODO
+from ptycho_tasks.commands.template import DODO
 from ptycho_tasks_torch import load_inference_bundle
 
 SMALL = "training: {channels: 4, steps: 1, neighbours: 16, batch_size: 16}\n"
@@ -39,7 +39,7 @@ def run(cwd: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[
 
 
 def ptycho_tasks(cwd: Path, *arguments: str) -> str:
-    done = run(cwd, "ptycho_tasks.cli", *arguments)
+    done = run(cwd, "ptycho_tasks.commands.cli", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -129,7 +129,7 @@ def test_a_project_gives_what_the_commands_give(place):
 def test_a_wrong_value_costs_no_torch(tmp_path, flags, expected):
     (tmp_path / "scan.npz").write_bytes(b"")
     watched = (
-        "import sys; from ptycho_tasks.cli import main\n"
+        "import sys; from ptycho_tasks.commands.cli import main\n"
         "try: main()\n"
         "finally: print(*sorted({'numpy', 'torch', 'h5py'} & set(sys.modules)))"
     )

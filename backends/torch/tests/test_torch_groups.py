@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.forward import expected_intensity
+from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks_torch.groups import covering_groups, make_groups
 from ptycho_tasks_torch.network import expose

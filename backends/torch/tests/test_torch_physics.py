@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.forward import expected_intensity
+from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.scan import corners_and_fractions
 from ptycho_tasks_torch.canvas import add_patches, cut_patches
 from ptycho_tasks_torch.physics import (

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit, score
+from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.network import ObjectNetwork
@@ -411,9 +412,9 @@ import sys
 from pathlib import Path
 import msgspec
 from ptycho_tasks.backend import InferRequest
-from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks_torch.network import ObjectNetwork
 from ptycho_tasks_torch.pinn import PinnOptions, backend
 bundle = load_bundle(Path({model_dir!r}))

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes
 from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
-from ptycho_tasks.metrics import score
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.physics.metrics import score
+from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle, schedules
 from ptycho_tasks_torch.execution import TorchExecution

@@ -18,10 +18,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import Backend, InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.bundle import BUNDLE_NAME, bundle_bytes, load_bundle
 from ptycho_tasks.errors import BundleError, ConfigError, ScanError, TrainingError
-from ptycho_tasks.forward import expected_intensity
-from ptycho_tasks.metrics import data_misfit, score
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.physics.forward import expected_intensity
+from ptycho_tasks.physics.metrics import data_misfit, score
+from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
 from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch import (
     checkpoints,
@@ -864,9 +865,9 @@ INFER = """
 from pathlib import Path
 import msgspec
 from ptycho_tasks.backend import InferRequest
-from ptycho_tasks.bundle import load_bundle
+from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.simulate import simulate
+from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks_torch.unrolled import UnrolledOptions, backend
 bundle = load_bundle(Path({model_dir!r}))
 scan = simulate(SimulationOptions(size=32, grid=4, step=3.5, jitter=1.0))

@@ -1,0 +1,1 @@
+"""The graph of tasks: their table, their staleness, their records, and how they run."""

@@ -1,0 +1,211 @@
+"""The actions of the tasks: run a stage, clean up after one."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from doit.exceptions import TaskError, TaskFailed
+from doit.globals import Globals
+from doit.task import Task
+
+from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.task_table import Row
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.layout import CHECKPOINTS, LOGS
+from ptycho_tasks.system.faults import complain, or_exit, passes_through, show_fault
+from ptycho_tasks.system.files import remove_leftovers, remove_work, work_folders
+from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.terminal import echo
+
+if TYPE_CHECKING:
+    from ptycho_tasks.backend import Backend
+    from ptycho_tasks.config.payload import Payload
+
+
+_FUNCTIONS = {
+    "source": "check_source",
+    "fixture": "make_fixture",
+    "train": "train",
+    "infer": "infer",
+    "refine": "refine",
+}
+"""Of `ptycho_tasks.stages`, for each stage."""
+
+
+def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
+    """The action of every task: run a stage; a user's error is one line and the right exit code.
+
+    Gives what the task's record says besides: `read`, the further files that were read, to sha256.
+    """
+    from ptycho_tasks.builds import stages
+
+    table = project_table()
+    row = table.row(name)
+    backends: list[Backend] = []
+    with lines_of(name):
+        try:
+            refuse_overwriting(row["inputs"], row["outputs"])
+            payload = table.payload(row)
+            refuse_foreign(row, payload)
+            backends += [payload.backend, *filter(None, [getattr(payload, "refiner", None)])]
+            remove_leftovers(map(Path, row["outputs"]))
+            with muted(task.verbosity):
+                getattr(stages, _FUNCTIONS[row["stage"]])(payload)
+        except Exception as error:
+            return failure_of(error, backends)
+    return {"read": payload.files_read}
+
+
+@contextmanager
+def muted(verbosity: int) -> Iterator[None]:
+    """In the block, be as silent as doit's option -v asks for: at 1 without output, at 0 without
+    what goes to stderr as well."""
+    with ExitStack() as streams:
+        if verbosity < 2:
+            streams.enter_context(redirect_stdout(io.StringIO()))
+        if verbosity < 1:
+            streams.enter_context(redirect_stderr(io.StringIO()))
+        yield
+
+
+def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
+    """Say in one line why an action failed; gives what doit wants to know of it."""
+    if isinstance(error, PtychoTasksError):
+        complain(error)
+        failure = TaskError if error.exit_code == ConfigError.exit_code else TaskFailed
+        return failure(str(error), report=False)
+    culprits = (f"backend `{one.name}`" for one in backends if passes_through(error, one))
+    # Left to doit, it would end with the exit code of a wrong configuration.
+    return TaskFailed(show_fault(error, next(culprits, "")), report=False)
+
+
+def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
+    """Refuse to write an output over an input, by whatever path both are reached.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    for output in map(Path, outputs):
+        for source in map(Path, inputs):
+            if output.exists() and source.exists() and output.samefile(source):
+                raise ConfigError(
+                    f"{source} would be overwritten by what is made of it; set another `name` in "
+                    "ptycho.yaml, or move the scan"
+                )
+
+
+def refuse_foreign(row: Row, payload: Payload) -> None:
+    """Refuse to replace a file that no run of this project, nor another of ours, put there.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    state = current()
+    built = {} if state is None else (state.built(row["name"]) or {"outputs": {}})["outputs"]
+    unknown = [Path(path) for path in row["outputs"] if built.get(path) is None]
+    if row["stage"] == "train":
+        unknown += [*Path(row["outputs"][0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
+    if not any(path.is_file() for path in unknown):
+        return
+    from ptycho_tasks.builds.inputs import is_as_simulated
+    from ptycho_tasks.results.ownership import check_ours
+
+    if not (row["stage"] == "source" and is_as_simulated(payload)):
+        check_ours(unknown, "")
+
+
+def said_by(row: Row) -> dict[str, Any] | None:
+    """What the present bundle or reconstruction says of what it was made from; None where it says
+    nothing or is damaged."""
+    folder = Path(row["outputs"][0]).parent
+    if row["stage"] == "train":
+        from ptycho_tasks.results.bundle import made_from
+
+        said = made_from(folder)
+        return {**said, "files": {}} if isinstance(said, dict) else None
+    from ptycho_tasks.layout import METRICS
+
+    try:
+        said = json.loads((folder / METRICS).read_text())["made_from"]
+        files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return {**said, "files": files}
+
+
+@or_exit()
+def clean(name: str, dryrun: bool) -> None:
+    """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
+
+    A file that is not as the task left it is someone's own by now, and stays.
+
+    Raises:
+        SystemExit: a run is at work in the project, or a file cannot be removed.
+    """
+    if not dryrun:
+        exit_if_held()
+    row = project_table().row(name)
+    if row["stage"] == "train":
+        folder = Path(row["outputs"][0]).parent
+        for beside in (folder / CHECKPOINTS, folder / LOGS):
+            _remove_recorded(beside, dryrun)
+        _remove_work(Path(STATE_DIR, "work", row["variant"]), dryrun)
+    state: State = Globals.dep_manager.backend
+    built = (state.built(name) or {"outputs": {}})["outputs"]
+    for output in row["outputs"]:
+        if not Path(output).exists():
+            continue
+        if built.get(output) is None or state.sha256(output) != built[output]:
+            echo(f"keeping {output}: it is not as `doit {name}` left it")
+        else:
+            _remove(Path(output), dryrun)
+
+
+def _remove_recorded(folder: Path, dryrun: bool) -> None:
+    """Remove what runs wrote into a folder of logs or checkpoints; say what stays."""
+    from ptycho_tasks.results.ownership import recorded, remove_recorded
+
+    if recorded(folder):
+        echo(f"removing what was written into {folder}")
+    if dryrun:
+        return
+    with or_exit():
+        for path in remove_recorded(folder):
+            echo(f"keeping {path}: no run wrote it, or not as it is")
+    _remove_empty(folder.parent)
+
+
+def _remove_work(folder: Path, dryrun: bool) -> None:
+    if work_folders(folder):
+        echo(f"removing {folder}")
+    if not dryrun:
+        remove_work(folder)
+        _remove_empty(folder.parent)
+
+
+def _remove(path: Path, dryrun: bool) -> None:
+    echo(f"removing {path}")
+    if dryrun:
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        echo(f"error: cannot remove {path}: {error.strerror or error}", err=True)
+        raise SystemExit(1) from error
+    _remove_empty(path.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing, and those that this leaves empty."""
+    keep = {Path(), Path("fixtures"), Path(STATE_DIR)}
+    with suppress(OSError):  # it holds something, or is not there
+        while folder not in keep and not folder.is_symlink():
+            folder.rmdir()
+            folder = folder.parent

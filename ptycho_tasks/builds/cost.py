@@ -1,0 +1,103 @@
+"""What a reconstruction costs in memory, foreseen from positions and frames before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptycho_tasks.backend import Backend, InferRequest, RefineRequest, TrainRequest
+from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.system.memory import available_bytes, in_gb
+
+CANVASES, BASE_BYTES = 20, 600_000_000
+"""Complex64 copies of the object that a backend is taken to hold at a time, and what its libraries
+take besides, where it does not say (measured on `unrolled`)."""
+SPARSE, SMALL_PIXELS = 8, 2**20
+"""A canvas of more than `SMALL_PIXELS` pixels which is that many times what all frames together
+could cover holds a stray position rather than a scan."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scan asks for."""
+
+    rows: float
+    columns: float
+    """The canvas that holds every patch, pixels."""
+    memory_bytes: float
+    text: str
+    """The canvas in words, and which frame lies farthest out."""
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn a MemoryError in the block into a line that says what was needed.
+
+        Raises:
+            TrainingError: memory ended.
+        """
+        try:
+            yield
+        except MemoryError as error:
+            raise TrainingError(
+                f"memory ended: {self.text} needs about {in_gb(self.memory_bytes)}, and "
+                f"{in_gb(available_bytes())} are there now; take fewer frames, or a larger machine"
+            ) from error
+
+
+def check_cost(
+    backend: Backend, request: TrainRequest | InferRequest | RefineRequest, name: str
+) -> Cost:
+    """Refuse what will not fit into memory, or is spread so wide that a position must be wrong.
+
+    The bound is `execution.memory_gb`; without it, what the machine, or the container that this
+    process is in, has left. With it, a sparse canvas is taken as meant. `name` is what the message
+    calls the scan.
+
+    Raises:
+        ScanError: how much is needed, how much there is, and which frame lies farthest out.
+    """
+    scan, bound = request.scan, request.execution.memory_gb
+    cost = cost_of(backend, request)
+    covered = scan.frame_count * scan.size**2
+    times = cost.rows * cost.columns / covered
+    if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
+        raise ScanError(
+            f"{name}: {cost.text} is {times:.0f} times what all frames together could cover "
+            f"and would need about {in_gb(cost.memory_bytes)}; correct the positions, or set "
+            "execution.memory_gb where they are right"
+        )
+    there = available_bytes() if bound is None else bound * 1e9
+    if cost.memory_bytes > there:
+        raise ScanError(
+            f"{name}: {cost.text} needs about {in_gb(cost.memory_bytes)} of memory, but "
+            f"{in_gb(there)} are there; correct the positions, take fewer frames, or raise "
+            "execution.memory_gb"
+        )
+    return cost
+
+
+def cost_of(backend: Backend, request: TrainRequest | InferRequest | RefineRequest) -> Cost:
+    """What a request asks of a backend; nothing of that size is made to find out."""
+    positions = request.scan.positions
+    rows, columns = canvas_sides(request.scan)
+    away = np.abs(positions - np.median(positions, axis=0)).max(axis=1)
+    frame = int(np.argmax(away))
+    y, x = positions[frame]
+    text = (
+        f"a canvas of {rows:.0f} x {columns:.0f} pixels (frame {frame} at (y, x) = ({y:.0f}, "
+        f"{x:.0f}) lies farthest out)"
+    )
+    estimate: Any = getattr(backend, "memory", None)
+    default = CANVASES * 8 * rows * columns + BASE_BYTES
+    return Cost(rows, columns, float(estimate(request)) if estimate else default, text)
+
+
+def canvas_sides(scan: ScanData) -> tuple[float, float]:
+    """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
+    rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
+    return float(rows), float(columns)

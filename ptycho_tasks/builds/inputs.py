@@ -1,0 +1,135 @@
+"""What the stages read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptycho_tasks.builds.progress import _say_doubts, _say_scan
+from ptycho_tasks.builds.state import known_sha256
+from ptycho_tasks.config.payload import PROJECT, InferencePayload, Payload, TrainingPayload, _shown
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.layout import spelled
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scan import ScanData
+
+
+def is_as_simulated(payload: Payload) -> bool:
+    """Whether the source file is what a simulation would put there now."""
+    from ptycho_tasks.physics.simulate import simulate
+    from ptycho_tasks.scans.npz import write_scan
+    from ptycho_tasks.system.files import sha256_file, temporary
+
+    path = payload.source_file
+    if payload.source.simulate is None or not path.is_file():
+        return False
+    with temporary(path) as made:
+        write_scan(made, simulate(payload.source.simulate, name=path.stem))
+        return sha256_file(made) == sha256_file(path)
+
+
+def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) -> None:
+    """Refuse a scan that could not be reconstructed after a training.
+
+    Raises:
+        ConfigError: the file is not there, or its frames are not of the size of the others.
+        ScanError: the scan breaks the contract.
+    """
+    sizes = [_read_source(one, one.source_file).size for one in (training, payload)]
+    if sizes[0] != sizes[1]:
+        origin = payload.origins["source.file"]
+        raise ConfigError(
+            f"{origin}: {payload.scan_file}: has frames of {sizes[1]} x {sizes[1]} pixels, but "
+            f"those to train on have {sizes[0]} x {sizes[0]}; name a scan of that size"
+        )
+
+
+def _read_source(payload: Payload, path: Path) -> ScanData:
+    """Read the source, or another scan in its format.
+
+    The frames stay memory-mapped, so that a scan may be larger than memory. The price: should
+    another program cut the file short meanwhile, the kernel ends this process with a bus error,
+    which Python cannot catch. A scan is to be replaced by renaming, not rewritten in place.
+    """
+    from ptycho_tasks.scans.readers import read_scan, refuse_changed
+
+    source = payload.source
+    # The product is that of the source, and of no other scan.
+    own = path == payload.source_file
+    for key in ("source.file", "source.product") if own else ("inference.scan",):
+        missing = payload.missing(key)
+        if missing is not None:
+            raise ConfigError(f"{missing}; correct the path")
+    scan = read_scan(
+        path,
+        product=payload.product_file if own else None,
+        follow=tuple(map(payload.path, source.follow)),
+        **source.reading,
+    )
+    payload.files_read.update(
+        {spelled(payload.root, file): known_sha256(payload.root, file) for file in scan.files}
+    )
+    refuse_changed(scan.files)
+    return scan
+
+
+def _read_fixture(payload: Payload) -> ScanData:
+    from ptycho_tasks.scans.fixture import read_fixture
+
+    return read_fixture(payload.fixture_file)
+
+
+def _read_subset(payload: TrainingPayload) -> ScanData:
+    """The frames that a fixture of the source would hold."""
+    from ptycho_tasks.scan import take_frames
+    from ptycho_tasks.scans.cutting import select_indices
+
+    scan = _read_source(payload, payload.source_file)
+    indices = select_indices(scan.positions, payload.fixture, name=scan.name)
+    if len(indices) < scan.frame_count:
+        scan = take_frames(scan, indices)
+    _say_scan("scan", payload.source_file, payload, scan)
+    _say_doubts(payload.source_file, payload, scan)
+    return scan
+
+
+def _read_inference_scan(payload: InferencePayload) -> ScanData:
+    if payload.config.inference.scan == "fixture":
+        scan = _read_fixture(payload)
+    else:
+        scan = _read_source(payload, payload.scan_file)
+    count = payload.config.inference.n_groups
+    if count is not None and count != scan.frame_count:
+        from ptycho_tasks.scan import evenly_spaced, take_frames
+
+        if count > scan.frame_count:
+            raise ConfigError(
+                f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
+                f"asked for, but {_shown(payload.scan_file, payload)} has {scan.frame_count}; ask "
+                "for at most as many"
+            )
+        scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
+    _refuse_several(payload, scan)
+    _say_scan("scan", payload.scan_file, payload, scan)
+    # In a project, what the source leaves in doubt was said when it was checked.
+    if payload.places != PROJECT or payload.config.inference.scan not in ("source", "fixture"):
+        _say_doubts(payload.scan_file, payload, scan)
+    return scan
+
+
+def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
+    """Refuse to lay several scans onto one canvas.
+
+    Raises:
+        ConfigError: names the key that says which one is meant.
+    """
+    from ptycho_tasks.scan import scan_numbers
+
+    numbers = scan_numbers(scan)
+    if len(numbers) > 1:
+        shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+        raise ConfigError(
+            f"{_shown(payload.scan_file, payload)}: key 'scan_index' holds {len(numbers)} scans "
+            f"({shown}), and a reconstruction is of one; name it with source.scan_index"
+        )

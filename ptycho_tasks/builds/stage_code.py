@@ -1,0 +1,202 @@
+"""Which code decides a stage's result, so that a change of it makes the stage stale.
+
+Two things count. A version, which its author raises when results change: that of the backend,
+and one a stage of the core, so that an upgrade that changes no result rebuilds nothing. And,
+where someone works on the source itself (an editable install, a project's own backend), what the
+source says, without its comments and docstrings.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptycho_tasks.backends import LOCAL_MODULE
+from ptycho_tasks.builds.staleness import LOCAL
+from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.sources import is_installed
+
+if TYPE_CHECKING:
+    from ptycho_tasks.backend import Backend
+
+
+_HERE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """The core's code of one stage."""
+
+    version: int
+    """Raised when the stage gives other bytes for the same inputs and settings."""
+    modules: tuple[str, ...]
+    """Modules of the core that decide what the stage gives, as paths in the package."""
+
+
+_READING = (
+    "builds/inputs",
+    "builds/stages",
+    "scan",
+    "scans/hdf5_scan",
+    "scans/linked_files",
+    "scans/npz",
+    "scans/raw_scan",
+    "scans/readers",
+)
+_RESULT = (
+    *_READING,
+    "backend",
+    "builds/outputs",
+    "physics/forward",
+    "physics/metrics",
+    "results/bundle",
+    "results/pictures",
+    "results/product",
+    "scans/fixture",
+)
+STAGE_CODE = {
+    "source": StageCode(2, (*_READING, "options", "physics/forward", "physics/simulate")),
+    "fixture": StageCode(2, (*_READING, "scans/cutting", "scans/fixture")),
+    "train": StageCode(
+        1,
+        (
+            "backend",
+            "builds/inputs",
+            "builds/outputs",
+            "builds/stages",
+            "config/payload",
+            "results/bundle",
+            "scan",
+            "scans/fixture",
+            "scans/npz",
+            "scans/raw_scan",
+            "scans/readers",
+        ),
+    ),
+    "infer": StageCode(4, _RESULT),
+    "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
+}
+BESIDE = frozenset({
+    "backends", "builds/cost", "builds/progress", "builds/stage_code", "builds/state",
+    "config/document", "config/factories", "config/fields", "config/layers", "config/payload",
+    "config/sections", "config/variants", "errors", "layout", "options", "results/ownership",
+    "scans/plausibility", "system/files", "system/memory", "system/sources", "system/terminal",
+})  # fmt: skip
+"""Modules that stages reach too, but that decide whether, where and how they run, and not what
+they give: what the settings come to is among the settings."""
+
+
+def versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]:
+    """The versions that count for a stage, by the name that the user is told."""
+    result: dict[str, str | int] = {f"stage {stage}": STAGE_CODE[stage].version}
+    if backend is not None:
+        result[f"backend {backend.name}"] = backend.version
+    return result
+
+
+Sources = dict[str, Path]
+"""Source files by name: `project/backends/mine.py`, or a package and its file."""
+
+
+def core_sources(stage: str) -> Sources:
+    """The source files of the core that count for a stage; none where the core is installed."""
+    if is_installed(_HERE):
+        return {}
+    return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in STAGE_CODE[stage].modules}
+
+
+def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
+    """The source files of a backend that count, and those of the core that it imports; none of
+    what is installed.
+
+    Args:
+        backend: as loaded.
+        local: its file, for a backend in a project's own folder.
+        root: the project's folder; modules there that a local backend imports count too.
+    """
+    if local is not None:
+        files = _with_imports(local, root) | _imported_now(root)
+        named = {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
+        return {**named, **_core_imports(tuple(named.values()))}
+    package = type(backend).__module__.partition(".")[0]
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None:
+        return {}
+    folder = Path(file).parent
+    found = sorted(folder.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
+    named = {f"{package}/{path.relative_to(folder).as_posix()}": path for path in found}
+    return {**({} if is_installed(Path(file)) else named), **_core_imports(tuple(found))}
+
+
+@cached
+def _core_imports(files: tuple[Path, ...]) -> Sources:
+    """The core's modules that files of a backend import; none where the core is installed."""
+    if is_installed(_HERE):
+        return {}
+    found = {path for file in files for path in _imported(file, _HERE.parent)}
+    named = {path.relative_to(_HERE): path for path in sorted(found) if _HERE in path.parents}
+    return {
+        f"ptycho_tasks/{name.as_posix()}": path
+        for name, path in named.items()
+        if name.stem != "__init__" and name.with_suffix("").as_posix() not in BESIDE
+    }
+
+
+def _with_imports(file: Path, root: Path) -> set[Path]:
+    """A file, and the modules of the project that it imports, and those that they import."""
+    found, left = {file}, [file]
+    while left:
+        for path in _imported(left.pop(), root):
+            if path not in found:
+                found.add(path)
+                left.append(path)
+    return found
+
+
+def _imported(file: Path, root: Path) -> Iterator[Path]:
+    """The files of the project that the import statements of a file run."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of((root, root / "backends"), alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            places = (file.parents[node.level - 1],) if node.level else (root, root / "backends")
+            parts = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files_of(places, [*parts, alias.name])
+
+
+def _files_of(places: tuple[Path, ...], parts: list[str]) -> Iterator[Path]:
+    """The file of a module, and those of the packages that it lies in."""
+    for place in places:
+        for length in range(len(parts) + 1):
+            path = place.joinpath(*parts[:length])
+            for file in (path / "__init__.py", path.with_suffix(".py")):
+                if file.is_file():
+                    yield file
+
+
+def _imported_now(root: Path) -> set[Path]:
+    """The modules of the project that this process has imported, by whatever way; backends that
+    were looked up aside."""
+    files = {
+        Path(str(getattr(module, "__file__", None)))
+        for name, module in [*sys.modules.items()]
+        if not name.startswith(LOCAL_MODULE)
+    }
+    return {
+        file
+        for file in files
+        if file.is_relative_to(root)
+        and file.suffix == ".py"
+        and file != root / "dodo.py"
+        and "site-packages" not in file.parts
+    }

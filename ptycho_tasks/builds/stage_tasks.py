@@ -1,0 +1,119 @@
+"""The tasks of each stage, as doit takes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from doit.globals import Globals
+from doit.task import Task
+
+from ptycho_tasks.builds.actions import clean, run_stage, said_by
+from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.staleness import IGNORE_CODE, Recipe, UpToDate
+from ptycho_tasks.builds.state import Checker, State
+from ptycho_tasks.builds.task_table import Row
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.system.faults import or_exit
+
+_OPTIONS = [
+    {
+        "name": IGNORE_CODE,
+        "long": "ignore-code",
+        "type": bool,
+        "default": False,
+        "help": "take what was built as made by the code as it is now",
+    }
+]
+
+
+_TOGETHER = {
+    "source": "simulate or check the source scans",
+    "fixture": "cut the sources to the frames to train on",
+    "train": "train every variant",
+    "infer": "reconstruct the scan with every variant",
+    "refine": "go on from every reconstruction",
+}
+"""What it does to run all tasks of a stage."""
+
+
+def create_tasks(stage: str) -> Iterator[Task] | None:
+    """The tasks of a stage; None where the project has none. Those of `infer` hold those of
+    `refine`: to infer is to refine as well, where that is asked for."""
+    refuse_foreign_settings()
+    with or_exit():
+        rows = project_table().rows
+    if all(row["stage"] != stage for row in rows):
+        return None
+    parts = ("refine", "infer") if stage == "infer" else (stage,)
+    return (task for part in parts for task in _create(part, rows))
+
+
+def create_all_tasks() -> list[Task]:
+    """The tasks of all stages, in their order."""
+    return [
+        task
+        for stage in ("source", "fixture", "train", "infer")
+        for task in create_tasks(stage) or ()
+    ]
+
+
+def _create(stage: str, rows: Iterable[Row]) -> Iterator[Task]:
+    """The tasks of one stage, and one that runs them all where they have other names."""
+    own = [row for row in rows if row["stage"] == stage]
+    if own and own[0]["name"] != stage:
+        together = (stage, "refine") if stage == "infer" else (stage,)
+        yield Task(
+            stage,
+            None,
+            doc=_TOGETHER[stage],
+            has_subtask=True,
+            task_dep=[row["name"] for row in rows if row["stage"] in together],
+            params=_OPTIONS,
+        )
+    yield from map(_task, own)
+
+
+def refuse_foreign_settings() -> None:
+    """End a command of doit that does not keep what was built as these tasks need it.
+
+    Raises:
+        SystemExit: the user was told in one line.
+    """
+    manager = Globals.dep_manager
+    if manager is None:  # the tasks are asked for by another program
+        return
+    with or_exit():
+        for kind, given in ((State, manager.backend), (Checker, manager.checker)):
+            if not isinstance(given, kind):
+                raise ConfigError(
+                    f"dodo.py: these tasks need doit's settings of ptycho-tasks, and got "
+                    f"{type(given).__name__}; write `from ptycho_tasks.tasks import DOIT_CONFIG` "
+                    "there, and leave out the options --backend and --check_file_uptodate"
+                )
+
+
+def _task(row: Row) -> Task:
+    # A missing scan is the action's to report: doit would not say which key names it.
+    inputs = row["inputs"]
+    if row["stage"] == "source":
+        inputs = [path for path in inputs if Path(path).exists()]
+    recipe = Recipe(row["settings"], tuple(row["at_default"]), row["versions"], row["sources"])
+    stage, name = row["stage"], row["name"]
+    said = functools.partial(said_by, row) if stage in ("train", "infer", "refine") else None
+    task = Task(
+        name,
+        [(run_stage, [name])],
+        file_dep=inputs,
+        targets=row["outputs"],
+        task_dep=[row["after"]] if row["after"] else [],
+        uptodate=[UpToDate(recipe, row["inputs"], said)],
+        clean=[(clean, [name])],
+        io={"capture": False},
+        params=_OPTIONS,
+        doc=row["doc"],
+    )
+    if name != stage:
+        task.subtask_of = stage
+    return task

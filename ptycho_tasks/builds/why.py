@@ -1,0 +1,192 @@
+"""The doit commands `why` and `dry-run`: what is stale and for which reasons, and what would run.
+
+Neither runs or changes anything, and both work while a run is at work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from doit.cmd_base import DoitCmdBase
+from doit.control import TaskControl
+from doit.task import Task
+
+from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.reasons import Reason
+from ptycho_tasks.builds.staleness import Answer, UpToDate
+from ptycho_tasks.errors import one_line
+from ptycho_tasks.system.terminal import say
+
+_JSON = {
+    "name": "as_json",
+    "long": "json",
+    "type": bool,
+    "default": False,
+    "help": "print JSON, for programs",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run would do with one task."""
+
+    task: str
+    status: str
+    """`up to date`; `stale`: it would run; `depends`: it would run if the tasks before it give
+    something else than what is there; `ignored`: `doit ignore` names it, or a task before it."""
+    reasons: tuple[Reason, ...]
+
+
+def judge(control: TaskControl, dep_manager: Any) -> list[Verdict]:
+    """What a run would do with the selected tasks and all that they need, in the order in which
+    they would run."""
+    found: dict[str, Verdict] = {}
+    _judge(control.tasks, control.selected_tasks, found, dep_manager)
+    return [
+        verdict
+        for verdict in found.values()
+        if control.tasks[verdict.task].actions and not _is_part(verdict.task)
+    ]
+
+
+def _judge(
+    tasks: Mapping[str, Task],
+    selected: Iterable[str],
+    found: dict[str, Verdict],
+    dep_manager: Any,
+) -> None:
+    for name in in_run_order(tasks, selected, found):
+        verdict = _verdict(tasks[name], tasks, found, dep_manager)
+        if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
+            _judge(tasks, tasks[name].setup_tasks, found, dep_manager)
+        found[name] = verdict
+
+
+def _verdict(
+    task: Task, tasks: Mapping[str, Task], before: Mapping[str, Verdict], dep_manager: Any
+) -> Verdict:
+    if dep_manager.status_is_ignore(task):
+        return Verdict(task.name, "ignored", ())
+    status = dep_manager.get_status(task, tasks, get_log=True)
+    reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
+    if any(before[name].status == "ignored" for name in task.task_dep):
+        return Verdict(task.name, "ignored", ())
+    upstream = [name for name in task.task_dep if before[name].status != "up to date"]
+    made_again = {path for name in upstream for path in tasks[name].targets}
+    # What another task will make is no reason of its own.
+    reasons = [r for r in reasons if r.kind != "input" or r.subject not in made_again]
+    waits = [
+        Reason("upstream", name, f"{name} would run before")
+        for name in upstream
+        if tasks[name].actions and not _is_part(name)
+    ]
+    parts = [before[name] for name in task.task_dep if _is_part(name)]
+    if parts or not task.actions:
+        said = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
+        worst = {before[name].status for name in task.task_dep}
+        worst |= {"stale"} if parts and reasons else set()
+        kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
+        return Verdict(task.name, kind, tuple(said.values()) if parts else ())
+    kind = "stale" if reasons else "depends" if waits else "up to date"
+    return Verdict(task.name, kind, (*reasons, *waits))
+
+
+class _Ask(DoitCmdBase):  # type: ignore[misc]
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = None
+    # Delayed tasks are made like all others.
+    execute_tasks = False
+    cmd_options = (_JSON,)
+
+    def _execute(self, as_json: bool = False) -> int:
+        try:
+            control = TaskControl(self.task_list)
+            control.process(self.sel_tasks)
+            verdicts = judge(control, self.dep_manager)
+        finally:
+            self.dep_manager.close()
+        if as_json:
+            text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
+        else:
+            text = "".join(f"{one_line(line)}\n" for line in self.lines(verdicts))
+        say(text, self.outstream)
+        return 0
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """What is shown."""
+        raise NotImplementedError
+
+
+class Why(_Ask):
+    """`doit why`."""
+
+    doc_purpose = "say why tasks are stale"
+    name = "why"
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """Each task with its reasons."""
+        width = max((len(verdict.task) for verdict in verdicts), default=0)
+        for verdict in verdicts:
+            said = {"depends": "stale, if a task before it gives something new"}
+            yield f"{verdict.task:<{width}}  {said.get(verdict.status, verdict.status)}"
+            for reason in verdict.reasons:
+                yield f"{'':<{width}}    {reason.text}"
+
+
+class DryRun(_Ask):
+    """`doit dry-run`."""
+
+    doc_purpose = "say what would run, in order; runs nothing"
+    name = "dry-run"
+
+    def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
+        """Each task that would run."""
+        due = [verdict for verdict in verdicts if verdict.status in ("stale", "depends")]
+        if not due:
+            yield "nothing would run: all is up to date"
+        for verdict in due:
+            first = verdict.reasons[0].text
+            more = f", and {len(verdict.reasons) - 1} more" if len(verdict.reasons) > 1 else ""
+            mark = ".  " if verdict.status == "stale" else "?  "
+            yield f"{mark}{verdict.task}  ({first}{more})"
+        if any(verdict.status == "depends" for verdict in due):
+            yield "?  runs only if a task before it gives something new"
+
+
+def _is_part(name: str) -> bool:
+    """Whether a task is hidden: a part of the one that needs it, which says its reasons."""
+    return name.startswith("_")
+
+
+def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
+    """Why a run of a task would fail: inputs that are not there, and that no task makes."""
+    stage = next((utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)), None)
+    absent = [p for p in (stage.inputs if stage else task.file_dep) if not os.path.exists(p)]  # noqa: PTH110
+    if not absent:
+        return
+    made = {path for name in task.task_dep for path in tasks[name].targets}
+    for path in sorted({*absent} - made):
+        text = f"there is no {path}"
+        if stage:
+            from ptycho_tasks.builds.project import missing_setting
+
+            text = missing_setting(task.name, path) or text
+        yield Reason("missing", path, f"it would fail: {text}")
+
+
+def _own_reasons(task: Task, status: Any) -> Iterator[Reason]:
+    ours = [utd for utd, _, _ in task.uptodate if isinstance(utd, Answer)]
+    if ours:
+        yield from ours[0].reasons
+        return
+    # A task of the user's own in the same dodo.py: doit's reasons.
+    if status.status != "up-to-date":
+        for kind, subjects in status.reasons.items():
+            if kind == "missing_file_dep":  # an obstacle, or what a task before it makes
+                continue
+            for subject in subjects if isinstance(subjects, list) else [subjects]:
+                yield Reason("input", str(subject), f"{kind.replace('_', ' ')}: {subject}")

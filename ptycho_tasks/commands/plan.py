@@ -1,0 +1,145 @@
+"""The commands `ptycho-tasks plan` and `ptycho-tasks evidence`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ptycho_tasks.builds.state import State
+from ptycho_tasks.errors import ConfigError, one_line
+from ptycho_tasks.evidence.inputs import outputs_at
+from ptycho_tasks.evidence.item import Evidence
+from ptycho_tasks.evidence.loading import require_evidence
+from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.system.lock import exit_if_held
+from ptycho_tasks.system.terminal import echo, say
+
+if TYPE_CHECKING:
+    from ptycho_tasks.evidence.checklist import Sight
+
+
+_LONGEST_TEXT = 48
+
+
+def _project() -> tuple[Evidence, Sight]:
+    """The evidence of the project here, and what its checklist is judged by."""
+    from ptycho_tasks.evidence.checklist import Sight
+
+    project = require_evidence(Path.cwd())
+    return project, Sight(State(STATE_NAME).sha256, outputs_at(project.root), _standing)
+
+
+@functools.cache
+def _standing(stage: str) -> str:
+    from ptycho_tasks.evidence.standing import stale_stage
+
+    return stale_stage(stage)
+
+
+@click.group()
+def plan() -> None:
+    """A plan's checklist, and the evidence that it stands on."""
+
+
+@plan.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def show(as_json: bool) -> None:
+    """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
+    from ptycho_tasks.evidence.checklist import checklist
+    from ptycho_tasks.evidence.documents import read_plan
+    from ptycho_tasks.evidence.preflight import mention_odd_rows
+
+    project, sight = _project()
+    lines = checklist(project, sight)
+    mention_odd_rows(read_plan(project))
+    if as_json:
+        say(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+        return
+    rows = [("row", "state", "last", "age", "evidence", "what")]
+    for line in lines:
+        text = line.reason if line.evidence in ("stale", "broken") else line.text
+        rows.append((line.id, line.state, line.outcome or "", line.age, line.evidence, text))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        last = row[5] if len(row[5]) <= _LONGEST_TEXT else f"{row[5][: _LONGEST_TEXT - 3]}..."
+        echo(one_line("  ".join([*cells, last]).rstrip()))
+
+
+@plan.command()
+@click.option(
+    "--reopen", "and_reopen", is_flag=True, help="Mark rows open whose evidence is stale."
+)
+@click.option(
+    "--logs", "logs_alone", is_flag=True, help="Judge the logs alone, as in a clone without runs/."
+)
+def check(and_reopen: bool, logs_alone: bool) -> None:
+    """Check that what is marked done is proved; exit 1 if not.
+
+    That is while its logs are whole, and its files and stages are what they were. Also exit 1 if
+    a log was altered or removed after the fact, or lies outside its report folder, and if a row
+    has a state that is none.
+    """
+    from ptycho_tasks.evidence.checklist import checklist, problems, reopen
+
+    if and_reopen and logs_alone:
+        raise ConfigError("--reopen needs more than the logs to go by; leave --logs out")
+    project, sight = _project()
+    lines = checklist(project, None if logs_alone else sight)
+    if and_reopen:
+        exit_if_held()
+        for id in reopen(project, lines):
+            echo(f"reopened {id}")
+        lines = checklist(project, sight)
+    found = problems(project, lines)
+    for problem in found:
+        echo(f"error: {one_line(problem)}", err=True)
+    if found:
+        sys.exit(1)
+    done = sum(line.state == "done" for line in lines)
+    proved = "proved by logs; files and stages were not looked at" if logs_alone else "proved"
+    echo(f"{project.plan}: {done} of {len(lines)} rows are done, and {proved}")
+
+
+@plan.command("import")
+@click.argument("memo", type=click.Path(path_type=Path, dir_okay=False))
+def import_(memo: Path) -> None:
+    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line."""
+    from ptycho_tasks.evidence.importing import import_memo
+
+    for finding in import_memo(memo, Path.cwd()):
+        echo(one_line(str(finding)))
+
+
+@click.group()
+def evidence() -> None:
+    """Logs that a plan stands on; `doit evidence` gathers them."""
+
+
+@evidence.command()
+@click.option(
+    "--keep", required=True, type=click.IntRange(min=0), help="How many of the newest to keep."
+)
+@click.option("--yes", is_flag=True, help="Remove them.")
+def prune(keep: int, yes: bool) -> None:
+    """List old report folders that no plan, ledger or manifest points to; with --yes, remove."""
+    from ptycho_tasks.evidence.prune import prunable
+    from ptycho_tasks.evidence.prune import prune as remove
+
+    project = require_evidence(Path.cwd())
+    exit_if_held()
+    folders = prunable(project, keep)
+    for folder in folders:
+        echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
+    if not folders:
+        echo("nothing to remove")
+    elif yes:
+        remove(project, folders)
+    else:
+        echo("--yes removes them")

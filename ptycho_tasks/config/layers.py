@@ -1,0 +1,172 @@
+"""Layers of settings, one over the other: defaults, ptycho.yaml, a variant, flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from ptycho_tasks.config.document import ConfigFile
+from ptycho_tasks.config.fields import SectionType, fault, flatten, typed
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import Section
+
+# ---------------------------------------------------------------------------------------------
+# Settling
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Values from ptycho.yaml, the command line and overrides, merged, with their origins."""
+
+    file: ConfigFile
+    data: dict[str, Any]
+    origins: dict[str, str]
+    """Dotted key path to `override`, `command line` or `ptycho.yaml:LINE`."""
+    variant: Variant
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key path to the flag that set it."""
+
+    def where(self, key: str) -> str:
+        """The origin to name in a message about `key`."""
+        changed = self._changed(key)
+        if changed and key not in self.variant.overrides:
+            return self.variant.origins[changed]
+        return self.origins.get(key) or self.file.where(key)
+
+    def flag_in(self, section: str, problem: str) -> str:
+        """The flag that set a key of a section that a problem mentions; empty where none did."""
+        keys = (key for key in self.flags if key.startswith(f"{section}."))
+        found = (key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", problem))
+        return next((self.flags[key] for key in found), "")
+
+    def blamed(self, key: str) -> str:
+        """The variant, to name in a message about a `key` that it changes; else empty."""
+        return f"variant `{self.variant.name}`" if self._changed(key) else ""
+
+    def origins_of(self, keys: Iterable[str]) -> dict[str, str]:
+        """Key to its origin, `default` where it was given nowhere."""
+        return {key: self.origins.get(key, "default") for key in keys}
+
+    def without(self, key: str) -> Layers:
+        """The same but for one key."""
+        *parents, last = key.split(".")
+        data = section = dict(self.data)
+        for parent in parents:
+            section[parent] = section = dict(section[parent])
+        del section[last]
+        return replace(self, data=data)
+
+    def _changed(self, key: str) -> str:
+        """What the variant changes of `key`, below it or above it; empty where nothing."""
+        for name in self.variant.overrides:
+            # Another backend has other options.
+            for other in (name, *(["training", "execution"] if name == "backend" else [])):
+                if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                    return name
+        return ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several trainings and reconstructions that a ptycho.yaml asks for."""
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key path to value, laid over the file's own."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key path to `ptycho.yaml:LINE`."""
+
+
+ONLY = Variant("default")
+"""What there is where a ptycho.yaml asks for no variants."""
+
+
+def merge(
+    file: ConfigFile,
+    variant: Variant = ONLY,
+    command_line: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Layers:
+    """Lay a variant's, command-line values and overrides (dotted key path to value) over the
+    file's. `flags` says how a key is spelled on the command line."""
+    # One of a thousand variants must not carry a copy of them all; evidence is of none.
+    left_out = ("evidence",) if variant is ONLY else ("evidence", "matrix", "variants")
+    data = {key: value for key, value in file.data.items() if key not in left_out}
+    origins = {**file.origins, **variant.origins}
+    for key, value in variant.overrides.items():
+        _put(data, key, value)
+    for values, origin in ((command_line, "command line"), (overrides, "override")):
+        for key, value in (values or {}).items():
+            _put(data, key, value)
+            origins[key] = origin
+    spelled = {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
+    return Layers(file, _with_empty_sections(data), origins | spelled, variant, spelled)
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value; what it stands in is copied, since variants share it."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.get(parent)
+        data[parent] = dict(child) if isinstance(child, dict) else {}
+        data = data[parent]
+    data[last] = value
+
+
+def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
+    """A section of which every line is commented out stands for its defaults, not for null."""
+    for name, value in data.items():
+        if value is None and name not in {"name", "backend"}:
+            data[name] = [] if name == "variants" else {}
+    source = data.get("source")
+    if isinstance(source, dict) and "simulate" in source and source.get("file") is None:
+        simulate = source["simulate"]
+        data["source"] = {**source, "simulate": {} if simulate is None else simulate}
+    return data
+
+
+def convert(
+    layers: Layers, kind: type[SectionType], prefix: str = "", owner: str = ""
+) -> SectionType:
+    """The typed section at `prefix` of the merged values; `owner` says whose it is, for messages.
+
+    Raises:
+        ConfigError: one line with file and line (or other origin), key path, and what was
+            expected.
+    """
+    data: Any = layers.data.get(prefix, {}) if prefix else layers.data
+    try:
+        return typed(data, kind)
+    except msgspec.ValidationError as error:
+        key, problem = fault(error, kind, data)
+        key = ".".join(part for part in (prefix, key) if part)
+        if owner:
+            problem = problem.replace("unknown key;", f"{owner} does not know this key;", 1)
+        where, variant = layers.flag_in(key, problem) or layers.where(key), layers.blamed(key)
+        raise ConfigError(
+            ": ".join(part for part in (where, variant, key, problem) if part)
+        ) from error
+
+
+_SETTLED_MOST = 1000
+_settled: dict[tuple[type[Section], str, str], tuple[Any, Mapping[str, Any]]] = {}
+
+
+def convert_once(
+    layers: Layers, kind: type[SectionType], prefix: str = "", owner: str = ""
+) -> tuple[SectionType, Mapping[str, Any]]:
+    """As `convert`, with what `flatten` gives of the section: a thousand variants share most of
+    their sections, which are settled once."""
+    data = layers.data.get(prefix, {}) if prefix else layers.data
+    key = kind, prefix, repr(data)
+    if key not in _settled:
+        if len(_settled) >= _SETTLED_MOST:
+            _settled.clear()
+        section = convert(layers, kind, prefix, owner)
+        _settled[key] = section, flatten(section, prefix)
+    return _settled[key]

@@ -1,0 +1,308 @@
+"""From configuration to complete, checked requests: pure, and before anything heavy.
+
+Each factory settles every value, remembers where it came from, and checks it. No array is
+opened, no network library imported, nothing written. A wrong value costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ptycho_tasks.backend import Backend
+from ptycho_tasks.backends import execution_type
+from ptycho_tasks.config.fields import Facts, canonical_json
+from ptycho_tasks.config.layers import Variant
+from ptycho_tasks.config.sections import Config, SourceOptions
+from ptycho_tasks.config.variants import label
+from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, LOGS, RECONSTRUCTION, RESULTS, spelled
+from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.lock import STATE_DIR
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a command was told to read and write; None where the project decides."""
+
+    model_dir: Path | None = None
+    output_dir: Path | None = None
+
+
+PROJECT = Places()
+"""Where doit reads and writes."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Values after all layers, where each came from, and where the project's files lie."""
+
+    root: Path
+    config: Config
+    values: Mapping[str, Any]
+    """Dotted key path to plain value, for every leaf."""
+    origins: Mapping[str, str]
+    """Dotted key path to `override`, `command line`, `ptycho.yaml:LINE` or `default`."""
+    facts: Facts
+    """Dotted key path to what it affects, and its default."""
+    variant: Variant
+    backend: Backend
+    training: TrainingOptions
+    """The `training` section, typed by the backend."""
+    execution: ExecutionOptions
+    """The `execution` section, typed by the backend."""
+    backend_source: Path | None
+    """The file of a local backend."""
+    places: Places
+    files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
+    """Files that hold a part of the scan besides those that are named, as `spelled`, to sha256;
+    the stage that reads the scan fills it."""
+
+    @property
+    def name(self) -> str:
+        """What the project's files are named after."""
+        return self.config.name
+
+    def path(self, text: str) -> Path:
+        """A path as the user wrote it: `~` expanded, relative to the project's folder."""
+        return self.root / Path(text).expanduser()
+
+    def missing(self, key: str) -> str | None:
+        """What to say where a key names a file that is not there; None where all is well."""
+        text = self.values[key]
+        if text is None or (key == "inference.scan" and text in ("source", "fixture")):
+            return None
+        path = self.path(text)
+        unfit = not_a_file(path)
+        if unfit:
+            return f"{self.origins[key]}: {key}: {path} {unfit}"
+        if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
+            return None
+        return f"{self.origins[key]}: {key}: there is no {path}"
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Dotted key path to value, for all that decides the result of a stage besides its
+        inputs and the code."""
+        keys = self.facts.keys_of(stage, tuple(self.values))
+        return {key: self.values[key] for key in keys}
+
+    def at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of some settings whose value is the default."""
+        default = self.facts.default
+        return tuple([key for key, value in settings.items() if value == default(key)])
+
+    @property
+    def source(self) -> SourceOptions:
+        """Where the scan comes from, and how to read it."""
+        return self.config.source
+
+    @property
+    def fixture(self) -> FixtureOptions:
+        """Which frames are taken."""
+        return self.config.fixture
+
+    @functools.cached_property
+    def source_file(self) -> Path:
+        """The scan: the user's file, or the simulated one."""
+        if self.source.file is not None:
+            return self.path(self.source.file)
+        return self.root.joinpath("fixtures", f"{self._named('source')}_source.npz")
+
+    @property
+    def source_files(self) -> dict[str, Path]:
+        """The files that hold the scan, by what they are."""
+        product = self.product_file
+        return {"scan": self.source_file, **({} if product is None else {"product": product})}
+
+    def changed(self, *sections: str) -> str:
+        """What the variant changes in some sections, in one word; may be empty.
+
+        Variants that change the same there share the files that are made of it.
+        """
+        parts = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
+        changes = {rest: value for section, rest, value in parts if section in sections}
+        return label(changes) if changes else ""
+
+    def _named(self, *sections: str) -> str:
+        changed = self.changed(*sections)
+        return f"{self.name}-{changed}" if changed else self.name
+
+    @property
+    def product_file(self) -> Path | None:
+        """The Ptychodus product beside the scan, if any."""
+        return None if self.source.product is None else self.path(self.source.product)
+
+    @functools.cached_property
+    def fixture_file(self) -> Path:
+        """The fixture's NPZ."""
+        return self.root.joinpath("fixtures", f"{self._named('source', 'fixture')}.npz")
+
+    @property
+    def sidecar_file(self) -> Path:
+        """The fixture's JSON sidecar."""
+        return self.fixture_file.with_suffix(".json")
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder that holds `wts.h5.zip`."""
+        return self.places.model_dir or self._results("training")
+
+    @property
+    def bundle_file(self) -> Path:
+        """The trained model."""
+        return self.model_dir / BUNDLE_NAME
+
+    def results(self, stage: str) -> str:
+        """The project's folder of what `training`, `inference` or `refinement` gives."""
+        return f"runs/{self.variant.name}/{stage}"
+
+    def _results(self, stage: str) -> Path:
+        return self.root / self.results(stage)
+
+
+@dataclass(frozen=True)
+class TrainingPayload(Payload):
+    """All that training needs."""
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """As of any payload; where a scan is trained on as it is, with how it is read and cut."""
+        own = super().settings(stage)
+        if stage == "train" and self.places != PROJECT:
+            files = ("source.file", "source.product")  # whose content counts
+            own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
+        return own
+
+    def work_dir(self, made_from: Mapping[str, Any]) -> Path:
+        """The folder for checkpoints of trainings that differ in nothing but `epochs`.
+
+        Args:
+            made_from: settings, versions, sources and inputs of the training.
+        """
+        settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
+        text = canonical_json({**made_from, "settings": settings})
+        return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def training_files(self) -> dict[str, Path]:
+        """What is trained on, by what it is: the fixture, or a scan as it is."""
+        if self.places == PROJECT:
+            return {"fixture": self.fixture_file}
+        return self.source_files
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of logs that the user asked for."""
+        return self.model_dir / LOGS
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """The folder of kept checkpoints, each a bundle in a folder of its name."""
+        return self.model_dir / CHECKPOINTS
+
+    @property
+    def work_root(self) -> Path:
+        """Where the folders for checkpoints lie."""
+        if self.places.model_dir is not None:
+            return self.places.model_dir / STATE_DIR / "training"  # `work` is a project's
+        return self.root / STATE_DIR / "work" / self.variant.name
+
+    def params(self, size: int) -> dict[str, Any]:
+        """What `params.json` of the bundle holds: the settled values, also under the flat
+        names that PtychoPINN uses.
+
+        Args:
+            size: N of the training scan.
+        """
+        training: dict[str, Any] = msgspec.to_builtins(self.training)
+        read = self.fixture_file if self.places == PROJECT else self.source_file
+        gridsize = training.get("gridsize", 1)
+        flat = {
+            "N": size,
+            "batch_size": training.get("batch_size"),
+            "gridsize": gridsize,
+            "intensity_scale.trainable": False,
+            "model_type": training.get("model_type", self.backend.name),
+            "n_groups": training.get("n_groups"),
+            "nepochs": training.get("epochs"),
+            "object.big": gridsize > 1,
+            "probe.trainable": training.get("probe") == "refined"
+            or training.get("refine_probe", False),
+            "train_data_file_path": spelled(self.root, read),
+        }
+        return {
+            "backend": self.backend.name,
+            # What a backend has no option for has no flat name either.
+            "flat": {name: value for name, value in flat.items() if value is not None},
+            "training": training,
+        }
+
+
+@dataclass(frozen=True)
+class InferencePayload(Payload):
+    """All that inference needs."""
+
+    @functools.cached_property
+    def scan_file(self) -> Path:
+        """The scan to reconstruct."""
+        which = self.config.inference.scan
+        if which == "source":
+            return self.source_file
+        return self.fixture_file if which == "fixture" else self.path(which)
+
+    @property
+    def scan_files(self) -> dict[str, Path]:
+        """The files that hold it, by what they are."""
+        if self.scan_file == self.source_file:
+            return self.source_files
+        return {"scan": self.scan_file}
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the reconstruction."""
+        return self.places.output_dir or self._results("inference")
+
+    @property
+    def output_files(self) -> list[Path]:
+        """The reconstruction's files."""
+        return [self.output_dir / name for name in RESULTS]
+
+
+@dataclass(frozen=True)
+class RefinementPayload(InferencePayload):
+    """All that it takes to go on from a reconstruction."""
+
+    refiner: Backend
+    """The backend that `refine.backend` names."""
+    refinement: TrainingOptions
+    """The `refine` section, typed by that backend."""
+    refiner_source: Path | None
+    """The file of that backend, where it is a local one."""
+
+    @property
+    def start_file(self) -> Path:
+        """The reconstruction to start from."""
+        return self._results("inference") / RECONSTRUCTION
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the refined reconstruction."""
+        return self._results("refinement")
+
+    @property
+    def refiner_execution(self) -> ExecutionOptions:
+        """What of `execution` the refining backend understands too."""
+        kind = execution_type(self.refiner)
+        plain = msgspec.to_builtins(self.execution)
+        known = {field.name for field in msgspec.structs.fields(kind)}
+        return msgspec.convert({k: v for k, v in plain.items() if k in known}, kind)
+
+
+def _shown(path: Path, payload: Payload) -> str:
+    return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)

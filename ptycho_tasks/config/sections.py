@@ -1,0 +1,145 @@
+"""The sections of ptycho.yaml, typed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from ptycho_tasks.options import (
+    NAME_PATTERN,
+    FixtureOptions,
+    Section,
+    SimulationOptions,
+    Stages,
+    doc,
+    limits,
+)
+
+Positive = Annotated[float, limits(gt=0)]
+
+FileName = Annotated[str, limits(min_length=1)]
+
+
+class SourceOptions(Section, frozen=True, kw_only=True):
+    """Where the scan comes from: give `file`, or `simulate` to make one."""
+
+    affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
+
+    file: Annotated[FileName | None, doc("the scan to read: NPZ or CXI, relative to this file")] = (
+        None
+    )
+    simulate: Annotated[
+        SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
+    ] = None
+    product: Annotated[
+        FileName | None, doc("a Ptychodus product (HDF5) that gives probe and positions for `file`")
+    ] = None
+    measurement: Annotated[
+        Literal["auto", "amplitude", "counts"],
+        doc("what the frames hold; auto: amplitude in NPZ, counts in CXI"),
+    ] = "auto"
+    frame_axis: Annotated[
+        Literal["auto", "first", "last"],
+        doc("which axis numbers the frames; auto tells it from the number of positions"),
+    ] = "auto"
+    units: Annotated[
+        Literal["auto", "pixels", "m", "mm", "um", "nm"],
+        doc("of the positions; auto: pixels in NPZ, what the file says in CXI"),
+    ] = "auto"
+    pixel_size_m: Annotated[Positive | None, doc("object pixel in metres")] = None
+    energy_ev: Annotated[Positive | None, doc("photon energy in eV")] = None
+    distance_m: Annotated[Positive | None, doc("object to detector in metres")] = None
+    scan_index: Annotated[
+        int | None, doc("which scan to read of a file that holds several; null: the only one")
+    ] = None
+    dark_frames: Annotated[
+        Literal["refuse", "drop"],
+        doc("frames without light, or that were never written: refuse the scan, or drop them"),
+    ] = "refuse"
+    stray_frames: Annotated[
+        Literal["refuse", "drop", "keep"],
+        doc("a few frames far from all others: refuse the scan, drop them, or keep them"),
+    ] = "refuse"
+    bad_pixels: Annotated[
+        Literal["refuse", "ignore"],
+        doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
+    ] = "refuse"
+    follow: Annotated[
+        list[FileName],
+        doc("folders besides its own that links in an HDF5 scan may lead to", affects=()),
+    ] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Ask for exactly one kind of source."""
+        if (self.file is None) == (self.simulate is None):
+            raise ValueError("give exactly one of `file` (a scan to read) and `simulate`")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the scan is read, by the names that `readers.read_scan` gives it."""
+        return {name: getattr(self, name) for name in READING}
+
+
+READING = tuple(
+    name
+    for name in SourceOptions.__struct_fields__
+    if name not in ("file", "simulate", "product", "follow")
+)
+"""The settings of a source that say how a scan is read, and not which."""
+
+
+class InferenceOptions(Section, frozen=True, kw_only=True):
+    """What is reconstructed with the trained model."""
+
+    affects: ClassVar[Stages] = ("infer", "refine")
+
+    scan: Annotated[
+        str,
+        doc("`source` (every frame of it), `fixture`, or the path of another scan", min_length=1),
+    ] = "source"
+    n_groups: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("frames of the scan to reconstruct from, evenly spaced by index; null takes all"),
+    ] = None
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """A whole ptycho.yaml. Only `source` must be given."""
+
+    name: Annotated[str, doc("names the files that are made", pattern=NAME_PATTERN)] = "scan"
+    source: Annotated[SourceOptions, doc("where the scan comes from")]
+    fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
+    backend: Annotated[
+        str,
+        doc("what trains and infers", affects=("train", "infer"), pattern=NAME_PATTERN),
+    ] = "pinn"
+    training: Annotated[dict[str, Any], doc("options of the backend", affects=("train",))] = (
+        msgspec.field(default_factory=dict)
+    )
+    inference: Annotated[InferenceOptions, doc("what is reconstructed")] = InferenceOptions()
+    refine: Annotated[
+        dict[str, Any],
+        doc(
+            "go on from the reconstruction: a `backend` that can, ptychi for one, and its options",
+            affects=("refine",),
+        ),
+    ] = msgspec.field(default_factory=dict)
+    execution: Annotated[
+        dict[str, Any], doc("how to run; a change here rebuilds nothing", affects=())
+    ] = msgspec.field(default_factory=dict)
+    matrix: Annotated[
+        dict[str, Annotated[list[Any], limits(min_length=1)]],
+        doc(
+            "key to its values, as in `training.seed: [0, 1]`: a variant for each combination",
+            affects=(),
+        ),
+    ] = msgspec.field(default_factory=dict)
+    variants: Annotated[
+        list[dict[str, Any]],
+        doc("further variants: each a `name`, and the keys in which it differs", affects=()),
+    ] = msgspec.field(default_factory=list)
+    evidence: Annotated[
+        dict[str, Any],
+        doc("what is run to prove the rows of a plan; evidence.yaml may hold it too", affects=()),
+    ] = msgspec.field(default_factory=dict)

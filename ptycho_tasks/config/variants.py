@@ -1,0 +1,170 @@
+"""The variants that a ptycho.yaml asks for: every combination of `matrix`, and those of `variants`.
+
+    matrix:
+      training.gridsize: [1, 2]
+      training.seed: [0, 1]
+    variants:
+      - name: wide
+        training: {neighbours: 64}
+
+gives gridsize1-seed0, gridsize1-seed1, gridsize2-seed0, gridsize2-seed1 and wide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from ptycho_tasks.config.document import ConfigFile, short
+from ptycho_tasks.config.fields import canonical_json
+from ptycho_tasks.config.layers import ONLY, Variant
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
+
+_FIXED = ("name", "matrix", "variants", "evidence")
+"""Keys that are the same in every variant."""
+_MOST = 10_000
+_LONGEST_VALUE = 40
+_LONGEST_LABEL = 80
+
+
+def variants_of(file: ConfigFile) -> list[Variant]:
+    """The variants in their order; one called `default` where the file asks for none.
+
+    Whether the keys exist and the values fit shows when a variant is settled.
+
+    Raises:
+        ConfigError: one line with the place of what is wrong: an empty or nameless variant, two
+            of one name, a key that no variant may change, a key given twice.
+    """
+    found: dict[str, Variant] = {}
+    for where, variant in itertools.chain(_combinations(file), _listed(file)):
+        if not re.fullmatch(NAME_PATTERN, variant.name):
+            raise ConfigError(f"{where}: variant {short(variant.name)}: expected {NAME_RULE}")
+        # Some file systems do not tell `A` from `a`.
+        other = found.setdefault(variant.name.casefold(), variant)
+        if other is not variant:
+            raise ConfigError(
+                f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
+                "remove one, or list them under `variants` with names of their own"
+            )
+    return list(found.values()) or [ONLY]
+
+
+def label(overrides: Mapping[str, Any]) -> str:
+    """Keys and values in one word, fit for a file's name: `subset_size256-seed1`."""
+    text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
+
+
+def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    matrix = file.data.get("matrix")
+    if matrix is None:
+        return
+    where = file.where("matrix")
+    if not isinstance(matrix, dict):
+        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {short(matrix)}")
+    for key, values in matrix.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(
+                f"{file.where(f'matrix.{key}')}: matrix.{key}: expected a list of values, "
+                f"got {short(values)}"
+            )
+    count = math.prod(map(len, matrix.values()))
+    if count > _MOST:
+        raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
+    origins = {key: file.where(f"matrix.{key}") for key in matrix}
+    _check_keys("matrix", origins)
+    names = _shortest(list(matrix))
+    for values in itertools.product(*matrix.values()) if matrix else ():
+        name = label(dict(zip(names, values, strict=True)))
+        yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
+
+
+def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    listed = file.data.get("variants")
+    if listed is None:
+        return
+    if not isinstance(listed, list):
+        raise ConfigError(
+            f"{file.where('variants')}: variants: expected a list, got {short(listed)}"
+        )
+    for index, item in enumerate(listed):
+        at = f"variants[{index}]"
+        where = file.where(f"{at}.name" if isinstance(item, dict) else at)
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise ConfigError(f"{where}: {at}: expected a `name` and the keys that differ")
+        what = f"variant `{item['name']}`"
+        pairs = list(_dotted({k: v for k, v in item.items() if k != "name"}))
+        origins: dict[str, str] = {}
+        for key, _ in pairs:
+            origin = file.where(f"{at}.{key}")
+            if key in origins:
+                raise ConfigError(f"{origin}: {what}: `{key}` is given twice; remove one")
+            origins[key] = origin
+        if not pairs:
+            raise ConfigError(f"{where}: {what} changes nothing; add a key that differs")
+        _check_keys(what, origins)
+        yield where, Variant(item["name"], dict(pairs), origins)
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key path and value of every leaf; none for a section that is empty or null, as one
+    is of which every line is commented out."""
+    for name, value in values.items():
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, key)
+        elif value not in (None, {}) or "." in key or key in ("backend", "refine"):
+            yield key, value
+
+
+def _check_keys(what: str, origins: Mapping[str, str]) -> None:
+    """Refuse keys that no variant may change, and one that holds another.
+
+    Args:
+        what: what the keys stand in, for the message.
+        origins: key to its place.
+    """
+    for key, origin in origins.items():
+        parts = key.split(".")
+        if parts[0] in _FIXED:
+            raise ConfigError(
+                f"{origin}: {what}: `{key}` is the same in every variant; remove it here"
+            )
+        if not all(parts):
+            raise ConfigError(f"{origin}: {what}: `{key}` has a dot too many; remove it")
+        for above in _prefixes(parts):
+            if above in origins:
+                raise ConfigError(f"{origin}: {what}: `{key}` is a part of `{above}`; remove one")
+
+
+def _prefixes(parts: list[str]) -> Iterable[str]:
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
+def _shortest(keys: list[str]) -> list[str]:
+    """The last part of each key, or as many parts as tell the keys apart."""
+    parts = [key.split(".") for key in keys]
+    lengths = range(1, max(map(len, parts), default=0) + 1)
+    every = ([".".join(names[-length:]) for names in parts] for length in lengths)
+    return next((names for names in every if len(set(names)) == len(names)), [])
+
+
+def _text(value: Any) -> str:
+    """A value as it stands in a name; what would be too long or strange, by its hash."""
+    if isinstance(value, str) and "/" in value:
+        path = PurePath(value)
+        value = str(path.parent / path.stem).replace("/", "_")
+    text = str(value) if isinstance(value, (str, int, float)) else canonical_json(value)
+    fits = len(text) <= _LONGEST_VALUE and re.fullmatch(NAME_PATTERN, f"x{text}")
+    return text if fits else _digest(text)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

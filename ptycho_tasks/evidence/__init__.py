@@ -1,0 +1,1 @@
+"""What proves the rows of a plan: items, runs, publication."""

@@ -1,0 +1,411 @@
+"""Read a memo as groups in this field write them, and write the evidence.yaml that it implies.
+
+Focus: [ADR-003] Standardize the backend API
+Mapped tests: CUDA_VISIBLE_DEVICES="" pytest tests/test_cli.py -vv; ...
+Artifacts: plans/reports/2025-10-20T050500Z/phase_c4/{pytest_cli.log,summary.md}
+Do Now:
+1. ADR-003 C4.D1+C4.D2 validation @ plans/plan.md - run the selectors; tests: pytest ...
+If Blocked: ... log the blocker in docs/fix_plan.md
+How-To Map:
+- `python make_fixture.py --output data.npz 2>&1 | tee plans/.../fixture.log`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence.item import STAMPED
+from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.evidence.shell import split_assignments, words_of
+from ptycho_tasks.system.files import not_a_file
+
+_TITLE = re.compile(r"(?P<title>[A-Z][A-Za-z0-9 &/_-]{1,40}):(?:\s+(?P<rest>.*))?")
+_TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\S+)\s*$")
+_PLAN_ID = re.compile(r"[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*\.[A-Za-z0-9]+")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z0-9]+")
+_PROGRAMS = re.compile(r"(?:python[0-9.]*|pytest|py\.test|bash|sh|make|doit|ptycho-tasks)")
+_OUTPUTS = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
+_MADE = (PLAN_UPDATES, SUMMARY, BLOCKER)
+
+_LEFT = {
+    "mode": "the evidence has no place for a way of working",
+    "branch": "each log names the commit that it was run on",
+    "pitfalls to avoid": "advice to people",
+    "next up": "is not part of this work",
+}
+"""Sections that imply nothing, and why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a line, or a part of one."""
+
+    line: int
+    """Counted from 1; 0 is about no line."""
+    taken: bool
+    text: str
+
+    def __str__(self) -> str:
+        """As it is told."""
+        where = f"line {self.line}" if self.line else "written"
+        return f"{where:<8}  {'took' if self.taken else 'left'}  {self.text}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the memo."""
+
+    line: int
+    text: str
+    """Without the variables before it and the `tee` after it."""
+    env: dict[str, str]
+    log: str = ""
+    """The file that `tee` writes."""
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The same for commands that do the same."""
+        return self.text, tuple(sorted(self.env.items()))
+
+
+@dataclass
+class Task:
+    """An entry under Do Now."""
+
+    line: int
+    ids: list[str]
+    text: str
+    commands: list[Command]
+
+
+@dataclass
+class Memo:
+    """What a memo says."""
+
+    summary: str = ""
+    initiative: str = ""
+    reports: str = ""
+    phase: str = ""
+    files: list[str] = field(default_factory=list)
+    """Of the artefact folder."""
+    plan: str = ""
+    ledger: str = ""
+    mapped: list[Command] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    how_to: list[Command] = field(default_factory=list)
+    code: dict[str, int] = field(default_factory=dict)
+    """Python files that it is about, to the line that names them."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def took(self, line: int, text: str) -> None:
+        """Note what a line gave."""
+        self.findings.append(Finding(line, True, text))
+
+    def left(self, line: int, text: str) -> None:
+        """Note what was not taken, and why."""
+        self.findings.append(Finding(line, False, text))
+
+
+def _text(path: Path) -> str:
+    unfit = not_a_file(path)
+    if unfit:
+        raise ConfigError(f"{path}: {unfit}; expected a memo in text")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; correct the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_memo(text: str) -> Memo:
+    """What a memo says, section by section."""
+    memo = Memo()
+    readers = {
+        "summary": _summary,
+        "focus": _focus,
+        "mapped tests": _mapped,
+        "artifacts": _artifacts,
+        "artefacts": _artifacts,
+        "do now": _do_now,
+        "if blocked": _if_blocked,
+        "how-to map": _how_to,
+        "priorities & rationale": _named_code,
+        "pointers": _named_code,
+    }
+    title = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = _TITLE.fullmatch(line)
+        if found:
+            title, line = found["title"], found["rest"] or ""
+        line = line.strip()
+        if not line:
+            continue
+        reader = readers.get(title.casefold())
+        if reader is not None:
+            reader(memo, number, line)
+        elif title:
+            why = _LEFT.get(title.casefold(), "no such section is known")
+            memo.left(number, f"{title}: {why}")
+        else:
+            memo.left(number, "stands before the first section")
+    return memo
+
+
+def _summary(memo: Memo, number: int, line: str) -> None:
+    memo.summary = f"{memo.summary} {line}".strip()
+    memo.took(number, "the summary, as a comment")
+
+
+def _focus(memo: Memo, number: int, line: str) -> None:
+    found = re.search(r"\[([^]]+)\]", line)
+    if found is None:
+        memo.left(number, "Focus: names no initiative in brackets")
+        return
+    memo.initiative = memo.initiative or found[1]
+    memo.took(number, f"initiative {found[1]}")
+
+
+def _mapped(memo: Memo, number: int, line: str) -> None:
+    for command in _plain_commands(memo, number, line):
+        memo.mapped.append(command)
+        memo.took(number, f"command `{command.text}`{_with(command.env)}")
+
+
+def _artifacts(memo: Memo, number: int, line: str) -> None:
+    found = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
+    if found is None or not re.fullmatch(r"\S*/\S*", found["folder"] + "/"):
+        memo.left(number, "Artifacts: expected FOLDER/{FILE,FILE}")
+        return
+    if memo.phase:
+        memo.left(number, f"Artifacts: {memo.reports} came first")
+        return
+    folder = PurePath(found["folder"])
+    if STAMPED.fullmatch(folder.name):  # it says when, and not what
+        named = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-")
+        folder /= named or "evidence"
+    stamped = STAMPED.fullmatch(folder.parent.name)
+    memo.phase = folder.name
+    memo.reports = str(folder.parent.parent if stamped else folder.parent)
+    memo.took(number, f"artefact folder {folder}: reports {memo.reports}, phase {memo.phase}")
+    if stamped:
+        memo.left(number, f"{folder.parent.name}: each run makes a folder of its own time")
+    memo.files = [name.strip() for name in (found["files"] or "").split(",") if name.strip()]
+    for name in memo.files:
+        if name in _MADE:
+            memo.took(number, f"file {name}: every report has it")
+        elif name.endswith(".log"):
+            memo.took(number, f"file {name}: a log")
+        else:
+            memo.left(number, f"file {name}: nothing says what writes it")
+
+
+def _do_now(memo: Memo, number: int, line: str) -> None:
+    found = re.fullmatch(
+        r"(?:[0-9]+[.)]|[-*])\s*(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line
+    )
+    words = found["head"].split() if found else []
+    ids = [id for word in words if word != memo.initiative for id in _ids(memo, number, word)]
+    if found is None or not ids:
+        memo.left(number, "Do Now: expected `N. INITIATIVE ID+ID what @ PLAN - text; tests: ...`")
+        return
+    text, tests = _parted(found["rest"])
+    commands = _plain_commands(memo, number, tests)
+    plan = re.sub(r"(?::[0-9-]+)?[,;.]*$", "", found["plan"].strip("`,;.")).strip("`")
+    if memo.plan and plan != memo.plan:
+        memo.left(number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan")
+    else:
+        memo.took(number, f"plan {plan}")
+    memo.plan = memo.plan or plan
+    memo.tasks.append(Task(number, ids, text, commands))
+    memo.took(
+        number,
+        f"items {', '.join(ids)}: "
+        + (
+            "; ".join(f"`{command.text}`{_with(command.env)}" for command in commands)
+            or "no tests, so that a person marks them"
+        ),
+    )
+    _note_code(memo, number, text)
+
+
+_TESTS = re.compile(r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?:(?P<tests>.*)", re.IGNORECASE)
+
+
+def _parted(rest: str) -> tuple[str, str]:
+    """What an entry says after the plan, and what it names as its tests."""
+    found = _TESTS.fullmatch(rest)
+    text, tests = (found["text"], found["tests"]) if found else (rest, "")
+    tests = tests.strip().removesuffix(".").strip()
+    if found and found["opened"]:
+        tests = tests.removesuffix(")").strip()
+    tests = "" if tests.casefold() == "none" else tests
+    return text.strip(" \t;-\u2014\u2013") or rest.strip(" \t;-\u2014\u2013"), tests
+
+
+_ID_RANGE = re.compile(
+    r"(?P<stem>.*\.[A-Za-z]*)(?P<first>[0-9]{1,3})-(?P=stem)?(?P<last>[0-9]{1,3})"
+)
+_LONGEST_RANGE = 100
+
+
+def _ids(memo: Memo, number: int, word: str) -> list[str]:
+    """The rows that a word names: `C4.D1`, `E2.C1+C2` and `R.1-R.4` name one, two and four."""
+    first, *more = re.split("[+,]", word.strip("`,;:()"))
+    if not _PLAN_ID.fullmatch(first):
+        return []
+    stem = first.rpartition(".")[0]
+    found: list[str] = []
+    for part in [first, *filter(None, more)]:
+        part = part if "." in part else f"{stem}.{part}"
+        spread = _ID_RANGE.fullmatch(part)
+        if spread is None:
+            found.append(part)
+            continue
+        begin, end = int(spread["first"]), int(spread["last"])
+        if not begin <= end < begin + _LONGEST_RANGE:
+            memo.left(number, f"{part}: is no range of ids")
+            continue
+        found += [f"{spread['stem']}{index}" for index in range(begin, end + 1)]
+    return [id for id in found if _PLAN_ID.fullmatch(id)]
+
+
+def _if_blocked(memo: Memo, number: int, line: str) -> None:
+    for name in _FILE.findall(line):
+        ours = PurePath(name).stem in ("blocker", "summary", "plan_updates")
+        if name.endswith(".md") and name != memo.plan and not memo.ledger and not ours:
+            memo.ledger = name
+            memo.took(number, f"ledger {name}")
+    if BLOCKER in line:
+        memo.took(number, f"{BLOCKER} and `[P]`: every red run does this")
+    elif not memo.ledger:
+        memo.left(number, "If Blocked: names no ledger (a Markdown file)")
+
+
+def _how_to(memo: Memo, number: int, line: str) -> None:
+    spans = [span for span in re.findall("`([^`]+)`", line) if _is_command(span)]
+    for span in spans:
+        for command in _commands(memo, number, span):
+            memo.how_to.append(command)
+            log = f", log {PurePath(command.log).name}" if command.log else ""
+            memo.took(number, f"command `{command.text}`{_with(command.env)}{log}")
+    if not spans:
+        made = any(name in line for name in _MADE)
+        memo.left(number, "every report has these" if made else "How-To Map: no command in it")
+
+
+def _named_code(memo: Memo, number: int, line: str) -> None:
+    if not _note_code(memo, number, line):
+        memo.left(number, "names no Python file that a test could depend on")
+
+
+def _note_code(memo: Memo, number: int, line: str) -> bool:
+    found = [
+        name
+        for name in dict.fromkeys(_FILE.findall(line))
+        if name.endswith(".py") and not PurePath(name).name.startswith("test_")
+    ]
+    for name in found:
+        if name not in memo.code:
+            memo.code[name] = number
+            memo.took(number, f"code {name}: the tests depend on it")
+        elif memo.code[name] != number:
+            memo.took(number, f"code {name}, as in line {memo.code[name]}")
+    return bool(found)
+
+
+def _plain_commands(memo: Memo, number: int, line: str) -> list[Command]:
+    """The commands of a text that is nothing but commands; none of any other text, which is told.
+
+    Prose must never be run.
+    """
+    parts = [part.strip() for part in _split(line) if part.strip()]
+    for part in parts:
+        if not _is_plain(part):
+            memo.left(number, f"`{part.strip('`')}`: is not plainly a command; nothing runs it")
+            return []
+    return [command for part in parts for command in _commands(memo, number, part)]
+
+
+_ARGUMENT = re.compile(r"-\S*|\S*(?:/|::)\S*|\S+\.py")
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a text is a command and cannot be a sentence."""
+    spanned = len(part) > 2 and part[0] == part[-1] == "`"
+    text = part.strip("`").strip()
+    if "`" in text or "$(" in text:
+        return False
+    try:
+        words = words_of(text)
+    except ValueError:
+        return True  # what is wrong with it is told where it is read
+    simple: list[list[str]] = [[]]
+    for before, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(r"[();|&]+", word):
+            simple.append([])
+        elif not re.fullmatch(r"[<>&|]*[<>][<>&|]*", word) and not re.search("[<>]", before):
+            simple[-1].append(word)
+    return any(simple) and all(_calls_a_program(p, spanned=spanned) for p in simple if p)
+
+
+def _calls_a_program(words: list[str], *, spanned: bool) -> bool:
+    rest = split_assignments(words)[1]
+    if not rest:
+        return False
+    program, *arguments = rest
+    usual = bool(_PROGRAMS.fullmatch(program)) or program == "tee"
+    if spanned:
+        return usual or "/" in program or shutil.which(program) is not None
+    # `make sure` and `python is slow` are sentences.
+    return usual and (not arguments or bool(_ARGUMENT.fullmatch(arguments[0])))
+
+
+def _commands(memo: Memo, number: int, line: str) -> Iterator[Command]:
+    for part in _split(line):
+        text = part.strip().strip("`").strip()
+        tee = _TEE.search(text)
+        log = tee["log"] if tee else ""
+        text = text[: tee.start()] if tee else text
+        try:
+            words = words_of(text)
+            env, rest = split_assignments(words)
+        except ValueError as error:
+            memo.left(number, f"`{text}`: {error}")
+            continue
+        if rest:
+            yield Command(number, _without_assignments(text, len(env)), env, log)
+
+
+def _without_assignments(text: str, count: int) -> str:
+    """The command as written, after the variables that are set before it."""
+    for _ in range(count):
+        text = re.sub(r"""^[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"'])*\s+""", "", text)
+    return text
+
+
+def _split(line: str) -> list[str]:
+    """The parts of a line between semicolons, those in quotes aside."""
+    return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|[^;])+""", line)
+
+
+def _is_command(span: str) -> bool:
+    try:
+        words = split_assignments(words_of(span))[1]
+    except ValueError:
+        return False
+    return len(words) > 1 and (bool(_TEE.search(span)) or bool(_PROGRAMS.fullmatch(words[0])))
+
+
+def _with(env: dict[str, str]) -> str:
+    return "".join(f", {name}={json.dumps(value)}" for name, value in env.items())

@@ -1,0 +1,79 @@
+"""Old report folders that nothing points to."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence
+from ptycho_tasks.evidence.journal import LOCK
+from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.system.files import writing
+from ptycho_tasks.system.lock import waited_for
+
+_OURS = re.compile(rf"[^/]+/(?:[^/]+_(?:green|red)\.log|{PLAN_UPDATES}|{SUMMARY}|{BLOCKER})")
+"""What a report folder holds; in one that holds more, someone keeps files of their own."""
+_NAMED = re.compile(r"^(?:Plan|Ledger): `(.*)`$", re.MULTILINE)
+
+
+def prunable(evidence: Evidence, keep: int) -> list[Path]:
+    """Report folders, oldest first, besides the newest `keep`, that no plan, ledger or manifest
+    points to, and in which nobody keeps files of their own.
+
+    Plans and ledgers are those of the project, and those that any report names.
+
+    Args:
+        evidence: the project's.
+        keep: how many of the newest stay in any case.
+    """
+    folders = sorted(
+        path
+        for path in _entries(evidence.reports_dir)
+        if STAMPED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    )
+    old = folders[: max(0, len(folders) - keep)]
+    pointing = "\n".join(_read(path) for path in _pointing(evidence))
+    return [folder for folder in old if folder.name not in pointing and _is_ours(folder)]
+
+
+def prune(evidence: Evidence, folders: list[Path]) -> None:
+    """Remove report folders.
+
+    Args:
+        evidence: the project's.
+        folders: of `prunable`.
+
+    Raises:
+        FileWriteError: one cannot be removed.
+    """
+    with waited_for(evidence.root / LOCK):
+        for folder in folders:
+            with writing(folder):
+                shutil.rmtree(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
+    return all(map(_OURS.fullmatch, names))
+
+
+def _pointing(evidence: Evidence) -> Iterator[Path]:
+    yield evidence.plan_file
+    yield evidence.ledger_file
+    yield from (evidence.reports_dir / MANIFESTS).glob("*.json")
+    named = {
+        name
+        for path in evidence.reports_dir.glob(f"*/*/{SUMMARY}")
+        for name in _NAMED.findall(_read(path))
+    }
+    yield from (evidence.root / name for name in sorted(named))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _read(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""

@@ -1,0 +1,132 @@
+"""What a command says: whether it runs pytest, and on which tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+_OPERATOR = re.compile(r"[();<>|&]+|\n")
+_ASSIGNMENT = re.compile("[A-Za-z_][A-Za-z0-9_]*=")
+_PYTHON = re.compile(r"(?:.*/)?python[0-9.]*")
+_PYTEST = re.compile(r"(?:.*/)?(?:pytest|py\.test)")
+
+
+class PytestCalls(NamedTuple):
+    """What a command says of pytest."""
+
+    named: int
+    """How often it is named."""
+    plain: bool
+    """Whether the command is one call of pytest and nothing else."""
+    arguments: list[str]
+    """Of that call."""
+
+
+def words_of(command: str) -> list[str]:
+    """The words and operators of a command.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    reader = shlex.shlex(command, posix=True, punctuation_chars=True)
+    reader.whitespace_split = True
+    try:
+        return list(reader)
+    except ValueError as error:
+        raise ValueError("a quote is opened and not closed; close it") from error
+
+
+def split_assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The variables that a simple command sets before it, and the rest."""
+    env: dict[str, str] = {}
+    for index, word in enumerate(words):
+        if not _ASSIGNMENT.match(word):
+            return env, words[index:]
+        name, _, value = word.partition("=")
+        env[name] = value
+    return env, []
+
+
+def pytest_calls(command: str) -> PytestCalls:
+    """Whether, and how plainly, a command runs pytest."""
+    try:
+        words = words_of(command)
+    except ValueError:  # as in the text of a here-document
+        return PytestCalls(0, False, [])
+    named = sum(bool(_PYTEST.fullmatch(word)) for word in words)
+    simple = "\n" not in command.strip() and not any(_OPERATOR.fullmatch(word) for word in words)
+    rest = split_assignments(words)[1]
+    if rest and _PYTHON.fullmatch(rest[0]) and rest[1:2] == ["-m"]:
+        rest = rest[2:]
+    plain = simple and named == 1 and bool(rest) and bool(_PYTEST.fullmatch(rest[0]))
+    return PytestCalls(named, plain, rest[1:] if plain else [])
+
+
+def code_named(command: str) -> Iterator[str]:
+    """Paths of the scripts that a command may run, by their endings or as its first word, but for
+    those that it writes."""
+    try:
+        words = words_of(command)
+    except ValueError:
+        return
+    written = {word for before, word in pairwise(words) if ">" in before}
+    before = ";"
+    for word in words:
+        begins = bool(_OPERATOR.fullmatch(before))
+        path = word.partition("::")[0]
+        if _OPERATOR.fullmatch(word) or (begins and _ASSIGNMENT.match(word)):
+            before = word if _OPERATOR.fullmatch(word) else before
+            continue
+        if before == "-m":
+            yield from (f"{path.replace('.', '/')}{end}" for end in (".py", "/__main__.py"))
+        elif word not in written and ((begins and "/" in word) or _SCRIPT.fullmatch(path)):
+            yield path
+        before = word
+
+
+_SCRIPT = re.compile(r"[^-].*\.(?:py|sh|bash|zsh|pl|rb|r|jl|m|js|mk|ipynb)", re.IGNORECASE)
+
+
+def pytest_command(arguments: Iterable[str]) -> str:
+    """The command that runs pytest, as it is shown."""
+    return shlex.join(["python", "-m", "pytest", *arguments])
+
+
+def selected_paths(arguments: Iterable[str]) -> Iterator[str]:
+    """The files and folders that pytest's arguments select from: the project where none does."""
+    found = False
+    options = False
+    for word in arguments:
+        # What follows `-k` or `-m` is no path.
+        is_path = not word.startswith("-") and not options
+        options = word in _WITH_VALUE
+        if is_path:
+            found = True
+            yield word.partition("::")[0]
+    if not found:
+        yield "."
+
+
+_WITH_VALUE = {"-k", "-m", "-n", "-p", "-c", "-o", "-W", "-r", "--tb", "--maxfail", "--deselect",
+               "--ignore", "--rootdir", "--cov", "--durations", "--timeout", "--dist"}  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The environment of every item; `python` is the one whose versions the logs name."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if sys.prefix != sys.base_prefix:  # a virtual environment, which need not be activated
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    return env
+
+
+def shell_command(command: str) -> list[str]:
+    """How a shell is asked to run a command: `failing | tee log` fails, where bash is there."""
+    bash = shutil.which("bash")
+    return [bash, "-o", "pipefail", "-c", command] if bash else ["/bin/sh", "-c", command]

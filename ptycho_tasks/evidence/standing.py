@@ -1,0 +1,66 @@
+"""Whether the stages of the project in the current folder are up to date, for who runs nothing.
+
+The judgement is that of `doit why`; nothing is written, not even to the database.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from doit.control import TaskControl
+from doit.dependency import Dependency
+from doit.globals import Globals
+
+from ptycho_tasks.builds.stage_tasks import create_all_tasks
+from ptycho_tasks.builds.state import Checker, State
+from ptycho_tasks.builds.why import Verdict, judge
+from ptycho_tasks.layout import STATE_NAME
+
+_UNDESCRIBED = ("source", "fixture")
+"""Stages whose results do not say what they were made from; the database does."""
+
+
+class _ReadOnly(State):
+    """The database, of which nothing changes."""
+
+    def keep_note(self, name: str, text: str) -> None:
+        """Keep it for this process."""
+        self._notes[name] = text
+
+    def _commit_files(self) -> None:
+        pass
+
+
+def stale_stage(stage: str) -> str:
+    """Why a stage, or a task of one, is not up to date, as `doit why` says it; empty where it is.
+
+    Where the database knows nothing of a source or a fixture, as in a copy without it, one that is
+    there is taken for what the later stages say that they were made from.
+
+    Raises:
+        ConfigError: something in ptycho.yaml is wrong.
+    """
+    manager = Dependency(_ReadOnly, STATE_NAME, checker_cls=Checker)
+    before, Globals.dep_manager = Globals.dep_manager, manager
+    try:
+        control = TaskControl(create_all_tasks())
+        names = [name for name in control.tasks if stage in (name, name.partition(":")[0])]
+        control.process(names)
+        found = [verdict for verdict in judge(control, manager) if _counts(verdict, control)]
+    finally:
+        manager.close()
+        Globals.dep_manager = before
+    return next((f"{verdict.task}: {_said(verdict)}" for verdict in found), "")
+
+
+def _said(verdict: Verdict) -> str:
+    return verdict.reasons[0].text if verdict.reasons else f"is {verdict.status}"
+
+
+def _counts(verdict: Verdict, control: TaskControl) -> bool:
+    """Whether a verdict says that something is stale, and not only that something before it is."""
+    if verdict.status != "stale":
+        return verdict.status == "ignored"
+    stage = verdict.task.partition(":")[0]
+    unknown = stage in _UNDESCRIBED and {r.kind for r in verdict.reasons} <= {"new", "upstream"}
+    return not (unknown and all(Path(t).is_file() for t in control.tasks[verdict.task].targets))

@@ -1,0 +1,91 @@
+"""What the files and folders of a project are called, and how their paths are written."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from ptycho_tasks.system.lock import STATE_DIR
+
+CONFIG_NAME = "ptycho.yaml"
+EVIDENCE_NAME = "evidence.yaml"
+DODO_NAME = "dodo.py"
+SCHEMA_NAME = "ptycho.schema.json"
+EVIDENCE = "evidence"
+"""The section of ptycho.yaml that may stand in for evidence.yaml."""
+STATE_NAME = f"{STATE_DIR}/state.sqlite"
+BUNDLE_NAME = "wts.h5.zip"
+CHECKPOINTS, LOGS = "checkpoints", "logs"
+"""Folders beside a bundle: kept states of its training, and logs of it."""
+RECONSTRUCTION = "reconstruction.h5"
+AMPLITUDE = "reconstructed_amplitude.png"
+PHASE = "reconstructed_phase.png"
+METRICS = "metrics.json"
+RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
+"""The files of a reconstruction."""
+
+
+def spelled(root: Path, path: Path) -> str:
+    """A path relative to the project where it lies in it. doit compares paths as strings, so
+    each file has one spelling."""
+    whole, inside = os.path.normpath(path), _inside(root)
+    return whole[len(inside) :] if whole.startswith(inside) else whole
+
+
+@functools.cache
+def _inside(root: Path) -> str:
+    """What the paths of files in a folder begin with."""
+    return f"{os.path.normpath(root)}{os.sep}"
+
+
+def seen_from(root: Path, path: Path) -> str:
+    """A path that was given on the command line, as a payload's folder sees it: relative where it
+    lies in it, absolute elsewhere."""
+    return spelled(root, whole_path(path))
+
+
+def whole_path(path: Path) -> Path:
+    """A path that was given on the command line: absolute, `~` expanded."""
+    # A shell leaves the `~` in `--output-dir=~/out` as it is; Path's own expansion may raise.
+    return Path(os.path.normpath(Path.cwd() / os.path.expanduser(path)))  # noqa: PTH111
+
+
+def asks_for_evidence(root: Path) -> bool:
+    """Whether a project may have something to prove; what exactly is for `load_evidence`."""
+    if has_evidence_file(root):
+        return True
+    config = root / CONFIG_NAME
+    return os.path.lexists(config) and EVIDENCE.encode() in read_bytes(config)
+
+
+def has_evidence_file(root: Path) -> bool:
+    """Whether a project has an evidence.yaml; it may do without a ptycho.yaml then."""
+    return os.path.lexists(root / EVIDENCE_NAME)
+
+
+def stands_alone(root: Path) -> bool:
+    """Whether a project has something to prove, and nothing to build."""
+    return has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a ptycho.yaml.
+
+    Raises:
+        ConfigError: it is missing or cannot be read.
+    """
+    from ptycho_tasks.errors import ConfigError
+    from ptycho_tasks.system.files import not_a_file
+
+    unfit = not_a_file(path)
+    if unfit:
+        raise ConfigError(f"{path}: {unfit}; expected a text file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; run `ptycho-tasks init` to make a project here"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""The forward model of ptychography, scores, and simulated scans; numpy only."""

@@ -1,0 +1,1 @@
+"""What runs write and read again: bundles, reconstructions, pictures."""

@@ -1,0 +1,1 @@
+"""Scans and fixtures: reading, checking, cutting."""

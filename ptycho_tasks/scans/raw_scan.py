@@ -1,0 +1,784 @@
+"""A scan as a file holds it, and the checks that turn it into a `ScanData`.
+
+Every acceptance is noted in one sentence and logged; every refusal is a ScanError of one line
+that names the file, the key, what was expected and what to do.
+
+Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P probe modes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError, one_line
+from ptycho_tasks.scan import ScanData, release_pages, take_frames
+from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.system.files import Stamp
+from ptycho_tasks.system.memory import available_bytes, fits, in_gb
+
+Measurement = Literal["auto", "amplitude", "counts"]
+FrameAxis = Literal["auto", "first", "last"]
+Units = Literal["auto", "pixels", "m", "mm", "um", "nm"]
+METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
+"""What a unit of length is in metres."""
+
+_LOG = logging.getLogger(__name__)
+_LARGEST_OBJECT = 32768
+"""Pixels along a side; some hundred times what is usual, and 8 GiB."""
+_FARTHEST = 1e9
+"""Pixels; positions stay exact to a fraction of a pixel, and their indices whole numbers."""
+_FEWEST_PIXELS_A_FRAME = 0.25
+"""Area of the object grid that a frame adds, on average; scans that people make add a pixel at
+least, and positions in micrometres much less."""
+_FAINTEST, _BRIGHTEST = 1e-9, 1e9
+"""Between these is the largest amplitude of a scan; what lies beyond is no measurement, and its
+square is lost in single precision soon."""
+_SMALLEST_PROBE, _LARGEST_PROBE = 1e-12, 1e12
+_FEW = 0.05
+"""Of all frames: what lies apart and is no more than that was hardly meant."""
+
+
+class Array(Protocol):
+    """What a numpy array, a memory map and an HDF5 dataset have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an entry."""
+
+    def __getitem__(self, item: Any) -> NDArray[Any]:
+        """A part of the array, in memory or mapped."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """An array and where it stands, for messages."""
+
+    path: Path
+    key: str
+    array: Array
+
+    def refused(self, found: str, expected: str, advice: str) -> ScanError:
+        """The error that says why this array cannot be used."""
+        return refused(self.path, self.key, found, expected, advice)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the caller says about a scan; it goes before what the file says."""
+
+    measurement: Measurement = "auto"
+    """What the frames hold; auto takes NPZ as amplitude, CXI as counts."""
+    frame_axis: FrameAxis = "auto"
+    """Which axis numbers the frames; auto tells it from the number of positions."""
+    units: Units = "auto"
+    """Of the positions; auto takes NPZ as pixels, and what HDF5 says."""
+    pixel_size_m: tuple[float, float] | None = None
+    """(height, width) of an object pixel."""
+    energy_ev: float = 0.0
+    """Zero where not given."""
+    distance_m: float = 0.0
+    """Zero where not given."""
+    scan_index: int | None = None
+    """Which of the scans in the file is read; None takes the only one."""
+    dark_frames: Literal["refuse", "drop"] = "refuse"
+    """Frames without light, or of which a part was never written."""
+    stray_frames: Literal["refuse", "drop", "keep"] = "refuse"
+    """A few frames that lie far from all others."""
+    bad_pixels: Literal["refuse", "ignore"] = "refuse"
+    """Pixels that the file marks as bad."""
+    follow: tuple[Path, ...] = ()
+    """Folders besides the scan's own that may hold a part of it."""
+
+
+def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
+    """One line: file, key, what is wrong, what was expected, what to do."""
+    return ScanError(one_line(f"{path}: key {key!r} {found}; expected {expected}; {advice}"))
+
+
+def check_stack(frames: Keyed) -> None:
+    """Refuse frames that are not a stack of images with at least one pixel.
+
+    Raises:
+        ScanError: not three axes, or an empty one.
+    """
+    shape = frames.array.shape
+    if len(shape) != 3:
+        raise frames.refused(
+            f"is {_described(frames.array)}", "three axes (M, N, N)", "correct the file"
+        )
+    if 0 in shape:
+        raise frames.refused(f"is empty, {shape}", "(M, N, N)", "give a scan with frames")
+
+
+def whole_numbers(keyed: Keyed) -> NDArray[np.int64]:
+    """(M,) int64 copy of numbers of frames.
+
+    Raises:
+        ScanError: not one axis, or not whole numbers.
+    """
+    values = finite_column(keyed)
+    if (values != np.rint(values)).any() or (np.abs(values) > 2**53).any():
+        raise keyed.refused("has fractions or huge values", "(M,) frame numbers", "correct it")
+    return values.astype(np.int64)
+
+
+def frame_numbers(indexes: Keyed | None) -> NDArray[np.int64] | None:
+    """(M,) the numbers that Ptychodus gives to frames, by which its products refer to them.
+
+    Raises:
+        ScanError: they are no numbers, or one stands twice.
+    """
+    if indexes is None:
+        return None
+    numbers = whole_numbers(indexes)
+    values, counts = np.unique(numbers, return_counts=True)
+    if (counts > 1).any():
+        raise indexes.refused(
+            f"has the number {values[counts > 1][0]} twice", "a number a frame", "correct it"
+        )
+    return numbers
+
+
+def finite_column(keyed: Keyed) -> NDArray[np.float64]:
+    """(M,) float64 copy of coordinates.
+
+    Raises:
+        ScanError: not one axis, not real numbers, NaN or Inf.
+    """
+    array = keyed.array
+    if array.dtype.kind not in "fiu" or len(array.shape) != 1:
+        raise keyed.refused(f"is {_described(array)}", "(M,) float64", "correct the file")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.array(array[:], dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise keyed.refused(
+            f"has NaN or Inf (first at frame {bad[0]})", "finite coordinates", "correct the file"
+        )
+    return values
+
+
+@dataclass
+class RawScan:
+    """The arrays of one scan as found, before any check of their shapes and values.
+
+    Whoever fills it sets at least `x`, `y` and `probe`, from the frames' file or from a product.
+    """
+
+    path: Path
+    frames: Keyed
+    """(M, N, N) or (N, N, M) real."""
+    holds_counts: bool | None = None
+    """Whether the format says that frames are counts; None leaves it to dtype and user."""
+    x: Keyed | None = None
+    """(M,) pixels."""
+    y: Keyed | None = None
+    """(M,) pixels."""
+    probe: Keyed | None = None
+    """(N, N) or (P, N, N) complex."""
+    object: Keyed | None = None
+    """(H, W) complex."""
+    scan_index: Keyed | None = None
+    """(M,) integers."""
+    positions_are_pixels: bool = False
+    """Whether the reader has converted them, from units that the file says."""
+    start_x: Keyed | None = None
+    """(M,) pixels."""
+    start_y: Keyed | None = None
+    """(M,) pixels."""
+    frame_axis: FrameAxis = "auto"
+    """What the file says about the order of its axes."""
+    rows: NDArray[np.int64] | None = None
+    """(K,) sorted frames that positions exist for; None where each frame has one."""
+    numbers: NDArray[np.int64] | None = None
+    """(M,) frame numbers by which a product refers to the frames; None means 0, 1, ..."""
+    pixel_size_m: tuple[float, float] | None = None
+    energy_ev: float = 0.0
+    distance_m: float = 0.0
+    exposure_s: float = 0.0
+    bad_pixels: Keyed | None = None
+    """(N, N), not zero where the detector is not to be trusted."""
+    unwritten: Callable[[int], NDArray[np.int64]] | None = None
+    """Gives the frames, along an axis, of which a part was never written."""
+    files: dict[Path, Stamp] = field(default_factory=dict)
+    """Further files that hold a part of the scan, and what they were when they were opened."""
+    notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """What looks as if it were not what it is taken for, in a sentence each."""
+    _full: int = 0
+    """Pixels at the largest value of a narrow integer type."""
+    _largest: float = 0.0
+    """Amplitude."""
+    _lit: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Whether a frame holds light, in the order in which they were read."""
+
+    def note(self, sentence: str) -> None:
+        """Keep and log what was changed on reading."""
+        self.notes.append(one_line(sentence))
+        _LOG.info("%s: %s", self.path, self.notes[-1])
+
+    def checked(self, reading: Reading) -> ScanData:
+        """Check everything, cheap checks first, and convert to canonical order and dtypes.
+
+        Raises:
+            ScanError: anything breaks the raw-scan contract.
+        """
+        assert self.x is not None
+        assert self.y is not None
+        positions = self._positions(self.x, self.y) * self._pixels_a_unit(self.x, reading)
+        axis = self._axis(reading.frame_axis, len(positions))
+        size = self._size(axis)
+        index = self._scan_index(len(positions))
+        keep = self._frames_of_scan(index, reading.scan_index, len(positions))
+        keep = self._without_strays(positions, keep, size, reading.stray_frames)
+        self._check_span(self.y, positions[:, 0], keep, size)
+        self._check_span(self.x, positions[:, 1], keep, size)
+        self._check_spread(positions[keep], explicit=reading.units != "auto")
+        self._check_bad_pixels(size, reading.bad_pixels)
+        root = self._is_counts(reading.measurement)
+        scan = ScanData(
+            positions=positions,
+            probe=self._probe(size),
+            object=self._object(),
+            scan_index=index,
+            start_positions=self._start_positions(len(positions)),
+            diffraction=self._diffraction(axis, root),
+            pixel_size_m=self.pixel_size_m,
+            energy_ev=self.energy_ev,
+            distance_m=self.distance_m,
+            exposure_s=self.exposure_s,
+            name=self.path.stem,
+        )
+        keep = self._without_dark(keep, axis, reading.dark_frames)
+        if not _FAINTEST <= self._largest <= _BRIGHTEST:
+            raise self.frames.refused(
+                f"has {self._largest:.3g} as its largest amplitude",
+                f"amplitudes of {_FAINTEST:g} to {_BRIGHTEST:g}, the square roots of counts",
+                "scale the frames",
+            )
+        if len(keep) < scan.frame_count:
+            scan = take_frames(scan, keep)
+        self._doubt_full(scan)
+        return replace(scan, notes=tuple(self.notes), files=self.files, doubts=tuple(self.doubts))
+
+    def _doubt_full(self, scan: ScanData) -> None:
+        dtype = self.frames.array.dtype
+        if self._full:
+            self.doubts.append(
+                f"{self.frames.key}: {self._full / scan.frame_count:.3g} pixels a frame are at "
+                f"{np.iinfo(dtype).max}, the largest {dtype}: saturated or dead, and taken as "
+                "measured; write the frames in a wider type, without such pixels"
+            )
+
+    def _positions(self, x: Keyed, y: Keyed) -> NDArray[np.float64]:
+        columns = [self._column(y), self._column(x)]
+        if len(columns[0]) != len(columns[1]):
+            raise x.refused(
+                f"has {len(columns[1])} entries but {y.key!r} has {len(columns[0])}",
+                "one position a frame in both",
+                "correct the file",
+            )
+        return np.stack(columns, axis=1)
+
+    def _column(self, keyed: Keyed) -> NDArray[np.float64]:
+        values = finite_column(keyed)
+        self._note_cast(keyed, np.dtype(np.float64))
+        return values
+
+    def _axis(self, frame_axis: FrameAxis, count: int) -> int:
+        """Which axis numbers the frames: 0 or -1."""
+        check_stack(self.frames)
+        shape = self.frames.array.shape
+        said = self.frame_axis if frame_axis == "auto" else frame_axis
+        axis = {"auto": self._told_axis(count), "first": 0, "last": -1}[said]
+        if axis is None:
+            raise self.frames.refused(
+                f"has shape {shape}, so that the order of its axes cannot be told",
+                "a config that says it",
+                "set frame_axis to first or last",
+            )
+        self._check_count(axis, count)
+        self._settle_rows(axis)
+        if axis == -1:
+            self.note(f"{self.frames.key}: frames moved from the last axis to the first")
+        return axis
+
+    def _told_axis(self, count: int) -> int | None:
+        first, middle, last = self.frames.array.shape
+        from_positions = self.rows is None
+        as_first = middle == last and (first == count or not from_positions)
+        as_last = first == middle and (last == count or not from_positions)
+        if as_first and as_last:
+            return None
+        if as_first or as_last:
+            return 0 if as_first else -1
+        # Neither fits: choose the order in which the message says most.
+        return -1 if first != count and (last == count or first == middle) else 0
+
+    def _check_count(self, axis: int, count: int) -> None:
+        shape = self.frames.array.shape
+        if self.rows is None and shape[axis] != count:
+            position_key = self.x.key if self.x else "positions"
+            raise self.frames.refused(
+                f"has {shape[axis]} frames (shape {shape}) but {position_key!r} has {count}",
+                "one position a frame",
+                "correct the file, or set frame_axis if the order is another",
+            )
+        if self.numbers is not None and len(self.numbers) != shape[axis]:
+            raise self.frames.refused(
+                f"has {shape[axis]} frames (shape {shape}) but {len(self.numbers)} frame numbers",
+                "one number a frame",
+                "correct the file, or set frame_axis if the order is another",
+            )
+        if self.rows is not None and self.rows[-1] >= shape[axis]:
+            raise self.frames.refused(
+                f"has {shape[axis]} frames, but the product has a position for frame "
+                f"{self.rows[-1]}",
+                "the frames that the product was made from",
+                "give the product's own frames",
+            )
+
+    def _settle_rows(self, axis: int) -> None:
+        if self.rows is None:
+            return
+        total, taken = self.frames.array.shape[axis], len(self.rows)
+        if taken == total:
+            self.rows = None
+        else:
+            self.note(f"{self.frames.key}: {total - taken} of {total} frames have no position")
+
+    def _size(self, axis: int) -> int:
+        shape = self.frames.array.shape
+        height, width = shape[1:] if axis == 0 else shape[:2]
+        if height != width:
+            raise self.frames.refused(
+                f"has frames of {height} x {width} pixels (shape {shape})",
+                "square frames",
+                "crop the detector to a square, zero frequency at index N//2",
+            )
+        if height % 2:
+            raise self.frames.refused(
+                f"has frames of {height} x {width} pixels", "an even size", "crop by one pixel"
+            )
+        return int(height)
+
+    def _pixels_a_unit(self, x: Keyed, reading: Reading) -> NDArray[np.float64]:
+        """(2,) what a unit of (y, x) is in pixels."""
+        if reading.units in ("auto", "pixels") or self.positions_are_pixels:
+            return np.ones(2)
+        if self.pixel_size_m is None:
+            raise x.refused(
+                f"is in {reading.units}, as source.units says, and the size of a pixel is unknown",
+                "the size of an object pixel",
+                "set source.pixel_size_m",
+            )
+        self.note(f"{x.key}: {reading.units} converted to pixels")
+        return METRES[reading.units] / np.array(self.pixel_size_m)
+
+    def _frames_of_scan(
+        self, index: NDArray[np.int64] | None, wanted: int | None, count: int
+    ) -> NDArray[np.int64]:
+        """(K,) frames of the scan that is wanted; all where none is named.
+
+        Raises:
+            ScanError: there is no such scan.
+        """
+        if wanted is None:
+            return np.arange(count)
+        of_frame = np.zeros(count, np.int64) if index is None else index
+        values = np.unique(of_frame)
+        if wanted not in values:
+            raise (self.scan_index or self.frames).refused(
+                f"holds no scan {wanted} (scans: {ranges(values)})",
+                "one that is there",
+                "correct source.scan_index",
+            )
+        if len(values) > 1:
+            self.note(f"scan_index: scan {wanted} of {len(values)} taken")
+        return np.flatnonzero(of_frame == wanted)
+
+    def _without_strays(
+        self, positions: NDArray[np.float64], keep: NDArray[np.int64], size: int, do: str
+    ) -> NDArray[np.int64]:
+        """The frames without the few that lie far from all others, where that is wanted."""
+        if do == "keep" or len(keep) < 2:
+            return keep
+        astray = _astray(positions[keep], size)
+        if not astray.any():
+            return keep
+        numbers = self._numbered(keep[astray])
+        y, x = positions[keep[astray][0]]
+        middle = np.median(positions[keep], axis=0)
+        column = self.x if abs(x - middle[1]) > abs(y - middle[0]) else self.y
+        assert column is not None
+        with_all, without = (_extent(positions[one], size) for one in (keep, keep[~astray]))
+        found = (
+            f"puts {numbers} far from all others (the first at y {y:.6g}, x {x:.6g}), which would "
+            f"make the object {with_all} pixels instead of {without}"
+        )
+        if do == "drop":
+            self.note(f"{column.key}: left out {numbers}, far from all others")
+            return keep[~astray]
+        raise column.refused(
+            found,
+            "frames that overlap",
+            "correct the positions, or set source.stray_frames to drop or keep",
+        )
+
+    def _numbered(self, frames: NDArray[np.int64]) -> str:
+        """Frames by their place in the file, in words."""
+        places = frames if self.rows is None else self.rows[frames]
+        return f"frame{'s' if len(places) > 1 else ''} {ranges(places)}"
+
+    def _check_span(
+        self, keyed: Keyed, column: NDArray[np.float64], keep: NDArray[np.int64], size: int
+    ) -> None:
+        """Refuse positions that ask for an object that no memory holds."""
+        values = column[keep]
+        with np.errstate(over="ignore"):
+            span = np.ptp(values) + size
+            place = int(np.argmax(np.abs(values - np.sort(values)[len(values) // 2])))
+        if span > _LARGEST_OBJECT or np.abs(values).max() > _FARTHEST:
+            raise keyed.refused(
+                f"has {values[place]:g} at {self._numbered(keep[place : place + 1])}",
+                f"pixels, at most {_LARGEST_OBJECT - size} apart and not beyond {_FARTHEST:g}",
+                "correct it, or " + self._advice_on_units(),
+            )
+
+    def _check_spread(self, positions: NDArray[np.float64], *, explicit: bool) -> None:
+        """Refuse positions that hardly differ: they are in another unit, or missing."""
+        if len(positions) < 2:
+            return
+        assert self.x is not None
+        spans = np.ptp(positions, axis=0)
+        if not spans.any():
+            raise self.x.refused(
+                f"and the other axis put all {len(positions)} frames in one place",
+                "frames at different places, which overlap",
+                "correct the positions",
+            )
+        places = len(np.unique(np.round(positions, 6), axis=0))
+        dense = spans.min() > 0 and spans.prod() < _FEWEST_PIXELS_A_FRAME * places
+        if not explicit and (spans.max() < 1 or dense):
+            raise self.x.refused(
+                f"and the other axis span {spans[1]:.3g} x {spans[0]:.3g} pixels (x, y) with "
+                f"{len(positions)} frames",
+                "positions in pixels of the object",
+                self._advice_on_units(),
+            )
+
+    def _advice_on_units(self) -> str:
+        if self.positions_are_pixels:
+            return "set source.pixel_size_m, energy_ev or distance_m if what the file says is wrong"
+        return (
+            "set source.units (and source.pixel_size_m) if they are in metres or the like, or "
+            "units: pixels if they are right"
+        )
+
+    def _check_bad_pixels(self, size: int, do: str) -> None:
+        """Refuse pixels that are marked as bad, which would count as measured."""
+        keyed = self.bad_pixels
+        if keyed is None:
+            return
+        if tuple(keyed.array.shape) != (size, size) or keyed.array.dtype.kind not in "biuf":
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", f"({size}, {size}) bool", "correct or remove it"
+            )
+        count = int(np.count_nonzero(keyed.array[:]))
+        if count and do == "refuse":
+            raise keyed.refused(
+                f"marks {count} of {size * size} pixels as bad",
+                "a detector of which every pixel can be trusted",
+                "set source.bad_pixels to ignore to take them as measured",
+            )
+        if count:
+            self.note(f"{keyed.key}: ignored, {count} bad pixels count as measured")
+
+    def _without_dark(self, keep: NDArray[np.int64], axis: int, do: str) -> NDArray[np.int64]:
+        """The frames without those that hold no light, or were not written whole."""
+        lit = np.concatenate(self._lit)[keep]
+        places = keep if self.rows is None else self.rows[keep]
+        whole = ~np.isin(places, self.unwritten(axis) if self.unwritten else [])
+        if (lit & whole).all():
+            return keep
+        parts = [
+            f"{np.count_nonzero(~good)} of {len(keep)} frames {what} ({ranges(places[~good])})"
+            for good, what in ((whole, "were never written"), (lit | ~whole, "hold no light"))
+            if not good.all()
+        ]
+        found = "; ".join(parts)
+        if not (lit & whole).any():
+            raise self.frames.refused(
+                f"is dark: {found}", "frames with light", "give a complete scan"
+            )
+        if do == "drop":
+            self.note(f"{self.frames.key}: left out, with their positions: {found}")
+            return keep[lit & whole]
+        raise self.frames.refused(
+            f"is dark in part: {found}",
+            "light in every frame",
+            "set source.dark_frames to drop to leave them out",
+        )
+
+    def _is_counts(self, measurement: Measurement) -> bool:
+        dtype = self.frames.array.dtype
+        if dtype.kind not in "fiu":
+            raise self.frames.refused(
+                f"is {_described(self.frames.array)}",
+                "real numbers (amplitude or counts)",
+                "give the measured frames, not a wave field",
+            )
+        if measurement != "auto":
+            return measurement == "counts"
+        if self.holds_counts is None and dtype.kind in "iu":
+            raise self.frames.refused(
+                f"holds integers ({dtype})",
+                "float32 amplitude, the square root of counts",
+                "set measurement to counts, and the square root is taken",
+            )
+        return bool(self.holds_counts)
+
+    def _diffraction(self, axis: int, root: bool) -> NDArray[np.float32]:
+        array = self.frames.array
+        if root:
+            self.note(f"{self.frames.key}: square root of counts taken")
+        self._note_cast(self.frames, np.dtype(np.float32))
+        canonical = array.dtype == np.float32 and axis == 0 and not root and self.rows is None
+        if canonical and isinstance(array, np.ndarray) and array.flags.c_contiguous:
+            for first, frames in self._frames(axis):
+                self._check_values(frames, first)
+                self._note_light(frames)
+            return array
+        needed = 4.0 * self._taken(axis) * array.shape[1] ** 2
+        if not fits(needed):
+            raise self.frames.refused(
+                f"is {_described(array)}, {in_gb(needed)} of amplitudes, of which "
+                f"{in_gb(available_bytes())} fit into memory now",
+                "frames that fit",
+                "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes, "
+                "which is memory-mapped",
+            )
+        return self._converted(axis, root)
+
+    def _note_light(self, frames: NDArray[Any]) -> None:
+        largest = np.asarray(frames.max(axis=(1, 2)))
+        self._largest = max(self._largest, float(largest.max()))
+        self._lit.append(largest > 0)
+
+    def _converted(self, axis: int, root: bool) -> NDArray[np.float32]:
+        shape, count = self.frames.array.shape, self._taken(axis)
+        out = np.empty((count, shape[1], shape[1]), dtype=np.float32)
+        done = 0
+        for first, frames in self._frames(axis):
+            self._check_values(frames, first)
+            part = out[done : done + len(frames)]
+            with np.errstate(over="ignore", invalid="ignore"):
+                part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if root else frames
+            if frames.dtype.itemsize > part.dtype.itemsize:
+                self._check_values(part, first)
+            self._note_light(part)
+            done += len(frames)
+        return out
+
+    def _taken(self, axis: int) -> int:
+        return self.frames.array.shape[axis] if self.rows is None else len(self.rows)
+
+    def _frames(self, axis: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Pairs of first frame's place in the scan and (m, N, N) frames, a chunk at a time."""
+        array = self.frames.array
+        shape = (self._taken(axis), array.shape[1], array.shape[1])
+        for part in row_chunks(shape, array.dtype):
+            wanted = part if self.rows is None else _as_slice(self.rows[part])
+            try:
+                frames = np.asarray(array[wanted] if axis == 0 else array[:, :, wanted])
+            except (OSError, RuntimeError, KeyError, ValueError) as error:
+                raise self.frames.refused(
+                    f"cannot be read: {' '.join(str(error).split())}",
+                    "a complete file, with compression that h5py knows",
+                    "copy it again, install hdf5plugin, or rewrite it with h5repack",
+                ) from error
+            yield part.start, frames if axis == 0 else np.moveaxis(frames, -1, 0)
+            release_pages(array)
+
+    def _check_values(self, frames: NDArray[Any], first: int) -> None:
+        # NaN is the least and the largest of whatever it is among, and fits no comparison.
+        if frames.dtype.kind == "f" and frames.min() >= 0 and frames.max() < np.inf:
+            return
+        bad = ~np.isfinite(frames).all(axis=(1, 2)) if frames.dtype.kind == "f" else None
+        if bad is not None and bad.any():
+            raise self._bad_frame(first + int(np.argmax(bad)), "NaN or Inf", "finite values")
+        if frames.dtype.kind != "u" and frames.min() < 0:
+            place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
+            raise self._bad_frame(first + place, "negative values", "values of at least zero")
+        if frames.dtype.kind == "u" and frames.dtype.itemsize < 4:
+            self._full += int(np.count_nonzero(frames == np.iinfo(frames.dtype).max))
+        elif frames.dtype.kind == "u":
+            dead = (frames == np.iinfo(frames.dtype).max).any(axis=(1, 2))
+            if dead.any():
+                found = f"pixels at the largest {frames.dtype}, the mark of a dead pixel"
+                raise self._bad_frame(first + int(np.argmax(dead)), found, "counts")
+
+    def _bad_frame(self, place: int, found: str, expected: str) -> ScanError:
+        frame = place if self.rows is None else int(self.rows[place])
+        return self.frames.refused(
+            f"has {found} (first at frame {frame})",
+            expected,
+            "mask or remove such frames, with their positions",
+        )
+
+    def _probe(self, size: int) -> NDArray[np.complex64]:
+        keyed = self.probe
+        assert keyed is not None
+        shape = keyed.array.shape
+        if len(shape) not in (2, 3) or keyed.array.dtype.kind not in "cf" or 0 in shape:
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", "(N, N) or (P, N, N) complex64", "correct the file"
+            )
+        if shape[-2:] != (size, size):
+            raise keyed.refused(
+                f"has shape {shape} but frames are {size} x {size}",
+                f"({size}, {size}) or (P, {size}, {size})",
+                "crop or pad the probe",
+            )
+        if keyed.array.dtype.kind == "f":
+            self.doubts.append(
+                f"{keyed.key}: holds real numbers, and is taken as a wave without a phase; give a "
+                "complex probe if this is an intensity or a modulus"
+            )
+        probe = self._complex(keyed)
+        if not probe.any():
+            raise keyed.refused("is zero everywhere", "an illumination", "give a probe guess")
+        largest = float(np.abs(probe).max())
+        if not _SMALLEST_PROBE <= largest <= _LARGEST_PROBE:
+            raise keyed.refused(
+                f"has {largest:.3g} as its largest modulus",
+                f"{_SMALLEST_PROBE:g} to {_LARGEST_PROBE:g}, the square root of counts",
+                "scale the probe",
+            )
+        return probe.reshape(-1, size, size)
+
+    def _object(self) -> NDArray[np.complex64] | None:
+        keyed = self.object
+        if keyed is None:
+            return None
+        shape = keyed.array.shape
+        if len(shape) != 2 or keyed.array.dtype.kind not in "cf" or 0 in shape:
+            raise keyed.refused(
+                f"is {_described(keyed.array)}", "(H, W) complex64", "correct or remove it"
+            )
+        return self._complex(keyed)
+
+    def _complex(self, keyed: Keyed) -> NDArray[np.complex64]:
+        self._note_cast(keyed, np.dtype(np.complex64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.array(keyed.array[:], dtype=np.complex64)
+        if not np.isfinite(values).all():
+            raise keyed.refused("has NaN or Inf", "finite values", "correct the file")
+        return values
+
+    def _scan_index(self, count: int) -> NDArray[np.int64] | None:
+        keyed = self.scan_index
+        if keyed is None:
+            return None
+        array = keyed.array
+        if array.dtype.kind not in "iu" or tuple(array.shape) != (count,):
+            raise keyed.refused(
+                f"is {_described(array)}", f"({count},) int64, one a frame", "correct or remove it"
+            )
+        values = array[:]
+        if len(values) and int(values.max()) > np.iinfo(np.int64).max:
+            raise keyed.refused(
+                f"holds {int(values.max())}", "numbers below 2^63", "correct or remove it"
+            )
+        self._note_cast(keyed, np.dtype(np.int64))
+        return np.array(values, dtype=np.int64)
+
+    def _start_positions(self, count: int) -> NDArray[np.float64] | None:
+        present = self.start_x or self.start_y
+        if present is None:
+            return None
+        if self.start_x is None or self.start_y is None:
+            raise present.refused(
+                "stands alone", "both xcoords_start and ycoords_start", "add or remove one"
+            )
+        start = self._positions(self.start_x, self.start_y)
+        if len(start) != count:
+            raise present.refused(
+                f"has {len(start)} entries", f"{count}, one a frame", "correct or remove it"
+            )
+        return start
+
+    def _note_cast(self, keyed: Keyed, dtype: np.dtype[Any]) -> None:
+        if keyed.array.dtype != dtype:
+            self.note(f"{keyed.key}: {keyed.array.dtype} cast to {dtype}")
+
+
+def ranges(numbers: NDArray[np.int64]) -> str:
+    """Sorted numbers in a few words: `3, 7-9, 12`."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
+
+
+def _extent(positions: NDArray[np.float64], size: int) -> str:
+    rows, columns = np.ptp(positions, axis=0) + size
+    return f"{rows:.0f} x {columns:.0f}"
+
+
+def _astray(positions: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+    """(M,) frames in small groups whose patches are a patch or more away from all others.
+
+    Positions are gathered in cells of N pixels; cells that touch belong together. A scan that
+    falls into many such groups, or into large ones, was meant so.
+    """
+    cells, of_frame = np.unique(np.floor(positions / size), axis=0, return_inverse=True)
+    group = _touching([(row, column) for row, column in cells.tolist()])[of_frame.reshape(-1)]
+    counts = np.bincount(group)
+    few = max(1.0, _FEW * len(positions))
+    astray = (counts <= few)[group] & (counts.max() > few)
+    return astray if np.count_nonzero(astray) <= few else np.zeros_like(astray)
+
+
+def _touching(cells: list[tuple[float, float]]) -> NDArray[np.int64]:
+    """(C,) the number of the group of each cell; cells that touch, at a corner too, are in one."""
+    left = {cell: index for index, cell in enumerate(cells)}
+    group = np.zeros(len(cells), dtype=np.int64)
+    number = -1
+    while left:
+        number += 1
+        reached = [next(iter(left))]
+        group[left.pop(reached[0])] = number
+        while reached:
+            row, column = reached.pop()
+            for cell in ((row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
+                if cell in left:
+                    group[left.pop(cell)] = number
+                    reached.append(cell)
+    return group
+
+
+def _described(array: Array) -> str:
+    return f"{array.dtype} of shape {tuple(array.shape)}"
+
+
+def _root_dtype(frames: NDArray[Any]) -> np.dtype[Any]:
+    # Integers have no square root in their own type; 64 bits keep every count exact.
+    return frames.dtype if frames.dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _as_slice(rows: NDArray[np.int64]) -> Any:
+    """Neighbouring rows as a slice, which files read faster than a list of rows."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

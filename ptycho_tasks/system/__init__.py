@@ -1,0 +1,1 @@
+"""Files, locks, clocks, terminals, processes and source code: what the machine gives."""

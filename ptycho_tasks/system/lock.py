@@ -1,0 +1,266 @@
+"""One run at a time in a project: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.system.files import is_at
+from ptycho_tasks.system.terminal import echo
+
+STATE_DIR = ".ptycho"
+"""The folder in a project that holds what no other program needs."""
+LOCK_NAME = f"{STATE_DIR}/lock"
+_DYING_S = 3.0
+"""How long the worker processes of a killed run may take to end."""
+
+
+class LockedError(PtychoTasksError):
+    """Another run is at work in the project."""
+
+
+class ProjectLock:
+    """The lock of the project in the current folder.
+
+    The kernel's own lock on a file (flock), which ends with its holder however that dies; what
+    the file says is for people. The project's folder is locked too, as a command that the run
+    starts may remove the file. A library for this costs a third of doit's start-up.
+    """
+
+    def __init__(self, path: Path | None = None, place: str = "this project") -> None:
+        """Not locked yet; `place` is what messages call it."""
+        self.path = path or Path(LOCK_NAME)
+        self.place = place
+        self._file: IO[str] | None = None
+        self._folder: int | None = None
+        self._info: dict[str, Any] = {}
+
+    def acquire(self) -> None:
+        """Take the lock, also over from a run that died.
+
+        Raises:
+            LockedError: another run holds it; the message says which.
+            PtychoTasksError: the file cannot be made.
+        """
+        file = self._open()
+        if not has_flock(file):
+            echo(
+                f"warning: {self.path}: this file system has no locks: two runs in {self.place} "
+                "are not kept apart; start one at a time",
+                err=True,
+            )
+        folder = _open_folder(self.path)
+        until = time.monotonic() + _DYING_S
+        while not (_flock(file) and _flock(folder)):
+            holder = _read(self.path)
+            if not _is_dead(holder) or time.monotonic() > until:
+                _close(file, folder)
+                raise LockedError(_sentence(holder, self.place))
+            time.sleep(0.05)
+        if not is_at(file, self.path):  # its last holder removed it
+            _close(file, folder)
+            return self.acquire()
+        self._file, self._folder = file, folder
+        self._info = {
+            "pid": os.getpid(),
+            "host": _host(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "task": "",
+        }
+        self._write()
+
+    def _open(self) -> IO[str]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("a+")
+        except OSError as error:
+            raise PtychoTasksError(
+                f"cannot write {self.path}: {error.strerror or error}; allow writing here, or "
+                "work in a copy of the project"
+            ) from error
+
+    def working_on(self, task: str) -> None:
+        """Say in the lock which task runs."""
+        if self._file is not None:
+            self._info["task"] = task
+            self._take_again()
+            self._write()
+
+    def _take_again(self) -> None:
+        """Where a command removed the lock's file, make and lock it anew."""
+        assert self._file is not None
+        if is_at(self._file, self.path):
+            return
+        with suppress(PtychoTasksError):
+            file = self._open()
+            if _flock(file):
+                self._file.close()
+                self._file = file
+                return
+            file.close()
+            echo(
+                f"warning: {self.path} was removed, and another run began: the two are not kept "
+                "apart; stop one",
+                err=True,
+            )
+
+    def release(self, *, remove: bool = False) -> None:
+        """Give the lock back, and remove its file if that is asked for."""
+        if self._file is not None and remove:
+            with suppress(OSError):
+                self.path.unlink()
+        if self._file is not None:
+            with suppress(OSError):  # a full disk must not end a run that is done
+                self._file.truncate(0)
+            _close(self._file, self._folder)
+            self._file = self._folder = None
+
+    def _write(self) -> None:
+        assert self._file is not None
+        with suppress(OSError):  # a full disk must not end a run that needs no more space
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(self._info) + "\n")
+            self._file.flush()
+
+
+@contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Hold a lock of a moment, for which others wait; it ends with the process that holds it.
+
+    Args:
+        path: the lock's file, which is made and stays.
+
+    Raises:
+        PtychoTasksError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise PtychoTasksError(
+            f"cannot write {path}: {error.strerror or error}; allow writing there"
+        ) from error
+    with file:
+        # As in _flock: a system or file system without locks leaves it to the user.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open_folder(path: Path) -> int | None:
+    """The project's folder, by its lock's path; None where it cannot be opened."""
+    try:
+        return os.open(path.parent.parent, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _close(file: IO[str], folder: int | None) -> None:
+    with suppress(OSError):
+        file.close()
+    if folder is not None:
+        os.close(folder)
+
+
+def holder_of(path: Path | None = None) -> str | None:
+    """A sentence about the run that holds a project's lock; None where none does."""
+    path = path or Path(LOCK_NAME)
+    try:
+        with path.open("r+") as file:
+            if not _flock(file):
+                return _sentence(_read(path))
+    except FileNotFoundError:
+        pass
+    except OSError:  # who may not write here cannot be in anyone's way
+        return None
+    folder = _open_folder(path)
+    try:
+        return None if _flock(folder) else _sentence(_read(path))
+    finally:
+        if folder is not None:
+            os.close(folder)
+
+
+def exit_if_held() -> None:
+    """End a command that must not meddle with a run at work, with one line that names the run.
+
+    Raises:
+        SystemExit: a run holds the lock.
+    """
+    at_work = holder_of()
+    if at_work is not None:
+        echo(f"error: {at_work}", err=True)
+        raise SystemExit(LockedError.exit_code)
+
+
+def _flock(file: IO[str] | int | None) -> bool:
+    """Take the kernel's lock of an open file or folder, if there is one; False where another
+    process holds it."""
+    if file is None:
+        return True
+    try:
+        import fcntl
+    except ImportError:  # Windows: runs are not kept apart
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: the user keeps runs apart
+        return True
+    return True
+
+
+def has_flock(file: IO[str]) -> bool:
+    """Whether the kernel has locks for an open file."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _host() -> str:
+    # The module socket would cost as much time as all else that is imported for a lock.
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "?")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        info = None
+    return info if isinstance(info, dict) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    if holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _sentence(holder: dict[str, Any], place: str = "this project") -> str:
+    if not holder:
+        return f"another run is at work in {place}; wait for it"
+    task = f", task {holder['task']}" if holder.get("task") else ""
+    return (
+        f"another run is at work in {place}: process {holder.get('pid')} on "
+        f"{holder.get('host')}, since {holder.get('since')}{task}; wait for it, or stop it"
+    )

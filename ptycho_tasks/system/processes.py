@@ -1,0 +1,167 @@
+"""Processes: signals, workers, and lines of output from several of them."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
+from types import FrameType
+from typing import Any, TextIO
+
+from ptycho_tasks.system.terminal import say
+
+_LONGEST_LINE = 1 << 16
+"""A longer one is shown in parts."""
+
+_WATCH_S = 0.2
+"""How often a worker process looks whether its run is still there."""
+
+_SIGNALS: list[signal.Signals] = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
+"""What asks a process to end."""
+
+
+_run_pid: int | None = None
+"""The process that runs the tasks; None where no tasks are run."""
+
+
+def enter_run() -> None:
+    """Note that this process runs the tasks: processes that it forks are workers from now on, and
+    end when it is gone."""
+    global _run_pid
+    _run_pid = os.getpid()
+    _watch_workers()
+
+
+def leave_run() -> None:
+    """Note that the run is over."""
+    global _run_pid
+    _run_pid = None
+
+
+def is_run() -> bool:
+    """Whether this is the process that runs the tasks."""
+    return _run_pid == os.getpid()
+
+
+def in_worker() -> bool:
+    """Whether this is one of several processes that run tasks side by side."""
+    return _run_pid is not None and not is_run()
+
+
+class _Prefixed(io.TextIOBase):
+    """A text stream that puts a task's name before each line, and writes only whole lines."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix, self._part = stream, prefix, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._part = (self._part + text).split("\n")
+        if len(self._part) > _LONGEST_LINE:
+            lines, self._part = [*lines, self._part], ""
+        if lines:
+            # One write, which the kernel does not split as long as it is short.
+            say("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._part:
+            self.write("\n")
+
+
+@contextmanager
+def lines_of(task: str) -> Iterator[None]:
+    """Where tasks run side by side, name the task in each line that the block writes."""
+    if not in_worker():
+        yield
+        return
+    out, err = (_Prefixed(stream, f"{task}: ") for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.close()
+            err.close()
+
+
+class Stopped(SystemExit):
+    """The user or the system ended the run; a backend that ends it raises a plain SystemExit."""
+
+    def __init__(self, status: int | str) -> None:
+        """With the exit status, which doit hands on from a worker process as text."""
+        super().__init__(int(status))
+
+
+_stopping = False
+"""Whether this process was told to end."""
+
+
+def stopping_in_order() -> AbstractContextManager[None]:
+    """In the block, a signal that asks this process to end removes files that are being written."""
+    return handling(stop)
+
+
+@contextmanager
+def handling(
+    handler: Callable[[int, FrameType | None], None],
+    numbers: Sequence[signal.Signals] = _SIGNALS,
+) -> Iterator[None]:
+    """Handle signals, by default those that ask a process to end, in the block."""
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread, which alone gets them
+        before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """End at once but in order: files that are being written are removed."""
+    global _stopping
+    # The run ends its worker processes too, which may have been told already.
+    if in_worker() and _stopping:
+        return
+    _stopping = True
+    if not in_worker():
+        # Past Python's own buffers: a signal that interrupts a write to them may not write too.
+        with suppress(OSError):
+            os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    raise Stopped(128 + number)
+
+
+@functools.cache
+def _watch_workers() -> None:
+    os.register_at_fork(after_in_child=_watch_the_run)
+
+
+def _watch_the_run() -> None:
+    """In a worker process: end when the run that began it is gone, however it was killed."""
+    if _run_pid is None:
+        return
+
+    parent = _run_pid
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

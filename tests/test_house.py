@@ -1,0 +1,162 @@
+"""The house: every import runs down, those inside functions included.
+
+python tests/test_house.py      # modules, wings, circles, longest import path, functions
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from statistics import quantiles
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "ptycho_tasks": ROOT / "ptycho_tasks",
+    "ptycho_tasks_torch": ROOT / "backends/torch/ptycho_tasks_torch",
+    "ptycho_tasks_ptychi": ROOT / "backends/ptychi/ptycho_tasks_ptychi",
+}
+ORDER = {
+    "ptycho_tasks": (
+        "testing",
+        "commands tasks",
+        "report evidence",
+        "builds",
+        "config",
+        "results",
+        "scans",
+        "backends",
+        "backend",
+        "physics",
+        "scan options",
+        "layout",
+        "system",
+        "errors",
+    ),
+    "ptycho_tasks_torch": (
+        "load",
+        "pinn unrolled",
+        "training",
+        "physics frames",
+        "device execution options",
+    ),
+}
+"""Top to bottom. Wings on one line do not import one another."""
+OPEN_TO_OTHERS = {
+    "backend": {
+        "API_VERSION", "Backend", "InferRequest", "Progress", "Reconstruction", "RefineRequest",
+        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "TrainingOptions", "checked_model",
+        "checked_reconstruction", "no_progress", "say_nothing",
+    },
+}  # fmt: skip
+
+
+@cache
+def imports(package: str) -> Mapping[str, frozenset[str]]:
+    """Each module of a package, to the modules of it that it imports anywhere."""
+    folder = PACKAGES[package]
+    files = {name_of(path, folder): path for path in sorted(folder.rglob("*.py"))}
+    return {name: frozenset(found(path, package, files)) - {name} for name, path in files.items()}
+
+
+def name_of(path: Path, folder: Path) -> str:
+    parts = path.relative_to(folder).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def found(path: Path, package: str, files: Mapping[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports name their module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == package:
+                yield rest if rest in files else rest.rpartition(".")[0]
+
+
+def circles(graph: Mapping[str, frozenset[str]]) -> list[list[str]]:
+    """Groups of modules that reach one another."""
+    reach = {name: reached(graph, name) for name in graph}
+    groups = {tuple(sorted(b for b in reach[a] if a in reach[b])) for a in graph if a in reach[a]}
+    return sorted(map(list, groups))
+
+
+def reached(graph: Mapping[str, frozenset[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    left = [*graph[start]]
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left += graph[name]
+    return seen
+
+
+def upward(package: str) -> list[str]:
+    """Imports that run up, or sideways."""
+    levels = {name: level for level, names in enumerate(ORDER[package]) for name in names.split()}
+    return [
+        f"{name} imports {other}"
+        for name, others in imports(package).items()
+        for other in sorted(others)
+        if name
+        and other
+        and name.partition(".")[0] != other.partition(".")[0]
+        and levels[name.partition(".")[0]] >= levels[other.partition(".")[0]]
+    ]
+
+
+def longest_path(graph: Mapping[str, frozenset[str]]) -> int:
+    """How many modules the longest chain of imports has; the graph has no circle."""
+
+    @cache
+    def height(name: str) -> int:
+        return 1 + max(map(height, graph[name]), default=0)
+
+    return max(map(height, graph))
+
+
+def function_lengths(package: str) -> list[int]:
+    """Lines of each function and method, from `def` to its last."""
+    return [
+        node.end_lineno - node.lineno + 1
+        for path in PACKAGES[package].rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    ]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_imports_go_in_circles(package: str) -> None:
+    assert circles(imports(package)) == []
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_run_down(package: str) -> None:
+    assert upward(package) == []
+
+
+def report(package: str) -> Iterator[str]:
+    graph, lengths = imports(package), function_lengths(package)
+    modules = [len(path.read_text().splitlines()) for path in PACKAGES[package].rglob("*.py")]
+    wings = {name.partition(".")[0] for name in graph if "." in name}
+    tall = "endless" if circles(graph) else longest_path(graph)
+    deciles = quantiles(lengths, n=10)
+    yield f"{package}: {len(graph)} modules in {len(wings)} wings, longest import path {tall}"
+    yield f"  functions: median {deciles[4]:.0f} lines, 90 % below {deciles[8]:.0f}"
+    yield f"  longest function {max(lengths)}, longest module {max(modules)}"
+    yield from (f"  circle of {len(names)}: {', '.join(names)}" for names in circles(graph))
+    if wings and package in ORDER:
+        yield from (f"  up: {text}" for text in upward(package))
+
+
+if __name__ == "__main__":
+    for package in PACKAGES:
+        print(*report(package), sep="\n")
