@@ -16,7 +16,7 @@ from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance, checks
 from ptycho_tasks.testing.suite import Suite
 
-STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
+STRANGER = (Path(__file__).parents[1] / "outside" / "stranger_ptycho.py").read_text()
 
 
 def in_a_project(root: Path, code: str = STRANGER, **declared: Any) -> dict[str, Any]:
