@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class GoesOn:
+class DefaultContinue:
     """doit's option --continue, where the user gives none: whether a run goes on after a failure.
 
     One that gathers evidence does while all that failed only blocks items: others may be proved.
@@ -55,7 +55,7 @@ class GoesOn:
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
-        return GoesOn.blocked is not None and GoesOn.blocked.only_blocks
+        return DefaultContinue.blocked is not None and DefaultContinue.blocked.only_blocks
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
@@ -92,7 +92,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
                 refuse_unready(tasks, selected_tasks)
             from ptycho_tasks.evidence.blocked import Blocked
 
-            GoesOn.blocked = Blocked(tasks, selected_tasks)
+            DefaultContinue.blocked = Blocked(tasks, selected_tasks)
 
     def write(self, text: str) -> None:
         """Show a text, as long as someone reads."""
@@ -116,13 +116,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
-        if GoesOn.blocked is not None:
-            GoesOn.blocked.note(task.name, fail)
+        if DefaultContinue.blocked is not None:
+            DefaultContinue.blocked.note(task.name, fail)
         super().add_failure(task, fail)
 
     def complete_run(self) -> None:
         """End a run."""
-        blocked, GoesOn.blocked = GoesOn.blocked, None
+        blocked, DefaultContinue.blocked = DefaultContinue.blocked, None
         # A run that is stopped ends with an error that passes by here.
         if blocked is not None and self.failed and sys.exc_info()[0] is None:
             told = blocked.publish()
@@ -152,7 +152,7 @@ DOIT_CONFIG = {
     # The current folder is the dodo.py's when doit imports it.
     "default_tasks": [EVIDENCE if is_evidence_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
-    "continue": GoesOn(),
+    "continue": DefaultContinue(),
 }
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.
