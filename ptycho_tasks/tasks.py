@@ -22,7 +22,7 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 from doit.task import Task
 
-from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
@@ -79,7 +79,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Begin a run."""
         # doit has not looked at the list yet: with each task behind those that it needs, none
         # has to wait for another, and they run in the order that `dry-run` shows.
-        selected_tasks[:] = in_run_order(tasks, selected_tasks)
+        selected_tasks[:] = sort_tasks(tasks, selected_tasks)
         from ptycho_tasks.builds.project import refuse_missing_scans
 
         with exit_on_error():

@@ -77,7 +77,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     return scan
 
 
-def read_own_fixture(payload: Payload) -> ScanData:
+def read_project_fixture(payload: Payload) -> ScanData:
     """Read the fixture that the payload names."""
     from ptycho_tasks.scans.fixture import read_fixture
 
@@ -107,7 +107,7 @@ def read_scan_to_infer(payload: InferencePayload) -> ScanData:
         ScanError: it breaks the contract.
     """
     if payload.config.inference.scan == "fixture":
-        scan = read_own_fixture(payload)
+        scan = read_project_fixture(payload)
     else:
         scan = read_source(payload, payload.scan_file)
     count = payload.config.inference.n_groups

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.builds.notes import opened, sealed
+from ptycho_tasks.builds.notes import open_note, seal_note
 from ptycho_tasks.builds.packing import pack_rows, unpack_rows
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
@@ -84,7 +84,7 @@ def read_table(root: Path, state: State | None) -> Table:
     """
     path = root / CONFIG_NAME
     config = read_config_bytes(path)
-    kept = opened(state.note(_NOTE)) if state is not None else {}
+    kept = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
         return Table(unpack_rows(kept), path, config)
@@ -94,7 +94,7 @@ def read_table(root: Path, state: State | None) -> Table:
     rows, watched = make_rows(path, config)
     if state is not None:
         kept = {"key": key, "watched": _stamps(watched), **pack_rows(rows)}
-        state.keep_note(_NOTE, sealed(kept))
+        state.keep_note(_NOTE, seal_note(kept))
     return Table(rows, path, config)
 
 

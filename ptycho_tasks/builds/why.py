@@ -15,7 +15,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 from doit.task import Task
 
-from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
 from ptycho_tasks.errors import one_line
@@ -59,7 +59,7 @@ def _judge(
     found: dict[str, Verdict],
     dep_manager: Any,
 ) -> None:
-    for name in in_run_order(tasks, selected, found):
+    for name in sort_tasks(tasks, selected, found):
         verdict = _verdict(tasks[name], tasks, found, dep_manager)
         if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
             _judge(tasks, tasks[name].setup_tasks, found, dep_manager)
@@ -173,9 +173,9 @@ def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
     for path in sorted({*absent} - made):
         text = f"there is no {path}"
         if stage:
-            from ptycho_tasks.builds.project import missing_setting
+            from ptycho_tasks.builds.project import describe_missing_input
 
-            text = missing_setting(task.name, path) or text
+            text = describe_missing_input(task.name, path) or text
         yield Reason("missing", path, f"it would fail: {text}")
 
 

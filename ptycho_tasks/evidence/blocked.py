@@ -9,7 +9,7 @@ from doit.exceptions import BaseFail, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
-from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.evidence.loading import project_evidence
 from ptycho_tasks.evidence.tasks import HIDDEN, inputs_of, publish_action
 
@@ -50,7 +50,7 @@ class Blocked:
     def _needed(self) -> dict[str, list[str]]:
         """Hidden tasks of the items, to all tasks before each, in the order of the run."""
         items = [name for name in self._selected if name.startswith(HIDDEN)]
-        return {name: in_run_order(self._tasks, [name])[:-1] for name in items}
+        return {name: sort_tasks(self._tasks, [name])[:-1] for name in items}
 
     def publish(self) -> set[str]:
         """Note the items that were not run as red, and publish them with what else there is to

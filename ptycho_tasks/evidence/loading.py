@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.builds.notes import opened, sealed
-from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.notes import open_note, seal_note
+from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.layout import (
@@ -50,7 +50,7 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     )
     said = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
     key = hashlib.sha256(repr(said).encode()).hexdigest()
-    kept = opened(state.note(_NOTE)) if state is not None else {}
+    kept = open_note(state.note(_NOTE)) if state is not None else {}
     if kept.get("key") == key:
         return kept["evidence"] and _from_plain(kept["evidence"])
     from ptycho_tasks.evidence.options import parse_files
@@ -58,7 +58,7 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     evidence = parse_files(root, config, own)
     if state is not None and Path(state.name).exists():
         kept = {"key": key, "evidence": evidence and _plain(evidence)}
-        state.keep_note(_NOTE, sealed(kept))
+        state.keep_note(_NOTE, seal_note(kept))
     return evidence
 
 
@@ -96,7 +96,7 @@ def _from_plain(plain: dict[str, Any]) -> Evidence:
 
 def project_evidence() -> Evidence | None:
     """The evidence that the project asks for, read likewise; None where it asks for none."""
-    return _evidence_at(Path.cwd(), current())
+    return _evidence_at(Path.cwd(), current_state())
 
 
 @cached

@@ -15,10 +15,10 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
-from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer
-from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.inputs import Digest, digest_at, input_paths, outputs_in
 from ptycho_tasks.evidence.item import RED, Evidence, Item
@@ -71,7 +71,7 @@ def _stage_tasks(item: Item) -> list[str]:
     with exit_on_error():
         for stage in item.stages:
             outputs_of(stage)
-    rows = project_table().rows if item.stages else []
+    rows = read_project_table().rows if item.stages else []
     return [r.name for s in item.stages for r in rows if s in (r.name, r.stage)]
 
 
@@ -81,7 +81,7 @@ def outputs_of(stage: str) -> list[str]:
     Raises:
         ConfigError: there is no such stage.
     """
-    return outputs_in(project_table().rows, stage)
+    return outputs_in(read_project_table().rows, stage)
 
 
 def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
@@ -109,7 +109,7 @@ def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
 
         begin(evidence)
         check_ready(evidence, [evidence.item(name) for name in names])
-    _ready_for = current()
+    _ready_for = current_state()
 
 
 _ready_for: State | None = None
@@ -167,7 +167,7 @@ class _NothingPending(Answer):
 
 
 def _digest(evidence: Evidence) -> Digest:
-    state: State | None = current()
+    state: State | None = current_state()
     return digest_at(evidence.root) if state is None else state.sha256
 
 
