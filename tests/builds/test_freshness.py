@@ -18,7 +18,7 @@ from ptycho_tasks.config.fields import Fact, facts
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
 
-PAGE = Path(__file__).parents[1] / "docs" / "staleness.md"
+PAGE = Path(__file__).parents[2] / "docs" / "staleness.md"
 FILE_SOURCE = """\
 name: tiny
 source: {file: scan.npz}

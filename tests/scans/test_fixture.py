@@ -31,7 +31,7 @@ from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.system.files import sha256_file
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 STRATEGIES = ["stratified", "first", "random", "grid"]
 
 

@@ -15,7 +15,7 @@ from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance, checks
 
-STRANGER = (Path(__file__).parent / "outside" / "stranger_ptycho.py").read_text()
+STRANGER = (Path(__file__).parents[1] / "outside" / "stranger_ptycho.py").read_text()
 
 
 def in_a_project(root: Path, code: str = STRANGER, **declared: Any) -> dict[str, Any]:

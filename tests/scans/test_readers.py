@@ -859,7 +859,7 @@ def test_a_product_of_other_frames_is_refused(tmp_path: Path) -> None:
     assert "position for frame 7" in message(frames_npz(tmp_path), product=product)
 
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 MEASURED = {
     "siemens_star_128": (516, 128),
     "siemens_star_64": (516, 64),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "make_commands.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "make_commands.py"
 
 
 def test_the_reference_is_fresh():
