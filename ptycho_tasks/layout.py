@@ -26,37 +26,31 @@ RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
 """The files of a reconstruction."""
 
 
-def spelled(root: Path, path: Path) -> str:
+def project_path(root: Path, path: Path) -> str:
     """A path relative to the project where it lies in it. doit compares paths as strings, so
     each file has one spelling."""
-    whole, inside = os.path.normpath(path), _inside(root)
+    whole, inside = os.path.normpath(path), _folder_prefix(root)
     return whole[len(inside) :] if whole.startswith(inside) else whole
 
 
 @functools.cache
-def _inside(root: Path) -> str:
+def _folder_prefix(root: Path) -> str:
     """What the paths of files in a folder begin with."""
     return f"{os.path.normpath(root)}{os.sep}"
 
 
-def seen_from(root: Path, path: Path) -> str:
-    """A path that was given on the command line, as a payload's folder sees it: relative where it
-    lies in it, absolute elsewhere."""
-    return spelled(root, whole_path(path))
-
-
-def whole_path(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
     """A path that was given on the command line: absolute, `~` expanded."""
     # A shell leaves the `~` in `--output-dir=~/out` as it is; Path's own expansion may raise.
     return Path(os.path.normpath(Path.cwd() / os.path.expanduser(path)))  # noqa: PTH111
 
 
-def asks_for_evidence(root: Path) -> bool:
+def may_have_evidence(root: Path) -> bool:
     """Whether a project may have something to prove; what exactly is for `load_evidence`."""
     if has_evidence_file(root):
         return True
     config = root / CONFIG_NAME
-    return os.path.lexists(config) and EVIDENCE.encode() in read_bytes(config)
+    return os.path.lexists(config) and EVIDENCE.encode() in read_config_bytes(config)
 
 
 def has_evidence_file(root: Path) -> bool:
@@ -64,21 +58,21 @@ def has_evidence_file(root: Path) -> bool:
     return os.path.lexists(root / EVIDENCE_NAME)
 
 
-def stands_alone(root: Path) -> bool:
+def is_evidence_alone(root: Path) -> bool:
     """Whether a project has something to prove, and nothing to build."""
     return has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_config_bytes(path: Path) -> bytes:
     """The bytes of a ptycho.yaml.
 
     Raises:
         ConfigError: it is missing or cannot be read.
     """
     from ptycho_tasks.errors import ConfigError
-    from ptycho_tasks.system.files import not_a_file
+    from ptycho_tasks.system.files import find_file_problem
 
-    unfit = not_a_file(path)
+    unfit = find_file_problem(path)
     if unfit:
         raise ConfigError(f"{path}: {unfit}; expected a text file")
     try:

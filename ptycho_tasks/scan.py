@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.system.files import Stamp
+from ptycho_tasks.system.files import FileStamp
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ScanData:
     """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
     doubts: tuple[str, ...] = field(default=())
     """What looked doubtful on reading, one sentence each."""
-    files: Mapping[Path, Stamp] = field(default_factory=dict)
+    files: Mapping[Path, FileStamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
 
     @property
@@ -118,6 +118,12 @@ def canvas_of(positions: NDArray[np.float64], size: int) -> Canvas:
         origin=(int(low[0]), int(low[1])),
         shape=(int(high[0] - low[0]), int(high[1] - low[1])),
     )
+
+
+def canvas_sides(scan: ScanData) -> tuple[float, float]:
+    """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
+    rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
+    return float(rows), float(columns)
 
 
 def evenly_spaced(total: int, count: int) -> NDArray[np.int64]:

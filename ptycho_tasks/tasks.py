@@ -26,9 +26,9 @@ from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
-from ptycho_tasks.layout import EVIDENCE, STATE_NAME, asks_for_evidence, stands_alone
-from ptycho_tasks.system.faults import DoitTraceback, or_exit
-from ptycho_tasks.system.terminal import end_in_order, say
+from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
+from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
+from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.evidence.blocked import Blocked
@@ -82,13 +82,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         selected_tasks[:] = in_run_order(tasks, selected_tasks)
         from ptycho_tasks.builds.project import refuse_missing_scans
 
-        with or_exit():
+        with exit_on_error():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
 
-            with or_exit():
+            with exit_on_error():
                 refuse_unready(tasks, selected_tasks)
             from ptycho_tasks.evidence.blocked import Blocked
 
@@ -99,14 +99,14 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         try:
             super().write(text)
         except (AttributeError, OSError):  # closed, full, or without a reader
-            say(text, self.outstream)
+            print_text(text, self.outstream)
 
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         begin_task(task.name)
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
-        say("", self.outstream)
+        print_text("", self.outstream)
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:
         """Note that a task failed, or did not run since one before it failed."""
@@ -129,7 +129,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             self.not_run = [name for name in self.not_run if name not in told]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
-        say("", self.outstream)
+        print_text("", self.outstream)
         end_run()
 
     def _summary(self) -> Iterator[str]:
@@ -150,7 +150,7 @@ DOIT_CONFIG = {
     "check_file_uptodate": Checker,
     "reporter": Reporter,
     # The current folder is the dodo.py's when doit imports it.
-    "default_tasks": [EVIDENCE if stands_alone(Path.cwd()) else "infer"],
+    "default_tasks": [EVIDENCE if is_evidence_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
     "continue": GoesOn(),
 }
@@ -159,7 +159,7 @@ DOIT_CONFIG = {
 gc.set_threshold(100_000)
 # Nothing else of doit is asked before it shows the traceback of what ended a command.
 doit_cmd.traceback = DoitTraceback()
-end_in_order()
+flush_at_exit()
 
 
 def task_source() -> Iterator[Task] | None:
@@ -185,8 +185,8 @@ def task_infer() -> Iterator[Task] | None:
 def task_evidence() -> Iterator[Task] | None:
     """Run what proves the rows of a plan, and bring plan and ledger up to date."""
     refuse_foreign_settings()
-    with or_exit():
-        if not asks_for_evidence(Path.cwd()):
+    with exit_on_error():
+        if not may_have_evidence(Path.cwd()):
             return None
     # A project without evidence is not to wait for these imports.
     from ptycho_tasks.evidence.loading import project_evidence

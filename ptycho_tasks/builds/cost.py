@@ -11,8 +11,8 @@ import numpy as np
 
 from ptycho_tasks.backend import Backend, InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.scan import ScanData
-from ptycho_tasks.system.memory import available_bytes, in_gb
+from ptycho_tasks.scan import canvas_sides
+from ptycho_tasks.system.memory import available_bytes, format_gb
 
 CANVASES, BASE_BYTES = 20, 600_000_000
 """Complex64 copies of the object that a backend is taken to hold at a time, and what its libraries
@@ -44,8 +44,9 @@ class Cost:
             yield
         except MemoryError as error:
             raise TrainingError(
-                f"memory ended: {self.text} needs about {in_gb(self.memory_bytes)}, and "
-                f"{in_gb(available_bytes())} are there now; take fewer frames, or a larger machine"
+                f"memory ended: {self.text} needs about {format_gb(self.memory_bytes)}, and "
+                f"{format_gb(available_bytes())} are there now; take fewer frames, or a larger "
+                "machine"
             ) from error
 
 
@@ -68,14 +69,14 @@ def check_cost(
     if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
         raise ScanError(
             f"{name}: {cost.text} is {times:.0f} times what all frames together could cover "
-            f"and would need about {in_gb(cost.memory_bytes)}; correct the positions, or set "
+            f"and would need about {format_gb(cost.memory_bytes)}; correct the positions, or set "
             "execution.memory_gb where they are right"
         )
     there = available_bytes() if bound is None else bound * 1e9
     if cost.memory_bytes > there:
         raise ScanError(
-            f"{name}: {cost.text} needs about {in_gb(cost.memory_bytes)} of memory, but "
-            f"{in_gb(there)} are there; correct the positions, take fewer frames, or raise "
+            f"{name}: {cost.text} needs about {format_gb(cost.memory_bytes)} of memory, but "
+            f"{format_gb(there)} are there; correct the positions, take fewer frames, or raise "
             "execution.memory_gb"
         )
     return cost
@@ -95,9 +96,3 @@ def cost_of(backend: Backend, request: TrainRequest | InferRequest | RefineReque
     estimate: Any = getattr(backend, "memory", None)
     default = CANVASES * 8 * rows * columns + BASE_BYTES
     return Cost(rows, columns, float(estimate(request)) if estimate else default, text)
-
-
-def canvas_sides(scan: ScanData) -> tuple[float, float]:
-    """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
-    rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
-    return float(rows), float(columns)

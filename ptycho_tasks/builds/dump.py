@@ -10,10 +10,11 @@ from doit.cmd_base import opt_depfile
 from doit.cmd_dumpdb import DumpDB as _DumpDB
 from doit.exceptions import InvalidCommand
 
-from ptycho_tasks.builds.state import State, is_database
+from ptycho_tasks.builds.database import is_database
+from ptycho_tasks.builds.state import State
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.layout import STATE_NAME
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 
 class DumpDB(_DumpDB):  # type: ignore[misc]
@@ -31,5 +32,5 @@ class DumpDB(_DumpDB):  # type: ignore[misc]
         if not is_database(name):
             return super().execute(opt_values, pos_args)
         for task, record in sorted(State(name).records()):
-            say(f"{one_line(task)} -> {json.dumps(record, indent=4)}\n")
+            print_text(f"{one_line(task)} -> {json.dumps(record, indent=4)}\n")
         return 0

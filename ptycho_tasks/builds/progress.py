@@ -6,25 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ptycho_tasks.backend import Progress, no_progress
-from ptycho_tasks.backends import import_failure
 from ptycho_tasks.config.payload import (
-    InferencePayload,
     Payload,
-    RefinementPayload,
-    TrainingPayload,
-    _shown,
 )
-from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
-from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
-from ptycho_tasks.system.processes import Stopped
-from ptycho_tasks.system.terminal import echo, say
+from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.backend import Backend
     from ptycho_tasks.scan import ScanData
 
 
@@ -95,7 +85,7 @@ def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Prog
         steps, seconds = done - first[0], now - first[1]
         if steps:
             parts[-1] += f", {duration(seconds / steps * (total - done))} left"
-        say("  ".join(part for part in parts if part) + "\n", stream)
+        print_text("  ".join(part for part in parts if part) + "\n", stream)
 
     return progress
 
@@ -113,7 +103,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _progress(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
+def show_progress_of(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
     """A `Progress` at which the frames that were read are let go of, so that a backend need not
     do so to reconstruct a scan that is larger than memory."""
     from ptycho_tasks.scan import release_pages
@@ -125,71 +115,3 @@ def _progress(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress
             shown(done, total, metrics)
 
         yield progress
-
-
-@contextmanager
-def _answerable(payload: TrainingPayload | InferencePayload, at_work: Backend) -> Iterator[None]:
-    """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
-    backend = f"backend `{at_work.name}`"
-    try:
-        yield
-    except Stopped:
-        raise
-    except SystemExit as error:
-        raise TrainingError(
-            f"{backend} ended the program with sys.exit({error.code!r}); it must raise an error "
-            "that says what is wrong"
-        ) from error
-    except ImportError as error:
-        raise BackendError(f"{backend} cannot run: {import_failure(error)}") from error
-    except ConfigError as error:
-        key = str(error).partition(":")[0]
-        text = str(error)
-        if isinstance(payload, RefinementPayload) and key.startswith("training."):
-            key, text = (said.replace("training.", "refine.", 1) for said in (key, text))
-        origin = payload.origins.get(key)
-        if origin is None:
-            raise
-        raise ConfigError(f"{origin}: {text}") from error
-
-
-def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
-    for what, name in (
-        ("product", RECONSTRUCTION),
-        ("amplitude", AMPLITUDE),
-        ("phase", PHASE),
-        ("metrics", METRICS),
-    ):
-        _say(payload, f"{what:<10} {_shown(payload.output_dir / name, payload)}")
-    _say(
-        payload,
-        f"{'misfit':<10} R-factor {metrics['r_factor']:.4f}, "
-        f"Poisson deviance {metrics['poisson_deviance']:.4g} a pixel",
-    )
-    for name, value in (metrics["scores"] or {}).items():
-        shown = "none" if value is None else format(value, ".4g")
-        _say(payload, f"{'score':<10} {name} {shown}")
-
-
-def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
-    N = scan.size
-    _say(payload, f"{what:<10} {_shown(path, payload)}: {scan.frame_count} frames of {N} x {N}")
-    for note in scan.notes:
-        _say(payload, f"{'':<10} {note}")
-
-
-def _say_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
-    from ptycho_tasks.scans.plausibility import doubts
-
-    for doubt in doubts(scan):
-        _warn(f"{_shown(path, payload)}: {doubt}")
-
-
-def _warn(text: str) -> None:
-    """Also where the rest is quiet."""
-    echo(f"{'warning':<10} {text}")
-
-
-def _say(payload: Payload, text: str) -> None:
-    if not payload.execution.quiet:
-        echo(text)

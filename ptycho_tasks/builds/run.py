@@ -11,9 +11,16 @@ from typing import Any
 
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.system.clock import utc_now
-from ptycho_tasks.system.faults import or_exit
+from ptycho_tasks.system.faults import exit_on_error
 from ptycho_tasks.system.lock import ProjectLock
-from ptycho_tasks.system.processes import Stopped, enter_run, handling, is_run, leave_run, stop
+from ptycho_tasks.system.processes import (
+    Stopped,
+    enter_run,
+    handle_signals,
+    is_run,
+    leave_run,
+    stop,
+)
 from ptycho_tasks.system.terminal import echo
 
 
@@ -23,12 +30,12 @@ class _Run:
     def __init__(self) -> None:
         """Take the lock, and arrange for an orderly end."""
         self.lock = ProjectLock()
-        with or_exit():
+        with exit_on_error():
             utc_now()  # a wrong SOURCE_DATE_EPOCH ends libraries that are imported later
             self.lock.acquire()
         self.workers: set[Any] = set()
         self.handlers = ExitStack()
-        self.handlers.enter_context(handling(stop))
+        self.handlers.enter_context(handle_signals(stop))
 
     def end(self) -> None:
         """Put everything back."""
@@ -45,7 +52,7 @@ class _Run:
             first = not self.workers
             self.workers |= set(multiprocessing.active_children())
             if first and self.workers:
-                self.handlers.enter_context(handling(self._child_ended, [signal.SIGCHLD]))
+                self.handlers.enter_context(handle_signals(self._child_ended, [signal.SIGCHLD]))
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]
@@ -80,7 +87,7 @@ def begin_run(state: object) -> None:
 def begin_task(name: str) -> None:
     """Say to who asks for the lock that a task runs, and look after worker processes."""
     if _run is not None:
-        _run.lock.working_on(name)
+        _run.lock.note_task(name)
         _run.mind_workers()
 
 

@@ -19,7 +19,7 @@ from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 _JSON = {
     "name": "as_json",
@@ -113,7 +113,7 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
             text = json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
         else:
             text = "".join(f"{one_line(line)}\n" for line in self.lines(verdicts))
-        say(text, self.outstream)
+        print_text(text, self.outstream)
         return 0
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
@@ -165,7 +165,8 @@ def _is_part(name: str) -> bool:
 def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
     """Why a run of a task would fail: inputs that are not there, and that no task makes."""
     stage = next((utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)), None)
-    absent = [p for p in (stage.inputs if stage else task.file_dep) if not os.path.exists(p)]  # noqa: PTH110
+    needed = stage.row.inputs.values() if stage else task.file_dep
+    absent = [p for p in needed if not os.path.exists(p)]  # noqa: PTH110
     if not absent:
         return
     made = {path for name in task.task_dep for path in tasks[name].targets}

@@ -17,10 +17,10 @@ Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
-def completion(context: click.Context, shell: str) -> None:
+def completion_command(context: click.Context, shell: str) -> None:
     """Print the script for completion in a shell.
 
     It completes commands, flags, words, backends, tasks and files. Save it where the shell looks,
@@ -39,7 +39,7 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(kind(root.command, {}, name, variable).source(), nl=False)
 
 
-def completer_of(words: Iterable[str]) -> Completer:
+def complete_words(words: Iterable[str]) -> Completer:
     """Offers some words."""
     return lambda context, param, incomplete: [w for w in words if w.startswith(incomplete)]
 
@@ -53,7 +53,7 @@ def complete_backends(context: click.Context, param: click.Parameter, incomplete
 
 def complete_tasks(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The project's tasks that begin like this; none where its configuration is wrong."""
-    from ptycho_tasks.builds.task_table import table_of
+    from ptycho_tasks.builds.task_table import read_table
     from ptycho_tasks.evidence.loading import load_evidence
 
     names: list[str] = []
@@ -63,6 +63,6 @@ def complete_tasks(context: click.Context, param: click.Parameter, incomplete: s
         names = [f"evidence:{id}" for id in rows]
     # What a backend prints is no completion.
     with suppress(PtychoTasksError, OSError), redirect_stdout(StringIO()):
-        names += [row["name"] for row in table_of(Path.cwd(), None).rows]
+        names += [row.name for row in read_table(Path.cwd(), None).rows]
     groups = [name.partition(":")[0] for name in names]
     return [name for name in dict.fromkeys([*groups, *names]) if name.startswith(incomplete)]

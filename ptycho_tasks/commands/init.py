@@ -1,86 +1,35 @@
-"""Starting a project, and describing its configuration to editors."""
+"""`ptycho-tasks init`."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from pathlib import Path
-from typing import Any
 
-from ptycho_tasks.backends import available, find_backend, sections_of
-from ptycho_tasks.commands.template import DODO, example, schema
-from ptycho_tasks.config.document import parse_config, short
-from ptycho_tasks.config.layers import convert, merge
-from ptycho_tasks.config.sections import Config
-from ptycho_tasks.errors import BackendError, ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, SCHEMA_NAME
-from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, Section
-from ptycho_tasks.system.files import write_all
+import click
+
+from ptycho_tasks.commands.completion import complete_backends
+from ptycho_tasks.layout import CONFIG_NAME
+from ptycho_tasks.system.terminal import echo
 
 
-def init_project(
-    folder: Path, *, source: Path | None = None, backend: str = "unrolled", name: str | None = None
-) -> list[Path]:
-    """Write ptycho.yaml, dodo.py and the JSON Schema into `folder`; gives their paths.
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("--source", type=click.Path(path_type=Path), help="The scan to read (NPZ, CXI).")
+@click.option(
+    "--backend",
+    default="unrolled",
+    show_default=True,
+    shell_complete=complete_backends,
+    help="What trains and infers.",
+)
+@click.option("--name", help="Names the files that are made.  [default: the scan's name]")
+def init_command(folder: Path, source: Path | None, backend: str, name: str | None) -> None:
+    """Make a project in FOLDER.
 
-    Args:
-        folder: the project's folder, made if it is not there.
-        source: the scan to read; None simulates one.
-        backend: the backend to name.
-        name: names the project's files; None takes the scan's.
-
-    Raises:
-        ConfigError: one of the files is already there, the source is missing, the name is none,
-            or the backend is unknown; nothing was written.
-        FileWriteError: the folder cannot be written; none of the files is there.
+    Writes ptycho.yaml, dodo.py and a JSON Schema for editors. Without --source, the project
+    simulates its scan.
     """
-    folder = folder.absolute()
-    for option, text in (("--name", name), ("--backend", backend)):
-        if text is not None and not re.fullmatch(NAME_PATTERN, text):
-            raise ConfigError(f"{option}: expected {NAME_RULE}, got {short(text)}")
-    of_backend = sections_of(find_backend(backend, folder).load())
-    given: dict[str, Any] = {"backend": backend, "name": name or _name_of(source)}
-    if source is None:
-        given["source.simulate"] = None
-    elif source.is_file():
-        given["source.file"] = _as_seen_from(folder, source.absolute())
-        if source.absolute().resolve() == (folder / "fixtures" / f"{given['name']}.npz").resolve():
-            given["name"] += "_cut"  # else the fixture would take the scan's place
-    else:
-        raise ConfigError(f"--source: there is no file {source}; correct the path")
-    contents = {
-        CONFIG_NAME: example(given, of_backend),
-        DODO_NAME: DODO,
-        SCHEMA_NAME: json.dumps(project_schema(folder), indent=1) + "\n",
-    }
-    for file_name in contents:
-        if os.path.lexists(folder / file_name):
-            raise ConfigError(f"{folder / file_name} is already there; nothing was written")
-    # What `doit` would refuse, as an odd path of the scan, must not be written.
-    convert(merge(parse_config(folder / CONFIG_NAME, contents[CONFIG_NAME].encode())), Config)
-    files = {folder / file_name: text.encode() for file_name, text in contents.items()}
-    write_all(files)
-    return list(files)
+    from ptycho_tasks.commands.new_project import init_project
 
-
-def project_schema(root: Path) -> dict[str, Any]:
-    """The JSON Schema of ptycho.yaml with the options of every backend that loads at `root`."""
-    types: dict[str, dict[str, type[Section]]] = {}
-    for name, entry in available(root).items():
-        try:
-            types[name] = sections_of(entry.load())
-        except BackendError:
-            continue
-    return schema(types)
-
-
-def _name_of(source: Path | None) -> str:
-    if source is None:
-        return "simulated"
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-")[:90] or "scan"
-
-
-def _as_seen_from(folder: Path, source: Path) -> str:
-    """Relative where the scan lies in the project, absolute elsewhere."""
-    return str(source.relative_to(folder)) if source.is_relative_to(folder) else os.fspath(source)
+    for path in init_project(folder, source=source, backend=backend, name=name):
+        echo(f"wrote {path}")
+    echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")

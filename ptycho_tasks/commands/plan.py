@@ -18,7 +18,7 @@ from ptycho_tasks.evidence.item import Evidence
 from ptycho_tasks.evidence.loading import require_evidence
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.lock import exit_if_held
-from ptycho_tasks.system.terminal import echo, say
+from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.evidence.checklist import Sight
@@ -59,7 +59,7 @@ def show(as_json: bool) -> None:
     lines = checklist(project, sight)
     mention_odd_rows(read_plan(project))
     if as_json:
-        say(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+        print_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
         return
     rows = [("row", "state", "last", "age", "evidence", "what")]
     for line in lines:

@@ -37,46 +37,46 @@ __all__ = [
 '''
 
 
-def example(given: Mapping[str, Any], of_backend: Mapping[str, type[Section]]) -> str:
-    """A ptycho.yaml with `given` set, and every other key commented out at its default.
+def make_example(values: Mapping[str, Any], backend_types: Mapping[str, type[Section]]) -> str:
+    """A ptycho.yaml with `values` set, and every other key commented out at its default.
 
     Args:
-        given: dotted key path to value.
-        of_backend: the types of the sections that the backend decides: `training`, `execution`.
+        values: dotted key path to value.
+        backend_types: the types of the sections that the backend decides: `training`, `execution`.
     """
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_NAME}",
         f"# {CONFIG_NAME}: every key but `source` has a default, shown commented out.",
         "# Then: doit list, doit train, doit infer.",
         "",
-        *_section(Config, given, of_backend, "", 0),
+        *_section(Config, values, backend_types, "", 0),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _section(
     kind: type[Section],
-    given: Mapping[str, Any],
-    of_backend: Mapping[str, type[Section]],
+    values: Mapping[str, Any],
+    backend_types: Mapping[str, type[Section]],
     prefix: str,
     depth: int,
 ) -> Iterator[str]:
     for field in msgspec.structs.fields(kind):
         key = f"{prefix}{field.name}"
-        nested = of_backend.get(key) or next(section_types(field.type), None)
-        yield from _described(field.type, depth)
-        if nested is not None and (field.name != "simulate" or _under(given, key)):
+        nested = backend_types.get(key) or next(section_types(field.type), None)
+        yield from _comment_lines(field.type, depth)
+        if nested is not None and (field.name != "simulate" or _has_key_below(values, key)):
             yield f"{'  ' * depth}{field.name}:"
-            yield from _section(nested, given, of_backend, f"{key}.", depth + 1)
+            yield from _section(nested, values, backend_types, f"{key}.", depth + 1)
             if depth == 0:
                 yield ""
             continue
-        mark = "" if key in given else "# "
-        value = given.get(key, None if nested else msgspec.to_builtins(default_of(field)))
+        mark = "" if key in values else "# "
+        value = values.get(key, None if nested else msgspec.to_builtins(default_of(field)))
         yield f"{'  ' * depth}{mark}{field.name}: {json.dumps(value)}"
 
 
-def _described(annotation: Any, depth: int) -> list[str]:
+def _comment_lines(annotation: Any, depth: int) -> list[str]:
     return textwrap.wrap(
         description_of(annotation),
         96,
@@ -85,21 +85,21 @@ def _described(annotation: Any, depth: int) -> list[str]:
     )
 
 
-def _under(given: Mapping[str, Any], key: str) -> bool:
-    return any(name == key or name.startswith(f"{key}.") for name in given)
+def _has_key_below(values: Mapping[str, Any], key: str) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in values)
 
 
-def schema(of_backends: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, Any]:
+def make_schema(types_by_backend: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, Any]:
     """The JSON Schema of ptycho.yaml.
 
     Args:
-        of_backends: by name of each backend that can be loaded, the types of the sections that
+        types_by_backend: by name of each backend that can be loaded, the types of the sections that
             it decides; they are checked against those of the one that `backend` names.
     """
-    names = sorted(of_backends)
-    kinds = [kind for name in names for kind in of_backends[name].values()]
+    names = sorted(types_by_backend)
+    kinds = [kind for name in names for kind in types_by_backend[name].values()]
     references, components = msgspec.json.schema_components([Config, EvidenceOptions, *kinds])
-    of_kind = dict(zip(kinds, references[2:], strict=True))
+    reference_by_kind = dict(zip(kinds, references[2:], strict=True))
     result: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": _with_empty_sections(components),
@@ -116,8 +116,8 @@ def schema(of_backends: Mapping[str, Mapping[str, type[Section]]]) -> dict[str, 
             },
             "then": {
                 "properties": {
-                    section: {"anyOf": [of_kind[kind], {"type": "null"}]}
-                    for section, kind in of_backends[name].items()
+                    section: {"anyOf": [reference_by_kind[kind], {"type": "null"}]}
+                    for section, kind in types_by_backend[name].items()
                 }
             },
         }

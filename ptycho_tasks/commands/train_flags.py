@@ -11,19 +11,15 @@ import click
 import msgspec
 
 from ptycho_tasks.commands.completion import complete_backends
-from ptycho_tasks.commands.flags import Flag, Old, Table
-from ptycho_tasks.config.fields import choices_of
+from ptycho_tasks.commands.flags import Flag, FlagTable, OldName
+from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
 from ptycho_tasks.options import ExecutionOptions
-
-# ---------------------------------------------------------------------------------------------
-# The tables
-
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(ExecutionOptions)}
 
 
-class _Place(click.Path):
+class _NonEmptyPath(click.Path):
     """A path; an empty one, as of a variable that is not set, is not the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -32,17 +28,17 @@ class _Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-_FILE = _Place(dir_okay=False, path_type=Path)
+_FILE = _NonEmptyPath(dir_okay=False, path_type=Path)
 
-_FOLDER = _Place(file_okay=False, writable=True, path_type=Path)
+_FOLDER = _NonEmptyPath(file_okay=False, writable=True, path_type=Path)
 
 
 _ACCELERATOR = Flag(
     "--accelerator",
     "execution.accelerator",
     "The device to compute on.",
-    words=choices_of(_FIELDS["accelerator"]),
-    old=(Old("--device"),),
+    words=list_choices(_FIELDS["accelerator"]),
+    old=(OldName("--device"),),
 )
 
 _THREADS = Flag("--threads", "execution.threads", "CPU threads; 0 leaves it to the library.", int)
@@ -62,7 +58,7 @@ def _reading() -> Iterator[Flag]:
                 f"source.{field.name}",
                 f"{text[0].upper()}{text[1:]}.",
                 kinds.get(field.name, str),
-                words=choices_of(field.type),
+                words=list_choices(field.type),
             )
 
 
@@ -82,7 +78,7 @@ _FORCE = Flag("--force", "", "Replace files in --output-dir that ptycho-tasks di
 _DEBUG = Flag("--debug", "", "Show the traceback of an error.", bool)
 
 
-TRAIN: Table = {
+TRAIN: FlagTable = {
     "Data": (
         Flag(
             "--train-data-file",
@@ -125,7 +121,7 @@ TRAIN: Table = {
             "training.n_groups",
             "Groups of frames to train on.",
             int,
-            old=(Old("--n-images"),),
+            old=(OldName("--n-images"),),
         ),
         Flag(
             "--gridsize",
@@ -210,20 +206,20 @@ TRAIN: Table = {
             "execution.logger",
             "Log the training into the folder logs of --output-dir.",
             words=("none", "csv", "tensorboard", "mlflow"),
-            old=(Old("--disable-mlflow", "none"),),
+            old=(OldName("--disable-mlflow", "none"),),
         ),
     ),
 }
 """The flags of `ptycho-tasks train`."""
 
 
-INFER: Table = {
+INFER: FlagTable = {
     "Data": (
         Flag(
             "--model-path",
             "",
             "The folder that holds the bundle wts.h5.zip.",
-            _Place(path_type=Path),
+            _NonEmptyPath(path_type=Path),
             required=True,
         ),
         Flag(
@@ -246,7 +242,7 @@ INFER: Table = {
             "inference.n_groups",
             "Frames of the scan to reconstruct from, evenly spaced; all where it is not given.",
             int,
-            old=(Old("--n-images"),),
+            old=(OldName("--n-images"),),
         ),
     ),
     "Reading the scan": _READING,

@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import read_bytes
-
-# ---------------------------------------------------------------------------------------------
-# Reading
+from ptycho_tasks.layout import read_config_bytes
 
 
 class _Scalar(NamedTuple):
@@ -111,7 +108,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises:
         ConfigError: the file is missing, or `parse_config` refuses it.
     """
-    return parse_config(path, read_bytes(path))
+    return parse_config(path, read_config_bytes(path))
 
 
 def parse_config(path: Path, content: bytes) -> ConfigFile:
@@ -163,7 +160,7 @@ class _Document:
             self._check_depth(text)
             node = yaml.compose(text, _Loader)
         except yaml.YAMLError as error:
-            raise self._invalid(error) from error
+            raise self._syntax_error(error) from error
         return {} if node is None else self._value(node, "", ())
 
     def _check_depth(self, text: str) -> None:
@@ -173,18 +170,18 @@ class _Document:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
-                raise self._refused(event, "", f"nested more than {_DEEPEST} deep; flatten it")
+                raise self._error(event, "", f"nested more than {_DEEPEST} deep; flatten it")
 
     def _value(self, node: yaml.Node, key: str, above: tuple[int, ...]) -> Any:
         if id(node) in above:
-            raise self._refused(node, key, "refers to itself; write the value out")
+            raise self._error(node, key, "refers to itself; write the value out")
         self._values += 1
         if self._values > _MOST_VALUES:
-            raise self._refused(
+            raise self._error(
                 node, "", f"more than {_MOST_VALUES} values, aliases (`*name`) written out; shorten"
             )
         if len(above) > _DEEPEST:
-            raise self._refused(node, "", f"nested more than {_DEEPEST} deep; flatten it")
+            raise self._error(node, "", f"nested more than {_DEEPEST} deep; flatten it")
         above = (*above, id(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, key)
@@ -203,7 +200,7 @@ class _Document:
             name = self._key(key_node, key)
             child = f"{key}.{name}" if key else name
             if name in result:
-                raise self._refused(key_node, child, "this key is given twice")
+                raise self._error(key_node, child, "this key is given twice")
             result[name] = self._item(value_node, child, key_node, above)
         return result
 
@@ -213,15 +210,15 @@ class _Document:
 
     def _key(self, node: yaml.Node, parent: str) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise self._refused(node, parent, "a list or mapping cannot be a key; write a word")
+            raise self._error(node, parent, "a list or mapping cannot be a key; write a word")
         text = str(node.value)
         if text == "<<":
-            raise self._refused(
+            raise self._error(
                 node, parent, "`<<` (merge) is not YAML 1.2 and not read; write the keys out"
             )
         # A backtick would end the key in msgspec's messages.
         if not 0 < len(text) <= _LONGEST_KEY or not text.isprintable() or "`" in text:
-            raise self._refused(node, parent, f"{short(text)} cannot be a key; write a word")
+            raise self._error(node, parent, f"{shorten(text)} cannot be a key; write a word")
         return text
 
     def _scalar(self, node: yaml.ScalarNode, key: str) -> Any:
@@ -229,19 +226,19 @@ class _Document:
         if scalar is None:
             raise self._unknown_tag(node, key)
         if not scalar.pattern.fullmatch(node.value):
-            raise self._refused(node, key, f"{short(node.value)} is not {scalar.kind}")
+            raise self._error(node, key, f"{shorten(node.value)} is not {scalar.kind}")
         if scalar.read is not str and len(node.value) > _LONGEST_NUMBER:
-            raise self._refused(node, key, f"{short(node.value)} has too many digits")
+            raise self._error(node, key, f"{shorten(node.value)} has too many digits")
         return scalar.read(node.value)
 
     def _unknown_tag(self, node: yaml.Node, key: str) -> ConfigError:
-        return self._refused(node, key, f"the tag {short(node.tag)} is not read; remove it")
+        return self._error(node, key, f"the tag {shorten(node.tag)} is not read; remove it")
 
-    def _refused(self, at: Any, key: str, problem: str) -> ConfigError:
+    def _error(self, at: Any, key: str, problem: str) -> ConfigError:
         where = f"{self.name}:{at.start_mark.line + 1}"
         return ConfigError(": ".join(part for part in (where, key, problem) if part))
 
-    def _invalid(self, error: yaml.YAMLError) -> ConfigError:
+    def _syntax_error(self, error: yaml.YAMLError) -> ConfigError:
         mark = getattr(error, "problem_mark", None)
         where = f"{self.name}:{mark.line + 1}" if mark is not None else self.name
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -249,10 +246,10 @@ class _Document:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else short(value)
+    return "a list" if isinstance(value, list) else shorten(value)
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in a message: in one line, and not too long."""
     plain = isinstance(value, str) and value.isprintable()
     text = f"'{value}'" if plain else repr(value)

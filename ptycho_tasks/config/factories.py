@@ -1,4 +1,8 @@
-"""Payloads from ptycho.yaml: every value settled and checked."""
+"""From ptycho.yaml to payloads: every value settled and checked, and before anything heavy.
+
+Each factory settles every value, remembers where it came from, and checks it. No array is
+opened, no network library imported, nothing written. A wrong value costs milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,22 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.backend import Backend
-from ptycho_tasks.backends import BackendEntry, find_backend, sections_of
+from ptycho_tasks.backends import BackendEntry, execution_type, find_backend, sections_of
 from ptycho_tasks.config.document import ConfigFile
-from ptycho_tasks.config.fields import Fact, Facts, facts, flatten
-from ptycho_tasks.config.layers import ONLY, Layers, Variant, convert, convert_once, merge
+from ptycho_tasks.config.facts import Fact, Facts, list_facts
+from ptycho_tasks.config.fields import flatten
+from ptycho_tasks.config.layers import (
+    DEFAULT_VARIANT,
+    Layers,
+    Variant,
+    convert,
+    convert_once,
+    merge,
+)
 from ptycho_tasks.config.payload import (
-    PROJECT,
+    PROJECT_FOLDERS,
+    Folders,
     InferencePayload,
-    Places,
     RefinementPayload,
     TrainingPayload,
 )
@@ -33,8 +45,8 @@ def create_training_payload(
     *,
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
-    variant: Variant = ONLY,
-    places: Places = PROJECT,
+    variant: Variant = DEFAULT_VARIANT,
+    folders: Folders = PROJECT_FOLDERS,
 ) -> TrainingPayload:
     """Settle all that training needs.
 
@@ -44,14 +56,14 @@ def create_training_payload(
         command_line: likewise; wins over the variant and ptycho.yaml.
         flags: how keys are spelled on the command line, for messages.
         variant: one of those that ptycho.yaml asks for; wins over the rest of it.
-        places: where to read and write, where that is not the project's to decide.
+        folders: where to read and write, where that is not the project's to decide.
 
     Raises:
         BackendError: the backend is unknown or cannot be loaded.
         ConfigError: one line with the origin, the key path and what was expected.
     """
     return TrainingPayload(
-        **_settle(merge(file, variant, command_line, overrides, flags), variant, places)
+        **_settle(merge(file, variant, command_line, overrides, flags), variant, folders)
     )
 
 
@@ -61,12 +73,12 @@ def create_inference_payload(
     *,
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
-    variant: Variant = ONLY,
-    places: Places = PROJECT,
+    variant: Variant = DEFAULT_VARIANT,
+    folders: Folders = PROJECT_FOLDERS,
 ) -> InferencePayload:
     """Settle all that inference needs; see `create_training_payload`."""
     return InferencePayload(
-        **_settle(merge(file, variant, command_line, overrides, flags), variant, places)
+        **_settle(merge(file, variant, command_line, overrides, flags), variant, folders)
     )
 
 
@@ -74,7 +86,7 @@ def create_refinement_payload(
     file: ConfigFile,
     overrides: Mapping[str, Any] | None = None,
     *,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
 ) -> RefinementPayload | None:
     """Settle all that refinement needs; None where ptycho.yaml asks for none.
 
@@ -83,7 +95,7 @@ def create_refinement_payload(
     layers = merge(file, variant, None, overrides)
     if not layers.data.get("refine"):
         return None
-    return _refinement(layers, _settle(layers, variant, PROJECT))
+    return _create_refinement(layers, _settle(layers, variant, PROJECT_FOLDERS))
 
 
 def create_payloads(
@@ -91,19 +103,19 @@ def create_payloads(
 ) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
     """The three of a project's variant, settled at once; see `create_training_payload`."""
     layers = merge(file, variant)
-    settled = _settle(layers, variant, PROJECT)
-    refinement = _refinement(layers, settled) if layers.data.get("refine") else None
+    settled = _settle(layers, variant, PROJECT_FOLDERS)
+    refinement = _create_refinement(layers, settled) if layers.data.get("refine") else None
     return TrainingPayload(**settled), InferencePayload(**settled), refinement
 
 
-def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload:
+def _create_refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload:
     name = settled["config"].refine.get("backend")
     where = layers.where("refine.backend")
     if not isinstance(name, str):
         raise ConfigError(
             f"{where}: refine.backend: must name the backend that goes on from the reconstruction"
         )
-    entry, refiner = _loaded(layers, "refine.backend", name)
+    entry, refiner = _load_backend(layers, "refine.backend", name)
     if not callable(getattr(refiner, "refine", None)):
         raise ConfigError(
             f"{where}: refine.backend: backend `{name}` has no method `refine`; name one that has, "
@@ -116,31 +128,43 @@ def _refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload
     others = {k: v for k, v in settled["values"].items() if not k.startswith("refine.")}
     values = others | {"refine.backend": name, **flat}
     own = {
+        "backend": refiner,
+        "backend_source": entry.source,
+        "options": options,
+        "execution": _retype_execution(layers, settled["execution"], refiner),
         "values": values,
-        "origins": layers.origins_of(values),
-        "facts": _known_facts(
+        "origins": layers.list_origins(values),
+        "facts": _gather_facts(
             *sections_of(settled["backend"]).items(), ("refine", refiner.options_type)
         ),
     }
-    return RefinementPayload(
-        **{**settled, **own}, refiner=refiner, refinement=options, refiner_source=entry.source
-    )
+    return RefinementPayload(**{**settled, **own})
 
 
-def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
+def _retype_execution(
+    layers: Layers, execution: ExecutionOptions, refiner: Backend
+) -> ExecutionOptions:
+    """What of `execution` the refining backend understands too, typed by it."""
+    kind = execution_type(refiner)
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    plain = {k: v for k, v in msgspec.to_builtins(execution).items() if k in known}
+    return convert(replace(layers, data={"execution": plain}), kind, "execution")
+
+
+def _settle(layers: Layers, variant: Variant, folders: Folders) -> dict[str, Any]:
     """The fields of a `Payload`."""
-    config, values = _whole(layers)
-    entry, backend = _loaded(layers, "backend", config.backend)
+    config, values = _convert_config(layers)
+    entry, backend = _load_backend(layers, "backend", config.backend)
     kinds = sections_of(backend)
     owner = f"backend `{backend.name}`"
-    typed: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for section, kind in kinds.items():
-        typed[section], flat = convert_once(layers, kind, section, owner)
+        sections[section], flat = convert_once(layers, kind, section, owner)
         values |= flat
-    origins = layers.origins_of(values)
-    _refuse_unhonoured(backend, values, origins)
+    origins = layers.list_origins(values)
+    _refuse_unknown_execution(backend, values, origins)
     try:
-        getattr(backend, "check", _nothing)(typed["training"], typed["execution"])
+        getattr(backend, "check", _accept)(sections["training"], sections["execution"])
     except ConfigError as error:
         origin = origins.get(str(error).partition(":")[0])
         raise ConfigError(f"{origin}: {error}" if origin else str(error)) from error
@@ -149,31 +173,32 @@ def _settle(layers: Layers, variant: Variant, places: Places) -> dict[str, Any]:
         "config": config,
         "values": values,
         "origins": origins,
-        "facts": _known_facts(*kinds.items()),
+        "facts": _gather_facts(*kinds.items()),
         "variant": variant,
         "backend": backend,
-        **typed,
         "backend_source": entry.source,
-        "places": places,
+        "options": sections["training"],
+        "execution": sections["execution"],
+        "folders": folders,
     }
 
 
-_OPEN = ("training", "execution", "refine")
+_BACKEND_SECTIONS = ("training", "execution", "refine")
 """Sections that a backend types; among variants they differ most."""
 
 
-def _whole(layers: Layers) -> tuple[Config, dict[str, Any]]:
+def _convert_config(layers: Layers) -> tuple[Config, dict[str, Any]]:
     """The configuration, and the values of those sections that no backend types."""
-    open_ = {name: layers.data[name] for name in _OPEN if name in layers.data}
-    if not all(isinstance(section, dict) for section in open_.values()):
+    untyped = {name: layers.data[name] for name in _BACKEND_SECTIONS if name in layers.data}
+    if not all(isinstance(section, dict) for section in untyped.values()):
         convert(layers, Config)  # says which
-    rest = {name: value for name, value in layers.data.items() if name not in open_}
+    rest = {name: value for name, value in layers.data.items() if name not in untyped}
     config, flat = convert_once(replace(layers, data=rest), Config)
-    values = {**flat, **flatten(open_.get("refine", {}), "refine")}
-    return msgspec.structs.replace(config, **open_), values
+    values = {**flat, **flatten(untyped.get("refine", {}), "refine")}
+    return msgspec.structs.replace(config, **untyped), values
 
 
-def _refuse_unhonoured(
+def _refuse_unknown_execution(
     backend: Backend, values: Mapping[str, Any], origins: Mapping[str, str]
 ) -> None:
     """Refuse what a backend that does not say what it understands would ignore: without an
@@ -194,24 +219,24 @@ def _refuse_unhonoured(
             )
 
 
-def _nothing(*anything: object) -> None:
+def _accept(*anything: object) -> None:
     """A check that finds nothing."""
 
 
-def _loaded(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]:
+def _load_backend(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]:
     try:
-        return _backend(name, layers.file.root)
+        return _find_and_load(name, layers.file.root)
     except BackendError as error:
         raise BackendError(f"{layers.where(key)}: {error}") from error
 
 
 # A thousand variants name the same few backends and sections.
 @cached
-def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
+def _gather_facts(*kinds: tuple[str, type[Section]]) -> Facts:
     """What is known of every key, where backends type sections so."""
-    known = facts(Config)
+    known = list_facts(Config)
     for section, kind in kinds:
-        known |= facts(kind, section)
+        known |= list_facts(kind, section)
     if "refine" in dict(kinds):
         refining = {
             k: f._replace(affects=("refine",)) for k, f in known.items() if k[:7] == "refine."
@@ -221,6 +246,6 @@ def _known_facts(*kinds: tuple[str, type[Section]]) -> Facts:
 
 
 @cached
-def _backend(name: str, root: Path) -> tuple[BackendEntry, Backend]:
+def _find_and_load(name: str, root: Path) -> tuple[BackendEntry, Backend]:
     entry = find_backend(name, root)
     return entry, entry.load()

@@ -1,73 +1,22 @@
-"""The fields of a section: what is known of each, conversion, messages."""
+"""The fields of a section: conversion of plain values, and messages about wrong ones."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from ptycho_tasks.config.document import short
-from ptycho_tasks.options import RULES, Section, Stages, default_of
-
-
-class Fact(NamedTuple):
-    """What is known of a key besides its value."""
-
-    affects: Stages
-    """The stages whose results it decides."""
-    default: Any
-    """Its plain default value."""
-
-
-class Facts(dict[str, Fact]):
-    """What is known of every key, by its dotted path."""
-
-    def __init__(self, facts: Mapping[str, Fact]) -> None:
-        """A copy of some facts."""
-        super().__init__(facts)
-        self.default = functools.cache(lambda key: self.of(key).default)
-        self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
-
-    def of(self, key: str) -> Fact:
-        """What is known of a key; a mapping among the values has keys of its own."""
-        while key not in self:
-            key = key.rpartition(".")[0]
-        return self[key]
-
-    def keys_of(self, stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of some keys that decide the result of a stage."""
-        if (stage, keys) not in self._keys:
-            self._keys[stage, keys] = tuple(k for k in keys if stage in self.of(k).affects)
-        return self._keys[stage, keys]
-
-
-def facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
-    """Dotted key path of every field below `kind`, to what is known of it.
-
-    A field that may be a section or null, as `source.simulate`, stands for itself too.
-    """
-    result: dict[str, Fact] = {}
-    for item in msgspec.structs.fields(kind):
-        key = f"{prefix}.{item.name}" if prefix else item.name
-        metas = [m for m in item.type.__metadata__ if isinstance(m, msgspec.Meta)]
-        said = next((m.extra["affects"] for m in metas if m.extra), None)
-        nested = next(section_types(item.type), None)
-        if nested is None or item.default is None:
-            result[key] = Fact(kind.affects if said is None else said, default_of(item))
-        if nested is not None:
-            result |= facts(nested, key)
-    return result
-
+from ptycho_tasks.config.document import shorten
+from ptycho_tasks.options import RULES, Section
 
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
+def make_section(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
     """Plain values as a section.
 
     Args:
@@ -76,11 +25,11 @@ def typed(data: Any, kind: type[SectionType], *, strict: bool = True) -> Section
         strict: False reads numbers from text, as a command line gives them.
 
     Raises:
-        msgspec.ValidationError: a value does not fit; `fault` explains it.
+        msgspec.ValidationError: a value does not fit; `explain_fault` explains it.
     """
     section = msgspec.convert(data, kind, strict=strict)
     for key, value in _leaves(msgspec.to_builtins(section)):
-        problem = _unfit(value)
+        problem = _find_problem(value)
         if problem:
             raise msgspec.ValidationError(f"{problem} - at `${key}`")
     return section
@@ -97,7 +46,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _unfit(value: Any) -> str:
+def _find_problem(value: Any) -> str:
     """What makes a value unfit for every setting; empty where nothing does."""
     if isinstance(value, float) and not math.isfinite(value):
         return "Expected a finite number"
@@ -114,11 +63,13 @@ def _unfit(value: Any) -> str:
     return ""
 
 
-def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tuple[str, str]:
+def explain_fault(
+    error: msgspec.ValidationError, kind: type[Section], data: Any
+) -> tuple[str, str]:
     """The dotted key path below `kind` that an error is about, and what is wrong there.
 
     Args:
-        error: raised by `typed`.
+        error: raised by `make_section`.
         kind: the section's type.
         data: the values that it was given.
     """
@@ -127,7 +78,7 @@ def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tup
     problem, key = message[1], message[2] or ""
     field = re.fullmatch("Object (contains unknown|missing required) field `(.*)`", problem)
     if field is None:
-        return key, _expected(problem, _annotation(kind, key)) + _got(data, key)
+        return key, _describe_expected(problem, _annotation(kind, key)) + _describe_value(data, key)
     names = [f.encode_name for f in msgspec.structs.fields(_section(kind, key))]
     key = f"{key}.{field[2]}" if key else field[2]
     if field[1] == "missing required":
@@ -137,10 +88,10 @@ def fault(error: msgspec.ValidationError, kind: type[Section], data: Any) -> tup
     return key, f"unknown key; {hint}"
 
 
-def _expected(problem: str, annotation: Any) -> str:
+def _describe_expected(problem: str, annotation: Any) -> str:
     """msgspec's sentence for people: without its own idea of what was got."""
     if problem.startswith("Invalid enum value"):
-        return f"expected one of {', '.join(map(str, choices_of(annotation)))}"
+        return f"expected one of {', '.join(map(str, list_choices(annotation)))}"
     if problem.startswith("Expected `object`"):
         return "expected a mapping, `key: value` lines"
     for pattern, rule in RULES.items():
@@ -164,12 +115,12 @@ def _section(kind: type[Section], key: str) -> type[Section]:
     return next(section_types(_annotation(kind, key)))
 
 
-def choices_of(annotation: Any) -> tuple[Any, ...]:
+def list_choices(annotation: Any) -> tuple[Any, ...]:
     """The values of the `Literal` in an annotation."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     arguments = getattr(annotation, "__args__", ())
-    return next(filter(None, map(choices_of, arguments)), ())
+    return next(filter(None, map(list_choices, arguments)), ())
 
 
 def section_types(annotation: Any) -> Iterator[type[Section]]:
@@ -180,7 +131,7 @@ def section_types(annotation: Any) -> Iterator[type[Section]]:
         yield from section_types(argument)
 
 
-def _got(data: Any, key: str) -> str:
+def _describe_value(data: Any, key: str) -> str:
     for name, index in re.findall(r"([^.\[\]]+)|\[([0-9]+)\]", key):
         if name and isinstance(data, dict) and name in data:
             data = data[name]
@@ -188,7 +139,7 @@ def _got(data: Any, key: str) -> str:
             data = data[int(index)]
         else:
             return ""
-    return "" if isinstance(data, dict) else f", got {short(data)}"
+    return "" if isinstance(data, dict) else f", got {shorten(data)}"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

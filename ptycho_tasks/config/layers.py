@@ -10,12 +10,24 @@ from typing import Any
 import msgspec
 
 from ptycho_tasks.config.document import ConfigFile
-from ptycho_tasks.config.fields import SectionType, fault, flatten, typed
+from ptycho_tasks.config.fields import SectionType, explain_fault, flatten, make_section
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import Section
 
-# ---------------------------------------------------------------------------------------------
-# Settling
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several trainings and reconstructions that a ptycho.yaml asks for."""
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key path to value, laid over the file's own."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key path to `ptycho.yaml:LINE`."""
+
+
+DEFAULT_VARIANT = Variant("default")
+"""What there is where a ptycho.yaml asks for no variants."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +44,22 @@ class Layers:
 
     def where(self, key: str) -> str:
         """The origin to name in a message about `key`."""
-        changed = self._changed(key)
+        changed = self._find_override(key)
         if changed and key not in self.variant.overrides:
             return self.variant.origins[changed]
         return self.origins.get(key) or self.file.where(key)
 
-    def flag_in(self, section: str, problem: str) -> str:
+    def find_flag(self, section: str, problem: str) -> str:
         """The flag that set a key of a section that a problem mentions; empty where none did."""
         keys = (key for key in self.flags if key.startswith(f"{section}."))
-        found = (key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", problem))
-        return next((self.flags[key] for key in found), "")
+        mentioned = (key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", problem))
+        return next((self.flags[key] for key in mentioned), "")
 
-    def blamed(self, key: str) -> str:
+    def describe_variant(self, key: str) -> str:
         """The variant, to name in a message about a `key` that it changes; else empty."""
-        return f"variant `{self.variant.name}`" if self._changed(key) else ""
+        return f"variant `{self.variant.name}`" if self._find_override(key) else ""
 
-    def origins_of(self, keys: Iterable[str]) -> dict[str, str]:
+    def list_origins(self, keys: Iterable[str]) -> dict[str, str]:
         """Key to its origin, `default` where it was given nowhere."""
         return {key: self.origins.get(key, "default") for key in keys}
 
@@ -60,8 +72,8 @@ class Layers:
         del section[last]
         return replace(self, data=data)
 
-    def _changed(self, key: str) -> str:
-        """What the variant changes of `key`, below it or above it; empty where nothing."""
+    def _find_override(self, key: str) -> str:
+        """The override that changes `key`, below it or above it; empty where nothing."""
         for name in self.variant.overrides:
             # Another backend has other options.
             for other in (name, *(["training", "execution"] if name == "backend" else [])):
@@ -70,24 +82,9 @@ class Layers:
         return ""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One of several trainings and reconstructions that a ptycho.yaml asks for."""
-
-    name: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted key path to value, laid over the file's own."""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Dotted key path to `ptycho.yaml:LINE`."""
-
-
-ONLY = Variant("default")
-"""What there is where a ptycho.yaml asks for no variants."""
-
-
 def merge(
     file: ConfigFile,
-    variant: Variant = ONLY,
+    variant: Variant = DEFAULT_VARIANT,
     command_line: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
@@ -95,20 +92,20 @@ def merge(
     """Lay a variant's, command-line values and overrides (dotted key path to value) over the
     file's. `flags` says how a key is spelled on the command line."""
     # One of a thousand variants must not carry a copy of them all; evidence is of none.
-    left_out = ("evidence",) if variant is ONLY else ("evidence", "matrix", "variants")
+    left_out = ("evidence",) if variant is DEFAULT_VARIANT else ("evidence", "matrix", "variants")
     data = {key: value for key, value in file.data.items() if key not in left_out}
     origins = {**file.origins, **variant.origins}
     for key, value in variant.overrides.items():
-        _put(data, key, value)
+        _set_value(data, key, value)
     for values, origin in ((command_line, "command line"), (overrides, "override")):
         for key, value in (values or {}).items():
-            _put(data, key, value)
+            _set_value(data, key, value)
             origins[key] = origin
-    spelled = {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
-    return Layers(file, _with_empty_sections(data), origins | spelled, variant, spelled)
+    set_by = {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
+    return Layers(file, _with_empty_sections(data), origins | set_by, variant, set_by)
 
 
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
+def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
     """Set a value; what it stands in is copied, since variants share it."""
     *parents, last = key.split(".")
     for parent in parents:
@@ -141,20 +138,21 @@ def convert(
     """
     data: Any = layers.data.get(prefix, {}) if prefix else layers.data
     try:
-        return typed(data, kind)
+        return make_section(data, kind)
     except msgspec.ValidationError as error:
-        key, problem = fault(error, kind, data)
+        key, problem = explain_fault(error, kind, data)
         key = ".".join(part for part in (prefix, key) if part)
         if owner:
             problem = problem.replace("unknown key;", f"{owner} does not know this key;", 1)
-        where, variant = layers.flag_in(key, problem) or layers.where(key), layers.blamed(key)
+        where = layers.find_flag(key, problem) or layers.where(key)
+        variant = layers.describe_variant(key)
         raise ConfigError(
             ": ".join(part for part in (where, variant, key, problem) if part)
         ) from error
 
 
-_SETTLED_MOST = 1000
-_settled: dict[tuple[type[Section], str, str], tuple[Any, Mapping[str, Any]]] = {}
+_MOST_SECTIONS = 1000
+_sections: dict[tuple[type[Section], str, str], tuple[Any, Mapping[str, Any]]] = {}
 
 
 def convert_once(
@@ -164,9 +162,9 @@ def convert_once(
     their sections, which are settled once."""
     data = layers.data.get(prefix, {}) if prefix else layers.data
     key = kind, prefix, repr(data)
-    if key not in _settled:
-        if len(_settled) >= _SETTLED_MOST:
-            _settled.clear()
+    if key not in _sections:
+        if len(_sections) >= _MOST_SECTIONS:
+            _sections.clear()
         section = convert(layers, kind, prefix, owner)
-        _settled[key] = section, flatten(section, prefix)
-    return _settled[key]
+        _sections[key] = section, flatten(section, prefix)
+    return _sections[key]

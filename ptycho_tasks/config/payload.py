@@ -1,48 +1,58 @@
-"""From configuration to complete, checked requests: pure, and before anything heavy.
+"""Payloads: all that a stage needs to know before it opens an array.
 
-Each factory settles every value, remembers where it came from, and checks it. No array is
-opened, no network library imported, nothing written. A wrong value costs milliseconds.
+A payload is pure. It holds settled values, the origin of each, the backend that acts, and the
+paths of the files. `config.factories` makes payloads.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ptycho_tasks.backend import Backend
-from ptycho_tasks.backends import execution_type
-from ptycho_tasks.config.fields import Facts, canonical_json
+from ptycho_tasks.config.facts import Facts
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
-from ptycho_tasks.config.variants import label
-from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, LOGS, RECONSTRUCTION, RESULTS, spelled
+from ptycho_tasks.config.variants import make_label
+from ptycho_tasks.layout import (
+    BUNDLE_NAME,
+    CHECKPOINTS,
+    LOGS,
+    RECONSTRUCTION,
+    RESULTS,
+    project_path,
+)
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a command was told to read and write; None where the project decides."""
+class Folders:
+    """The folders that a command line names; None where the project's own are meant."""
 
     model_dir: Path | None = None
+    """Holds the bundle."""
     output_dir: Path | None = None
+    """Gets the reconstruction."""
 
 
-PROJECT = Places()
-"""Where doit reads and writes."""
+PROJECT_FOLDERS = Folders()
+"""What doit takes: the project's own."""
 
 
 @dataclass(frozen=True)
 class Payload:
     """Values after all layers, where each came from, and where the project's files lie."""
+
+    section: ClassVar[str] = "training"
+    """The section of ptycho.yaml that holds the options of the backend that acts."""
 
     root: Path
     config: Config
@@ -54,16 +64,22 @@ class Payload:
     """Dotted key path to what it affects, and its default."""
     variant: Variant
     backend: Backend
-    training: TrainingOptions
-    """The `training` section, typed by the backend."""
-    execution: ExecutionOptions
-    """The `execution` section, typed by the backend."""
+    """The backend that acts."""
     backend_source: Path | None
-    """The file of a local backend."""
-    places: Places
+    """Its file, where it is a local one."""
+    options: TrainingOptions
+    """Its options: what stands under `section`, typed by it."""
+    execution: ExecutionOptions
+    """How to run, typed by it."""
+    folders: Folders
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
-    """Files that hold a part of the scan besides those that are named, as `spelled`, to sha256;
-    the stage that reads the scan fills it."""
+    """Files that hold a part of the scan besides those that are named, by `project_path`, to
+    sha256; the stage that reads the scan fills it."""
+
+    @property
+    def is_of_project(self) -> bool:
+        """Whether all files lie where the project has them; False where a command line says."""
+        return self.folders == PROJECT_FOLDERS
 
     @property
     def name(self) -> str:
@@ -74,15 +90,19 @@ class Payload:
         """A path as the user wrote it: `~` expanded, relative to the project's folder."""
         return self.root / Path(text).expanduser()
 
-    def missing(self, key: str) -> str | None:
+    def display_path(self, path: Path) -> str:
+        """A path for messages: relative where it lies in the project's folder."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def describe_missing(self, key: str) -> str | None:
         """What to say where a key names a file that is not there; None where all is well."""
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
         path = self.path(text)
-        unfit = not_a_file(path)
-        if unfit:
-            return f"{self.origins[key]}: {key}: {path} {unfit}"
+        problem = find_file_problem(path)
+        if problem:
+            return f"{self.origins[key]}: {key}: {path} {problem}"
         if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
             return None
         return f"{self.origins[key]}: {key}: there is no {path}"
@@ -90,10 +110,10 @@ class Payload:
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its
         inputs and the code."""
-        keys = self.facts.keys_of(stage, tuple(self.values))
+        keys = self.facts.select_keys(stage, tuple(self.values))
         return {key: self.values[key] for key in keys}
 
-    def at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys of some settings whose value is the default."""
         default = self.facts.default
         return tuple([key for key, value in settings.items() if value == default(key)])
@@ -113,7 +133,7 @@ class Payload:
         """The scan: the user's file, or the simulated one."""
         if self.source.file is not None:
             return self.path(self.source.file)
-        return self.root.joinpath("fixtures", f"{self._named('source')}_source.npz")
+        return self.root.joinpath("fixtures", f"{self._file_stem('source')}_source.npz")
 
     @property
     def source_files(self) -> dict[str, Path]:
@@ -121,18 +141,18 @@ class Payload:
         product = self.product_file
         return {"scan": self.source_file, **({} if product is None else {"product": product})}
 
-    def changed(self, *sections: str) -> str:
+    def label_changes(self, *sections: str) -> str:
         """What the variant changes in some sections, in one word; may be empty.
 
         Variants that change the same there share the files that are made of it.
         """
         parts = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
         changes = {rest: value for section, rest, value in parts if section in sections}
-        return label(changes) if changes else ""
+        return make_label(changes) if changes else ""
 
-    def _named(self, *sections: str) -> str:
-        changed = self.changed(*sections)
-        return f"{self.name}-{changed}" if changed else self.name
+    def _file_stem(self, *sections: str) -> str:
+        changes = self.label_changes(*sections)
+        return f"{self.name}-{changes}" if changes else self.name
 
     @property
     def product_file(self) -> Path | None:
@@ -142,7 +162,7 @@ class Payload:
     @functools.cached_property
     def fixture_file(self) -> Path:
         """The fixture's NPZ."""
-        return self.root.joinpath("fixtures", f"{self._named('source', 'fixture')}.npz")
+        return self.root.joinpath("fixtures", f"{self._file_stem('source', 'fixture')}.npz")
 
     @property
     def sidecar_file(self) -> Path:
@@ -152,19 +172,19 @@ class Payload:
     @property
     def model_dir(self) -> Path:
         """The folder that holds `wts.h5.zip`."""
-        return self.places.model_dir or self._results("training")
+        return self.folders.model_dir or self._results_path("training")
 
     @property
     def bundle_file(self) -> Path:
         """The trained model."""
         return self.model_dir / BUNDLE_NAME
 
-    def results(self, stage: str) -> str:
+    def results_folder(self, stage: str) -> str:
         """The project's folder of what `training`, `inference` or `refinement` gives."""
         return f"runs/{self.variant.name}/{stage}"
 
-    def _results(self, stage: str) -> Path:
-        return self.root / self.results(stage)
+    def _results_path(self, stage: str) -> Path:
+        return self.root / self.results_folder(stage)
 
 
 @dataclass(frozen=True)
@@ -174,25 +194,23 @@ class TrainingPayload(Payload):
     def settings(self, stage: str) -> dict[str, Any]:
         """As of any payload; where a scan is trained on as it is, with how it is read and cut."""
         own = super().settings(stage)
-        if stage == "train" and self.places != PROJECT:
+        if stage == "train" and not self.is_of_project:
             files = ("source.file", "source.product")  # whose content counts
             own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
         return own
 
-    def work_dir(self, made_from: Mapping[str, Any]) -> Path:
+    def work_dir(self, key: str) -> Path:
         """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
         Args:
-            made_from: settings, versions, sources and inputs of the training.
+            key: sha256 of what decides them, but for `epochs`.
         """
-        settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
-        text = canonical_json({**made_from, "settings": settings})
-        return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.work_root / key[:16]
 
     @property
     def training_files(self) -> dict[str, Path]:
         """What is trained on, by what it is: the fixture, or a scan as it is."""
-        if self.places == PROJECT:
+        if self.is_of_project:
             return {"fixture": self.fixture_file}
         return self.source_files
 
@@ -209,8 +227,8 @@ class TrainingPayload(Payload):
     @property
     def work_root(self) -> Path:
         """Where the folders for checkpoints lie."""
-        if self.places.model_dir is not None:
-            return self.places.model_dir / STATE_DIR / "training"  # `work` is a project's
+        if self.folders.model_dir is not None:
+            return self.folders.model_dir / STATE_DIR / "training"  # `work` is a project's
         return self.root / STATE_DIR / "work" / self.variant.name
 
     def params(self, size: int) -> dict[str, Any]:
@@ -220,8 +238,8 @@ class TrainingPayload(Payload):
         Args:
             size: N of the training scan.
         """
-        training: dict[str, Any] = msgspec.to_builtins(self.training)
-        read = self.fixture_file if self.places == PROJECT else self.source_file
+        training: dict[str, Any] = msgspec.to_builtins(self.options)
+        read = self.fixture_file if self.is_of_project else self.source_file
         gridsize = training.get("gridsize", 1)
         flat = {
             "N": size,
@@ -234,7 +252,7 @@ class TrainingPayload(Payload):
             "object.big": gridsize > 1,
             "probe.trainable": training.get("probe") == "refined"
             or training.get("refine_probe", False),
-            "train_data_file_path": spelled(self.root, read),
+            "train_data_file_path": project_path(self.root, read),
         }
         return {
             "backend": self.backend.name,
@@ -266,7 +284,7 @@ class InferencePayload(Payload):
     @property
     def output_dir(self) -> Path:
         """The folder of the reconstruction."""
-        return self.places.output_dir or self._results("inference")
+        return self.folders.output_dir or self._results_path("inference")
 
     @property
     def output_files(self) -> list[Path]:
@@ -276,33 +294,16 @@ class InferencePayload(Payload):
 
 @dataclass(frozen=True)
 class RefinementPayload(InferencePayload):
-    """All that it takes to go on from a reconstruction."""
+    """All that it takes to go on from a reconstruction; the backend is that of `refine`."""
 
-    refiner: Backend
-    """The backend that `refine.backend` names."""
-    refinement: TrainingOptions
-    """The `refine` section, typed by that backend."""
-    refiner_source: Path | None
-    """The file of that backend, where it is a local one."""
+    section: ClassVar[str] = "refine"
 
     @property
     def start_file(self) -> Path:
         """The reconstruction to start from."""
-        return self._results("inference") / RECONSTRUCTION
+        return self._results_path("inference") / RECONSTRUCTION
 
     @property
     def output_dir(self) -> Path:
         """The folder of the refined reconstruction."""
-        return self._results("refinement")
-
-    @property
-    def refiner_execution(self) -> ExecutionOptions:
-        """What of `execution` the refining backend understands too."""
-        kind = execution_type(self.refiner)
-        plain = msgspec.to_builtins(self.execution)
-        known = {field.name for field in msgspec.structs.fields(kind)}
-        return msgspec.convert({k: v for k, v in plain.items() if k in known}, kind)
-
-
-def _shown(path: Path, payload: Payload) -> str:
-    return str(path.relative_to(payload.root)) if path.is_relative_to(payload.root) else str(path)
+        return self._results_path("refinement")

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ptycho_tasks.config.document import ConfigFile, short
+from ptycho_tasks.config.document import ConfigFile, shorten
 from ptycho_tasks.config.fields import canonical_json
-from ptycho_tasks.config.layers import ONLY, Variant
+from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 
@@ -33,7 +33,7 @@ _LONGEST_VALUE = 40
 _LONGEST_LABEL = 80
 
 
-def variants_of(file: ConfigFile) -> list[Variant]:
+def read_variants(file: ConfigFile) -> list[Variant]:
     """The variants in their order; one called `default` where the file asks for none.
 
     Whether the keys exist and the values fit shows when a variant is settled.
@@ -42,65 +42,65 @@ def variants_of(file: ConfigFile) -> list[Variant]:
         ConfigError: one line with the place of what is wrong: an empty or nameless variant, two
             of one name, a key that no variant may change, a key given twice.
     """
-    found: dict[str, Variant] = {}
-    for where, variant in itertools.chain(_combinations(file), _listed(file)):
+    by_name: dict[str, Variant] = {}
+    for where, variant in itertools.chain(_combine_matrix(file), _list_variants(file)):
         if not re.fullmatch(NAME_PATTERN, variant.name):
-            raise ConfigError(f"{where}: variant {short(variant.name)}: expected {NAME_RULE}")
+            raise ConfigError(f"{where}: variant {shorten(variant.name)}: expected {NAME_RULE}")
         # Some file systems do not tell `A` from `a`.
-        other = found.setdefault(variant.name.casefold(), variant)
+        other = by_name.setdefault(variant.name.casefold(), variant)
         if other is not variant:
             raise ConfigError(
                 f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
                 "remove one, or list them under `variants` with names of their own"
             )
-    return list(found.values()) or [ONLY]
+    return list(by_name.values()) or [DEFAULT_VARIANT]
 
 
-def label(overrides: Mapping[str, Any]) -> str:
+def make_label(overrides: Mapping[str, Any]) -> str:
     """Keys and values in one word, fit for a file's name: `subset_size256-seed1`."""
     text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
     return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
 
 
-def _combinations(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+def _combine_matrix(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
     matrix = file.data.get("matrix")
     if matrix is None:
         return
     where = file.where("matrix")
     if not isinstance(matrix, dict):
-        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {short(matrix)}")
+        raise ConfigError(f"{where}: matrix: expected `key: [values]` lines, got {shorten(matrix)}")
     for key, values in matrix.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(
                 f"{file.where(f'matrix.{key}')}: matrix.{key}: expected a list of values, "
-                f"got {short(values)}"
+                f"got {shorten(values)}"
             )
     count = math.prod(map(len, matrix.values()))
     if count > _MOST:
         raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
     origins = {key: file.where(f"matrix.{key}") for key in matrix}
     _check_keys("matrix", origins)
-    names = _shortest(list(matrix))
+    names = _shorten_keys(list(matrix))
     for values in itertools.product(*matrix.values()) if matrix else ():
-        name = label(dict(zip(names, values, strict=True)))
+        name = make_label(dict(zip(names, values, strict=True)))
         yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
 
 
-def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
-    listed = file.data.get("variants")
-    if listed is None:
+def _list_variants(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+    items = file.data.get("variants")
+    if items is None:
         return
-    if not isinstance(listed, list):
+    if not isinstance(items, list):
         raise ConfigError(
-            f"{file.where('variants')}: variants: expected a list, got {short(listed)}"
+            f"{file.where('variants')}: variants: expected a list, got {shorten(items)}"
         )
-    for index, item in enumerate(listed):
+    for index, item in enumerate(items):
         at = f"variants[{index}]"
         where = file.where(f"{at}.name" if isinstance(item, dict) else at)
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise ConfigError(f"{where}: {at}: expected a `name` and the keys that differ")
         what = f"variant `{item['name']}`"
-        pairs = list(_dotted({k: v for k, v in item.items() if k != "name"}))
+        pairs = list(_list_leaves({k: v for k, v in item.items() if k != "name"}))
         origins: dict[str, str] = {}
         for key, _ in pairs:
             origin = file.where(f"{at}.{key}")
@@ -113,13 +113,13 @@ def _listed(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         yield where, Variant(item["name"], dict(pairs), origins)
 
 
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key path and value of every leaf; none for a section that is empty or null, as one
     is of which every line is commented out."""
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:
-            yield from _dotted(value, key)
+            yield from _list_leaves(value, key)
         elif value not in (None, {}) or "." in key or key in ("backend", "refine"):
             yield key, value
 
@@ -148,7 +148,7 @@ def _prefixes(parts: list[str]) -> Iterable[str]:
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _shortest(keys: list[str]) -> list[str]:
+def _shorten_keys(keys: list[str]) -> list[str]:
     """The last part of each key, or as many parts as tell the keys apart."""
     parts = [key.split(".") for key in keys]
     lengths = range(1, max(map(len, parts), default=0) + 1)

@@ -24,10 +24,10 @@ from ptycho_tasks.evidence.records import (
     setting_reasons,
 )
 from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
-from ptycho_tasks.layout import spelled
-from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
-from ptycho_tasks.system.files import real, write_all
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.layout import project_path
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock, parse_stamp
+from ptycho_tasks.system.files import real_path, write_files
+from ptycho_tasks.system.lock import hold_lock
 
 VALID, STALE, BROKEN, NONE, BY_HAND = "valid", "stale", "broken", "none", "by hand"
 """What the evidence of a row is, besides `red`; broken: a log is missing, altered, or elsewhere."""
@@ -75,7 +75,7 @@ class Sight(NamedTuple):
     """Tells why a stage is not up to date."""
 
 
-def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM) -> list[Line]:
+def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM_CLOCK) -> list[Line]:
     """Every row of the plan that has a state, with its evidence.
 
     Args:
@@ -114,7 +114,7 @@ def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
 
 def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
     """What is wrong with the reports of earlier runs, besides some logs."""
-    inside = evidence.ledger_file.is_relative_to(real(evidence.root))
+    inside = evidence.ledger_file.is_relative_to(real_path(evidence.root))
     base = evidence.root if inside else evidence.ledger_file.parent
     for name in reports_named(read_ledger(evidence).decode("utf-8", "replace")):
         report = base / name
@@ -124,10 +124,10 @@ def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
         if not is_in_report(evidence, path):
             continue
         for log, sha256 in logs_named(path.read_text("utf-8", "replace")):
-            beside = spelled(evidence.root, path.with_name(log))
+            beside = project_path(evidence.root, path.with_name(log))
             problem = log_problem(evidence, {"log": beside, "sha256": sha256})
             if problem and beside not in told:
-                yield f"{spelled(evidence.root, path)}: {problem}"
+                yield f"{project_path(evidence.root, path)}: {problem}"
 
 
 def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
@@ -148,10 +148,10 @@ def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
         for line in lines
         if line.state == STATES[DONE] and line.evidence in (STALE, BROKEN, RED)
     ]
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
-            write_all({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
+            write_files({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
     return ids
 
 
@@ -179,7 +179,7 @@ def _lines(evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock) ->
             reason=reason,
             outcome=RED if RED in outcomes else next(iter(outcomes), None),
             time=time,
-            age_s=None if time is None else (now - parsed(time)).total_seconds(),
+            age_s=None if time is None else (now - parse_stamp(time)).total_seconds(),
             logs=tuple(str(record["log"]) for record in records),
         )
 
@@ -206,7 +206,7 @@ def _judged(evidence: Evidence, row: PlanRow, sight: Sight | None) -> tuple[str,
     for item in items:
         record = records.get(item.name)
         if record is None:
-            manifest = spelled(evidence.root, evidence.manifest_file(row.id))
+            manifest = project_path(evidence.root, evidence.manifest_file(row.id))
             there = "has no result of it" if records else "is not there"
             return NONE, f"nothing says that {item.name} was run: {manifest} {there}"
         if record["outcome"] == RED:

@@ -13,8 +13,14 @@ from ptycho_tasks.evidence.item import PENDING, Evidence
 from ptycho_tasks.evidence.keep import keep_files
 from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.records import read_record
-from ptycho_tasks.layout import spelled
-from ptycho_tasks.system.files import not_a_file, real, remove_leftovers, write_atomic, writing
+from ptycho_tasks.layout import project_path
+from ptycho_tasks.system.files import (
+    find_file_problem,
+    real_path,
+    remove_leftovers,
+    report_write_errors,
+    write_atomic,
+)
 
 _SEEN = f"{PENDING}/plan"
 """Says what the plan was when the run began."""
@@ -44,7 +50,7 @@ def read_ledger(evidence: Evidence) -> bytes:
 
 def _content(evidence: Evidence, key: str, path: Path) -> bytes:
     where = f"{evidence.file}: {key}: {getattr(evidence, key)}"
-    unfit = not_a_file(path)
+    unfit = find_file_problem(path)
     if unfit:
         raise PlanError(f"{where}: {unfit}; expected a Markdown file")
     try:
@@ -54,7 +60,7 @@ def _content(evidence: Evidence, key: str, path: Path) -> bytes:
 
 
 def _note_plan(evidence: Evidence, content: bytes) -> None:
-    with writing(evidence.root / _SEEN):
+    with report_write_errors(evidence.root / _SEEN):
         remove_leftovers([evidence.root / _SEEN])
     write_atomic(evidence.root / _SEEN, json.dumps(_told(evidence, content)).encode())
     keep_files([evidence.root / _SEEN])
@@ -76,6 +82,6 @@ def _refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
 def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
     """Relative to the project; to a ledger outside it, relative to that, so that two projects
     cannot mean the same."""
-    if evidence.ledger_file.is_relative_to(real(evidence.root)):
-        return spelled(evidence.root, path)
-    return os.path.relpath(real(path), evidence.ledger_file.parent)
+    if evidence.ledger_file.is_relative_to(real_path(evidence.root)):
+        return project_path(evidence.root, path)
+    return os.path.relpath(real_path(path), evidence.ledger_file.parent)

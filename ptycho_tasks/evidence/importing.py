@@ -24,7 +24,7 @@ from ptycho_tasks.evidence.memo import (
 from ptycho_tasks.evidence.options import parse_evidence
 from ptycho_tasks.evidence.shell import pytest_calls, words_of
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
-from ptycho_tasks.system.files import write_all
+from ptycho_tasks.system.files import write_files
 
 DODO = '''"""The evidence of evidence.yaml; `doit evidence` gathers it."""
 
@@ -64,7 +64,7 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
         files[dodo] = DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
-    write_all(files)
+    write_files(files)
     for file in files:
         memo.took(0, file.name)
     return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)

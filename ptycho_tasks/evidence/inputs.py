@@ -6,15 +6,15 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence, Item
-from ptycho_tasks.layout import CONFIG_NAME, spelled
+from ptycho_tasks.layout import CONFIG_NAME, project_path
 from ptycho_tasks.system.files import sha256_file
 
 Digest = Callable[[str], "str | None"]
-"""sha256 of a file by its path as `spelled`; None where there is none."""
+"""sha256 of a file by its path as `project_path`; None where there is none."""
 
 Outputs = Callable[[str], "list[str]"]
 """The files that a stage makes."""
@@ -25,7 +25,7 @@ Outputs = Callable[[str], "list[str]"]
 
 
 def input_paths(evidence: Evidence, item: Item, outputs: Outputs) -> list[str]:
-    """Every file that an item's outcome may hang on, as `spelled`; some may not be there.
+    """Every file that an item's outcome may hang on, as `project_path`; some may not be there.
 
     Args:
         evidence: the project's.
@@ -37,12 +37,14 @@ def input_paths(evidence: Evidence, item: Item, outputs: Outputs) -> list[str]:
     for stage in item.stages:
         found.update(outputs(stage))
     for text in item.scripts:
-        found.update(filter(lambda path: (root / path).is_file(), [spelled(root, root / text)]))
+        found.update(
+            filter(lambda path: (root / path).is_file(), [project_path(root, root / text)])
+        )
     for text in item.depends:
-        found.update(spelled(root, path) for path in _files(evidence, text))
+        found.update(project_path(root, path) for path in _files(evidence, text))
     for text in item.tests:
-        found.update(spelled(root, path) for path in _files(evidence, text, "*.py"))
-        found.update(spelled(root, path) for path in _conftests(root, root / text))
+        found.update(project_path(root, path) for path in _files(evidence, text, "*.py"))
+        found.update(project_path(root, path) for path in _conftests(root, root / text))
     return sorted(found)
 
 
@@ -106,22 +108,22 @@ def outputs_at(root: Path) -> Outputs:
 
     @functools.cache
     def outputs(stage: str) -> list[str]:
-        from ptycho_tasks.builds.task_table import table_of
+        from ptycho_tasks.builds.task_table import read_table
 
-        rows = table_of(root, None).rows if os.path.lexists(root / CONFIG_NAME) else []
+        rows = read_table(root, None).rows if os.path.lexists(root / CONFIG_NAME) else []
         return outputs_in(rows, stage)
 
     return outputs
 
 
-def outputs_in(rows: list[dict[str, Any]], stage: str) -> list[str]:
+def outputs_in(rows: list[Row], stage: str) -> list[str]:
     """The files that a stage, or one task of it, makes.
 
     Raises:
         ConfigError: there is no such task.
     """
-    found = [row for row in rows if stage in (row["name"], row["stage"])]
+    found = [row for row in rows if stage in (row.name, row.stage)]
     if not found:
-        known = ", ".join(dict.fromkeys(row["stage"] for row in rows)) or "none"
+        known = ", ".join(dict.fromkeys(row.stage for row in rows)) or "none"
         raise ConfigError(f"evidence: depends: there is no stage `{stage}`; stages: {known}")
-    return [path for row in found for path in row["outputs"]]
+    return [path for row in found for path in row.outputs]

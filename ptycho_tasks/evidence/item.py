@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.system.files import real
+from ptycho_tasks.system.files import real_path
 from ptycho_tasks.system.lock import STATE_DIR
 
 GREEN, RED = "green", "red"
@@ -83,12 +83,12 @@ class Evidence:
     @property
     def plan_file(self) -> Path:
         """The plan, where it really lies."""
-        return real(self.root / self.plan)
+        return real_path(self.root / self.plan)
 
     @property
     def ledger_file(self) -> Path:
         """The ledger, where it really lies."""
-        return real(self.root / self.ledger)
+        return real_path(self.root / self.ledger)
 
     @property
     def reports_dir(self) -> Path:

@@ -27,8 +27,14 @@ from ptycho_tasks.evidence.plan import STATES, Change
 from ptycho_tasks.evidence.records import read_record
 from ptycho_tasks.options import ID_PATTERN
 from ptycho_tasks.system.clock import FOLDER_STAMP, Clock
-from ptycho_tasks.system.files import real, remove_leftovers, staged_together, write_atomic, writing
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.system.files import (
+    real_path,
+    remove_leftovers,
+    report_write_errors,
+    stage_files,
+    write_atomic,
+)
+from ptycho_tasks.system.lock import hold_lock
 
 JOURNAL = f"{PENDING}/journal"
 
@@ -48,11 +54,11 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
     One that the ledger names is not free even where someone removed it: by its name an entry is
     known to be there.
     """
-    reports = real(evidence.reports_dir)
+    reports = real_path(evidence.reports_dir)
     work = _staged(evidence)
     ledger = read_ledger(evidence)
     now = clock.now()
-    with writing(reports):
+    with report_write_errors(reports):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         while True:
@@ -64,7 +70,7 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
                     break
             now += timedelta(seconds=1)
     try:
-        with writing(work):
+        with report_write_errors(work):
             yield work, evidence.reports_dir / folder.name
     except BaseException:
         if not (evidence.root / JOURNAL).exists():
@@ -75,8 +81,8 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
 
 
 def _staged(evidence: Evidence) -> Path:
-    project = hashlib.sha256(str(real(evidence.root)).encode()).hexdigest()[:8]
-    return real(evidence.reports_dir) / f".{project}.tmp"
+    project = hashlib.sha256(str(real_path(evidence.root)).encode()).hexdigest()[:8]
+    return real_path(evidence.reports_dir) / f".{project}.tmp"
 
 
 def complete(evidence: Evidence) -> None:
@@ -90,7 +96,7 @@ def complete(evidence: Evidence) -> None:
     journal = read_record(evidence.root / JOURNAL)
     if journal is None or not _is_journal(evidence, journal):
         return
-    with waited_for(lock_of(evidence.ledger_file)):
+    with hold_lock(lock_of(evidence.ledger_file)):
         _commit(evidence, journal, decided=True)
 
 
@@ -131,9 +137,9 @@ def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) ->
     for id, text in journal["manifests"].items():
         contents[evidence.manifest_file(id)] = text.encode()
     # Whoever else writes to these holds the same locks.
-    with writing(evidence.reports_dir):
+    with report_write_errors(evidence.reports_dir):
         remove_leftovers([*contents, evidence.ledger_file, evidence.root / JOURNAL])
-    with staged_together(contents) as place:
+    with stage_files(contents) as place:
         if not decided:
             # Who wrote to the plan while this was staged wins too.
             _refuse_changed_plan(evidence, read_plan(evidence).content)
@@ -156,7 +162,7 @@ def _place_all(
     moved = work.exists()
     try:
         if moved:
-            with writing(folder):
+            with report_write_errors(folder):
                 work.replace(folder)
         place()
     except FileWriteError:

@@ -16,12 +16,12 @@ from ptycho_tasks.layout import (
     CONFIG_NAME,
     EVIDENCE,
     EVIDENCE_NAME,
-    asks_for_evidence,
     has_evidence_file,
-    read_bytes,
+    may_have_evidence,
+    read_config_bytes,
 )
 from ptycho_tasks.system.cache import cached
-from ptycho_tasks.system.faults import or_exit
+from ptycho_tasks.system.faults import exit_on_error
 
 _FORMAT = 1
 
@@ -42,10 +42,10 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     Raises:
         ConfigError: something in ptycho.yaml or evidence.yaml is wrong.
     """
-    if not asks_for_evidence(root):
+    if not may_have_evidence(root):
         return None
     own, config = (
-        read_bytes(root / name) if os.path.lexists(root / name) else None
+        read_config_bytes(root / name) if os.path.lexists(root / name) else None
         for name in (EVIDENCE_NAME, CONFIG_NAME)
     )
     said = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
@@ -101,8 +101,8 @@ def project_evidence() -> Evidence | None:
 
 @cached
 def _evidence_at(root: Path, state: State | None) -> Evidence | None:
-    with or_exit():
-        if not asks_for_evidence(root):
+    with exit_on_error():
+        if not may_have_evidence(root):
             return None
         from ptycho_tasks.evidence.loading import load_evidence
 

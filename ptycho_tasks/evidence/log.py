@@ -13,8 +13,8 @@ from typing import TextIO
 from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.junit import TestReport
 from ptycho_tasks.evidence.records import Record
-from ptycho_tasks.system.files import writing
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.files import report_write_errors
+from ptycho_tasks.system.terminal import print_text
 
 _TAIL_BYTES = 1 << 16
 RULE = "-" * 72
@@ -40,7 +40,7 @@ _ERROR = re.compile(r"\b(?:error|fatal|exception)\b|\b\w+(?:Error|Exception)\b",
 
 @contextmanager
 def _opened(log: Path) -> Iterator[TextIO]:
-    with writing(log), log.open("w+", encoding="ascii", newline="\n") as file:
+    with report_write_errors(log), log.open("w+", encoding="ascii", newline="\n") as file:
         yield file
 
 
@@ -68,7 +68,7 @@ class _Tee:
 
     def take(self, data: bytes, *, final: bool = False) -> None:
         text = self._decoder.decode(data, final)
-        say(text)
+        print_text(text)
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if final or len(self._part) > _LONGEST_LINE:
@@ -87,7 +87,7 @@ class _Tee:
     def finish(self) -> None:
         """No more will come."""
         if self._part:
-            say("\n")  # else what is said next would go on in its line
+            print_text("\n")  # else what is said next would go on in its line
         self.take(b"", final=True)
 
 

@@ -23,7 +23,7 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import STAMPED
 from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.evidence.shell import split_assignments, words_of
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 
 _TITLE = re.compile(r"(?P<title>[A-Z][A-Za-z0-9 &/_-]{1,40}):(?:\s+(?P<rest>.*))?")
 _TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\S+)\s*$")
@@ -113,7 +113,7 @@ class Memo:
 
 
 def _text(path: Path) -> str:
-    unfit = not_a_file(path)
+    unfit = find_file_problem(path)
     if unfit:
         raise ConfigError(f"{path}: {unfit}; expected a memo in text")
     try:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from ptycho_tasks.config.document import ConfigFile, parse_config, short
-from ptycho_tasks.config.fields import fault
+from ptycho_tasks.config.document import ConfigFile, parse_config, shorten
+from ptycho_tasks.config.fields import explain_fault
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.shell import code_named, pytest_calls, pytest_command, selected_paths
@@ -71,12 +71,12 @@ class ItemOptions(Section, frozen=True, kw_only=True):
                 raise ValueError("`by_hand` runs nothing, so that only `id` or `ids` go with it")
         elif self.log is None or not re.fullmatch(NAME_PATTERN, self.log):
             raise ValueError(
-                f"`log` must be a plain file name, {NAME_RULE}, not {short(self.log)}; the "
+                f"`log` must be a plain file name, {NAME_RULE}, not {shorten(self.log)}; the "
                 "report folder is chosen anew for each run"
             )
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"`env`: {short(name)} cannot name an environment variable")
+                raise ValueError(f"`env`: {shorten(name)} cannot name an environment variable")
 
     @property
     def _texts(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
     try:
         options = msgspec.convert(data, EvidenceOptions)
     except msgspec.ValidationError as error:
-        raise refused(*fault(error, EvidenceOptions, data)) from error
+        raise refused(*explain_fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
         if not getattr(options, key).isprintable():
             raise refused(key, "expected text without control characters")
@@ -160,7 +160,7 @@ def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         if item.name.casefold() in names:
             raise refused(
                 f"{key}.log",
-                f"{short(given.log)} names the log of {names[item.name.casefold()]} too",
+                f"{shorten(given.log)} names the log of {names[item.name.casefold()]} too",
             )
         names[item.name.casefold()] = where
         items.append(item)

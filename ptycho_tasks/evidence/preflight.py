@@ -20,7 +20,7 @@ from ptycho_tasks.evidence.ledger import lock_of
 from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.shell import environment, shell_command, split_assignments, words_of
 from ptycho_tasks.options import STAGES
-from ptycho_tasks.system.files import not_a_file, temporary, writing
+from ptycho_tasks.system.files import find_file_problem, report_write_errors, temporary_file
 from ptycho_tasks.system.terminal import echo
 
 
@@ -41,7 +41,9 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     check_rows(evidence, plan)
     ledger = evidence.ledger_file
     if not ledger.is_file():
-        unfit = not_a_file(ledger) or "no such file; make one, which may be empty, or correct it"
+        unfit = (
+            find_file_problem(ledger) or "no such file; make one, which may be empty, or correct it"
+        )
         raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
     if ledger == evidence.plan_file:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
@@ -84,7 +86,7 @@ def _check_writable(path: Path) -> None:
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
-    with temporary(folder / path.name), writing(path), suppress(FileNotFoundError):
+    with temporary_file(folder / path.name), report_write_errors(path), suppress(FileNotFoundError):
         # One that must not be written could not be replaced either, or should not.
         path.open("r+b").close()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence
 from ptycho_tasks.evidence.journal import LOCK
 from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
-from ptycho_tasks.system.files import writing
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.system.files import report_write_errors
+from ptycho_tasks.system.lock import hold_lock
 
 _OURS = re.compile(rf"[^/]+/(?:[^/]+_(?:green|red)\.log|{PLAN_UPDATES}|{SUMMARY}|{BLOCKER})")
 """What a report folder holds; in one that holds more, someone keeps files of their own."""
@@ -48,9 +48,9 @@ def prune(evidence: Evidence, folders: list[Path]) -> None:
     Raises:
         FileWriteError: one cannot be removed.
     """
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         for folder in folders:
-            with writing(folder):
+            with report_write_errors(folder):
                 shutil.rmtree(folder)
 
 

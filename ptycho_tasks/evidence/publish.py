@@ -42,9 +42,9 @@ from ptycho_tasks.evidence.report import (
     state_of,
     summary,
 )
-from ptycho_tasks.layout import spelled
-from ptycho_tasks.system.clock import SYSTEM, Clock
-from ptycho_tasks.system.lock import waited_for
+from ptycho_tasks.layout import project_path
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
+from ptycho_tasks.system.lock import hold_lock
 
 
 class Published(NamedTuple):
@@ -61,7 +61,7 @@ def begin(evidence: Evidence) -> None:
         PlanError: the plan or the ledger cannot be read.
         FileWriteError: the note cannot be written.
     """
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         complete(evidence)
         _note_plan(evidence, read_plan(evidence).content)
         begin_keeping(evidence.root / PENDING)
@@ -72,7 +72,7 @@ def publish(
     items: Sequence[Item],
     digest: Digest,
     outputs: Outputs,
-    clock: Clock = SYSTEM,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Published | None:
     """Publish what some items have pending, and what `unsaid` gives; None where that is nothing.
 
@@ -89,7 +89,7 @@ def publish(
         PlanError: a row is not there, or has no state; nothing was changed.
         FileWriteError: a file cannot be written; nothing was changed, or the next run completes.
     """
-    with waited_for(evidence.root / LOCK):
+    with hold_lock(evidence.root / LOCK):
         complete(evidence)
         results = {item: found for item in items if (found := pending(evidence, item))}
         _refuse_mistakes(results)
@@ -97,7 +97,7 @@ def publish(
         rows.update(unsaid(evidence, items, digest, outputs))
         if not rows:
             return None
-        with waited_for(lock_of(evidence.ledger_file)):
+        with hold_lock(lock_of(evidence.ledger_file)):
             plan = read_plan(evidence)
             _refuse_changed_plan(evidence, plan.content)
             ids = sorted(rows, key=lambda id: plan.row(id).line)
@@ -168,7 +168,7 @@ def _published(
         for item, record in results.items():
             log = folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
             shutil.copyfile(evidence.pending_log(item), inside / log.name)
-            moved[item.name] = {**record, "log": spelled(evidence.root, log)}
+            moved[item.name] = {**record, "log": project_path(evidence.root, log)}
         parts = {
             id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
             for id, found in evaluated.items()

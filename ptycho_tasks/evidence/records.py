@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.builds.reasons import Reason, changed
+from ptycho_tasks.builds.reasons import Reason, describe_change
 from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
-from ptycho_tasks.layout import EVIDENCE, spelled
+from ptycho_tasks.layout import EVIDENCE, project_path
 from ptycho_tasks.system.clock import is_stamp
-from ptycho_tasks.system.files import real
+from ptycho_tasks.system.files import real_path
 
 Record = dict[str, Any]
 """What is known of one run of an item: `item`, `ids`, `outcome`, `command`, `env`, `settings`,
@@ -64,7 +64,7 @@ def manifest_problem(evidence: Evidence, id: str) -> str:
     if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
         return ""
     return (
-        f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
+        f"{project_path(evidence.root, path)} is damaged; restore it, or remove it and run "
         f"`doit {EVIDENCE}`"
     )
 
@@ -134,7 +134,7 @@ def log_problem(evidence: Evidence, record: Record) -> str:
 def is_in_report(evidence: Evidence, path: Path) -> bool:
     """Whether a file lies in a report folder, as reports/2025-10-20T050500Z/phase, by whatever
     name it is reached."""
-    reports, log = real(evidence.reports_dir), real(path)
+    reports, log = real_path(evidence.reports_dir), real_path(path)
     if not log.is_relative_to(reports):
         return False
     parts = log.relative_to(reports).parts
@@ -173,7 +173,7 @@ def reasons_of(
             yield Reason("input", path, f"{path} is no longer an input", seen[path], None)
         elif path not in seen or seen[path] != now[path]:
             before, after = seen.get(path), now[path]
-            text = changed(path, before, after, "is new as an input")
+            text = describe_change(path, before, after, "is new as an input")
             yield Reason("input", path, text, before, after)
     if record.get("outcome") != GREEN:
         said = f": {record['problem']}" if record.get("problem") else ""

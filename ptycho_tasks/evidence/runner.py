@@ -24,18 +24,18 @@ from ptycho_tasks.evidence.log import RULE, _foot, _head, _opened, _Tee, as_asci
 from ptycho_tasks.evidence.provenance import surroundings
 from ptycho_tasks.evidence.records import Record
 from ptycho_tasks.evidence.shell import environment, shell_command
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 from ptycho_tasks.system import warden
-from ptycho_tasks.system.clock import SYSTEM, Clock
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.files import (
-    is_at,
+    is_file_at,
     remove_leftovers,
+    replace_file,
+    report_write_errors,
     sha256_file,
-    staged,
     write_atomic,
-    writing,
 )
-from ptycho_tasks.system.processes import handling, in_worker
+from ptycho_tasks.system.processes import handle_signals, is_worker
 
 _LOOK_S = 0.1
 """How often is looked whether a command that says nothing has ended."""
@@ -52,7 +52,7 @@ _LONGEST_PROBLEM = 1000
 
 
 def run_item(
-    evidence: Evidence, item: Item, inputs: Mapping[str, str | None], clock: Clock = SYSTEM
+    evidence: Evidence, item: Item, inputs: Mapping[str, str | None], clock: Clock = SYSTEM_CLOCK
 ) -> Record:
     """Run an item; its log and result then lie under `.ptycho/`, and wait for publication.
 
@@ -84,13 +84,15 @@ def run_item(
         except BaseException as error:
             # No second signal may interrupt this. Not a mask, which is a thread's own: another
             # thread would take the signal.
-            with handling(_ignore):
+            with handle_signals(_ignore):
                 _end_all(process)
                 tee.finish()
                 took = clock.seconds() - seconds
                 file.write(_foot(f"stopped by {_cause(error)}", took, None, "", "none"))
                 _put_back(file, log)
-            print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
+            print(
+                f"stopped: {project_path(evidence.root, log)} says so", file=sys.stderr, flush=True
+            )
             raise
         took = clock.seconds() - seconds
         tests = read_junit(folder / "junit.xml") if item.countable else None
@@ -114,7 +116,7 @@ def block_item(
     item: Item,
     inputs: Mapping[str, str | None],
     problem: str,
-    clock: Clock = SYSTEM,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Record:
     """Note an item as red that is not run; log and result as those of `run_item`.
 
@@ -152,7 +154,7 @@ def block_item(
 def _make_room(evidence: Evidence, item: Item) -> None:
     """Remove the last result of an item that was not published."""
     log, result = evidence.pending_log(item), evidence.pending_file(item)
-    with writing(log):
+    with report_write_errors(log):
         forget(result)
         remove_leftovers([result])
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +170,7 @@ def _kept(evidence: Evidence, item: Item, outcome: Record, around: Record) -> Re
         "env": dict(item.env),
         "settings": item.settings,
         **outcome,
-        "log": spelled(evidence.root, log),
+        "log": project_path(evidence.root, log),
         "sha256": sha256_file(log),
         **around,
     }
@@ -192,7 +194,7 @@ def _started(evidence: Evidence, item: Item, junit: Path) -> tuple[subprocess.Po
         if item.countable:
             env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
         command = shell_command(item.command)
-    terminal = sys.stdout.isatty() and not in_worker()
+    terminal = sys.stdout.isatty() and not is_worker()
     reading, writing = _terminal() if terminal else os.pipe()
     try:
         process = subprocess.Popen(
@@ -296,9 +298,9 @@ def _cause(error: BaseException) -> str:
 def _put_back(file: TextIO, log: Path) -> None:
     """Write a log again that the command has removed."""
     file.flush()
-    if not is_at(file, log):
+    if not is_file_at(file, log):
         file.seek(0)
-        with staged(log) as again, again.open("w", encoding="ascii", newline="\n") as copy:
+        with replace_file(log) as again, again.open("w", encoding="ascii", newline="\n") as copy:
             shutil.copyfileobj(file, copy)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import failure_of
+from ptycho_tasks.builds.actions import report_failure
 from ptycho_tasks.builds.project import project_table
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer
@@ -25,8 +25,8 @@ from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.loading import project_evidence
 from ptycho_tasks.evidence.records import latest, pending, reasons_of
 from ptycho_tasks.layout import EVIDENCE
-from ptycho_tasks.system.faults import or_exit
-from ptycho_tasks.system.processes import lines_of
+from ptycho_tasks.system.faults import exit_on_error
+from ptycho_tasks.system.processes import prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 NAME = EVIDENCE
@@ -68,11 +68,11 @@ def _publishing(evidence: Evidence, name: str, items: list[Item], doc: str) -> T
 
 
 def _stage_tasks(item: Item) -> list[str]:
-    with or_exit():
+    with exit_on_error():
         for stage in item.stages:
             outputs_of(stage)
     rows = project_table().rows if item.stages else []
-    return [r["name"] for s in item.stages for r in rows if s in (r["name"], r["stage"])]
+    return [r.name for s in item.stages for r in rows if s in (r.name, r.stage)]
 
 
 def outputs_of(stage: str) -> list[str]:
@@ -127,13 +127,13 @@ class _Fresh(Answer):
         """Compares what the item was run on with what there is now."""
         if self.is_asked_by_a_run(task) and _ready_for is not self.state:
             # A reporter of doit's own begins no run.
-            with or_exit():
+            with exit_on_error():
                 refuse_unready(self.tasks, self.tasks)
         evidence = project_evidence()
         assert evidence is not None
         item = evidence.item(self.name)
         record = latest(evidence, item)
-        with or_exit():
+        with exit_on_error():
             self.reasons = [*reasons_of(evidence, item, record, self.state.sha256, outputs_of)]
         return not self.reasons
 
@@ -159,7 +159,7 @@ class _NothingPending(Answer):
             for item in items
             if pending(evidence, item) is not None
         ]
-        with or_exit():
+        with exit_on_error():
             for id in unsaid(evidence, items, self.state.sha256, outputs_of):
                 text = f"{id} is proved, and {evidence.plan} or its manifest does not say so"
                 self.reasons.append(Reason("output", id, text))
@@ -184,11 +184,11 @@ def prove(name: str) -> TaskFailed | TaskError | None:
     evidence = project_evidence()
     assert evidence is not None
     item = evidence.item(name)
-    with lines_of(name):
+    with prefix_lines(name):
         try:
             run_item(evidence, item, inputs_of(evidence, item))
         except Exception as error:
-            return failure_of(error)
+            return report_failure(error)
     return None
 
 
@@ -211,7 +211,7 @@ def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskErr
         ran = {item for item in items if pending(evidence, item) is not None}
         done = publish(evidence, items, _digest(evidence), outputs_of)
     except Exception as error:
-        return failure_of(error)
+        return report_failure(error)
     red: list[tuple[Item, str]] = []
     lost: list[str] = []
     for item in items:
@@ -227,9 +227,9 @@ def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskErr
         echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
     if lost:
         text = f"the result of {', '.join(lost)} is gone or damaged; run again"
-        return failure_of(PtychoTasksError(text))
+        return report_failure(PtychoTasksError(text))
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
-        return failure_of(PtychoTasksError(f"red: {rows}; see {blockers}"))
+        return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.errors import BundleError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME
-from ptycho_tasks.system.files import not_a_file
+from ptycho_tasks.system.files import find_file_problem
 
 FORMAT = "ptycho-tasks-bundle"
 FORMAT_VERSION = 1
@@ -148,17 +148,17 @@ def load_bundle(model_dir: Path) -> Bundle:
     return Bundle(manifest, params, model)
 
 
-def made_from(model_dir: Path) -> dict[str, Any] | None:
+def read_made_from(model_dir: Path) -> dict[str, Any] | None:
     """What a bundle says of what decided its content; None where it says nothing, or is damaged."""
     try:
-        said = load_bundle(model_dir).manifest.get("made_from")
+        made_from = load_bundle(model_dir).manifest.get("made_from")
     except BundleError:
         return None
-    return said if isinstance(said, dict) else None
+    return made_from if isinstance(made_from, dict) else None
 
 
 def _content(path: Path) -> bytes:
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise BundleError(f"{path}: {problem}; name the folder that holds {BUNDLE_NAME}")
     try:
@@ -348,7 +348,7 @@ def _datasets(path: Path, file: h5py.File, model: str) -> dict[str, h5py.Dataset
     group = file[model] if isinstance(file.get(model, getlink=True), h5py.HardLink) else None
     if not isinstance(group, h5py.Group):
         raise BundleError(f"{path}: {WEIGHTS}: {model} is not a group of its own; refused")
-    found: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
     for name in group:
         link = group.get(name, getlink=True)
         dataset = group[name] if isinstance(link, h5py.HardLink) else None
@@ -361,5 +361,5 @@ def _datasets(path: Path, file: h5py.File, model: str) -> dict[str, h5py.Dataset
             or dataset.dtype.kind not in "biufc"
         ):
             raise BundleError(f"{path}: {WEIGHTS}: {model}/{name} is not a plain array; refused")
-        found[name] = dataset
-    return found
+        datasets[name] = dataset
+    return datasets

@@ -5,8 +5,8 @@ frame of reference. Here that is the scan's object grid times the pixel size, so
 
     index in `object` = (position - centre) / pixel size + length / 2
 
-along each axis, in this project's sense of a position (see `ptycho_tasks.hdf5_scan` for the half
-pixel between the two). What Ptychodus has no place for goes in the group `ptycho_tasks`.
+along each axis, in this project's sense of a position (see `scans.hdf5_scan` for the half pixel
+between the two). What Ptychodus has no place for goes in the group `ptycho_tasks`.
 
 Axis letters:  M frames,  N patch side,  P probe modes,  E epochs,  H, W object grid.
 """

@@ -23,9 +23,9 @@ from ptycho_tasks.system.files import (
     check_replaceable,
     flush,
     flush_folder,
+    report_write_errors,
     sha256_file,
-    temporary,
-    writing,
+    temporary_file,
 )
 
 
@@ -100,12 +100,12 @@ def write_fixture(
     }
     if source_files:
         sidecar["source"]["files"] = dict(source_files)
-    with temporary(npz_path) as npz_temp, temporary(sidecar_path) as sidecar_temp:
-        with writing(npz_path):
+    with temporary_file(npz_path) as npz_temp, temporary_file(sidecar_path) as sidecar_temp:
+        with report_write_errors(npz_path):
             write_npz(npz_temp, arrays)
             flush(npz_temp)
         sidecar["npz"] = {"name": Path(npz_path).name, "sha256": sha256_file(npz_temp)}
-        with writing(sidecar_path):
+        with report_write_errors(sidecar_path):
             text = json.dumps(sidecar, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             sidecar_temp.write_text(text, encoding="utf-8")
             flush(sidecar_temp)
@@ -178,11 +178,11 @@ def _coverage(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> dic
 
 def _publish(npz_temp: Path, npz_path: Path, sidecar_temp: Path, sidecar_path: Path) -> None:
     """Put both files in their places; where that fails, the old NPZ goes back to its own."""
-    with temporary(npz_path) as old_npz:
+    with temporary_file(npz_path) as old_npz:
         with suppress(FileNotFoundError):
             npz_path.replace(old_npz)
         try:
-            with writing(sidecar_path):
+            with report_write_errors(sidecar_path):
                 sidecar_temp.replace(sidecar_path)
         except BaseException:
             if old_npz.stat().st_size:  # a fixture is never empty

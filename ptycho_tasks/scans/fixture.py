@@ -10,7 +10,7 @@ from typing import Any
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
-from ptycho_tasks.system.files import not_a_file, sha256_file
+from ptycho_tasks.system.files import find_file_problem, sha256_file
 
 FORMAT = "ptycho-tasks fixture"
 
@@ -62,7 +62,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         ScanError: it is missing, damaged, or of another program.
     """
     advice = "make the fixture again"
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise ScanError(f"{path}: {problem}; move it away and {advice}")
     try:

@@ -84,7 +84,7 @@ def open_hdf5_scan(path: Path, reading: Reading, *, with_product: bool) -> Itera
     Raises:
         ScanError: the file cannot be read, or lacks what a scan needs.
     """
-    with _opened(path, reading) as file:
+    with _open_file(path, reading) as file:
         raw = _frames(file, path, with_product=with_product)
         _refuse_shifted(file, raw)
         _add_cxi_metadata(raw, file, reading)
@@ -102,7 +102,7 @@ def _frames(file: LinkedFiles, path: Path, *, with_product: bool) -> RawScan:
     for key in _CXI_FRAMES + (_OTHER_FRAMES if with_product else ()):
         dataset = file.dataset(key, in_part=True)
         if dataset is not None:
-            frames = Keyed(path, key, _mapped(dataset))
+            frames = Keyed(path, key, _map(dataset))
             check_stack(frames)
             unwritten = partial(file.unwritten, dataset, key)
             return RawScan(path, frames, holds_counts=True, unwritten=unwritten)
@@ -141,14 +141,14 @@ def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
     Raises:
         ScanError: the product cannot be read, or does not belong to the frames.
     """
-    with _opened(path, reading) as file:
+    with _open_file(path, reading) as file:
         _refuse_near_field(file, path)
-        product_object = _needed(file, path, "object", "(L, H, W) complex64")
+        product_object = _require_dataset(file, path, "object", "(L, H, W) complex64")
         raw.pixel_size_m = _product_pixel(product_object, path)
         raw.object = _product_object(raw, product_object, path)
         raw.probe = _product_probe(raw, file, path)
         _place_by_product(raw, file, path, product_object)
-        found = {
+        values = {
             name: _attribute(file.root, path, name)
             for name in (
                 "photon_energy_eV",
@@ -159,10 +159,10 @@ def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
         }
         _note_files(raw, file)
     # The caller's word goes before the product's, and that before the frames' own file's.
-    energy_ev = found["photon_energy_eV"] or found["probe_energy_eV"]
+    energy_ev = values["photon_energy_eV"] or values["probe_energy_eV"]
     raw.energy_ev = reading.energy_ev or energy_ev or raw.energy_ev
-    raw.distance_m = reading.distance_m or found["detector_object_distance_m"] or raw.distance_m
-    raw.exposure_s = found["exposure_time_s"] or raw.exposure_s
+    raw.distance_m = reading.distance_m or values["detector_object_distance_m"] or raw.distance_m
+    raw.exposure_s = values["exposure_time_s"] or raw.exposure_s
     if reading.pixel_size_m:
         raw.note(f"pixel_size_m: ignored, the pixel of the product {path.name} is taken")
     raw.note(f"positions, probe and object taken from the product {path.name}")
@@ -180,7 +180,7 @@ def _refuse_near_field(file: LinkedFiles, path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path, reading: Reading) -> Iterator[LinkedFiles]:
+def _open_file(path: Path, reading: Reading) -> Iterator[LinkedFiles]:
     # Detectors compress with filters that h5py knows only after this import.
     with suppress(ImportError):
         importlib.import_module("hdf5plugin")
@@ -198,18 +198,18 @@ def _find(file: LinkedFiles, path: Path, keys: Sequence[str]) -> Keyed | None:
     for key in keys:
         dataset = file.dataset(key)
         if dataset is not None:
-            return Keyed(path, key, _mapped(dataset))
+            return Keyed(path, key, _map(dataset))
     return None
 
 
-def _needed(file: LinkedFiles, path: Path, key: str, expected: str) -> h5py.Dataset:
+def _require_dataset(file: LinkedFiles, path: Path, key: str, expected: str) -> h5py.Dataset:
     dataset = file.dataset(key)
     if dataset is None:
         raise refused(path, key, "is missing or damaged", expected, "add it, or give another file")
     return dataset
 
 
-def _mapped(dataset: h5py.Dataset) -> Array:
+def _map(dataset: h5py.Dataset) -> Array:
     """A memory map of a dataset that lies in one piece in its file, else the dataset."""
     path = dataset.file.filename
     offset = dataset.id.get_offset()  # None where chunked, virtual or in another file
@@ -280,10 +280,10 @@ def _number(file: LinkedFiles, raw: RawScan, key: str, units: Mapping[str, float
 
 def _unit(raw: RawScan, key: str, dataset: h5py.Dataset, units: Mapping[str, float]) -> float:
     """What the unit that a dataset is in is in SI; one where it does not say."""
-    said = dataset.attrs.get("units", dataset.attrs.get("unit"))
-    if isinstance(said, np.ndarray) and said.size == 1:
-        said = said.reshape(-1)[0]
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    unit = dataset.attrs.get("units", dataset.attrs.get("unit"))
+    if isinstance(unit, np.ndarray) and unit.size == 1:
+        unit = unit.reshape(-1)[0]
+    text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit
     if text is None or (isinstance(text, str) and not text.strip()):
         return 1.0
     name = text.strip().casefold() if isinstance(text, str) else ""
@@ -420,13 +420,13 @@ def _translation_columns(
 def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float, float]:
     """(height, width) of the object pixel: wavelength times distance over detector width."""
     pixels = {axis: f"{_DETECTOR}/{axis}_pixel_size" for axis in "yx"}
-    found = {key: _number(file, raw, key, _LENGTHS) for key in pixels.values()}
+    values = {key: _number(file, raw, key, _LENGTHS) for key in pixels.values()}
     basis = _basis(raw, file)
     for axis, vector in zip("yx", () if basis is None else basis, strict=False):
-        found[pixels[axis]] = found[pixels[axis]] or float(np.linalg.norm(vector))
-    found[f"{_SOURCE}/energy"] = raw.energy_ev
-    found[f"{_DETECTOR}/distance"] = raw.distance_m
-    for key, value in found.items():
+        values[pixels[axis]] = values[pixels[axis]] or float(np.linalg.norm(vector))
+    values[f"{_SOURCE}/energy"] = raw.energy_ev
+    values[f"{_DETECTOR}/distance"] = raw.distance_m
+    for key, value in values.items():
         if value <= 0:
             raise refused(
                 raw.path,
@@ -437,11 +437,11 @@ def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float,
             )
     scale = METRE_EV / raw.energy_ev * raw.distance_m / size
     with np.errstate(over="ignore"):
-        height, width = (float(np.float64(scale) / found[pixels[axis]]) for axis in "yx")
+        height, width = (float(np.float64(scale) / values[pixels[axis]]) for axis in "yx")
     for side in (height, width):
         if not _SMALLEST_PIXEL_M < side < _LARGEST_PIXEL_M:
             shown = ", ".join(
-                f"{key.rpartition('/')[2]} {value:.3g}" for key, value in found.items()
+                f"{key.rpartition('/')[2]} {value:.3g}" for key, value in values.items()
             )
             raise refused(
                 raw.path,
@@ -509,7 +509,7 @@ def _product_object(raw: RawScan, dataset: h5py.Dataset, path: Path) -> Keyed | 
 
 
 def _product_probe(raw: RawScan, file: LinkedFiles, path: Path) -> Keyed:
-    dataset = _needed(file, path, "probe", "(C, P, N, N) complex64")
+    dataset = _require_dataset(file, path, "probe", "(C, P, N, N) complex64")
     return Keyed(path, "probe", _modes(raw, "probe", dataset))
 
 
@@ -517,7 +517,7 @@ def _place_by_product(
     raw: RawScan, file: LinkedFiles, path: Path, product_object: h5py.Dataset
 ) -> None:
     index_key = "probe_position_indexes"
-    indexes = _needed(file, path, index_key, "(M,) frame numbers")
+    indexes = _require_dataset(file, path, index_key, "(M,) frame numbers")
     numbers = whole_numbers(Keyed(path, index_key, indexes))
     x_m, y_m = (_metres(raw, file, path, f"probe_position_{axis}_m") for axis in "xy")
     if not len(numbers) or not len(numbers) == len(x_m) == len(y_m):
@@ -532,7 +532,7 @@ def _place_by_product(
     rows, columns = product_object.shape[-2:]
     x_px = (x_m - _attribute(product_object, path, "center_x_m")) / width + columns / 2
     y_px = (y_m - _attribute(product_object, path, "center_y_m")) / height + rows / 2
-    frames, order = _frames_of(raw, path, numbers)
+    frames, order = _match_frames(raw, path, numbers)
     raw.rows = frames
     raw.x = Keyed(path, "probe_position_x_m", x_px[order])
     raw.y = Keyed(path, "probe_position_y_m", y_px[order])
@@ -540,11 +540,11 @@ def _place_by_product(
 
 
 def _metres(raw: RawScan, file: LinkedFiles, path: Path, key: str) -> NDArray[np.float64]:
-    dataset = _needed(file, path, key, "(M,) metres")
+    dataset = _require_dataset(file, path, key, "(M,) metres")
     return finite_column(Keyed(path, key, dataset)) * _unit(raw, key, dataset, _LENGTHS)
 
 
-def _frames_of(
+def _match_frames(
     raw: RawScan, path: Path, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sorted places of the numbered frames, and the order that sorts the positions so."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.system.files import Stamp, not_a_file, real, stamp_of
+from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, real_path
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 """How h5py reports bytes that make no sense to HDF5."""
@@ -60,13 +60,13 @@ class LinkedFiles:
             ScanError: it is missing or damaged.
         """
         self.path = path
-        self.stamps: dict[Path, Stamp] = {}
+        self.stamps: dict[Path, FileStamp] = {}
         """Further files that were opened: what they were then."""
-        self._folders = [real(path).parent, real(path.parent)]
-        self._followed = [real(folder) for folder in follow]
+        self._folders = [real_path(path).parent, real_path(path.parent)]
+        self._followed = [real_path(folder) for folder in follow]
         self._files: dict[Path, h5py.File] = {}
         self._stack = ExitStack()
-        self.root = self._stack.enter_context(_opened(path))
+        self.root = self._stack.enter_context(_open_file(path))
         """The file itself."""
 
     def __enter__(self) -> LinkedFiles:
@@ -88,17 +88,17 @@ class LinkedFiles:
             ScanError: the file that holds it, or a part of it, is missing, damaged, or lies where
                 the scan may not reach; or it is empty, or was never written.
         """
-        found = self._find(self.root, key, key)
-        if not isinstance(found, h5py.Dataset):
+        item = self._find(self.root, key, key)
+        if not isinstance(item, h5py.Dataset):
             return None
-        if found.shape is None or not _has_dtype(found):
-            raise self._refused(
+        if item.shape is None or not _has_dtype(item):
+            raise self._error(
                 key, "holds nothing, or what numpy has no type for", "correct or remove it"
             )
-        self._check(found, key, 0)
-        if not in_part and _lacks_chunks(found):
-            raise self._refused(key, "was written in part only", "let the scan be completed")
-        return found
+        self._check(item, key, 0)
+        if not in_part and _lacks_chunks(item):
+            raise self._error(key, "was written in part only", "let the scan be completed")
+        return item
 
     def unwritten(self, dataset: h5py.Dataset, key: str, axis: int) -> NDArray[np.int64]:
         """Entries along an axis of which a part was never written; HDF5 reads that as the fill
@@ -131,8 +131,6 @@ class LinkedFiles:
         # A part with whole frames shows: what it lacks is dark.
         return np.empty(0, dtype=np.int64)
 
-    # ------------------------------------------------------------------------------- following
-
     def _find(self, group: Any, key: str, asked: str) -> Any:
         """What lies at a path; every link on the way is followed here and not by HDF5."""
         left = deque(key.split("/"))
@@ -146,7 +144,7 @@ class LinkedFiles:
             link = _link(group, name)
             hops += isinstance(link, h5py.SoftLink | h5py.ExternalLink)
             if hops > _MOST_HOPS:
-                raise self._refused(asked, "is a link that leads in a circle", "remove the link")
+                raise self._error(asked, "is a link that leads in a circle", "remove the link")
             if isinstance(link, h5py.HardLink):
                 group = _member(group, name)
             elif isinstance(link, h5py.SoftLink):
@@ -163,7 +161,7 @@ class LinkedFiles:
     def _check(self, dataset: h5py.Dataset, key: str, depth: int) -> None:
         """Refuse a dataset of which a part is missing or out of reach."""
         if depth > _MOST_HOPS:
-            raise self._refused(key, "is a virtual dataset of itself", "write the data out")
+            raise self._error(key, "is a virtual dataset of itself", "write the data out")
         if dataset.external:
             self._check_storage(dataset, key)
         elif dataset.is_virtual:
@@ -171,7 +169,7 @@ class LinkedFiles:
                 self._check(source.dataset, key, depth + 1)
         elif dataset.size and dataset.id.get_storage_size() == 0:
             where = "" if dataset.file.filename == str(self.path) else f", {dataset.file.filename}"
-            raise self._refused(
+            raise self._error(
                 key, f"was never written ({dataset.name}{where})", "let the scan be completed"
             )
 
@@ -179,7 +177,7 @@ class LinkedFiles:
         owner = Path(dataset.file.filename)
         for part in dataset.virtual_sources():
             if "%" in part.file_name or "%" in part.dset_name:
-                raise self._refused(
+                raise self._error(
                     key,
                     f"is a virtual dataset of files counted on ({part.file_name})",
                     "write one that names its files",
@@ -188,23 +186,23 @@ class LinkedFiles:
             if part.file_name != ".":
                 path = self._place(part.file_name, owner, key, "VDS")
             file = dataset.file if path == owner else self._open(path, key)
-            found = self._find(file, part.dset_name, key)
-            if not isinstance(found, h5py.Dataset) or found.shape is None:
+            item = self._find(file, part.dset_name, key)
+            if not isinstance(item, h5py.Dataset) or item.shape is None:
                 raise ScanError(
                     f"{path}: has no dataset {part.dset_name!r}, which {key!r} in {self.path.name} "
                     "is made of; copy the file again"
                 )
             first, last = part.vspace.get_select_bounds()
             needed = tuple(high - low + 1 for low, high in zip(first, last, strict=True))
-            fits = part.vspace.get_select_npoints() == found.size
+            fits = part.vspace.get_select_npoints() == item.size
             if part.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
                 needed = tuple(high + 1 for high in part.src_space.get_select_bounds()[1])
                 # What one that can grow lacks yet, HDF5 reads as the fill value; of another one,
                 # as whatever lies behind it.
-                fits = found.chunks is not None or _holds(found.shape, needed)
+                fits = item.chunks is not None or _holds(item.shape, needed)
             if not fits:
                 raise ScanError(
-                    f"{path}: {part.dset_name!r} has the shape {found.shape}, and {key!r} in "
+                    f"{path}: {part.dset_name!r} has the shape {item.shape}, and {key!r} in "
                     f"{self.path.name} takes {needed} of it; copy the file again, or write the "
                     "scan again as it was measured"
                 )
@@ -212,7 +210,7 @@ class LinkedFiles:
                 low == 0 and high + 1 == side
                 for low, high, side in zip(first, last, dataset.shape, strict=True)
             )
-            yield Source(path, found, needed, covered)
+            yield Source(path, item, needed, covered)
 
     def _check_storage(self, dataset: h5py.Dataset, key: str) -> None:
         """Any file can be passed off as external storage, so that only what is allowed counts."""
@@ -221,7 +219,7 @@ class LinkedFiles:
             # HDF5 takes such a name as relative to the current folder.
             path = Path.cwd() / os.environ.get("HDF5_EXTFILE_PREFIX", "") / name
             if not _lies_in(path, self._followed):
-                raise self._refused(
+                raise self._error(
                     key,
                     f"takes its bytes from {path}, which need not be a scan's",
                     f"allow the folder with `source.follow: [{path.parent}]` if that is meant",
@@ -229,7 +227,7 @@ class LinkedFiles:
             self._note(path, key)
             there += min(size, max(0, path.stat().st_size - offset))
         if there < dataset.nbytes:
-            raise self._refused(key, "is cut short in its external storage", "copy that again")
+            raise self._error(key, "is cut short in its external storage", "copy that again")
 
     def _place(self, name: str, owner: Path, key: str, kind: str) -> Path:
         """Where HDF5 finds a file that another one names: see H5Lcreate_external and
@@ -239,46 +237,46 @@ class LinkedFiles:
             *([Path(prefix)] if prefix else []),
             owner.parent,
             Path.cwd(),
-            real(owner).parent,
+            real_path(owner).parent,
         ]
         tried = [Path(name)] if Path(name).is_absolute() else []
         tried += [folder / (Path(name).name if tried else name) for folder in folders]
         path = next((one for one in tried if one.exists()), None)
         if path is None:
-            raise self._refused(
+            raise self._error(
                 key,
                 f"needs the file {name}, which is not there",
                 f"copy it to {owner.parent}, or give the scan where it was written",
             )
         if not _lies_in(path, [*self._folders, *self._followed]):
-            raise self._refused(
+            raise self._error(
                 key,
                 f"leads to {path}, outside of the scan's folder",
-                f"allow that with `source.follow: [{real(path).parent}]`",
+                f"allow that with `source.follow: [{real_path(path).parent}]`",
             )
         return path
 
     def _open(self, path: Path, key: str) -> h5py.File:
-        place = real(path)
-        if place == real(self.path):
+        place = real_path(path)
+        if place == real_path(self.path):
             return self.root
         if place not in self._files:
             self._note(path, key)
-            self._files[place] = self._stack.enter_context(_opened(path))
+            self._files[place] = self._stack.enter_context(_open_file(path))
         return self._files[place]
 
     def _note(self, path: Path, key: str) -> None:
-        stamp = stamp_of(path)
+        stamp = file_stamp(path)
         if stamp is None:
-            raise self._refused(key, f"needs the file {path}, which is not there", "copy it there")
+            raise self._error(key, f"needs the file {path}, which is not there", "copy it there")
         self.stamps.setdefault(path, stamp)
 
-    def _refused(self, key: str, found: str, advice: str) -> ScanError:
-        return ScanError(f"{self.path}: key {key!r} {found}; {advice}")
+    def _error(self, key: str, problem: str, advice: str) -> ScanError:
+        return ScanError(f"{self.path}: key {key!r} {problem}; {advice}")
 
 
-def _opened(path: Path) -> h5py.File:
-    problem = not_a_file(path)
+def _open_file(path: Path) -> h5py.File:
+    problem = find_file_problem(path)
     if problem:
         raise ScanError(f"{path}: {problem}; give the HDF5 file")
     try:
@@ -355,4 +353,4 @@ def _holds(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
 
 
 def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
-    return any(real(path).is_relative_to(folder) for folder in folders)
+    return any(real_path(path).is_relative_to(folder) for folder in folders)

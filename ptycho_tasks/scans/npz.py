@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, release_pages
-from ptycho_tasks.system.files import staged
-from ptycho_tasks.system.memory import fits
+from ptycho_tasks.system.files import replace_file
+from ptycho_tasks.system.memory import has_memory_for
 
 CHUNK_BYTES = 16 << 20
 """How much of a large array is in memory at a time while it is read, checked or written."""
@@ -134,7 +134,7 @@ class NpzFile:
             size = math.prod(shape) * dtype.itemsize
             if stream.tell() + size > member.file_size:
                 raise EOFError("fewer bytes than its shape needs")
-            if not fits(size):
+            if not has_memory_for(size):
                 raise MemoryError
             stream.seek(0)
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
@@ -284,7 +284,7 @@ def write_scan(path: Path, scan: ScanData) -> None:
     Raises:
         FileWriteError: the file cannot be written; what was there is unchanged.
     """
-    with staged(path) as temp:
+    with replace_file(path) as temp:
         write_npz(temp, scan_arrays(scan))
 
 

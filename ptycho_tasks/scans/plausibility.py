@@ -29,11 +29,11 @@ def doubts(scan: ScanData) -> list[str]:
         scan.diffraction[evenly_spaced(scan.frame_count, min(_SAMPLE, scan.frame_count))]
     )
     release_pages(scan.diffraction)
-    of_numbers = (*_of_values(sample), *_of_centre(sample), *_of_flux(scan, sample))
-    return [*scan.doubts, *of_numbers]
+    by_numbers = (*_doubt_values(sample), *_doubt_centre(sample), *_doubt_flux(scan, sample))
+    return [*scan.doubts, *by_numbers]
 
 
-def _of_values(sample: NDArray[np.float32]) -> Iterator[str]:
+def _doubt_values(sample: NDArray[np.float32]) -> Iterator[str]:
     """Counts are whole numbers, and so are their roots only where all are squares."""
     small = sample[(sample > 0) & (sample < _SMALL)]
     whole = np.rint(small)
@@ -44,7 +44,7 @@ def _of_values(sample: NDArray[np.float32]) -> Iterator[str]:
         )
 
 
-def _of_centre(sample: NDArray[np.float32]) -> Iterator[str]:
+def _doubt_centre(sample: NDArray[np.float32]) -> Iterator[str]:
     """Most light of a scan falls near the zero frequency."""
     mean = sample.mean(axis=0, dtype=np.float64)
     N = mean.shape[-1]
@@ -64,7 +64,7 @@ def _of_centre(sample: NDArray[np.float32]) -> Iterator[str]:
     )
 
 
-def _of_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
+def _doubt_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
     """The probe carries the flux: sum |P|^2 is mean counts a frame over mean |O|^2."""
     counts = float(np.square(sample, dtype=np.float64).sum() / len(sample))
     flux = float(np.square(np.abs(scan.probe), dtype=np.float64).sum())

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
 from ptycho_tasks.scans.npz import row_chunks
-from ptycho_tasks.system.files import Stamp
-from ptycho_tasks.system.memory import available_bytes, fits, in_gb
+from ptycho_tasks.system.files import FileStamp
+from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 
 Measurement = Literal["auto", "amplitude", "counts"]
 FrameAxis = Literal["auto", "first", "last"]
@@ -211,7 +211,7 @@ class RawScan:
     """(N, N), not zero where the detector is not to be trusted."""
     unwritten: Callable[[int], NDArray[np.int64]] | None = None
     """Gives the frames, along an axis, of which a part was never written."""
-    files: dict[Path, Stamp] = field(default_factory=dict)
+    files: dict[Path, FileStamp] = field(default_factory=dict)
     """Further files that hold a part of the scan, and what they were when they were opened."""
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -561,10 +561,10 @@ class RawScan:
                 self._note_light(frames)
             return array
         needed = 4.0 * self._taken(axis) * array.shape[1] ** 2
-        if not fits(needed):
+        if not has_memory_for(needed):
             raise self.frames.refused(
-                f"is {_described(array)}, {in_gb(needed)} of amplitudes, of which "
-                f"{in_gb(available_bytes())} fit into memory now",
+                f"is {_described(array)}, {format_gb(needed)} of amplitudes, of which "
+                f"{format_gb(available_bytes())} fit into memory now",
                 "frames that fit",
                 "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes, "
                 "which is memory-mapped",

@@ -22,18 +22,18 @@ def utc_now() -> datetime:
     Raises:
         ConfigError: SOURCE_DATE_EPOCH is no number of seconds, or the clock is far off.
     """
-    given = os.environ.get(EPOCH)
-    if not given:
+    text = os.environ.get(EPOCH)
+    if not text:
         return _system_now()
     try:
-        moment = datetime.fromtimestamp(int(given), timezone.utc)
+        moment = datetime.fromtimestamp(int(text), timezone.utc)
         # Stamps have four digits for the year, and a folder may take one of the next seconds.
         if not 1000 <= moment.year < MAXYEAR:
-            raise ValueError(given)
+            raise ValueError(text)
         return moment
     except (ValueError, OverflowError, OSError) as error:
         raise ConfigError(
-            f"{EPOCH}: expected seconds since 1970, got {given[:40]!r}; correct it or unset it"
+            f"{EPOCH}: expected seconds since 1970, got {text[:40]!r}; correct it or unset it"
         ) from error
 
 
@@ -69,10 +69,10 @@ class Clock(NamedTuple):
         return self.now().strftime(STAMP)
 
 
-SYSTEM = Clock()
+SYSTEM_CLOCK = Clock()
 
 
-def parsed(stamp: str) -> datetime:
+def parse_stamp(stamp: str) -> datetime:
     """A time as `Clock.stamp` writes it.
 
     Raises:
@@ -84,7 +84,7 @@ def parsed(stamp: str) -> datetime:
 def is_stamp(text: str) -> bool:
     """Whether a text is a time as `Clock.stamp` writes it."""
     try:
-        parsed(text)
+        parse_stamp(text)
     except ValueError:
         return False
     return True

@@ -15,7 +15,13 @@ from typing import Literal
 
 from ptycho_tasks.errors import DEBUG, PtychoTasksError, one_line
 from ptycho_tasks.system.lock import STATE_DIR
-from ptycho_tasks.system.terminal import CLOSED, UNWRITTEN, echo, lose_output, silence_stdout
+from ptycho_tasks.system.terminal import (
+    BROKEN_PIPE_STATUS,
+    WRITE_ERRORS,
+    echo,
+    give_up_output,
+    silence_stdout,
+)
 
 FOLDER = f"{STATE_DIR}/faults"
 """Where the tracebacks of a project lie."""
@@ -72,7 +78,7 @@ def _save(error: BaseException) -> str:
     return "no file, for none can be written (PTYCHO_TASKS_DEBUG=1 shows it)"
 
 
-def owner_of(error: BaseException) -> Literal["us", "user", "library"]:
+def find_owner(error: BaseException) -> Literal["us", "user", "library"]:
     """Whose code an exception is the fault of: that which ran last and is not a library's; a
     library's, where no other ran."""
     import sysconfig
@@ -88,7 +94,7 @@ def owner_of(error: BaseException) -> Literal["us", "user", "library"]:
     return "library"
 
 
-def passes_through(error: BaseException, thing: object) -> bool:
+def is_raised_by(error: BaseException, thing: object) -> bool:
     """Whether code of the package that an object's class is of ran when an exception was raised."""
     package = type(thing).__module__.partition(".")[0]
     return any(
@@ -108,27 +114,27 @@ class DoitTraceback:
         """
         error = sys.exc_info()[1]
         assert error is not None
-        status = _status_of(error)
+        status = _exit_status(error)
         if status is None:
             return traceback.format_exc()
         raise SystemExit(status)
 
 
-def _status_of(error: BaseException) -> int | None:
+def _exit_status(error: BaseException) -> int | None:
     """The exit status after an exception that ended a command of doit, of which the user was told
     in one line; None for one that is the dodo.py's own."""
     from doit.dependency import DatabaseException
 
     if isinstance(error, BrokenPipeError):
         silence_stdout()
-        return CLOSED
+        return BROKEN_PIPE_STATUS
     if isinstance(error, PtychoTasksError):
         echo(f"error: {error}", err=True)
         return error.exit_code
     if sys.stdout is None and isinstance(error, AttributeError):
         echo("error: the output cannot be written: it is closed", err=True)
         return 1
-    owner = owner_of(error)
+    owner = find_owner(error)
     if isinstance(error, (DatabaseException, sqlite3.Error)) and owner == "library":
         echo(
             f"error: {STATE_DIR} holds what was built, in a form that doit's other backends cannot "
@@ -136,8 +142,8 @@ def _status_of(error: BaseException) -> int | None:
             err=True,
         )
         return 2
-    if isinstance(error, OSError) and error.errno in UNWRITTEN and owner != "us":
-        lose_output(error)
+    if isinstance(error, OSError) and error.errno in WRITE_ERRORS and owner != "us":
+        give_up_output(error)
         return 1
     if owner == "user" and not isinstance(error, MemoryError):
         return None
@@ -146,22 +152,22 @@ def _status_of(error: BaseException) -> int | None:
 
 
 @contextmanager
-def or_exit() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Where doit would show a traceback: a user's error in the block is one line, and the end; so
     is a fault of ours."""
     try:
         yield
     except PtychoTasksError as error:
-        complain(error)
+        show_error(error)
         raise SystemExit(error.exit_code) from error
     except Exception as error:
-        if owner_of(error) != "us":
+        if find_owner(error) != "us":
             raise
         show_fault(error)
         raise SystemExit(1) from error
 
 
-def complain(error: PtychoTasksError) -> None:
+def show_error(error: PtychoTasksError) -> None:
     """Say in one line what is wrong; with the traceback where that is asked for."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)

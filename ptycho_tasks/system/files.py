@@ -18,14 +18,16 @@ from typing import IO, Any
 from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
 _CHUNK_BYTES = 1 << 20
+_RANDOM = "[a-z0-9_]" * 8
+"""What `tempfile` puts into a name."""
 
-Stamp = tuple[int, int, int, int]
+FileStamp = tuple[int, int, int, int]
 """Size in bytes, times of modification and of the last change of any kind in ns, inode. The
 second time is the kernel's own: it tells a change after which the first was put back."""
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def report_write_errors(path: Path) -> Iterator[None]:
     """Turn any OSError inside the block into a FileWriteError that names `path`."""
     try:
         yield
@@ -38,7 +40,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def temporary(path: Path) -> Iterator[Path]:
+def temporary_file(path: Path) -> Iterator[Path]:
     """Yield a new, empty file in the folder of `path`; it is gone after the block.
 
     Missing folders are made. The file's mode is what the umask gives any new file.
@@ -47,7 +49,7 @@ def temporary(path: Path) -> Iterator[Path]:
         FileWriteError: the folder or the file cannot be written, now or inside the block.
     """
     path = Path(path)
-    with writing(path):
+    with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
@@ -60,33 +62,14 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what a killed process left of files that it was writing: see `temporary`."""
+    """Remove what a killed process left of files that it was writing: see `temporary_file`."""
     for path in paths:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             left.unlink(missing_ok=True)
 
 
-_RANDOM = "[a-z0-9_]" * 8
-"""What `tempfile` puts into a name."""
-
-
-def work_folders(root: Path) -> list[Path]:
-    """The folders below `root` that hold trainings under way: see `TrainingPayload.work_dir`."""
-    names = "[0-9a-f]" * 16
-    return [path for path in root.glob(names) if path.is_dir() and not path.is_symlink()]
-
-
-def remove_work(root: Path, *, keep: Path | None = None) -> None:
-    """Remove the folders of trainings under way; `root` too, where that leaves it empty."""
-    for folder in work_folders(root):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        root.rmdir()
-
-
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block it takes the place of `path`.
 
     On any error inside the block, the temporary file is removed and what stood at `path` is
@@ -96,7 +79,7 @@ def staged(path: Path) -> Iterator[Path]:
         FileWriteError: for any OSError, also one raised inside the block.
     """
     path = Path(path)
-    with temporary(path) as temp:
+    with temporary_file(path) as temp:
         yield temp
         flush(temp)
         temp.replace(path)
@@ -109,18 +92,18 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         FileWriteError: the file cannot be written; what was there is unchanged.
     """
-    with staged(path) as temp:
+    with replace_file(path) as temp:
         temp.write_bytes(data)
 
 
-def write_all(contents: Mapping[Path, bytes]) -> None:
-    """Put files in their places, all or none; as `staged_together`."""
-    with staged_together(contents) as place:
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Put files in their places, all or none; as `stage_files`."""
+    with stage_files(contents) as place:
         place()
 
 
 @contextmanager
-def staged_together(contents: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+def stage_files(contents: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
     """Stage files beside their places; yields what puts all of them in place, or none.
 
     A file that takes the place of another gets its mode.
@@ -130,13 +113,13 @@ def staged_together(contents: Mapping[Path, bytes]) -> Iterator[Callable[[], Non
         PtychoTasksError: likewise, but what was there before cannot be put back.
     """
     with ExitStack() as stack:
-        new = {path: stack.enter_context(temporary(path)) for path in contents}
+        new = {path: stack.enter_context(temporary_file(path)) for path in contents}
         old: dict[Path, Path] = {}
         for path, temp in new.items():
-            with writing(path):
+            with report_write_errors(path):
                 temp.write_bytes(contents[path])
                 if path.is_file():
-                    old[path] = stack.enter_context(temporary(path))
+                    old[path] = stack.enter_context(temporary_file(path))
                     shutil.copyfile(path, old[path])
                     for copy in (temp, old[path]):
                         copy.chmod(stat.S_IMODE(path.stat().st_mode))
@@ -149,7 +132,7 @@ def _place(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
     placed: list[Path] = []
     try:
         for path, temp in new.items():
-            with writing(path):
+            with report_write_errors(path):
                 temp.replace(path)
             placed.append(path)
     except BaseException:
@@ -187,7 +170,7 @@ def check_replaceable(path: Path, *, force: bool) -> None:
         raise ConfigError(f"{path} is already there; choose another path, or --force to replace it")
 
 
-def not_a_file(path: Path) -> str:
+def find_file_problem(path: Path) -> str:
     """What makes a path unfit to be read, as `is a folder`; empty for a file, or nothing at all.
 
     Who opens a named pipe waits for ever.
@@ -201,7 +184,7 @@ def not_a_file(path: Path) -> str:
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
 
 
-def is_at(file: IO[Any], path: Path) -> bool:
+def is_file_at(file: IO[Any], path: Path) -> bool:
     """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -209,7 +192,7 @@ def is_at(file: IO[Any], path: Path) -> bool:
         return False
 
 
-def stamp_of(path: Path | str) -> Stamp | None:
+def file_stamp(path: Path | str) -> FileStamp | None:
     """What tells a file from what it was or will be, without reading it; None for no file."""
     try:
         stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
@@ -218,7 +201,7 @@ def stamp_of(path: Path | str) -> Stamp | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def real(path: Path) -> Path:
+def real_path(path: Path) -> Path:
     """Where a path leads, by whatever links; that of a loop of links leads nowhere, and no further.
 
     `Path.resolve` raises for a loop, and not the same error in every Python.
@@ -248,7 +231,7 @@ def sha256_file(path: Path) -> str:
     Raises:
         OSError: it cannot be read, or is no file.
     """
-    problem = not_a_file(path)
+    problem = find_file_problem(path)
     if problem:
         raise OSError(errno.EINVAL, problem, str(path))
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.system.files import is_at
+from ptycho_tasks.system.files import is_file_at
 from ptycho_tasks.system.terminal import echo
 
 STATE_DIR = ".ptycho"
@@ -63,7 +63,7 @@ class ProjectLock:
                 _close(file, folder)
                 raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
-        if not is_at(file, self.path):  # its last holder removed it
+        if not is_file_at(file, self.path):  # its last holder removed it
             _close(file, folder)
             return self.acquire()
         self._file, self._folder = file, folder
@@ -85,7 +85,7 @@ class ProjectLock:
                 "work in a copy of the project"
             ) from error
 
-    def working_on(self, task: str) -> None:
+    def note_task(self, task: str) -> None:
         """Say in the lock which task runs."""
         if self._file is not None:
             self._info["task"] = task
@@ -95,7 +95,7 @@ class ProjectLock:
     def _take_again(self) -> None:
         """Where a command removed the lock's file, make and lock it anew."""
         assert self._file is not None
-        if is_at(self._file, self.path):
+        if is_file_at(self._file, self.path):
             return
         with suppress(PtychoTasksError):
             file = self._open()
@@ -131,7 +131,7 @@ class ProjectLock:
 
 
 @contextmanager
-def waited_for(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock of a moment, for which others wait; it ends with the process that holds it.
 
     Args:
@@ -171,7 +171,7 @@ def _close(file: IO[str], folder: int | None) -> None:
         os.close(folder)
 
 
-def holder_of(path: Path | None = None) -> str | None:
+def describe_holder(path: Path | None = None) -> str | None:
     """A sentence about the run that holds a project's lock; None where none does."""
     path = path or Path(LOCK_NAME)
     try:
@@ -196,7 +196,7 @@ def exit_if_held() -> None:
     Raises:
         SystemExit: a run holds the lock.
     """
-    at_work = holder_of()
+    at_work = describe_holder()
     if at_work is not None:
         echo(f"error: {at_work}", err=True)
         raise SystemExit(LockedError.exit_code)

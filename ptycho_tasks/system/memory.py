@@ -9,7 +9,7 @@ _SMALL_BYTES = 1 << 28
 """What every machine has; not worth asking."""
 
 
-def fits(count: float) -> bool:
+def has_memory_for(count: float) -> bool:
     """Whether so many bytes can be had."""
     return count <= _SMALL_BYTES or count <= available_bytes()
 
@@ -43,6 +43,6 @@ def _left(folder: Path, limit: str, usage: str, files: str) -> float:
     return float("inf")
 
 
-def in_gb(count: float) -> str:
+def format_gb(count: float) -> str:
     """A number of bytes, for people."""
     return f"{count / 1e9:.3g} GB"

@@ -20,7 +20,7 @@ from contextlib import (
 from types import FrameType
 from typing import Any, TextIO
 
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 _LONGEST_LINE = 1 << 16
 """A longer one is shown in parts."""
@@ -57,7 +57,7 @@ def is_run() -> bool:
     return _run_pid == os.getpid()
 
 
-def in_worker() -> bool:
+def is_worker() -> bool:
     """Whether this is one of several processes that run tasks side by side."""
     return _run_pid is not None and not is_run()
 
@@ -74,7 +74,7 @@ class _Prefixed(io.TextIOBase):
             lines, self._part = [*lines, self._part], ""
         if lines:
             # One write, which the kernel does not split as long as it is short.
-            say("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
+            print_text("".join(f"{self._prefix}{line}\n" for line in lines), self._stream)
         return len(text)
 
     def flush(self) -> None:
@@ -86,9 +86,9 @@ class _Prefixed(io.TextIOBase):
 
 
 @contextmanager
-def lines_of(task: str) -> Iterator[None]:
+def prefix_lines(task: str) -> Iterator[None]:
     """Where tasks run side by side, name the task in each line that the block writes."""
-    if not in_worker():
+    if not is_worker():
         yield
         return
     out, err = (_Prefixed(stream, f"{task}: ") for stream in (sys.stdout, sys.stderr))
@@ -112,13 +112,13 @@ _stopping = False
 """Whether this process was told to end."""
 
 
-def stopping_in_order() -> AbstractContextManager[None]:
+def exit_on_signals() -> AbstractContextManager[None]:
     """In the block, a signal that asks this process to end removes files that are being written."""
-    return handling(stop)
+    return handle_signals(stop)
 
 
 @contextmanager
-def handling(
+def handle_signals(
     handler: Callable[[int, FrameType | None], None],
     numbers: Sequence[signal.Signals] = _SIGNALS,
 ) -> Iterator[None]:
@@ -137,10 +137,10 @@ def stop(number: int, frame: FrameType | None) -> None:
     """End at once but in order: files that are being written are removed."""
     global _stopping
     # The run ends its worker processes too, which may have been told already.
-    if in_worker() and _stopping:
+    if is_worker() and _stopping:
         return
     _stopping = True
-    if not in_worker():
+    if not is_worker():
         # Past Python's own buffers: a signal that interrupts a write to them may not write too.
         with suppress(OSError):
             os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())

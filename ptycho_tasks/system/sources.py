@@ -27,8 +27,8 @@ def source_digest(path: Path) -> str:
         tree = ast.parse(data)
     except (SyntaxError, ValueError):
         return hashlib.sha256(data).hexdigest()
-    said = _WithoutTexts().visit(tree)
-    return hashlib.sha256(ast.unparse(said).encode()).hexdigest()
+    code = _WithoutTexts().visit(tree)
+    return hashlib.sha256(ast.unparse(code).encode()).hexdigest()
 
 
 class _WithoutTexts(ast.NodeTransformer):

@@ -12,10 +12,10 @@ from typing import TextIO
 
 from ptycho_tasks.errors import one_line
 
-CLOSED = 141
+BROKEN_PIPE_STATUS = 141
 """Exit status of a command that stopped since nobody read on, as of one that SIGPIPE ended."""
 
-UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", -1))
+WRITE_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", -1))
 """How a stream says that it takes no more."""
 
 _lost = False
@@ -24,10 +24,10 @@ _lost = False
 
 def echo(text: object = "", *, err: bool = False) -> None:
     """Write a line of ours; what would steer a terminal, or begin another line, is escaped."""
-    say(f"{one_line(str(text))}\n", sys.stderr if err else None)
+    print_text(f"{one_line(str(text))}\n", sys.stderr if err else None)
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def print_text(text: str, stream: TextIO | None = None) -> None:
     """Write a text as it is and flush it; who stops reading (`| head`), and a disk that is full,
     stop no work."""
     stream = stream or sys.stdout
@@ -43,10 +43,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
     except BrokenPipeError:
         _silence(stream)
     except OSError as error:
-        lose_output(error, stream)
+        give_up_output(error, stream)
 
 
-def lose_output(error: OSError, stream: TextIO | None = None) -> None:
+def give_up_output(error: OSError, stream: TextIO | None = None) -> None:
     """Say once that a stream, by default stdout, cannot be written, and write nothing more to it;
     the program then ends with an error, whatever else it came to."""
     global _lost
@@ -58,7 +58,7 @@ def lose_output(error: OSError, stream: TextIO | None = None) -> None:
 
 
 @functools.cache
-def end_in_order() -> None:
+def flush_at_exit() -> None:
     """At the end of this process, write what is left to write; where that fails, it is one line
     and exit status 1, unless only nobody reads on."""
     # Else the next file to be opened would take the place of a closed stream, and get its text.
@@ -74,7 +74,7 @@ def silence_stdout() -> None:
 
 
 def _flush() -> None:
-    say("")
+    print_text("")
     if _lost:
         # The interpreter has its exit status already.
         os._exit(1)

@@ -37,20 +37,20 @@ def run(command: list[str]) -> int:
     if child == 0:
         _become(command)
     pipe = _silenced_pipe()
-    found: dict[int, int] = {}
-    while child not in found:
+    statuses: dict[int, int] = {}
+    while child not in statuses:
         ready = select.select([0, pipe], [], [])[0]
         if pipe in ready:
             os.read(pipe, 1 << 12)
-            _reap(found)
+            _reap(statuses)
         elif os.read(0, 1) == b"T":
             _signal(child, signal.SIGTERM)
         else:
             break
     else:
-        _wait_for_the_rest(found)
-    _end_all(child, found)
-    return found.get(child, signal.SIGKILL.value)
+        _wait_for_the_rest(statuses)
+    _end_all(child, statuses)
+    return statuses.get(child, signal.SIGKILL.value)
 
 
 def _become(command: list[str]) -> None:
@@ -81,29 +81,29 @@ def _silenced_pipe() -> int:
     return reading
 
 
-def _reap(found: dict[int, int]) -> bool:
+def _reap(statuses: dict[int, int]) -> bool:
     """Note how children ended, by process id; gives whether there are others."""
     try:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return True
-            found[pid] = status
+            statuses[pid] = status
     except ChildProcessError:
         return False
 
 
-def _wait_for_the_rest(found: dict[int, int]) -> None:
+def _wait_for_the_rest(statuses: dict[int, int]) -> None:
     until = time.monotonic() + _LINGER_S
-    while _reap(found) and time.monotonic() < until:
+    while _reap(statuses) and time.monotonic() < until:
         time.sleep(_LOOK_S)
 
 
-def _end_all(child: int, found: dict[int, int]) -> None:
+def _end_all(child: int, statuses: dict[int, int]) -> None:
     """Kill the command and all that it started."""
     until = time.monotonic() + _GIVE_UP_S
     _signal(child, signal.SIGKILL)
-    while _reap(found) and time.monotonic() < until:
+    while _reap(statuses) and time.monotonic() < until:
         time.sleep(_LOOK_S)
         _signal(child, signal.SIGKILL)
 
@@ -129,10 +129,10 @@ def _descendants() -> list[int]:
                     # The name of the program, in parentheses, may hold anything.
                     parent = int(file.read().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(name))
-    found = children.get(os.getpid(), [])
-    for pid in found:  # grows meanwhile
-        found += children.get(pid, [])
-    return found
+    pids = children.get(os.getpid(), [])
+    for pid in pids:  # grows meanwhile
+        pids += children.get(pid, [])
+    return pids
 
 
 def _prctl(option: int, value: int = 1) -> None:

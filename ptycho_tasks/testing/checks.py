@@ -1,10 +1,9 @@
-"""Checks that the conformance suite makes."""
+"""What the conformance suite measures and compares."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,21 +12,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.backend import InferRequest, Reconstruction, checked_reconstruction
-from ptycho_tasks.backends import execution_type, find_backend
+from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.metrics import data_misfit
-from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.scan import ScanData, canvas_of
-from ptycho_tasks.scans.readers import read_scan
-from ptycho_tasks.testing.given import _Placed
+from ptycho_tasks.testing.examples import PlacedReconstruction
 
-_SCAN, _RESULT = "scan.npz", "result.npz"
 TOLERANCE = 1e-3
 """Largest difference of two objects that differ in the order of sums only, over their rms.
 
@@ -46,90 +40,74 @@ GRACE_S = 5.0
 """How long threads and processes may take to end once an exception has come out."""
 
 
-def infer_from_disk() -> None:
-    """In a process of its own: infer what lies in a folder, and write the result there."""
-    name, folder, execution = sys.argv[1:]
-    place = Path(folder)
-    backend, bundle = find_backend(name, Path.cwd()).load(), load_bundle(place)
-    scan = replace(read_scan(place / _SCAN), object=None)
-    request = InferRequest(
-        scan,
-        bundle.model,
-        msgspec.convert(bundle.params["training"], backend.options_type),
-        msgspec.json.decode(execution, type=execution_type(backend)),
-    )
-    made = checked_reconstruction(backend.infer(request), scan, name)
-    np.savez(
-        place / _RESULT,
-        object=made.object,
-        origin=np.array(made.origin),
-        probe=made.probe,
-        positions=made.positions,
-    )
-
-
-class _Cancelled(Exception):  # noqa: N818  it is no error
+class Cancelled(Exception):  # noqa: N818  it is no error
     """What a user's cancelling may look like to a backend."""
 
 
-class _Told:
-    """A `Progress` that keeps what it is told, and raises an exception at one of the calls."""
+class ProgressRecorder:
+    """A `Progress` that keeps its calls, and raises an exception at one of them."""
 
     def __init__(self, at: int = 0, error: BaseException | None = None) -> None:
+        """Raise `error` at call `at`, counted from 1; never where it is None."""
         self.calls: list[tuple[Any, Any, Any]] = []
         self._at, self._error = at, error
 
     def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Keep a call."""
         self.calls.append((done, total, metrics))
         if self._error is not None and len(self.calls) == self._at:
             raise self._error
 
 
-def _check_progress(
+def check_progress(
     method: str, calls: list[tuple[Any, Any, Any]], *, resumed: bool = False
 ) -> None:
+    """Check that calls of `progress` rise from 0, or from anywhere if resumed, to the total."""
     if not calls:
         return
     done, total = ([call[part] for call in calls] for part in (0, 1))
-    told = f"`{method}` told `progress` of {done} of {total}"
-    assert done[0] == 0 or resumed, f"{told}; the first call tells where the work begins: at 0"
-    assert all(a < b for a, b in pairwise(done)), f"{told}; it must rise"
-    assert len(set(total)) == 1, f"{told}; the total must stay"
-    assert done[-1] == total[-1], f"{told}; the last call tells of all"
+    start = f"`{method}` told `progress` of {done} of {total}"
+    assert done[0] == 0 or resumed, f"{start}; the first call tells where the work begins: at 0"
+    assert all(a < b for a, b in pairwise(done)), f"{start}; it must rise"
+    assert len(set(total)) == 1, f"{start}; the total must stay"
+    assert done[-1] == total[-1], f"{start}; the last call tells of all"
     values = [value for *_, metrics in calls for value in metrics.values()]
     assert np.isfinite(np.array(values, dtype=float)).all(), f"`{method}` told NaN or Inf"
 
 
-def _r_factor(scan: ScanData, made: Reconstruction) -> float:
+def r_factor(scan: ScanData, result: Reconstruction) -> float:
+    """How badly a reconstruction predicts the frames of a scan; see `data_misfit`."""
     return data_misfit(
-        made.object, made.origin, made.probe, made.positions, scan.diffraction
+        result.object, result.origin, result.probe, result.positions, scan.diffraction
     ).r_factor
 
 
-def _check_explains(made: Reconstruction, scan: ScanData) -> None:
-    flat = np.ones_like(made.object)
+def check_explains(result: Reconstruction, scan: ScanData) -> None:
+    """Check that a reconstruction predicts the frames far better than an empty object."""
+    flat = np.ones_like(result.object)
     expected = sum(
         counts.sum(dtype=np.float64)
-        for _, counts in expected_intensity(flat, made.probe, made.positions, made.origin)
+        for _, counts in expected_intensity(flat, result.probe, result.positions, result.origin)
     )
     measured = np.square(scan.diffraction, dtype=np.float64).sum()
     flat *= np.float32(np.sqrt(measured / expected))
-    ours, empty = (_r_factor(scan, one) for one in (made, replace(made, object=flat)))
+    ours, empty = (r_factor(scan, one) for one in (result, replace(result, object=flat)))
     assert ours <= EXPLAINED * empty, (
         f"the frames are not explained: R-factor {ours:.3g}, of an empty object {empty:.3g}; "
         f"expected at most {EXPLAINED:g} of that"
     )
 
 
-def _check_better(made: Reconstruction, start: Reconstruction, scan: ScanData) -> None:
-    ours, begun = (_r_factor(scan, one) for one in (made, start))
-    assert ours < begun, (
+def check_better(result: Reconstruction, start: Reconstruction, scan: ScanData) -> None:
+    """Check that a reconstruction predicts the frames better than its start."""
+    ours, before = (r_factor(scan, one) for one in (result, start))
+    assert ours < before, (
         f"the frames are explained no better than before: R-factor {ours:.3g}, of the start "
-        f"{begun:.3g}"
+        f"{before:.3g}"
     )
 
 
-def _difference(one: _Placed, two: _Placed) -> float:
+def measure_difference(one: PlacedReconstruction, two: PlacedReconstruction) -> float:
     """Largest difference of two objects where both were seen, over the rms of the second."""
     (first, first_seen), (second, second_seen) = _window(*one), _window(*two)
     seen = first_seen & second_seen
@@ -138,48 +116,52 @@ def _difference(one: _Placed, two: _Placed) -> float:
     return float(np.abs(first - second)[seen].max() / rms)
 
 
-def _window(made: Reconstruction, scan: ScanData) -> tuple[NDArray[Any], NDArray[Any]]:
+def _window(result: Reconstruction, scan: ScanData) -> tuple[NDArray[Any], NDArray[Any]]:
     """The object in the smallest window that holds the scan's patches, and where it was seen."""
     canvas = canvas_of(scan.positions, scan.size)
-    low = np.subtract(canvas.origin, made.origin)
+    low = np.subtract(canvas.origin, result.origin)
     before = np.maximum(0, -low)
-    after = np.maximum(0, low + canvas.shape - made.object.shape)
+    after = np.maximum(0, low + canvas.shape - result.object.shape)
     (y, x), (height, width) = low + before, canvas.shape
     padding = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
-    image, seen = (np.pad(array, padding) for array in (made.object, made.seen))
+    image, seen = (np.pad(array, padding) for array in (result.object, result.seen))
     window = np.s_[y : y + height, x : x + width]
     return image[window], seen[window]
 
 
-def _check_close(one: _Placed, two: _Placed, what: str) -> None:
-    difference = _difference(one, two)
+def check_close(one: PlacedReconstruction, two: PlacedReconstruction, what: str) -> None:
+    """Check that two objects differ by rounding only; `what` says in the message why they might."""
+    difference = measure_difference(one, two)
     assert difference <= TOLERANCE, (
         f"{what} change the object by {difference:.2g} of its rms; rounding alone stays below "
         f"{TOLERANCE:g}"
     )
 
 
-def _check_same(one: Reconstruction, two: Reconstruction, what: str) -> None:
+def check_same(one: Reconstruction, two: Reconstruction, what: str) -> None:
+    """Check that two reconstructions have the same bytes."""
     assert one.origin == two.origin, f"{what} gave another origin"
     for name in ("object", "probe", "positions"):
         same = getattr(one, name).tobytes() == getattr(two, name).tobytes()
         assert same, f"{what} gave another {name}"
 
 
-def _refused_or_fine(act: Callable[[], object]) -> None:
+def check_no_crash(act: Callable[[], object]) -> None:
+    """Check that what is done works, or is refused in one line."""
     try:
         act()
     except PtychoTasksError as error:
-        _check_one_line(error)
+        check_one_line(error)
 
 
-def _check_one_line(error: PtychoTasksError) -> None:
-    said = Exception.__str__(error)  # as it was raised; that of the class escapes line ends
-    assert said.strip(), "an error without a text"
-    assert "\n" not in said, f"an error of more than one line: {error}"
+def check_one_line(error: PtychoTasksError) -> None:
+    """Check that an error has a text of one line."""
+    text = Exception.__str__(error)  # as it was raised; that of the class escapes line ends
+    assert text.strip(), "an error without a text"
+    assert "\n" not in text, f"an error of more than one line: {error}"
 
 
-def _running() -> set[str]:
+def list_running() -> set[str]:
     """Threads of Python and processes below this one, by name."""
     children = {f"process {child.pid}" for child in multiprocessing.active_children()}
     for task in Path(f"/proc/{os.getpid()}/task").glob("*/children"):  # where there is such a place
@@ -187,8 +169,9 @@ def _running() -> set[str]:
     return children | {f"thread {t.name} ({t.ident})" for t in threading.enumerate()}
 
 
-def _left_running(before: set[str]) -> list[str]:
+def list_left_running(before: set[str]) -> list[str]:
+    """What still runs after `GRACE_S` that did not run before; see `list_running`."""
     deadline = time.monotonic() + GRACE_S
-    while (left := _running() - before) and time.monotonic() < deadline:
+    while (left := list_running() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     return sorted(left)

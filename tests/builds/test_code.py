@@ -13,10 +13,15 @@ import pytest
 import ptycho_tasks
 from ptycho_tasks.builds import actions, stages
 from ptycho_tasks.builds import stage_code as code
-from ptycho_tasks.builds.stage_code import BESIDE, STAGE_CODE, backend_sources, core_sources
+from ptycho_tasks.builds.stage_code import (
+    BESIDE,
+    STAGE_CODE,
+    list_backend_sources,
+    list_core_sources,
+)
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import create_payloads
-from ptycho_tasks.config.layers import ONLY
+from ptycho_tasks.config.layers import DEFAULT_VARIANT
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.sources import source_digest
@@ -117,7 +122,9 @@ def stages_reach(_built, tmp_path_factory):
         subprocess.run([sys.executable, "-c", CXI], check=True)
         for source in (simulated, measured, f"{simulated}inference: {{scan: fixture}}\n"):
             config = text.replace(simulated, source).encode()
-            training, *others = create_payloads(parse_config(root / "ptycho.yaml", config), ONLY)
+            training, *others = create_payloads(
+                parse_config(root / "ptycho.yaml", config), DEFAULT_VARIANT
+            )
             payloads = dict(zip(("infer", "refine"), others, strict=True))
             for stage, name in actions._FUNCTIONS.items():
                 run = getattr(stages, name)
@@ -138,7 +145,7 @@ def test_what_a_backend_imports_of_the_core_counts_with_it(tmp_path):
     file.write_text(
         "from ptycho_tasks.physics.forward import fourier_shift\nimport ptycho_tasks.errors\n"
     )
-    found = backend_sources(object(), file, tmp_path)
+    found = list_backend_sources(object(), file, tmp_path)
     assert {"project/backends/mine.py", "ptycho_tasks/physics/forward.py"} <= {*found}
     assert "ptycho_tasks/errors.py" not in found
 
@@ -150,8 +157,8 @@ def test_installed_code_does_not_count_with_its_source(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(Path(code.__file__).parents[2]))
     forget_all()
     Installed.__module__ = "ptycho_tasks.anything"
-    assert core_sources("fixture") == {}
-    assert backend_sources(Installed(), None, tmp_path) == {}
+    assert list_core_sources("fixture") == {}
+    assert list_backend_sources(Installed(), None, tmp_path) == {}
     forget_all()
 
 
@@ -160,9 +167,9 @@ def test_a_package_that_is_worked_on_counts_with_all_its_modules(tmp_path):
         pass
 
     Ours.__module__ = "ptycho_tasks.backends"
-    assert backend_sources(Ours(), None, tmp_path)["ptycho_tasks/builds/stage_code.py"] == Path(
-        code.__file__
-    )
+    assert list_backend_sources(Ours(), None, tmp_path)[
+        "ptycho_tasks/builds/stage_code.py"
+    ] == Path(code.__file__)
 
 
 def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
@@ -180,7 +187,7 @@ def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
     (tmp_path / "nets" / "deep" / "layer.py").write_text("")
     (tmp_path / "nets" / "blocks.py").write_text("")
     (tmp_path / "nets" / "other.py").write_text("")
-    found = backend_sources(object(), mine, tmp_path)
+    found = list_backend_sources(object(), mine, tmp_path)
     assert all(path == tmp_path / name.partition("/")[2] for name, path in found.items())
     assert set(found) == {
         "project/backends/mine.py",
@@ -203,6 +210,6 @@ def test_a_module_imported_by_name_at_run_time_counts_too(tmp_path, monkeypatch)
     importlib.import_module("secret_net")
     monkeypatch.delitem(sys.modules, "dodo", raising=False)
     try:
-        assert "project/secret_net.py" in backend_sources(object(), mine, tmp_path)
+        assert "project/secret_net.py" in list_backend_sources(object(), mine, tmp_path)
     finally:
         del sys.modules["secret_net"]

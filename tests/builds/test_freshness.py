@@ -14,7 +14,7 @@ import yaml
 
 from ptycho_tasks.builds import stage_code as code
 from ptycho_tasks.builds import task_table as table
-from ptycho_tasks.config.fields import Fact, facts
+from ptycho_tasks.config.facts import Fact, list_facts
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
 
@@ -86,10 +86,10 @@ def base(bases, tmp_path, build):
 
 def known_keys():
     return (
-        facts(Config)
-        | facts(TrainingOptions, "training")
-        | facts(ExecutionOptions, "execution")
-        | facts(TrainingOptions, "refine")
+        list_facts(Config)
+        | list_facts(TrainingOptions, "training")
+        | list_facts(ExecutionOptions, "execution")
+        | list_facts(TrainingOptions, "refine")
         | {"refine.backend": Fact(("refine",), None)}
     )
 

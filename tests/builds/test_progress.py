@@ -7,7 +7,7 @@ import io
 import pytest
 
 from ptycho_tasks.builds.progress import duration, show_progress
-from ptycho_tasks.system.terminal import say
+from ptycho_tasks.system.terminal import print_text
 
 
 class Terminal(io.StringIO):
@@ -57,10 +57,10 @@ def test_a_stream_that_was_closed_ends_no_work(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     with show_progress("train") as progress:
         progress(0, 1, {})
-    say("done\n")
+    print_text("done\n")
 
 
 def test_what_the_terminal_cannot_spell_is_escaped():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    say("scän ł1\n", stream)
+    print_text("scän ł1\n", stream)
     assert stream.buffer.getvalue() == b"sc\\xe4n \\u01421\n"

@@ -21,7 +21,7 @@ from ptycho_tasks.config.factories import (
     create_refinement_payload,
     create_training_payload,
 )
-from ptycho_tasks.config.payload import Places
+from ptycho_tasks.config.payload import Folders
 from ptycho_tasks.errors import (
     ConfigError,
     FileWriteError,
@@ -32,7 +32,7 @@ from ptycho_tasks.errors import (
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.results.bundle import load_bundle
-from ptycho_tasks.results.ownership import RECORD, recorded
+from ptycho_tasks.results.folder_record import RECORD_NAME, list_recorded
 from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
@@ -463,7 +463,7 @@ def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
     for epoch in (1, 2):
         bundle = project.write(train=code, more=f"training: {{epochs: {epoch}}}\n").train()
         kept = project.training().checkpoints_dir
-        assert {folder.name for folder in kept.iterdir()} == {RECORD, f"epoch_{epoch}"}
+        assert {folder.name for folder in kept.iterdir()} == {RECORD_NAME, f"epoch_{epoch}"}
         assert load_bundle(kept / f"epoch_{epoch}").model.models["m"]["w"].tolist() == [epoch] * 3
         assert load_bundle(bundle.parent).model.models["m"]["w"].tolist() == [1.0] * 3
 
@@ -483,8 +483,8 @@ def test_files_of_others_among_checkpoints_and_logs_stay(project):
         project.train()
         assert [path.read_text() for path in mine] == ["mine", "mine"]
     assert load_bundle(training.checkpoints_dir / "best")
-    assert recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
-    assert recorded(training.log_dir) == [training.log_dir / "a" / "log"]
+    assert list_recorded(training.checkpoints_dir) == [training.checkpoints_dir / "best/wts.h5.zip"]
+    assert list_recorded(training.log_dir) == [training.log_dir / "a" / "log"]
 
 
 def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):
@@ -494,10 +494,10 @@ def test_a_checkpoint_with_a_path_for_a_name_is_refused(project):
 
 def test_a_command_trains_on_a_scan_and_infers_into_folders_of_its_choice(project):
     file = read_config(project.root / "ptycho.yaml")
-    places = Places(model_dir=project.root / "out", output_dir=project.root / "images")
+    folders = Folders(model_dir=project.root / "out", output_dir=project.root / "images")
     before = project.files()
-    bundle = stages.train(create_training_payload(file, places=places))
-    metrics = stages.infer(create_inference_payload(file, places=places))
+    bundle = stages.train(create_training_payload(file, folders=folders))
+    metrics = stages.infer(create_inference_payload(file, folders=folders))
     assert bundle == project.root / "out" / "wts.h5.zip"
     assert load_bundle(project.root / "out").params["flat"]["train_data_file_path"] == "scan.npz"
     assert metrics["frames"] == 25
@@ -509,8 +509,8 @@ def test_training_on_a_scan_takes_the_frames_that_a_fixture_would_hold(project):
     code = "given = replace(given, metadata={'frames': request.scan.frame_count})"
     project.write(train=code)
     file = read_config(project.root / "ptycho.yaml")
-    places = Places(model_dir=project.root / "out")
-    stages.train(create_training_payload(file, places=places))
+    folders = Folders(model_dir=project.root / "out")
+    stages.train(create_training_payload(file, folders=folders))
     project.train()
     folders = (project.root / "out", project.training().model_dir)
     assert [load_bundle(folder).model.metadata["frames"] for folder in folders] == [16, 16]

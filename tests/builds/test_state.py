@@ -16,10 +16,11 @@ from doit.task import Task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_tasks.builds import state as module
-from ptycho_tasks.builds.staleness import Recipe, UpToDate
+from ptycho_tasks.builds import database, digests
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State
-from ptycho_tasks.layout import spelled
+from ptycho_tasks.layout import project_path
 
 BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
 OLD_NS = 10**9
@@ -45,8 +46,8 @@ def state(tmp_path, opened):
 def reads(monkeypatch):
     """The files whose content was read."""
     paths = []
-    real = module.sha256_file
-    monkeypatch.setattr(module, "sha256_file", lambda path: paths.append(path.name) or real(path))
+    real = digests.sha256_file
+    monkeypatch.setattr(digests, "sha256_file", lambda path: paths.append(path.name) or real(path))
     return paths
 
 
@@ -199,9 +200,9 @@ def test_a_database_that_cannot_be_written_ends_the_run_with_one_line(state, cap
 
 
 def test_paths_have_one_spelling(tmp_path):
-    assert spelled(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
-    assert spelled(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
-    assert spelled(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
+    assert project_path(tmp_path, tmp_path / "fixtures" / ".." / "a.npz") == "a.npz"
+    assert project_path(tmp_path, tmp_path.parent / "b.npz") == str(tmp_path.parent / "b.npz")
+    assert project_path(tmp_path, tmp_path.with_name(f"{tmp_path.name}2") / "c").startswith("/")
 
 
 def is_in_wal_mode(state):
@@ -210,14 +211,14 @@ def is_in_wal_mode(state):
 
 @pytest.mark.parametrize(("local", "locks", "wal"), [(1, 1, True), (0, 1, False), (1, 0, False)])
 def test_the_journal_is_one_that_the_file_system_can_keep(state, monkeypatch, local, locks, wal):
-    monkeypatch.setattr(module, "is_local", lambda path: bool(local))
-    monkeypatch.setattr(module, "has_record_locks", lambda path: bool(locks))
+    monkeypatch.setattr(database, "is_local", lambda path: bool(local))
+    monkeypatch.setattr(database, "has_record_locks", lambda path: bool(locks))
     finish(state, "train", file="abc")
     assert is_in_wal_mode(state) is wal
     assert again(state).get("train", "file") == "abc"
     # A database of before, or of another place, is converted by the next run.
-    monkeypatch.setattr(module, "is_local", lambda path: not local)
-    monkeypatch.setattr(module, "has_record_locks", lambda path: True)
+    monkeypatch.setattr(database, "is_local", lambda path: not local)
+    monkeypatch.setattr(database, "has_record_locks", lambda path: True)
     state = again(state)
     finish(state, "infer", file="abc")
     assert not is_in_wal_mode(state)
@@ -233,7 +234,7 @@ def test_who_asks_writes_nothing_where_another_machine_may_be_at_work(
     with closing(sqlite3.connect(state.name)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
     scan = old_file(tmp_path / "scan.npz")
-    monkeypatch.setattr(module, "is_local", lambda path: False)
+    monkeypatch.setattr(database, "is_local", lambda path: False)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     asking = State(state.name)
     assert asking.get("train", "file") == "abc"
@@ -244,7 +245,7 @@ def test_who_asks_writes_nothing_where_another_machine_may_be_at_work(
 
 
 def test_what_saves_time_is_kept_by_the_run_that_comes_after(state, monkeypatch):
-    monkeypatch.setattr(module, "is_local", lambda path: False)
+    monkeypatch.setattr(database, "is_local", lambda path: False)
     state.keep_note("tasks", "[]")
     assert again(state).note("tasks") is None
     state = State(state.name)
@@ -259,7 +260,7 @@ def test_source_digests_that_tasks_share_are_stored_once(state):
         state.set(task, "_values_:", {"built": {**BUILT, "sources": sources}})
         state.set(task, "deps:", [])
     state = again(state)
-    assert state.built("b")["sources"] == sources
+    assert state.get("b", "_values_:")["built"]["sources"] == sources
     state.dump()
     assert Path(state.name).read_bytes().count(b"ptycho_tasks/7.py") == 1
 
@@ -296,8 +297,20 @@ def test_a_record_of_any_shape_is_one_or_counts_as_unknown(record, tmp_path_fact
         connection.execute("UPDATE task SET record = ?", (json.dumps(record),))
         connection.commit()
     with dumped(path) as state:
-        recipe = Recipe("{}", (), {}, {})
-        answer = UpToDate(recipe, ["scan.npz"])
+        row = Row(
+            name="train",
+            stage="train",
+            variant="default",
+            doc="",
+            inputs={"scan": "scan.npz"},
+            outputs=["out"],
+            after="",
+            settings="{}",
+            at_default=(),
+            versions={},
+            sources={},
+        )
+        answer = UpToDate(row)
         answer.setup(SimpleNamespace(backend=state), {})
         task = Task("train", None, file_dep=["scan.npz"], targets=["out"], uptodate=[answer])
         assert not answer(task, state.get("train", "_values_:") or {})

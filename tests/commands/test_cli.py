@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from ptycho_tasks.commands import cli as command_line
-from ptycho_tasks.commands.cli import cli, section_of
+from ptycho_tasks.commands.cli import cli
+from ptycho_tasks.commands.section_options import read_section
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
 from ptycho_tasks.scans.fixture import read_fixture
@@ -228,9 +229,9 @@ def test_backends_says_why_one_cannot_be_used(call, project, monkeypatch):
 
 
 def test_option_texts_become_typed_values():
-    options = section_of(SimulationOptions, {"photons": "1e4", "size": "32", "probe": None})
+    options = read_section(SimulationOptions, {"photons": "1e4", "size": "32", "probe": None})
     assert (options.photons, options.size, options.probe) == (1e4, 32, "defocused")
-    assert section_of(FixtureOptions, {"subset_size": "20"}).subset_size == 20
+    assert read_section(FixtureOptions, {"subset_size": "20"}).subset_size == 20
 
 
 @pytest.mark.parametrize(

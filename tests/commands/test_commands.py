@@ -16,7 +16,8 @@ import pytest
 from ptycho_tasks.builds import inputs, stages
 from ptycho_tasks.commands import cli as command_line
 from ptycho_tasks.commands.train_flags import INFER, TRAIN
-from ptycho_tasks.commands.train_infer import infer, train
+from ptycho_tasks.commands.train_infer import infer_command as infer
+from ptycho_tasks.commands.train_infer import train_command as train
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.system.lock import ProjectLock
 

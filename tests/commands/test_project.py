@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ptycho_tasks.commands.init import init_project, project_schema
+from ptycho_tasks.commands.new_project import init_project, project_schema
 from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.factories import create_training_payload
 from ptycho_tasks.config.fields import flatten

@@ -16,7 +16,7 @@ from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.fields import canonical_json, flatten
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
-from ptycho_tasks.config.variants import variants_of
+from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
 
@@ -250,7 +250,7 @@ def test_a_thousand_variants_are_settled_in_time_that_grows_with_their_number(tm
     each = "".join(f"- {{name: v{i}, fixture.seed: {i}}}\n" for i in range(1000))
     path.write_text(f"source: {{file: a}}\nvariants:\n{each}")
     file = read_config(path)
-    merged = merge(file, variant=variants_of(file)[7])
+    merged = merge(file, variant=read_variants(file)[7])
     assert set(merged.data) == {"source", "fixture"}
     assert len(merged.origins) < 10
 

@@ -12,7 +12,7 @@ from ptycho_tasks.config.factories import (
     create_refinement_payload,
     create_training_payload,
 )
-from ptycho_tasks.config.payload import Places
+from ptycho_tasks.config.payload import Folders
 from ptycho_tasks.errors import BackendError, ConfigError
 from ptycho_tasks.options import STAGES
 
@@ -68,7 +68,7 @@ def test_every_value_says_where_it_came_from(read):
     assert (payload.values["training.rate"], payload.origins["training.rate"]) == (0.5, "override")
     assert payload.origins["execution.threads"] == "command line"
     assert payload.origins["training.gridsize"] == "default"
-    assert payload.training.rate == 0.5
+    assert payload.options.rate == 0.5
 
 
 def test_paths_lie_in_the_project(read, tmp_path):
@@ -94,7 +94,7 @@ def test_paths_lie_in_the_project(read, tmp_path):
     ],
 )
 def test_a_missing_file_names_key_and_line(read, line, key, expected):
-    missing = create_training_payload(read(CONFIG + line + "\n")).missing(key)
+    missing = create_training_payload(read(CONFIG + line + "\n")).describe_missing(key)
     assert missing is None if expected is None else re.search(expected, missing)
 
 
@@ -192,13 +192,13 @@ def test_values_that_do_not_fit_each_other_name_the_flag_among_them(read, comman
 
 
 def test_what_a_command_was_told_lies_where_it_said(read, tmp_path):
-    places = Places(model_dir=tmp_path / "out", output_dir=tmp_path / "images")
-    training = create_training_payload(read(), places=places)
+    folders = Folders(model_dir=tmp_path / "out", output_dir=tmp_path / "images")
+    training = create_training_payload(read(), folders=folders)
     assert training.bundle_file == tmp_path / "out" / "wts.h5.zip"
     assert training.work_root.is_relative_to(tmp_path / "out")
     assert training.training_files == {"scan": tmp_path / "data" / "star.npz"}
     assert training.params(64)["flat"]["train_data_file_path"] == "data/star.npz"
-    assert create_inference_payload(read(), places=places).output_dir == tmp_path / "images"
+    assert create_inference_payload(read(), folders=folders).output_dir == tmp_path / "images"
 
 
 EXECUTION = """\
@@ -240,8 +240,8 @@ REFINED = CONFIG + "refine:\n  backend: other\n  epochs: 3\nexecution: {threads:
 
 def test_a_refinement_is_typed_by_its_own_backend(other, tmp_path):
     payload = create_refinement_payload(other(REFINED))
-    assert (payload.refiner.name, payload.refinement.epochs) == ("other", 3)
-    assert payload.refiner_execution.threads == 2
+    assert (payload.backend.name, payload.options.epochs) == ("other", 3)
+    assert payload.execution.threads == 2
     said = {"refine.backend": "other", "refine.epochs": 3, "refine.seed": 0}
     assert said.items() <= payload.settings("refine").items()
     assert not any(key.startswith("training") for key in payload.settings("refine"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
-from ptycho_tasks.config.variants import label, variants_of
+from ptycho_tasks.config.variants import make_label, read_variants
 from ptycho_tasks.errors import ConfigError
 
 BASE = "source: {file: scan.npz}\nfixture: {seed: 7, subset_size: 20}\n"
@@ -25,12 +25,12 @@ def read(text: str):
 
 def changes(text: str) -> dict[str, dict[str, Any]]:
     """Name to overrides of every variant."""
-    return {variant.name: dict(variant.overrides) for variant in variants_of(read(text))}
+    return {variant.name: dict(variant.overrides) for variant in read_variants(read(text))}
 
 
 def settled(text: str) -> list[Config]:
     file = read(text)
-    return [convert(merge(file, variant=variant), Config) for variant in variants_of(file)]
+    return [convert(merge(file, variant=variant), Config) for variant in read_variants(file)]
 
 
 @pytest.mark.parametrize("text", ["", "matrix:", "matrix: {}", "variants:", "variants: []"])
@@ -69,7 +69,7 @@ def test_nested_and_dotted_keys_say_the_same(nested):
     text = f"variants:\n- name: a\n  {nested}\n"
     assert changes(text) == {"a": {"fixture.seed": 1}}
     assert settled(text)[0].fixture.seed == 1
-    assert merge(read(text), variant=variants_of(read(text))[0]).where("fixture.seed") == (
+    assert merge(read(text), variant=read_variants(read(text))[0]).where("fixture.seed") == (
         "ptycho.yaml:5"
     )
 
@@ -101,19 +101,19 @@ def test_a_value_may_be_taken_back_to_null():
     ],
 )
 def test_values_in_names(value, name):
-    assert label({"key": value}) == name
+    assert make_label({"key": value}) == name
 
 
 def test_values_that_no_name_can_hold_are_told_apart_by_their_hash():
     values = ["é", "two words", "a\n", "x" * 41, "x" * 42, 1e20, [1, 2], {"b": 1, "a": 2}, {}]
-    names = {label({"key": value}) for value in values}
+    names = {make_label({"key": value}) for value in values}
     assert len(names) == len(values)
     assert all(re.fullmatch("key[0-9a-f]{8}", name) for name in names)
 
 
 @given(st.dictionaries(st.text("abc._", min_size=1), st.text() | st.floats() | st.integers()))
 def test_a_label_can_name_a_file(overrides):
-    text = label(overrides)
+    text = make_label(overrides)
     assert re.fullmatch("[A-Za-z0-9_.-]{0,80}", text)
 
 
@@ -228,7 +228,7 @@ def check(message: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(("text", "expected"), REFUSED.values(), ids=REFUSED)
 def test_refused_in_one_line_with_its_place(text, expected):
     with pytest.raises(ConfigError) as caught:
-        variants_of(read(text))
+        read_variants(read(text))
     check(str(caught.value), expected)
 
 
@@ -244,5 +244,5 @@ def test_refused_when_settled_in_one_line_with_place_and_variant(text, expected)
 @pytest.mark.parametrize("off", ["{}", "null", ""])
 def test_a_variant_may_switch_the_refinement_off(off):
     text = f"refine: {{backend: ptychi}}\nvariants:\n- name: a\n  refine: {off}\n"
-    (variant,) = variants_of(read(text))
+    (variant,) = read_variants(read(text))
     assert not merge(read(text), variant).data["refine"]

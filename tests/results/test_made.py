@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.results.ownership import (
-    RECORD,
-    check_ours,
-    is_ours,
-    record,
-    recorded,
-    recording,
+from ptycho_tasks.results.folder_record import (
+    RECORD_NAME,
+    list_recorded,
+    record_changes,
     remove_recorded,
+    write_record,
 )
+from ptycho_tasks.results.ownership import check_ours, is_ours
 
 INFERENCE = "runs/default/inference"
 OUTPUTS = (
@@ -87,7 +86,7 @@ def logs(tmp_path):
     (folder / "csv").mkdir(parents=True)
     (folder / "csv" / "mine.txt").write_text("mine")
     (folder / "old.csv").write_text("of a run that was killed")
-    with recording(folder):
+    with record_changes(folder):
         (folder / "csv" / "metrics.csv").write_text("1,2")
         (folder / "edited.csv").write_text("1,2")
         (folder / "old.csv").write_text("of this run")
@@ -100,7 +99,7 @@ def names(paths):
 
 
 def test_of_a_folder_only_what_was_recorded_goes(logs):
-    assert names(recorded(logs)) == {"metrics.csv", "old.csv"}
+    assert names(list_recorded(logs)) == {"metrics.csv", "old.csv"}
     assert names(remove_recorded(logs)) == {"mine.txt", "edited.csv"}
     assert names(path for path in logs.rglob("*") if path.is_file()) == {"mine.txt", "edited.csv"}
     assert remove_recorded(logs) == sorted([logs / "csv" / "mine.txt", logs / "edited.csv"])
@@ -108,20 +107,20 @@ def test_of_a_folder_only_what_was_recorded_goes(logs):
 
 def test_a_later_run_adds_to_the_record_and_a_failed_one_does_too(logs):
     def fail():
-        with recording(logs):
+        with record_changes(logs):
             (logs / "second.csv").write_text("1")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert names(recorded(logs)) == {"metrics.csv", "old.csv", "second.csv"}
+    assert names(list_recorded(logs)) == {"metrics.csv", "old.csv", "second.csv"}
 
 
 def test_a_folder_with_nothing_else_goes_too(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / "best").mkdir(parents=True)
     (folder / "best" / "x").write_text("x")
-    record(folder, [folder / "best" / "x"])
+    write_record(folder, [folder / "best" / "x"])
     assert remove_recorded(folder) == []
     assert not folder.exists()
     assert remove_recorded(folder) == []
@@ -129,12 +128,12 @@ def test_a_folder_with_nothing_else_goes_too(tmp_path):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", '{"best": 3}', '{"../out": "x"}'])
 def test_a_damaged_record_removes_nothing(logs, text):
-    (logs / RECORD).write_text(text)
-    assert recorded(logs) == []
+    (logs / RECORD_NAME).write_text(text)
+    assert list_recorded(logs) == []
     assert len(remove_recorded(logs)) == 4
 
 
 def test_nothing_is_recorded_where_nothing_was_written(tmp_path):
-    with recording(tmp_path / "none"):
+    with record_changes(tmp_path / "none"):
         pass
     assert not (tmp_path / "none").exists()

@@ -314,6 +314,6 @@ def test_a_compressed_array_larger_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(100))
-    monkeypatch.setattr("ptycho_tasks.scans.npz.fits", lambda count: count < 800)
+    monkeypatch.setattr("ptycho_tasks.scans.npz.has_memory_for", lambda count: count < 800)
     with pytest.raises(ScanError, match="key 'a' does not fit into memory"):
         NpzFile(tmp_path / "a.npz")["a"]

@@ -5,7 +5,7 @@ from ptycho_tasks.builds import actions
 from ptycho_tasks.commands import cli
 from ptycho_tasks.errors import DEBUG, ConfigError, ScanError
 from ptycho_tasks.system import faults
-from ptycho_tasks.system.faults import DoitTraceback, owner_of, show_fault
+from ptycho_tasks.system.faults import DoitTraceback, find_owner, show_fault
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_memory_that_ran_out_is_no_fault(capsys):
     ],
 )
 def test_whose_fault_it_is(module, ours):
-    assert (owner_of(raised_in(module, KeyError("x"))) == "us") is ours
+    assert (find_owner(raised_in(module, KeyError("x"))) == "us") is ours
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_the_command_line_ends_in_one_line(error, code, said, monkeypatch, capsy
 
 def test_an_action_that_fails_says_whose_fault_it_is(capsys):
     backend = type("Mine", (), {"name": "mine", "__module__": "mine.deep"})()
-    failed = actions.failure_of(raised_in("mine", ValueError("no")), [backend])
+    failed = actions.report_failure(raised_in("mine", ValueError("no")), [backend])
     assert isinstance(failed, TaskFailed)
     assert capsys.readouterr().err.startswith("error: backend `mine` failed: ValueError: no; ")
-    actions.failure_of(raised_in("ptycho_tasks.scan", ValueError("no")), [backend])
+    actions.report_failure(raised_in("ptycho_tasks.scan", ValueError("no")), [backend])
     assert "a fault of ptycho-tasks: ValueError: no" in capsys.readouterr().err
-    assert isinstance(actions.failure_of(ConfigError("wrong")), TaskError)
+    assert isinstance(actions.report_failure(ConfigError("wrong")), TaskError)
     assert capsys.readouterr().err == "error: wrong\n"

@@ -14,11 +14,11 @@ import pytest
 from ptycho_tasks.errors import ConfigError, FileWriteError
 from ptycho_tasks.system.files import (
     check_replaceable,
-    not_a_file,
+    find_file_problem,
+    replace_file,
     sha256_file,
-    staged,
-    write_all,
     write_atomic,
+    write_files,
 )
 
 
@@ -52,7 +52,7 @@ def test_an_error_in_the_block_leaves_the_old_file_and_no_other(
     path.write_bytes(b"old")
 
     def fail_halfway() -> None:
-        with staged(path) as temp:
+        with replace_file(path) as temp:
             temp.write_bytes(b"half")
             raise error
 
@@ -95,17 +95,17 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 
 def test_several_files_are_written_or_none(tmp_path: Path) -> None:
     said = with_little_space(
-        "from ptycho_tasks.system.files import write_all\n"
+        "from ptycho_tasks.system.files import write_files\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "write_all({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
+        "write_files({folder / 'a': b'small', folder / 'b': b'x' * 100_000})"
     )
     assert f"FileWriteError: cannot write {tmp_path / 'b'}" in said
     (tmp_path / "b").mkdir()
     with pytest.raises(FileWriteError):
-        write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+        write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     (tmp_path / "b").rmdir()
-    write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
 
 
@@ -125,9 +125,9 @@ def test_what_is_there_is_replaced_only_where_it_is_a_file_and_wanted(tmp_path: 
 
 def test_only_a_file_is_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert not_a_file(tmp_path) == "is a folder"
-    assert not_a_file(tmp_path / "pipe") == "is not a regular file"
-    assert not_a_file(tmp_path / "absent") == not_a_file(Path("a\0b")) == ""
+    assert find_file_problem(tmp_path) == "is a folder"
+    assert find_file_problem(tmp_path / "pipe") == "is not a regular file"
+    assert find_file_problem(tmp_path / "absent") == find_file_problem(Path("a\0b")) == ""
     with pytest.raises(OSError, match="not a regular file"):
         sha256_file(tmp_path / "pipe")
 

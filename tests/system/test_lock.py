@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.system.lock import LockedError, ProjectLock, holder_of
+from ptycho_tasks.system.lock import LockedError, ProjectLock, describe_holder
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="flock is of POSIX")
 HOLD = """
@@ -22,7 +22,7 @@ from pathlib import Path
 from ptycho_tasks.system.lock import ProjectLock
 lock = ProjectLock(Path(sys.argv[1]))
 lock.acquire()
-lock.working_on("train:wide")
+lock.note_task("train:wide")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -53,13 +53,13 @@ def test_the_holder_is_named(path, holder):
         ProjectLock(path).acquire()
     assert f"process {holder.pid} on {os.uname().nodename}, since " in str(caught.value)
     assert "task train:wide" in str(caught.value)
-    assert holder_of(path) == str(caught.value)
+    assert describe_holder(path) == str(caught.value)
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(path, holder):
     holder.kill()
     holder.wait()
-    assert holder_of(path) is None
+    assert describe_holder(path) is None
     lock = ProjectLock(path)
     lock.acquire()
     assert json.loads(path.read_text())["pid"] == os.getpid()
@@ -71,7 +71,7 @@ def test_a_released_lock_is_free(path):
     lock.acquire()
     lock.release()
     assert path.read_text() == ""
-    assert holder_of(path) is None
+    assert describe_holder(path) is None
     lock.acquire()
     lock.release()
 
@@ -92,7 +92,7 @@ def test_a_lock_whose_file_its_holder_removed_is_taken_anew(path, monkeypatch):
 
 
 def test_without_a_lock_file_nobody_holds_it_and_none_is_made(path):
-    assert holder_of(path) is None
+    assert describe_holder(path) is None
     assert not path.exists()
 
 
@@ -118,7 +118,7 @@ def test_without_locks_a_line_says_that_runs_are_not_kept_apart(path, monkeypatc
     for lock in locks:
         lock.acquire()
         assert "two runs in this project are not kept apart" in capsys.readouterr().err
-    assert holder_of(path) is None
+    assert describe_holder(path) is None
     for lock in locks:
         lock.release()
 
@@ -127,13 +127,13 @@ def test_a_lock_whose_file_was_removed_still_holds_and_is_made_again(path, capsy
     lock = ProjectLock(path)
     lock.acquire()
     shutil.rmtree(path.parent)
-    assert "another run is at work" in holder_of(path)
+    assert "another run is at work" in describe_holder(path)
     with pytest.raises(LockedError):
         ProjectLock(path).acquire()
-    lock.working_on("train:wide")
-    assert "task train:wide" in holder_of(path)
+    lock.note_task("train:wide")
+    assert "task train:wide" in describe_holder(path)
     lock.release()
-    assert holder_of(path) is None
+    assert describe_holder(path) is None
     assert capsys.readouterr().err == ""
 
 
@@ -143,7 +143,7 @@ def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys)
     first.acquire()
     shutil.rmtree(path.parent)
     second.acquire()
-    first.working_on("train:wide")
+    first.note_task("train:wide")
     assert "not kept apart" in capsys.readouterr().err
     first.release()
     second.release()

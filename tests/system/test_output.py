@@ -41,7 +41,7 @@ def test_output_that_goes_nowhere_is_no_traceback(built_project, command, place)
 
 def test_a_file_that_is_opened_takes_no_closed_stream_s_place(tmp_path):
     code = (
-        "import os; from ptycho_tasks.system.terminal import end_in_order; end_in_order();"
+        "import os; from ptycho_tasks.system.terminal import flush_at_exit; flush_at_exit();"
         "print(os.open('file', os.O_CREAT | os.O_RDWR), file=open('number', 'w'))"
     )
     script = f'"{sys.executable}" -c "{code}" >&- 2>&-'

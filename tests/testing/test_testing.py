@@ -14,6 +14,7 @@ import pytest
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance, checks
+from ptycho_tasks.testing.suite import Suite
 
 STRANGER = (Path(__file__).parents[1] / "outside" / "stranger_ptycho.py").read_text()
 
@@ -340,18 +341,18 @@ BROKEN: dict[str, list[Broken]] = {
         ("NaN", instead(TOLD, TOLD.replace("losses[-1]", "np.nan")), {}, "told NaN or Inf"),
     ],
     "an_exception_from_progress_comes_out": [
-        ("swallowed", stopping("except Exception: break"), {}, "swallowed _Cancelled"),
+        ("swallowed", stopping("except Exception: break"), {}, "swallowed Cancelled"),
         (
             "swallowed and worked on",
             stopping("except Exception: pass"),
             {},
-            "swallowed _Cancelled",
+            "swallowed Cancelled",
         ),
         (
             "turned into another",
             stopping("except Exception as error: raise RuntimeError('stopped') from error"),
             {},
-            "turned _Cancelled.. from `progress` into RuntimeError",
+            "turned Cancelled.. from `progress` into RuntimeError",
         ),
         (
             "told again",
@@ -377,7 +378,7 @@ BROKEN: dict[str, list[Broken]] = {
                 f"try:\n            {REFINE}\n        except Exception: return request.start",
             ),
             {"method": "refine"},
-            "`refine` swallowed _Cancelled",
+            "`refine` swallowed Cancelled",
         ),
         (
             "signal ends the program",
@@ -596,7 +597,7 @@ def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
     folder.mkdir()
     given["tmp_path"] = folder
     test = getattr(BackendConformance, f"test_{check}")
-    attributes = {k: v for k, v in declared.items() if k in BackendConformance.__annotations__}
+    attributes = {k: v for k, v in declared.items() if k in Suite.__annotations__}
     suite = type("Broken", (BackendConformance,), in_a_project(tmp_path, code, **attributes))
     arguments = {name: given[name] for name in inspect.signature(test).parameters if name != "self"}
     with pytest.raises((Exception, pytest.fail.Exception), match=said):

@@ -34,7 +34,7 @@ class Ptychi:
 
     def memory(self, request: TrainRequest | InferRequest | RefineRequest) -> float:
         """Bytes: pty-chi holds all frames as counts, and a copy of them, beside its canvases."""
-        from ptycho_tasks.builds.cost import canvas_sides
+        from ptycho_tasks.scan import canvas_sides
 
         rows, columns = canvas_sides(request.scan)
         return 20 * 8.0 * rows * columns + 3.0 * request.scan.diffraction.nbytes + 6e8

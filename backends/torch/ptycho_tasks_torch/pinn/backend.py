@@ -23,7 +23,7 @@ class Pinn:
 
     def memory(self, request: TrainRequest | InferRequest) -> float:
         """Bytes: patches lie in a file, and of the canvas there are sums, weights and a result."""
-        from ptycho_tasks.builds.cost import canvas_sides
+        from ptycho_tasks.scan import canvas_sides
 
         rows, columns = canvas_sides(request.scan)
         return 10 * 8.0 * rows * columns + 6e8

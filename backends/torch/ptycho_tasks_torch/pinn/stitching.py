@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.scan import Canvas, release_pages
-from ptycho_tasks.system.files import writing
+from ptycho_tasks.system.files import report_write_errors
 
 SWEEPS = 30
 """How often every window is turned; more change little on a scan of some thousand frames."""
@@ -70,7 +70,7 @@ class Stitcher:
                 self._weight[y : y + N, x : x + N] += weight
             rows, columns = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
             self._extents.append((rows, columns))
-            with writing(Path(tempfile.gettempdir())):
+            with report_write_errors(Path(tempfile.gettempdir())):
                 self._windows.write(window.tobytes())
 
     def object(self) -> NDArray[np.complex64]:
@@ -87,7 +87,7 @@ class Stitcher:
 
     def _map_windows(self) -> list[Window]:
         """The windows from top to bottom, whatever the order of the frames."""
-        with writing(Path(tempfile.gettempdir())):
+        with report_write_errors(Path(tempfile.gettempdir())):
             self._windows.flush()
         values = np.memmap(self._windows, np.complex64, "r")
         windows: list[Window] = []

@@ -1,0 +1,72 @@
+"""Options of a command for the fields of a section of ptycho.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from ptycho_tasks.commands.completion import complete_words
+from ptycho_tasks.config.fields import SectionType, explain_fault, list_choices, make_section
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import Section, default_of
+
+force_option = click.option("--force", is_flag=True, help="Replace a file that is already there.")
+
+
+def section_options(
+    kind: type[Section], *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option a field of `kind`, with its documentation."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(msgspec.structs.fields(kind)):
+            if field.name in without:
+                continue
+            meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
+            default = default_of(field) or "none"
+            words = tuple(map(str, list_choices(field.type)))
+            command = click.option(
+                f"--{field.name.replace('_', '-')}",
+                field.name,
+                multiple=isinstance(default_of(field), list),
+                metavar=f"[{'|'.join(words)}]" if words else _value_word(field.type),
+                shell_complete=complete_words(words) if words else None,
+                help=f"{meta.description}  [default: {default}]",
+            )(command)
+        return command
+
+    return decorate
+
+
+def _value_word(annotation: Any) -> str:
+    """What a field takes, in one word."""
+    classes = [*_classes(annotation)]
+    return "INTEGER" if int in classes else "NUMBER" if float in classes else "TEXT"
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _classes(argument)
+
+
+def read_section(kind: type[SectionType], values: dict[str, Any]) -> SectionType:
+    """The section that the texts of some options make; those of other sections are left aside.
+
+    Raises:
+        ConfigError: a value is wrong; the option is named.
+    """
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    texts = {
+        key: value for key, value in values.items() if key in names and value not in (None, ())
+    }
+    try:
+        return make_section(texts, kind, strict=False)
+    except msgspec.ValidationError as error:
+        key, problem = explain_fault(error, kind, texts)
+        option = f"--{key.replace('_', '-')}: " if key else ""
+        raise ConfigError(f"{option}{problem}") from error

@@ -1,0 +1,61 @@
+"""What is known of each key of ptycho.yaml besides its value: what it decides, and its default."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ptycho_tasks.config.fields import section_types
+from ptycho_tasks.options import Section, Stages, default_of
+
+
+class Fact(NamedTuple):
+    """What is known of a key besides its value."""
+
+    affects: Stages
+    """The stages whose results it decides."""
+    default: Any
+    """Its plain default value."""
+
+
+class Facts(dict[str, Fact]):
+    """What is known of every key, by its dotted path."""
+
+    def __init__(self, facts: Mapping[str, Fact]) -> None:
+        """A copy of some facts."""
+        super().__init__(facts)
+        self.default = functools.cache(lambda key: self.find(key).default)
+        self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+
+    def find(self, key: str) -> Fact:
+        """What is known of a key; a mapping among the values has keys of its own."""
+        while key not in self:
+            key = key.rpartition(".")[0]
+        return self[key]
+
+    def select_keys(self, stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some keys that decide the result of a stage."""
+        if (stage, keys) not in self._keys:
+            self._keys[stage, keys] = tuple(k for k in keys if stage in self.find(k).affects)
+        return self._keys[stage, keys]
+
+
+def list_facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
+    """Dotted key path of every field below `kind`, to what is known of it.
+
+    A field that may be a section or null, as `source.simulate`, stands for itself too.
+    """
+    result: dict[str, Fact] = {}
+    for item in msgspec.structs.fields(kind):
+        key = f"{prefix}.{item.name}" if prefix else item.name
+        metas = [m for m in item.type.__metadata__ if isinstance(m, msgspec.Meta)]
+        affects = next((m.extra["affects"] for m in metas if m.extra), None)
+        nested = next(section_types(item.type), None)
+        if nested is None or item.default is None:
+            result[key] = Fact(kind.affects if affects is None else affects, default_of(item))
+        if nested is not None:
+            result |= list_facts(nested, key)
+    return result
