@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ptycho_tasks.builds import database
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.lock import LOCK_NAME
@@ -311,15 +312,15 @@ def test_without_its_database_other_code_is_not_believed(built_project, doit):
 
 
 def test_a_full_disk_is_no_damage(built_project, monkeypatch):
-    real, calls = State._read_from, []
+    real, calls = database._contents, []
 
-    def full_at_first(self, connection):
+    def full_at_first(connection):
         calls.append(1)
         if len(calls) == 1:
             raise sqlite3.OperationalError("disk I/O error")
-        real(self, connection)
+        return real(connection)
 
-    monkeypatch.setattr(State, "_read_from", full_at_first)
+    monkeypatch.setattr(database, "_contents", full_at_first)
     state = State(str(built_project / STATE_NAME))
     assert state.in_("train")
     assert not list((built_project / ".ptycho").glob("*.bad*"))
