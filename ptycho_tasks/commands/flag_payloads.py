@@ -129,7 +129,7 @@ def create_inference(
 
 
 def read_backend_name(model_dir: Path) -> str:
-    """The name of the backend that made a bundle, without the array libraries where it is whole.
+    """The name of the backend that made a bundle. For a whole bundle, h5py is not imported.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -146,12 +146,12 @@ def read_backend_name(model_dir: Path) -> str:
 
 
 def empty_config() -> ConfigFile:
-    """What stands for a ptycho.yaml where there is none."""
+    """An empty configuration, for a command without a ptycho.yaml."""
     return ConfigFile(Path.cwd() / "command line", {})
 
 
 def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str, Any]:
-    """Values without what a configuration says of another scan than the one that they name."""
+    """Values for the scan that they name: what a configuration says of another scan is left out."""
     if values.get("source.file", configured) == configured:
         return values
     return {"source.simulate": None, "source.product": None, **values}
