@@ -17,7 +17,11 @@ SDIST_EXTRAS = {"LICENSE", "README.md", "PKG-INFO", "pyproject.toml", "setup.cfg
 
 def check(dist: Path, package: str, folder: Path) -> None:
     """Raise SystemExit where a wheel or sdist lacks a file or has one too many."""
-    sources = {f"{package}/{path.name}" for path in folder.iterdir() if path.is_file()}
+    sources = {
+        f"{package}/{path.relative_to(folder).as_posix()}"
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     (wheel,) = dist.glob(f"{package}-*.whl")
     (sdist,) = dist.glob(f"{package}-*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:

@@ -260,7 +260,7 @@ def by_step(
     import torch
 
     from ptycho_tasks_torch.device import settings
-    from ptycho_tasks_torch.unrolled_inference import iterates
+    from ptycho_tasks_torch.unrolled.inference import reconstruct_stepwise as iterates
 
     options = msgspec.convert(bundle.params["training"], backend.options_type)
     request = InferRequest(scan, bundle.model, options, execution)
@@ -337,8 +337,10 @@ def steps(
     scan: ScanData, start: Reconstruction, options: Any
 ) -> Iterator[tuple[Cost, Reconstruction]]:
     """What each epoch costs, the first with all that comes before it, and what it came to."""
-    from ptycho_tasks_ptychi.library import import_task
-    from ptycho_tasks_ptychi.reconstruct import result_of, run_epoch, task_of
+    from ptycho_tasks_ptychi.library import import_library as import_task
+    from ptycho_tasks_ptychi.reconstruct import make_task as task_of
+    from ptycho_tasks_ptychi.reconstruct import read_result as result_of
+    from ptycho_tasks_ptychi.reconstruct import run_epoch
 
     read = clock()
     task = task_of(*import_task(), options, scan, start, "cpu")
@@ -350,8 +352,9 @@ def steps(
 
 def from_flat(scan: ScanData, options: Any, threads: int) -> Iterator[tuple[Cost, Reconstruction]]:
     """The start and then each epoch of an engine; between them the process is as before."""
-    from ptycho_tasks_ptychi.library import guest
-    from ptycho_tasks_ptychi.reconstruct import flat_start, light_of
+    from ptycho_tasks_ptychi.library import contain_library as guest
+    from ptycho_tasks_ptychi.reconstruct import make_flat_start as flat_start
+    from ptycho_tasks_ptychi.reconstruct import read_counts as light_of
 
     execution = ExecutionOptions(accelerator="cpu", threads=threads)
     with guest(execution):

@@ -164,9 +164,11 @@ def measure(
     scan: ScanData, start: Reconstruction, inference: Cost, given: Mapping[str, Any], threads: int
 ) -> Pair:
     """Run an engine from both starts, an epoch of each in turn."""
-    from ptycho_tasks_ptychi.engines import PtychiOptions
-    from ptycho_tasks_ptychi.library import guest
-    from ptycho_tasks_ptychi.reconstruct import flat_start, light_of, start_from
+    from ptycho_tasks_ptychi.library import contain_library as guest
+    from ptycho_tasks_ptychi.options import PtychiOptions
+    from ptycho_tasks_ptychi.reconstruct import make_flat_start as flat_start
+    from ptycho_tasks_ptychi.reconstruct import read_counts as light_of
+    from ptycho_tasks_ptychi.reconstruct import take_start as start_from
 
     options = msgspec.convert(dict(given), PtychiOptions)
     click.echo(f"{scan.name}: {options.algorithm}, seed {options.seed} ...", err=True)

@@ -1,7 +1,7 @@
-"""Write the reference of the command line: docs/commands.md, and the table in README.md.
+"""Write the reference of the command line, docs/commands.md.
 
-    python docs/make_commands.py            writes both
-    python docs/make_commands.py --check    exits 1 where one is stale
+    python docs/make_commands.py            writes it
+    python docs/make_commands.py --check    exits 1 where it is stale
 
 Made from the commands themselves, not from their help, whose look differs between versions of
 click.
@@ -21,7 +21,6 @@ from ptycho_tasks.commands.cli import NAME, cli
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "docs/commands.md"
 REMEDY = "run `python docs/make_commands.py`"
-BEGIN, END = "<!-- commands: made by docs/make_commands.py -->", "<!-- end of commands -->"
 
 
 def commands(group: click.Group = cli, name: str = NAME) -> Iterator[tuple[str, click.Command]]:
@@ -44,24 +43,6 @@ def reference() -> str:
         *(_section(name, command) for name, command in commands()),
     ]
     return "\n".join(parts)
-
-
-def table() -> str:
-    """The README's table."""
-    rows = [
-        f"| [`{name}`]({REFERENCE}#{name.replace(' ', '-')}) | {_cell(_paragraphs(command))} |"
-        for name, command in commands()
-    ]
-    return "\n".join(["| command | does |", "|---|---|", *rows])
-
-
-def with_table(readme: str) -> str:
-    """The README with the table between its marks."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md: expected the lines `{BEGIN}` and `{END}`")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
 def _section(name: str, command: click.Command) -> str:
@@ -92,12 +73,6 @@ def _paragraphs(command: click.Command) -> str:
         else paragraph
         for paragraph in paragraphs
     )
-
-
-def _cell(text: str) -> str:
-    """The first sentence."""
-    first = " ".join(text.split("\n\n")[0].split())
-    return first.replace("|", "\\|")
 
 
 def _place(argument: click.Argument) -> str:
@@ -132,19 +107,14 @@ def _meaning(option: click.Option) -> str:
 
 
 def main() -> None:
-    """Write the files, or check them."""
-    made = {
-        REFERENCE: reference(),
-        "README.md": with_table((ROOT / "README.md").read_text()),
-    }
-    for name, text in made.items():
-        path = ROOT / name
-        if path.exists() and path.read_text() == text:
-            continue
-        if "--check" in sys.argv[1:]:
-            raise SystemExit(f"{name} is stale: {REMEDY}")
-        path.write_text(text)
-        print(f"wrote {name}")
+    """Write the file, or check it."""
+    path, text = ROOT / REFERENCE, reference()
+    if path.exists() and path.read_text() == text:
+        return
+    if "--check" in sys.argv[1:]:
+        raise SystemExit(f"{REFERENCE} is stale: {REMEDY}")
+    path.write_text(text)
+    print(f"wrote {REFERENCE}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""The errors that a user can cause. Their text is shown as one line, never as a traceback.
+"""The errors that a user can cause.
 
-PtychoTasksError        exit 1: the work failed
-+-- ScanError           a scan file that cannot be used
-+-- BundleError         a bundle that cannot be used
-+-- TrainingError       training that cannot go on (NaN loss, collapsed output, too few groups)
-+-- FileWriteError      a file that cannot be written (full disk, read-only folder)
-+-- ConfigError         exit 2: wrong configuration or usage; nothing was started
-    +-- BackendError    a backend that is unknown or cannot be loaded
-    +-- PlanError       a plan or ledger whose rows are not what was asked for
+Their text is shown as one line, never as a traceback:
+
+    PtychoTasksError        exit 1: the work failed
+    +-- ScanError           a scan file that cannot be used
+    +-- BundleError         a bundle that cannot be used
+    +-- TrainingError       training that cannot go on (NaN loss, collapsed output, too few groups)
+    +-- FileWriteError      a file that cannot be written (full disk, read-only folder)
+    +-- ConfigError         exit 2: wrong configuration or usage; nothing was started
+        +-- BackendError    a backend that is unknown or cannot be loaded
+        +-- PlanError       a plan or ledger whose rows are not what was asked for
 """
 
 from __future__ import annotations

@@ -120,6 +120,12 @@ def canvas_of(positions: NDArray[np.float64], size: int) -> Canvas:
     )
 
 
+def canvas_sides(scan: ScanData) -> tuple[float, float]:
+    """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
+    rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
+    return float(rows), float(columns)
+
+
 def evenly_spaced(total: int, count: int) -> NDArray[np.int64]:
     """(count,) int64 indices below `total`, from the first to the last; count <= total."""
     return np.arange(count, dtype=np.int64) * (total - 1) // max(count - 1, 1)

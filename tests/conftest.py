@@ -22,7 +22,7 @@ from ptycho_tasks.testing.project import (  # noqa: F401
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 
 TINY_SCAN = """\
 name: tiny
@@ -72,18 +72,18 @@ backend = Further()
 """A backend that can refine."""
 
 
-def readme_block(label: str) -> str:
-    """The README's code block whose fence says `label`."""
-    for block in README.read_text().split("```")[1::2]:
+def page_block(label: str) -> str:
+    """The code block of docs/backends.md whose fence says `label`."""
+    for block in PAGE.read_text().split("```")[1::2]:
         first, _, code = block.partition("\n")
         if first == label:
             return code
-    raise AssertionError(f"the README has no block ```{label}")
+    raise AssertionError(f"{PAGE} has no block ```{label}")
 
 
 @pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Path]:
-    """Write a project that uses the README's one-file backend."""
+    """Write a project that uses the one-file backend of docs/backends.md."""
 
     def write(config: str = TINY_SCAN, name: str = "project") -> Path:
         return _write_project(tmp_path / name, config)
@@ -112,6 +112,6 @@ def built_project(_built: Path, tmp_path: Path) -> Path:
 
 
 def _write_project(root: Path, config: str) -> Path:
-    backends = {"epie": readme_block("python backends/epie.py"), "further": FURTHER}
+    backends = {"epie": page_block("python backends/epie.py"), "further": FURTHER}
     files = {f"backends/{name}.py": text for name, text in backends.items()}
     return make_project(root, config, files)

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from ptycho_tasks.evidence.importing import DODO
-from ptycho_tasks.evidence.loading import load_evidence
 
 EVIDENCE = """\
 initiative: ADR-003
@@ -121,15 +120,6 @@ def assert_one_line(done, code, *expected):
     assert len(errors) == 1, done.stderr
     for part in expected:
         assert part in errors[0]
-
-
-def test_the_readme_shows_evidence_that_can_be_read(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    example = readme.partition("```yaml evidence.yaml\n")[2].partition("```")[0]
-    (tmp_path / "evidence.yaml").write_text(example)
-    evidence = load_evidence(tmp_path)
-    assert evidence.ids == ["C4.D1", "C4.D2", "C4.D3", "C4.F"]
-    assert [item.stages for item in evidence.items] == [(), ("infer",)]
 
 
 # --- green -----------------------------------------------------------------------------------

@@ -41,7 +41,9 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device execution options",
+        "device",
+        "execution",
+        "options unet",
     ),
 }
 """Top to bottom. Wings on one line do not import one another."""

@@ -62,6 +62,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _can_build_here() -> bool:
     try:
+        version("versioningit")
         return int(version("setuptools").partition(".")[0]) >= SETUPTOOLS
     except PackageNotFoundError:
         return False

@@ -13,11 +13,13 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
+from ptycho_tasks.builds.identity import read_identity
 from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.staleness import Built
 from ptycho_tasks.builds.state import State, current
-from ptycho_tasks.builds.task_table import Row
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.layout import CHECKPOINTS, LOGS
+from ptycho_tasks.layout import CHECKPOINTS, LOGS, METRICS
 from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
 from ptycho_tasks.system.files import remove_leftovers
@@ -52,15 +54,15 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     backends: list[Backend] = []
     with prefix_lines(name):
         try:
-            refuse_overwriting(row["inputs"], row["outputs"])
+            refuse_overwriting(row.inputs.values(), row.outputs)
             payload = table.payload(row)
             refuse_foreign(row, payload)
             backends.append(payload.backend)
-            remove_leftovers(map(Path, row["outputs"]))
+            remove_leftovers(map(Path, row.outputs))
             with muted(task.verbosity):
-                getattr(stages, _FUNCTIONS[row["stage"]])(payload)
+                getattr(stages, _FUNCTIONS[row.stage])(payload)
         except Exception as error:
-            return failure_of(error, backends)
+            return report_failure(error, backends)
     return {"read": payload.files_read}
 
 
@@ -76,7 +78,7 @@ def muted(verbosity: int) -> Iterator[None]:
         yield
 
 
-def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
+def report_failure(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed | TaskError:
     """Say in one line why an action failed; gives what doit wants to know of it."""
     if isinstance(error, PtychoTasksError):
         show_error(error)
@@ -87,14 +89,15 @@ def failure_of(error: Exception, backends: Iterable[Backend] = ()) -> TaskFailed
     return TaskFailed(show_fault(error, next(culprits, "")), report=False)
 
 
-def refuse_overwriting(inputs: list[str], outputs: list[str]) -> None:
+def refuse_overwriting(inputs: Iterable[str], outputs: Iterable[str]) -> None:
     """Refuse to write an output over an input, by whatever path both are reached.
 
     Raises:
         ConfigError: one line that names the file.
     """
+    sources = [*map(Path, inputs)]
     for output in map(Path, outputs):
-        for source in map(Path, inputs):
+        for source in sources:
             if output.exists() and source.exists() and output.samefile(source):
                 raise ConfigError(
                     f"{source} would be overwritten by what is made of it; set another `name` in "
@@ -109,36 +112,35 @@ def refuse_foreign(row: Row, payload: Payload) -> None:
         ConfigError: one line that names the file.
     """
     state = current()
-    built = {} if state is None else (state.built(row["name"]) or {"outputs": {}})["outputs"]
-    unknown = [Path(path) for path in row["outputs"] if built.get(path) is None]
-    if row["stage"] == "train":
-        unknown += [*Path(row["outputs"][0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
+    built = {} if state is None else state.outputs(row.name) or {}
+    unknown = [Path(path) for path in row.outputs if built.get(path) is None]
+    if row.stage == "train":
+        unknown += [*Path(row.outputs[0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
     if not any(path.is_file() for path in unknown):
         return
-    from ptycho_tasks.builds.inputs import is_as_simulated
+    from ptycho_tasks.builds.inputs import is_simulated_scan
     from ptycho_tasks.results.ownership import check_ours
 
-    if not (row["stage"] == "source" and is_as_simulated(payload)):
+    if not (row.stage == "source" and is_simulated_scan(payload)):
         check_ours(unknown, "")
 
 
-def said_by(row: Row) -> dict[str, Any] | None:
-    """What the present bundle or reconstruction says of what it was made from; None where it says
-    nothing or is damaged."""
-    folder = Path(row["outputs"][0]).parent
-    if row["stage"] == "train":
+def read_outputs(row: Row) -> Built | None:
+    """What the present bundle or reconstruction holds of what it was made from; None where it
+    holds nothing or is damaged."""
+    folder = Path(row.outputs[0]).parent
+    if row.stage == "train":
         from ptycho_tasks.results.bundle import read_made_from
 
-        said = read_made_from(folder)
-        return {**said, "files": {}} if isinstance(said, dict) else None
-    from ptycho_tasks.layout import METRICS
-
-    try:
-        said = json.loads((folder / METRICS).read_text())["made_from"]
-        files = {str(folder / name): sha256 for name, sha256 in said["files"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-    return {**said, "files": files}
+        identity, files = read_identity(read_made_from(folder)), {}
+    else:
+        try:
+            record = json.loads((folder / METRICS).read_text())["made_from"]
+            files = {str(folder / name): sha256 for name, sha256 in record["files"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+        identity = read_identity(record)
+    return None if identity is None else Built(identity, files)
 
 
 @exit_on_error()
@@ -153,14 +155,14 @@ def clean(name: str, dryrun: bool) -> None:
     if not dryrun:
         exit_if_held()
     row = project_table().row(name)
-    if row["stage"] == "train":
-        folder = Path(row["outputs"][0]).parent
+    if row.stage == "train":
+        folder = Path(row.outputs[0]).parent
         for beside in (folder / CHECKPOINTS, folder / LOGS):
             _remove_recorded(beside, dryrun)
-        _remove_work(Path(STATE_DIR, "work", row["variant"]), dryrun)
+        _remove_work(Path(STATE_DIR, "work", row.variant), dryrun)
     state: State = Globals.dep_manager.backend
-    built = (state.built(name) or {"outputs": {}})["outputs"]
-    for output in row["outputs"]:
+    built = state.outputs(name) or {}
+    for output in row.outputs:
         if not Path(output).exists():
             continue
         if built.get(output) is None or state.sha256(output) != built[output]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ptycho_tasks.backend import Backend, InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import canvas_sides
 from ptycho_tasks.system.memory import available_bytes, format_gb
 
 CANVASES, BASE_BYTES = 20, 600_000_000
@@ -96,9 +96,3 @@ def cost_of(backend: Backend, request: TrainRequest | InferRequest | RefineReque
     estimate: Any = getattr(backend, "memory", None)
     default = CANVASES * 8 * rows * columns + BASE_BYTES
     return Cost(rows, columns, float(estimate(request)) if estimate else default, text)
-
-
-def canvas_sides(scan: ScanData) -> tuple[float, float]:
-    """(rows, columns) of the smallest canvas of a scan, as floats: none is too large to say."""
-    rows, columns = np.ptp(np.rint(scan.positions), axis=0) + scan.size
-    return float(rows), float(columns)

@@ -10,7 +10,8 @@ from doit.cmd_base import opt_depfile
 from doit.cmd_dumpdb import DumpDB as _DumpDB
 from doit.exceptions import InvalidCommand
 
-from ptycho_tasks.builds.state import State, is_database
+from ptycho_tasks.builds.database import is_database
+from ptycho_tasks.builds.state import State
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.terminal import print_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho_tasks.builds.progress import _say_doubts, _say_scan
-from ptycho_tasks.builds.state import known_sha256
+from ptycho_tasks.builds.messages import print_doubts, print_scan
+from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import project_path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
-def is_as_simulated(payload: Payload) -> bool:
+def is_simulated_scan(payload: Payload) -> bool:
     """Whether the source file is what a simulation would put there now."""
     from ptycho_tasks.physics.simulate import simulate
     from ptycho_tasks.scans.npz import write_scan
@@ -36,7 +36,7 @@ def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) ->
         ConfigError: the file is not there, or its frames are not of the size of the others.
         ScanError: the scan breaks the contract.
     """
-    sizes = [_read_source(one, one.source_file).size for one in (training, payload)]
+    sizes = [read_source(one, one.source_file).size for one in (training, payload)]
     if sizes[0] != sizes[1]:
         origin = payload.origins["source.file"]
         raise ConfigError(
@@ -45,7 +45,7 @@ def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) ->
         )
 
 
-def _read_source(payload: Payload, path: Path) -> ScanData:
+def read_source(payload: Payload, path: Path) -> ScanData:
     """Read the source, or another scan in its format.
 
     The frames stay memory-mapped, so that a scan may be larger than memory. The price: should
@@ -68,37 +68,48 @@ def _read_source(payload: Payload, path: Path) -> ScanData:
         **source.reading,
     )
     payload.files_read.update(
-        {project_path(payload.root, file): known_sha256(payload.root, file) for file in scan.files}
+        {
+            project_path(payload.root, file): sha256_of_input(payload.root, file)
+            for file in scan.files
+        }
     )
     refuse_changed(scan.files)
     return scan
 
 
-def _read_fixture(payload: Payload) -> ScanData:
+def read_own_fixture(payload: Payload) -> ScanData:
+    """Read the fixture that the payload names."""
     from ptycho_tasks.scans.fixture import read_fixture
 
     return read_fixture(payload.fixture_file)
 
 
-def _read_subset(payload: TrainingPayload) -> ScanData:
+def read_training_scan(payload: TrainingPayload) -> ScanData:
     """The frames that a fixture of the source would hold."""
     from ptycho_tasks.scan import take_frames
     from ptycho_tasks.scans.cutting import select_indices
 
-    scan = _read_source(payload, payload.source_file)
+    scan = read_source(payload, payload.source_file)
     indices = select_indices(scan.positions, payload.fixture, name=scan.name)
     if len(indices) < scan.frame_count:
         scan = take_frames(scan, indices)
-    _say_scan("scan", payload.source_file, payload, scan)
-    _say_doubts(payload.source_file, payload, scan)
+    print_scan("scan", payload.source_file, payload, scan)
+    print_doubts(payload.source_file, payload, scan)
     return scan
 
 
-def _read_inference_scan(payload: InferencePayload) -> ScanData:
+def read_scan_to_infer(payload: InferencePayload) -> ScanData:
+    """Read the frames to reconstruct.
+
+    Raises:
+        ConfigError: the scan is not there, has fewer frames than `inference.n_groups` asks for, or
+            is several scans.
+        ScanError: it breaks the contract.
+    """
     if payload.config.inference.scan == "fixture":
-        scan = _read_fixture(payload)
+        scan = read_own_fixture(payload)
     else:
-        scan = _read_source(payload, payload.scan_file)
+        scan = read_source(payload, payload.scan_file)
     count = payload.config.inference.n_groups
     if count is not None and count != scan.frame_count:
         from ptycho_tasks.scan import evenly_spaced, take_frames
@@ -111,10 +122,10 @@ def _read_inference_scan(payload: InferencePayload) -> ScanData:
             )
         scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
     _refuse_several(payload, scan)
-    _say_scan("scan", payload.scan_file, payload, scan)
+    print_scan("scan", payload.scan_file, payload, scan)
     # In a project, what the source leaves in doubt was said when it was checked.
     if not payload.is_of_project or payload.config.inference.scan not in ("source", "fixture"):
-        _say_doubts(payload.scan_file, payload, scan)
+        print_doubts(payload.scan_file, payload, scan)
     return scan
 
 

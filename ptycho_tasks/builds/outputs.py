@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.builds.progress import _say, _warn
-from ptycho_tasks.builds.stage_code import backend_sources, core_sources, versions
-from ptycho_tasks.builds.state import known_sha256, known_source_digest
-from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
+from ptycho_tasks.builds.identity import Identity
+from ptycho_tasks.builds.messages import print_line, print_warning
+from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, versions
+from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
+from ptycho_tasks.config.fields import canonical_json
+from ptycho_tasks.config.payload import (
+    InferencePayload,
+    TrainingPayload,
+)
 from ptycho_tasks.errors import FileWriteError, ScanError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
 from ptycho_tasks.system.files import find_file_problem
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
-def _refuse_folders(outputs: list[Path]) -> None:
+def refuse_folders(outputs: list[Path]) -> None:
     """Refuse to compute what could not be put in its place.
 
     Raises:
@@ -38,7 +43,7 @@ def _refuse_folders(outputs: list[Path]) -> None:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def making_folder(folder: Path) -> Iterator[None]:
     """A folder for the block, which goes again where that fails and left nothing in it."""
     from ptycho_tasks.system.files import report_write_errors
 
@@ -53,7 +58,7 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def _tidy(work_dir: Path) -> None:
+def remove_other_work(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
     from ptycho_tasks.results.work_folders import remove_work_folders
 
@@ -62,13 +67,28 @@ def _tidy(work_dir: Path) -> None:
         work_dir.rmdir()
 
 
-def _publish(
+def publish_reconstruction(
     payload: InferencePayload,
     scan: ScanData,
     reconstruction: Reconstruction,
-    made_from: dict[str, Any],
+    identity: Identity,
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """Publish a reconstruction: product, pictures and metrics, all or none.
+
+    Args:
+        payload: of the stage.
+        scan: what was reconstructed.
+        reconstruction: what the backend gave.
+        identity: what decides it; it is kept in the files.
+        more: further entries of metrics.json.
+
+    Gives what metrics.json holds, but for the identity.
+
+    Raises:
+        TrainingError: it explains nothing.
+        FileWriteError: the files cannot be written; earlier ones are unchanged.
+    """
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
@@ -88,7 +108,7 @@ def _publish(
         "poisson_deviance": misfit.poisson_deviance,
         "flat": misfit.flat._asdict(),
         "noise": misfit.noise._asdict(),
-        "scores": _scores(payload, scan, reconstruction),
+        "scores": _score(payload, scan, reconstruction),
         **(more or {}),
     }
     shown: tuple[tuple[str, Kind], ...] = ((AMPLITUDE, "amplitude"), (PHASE, "phase"))
@@ -104,19 +124,19 @@ def _publish(
     }
     contents = {
         RECONSTRUCTION: product_bytes(
-            reconstruction, scan, residual=misfit.residual, provenance=made_from
+            reconstruction, scan, residual=misfit.residual, provenance=identity.to_record()
         ),
         **pictures,
     }
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    said = metrics | {"made_from": {**made_from, "files": files}}
-    contents[METRICS] = (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+    record = metrics | {"made_from": {**identity.to_record(), "files": files}}
+    contents[METRICS] = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:
         for name, data in contents.items():
             stack.enter_context(replace_file(payload.output_dir / name)).write_bytes(data)
     if misfit.is_poor:
-        _warn(
+        print_warning(
             f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
             f"{misfit.noise.r_factor:.2g}: the misfit is {misfit.noise_ratio:.3g} times that of "
             f"noise; {_CHECKS}"
@@ -143,35 +163,31 @@ def _refuse_worthless(misfit: Misfit) -> None:
         )
 
 
-def _made_from(
-    payload: TrainingPayload | InferencePayload, stage: str, inputs: dict[str, Path]
-) -> dict[str, Any]:
-    """What decides a stage's outputs: settings, versions, sha256 of the inputs."""
-    return {
-        "settings": payload.settings(stage),
-        "versions": versions(stage, payload.backend),
-        "sources": {
-            name: known_source_digest(path)
-            for name, path in {
-                **core_sources(stage),
-                **backend_sources(payload.backend, payload.backend_source, payload.root),
-            }.items()
-        },
-        "inputs": {
-            name: known_sha256(payload.root, path)
-            for name, path in inputs.items()
-            # Who reads it says what is wrong with one that is missing.
-            if path.is_file()
-        },
+def identify(
+    payload: TrainingPayload | InferencePayload, stage: str, inputs: Mapping[str, Path]
+) -> Identity:
+    """What decides a stage's outputs, of its files as they are now; see `payload.files_read` for
+    the further ones that are known only when the scan was read.
+
+    Args:
+        payload: of the stage.
+        stage: its name.
+        inputs: its files, by role. One that is missing is left out: who reads it says what is
+            wrong.
+    """
+    sources = {
+        **list_core_sources(stage),
+        **list_backend_sources(payload.backend, payload.backend_source, payload.root),
     }
+    return Identity(
+        canonical_json(payload.settings(stage)),
+        versions(stage, payload.backend),
+        {name: digest_of_source(path) for name, path in sources.items()},
+        {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
+    )
 
 
-def _read_besides(payload: Payload) -> dict[str, dict[str, str]]:
-    """What was read besides the inputs, to be added to what a result was made from."""
-    return {"read": dict(payload.files_read)} if payload.files_read else {}
-
-
-def _scores(
+def _score(
     payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
 ) -> dict[str, float | None] | None:
     """Scores against the scan's own object; None where it has none that covers the scan."""
@@ -189,5 +205,5 @@ def _scores(
         )
     except ScanError as error:
         # The images are right all the same; a placeholder for an object is common.
-        _say(payload, f"no scores  objectGuess: {error}")
+        print_line(payload, f"no scores  objectGuess: {error}")
         return None

@@ -6,23 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ptycho_tasks.backend import Progress, no_progress
-from ptycho_tasks.backends import import_failure
 from ptycho_tasks.config.payload import (
-    InferencePayload,
     Payload,
-    TrainingPayload,
 )
-from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
-from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
-from ptycho_tasks.system.processes import Stopped
-from ptycho_tasks.system.terminal import echo, print_text
+from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.backend import Backend
     from ptycho_tasks.scan import ScanData
 
 
@@ -111,7 +103,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _progress(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
+def show_progress_of(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
     """A `Progress` at which the frames that were read are let go of, so that a backend need not
     do so to reconstruct a scan that is larger than memory."""
     from ptycho_tasks.scan import release_pages
@@ -123,73 +115,3 @@ def _progress(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress
             shown(done, total, metrics)
 
         yield progress
-
-
-@contextmanager
-def _answerable(payload: TrainingPayload | InferencePayload, at_work: Backend) -> Iterator[None]:
-    """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
-    backend = f"backend `{at_work.name}`"
-    try:
-        yield
-    except Stopped:
-        raise
-    except SystemExit as error:
-        raise TrainingError(
-            f"{backend} ended the program with sys.exit({error.code!r}); it must raise an error "
-            "that says what is wrong"
-        ) from error
-    except ImportError as error:
-        raise BackendError(f"{backend} cannot run: {import_failure(error)}") from error
-    except ConfigError as error:
-        key = str(error).partition(":")[0]
-        text = str(error)
-        if key.startswith("training."):
-            key, text = (s.replace("training", payload.section, 1) for s in (key, text))
-        origin = payload.origins.get(key)
-        if origin is None:
-            raise
-        raise ConfigError(f"{origin}: {text}") from error
-
-
-def _say_result(payload: InferencePayload, metrics: dict[str, Any]) -> None:
-    for what, name in (
-        ("product", RECONSTRUCTION),
-        ("amplitude", AMPLITUDE),
-        ("phase", PHASE),
-        ("metrics", METRICS),
-    ):
-        _say(payload, f"{what:<10} {payload.display_path(payload.output_dir / name)}")
-    _say(
-        payload,
-        f"{'misfit':<10} R-factor {metrics['r_factor']:.4f}, "
-        f"Poisson deviance {metrics['poisson_deviance']:.4g} a pixel",
-    )
-    for name, value in (metrics["scores"] or {}).items():
-        shown = "none" if value is None else format(value, ".4g")
-        _say(payload, f"{'score':<10} {name} {shown}")
-
-
-def _say_scan(what: str, path: Path, payload: Payload, scan: ScanData) -> None:
-    N = scan.size
-    _say(
-        payload, f"{what:<10} {payload.display_path(path)}: {scan.frame_count} frames of {N} x {N}"
-    )
-    for note in scan.notes:
-        _say(payload, f"{'':<10} {note}")
-
-
-def _say_doubts(path: Path, payload: Payload, scan: ScanData) -> None:
-    from ptycho_tasks.scans.plausibility import doubts
-
-    for doubt in doubts(scan):
-        _warn(f"{payload.display_path(path)}: {doubt}")
-
-
-def _warn(text: str) -> None:
-    """Also where the rest is quiet."""
-    echo(f"{'warning':<10} {text}")
-
-
-def _say(payload: Payload, text: str) -> None:
-    if not payload.execution.quiet:
-        echo(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from doit.task import Task
 
 from ptycho_tasks.builds.state import State, current
-from ptycho_tasks.builds.task_table import Table, table_of
+from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
@@ -23,17 +23,14 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
     for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
         if name.partition(":")[0] not in ("infer", "refine") or not tasks[name].actions:
             continue
-        _, scan, *_ = project_table().row(name)["inputs"]
+        row = project_table().row(name)
+        scan = row.inputs["scan"]
         # A task would make it: the source, where that is simulated, or the fixture.
         made = any(
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
         if not made and not Path(scan).exists():
-            missing = (
-                project_table()
-                .payload(project_table().row(name))
-                .describe_missing("inference.scan")
-            )
+            missing = project_table().payload(row).describe_missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 
@@ -58,9 +55,9 @@ def project_table() -> Table:
 def _table_at(root: Path, state: State | None) -> Table:
     if is_evidence_alone(root):
         return Table([], root / CONFIG_NAME, b"")
-    table = table_of(root, state)
+    table = read_table(root, state)
     if state is not None:
         # Now, before anything of it runs: see `State.source_digest`.
-        for path in {path for row in table.rows for path in row["sources"].values()}:
+        for path in {path for row in table.rows for path in row.sources.values()}:
             state.source_digest(path)
     return table

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +21,7 @@ class Reason:
     new: Any = None
 
 
-def _value(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key]) if key in values else "not there"
-
-
-def changed(path: str, old: str | None, new: str | None, appeared: str) -> str:
+def describe_change(path: str, old: str | None, new: str | None, appeared: str) -> str:
     """What is said of a file whose content is not what it was.
 
     Args:
@@ -40,8 +34,9 @@ def changed(path: str, old: str | None, new: str | None, appeared: str) -> str:
         return f"{path} is missing"
     if old is None:
         return f"{path} {appeared}"
-    return f"{path} changed: sha256 {_shown(old)} -> {_shown(new)}"
+    return f"{path} changed: sha256 {shorten(old)} -> {shorten(new)}"
 
 
-def _shown(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A version or a digest, short enough to be read."""
     return "none" if value is None else str(value)[:12]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptycho_tasks.backends import LOCAL_MODULE
-from ptycho_tasks.builds.staleness import LOCAL
+from ptycho_tasks.builds.identity import PROJECT_CODE
 from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.sources import is_installed
 
@@ -51,6 +51,7 @@ _READING = (
 _RESULT = (
     *_READING,
     "backend",
+    "builds/identity",
     "builds/outputs",
     "physics/forward",
     "physics/metrics",
@@ -66,6 +67,7 @@ STAGE_CODE = {
         1,
         (
             "backend",
+            "builds/identity",
             "builds/inputs",
             "builds/outputs",
             "builds/stages",
@@ -83,9 +85,10 @@ STAGE_CODE = {
     "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
-    "backends", "builds/cost", "builds/progress", "builds/stage_code", "builds/state",
-    "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
-    "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
+    "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
+    "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "config/document",
+    "config/factories", "config/facts", "config/fields", "config/layers", "config/payload",
+    "config/sections", "config/variants", "errors", "layout", "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/plausibility",
     "system/files", "system/memory", "system/sources", "system/terminal",
 })  # fmt: skip
@@ -105,14 +108,14 @@ Sources = dict[str, Path]
 """Source files by name: `project/backends/mine.py`, or a package and its file."""
 
 
-def core_sources(stage: str) -> Sources:
+def list_core_sources(stage: str) -> Sources:
     """The source files of the core that count for a stage; none where the core is installed."""
     if is_installed(_HERE):
         return {}
     return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in STAGE_CODE[stage].modules}
 
 
-def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
+def list_backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """The source files of a backend that count, and those of the core that it imports; none of
     what is installed.
 
@@ -123,7 +126,9 @@ def backend_sources(backend: object, local: Path | None, root: Path) -> Sources:
     """
     if local is not None:
         files = _with_imports(local, root) | _imported_now(root)
-        named = {f"{LOCAL}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
+        named = {
+            f"{PROJECT_CODE}/{file.relative_to(root).as_posix()}": file for file in sorted(files)
+        }
         return {**named, **_core_imports(tuple(named.values()))}
     package = type(backend).__module__.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from doit.globals import Globals
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import clean, run_stage, said_by
+from ptycho_tasks.builds.actions import clean, read_outputs, run_stage
 from ptycho_tasks.builds.project import project_table
-from ptycho_tasks.builds.staleness import IGNORE_CODE, Recipe, UpToDate
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.staleness import IGNORE_CODE, UpToDate
 from ptycho_tasks.builds.state import Checker, State
-from ptycho_tasks.builds.task_table import Row
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.system.faults import exit_on_error
 
@@ -44,7 +43,7 @@ def create_tasks(stage: str) -> Iterator[Task] | None:
     refuse_foreign_settings()
     with exit_on_error():
         rows = project_table().rows
-    if all(row["stage"] != stage for row in rows):
+    if all(row.stage != stage for row in rows):
         return None
     parts = ("refine", "infer") if stage == "infer" else (stage,)
     return (task for part in parts for task in _create(part, rows))
@@ -61,15 +60,15 @@ def create_all_tasks() -> list[Task]:
 
 def _create(stage: str, rows: Iterable[Row]) -> Iterator[Task]:
     """The tasks of one stage, and one that runs them all where they have other names."""
-    own = [row for row in rows if row["stage"] == stage]
-    if own and own[0]["name"] != stage:
+    own = [row for row in rows if row.stage == stage]
+    if own and own[0].name != stage:
         together = (stage, "refine") if stage == "infer" else (stage,)
         yield Task(
             stage,
             None,
             doc=_TOGETHER[stage],
             has_subtask=True,
-            task_dep=[row["name"] for row in rows if row["stage"] in together],
+            task_dep=[row.name for row in rows if row.stage in together],
             params=_OPTIONS,
         )
     yield from map(_task, own)
@@ -95,25 +94,23 @@ def refuse_foreign_settings() -> None:
 
 
 def _task(row: Row) -> Task:
-    # A missing scan is the action's to report: doit would not say which key names it.
-    inputs = row["inputs"]
-    if row["stage"] == "source":
+    inputs = [*row.inputs.values()]
+    if row.stage == "source":
+        # A missing scan is the action's to report: doit would not say which key names it.
         inputs = [path for path in inputs if Path(path).exists()]
-    recipe = Recipe(row["settings"], tuple(row["at_default"]), row["versions"], row["sources"])
-    stage, name = row["stage"], row["name"]
-    said = functools.partial(said_by, row) if stage in ("train", "infer", "refine") else None
+    holds_its_identity = row.stage in ("train", "infer", "refine")
     task = Task(
-        name,
-        [(run_stage, [name])],
+        row.name,
+        [(run_stage, [row.name])],
         file_dep=inputs,
-        targets=row["outputs"],
-        task_dep=[row["after"]] if row["after"] else [],
-        uptodate=[UpToDate(recipe, row["inputs"], said)],
-        clean=[(clean, [name])],
+        targets=row.outputs,
+        task_dep=[row.after] if row.after else [],
+        uptodate=[UpToDate(row, read_outputs if holds_its_identity else None)],
+        clean=[(clean, [row.name])],
         io={"capture": False},
         params=_OPTIONS,
-        doc=row["doc"],
+        doc=row.doc,
     )
-    if name != stage:
-        task.subtask_of = stage
+    if row.name != row.stage:
+        task.subtask_of = row.stage
     return task

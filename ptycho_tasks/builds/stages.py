@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,30 +20,28 @@ from ptycho_tasks.backend import (
     checked_reconstruction,
 )
 from ptycho_tasks.builds.inputs import (
-    _read_fixture,
-    _read_inference_scan,
-    _read_source,
-    _read_subset,
+    read_own_fixture,
+    read_scan_to_infer,
+    read_source,
+    read_training_scan,
+)
+from ptycho_tasks.builds.messages import (
+    explain_failures,
+    print_doubts,
+    print_line,
+    print_result,
+    print_scan,
+    print_warning,
 )
 from ptycho_tasks.builds.outputs import (
-    _made,
-    _made_from,
-    _publish,
-    _read_besides,
-    _refuse_folders,
-    _tidy,
+    identify,
+    making_folder,
+    publish_reconstruction,
+    refuse_folders,
+    remove_other_work,
 )
-from ptycho_tasks.builds.progress import (
-    _answerable,
-    _progress,
-    _say,
-    _say_doubts,
-    _say_result,
-    _say_scan,
-    _warn,
-    show_progress,
-)
-from ptycho_tasks.builds.state import known_sha256
+from ptycho_tasks.builds.progress import show_progress, show_progress_of
+from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import (
     InferencePayload,
     Payload,
@@ -75,9 +73,9 @@ def check_source(payload: Payload) -> ScanData:
         if not any(frame.any() for frame in simulated.diffraction):
             raise ScanError("source.simulate: every frame is dark; raise `photons`")
         write_scan(payload.source_file, simulated)
-    scan = _read_source(payload, payload.source_file)
-    _say_scan("source", payload.source_file, payload, scan)
-    _say_doubts(payload.source_file, payload, scan)
+    scan = read_source(payload, payload.source_file)
+    print_scan("source", payload.source_file, payload, scan)
+    print_doubts(payload.source_file, payload, scan)
     return scan
 
 
@@ -88,11 +86,11 @@ def make_fixture(payload: Payload) -> None:
         ScanError: the source breaks the contract, or has fewer frames than asked for.
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
-    scan = _read_source(payload, payload.source_file)
+    scan = read_source(payload, payload.source_file)
     source = payload.source_file
-    sha256 = functools.partial(known_sha256, payload.root)
+    sha256 = functools.partial(sha256_of_input, payload.root)
     made = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
-    _say_scan("fixture", payload.fixture_file, payload, made)
+    print_scan("fixture", payload.fixture_file, payload, made)
 
 
 def cut_fixture(
@@ -140,24 +138,37 @@ def train(payload: TrainingPayload) -> Path:
         TrainingError: the training failed, or the backend gave what is no model.
         FileWriteError: the bundle cannot be written; an earlier one is unchanged.
     """
-    from ptycho_tasks.builds.cost import check_cost
-    from ptycho_tasks.results.bundle import bundle_bytes
-    from ptycho_tasks.results.folder_record import record_changes, remove_recorded, write_record
     from ptycho_tasks.system.files import write_atomic
 
-    _refuse_folders([payload.bundle_file])
+    refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
-    made_from = _made_from(payload, "train", payload.training_files)
-    scan = _read_fixture(payload) if payload.is_of_project else _read_subset(payload)
-    made_from |= _read_besides(payload)
-    work_dir = payload.work_dir(made_from)
-    quiet = payload.execution.quiet
-    label = f"train {payload.backend.name}"
+    identity = identify(payload, "train", payload.training_files)
+    scan = read_own_fixture(payload) if payload.is_of_project else read_training_scan(payload)
+    identity = identity._replace(read=payload.files_read)
+    work_dir = payload.work_dir(identity.key(without=["training.epochs"]))
+    with making_folder(work_dir):
+        model = _call_training(payload, scan, work_dir)
+    pack = functools.partial(_pack, payload, scan.size)
+    content = pack(model, identity.to_record())
+    checkpoints = {name: pack(state, None) for name, state in model.checkpoints.items()}
+    _publish_checkpoints(payload, checkpoints)
+    write_atomic(payload.bundle_file, content)
+    remove_other_work(work_dir)
+    print_line(payload, f"bundle     {payload.display_path(payload.bundle_file)}")
+    return payload.bundle_file
+
+
+def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> TrainedModel:
+    """Have the backend train; gives what it made, checked."""
+    from ptycho_tasks.builds.cost import check_cost
+    from ptycho_tasks.results.folder_record import record_changes
+
+    backend, quiet = payload.backend, payload.execution.quiet
+    trained_on = payload.fixture_file if payload.is_of_project else payload.source_file
     with (
-        _made(work_dir),
         record_changes(payload.log_dir),
-        _answerable(payload, payload.backend),
-        show_progress(label, quiet=quiet) as progress,
+        explain_failures(payload),
+        show_progress(f"train {backend.name}", quiet=quiet) as progress,
     ):
         request = TrainRequest(
             scan,
@@ -165,38 +176,42 @@ def train(payload: TrainingPayload) -> Path:
             payload.execution,
             progress,
             work_dir,
-            lambda text: _say(payload, f"{'':<10} {text}"),
+            lambda text: print_line(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
-        trained_on = payload.fixture_file if payload.is_of_project else payload.source_file
-        with check_cost(payload.backend, request, payload.display_path(trained_on)).told():
-            given = payload.backend.train(request)
-    model = checked_model(given, payload.backend.name)
+        with check_cost(backend, request, payload.display_path(trained_on)).told():
+            model = backend.train(request)
+    return checked_model(model, backend.name)
 
-    def bundle_of(state: TrainedModel, made_from: dict[str, Any] | None) -> bytes:
-        return bundle_bytes(
-            state,
-            backend=payload.backend.name,
-            backend_version=payload.backend.version,
-            size=scan.size,
-            params=payload.params(scan.size),
-            made_from=made_from,
-        )
 
-    content = bundle_of(model, made_from)
-    kept = {name: bundle_of(state, None) for name, state in model.checkpoints.items()}
+def _pack(
+    payload: TrainingPayload, size: int, model: TrainedModel, provenance: dict[str, Any] | None
+) -> bytes:
+    """The bundle of a model, or of a checkpoint, which has no provenance of its own."""
+    from ptycho_tasks.results.bundle import bundle_bytes
+
+    return bundle_bytes(
+        model,
+        backend=payload.backend.name,
+        backend_version=payload.backend.version,
+        size=size,
+        params=payload.params(size),
+        made_from=provenance,
+    )
+
+
+def _publish_checkpoints(payload: TrainingPayload, bundles: Mapping[str, bytes]) -> None:
+    """Put the checkpoints of this training in the place of those of the one before."""
+    from ptycho_tasks.results.folder_record import remove_recorded, write_record
+    from ptycho_tasks.system.files import write_atomic
+
     remove_recorded(payload.checkpoints_dir)
-    paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in kept}
+    paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in bundles}
     for name, path in paths.items():
-        write_atomic(path, kept[name])
-        _say(payload, f"checkpoint {payload.display_path(path)}")
+        write_atomic(path, bundles[name])
+        print_line(payload, f"checkpoint {payload.display_path(path)}")
     if paths:
         write_record(payload.checkpoints_dir, paths.values())
-    path = payload.bundle_file
-    write_atomic(path, content)
-    _tidy(work_dir)
-    _say(payload, f"bundle     {payload.display_path(path)}")
-    return path
 
 
 def infer(payload: InferencePayload) -> dict[str, Any]:
@@ -215,10 +230,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.results.bundle import load_bundle
 
-    _refuse_folders(payload.output_files)
+    refuse_folders(payload.output_files)
     # Before anything is read, as in training.
     inputs = {"bundle": payload.bundle_file, **payload.scan_files}
-    made_from = _made_from(payload, "infer", inputs)
+    identity = identify(payload, "infer", inputs)
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
@@ -226,10 +241,13 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             f"`{bundle.backend}`, not by `{payload.backend.name}`; train again, or set "
             f"`backend: {bundle.backend}`"
         )
-    scan = _read_inference_scan(payload)
-    made_from |= _read_besides(payload)
+    scan = read_scan_to_infer(payload)
+    identity = identity._replace(read=payload.files_read)
     label = f"infer {payload.backend.name}"
-    with _answerable(payload, payload.backend), _progress(label, payload, scan) as progress:
+    with (
+        explain_failures(payload),
+        show_progress_of(label, payload, scan) as progress,
+    ):
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
         cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
@@ -237,8 +255,8 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             given = payload.backend.infer(request)
     with cost.told():
         reconstruction = checked_reconstruction(given, scan, payload.backend.name)
-        metrics = _publish(payload, scan, reconstruction, made_from)
-    _say_result(payload, metrics)
+        metrics = publish_reconstruction(payload, scan, reconstruction, identity)
+    print_result(payload, metrics)
     return metrics
 
 
@@ -259,12 +277,12 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.product import read_product
 
-    _refuse_folders(payload.output_files)
+    refuse_folders(payload.output_files)
     inputs = {"reconstruction": payload.start_file, **payload.scan_files}
-    made_from = _made_from(payload, "refine", inputs)
+    identity = identify(payload, "refine", inputs)
     start = read_product(payload.start_file)
-    scan = _read_inference_scan(payload)
-    made_from |= _read_besides(payload)
+    scan = read_scan_to_infer(payload)
+    identity = identity._replace(read=payload.files_read)
     refiner = payload.backend
     try:
         start = checked_reconstruction(start, scan, payload.config.backend)
@@ -273,7 +291,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
-    with _answerable(payload, refiner), show_progress(label, quiet=quiet) as progress:
+    with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
         request = RefineRequest(scan, start, payload.options, payload.execution, progress)
         with check_cost(refiner, request, payload.display_path(payload.scan_file)).told():
             # The payload's factory saw that it is there.
@@ -281,11 +299,11 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
-    metrics = _publish(payload, scan, reconstruction, made_from, {"start": began})
-    _say(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
-    _say_result(payload, metrics)
+    metrics = publish_reconstruction(payload, scan, reconstruction, identity, {"start": began})
+    print_line(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
+    print_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:
-        _warn(
+        print_warning(
             "the refinement explains the frames worse than its start did; take "
             f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out"
         )

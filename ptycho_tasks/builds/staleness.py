@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from doit.dependency import UptodateCalculator
 from doit.task import Task
 
-from ptycho_tasks.builds.notes import mapping_in
-from ptycho_tasks.builds.reasons import Reason, _shown, _value, changed
+from ptycho_tasks.builds.identity import Identity, list_differences
+from ptycho_tasks.builds.reasons import Reason, describe_change
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run
-from ptycho_tasks.builds.state import State, whole
+from ptycho_tasks.builds.state import State, check_built
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What decides a stage's outputs besides the content of its inputs."""
+class Built(NamedTuple):
+    """A stage's outputs, and what they were made from."""
 
-    settings: str
-    """Canonical JSON of dotted config key to value."""
-    at_default: tuple[str, ...]
-    """The keys among them whose value is the default."""
-    versions: Mapping[str, Any]
-    """Code by name, to the version that its author gave it."""
-    sources: Mapping[str, str]
-    """Source files whose content counts: name, which begins with its package, to path."""
-
-
-_SAID = ("settings", "versions", "sources", "inputs", "files")
-Found = Mapping[str, Any]
-"""What an artefact says of itself: `settings`, `versions`, `sources`, `inputs` (each to sha256),
-`files` (path to sha256 of what was published with it) and, where it was, `read` (likewise, of
-further files that were read)."""
+    identity: Identity
+    outputs: Mapping[str, str | None]
+    """Path to sha256, of those that are known."""
 
 
 class Answer(UptodateCalculator):  # type: ignore[misc]
@@ -78,160 +64,135 @@ class Answer(UptodateCalculator):  # type: ignore[misc]
 class UpToDate(Answer):
     """A stage's answer."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        inputs: Sequence[str] = (),
-        said: Callable[[], Found | None] | None = None,
-    ) -> None:
+    def __init__(self, row: Row, read_outputs: Callable[[Row], Built | None] | None = None) -> None:
         """Of one stage.
 
         Args:
-            recipe: what decides the outputs.
-            inputs: the files that it reads, those that are missing too.
-            said: reads what the present outputs say of themselves; None where they say nothing.
+            row: its task.
+            read_outputs: reads what the present outputs hold of what they were made from; gives
+                None where they hold nothing or are damaged.
         """
         super().__init__()
-        self.recipe = recipe
-        self.inputs = inputs
-        self.said = said
-        self._sources: dict[str, str | None] = {}
-        self._read: Mapping[str, str] = {}
+        self.row = row
+        self._read_outputs = read_outputs
+        self._now = _NOTHING
 
     def configure_task(self, task: Task) -> None:
         """Have doit keep what the outputs were built from."""
-        task.value_savers.append(lambda: {"built": self.built(task)})
+        task.value_savers.append(lambda: {"built": self._record_of_outputs()})
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Whether the task's outputs are what its inputs, settings and code give."""
-        state = self.state
+        state, row = self.state, self.row
         self.is_asked_by_a_run(task)
         state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
-        self._sources = {
-            name: state.source_digest(path) for name, path in self.recipe.sources.items()
-        }
-        built = whole(values.get("built"))
-        read = values.get("read")
-        self._read = read if isinstance(read, dict) else {}
-        self.reasons = list(self._reasons(task, built))
-        if self.reasons and self._take_what_is_said(task, built):
+        built = self._built(values)
+        read = {} if built is None else built.identity.read
+        self._now = Identity(
+            row.settings,
+            row.versions,
+            {name: state.source_digest(path) for name, path in row.sources.items()},
+            {role: state.sha256(path) for role, path in row.inputs.items()},
+            {path: state.sha256(path) for path in read},
+        )
+        self.reasons = list(self._reasons(built))
+        if self.reasons and (self._take_outputs(built) or self._ignore_code()):
             self.reasons = []
-        elif self.reasons and all(r.kind == "code" for r in self.reasons) and self._ignore_code():
-            self._adopt(task)
-            self.reasons = []
-        elif not self.reasons and built is not None and built["sources"] != self._sources:
+        elif not self.reasons and built and built.identity.sources != self._now.sources:
             # Installed code became code that is worked on, or the other way: from here on.
-            self._adopt(task)
+            self._adopt(read)
         return not self.reasons
 
-    def built(self, task: Task) -> dict[str, Any]:
-        """What the outputs that are there now were built from."""
-        return {
-            "settings": self.recipe.settings,
-            "versions": dict(self.recipe.versions),
-            "sources": self._sources,
-            "outputs": {path: self.state.sha256(path) for path in task.targets},
-        }
+    def _built(self, values: Mapping[str, Any]) -> Built | None:
+        """What the database knows of how the outputs were built; None where it knows nothing."""
+        record, read = check_built(values.get("built")), values.get("read")
+        if record is None:
+            return None
+        inputs = {role: self.state.get(self.row.name, p) for role, p in self.row.inputs.items()}
+        identity = Identity(
+            record["settings"],
+            record["versions"],
+            record["sources"],
+            inputs,
+            read if isinstance(read, dict) else {},
+        )
+        return Built(identity, record["outputs"])
 
-    def _reasons(self, task: Task, built: Mapping[str, Any] | None) -> Iterator[Reason]:
+    def _reasons(self, built: Built | None) -> Iterator[Reason]:
+        row, state = self.row, self.state
         if built is None:
-            yield Reason("new", task.name, "it was not built yet")
+            yield Reason("new", row.name, "it was not built yet")
             return
-        if built["settings"] != self.recipe.settings:
-            yield from self._changed_settings(mapping_in(built["settings"]))
-        yield from self._changed_code(built)
-        seen = self.state.snapshots[task.name]
-        for path in sorted(seen):
-            old, new = self.state.get(task.name, path), seen[path]
-            if old != new:
-                text = changed(path, old, new, "is new as an input")
-                yield Reason("input", path, text, old, new)
-        for path, old in sorted(self._read.items()):
-            new = self.state.sha256(path)
-            if old != new:
-                yield Reason("input", path, changed(path, old, new, "is new as an input"), old, new)
-        for path in sorted(set(self.state.get(task.name, "deps:") or ()) - set(seen)):
+        yield from list_differences(
+            built.identity, self._now, paths=row.inputs, at_default=row.at_default
+        )
+        for path in sorted({*(state.get(row.name, "deps:") or ())} - {*row.inputs.values()}):
             yield Reason("input", path, f"{path} is no longer an input")
-        for path in task.targets:
-            old, new = built["outputs"].get(path), self.state.sha256(path)
+        for path in row.outputs:
+            old, new = built.outputs.get(path), state.sha256(path)
             if old != new or new is None:
-                text = changed(path, old, new, "was not made by this task")
+                text = describe_change(path, old, new, "was not made by this task")
                 yield Reason("output", path, text, old, new)
 
-    def _changed_settings(self, old: Mapping[str, Any]) -> Iterator[Reason]:
-        new = json.loads(self.recipe.settings)
-        for key in sorted({*old, *new}):
-            # An option that is new in the program and not used makes nothing stale.
-            if key not in old and key in self.recipe.at_default:
-                continue
-            if key not in old or key not in new or old[key] != new[key]:
-                text = f"{key} {_value(old, key)} -> {_value(new, key)}"
-                yield Reason("setting", key, text, old.get(key), new.get(key))
-
-    def _changed_code(self, built: Mapping[str, Any]) -> Iterator[Reason]:
-        old, new = built["versions"], self.recipe.versions
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                text = f"{name}: version {_shown(old.get(name))} -> {_shown(new.get(name))}"
-                yield Reason("code", name, text, old.get(name), new.get(name))
-        before, now = built["sources"], self._sources
-        # Installed code has a version only: where a package comes or goes, the version decides.
-        shared = {_package(name) for name in before} & {_package(name) for name in now}
-        for name in sorted({*before, *now}):
-            if _package(name) in shared and before.get(name) != now.get(name):
-                shown = name.removeprefix(f"{LOCAL}/")
-                text = changed(shown, before.get(name), now.get(name), "is new")
-                yield Reason("code", shown, text, before.get(name), now.get(name))
-
     def _ignore_code(self) -> bool:
-        return any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
+        """Take the outputs as made by the code as it is, where the user asks for that and nothing
+        else is new."""
+        asked = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
+        if not asked or any(reason.kind != "code" for reason in self.reasons):
+            return False
+        self._adopt(self._now.read)
+        return True
 
-    def _take_what_is_said(self, task: Task, built: Mapping[str, Any] | None) -> bool:
-        """Whether the outputs say, credibly, that they are what the task would make.
+    def _take_outputs(self, built: Built | None) -> bool:
+        """Take the outputs, where they say, credibly, that they are what the task would make.
 
         So it is after a kill between their publication and the note of it in the database, and
         where the database was lost.
         """
-        state = self.state
-        if self.said is None or state.is_forgotten(task.name):
+        state, row = self.state, self.row
+        if self._read_outputs is None or state.is_forgotten(row.name):
             return False
         # An output that alone is not as it was left was edited.
         if built is not None and all(reason.kind == "output" for reason in self.reasons):
             return False
-        if not all(Path(path).is_file() for path in task.targets):
+        if not all(Path(path).is_file() for path in row.outputs):
             return False
-        found = self.said()
-        if found is None or not all(isinstance(found.get(key), dict) for key in _SAID):
+        there = self._read_outputs(row)
+        if there is None:
             return False
-        inputs = state.snapshots[task.name]
-        same = (
-            not any(True for _ in self._changed_settings(found["settings"]))
-            and not any(True for _ in self._changed_code(found))
-            and sorted(map(str, found["inputs"].values())) == sorted(map(str, inputs.values()))
-            and all(state.sha256(path) == digest for path, digest in found["files"].items())
-            and all(state.sha256(p) == digest for p, digest in found.get("read", {}).items())
-        )
-        if same:
-            self._read = found.get("read", {})
-            self._adopt(task)
-        return same
+        read = {path: state.sha256(path) for path in there.identity.read}
+        now = self._now._replace(read=read)
+        if any(
+            True
+            for _ in list_differences(
+                there.identity, now, paths=row.inputs, at_default=row.at_default
+            )
+        ) or any(state.sha256(path) != digest for path, digest in there.outputs.items()):
+            return False
+        self._adopt(read)
+        return True
 
-    def _adopt(self, task: Task) -> None:
-        inputs = self.state.snapshots[task.name]
+    def _adopt(self, read: Mapping[str, str | None]) -> None:
+        """Have the database know the outputs as what the task makes now."""
+        inputs = self.state.snapshots[self.row.name]
         self.state.adopt(
-            task.name,
+            self.row.name,
             {
-                "_values_:": {"built": self.built(task), "read": dict(self._read)},
+                "_values_:": {"built": self._record_of_outputs(), "read": dict(read)},
                 "checker:": "Checker",
                 **inputs,
                 "deps:": list(inputs),
             },
         )
 
+    def _record_of_outputs(self) -> dict[str, Any]:
+        """What the database keeps of the outputs that are there now; their inputs stand beside."""
+        return {
+            "settings": self._now.settings,
+            "versions": dict(self._now.versions),
+            "sources": dict(self._now.sources),
+            "outputs": {path: self.state.sha256(path) for path in self.row.outputs},
+        }
 
-LOCAL = "project"
-"""The package, so to speak, of a project's own modules."""
 
-
-def _package(name: str) -> str:
-    return name.partition("/")[0]
+_NOTHING = Identity("{}", {}, {}, {})

@@ -165,7 +165,8 @@ def _is_part(name: str) -> bool:
 def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
     """Why a run of a task would fail: inputs that are not there, and that no task makes."""
     stage = next((utd for utd, _, _ in task.uptodate if isinstance(utd, UpToDate)), None)
-    absent = [p for p in (stage.inputs if stage else task.file_dep) if not os.path.exists(p)]  # noqa: PTH110
+    needed = stage.row.inputs.values() if stage else task.file_dep
+    absent = [p for p in needed if not os.path.exists(p)]  # noqa: PTH110
     if not absent:
         return
     made = {path for name in task.task_dep for path in tasks[name].targets}

@@ -53,7 +53,7 @@ def complete_backends(context: click.Context, param: click.Parameter, incomplete
 
 def complete_tasks(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The project's tasks that begin like this; none where its configuration is wrong."""
-    from ptycho_tasks.builds.task_table import table_of
+    from ptycho_tasks.builds.task_table import read_table
     from ptycho_tasks.evidence.loading import load_evidence
 
     names: list[str] = []
@@ -63,6 +63,6 @@ def complete_tasks(context: click.Context, param: click.Parameter, incomplete: s
         names = [f"evidence:{id}" for id in rows]
     # What a backend prints is no completion.
     with suppress(PtychoTasksError, OSError), redirect_stdout(StringIO()):
-        names += [row["name"] for row in table_of(Path.cwd(), None).rows]
+        names += [row.name for row in read_table(Path.cwd(), None).rows]
     groups = [name.partition(":")[0] for name in names]
     return [name for name in dict.fromkeys([*groups, *names]) if name.startswith(incomplete)]

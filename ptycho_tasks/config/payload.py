@@ -7,7 +7,6 @@ paths of the files. `config.factories` makes payloads.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ import msgspec
 
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.config.facts import Facts
-from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.layers import Variant
 from ptycho_tasks.config.sections import Config, SourceOptions
 from ptycho_tasks.config.variants import make_label
@@ -202,15 +200,13 @@ class TrainingPayload(Payload):
             own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
         return own
 
-    def work_dir(self, made_from: Mapping[str, Any]) -> Path:
+    def work_dir(self, key: str) -> Path:
         """The folder for checkpoints of trainings that differ in nothing but `epochs`.
 
         Args:
-            made_from: settings, versions, sources and inputs of the training.
+            key: sha256 of what decides them, but for `epochs`.
         """
-        settings = {k: v for k, v in made_from["settings"].items() if k != "training.epochs"}
-        text = canonical_json({**made_from, "settings": settings})
-        return self.work_root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.work_root / key[:16]
 
     @property
     def training_files(self) -> dict[str, Path]:

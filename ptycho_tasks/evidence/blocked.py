@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from doit.exceptions import BaseFail, TaskFailed
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import failure_of
+from ptycho_tasks.builds.actions import report_failure
 from ptycho_tasks.builds.order import in_run_order
 from ptycho_tasks.evidence.loading import project_evidence
 from ptycho_tasks.evidence.tasks import HIDDEN, inputs_of, publish_action
@@ -71,7 +71,7 @@ class Blocked:
                 problem = f"{cause} failed: {self._problems[cause]}"
                 block_item(evidence, item, inputs_of(evidence, item), problem)
         except Exception as error:
-            failure_of(error)
+            report_failure(error)
             return set()
         deps = {name: self._tasks[name].task_dep for name in self._selected}
         publishing = [name for name in deps if not causes.keys().isdisjoint(deps[name])]

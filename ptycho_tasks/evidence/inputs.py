@@ -6,8 +6,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence, Item
 from ptycho_tasks.layout import CONFIG_NAME, project_path
@@ -108,22 +108,22 @@ def outputs_at(root: Path) -> Outputs:
 
     @functools.cache
     def outputs(stage: str) -> list[str]:
-        from ptycho_tasks.builds.task_table import table_of
+        from ptycho_tasks.builds.task_table import read_table
 
-        rows = table_of(root, None).rows if os.path.lexists(root / CONFIG_NAME) else []
+        rows = read_table(root, None).rows if os.path.lexists(root / CONFIG_NAME) else []
         return outputs_in(rows, stage)
 
     return outputs
 
 
-def outputs_in(rows: list[dict[str, Any]], stage: str) -> list[str]:
+def outputs_in(rows: list[Row], stage: str) -> list[str]:
     """The files that a stage, or one task of it, makes.
 
     Raises:
         ConfigError: there is no such task.
     """
-    found = [row for row in rows if stage in (row["name"], row["stage"])]
+    found = [row for row in rows if stage in (row.name, row.stage)]
     if not found:
-        known = ", ".join(dict.fromkeys(row["stage"] for row in rows)) or "none"
+        known = ", ".join(dict.fromkeys(row.stage for row in rows)) or "none"
         raise ConfigError(f"evidence: depends: there is no stage `{stage}`; stages: {known}")
-    return [path for row in found for path in row["outputs"]]
+    return [path for row in found for path in row.outputs]

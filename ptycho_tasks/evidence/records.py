@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.builds.reasons import Reason, changed
+from ptycho_tasks.builds.reasons import Reason, describe_change
 from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
 from ptycho_tasks.layout import EVIDENCE, project_path
@@ -173,7 +173,7 @@ def reasons_of(
             yield Reason("input", path, f"{path} is no longer an input", seen[path], None)
         elif path not in seen or seen[path] != now[path]:
             before, after = seen.get(path), now[path]
-            text = changed(path, before, after, "is new as an input")
+            text = describe_change(path, before, after, "is new as an input")
             yield Reason("input", path, text, before, after)
     if record.get("outcome") != GREEN:
         said = f": {record['problem']}" if record.get("problem") else ""

@@ -14,7 +14,7 @@ from typing import Any
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import failure_of
+from ptycho_tasks.builds.actions import report_failure
 from ptycho_tasks.builds.project import project_table
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer
@@ -72,7 +72,7 @@ def _stage_tasks(item: Item) -> list[str]:
         for stage in item.stages:
             outputs_of(stage)
     rows = project_table().rows if item.stages else []
-    return [r["name"] for s in item.stages for r in rows if s in (r["name"], r["stage"])]
+    return [r.name for s in item.stages for r in rows if s in (r.name, r.stage)]
 
 
 def outputs_of(stage: str) -> list[str]:
@@ -188,7 +188,7 @@ def prove(name: str) -> TaskFailed | TaskError | None:
         try:
             run_item(evidence, item, inputs_of(evidence, item))
         except Exception as error:
-            return failure_of(error)
+            return report_failure(error)
     return None
 
 
@@ -211,7 +211,7 @@ def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskErr
         ran = {item for item in items if pending(evidence, item) is not None}
         done = publish(evidence, items, _digest(evidence), outputs_of)
     except Exception as error:
-        return failure_of(error)
+        return report_failure(error)
     red: list[tuple[Item, str]] = []
     lost: list[str] = []
     for item in items:
@@ -227,9 +227,9 @@ def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskErr
         echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
     if lost:
         text = f"the result of {', '.join(lost)} is gone or damaged; run again"
-        return failure_of(PtychoTasksError(text))
+        return report_failure(PtychoTasksError(text))
     if red:
         rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
-        return failure_of(PtychoTasksError(f"red: {rows}; see {blockers}"))
+        return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None

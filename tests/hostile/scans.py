@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from conftest import FURTHER, readme_block
+from conftest import FURTHER, page_block
 from numpy.typing import NDArray
 
 from ptycho_tasks.commands.template import DODO
@@ -192,7 +192,7 @@ def wrong_scan(
 def project(
     source: Mapping[str, Any] | str | None = None, *, more: str = "", backend: str = "epie"
 ) -> None:
-    """Write a project of the README's backend into the current folder.
+    """Write a project of the documented backend into the current folder.
 
     Args:
         source: the section's keys, a file, or None to simulate.
@@ -209,7 +209,7 @@ def project(
     )
     Path("dodo.py").write_text(DODO)
     Path("backends").mkdir()
-    Path("backends/epie.py").write_text(readme_block("python backends/epie.py"))
+    Path("backends/epie.py").write_text(page_block("python backends/epie.py"))
     Path("backends/further.py").write_text(FURTHER)
 
 

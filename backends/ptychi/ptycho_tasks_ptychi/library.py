@@ -1,7 +1,7 @@
-"""Pty-chi as a guest: what it changes in the process is put back.
+"""Run pty-chi, and restore everything that it changes in the process.
 
 It is a library for scripts. It sets torch's default device and type, seeds every generator, logs
-through the root logger, and asks for more packages than it uses.
+through the root logger, and imports more packages than it uses.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import ExecutionOptions
 
 
-def import_task() -> tuple[ModuleType, type[Any]]:
-    """The library's options, as a module, and its class of reconstructions.
+def import_library() -> tuple[ModuleType, type[Any]]:
+    """Import the library: its options, as a module, and its class of reconstructions.
 
     torchvision is hidden meanwhile. Only random start images need it, and it must match torch to
     the build, which few installations get right by themselves.
@@ -31,7 +31,7 @@ def import_task() -> tuple[ModuleType, type[Any]]:
     blank, transforms = ModuleType("torchvision"), ModuleType("torchvision.transforms")
     transforms.GaussianBlur = None  # type: ignore[attr-defined]
     hidden = {module.__name__: module for module in (blank, transforms)}
-    before = {name: sys.modules.get(name) for name in hidden}
+    previous = {name: sys.modules.get(name) for name in hidden}
     sys.modules.update(hidden)
     try:
         with warnings.catch_warnings():
@@ -39,20 +39,20 @@ def import_task() -> tuple[ModuleType, type[Any]]:
             import ptychi.api as api
             from ptychi.api.task import PtychographyTask
     finally:
-        for name, module in before.items():
+        for name, module in previous.items():
             if module is None:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
 
-    # One process, whatever a batch system's variables say.
+    # A batch system's variables must not make it look for other processes.
     alone = {"detect_launcher": lambda task: None}
     return api, type("Task", (PtychographyTask,), alone)
 
 
 @contextmanager
-def guest(execution: ExecutionOptions) -> Iterator[None]:
-    """Threads as asked for, and silence; all that the library sets is as before afterwards."""
+def contain_library(execution: ExecutionOptions) -> Iterator[None]:
+    """Set the number of threads and silence the library; restore afterwards all that it sets."""
     threads, device, dtype = (
         torch.get_num_threads(),
         torch.get_default_device(),
@@ -66,17 +66,17 @@ def guest(execution: ExecutionOptions) -> Iterator[None]:
     with torch.random.fork_rng(), warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore")
-            # With a handler there, a message to the root logger does not set up one on stderr.
+            # Without a handler, a message to the root logger would install one on stderr.
             root.addHandler(sink)
             library.setLevel(logging.ERROR)
             torch.set_num_threads(execution.threads or threads)
-            # Patches are added up in the order of the threads otherwise, on a CPU too.
+            # Otherwise patches are summed in the order of the threads, on a CPU too.
             torch.use_deterministic_algorithms(True, warn_only=True)
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict, warn_only=lenient)
-            # The CPU as default device slows every call that makes a tensor; None means the same.
+            # None means the CPU too, and does not slow down every call that makes a tensor.
             torch.set_default_device(None if device.type == "cpu" else device)
             torch.set_default_dtype(dtype)
             np.random.set_state(numbers)
@@ -85,18 +85,18 @@ def guest(execution: ExecutionOptions) -> Iterator[None]:
             root.removeHandler(sink)
 
 
-def find_device(accelerator: str) -> str:
-    """The library's name, `cpu` or `gpu`, for `auto`, `cpu`, `gpu`, `cuda` or `mps`.
+def choose_device(accelerator: str) -> str:
+    """Choose the library's device, `cpu` or `gpu`, for `auto`, `cpu`, `gpu`, `cuda` or `mps`.
 
     Raises:
         ConfigError: no such device is here, or the library cannot use it.
     """
-    there = ["cpu", "cuda", "gpu"] if torch.cuda.is_available() else ["cpu"]
+    available = ["cpu", "cuda", "gpu"] if torch.cuda.is_available() else ["cpu"]
     if accelerator == "auto":
-        return "gpu" if "gpu" in there else "cpu"
-    if accelerator not in there:
+        return "gpu" if "gpu" in available else "cpu"
+    if accelerator not in available:
         raise ConfigError(
             f"execution.accelerator: pty-chi with torch {torch.__version__} finds no "
-            f"`{accelerator}` here; take one of: auto, {', '.join(there)}"
+            f"`{accelerator}` here; take one of: auto, {', '.join(available)}"
         )
     return "cpu" if accelerator == "cpu" else "gpu"

@@ -7,13 +7,14 @@ import pytest
 from ptycho_tasks.testing import BackendConformance
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
-engines = pytest.importorskip("ptycho_tasks_ptychi.engines")
+backend = pytest.importorskip("ptycho_tasks_ptychi.backend").backend
+options_module = pytest.importorskip("ptycho_tasks_ptychi.options")
 
 
 class TestPtychi(BackendConformance):
     """An iterative engine does not generalise, and says so."""
 
-    backend = engines.backend
-    options = engines.PtychiOptions(epochs=6)
+    backend = backend
+    options = options_module.PtychiOptions(epochs=6)
     refuses = ("another scan",)
     frames_in_turn = True  # the batches are random, but of the frames in their order

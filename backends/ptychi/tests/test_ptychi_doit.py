@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-from ptycho_tasks.commands.template import DODO
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
 pytest.importorskip("ptycho_tasks_ptychi")
@@ -63,30 +59,8 @@ backend = Level()
 '''
 
 
-def doit(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "doit", *arguments],
-        cwd=root,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-
-
-@pytest.fixture
-def write_project(tmp_path):
-    def write(name: str, config: str = CONFIG) -> Path:
-        root = tmp_path / name
-        root.mkdir()
-        (root / "ptycho.yaml").write_text(config)
-        (root / "dodo.py").write_text(DODO)
-        return root
-
-    return write
-
-
-def test_infer_makes_a_reconstruction_once(write_project):
-    root = write_project("one")
+def test_infer_makes_a_reconstruction_once(write_project, doit):
+    root = write_project(CONFIG)
     first = doit(root, "infer")
     assert first.returncode == 0, first.stderr
     assert "train ptychi 6/6  loss" in first.stderr
@@ -109,8 +83,8 @@ def test_infer_makes_a_reconstruction_once(write_project):
         ("rPIE", "DM", "ptycho.yaml:5: training: alpha is for rPIE and means nothing to DM"),
     ],
 )
-def test_a_wrong_option_is_one_line(write_project, old, new, expected):
-    done = doit(write_project("one", CONFIG.replace(old, new)))
+def test_a_wrong_option_is_one_line(write_project, doit, old, new, expected):
+    done = doit(write_project(CONFIG.replace(old, new)))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert done.stderr.count("\n") == 1
@@ -121,8 +95,8 @@ def executed(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.split()[1] for line in done.stdout.splitlines() if line.startswith(".  ")]
 
 
-def test_refine_goes_on_from_another_backend_and_alone_is_redone(write_project):
-    root = write_project("refined", REFINED)
+def test_refine_goes_on_from_another_backend_and_alone_is_redone(write_project, doit):
+    root = write_project(REFINED)
     (root / "backends").mkdir()
     (root / "backends/level.py").write_text(LEVEL)
     first = doit(root, "infer")
@@ -154,8 +128,8 @@ def test_refine_goes_on_from_another_backend_and_alone_is_redone(write_project):
         ("epochs: 3", "refine_probe_from: 50", "ptycho.yaml:5: refine: refine_probe_from 50"),
     ],
 )
-def test_a_wrong_option_of_refine_is_one_line(write_project, old, new, expected):
-    root = write_project("one", REFINED.replace(old, new))
+def test_a_wrong_option_of_refine_is_one_line(write_project, doit, old, new, expected):
+    root = write_project(REFINED.replace(old, new))
     (root / "backends").mkdir()
     (root / "backends/level.py").write_text(LEVEL)
     done = doit(root)

@@ -18,9 +18,10 @@ from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import Canvas, canvas_of, take_frames
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
-engines = pytest.importorskip("ptycho_tasks_ptychi.engines")
-window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").window
-PtychiOptions, backend = engines.PtychiOptions, engines.backend
+backend = pytest.importorskip("ptycho_tasks_ptychi.backend").backend
+options_module = pytest.importorskip("ptycho_tasks_ptychi.options")
+cut_window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").cut_window
+PtychiOptions = options_module.PtychiOptions
 
 CPU = ExecutionOptions(accelerator="cpu", threads=1)
 OPTIONS = PtychiOptions(
@@ -126,16 +127,16 @@ def test_a_foreign_bundle_is_refused(scan):
 def test_a_window_shows_what_there_is():
     image = np.arange(1, 13).reshape(3, 4)
     np.testing.assert_array_equal(
-        window(image, (10, 20), Canvas((9, 22), (3, 4))),
+        cut_window(image, (10, 20), Canvas((9, 22), (3, 4))),
         [[0, 0, 0, 0], [3, 4, 0, 0], [7, 8, 0, 0]],
     )
     for origin in [(0, 0), (30, 40), (0, 40)]:
-        assert not window(image, (10, 20), Canvas(origin, (3, 3))).any()
+        assert not cut_window(image, (10, 20), Canvas(origin, (3, 3))).any()
 
 
 def test_neither_lookup_nor_inference_imports_torch(scan):
     code = (
-        "import sys; from ptycho_tasks_ptychi.engines import backend; backend.version\n"
+        "import sys; from ptycho_tasks_ptychi.backend import backend; backend.version\n"
         "import ptycho_tasks_ptychi.evaluate\n"
         "print([m for m in ('torch', 'ptychi', 'pandas', 'pydantic') if m in sys.modules])"
     )

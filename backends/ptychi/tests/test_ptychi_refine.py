@@ -16,10 +16,11 @@ from ptycho_tasks.physics.metrics import data_misfit, score
 from ptycho_tasks.scan import Canvas, canvas_of, take_frames
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
-engines = pytest.importorskip("ptycho_tasks_ptychi.engines")
+backend = pytest.importorskip("ptycho_tasks_ptychi.backend").backend
+options_module = pytest.importorskip("ptycho_tasks_ptychi.options")
 reconstruct = pytest.importorskip("ptycho_tasks_ptychi.reconstruct")
-window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").window
-PtychiOptions, backend = engines.PtychiOptions, engines.backend
+cut_window = pytest.importorskip("ptycho_tasks_ptychi.evaluate").cut_window
+PtychiOptions = options_module.PtychiOptions
 
 CPU = ExecutionOptions(accelerator="cpu", threads=1)
 FEW = PtychiOptions(epochs=3, refine_probe=False)
@@ -44,7 +45,7 @@ def scores(scan, made):
 def start_of(scan, image) -> Reconstruction:
     """A start with read-only arrays, zero beside what its canvas needs, as a network may give."""
     canvas = canvas_of(scan.positions, scan.size)
-    shown = window(image.astype(np.complex64), (0, 0), canvas)
+    shown = cut_window(image.astype(np.complex64), (0, 0), canvas)
     made = Reconstruction(shown, canvas.origin, scan.probe.copy(), scan.positions.copy())
     made.object[~made.seen] = 0
     for array in (made.object, made.probe, made.positions):
@@ -85,7 +86,7 @@ def test_a_few_epochs_beat_the_start_and_as_many_from_flat(scan, start, algorith
     options = PtychiOptions(algorithm=algorithm, epochs=3, refine_probe=False)
     made = refine(scan, start, options)
     model = backend.train(TrainRequest(scan, options, CPU)).models["reconstruction"]
-    canvas = reconstruct.roomy_canvas(scan.positions, scan.size, options)
+    canvas = reconstruct.add_rim(scan.positions, scan.size, options)
     from_flat = Reconstruction(model["object"], canvas.origin, model["probe"], model["positions"])
     assert r_factor(scan, made) < share * r_factor(scan, start)
     assert r_factor(scan, made) < 0.9 * r_factor(scan, from_flat)
@@ -104,7 +105,7 @@ def test_the_canvas_of_the_start_means_nothing(scan, start, refined, rows):
     """Larger than the scan's on all sides; rows=3: not centred, and its rim is no result."""
     origin = start.origin[0] + min(rows, 0) - 4, start.origin[1] - 9
     shape = start.object.shape[0] + 15, start.object.shape[1] + 11
-    larger = window(start.object, start.origin, Canvas(origin, shape))
+    larger = cut_window(start.object, start.origin, Canvas(origin, shape))
     there = replace(start, object=larger, origin=origin)
     there.object[~there.seen] = 50j
     made = refine(scan, there)
@@ -126,9 +127,9 @@ def test_a_shifted_scan_and_start_give_a_shifted_object(scan, start, refined):
 
 
 def test_where_nothing_was_seen_the_mean_level_stands(scan, start):
-    begun = reconstruct.start_from(start, scan, FEW)
-    seen = window(start.seen, start.origin, Canvas(begun.origin, begun.object.shape))
-    known = window(start.object, start.origin, Canvas(begun.origin, begun.object.shape))
+    begun = reconstruct.take_start(start, scan, FEW)
+    seen = cut_window(start.seen, start.origin, Canvas(begun.origin, begun.object.shape))
+    known = cut_window(start.object, start.origin, Canvas(begun.origin, begun.object.shape))
     np.testing.assert_array_equal(begun.object[seen], known[seen])
     (level,) = set(begun.object[~seen].tolist())
     assert abs(level) == pytest.approx(np.sqrt(np.mean(np.abs(known[seen]) ** 2)))

@@ -1,4 +1,4 @@
-"""Where torch computes, and settings of the process that a computation must leave as they were."""
+"""The device that torch computes on, and settings of the process that are restored afterwards."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def find_device(accelerator: str) -> torch.device:
     Raises:
         ConfigError: torch finds no such device here.
     """
-    there = {
+    is_available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    wanted = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps")}.get(
+    names = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps")}.get(
         accelerator, (accelerator,)
     )
-    for name in wanted:
-        if there[name]:
+    for name in names:
+        if is_available[name]:
             return torch.device(name)
     raise ConfigError(
         f"execution.accelerator: torch {torch.__version__} finds no `{accelerator}` here; "
-        f"take one of: auto, {', '.join(name for name in there if there[name])}"
+        f"take one of: auto, {', '.join(name for name in is_available if is_available[name])}"
     )
 
 
@@ -39,24 +39,24 @@ def find_device(accelerator: str) -> torch.device:
 def settings(
     execution: TorchExecution, seed: int | None = None, processes: int = 1
 ) -> Iterator[None]:
-    """Threads, random numbers and kernels as asked for; all as before afterwards.
+    """Set threads, random numbers and kernels; restore them afterwards.
 
     Args:
         execution: gives the number of threads, and which kernels to take.
         seed: of torch's random numbers; None leaves them alone.
-        processes: that share the CPU, where the number of threads is the library's choice.
+        processes: number of processes that share the CPU, where torch chooses the threads.
 
     Raises:
-        ConfigError: a kernel is needed that is not deterministic, and only those may be taken.
+        ConfigError: a kernel is not deterministic, but has to be.
     """
     threads = torch.get_num_threads()
-    deterministic = _deterministic()
+    deterministic = _read_deterministic()
     benchmark = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(enabled=seed is not None):
         try:
             torch.set_num_threads(execution.threads or max(threads // processes, 1))
             if execution.deterministic:
-                # Read when CUDA's linear algebra starts.
+                # CUDA's linear algebra reads this when it starts.
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True)
             if execution.deterministic is False:
@@ -73,14 +73,14 @@ def settings(
             raise ConfigError(f"execution.deterministic: {kernel}; take null or false") from error
         finally:
             torch.set_num_threads(threads)
-            # Only where it was changed: the call loads torch's compiler, which takes a second.
-            if _deterministic() != deterministic:
+            # Only where it changed: the call loads torch's compiler, which takes a second.
+            if _read_deterministic() != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
             torch.backends.cudnn.benchmark = benchmark
 
 
-def _deterministic() -> tuple[bool, bool]:
-    """Whether only deterministic kernels may be taken, and whether others are only warned of."""
+def _read_deterministic() -> tuple[bool, bool]:
+    """Whether kernels must be deterministic, and whether others only cause a warning."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

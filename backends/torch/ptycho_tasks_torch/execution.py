@@ -13,8 +13,10 @@ from ptycho_tasks_torch.options import NetworkOptions
 
 
 class TorchExecution(ExecutionOptions, frozen=True, kw_only=True):
-    """What can be set under `execution:`. Nothing here changes the bundle, several devices' and
-    other kernels' rounding aside."""
+    """What can be set under `execution:`.
+
+    Nothing here changes the bundle, except that several devices and other kernels round otherwise.
+    """
 
     devices: Annotated[
         int, doc("devices to train on at once; on a CPU, processes", ge=1, le=1024)
@@ -46,15 +48,15 @@ class TorchExecution(ExecutionOptions, frozen=True, kw_only=True):
             )
 
     @classmethod
-    def of(cls, execution: ExecutionOptions) -> TorchExecution:
-        """The same with this backend's defaults, where only what every backend knows is given."""
+    def from_execution(cls, execution: ExecutionOptions) -> TorchExecution:
+        """The same, with the defaults of this package for what the core does not know."""
         if isinstance(execution, cls):
             return execution
         return cls(**msgspec.structs.asdict(execution))
 
 
-def check(options: NetworkOptions, execution: TorchExecution) -> None:
-    """Refuse options that ask for what the others leave no room for.
+def check_options(options: NetworkOptions, execution: TorchExecution) -> None:
+    """Refuse options that do not fit each other.
 
     Raises:
         ConfigError: begins with the dotted key.
@@ -77,8 +79,8 @@ def check(options: NetworkOptions, execution: TorchExecution) -> None:
             f"execution.logger: {logger} is not installed; "
             f'pip install "ptycho-tasks-torch[{logger}]"'
         )
-    watched = options.early_stop_patience is not None or options.scheduler == "plateau"
-    if watched or execution.checkpoint_save_top_k:
+    is_monitored = options.early_stop_patience is not None or options.scheduler == "plateau"
+    if is_monitored or execution.checkpoint_save_top_k:
         return
     for key in ("monitor", "monitor_mode"):
         value = getattr(options, key)

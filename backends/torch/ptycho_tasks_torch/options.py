@@ -1,4 +1,4 @@
-"""What the networks of this package have in common under `training:`."""
+"""The settings under `training:` that all networks of this package share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ class NetworkOptions(TrainingOptions, frozen=True, kw_only=True):
     """How a network is trained on blocks of neighbouring frames."""
 
     gridsize: ClassVar[int] = 1
-    """Frames along one side of a group, for a network that does not let one choose."""
+    """Frames along one side of a group; a network may make it a setting."""
 
+    model_type: ClassVar[str] = "unsupervised"
+    """`supervised` learns from the scan's object; a network may make it a setting."""
     unlabelled: ClassVar[str]
-    """The `model_type` that needs no label."""
+    """The `model_type` to suggest where a scan has no label."""
     most_neighbours: ClassVar[int] = 32
     """`neighbours` where it is null and `batch_size` is no less."""
 
@@ -66,7 +68,7 @@ class NetworkOptions(TrainingOptions, frozen=True, kw_only=True):
 
     @property
     def block_frames(self) -> int:
-        """Frames of a block, which must agree on one object: `neighbours`, its default resolved."""
+        """Frames of a block, which must agree on one object: `neighbours`, or its default."""
         return (
             min(self.most_neighbours, self.batch_size)
             if self.neighbours is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,14 +12,17 @@ import pytest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch import calibration
+from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
+from ptycho_tasks_torch.frames import objects
+from ptycho_tasks_torch.physics import calibration
+from ptycho_tasks_torch.training import checkpoints
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)
 hypothesis.settings.load_profile("torch")
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def few_trials() -> Iterator[None]:
     """Hardly any probes are tried before a training."""
     with pytest.MonkeyPatch.context() as patch:
@@ -27,11 +31,26 @@ def few_trials() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def few_objects() -> Iterator[None]:
+    """Hardly any objects are simulated before a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "POOL", 3)
+        yield
+
+
+@pytest.fixture
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every epoch, however fast."""
+    monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+
 @pytest.fixture(scope="session")
 def scan() -> ScanData:
     """Frames of 32 x 32 pixels, read-only as a mapped file is."""
-    made = simulate(SimulationOptions(size=32, grid=9, step=3.5, jitter=1.0, photons=1e6, seed=2))
-    made.diffraction.flags.writeable = False
-    made.positions.flags.writeable = False
-    assert made.diffraction.dtype == np.float32
-    return made
+    scan = simulate(SimulationOptions(size=32, grid=9, step=3.5, jitter=1.0, photons=1e6, seed=2))
+    scan.diffraction.flags.writeable = False
+    scan.positions.flags.writeable = False
+    assert scan.diffraction.dtype == np.float32
+    return scan

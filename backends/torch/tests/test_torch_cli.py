@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.commands import cli
+from ptycho_tasks.testing.project import OURS, run_command
 from ptycho_tasks_torch import load_inference_bundle
 
 SMALL = "training: {channels: 4, steps: 1, neighbours: 16, batch_size: 16}\n"
@@ -27,44 +28,45 @@ RESULTS = {
 }
 
 
-def run(cwd: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-
-
-def ptycho_tasks(cwd: Path, *arguments: str) -> str:
-    done = run(cwd, "ptycho_tasks.commands.cli", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 def weights(bundle: Path) -> bytes:
     with zipfile.ZipFile(bundle) as archive:
         return archive.read("wts.h5")
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder with a scan, a fixture of it, and what makes the network a small one."""
-    ptycho_tasks(tmp_path, "simulate", "scan.npz", *SCAN)
+def ptycho_tasks(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, which saves its start; gives what it writes."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["ptycho-tasks", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        written = "".join(capsys.readouterr())
+        assert not end.value.code, written
+        return written
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path, ptycho_tasks):
+    """A folder with a scan, a fixture of it, and a configuration of a small network."""
+    ptycho_tasks("simulate", "scan.npz", *SCAN)
     cut = ["--source", "scan.npz", "--output", "fixture.npz", "--subset-size", "36"]
-    ptycho_tasks(tmp_path, "fixture", *cut)
+    ptycho_tasks("fixture", *cut)
     (tmp_path / "small.yaml").write_text(SMALL)
     return tmp_path
 
 
-def test_run_pytorch_train_save_load_infer(place):
+def test_run_pytorch_train_save_load_infer(place, ptycho_tasks):
     flags = ["--train_data_file", "fixture.npz", "--config", "small.yaml"]
     flags += ["--max_epochs", "2", "--gridsize", "2", "--accelerator", "cpu", "--threads", "1"]
-    said = ptycho_tasks(place, "train", *flags, "--output_dir", "out", "--n_groups", "32")
-    assert "train pinn 2/2  loss" in said
-    assert "bundle     out/wts.h5.zip" in said
+    command = [*OURS, "train", *flags, "--output_dir", "out", "--n_groups", "32"]
+    done = run_command(command, cwd=place, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    assert "train pinn 2/2  loss" in done.stderr
+    assert "bundle     out/wts.h5.zip" in done.stdout
 
     models, params = load_inference_bundle(place / "out")
     assert models["autoencoder"].training is False
@@ -72,7 +74,7 @@ def test_run_pytorch_train_save_load_infer(place):
     assert params["train_data_file_path"] == "fixture.npz"
 
     said = ptycho_tasks(
-        place, "infer", "--model_path", "out", "--test_data", "scan.npz", "--output_dir", "images"
+        "infer", "--model_path", "out", "--test_data", "scan.npz", "--output_dir", "images"
     )
     assert "R-factor" in said
     results = place / "images"
@@ -86,29 +88,25 @@ def test_run_pytorch_train_save_load_infer(place):
 
     # Quiet, and into another folder: the same bytes.
     more = ["--n-images", "32", "--output-dir", "again", "--quiet"]
-    said = ptycho_tasks(place, "train", *flags, *more)
+    said = ptycho_tasks("train", *flags, *more)
     assert said == "warning: --n-images is an old name; use --n-groups\n"
     bundles = [(place / name / "wts.h5.zip").read_bytes() for name in ("out", "again")]
     assert bundles[0] == bundles[1]
 
 
-def test_a_project_gives_what_the_commands_give(place):
-    project = place / "project"
-    project.mkdir()
-    (project / "dodo.py").write_text(DODO)
-    (project / "ptycho.yaml").write_text(
+def test_a_project_gives_what_the_commands_give(place, ptycho_tasks, write_project, build):
+    project = write_project(
         "source: {file: ../scan.npz}\nfixture: {subset_size: 36}\n"
         + SMALL.replace("{", "{epochs: 2, ")
         + "execution: {accelerator: cpu, threads: 1}\n"
     )
-    done = run(project, "doit", "infer")
-    assert done.returncode == 0, done.stderr
+    build(project, "infer")
     runs = project / "runs" / "default"
     assert {path.name for path in (runs / "inference").iterdir()} >= RESULTS
 
     # The configuration names scan and fixture, which is cut in memory here.
     command = ["train", "--config", "project/ptycho.yaml", "--output-dir", "out"]
-    ptycho_tasks(place, *command, "--test-data-file", "scan.npz")
+    ptycho_tasks(*command, "--test-data-file", "scan.npz")
     assert weights(place / "out" / "wts.h5.zip") == weights(runs / "training" / "wts.h5.zip")
     metrics = [
         json.loads((folder / "inference" / "metrics.json").read_text())

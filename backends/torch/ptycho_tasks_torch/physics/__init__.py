@@ -1,0 +1,1 @@
+"""The forward model in torch, physics steps on canvases, and the probe."""

@@ -1,0 +1,105 @@
+"""Fit size, defocus and astigmatism of a probe to frames.
+
+On a beamline these are the usual errors of a guess. A descent pixel by pixel does not remove them:
+it ends at the nearest probe that explains the frames somehow. They are four numbers. As a function
+of them, the misfit of frames after some physics steps has one clear minimum, if the search begins
+near it; a grid finds where to begin.
+
+Axis letters: P probe modes, N pixels along one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ptycho_tasks_torch.physics.forward import far_field, spot_radius
+
+UNIT = 0.1
+"""The unit of all four numbers: changes the spot by about a tenth of its radius."""
+SIZES = (-3, -2, -1, 0, 1, 2, 3)
+DEFOCI = (-4, -2, -1, 0, 1, 2, 4)
+"""The grid, in those units; it still finds a probe that is off by a third."""
+TRIALS, ENOUGH = 80, 0.02
+"""Number of probes to try after the grid, and the change of the numbers that ends the search."""
+
+
+def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
+    """Find the size, defocus and astigmatism with the least misfit.
+
+    Args:
+        guess: (P, N, N) complex64; all its modes change alike.
+        misfit: gives the misfit of such a probe.
+
+    Returns:
+        (P, N, N) complex64 with the flux of the guess.
+    """
+    lens = Lens(guess)
+
+    def cost(numbers: NDArray[np.float64]) -> float:
+        value = misfit(lens(numbers))
+        return value if math.isfinite(value) else math.inf
+
+    grid = [np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)]
+    start = min(grid, key=cost)
+    simplex = np.vstack([start, start + np.eye(len(start)) / 2])
+    result = minimize(
+        cost,
+        start,
+        method="Nelder-Mead",
+        options={"maxfev": TRIALS, "initial_simplex": simplex, "xatol": ENOUGH, "fatol": 0.0},
+    )
+    return lens(result.x)
+
+
+class Lens:
+    """Changes a probe's size, defocus and two astigmatisms."""
+
+    def __init__(self, guess: Tensor) -> None:
+        """Take a (P, N, N) complex64 probe."""
+        self._guess = guess
+        N = guess.shape[-1]
+        q = torch.fft.fftfreq(N, device=guess.device)
+        y, x = q[:, None], q[None, :]
+        self._aberrations = torch.stack([y**2 + x**2, y**2 - x**2, 2 * y * x])
+        # Propagation moves a wave of frequency q by the distance times q.
+        self.distance = UNIT * spot_radius(guess) * N / spot_radius(far_field(guess))
+
+    def __call__(self, numbers: NDArray[np.float64]) -> Tensor:
+        """The changed probe, (P, N, N) complex64 with the flux of the guess.
+
+        Args:
+            numbers: logarithm of the size, defocus, astigmatism along the axes and the diagonals,
+                each in units that change the spot by about `UNIT` of its radius. The phases in
+                Fourier space are those of a Fresnel propagation, pi times distance times frequency
+                squared (Goodman, Introduction to Fourier Optics, chapter 4).
+        """
+        wave = magnify(self._guess, math.exp(UNIT * numbers[0]))
+        paths = numbers[1:, None, None] * self._aberrations.cpu().numpy()
+        angle = torch.from_numpy(-math.pi * self.distance * paths.sum(axis=0)).to(wave.device)
+        turn = torch.polar(torch.ones_like(angle), angle).to(wave.dtype)
+        probe: Tensor = torch.fft.ifft2(torch.fft.fft2(wave) * turn)
+        probe = probe * (self._guess.norm() / probe.norm())
+        return probe
+
+
+def magnify(wave: Tensor, factor: float) -> Tensor:
+    """Magnify a (..., N, N) complex64 wave by `factor` about pixel (N//2, N//2).
+
+    By trigonometric interpolation; dark where the wave does not reach.
+    """
+    N = wave.shape[-1]
+    place = (torch.arange(N, dtype=torch.float64, device=wave.device) - N // 2) / factor
+    k = torch.fft.fftfreq(N, d=1 / N, dtype=torch.float64, device=wave.device)
+    along = torch.exp(2j * torch.pi / N * k[:, None] * place[None, :]) / N
+    along = along * (place.abs() <= N // 2)
+    spectrum = torch.fft.fft2(torch.fft.ifftshift(wave.to(torch.complex128), dim=(-2, -1)))
+    result: Tensor = along.T @ spectrum @ along
+    return result.to(wave.dtype)

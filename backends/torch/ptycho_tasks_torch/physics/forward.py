@@ -1,0 +1,126 @@
+"""The forward model and the data misfit, in torch.
+
+Axis letters: B groups, C frames in a group, P incoherent probe modes, N detector pixels along
+one side. `...` stands for any leading axes. Real-space waves lie on the integer pixel grid of
+the object; what a position is off that grid is a Fourier shift of the *probe*.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def far_field(wave: Tensor) -> Tensor:
+    """Fraunhofer propagation: orthonormal FFT, zero frequency at index N//2.
+
+    Args:
+        wave: (..., N, N) complex exit wave.
+
+    Returns:
+        (..., N, N) complex wave on the detector, of the same total intensity.
+    """
+    shifted: Tensor = torch.fft.fftshift(torch.fft.fft2(wave, norm="ortho"), dim=(-2, -1))
+    return shifted
+
+
+def shift_probe(probe: Tensor, fractions: Tensor) -> Tensor:
+    """Move the probe by a fraction of a pixel with the Fourier shift theorem.
+
+    Args:
+        probe: (P, N, N) complex64 modes.
+        fractions: (..., 2) float32 shift (y, x) in pixels; positive moves to higher indices.
+
+    Returns:
+        (..., P, N, N) complex64, `probe(u - fraction)`.
+    """
+    size = probe.shape[-1]
+    frequency = torch.fft.fftfreq(size, device=probe.device)
+    angle_y = fractions[..., 0, None] * frequency
+    angle_x = fractions[..., 1, None] * frequency
+    angle = -2 * torch.pi * (angle_y[..., :, None] + angle_x[..., None, :])
+    ramp = torch.polar(torch.ones_like(angle), angle)[..., None, :, :]
+    moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
+    return moved
+
+
+def intensities(patches: Tensor, probes: Tensor) -> Tensor:
+    """Expected counts: the modes propagate alone and their intensities add.
+
+    Args:
+        patches: (..., N, N) complex object patches.
+        probes: (..., P, N, N) complex probes, shifted by the sub-pixel part of the position.
+
+    Returns:
+        (..., N, N) float expected counts, zero frequency at index N//2.
+    """
+    waves = far_field(probes * patches[..., None, :, :])
+    return waves.real.square().add(waves.imag.square()).sum(dim=-3)
+
+
+def poisson_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float) -> Tensor:
+    """Mean Poisson negative log-likelihood a pixel, in units of the mean measured intensity.
+
+    With k = amplitude squared it is `I - k log I`, less its smallest possible value
+    `k - k log k`, which depends on the data alone: a perfect fit gives zero, and float32 does
+    not drown in a large constant. Both are divided by `intensity_scale`, so that a learning rate
+    means the same at 1e4 and at 1e9 photons a frame.
+
+    Args:
+        intensity: (..., N, N) expected counts I.
+        amplitude: (..., N, N) measured amplitude, sqrt of counts.
+        intensity_scale: mean measured counts a pixel of the training split.
+
+    Returns:
+        Scalar.
+    """
+    # A floor of a ten-thousandth of the mean keeps the logarithm's slope finite in the dark.
+    floor = 1e-4
+    model = intensity / intensity_scale + floor
+    counts = amplitude.square() / intensity_scale + floor
+    misfit: Tensor = (model - counts - counts * torch.log(model / counts)).mean()
+    return misfit
+
+
+def amplitude_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float) -> Tensor:
+    """Mean absolute error of the amplitude, in units of the root mean measured intensity.
+
+    Args and result as for `poisson_misfit`.
+    """
+    model = (intensity / intensity_scale + 1e-6).sqrt()
+    misfit: Tensor = (model - amplitude / intensity_scale**0.5).abs().mean()
+    return misfit
+
+
+def object_spread(objects: Tensor, light: Tensor) -> Tensor:
+    """Standard deviation of objects over their mean, both weighted by light; 0 is flat.
+
+    Args:
+        objects: (B, S, T) complex64.
+        light: (B, S, T) float32.
+
+    Returns:
+        Scalar, the mean of the B objects.
+    """
+    weight = light / light.sum(dim=(-2, -1), keepdim=True)
+    mean = (weight * objects).sum(dim=(-2, -1), keepdim=True)
+    variance = (weight * (objects - mean).abs().square()).sum(dim=(-2, -1))
+    return (variance.sqrt() / mean.abs()[:, 0, 0]).mean()
+
+
+def spot_radius(probe: Tensor) -> float:
+    """Root mean square distance of a probe's light from its centre, pixels.
+
+    Args:
+        probe: (P, N, N) complex64 modes; not all dark.
+    """
+    light = probe.detach().abs().square().sum(dim=0).double()
+    index = torch.arange(light.shape[-1], dtype=light.dtype, device=light.device)
+    variance = 0.0
+    for axis in (0, 1):
+        share = light.sum(dim=1 - axis) / light.sum()
+        mean = (share * index).sum()
+        variance += float((share * (index - mean).square()).sum())
+    return math.sqrt(variance)

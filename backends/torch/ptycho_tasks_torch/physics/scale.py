@@ -1,0 +1,75 @@
+"""The scale of measured frames: mean counts, and a probe of their flux."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scan import ScanData, release_pages
+
+CHUNK_FRAMES = 256
+"""Frames that are read at once."""
+FLUX_FACTOR = 4.0
+"""A probe whose flux is within this factor of the mean counts a frame has the right scale."""
+
+
+def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.complex64]:
+    """Give a probe guess of unknown scale the flux of the data.
+
+    The flux, sum over modes and pixels of |P|^2, is mean counts a frame over mean |O|^2; a guess
+    within a factor `FLUX_FACTOR` is kept, because a weak object makes that much difference.
+
+    Args:
+        probe: (P, N, N) complex64.
+        mean_counts: mean counts a frame.
+
+    Returns:
+        (P, N, N) complex64 such that |FFT(probe * patch)|^2 is in counts.
+    """
+    flux = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
+    if flux > 0 and mean_counts / FLUX_FACTOR <= flux <= mean_counts * FLUX_FACTOR:
+        return probe
+    factor = np.sqrt(mean_counts / flux) if flux > 0 else 1.0
+    return (probe * factor).astype(np.complex64)
+
+
+def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) -> float:
+    """Mean measured counts a pixel, over some frames of a scan that may lie on disk.
+
+    Args:
+        diffraction: (M, N, N) float32 amplitude.
+        frames: (K,) indices of the frames that count.
+
+    Returns:
+        Mean of the squared amplitude.
+    """
+    total = 0.0
+    for first in range(0, len(frames), CHUNK_FRAMES):
+        chunk = diffraction[frames[first : first + CHUNK_FRAMES]]
+        total += float(np.einsum("kyx,kyx->", chunk, chunk, dtype=np.float64))
+        release_pages(diffraction)
+    pixels: int = diffraction.shape[-1] ** 2
+    return total / max(len(frames) * pixels, 1)
+
+
+LEAST_COUNTS, MOST_COUNTS = 1e-18, 1e18
+"""Range of mean counts a pixel for which single precision is enough, also for bright pixels."""
+
+
+def read_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
+    """Read the `mean_intensity` of some frames of a scan, and refuse one that is of no use.
+
+    Raises:
+        ScanError: the frames are all dark, or their scale is beyond single precision.
+    """
+    intensity = mean_intensity(scan.diffraction, frames)
+    if intensity == 0:
+        raise ScanError(f"{scan.name}: diff3d: every frame is dark; there is nothing to learn from")
+    if not LEAST_COUNTS <= intensity <= MOST_COUNTS:
+        raise ScanError(
+            f"{scan.name}: diff3d: {intensity:.3g} mean counts a pixel are beyond single precision "
+            f"({LEAST_COUNTS:g} to {MOST_COUNTS:g}); scale the amplitudes to sqrt of counts, and "
+            "take out broken pixels"
+        )
+    return intensity

@@ -1,0 +1,67 @@
+"""Reconstruct a scan with a trained network. Lightning is not needed here."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.scan import canvas_of
+from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.frames.groups import Groups, cover_frames
+from ptycho_tasks_torch.frames.read_ahead import read_ahead
+from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
+from ptycho_tasks_torch.pinn.network import expose_groups, make_pinn_networks
+from ptycho_tasks_torch.pinn.stitching import Stitcher
+from ptycho_tasks_torch.training.weights import load_networks, read_intensity_scale, read_losses
+
+
+def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
+    """Predict the object patches of every frame, then stitch them; see `Pinn.infer`."""
+    scan, options = request.scan, request.options
+    N, intensity_scale = scan.size, read_intensity_scale(request.model, scan)
+    execution = TorchExecution.from_execution(request.execution)
+    device = find_device(execution.accelerator)
+    network, autoencoder = make_pinn_networks(options)
+    load_networks(request.model, network, autoencoder)
+    network.to(device)
+    counts = read_intensity(scan, np.arange(scan.frame_count)) * N**2
+    probe = scale_probe(scan.probe, counts)
+    groups = cover_frames(scan, options.gridsize)
+    stitcher = Stitcher(canvas_of(scan.positions, N))
+    scale = math.sqrt(intensity_scale)
+    batch = execution.inference_batch_size
+    batches = [
+        groups.take(np.arange(first, min(first + batch, len(groups))))
+        for first in range(0, len(groups), batch)
+    ]
+
+    def read(some: Groups) -> tuple[Groups, torch.Tensor]:
+        return some, torch.from_numpy(np.asarray(scan.diffraction[some.frames]))
+
+    with settings(execution), torch.inference_mode():
+        modes, done = torch.from_numpy(probe).to(device), 0
+        request.progress(0, len(groups), {})
+        for some, frames in read_ahead(read, batches, execution.num_workers):
+            exposure = expose_groups(
+                frames.to(device),
+                torch.from_numpy(some.relative).to(device),
+                modes,
+                torch.full((len(some),), scale, device=device),
+                network.multiple,
+            )
+            patches = network.reconstruct(exposure).reshape(frames.shape)
+            light = exposure.probes.abs().square().sum(dim=1).reshape(frames.shape)
+            stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
+            done += len(some)
+            request.progress(done, len(groups), {})
+    return Reconstruction(
+        object=stitcher.object(),
+        origin=stitcher.canvas.origin,
+        probe=probe,
+        positions=scan.positions,
+        losses=read_losses(request.model),
+    )

@@ -1,0 +1,1 @@
+"""Training a network: what every backend of this package shares."""

@@ -1,0 +1,142 @@
+"""What a network learns: all in which the trainings of this package's backends differ."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ptycho_tasks.errors import TrainingError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.frames.blocks import Batch, Blocks, EpochPlan
+from ptycho_tasks_torch.frames.labels import LEAST_SPREAD, make_label
+from ptycho_tasks_torch.options import NetworkOptions
+from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
+from ptycho_tasks_torch.training.weights import AUTOENCODER, OBJECT_NETWORK
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training takes from a scan, beside its frames."""
+
+    probe: NDArray[np.complex64]
+    """(P, N, N) in counts."""
+    intensity_scale: float
+    """Mean measured counts a pixel; the unit of the loss."""
+    label: Tensor | None
+    """(H, W) complex64 that explains the measured counts; None where there is no label to learn."""
+
+    @classmethod
+    def from_scan(
+        cls, scan: ScanData, options: NetworkOptions, training: NDArray[np.int64]
+    ) -> TrainingInputs:
+        """Take them from a scan and the (K,) frames to train on.
+
+        Raises:
+            ScanError: the frames are all dark, or the label is useless.
+            ConfigError: the scan has no label.
+        """
+        intensity = read_intensity(scan, training)
+        mean_counts = intensity * scan.size**2
+        probe = scale_probe(scan.probe, mean_counts)
+        label = make_label(scan, options, probe, mean_counts)
+        return cls(probe, intensity, None if label is None else torch.from_numpy(label))
+
+
+class Objective(nn.Module):
+    """A network and the loss that its training makes small.
+
+    Its parameters are trained. A checkpoint keeps its state.
+    """
+
+    network: nn.Module
+    blocks: Blocks
+    intensity_scale: float
+    clip: float | None = None
+    """Largest norm of a training step's gradients; None clips nothing."""
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Do what is done once, before the first epoch.
+
+        Args:
+            say: shows the user one line.
+        """
+
+    @abstractmethod
+    def make_loaders(
+        self, epoch: EpochPlan, order: torch.Generator, workers: int
+    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        """Batches to train on, drawn with `order`, and batches to validate with.
+
+        Args:
+            epoch: how an epoch divides the blocks.
+            order: draws the order of the blocks.
+            workers: threads that read ahead.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch to train on, a scalar."""
+
+    @abstractmethod
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Scores of a batch to validate with.
+
+        Returns:
+            At least `val_loss`, the loss of the frames held back; `flat_loss`, that of a flat
+            object; and `spread` of the predicted object.
+        """
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """The parameters for the optimizer, at a learning rate of `rate`."""
+        return [{"params": list(self.parameters()), "lr": rate}]
+
+    def export_models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+        """The models of a bundle, from a `state_dict` of this objective."""
+        # The same array objects under both names, so that the bundle stores each once.
+        arrays = {
+            name.removeprefix("network."): value.detach().cpu().numpy().copy()
+            for name, value in state.items()
+            if name.startswith("network.")
+        }
+        return {
+            OBJECT_NETWORK: arrays,
+            AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
+        }
+
+    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
+        """Fail where a falling loss hides a useless network; see `refuse_flat`."""
+        refuse_flat(metrics)
+
+
+ObjectiveFactory = Callable[[ScanData, Any], Objective]
+"""Makes an objective from a scan and the options of a training; its network has fresh weights.
+
+Raises `ScanError` where the scan has nothing to learn from, and `ConfigError` where the options ask
+for what the scan does not have.
+"""
+
+
+def refuse_flat(metrics: Mapping[str, float]) -> None:
+    """Fail where the predicted object is flat, or no better than a flat one.
+
+    Args:
+        metrics: of the epoch whose weights the bundle gets.
+
+    Raises:
+        TrainingError: the predicted object is flat, or a flat object of the right mean explains the
+            frames held back as well.
+    """
+    if not (metrics["val_loss"] < metrics["flat_loss"] and metrics["spread"] > LEAST_SPREAD):
+        raise TrainingError(
+            f"the network is no better than a flat object: misfit of the frames held back "
+            f"{metrics['val_loss']:.4g}, of a flat object {metrics['flat_loss']:.4g}, spread "
+            f"of the predicted object {metrics['spread']:.2g}; check probe and positions, or "
+            "lower training.learning_rate"
+        )

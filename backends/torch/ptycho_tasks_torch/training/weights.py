@@ -1,0 +1,85 @@
+"""Read from a bundle what its training learned. Lightning is not needed here."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ptycho_tasks.backend import TrainedModel
+from ptycho_tasks.errors import BundleError, ConfigError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.physics.scale import LEAST_COUNTS, MOST_COUNTS
+
+OBJECT_NETWORK, AUTOENCODER, PROBE = "diffraction_to_obj", "autoencoder", "probe"
+"""Names of a bundle's models."""
+
+
+def load_networks(
+    model: TrainedModel, network: nn.Module, autoencoder: nn.Module
+) -> dict[str, nn.Module]:
+    """Put the weights of a bundle into a backend's networks.
+
+    Args:
+        model: what the bundle holds.
+        network: gets the weights.
+        autoencoder: shares them.
+
+    Returns:
+        The modules `diffraction_to_obj` and `autoencoder`, in eval mode.
+
+    Raises:
+        BundleError: the arrays are not those of this network.
+    """
+    try:
+        arrays = model.models[OBJECT_NETWORK]
+        network.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
+    except KeyError:
+        names = ", ".join(model.models) or "none"
+        raise BundleError(
+            f"wts.h5.zip: wts.h5: holds no model `{OBJECT_NETWORK}`, only {names}; train again"
+        ) from None
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"wts.h5.zip: wts.h5: the weights do not fit the network that params.json asks for; "
+            f"train again: {reason[:300]}"
+        ) from error
+    return {OBJECT_NETWORK: network.eval(), AUTOENCODER: autoencoder.eval()}
+
+
+def read_losses(model: TrainedModel) -> list[float]:
+    """Read the loss of each epoch of the training.
+
+    Raises:
+        BundleError: an epoch has none.
+    """
+    losses = [epoch.get("loss") for epoch in model.history]
+    if None in losses:
+        raise BundleError(
+            f"wts.h5.zip: history.json: epoch {losses.index(None) + 1} has no `loss`: the bundle "
+            "is not as its training left it; train again"
+        )
+    return [loss for loss in losses if loss is not None]
+
+
+def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float:
+    """Read the intensity scale of the training, mean counts a pixel; weights are good for it only.
+
+    Raises:
+        BundleError: the model lacks N or the intensity scale.
+        ConfigError: the scan's N is not the model's.
+    """
+    N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
+    is_known = isinstance(N, int) and isinstance(scale, (int, float))
+    if not is_known or not LEAST_COUNTS <= (scale or 0) <= MOST_COUNTS:
+        raise BundleError(
+            f"wts.h5.zip: params.json: metadata: N is {N!r} and intensity_scale is {scale!r}; "
+            f"expected an integer, and a number of {LEAST_COUNTS:g} to {MOST_COUNTS:g}: the bundle "
+            "is not as its training left it; train again"
+        )
+    if scan.size != N:
+        raise ConfigError(
+            f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
+            f"trained on {N} x {N}; infer a scan of that size, or train on this one"
+        )
+    return float(scale or 0)

@@ -1,0 +1,72 @@
+"""A U-Net. It corrects an image on a canvas.
+
+Axis letters: B canvases, F feature maps, S, T rows and columns of a canvas.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Convolutions(nn.Module):
+    """Two convolutions of 3 x 3 pixels, each followed by a leaky ReLU;
+    (B, F, S, S) -> (B, F', S, S)."""
+
+    def __init__(self, inputs: int, outputs: int, leak: float) -> None:
+        """Weights for `inputs` and `outputs` feature maps; `leak` is the slope below zero."""
+        super().__init__()
+        self.leak = leak
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply both."""
+        first = functional.leaky_relu(self.first(x), self.leak)
+        return functional.leaky_relu(self.second(first), self.leak)
+
+
+class EncoderDecoder(nn.Module):
+    """A U-Net (Ronneberger et al., MICCAI 2015); the output starts at zero.
+
+    (B, inputs, S, T) -> (B, 2, S, T), S and T multiples of 2**halvings.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, halvings: int, doublings: int = 1, leak: float = 0.0
+    ) -> None:
+        """Weights for `channels` feature maps at full size, twice as many after each of the first
+        `doublings` halvings; `leak` as for `Convolutions`."""
+        super().__init__()
+        maps = [channels * 2 ** min(level, doublings) for level in range(halvings + 1)]
+        self.encoder = nn.ModuleList(
+            Convolutions(before, after, leak) for before, after in pairwise([inputs, *maps[:-1]])
+        )
+        self.middle = Convolutions(maps[-2], maps[-1], leak)
+        # What comes up has as many maps as what was skipped, but for the lowest.
+        rising = [*maps[:-2], maps[-1]]
+        self.decoder = nn.ModuleList(
+            Convolutions(rising[level] + maps[level], maps[max(level - 1, 0)], leak)
+            for level in reversed(range(halvings))
+        )
+        self.last = nn.Conv2d(channels, 2, 3, padding=1)
+        # Untrained, the network is the physics steps alone: training can only leave them.
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode, decode with skip connections."""
+        skips = []
+        for encoder in self.encoder:
+            x = encoder(x)
+            skips.append(x)
+            x = functional.avg_pool2d(x, 2)
+        x = self.middle(x)
+        for decoder in self.decoder:
+            x = functional.interpolate(x, scale_factor=2)
+            x = decoder(torch.cat([x, skips.pop()], dim=1))
+        correction: Tensor = self.last(x)
+        return correction

@@ -1,0 +1,338 @@
+"""What the unrolled network learns: to predict frames that it does not see, and simulated objects.
+
+A network that learns to explain the frames that it sees learns to fit their noise. In training some
+frames of a block are therefore hidden from the network, and the loss is the misfit of these. Their
+noise is independent, so that the best prediction is the one nearest to a frame without noise
+(Batson and Royer, Noise2Self, ICML 2019). This needs no known object, and where there is no noise
+it loses nothing.
+
+Axis letters: B blocks, D frames in a block, S, T rows and columns of their canvases, P probe modes,
+N detector pixels along one side, H, W rows and columns of the object grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.errors import TrainingError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.frames.blocks import Batch, EpochPlan, Loader
+from ptycho_tasks_torch.frames.objects import ObjectPool
+from ptycho_tasks_torch.physics.calibration import calibrate_probe
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.forward import (
+    amplitude_misfit,
+    object_spread,
+    poisson_misfit,
+    spot_radius,
+)
+from ptycho_tasks_torch.physics.probe import RefinedProbe
+from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
+from ptycho_tasks_torch.training.weights import PROBE
+from ptycho_tasks_torch.unrolled.blocks import (
+    HIDDEN,
+    MARGIN,
+    RandomBatches,
+    Simulator,
+    canvas_shape,
+    common_shape,
+    expose_batch,
+    make_frame_blocks,
+    nearest_block,
+)
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.positions import refine_positions
+
+EARLIER = 0.3
+"""Weight of the object after a step, over that after the next step: the last counts most."""
+STEP_RATE = 5.0
+"""Learning rate of the steps' weights, over that of the network."""
+PROBE_RATE = 1.5
+"""Learning rate of the probe, whose largest value is 1, over that of the network."""
+EDGES = 0.2
+"""Weight of the differences between neighbouring pixels of a known object."""
+PROBE_EPSILON = 1e-5
+"""Adam's epsilon for the probe: rounding must not move dark pixels, which the frames do not fix."""
+CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 32, 12
+"""To calibrate a probe: detector pixels of all frames together, least number of frames, and least
+number of physics steps. With fewer steps a wrong probe looks better than the right one."""
+CONFIRMING, CERTAIN = 4, 3.0
+"""To confirm a probe: number of blocks of other frames, and standard errors that they gain."""
+LIT = 0.1
+"""Share of the strongest light above which a pixel of a known object counts in full."""
+
+
+class UnrolledObjective(Objective):
+    """See the module."""
+
+    guess: Tensor
+    label: Tensor | None
+    displacement: Tensor | None
+    """(M, 2) float32 pixels from the positions of the scan to the refined ones."""
+    network: UnrolledNetwork
+    clip = 1.0
+
+    def __init__(self, scan: ScanData, options: UnrolledOptions) -> None:
+        """Make a network that does nothing but its physics steps yet.
+
+        Raises:
+            ScanError: too few frames, frames that are all dark, or a label that is of no use.
+            ConfigError: there is no label, or more groups are asked for than there are.
+        """
+        super().__init__()
+        self.blocks, training = make_frame_blocks(scan, options)
+        inputs = TrainingInputs.from_scan(scan, options, training)
+        self.options, self.intensity_scale = options, inputs.intensity_scale
+        self.register_buffer("guess", torch.from_numpy(inputs.probe), persistent=False)
+        self.register_buffer("label", inputs.label, persistent=False)
+        self.network, _ = make_unrolled_networks(options)
+        self.refined_probe = None
+        if options.probe == "refined":
+            self.refined_probe = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
+        refines_positions = options.positions == "refined"
+        self._scan = scan
+        self.register_buffer(
+            "displacement", torch.zeros((scan.frame_count, 2)) if refines_positions else None
+        )
+        self._shape = common_shape(self.blocks, MARGIN if refines_positions else 0)
+        self._simulator = None
+        if options.on != "scan":
+            self._simulator = Simulator(
+                ObjectPool(options.objects, self._shape, options.seed),
+                self.intensity_scale,
+                lambda: self._probe().detach().cpu().clone(),
+                self._shape,
+            )
+        self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
+        self._untrained: dict[tuple[int, ...], Tensor] = {}
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """See `Objective`: fit size, defocus and astigmatism of a probe that is to be refined, and
+        the positions where those are."""
+        plain = self._untrained_network(max(CALIBRATING_STEPS, self.options.steps))
+        with torch.no_grad():
+            if self.refined_probe is not None:
+                self._calibrate(self.refined_probe, plain, say)
+            if self.displacement is not None:
+                scale = math.sqrt(self.intensity_scale)
+                modes = self._probe() / scale
+                refined = refine_positions(self._scan, plain, modes, scale).positions
+                displacement = refined - self._scan.positions
+                self.displacement.copy_(torch.from_numpy(displacement))
+                distance = math.sqrt(float(np.square(displacement).sum(axis=1).mean()))
+                say(f"positions: moved by {distance:.2f} pixels, root mean square")
+
+    def _calibrate(
+        self, refined: RefinedProbe, plain: UnrolledNetwork, say: Callable[[str], None]
+    ) -> None:
+        blocks = self.blocks
+        frames = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // self.guess.shape[-1] ** 2)
+        some = blocks.read(nearest_block(blocks, frames))
+        others = blocks.read(blocks.validation[:CONFIRMING])
+
+        def misfits(probe: Tensor, batch: Batch) -> Tensor:
+            shape = canvas_shape(batch["corners"], self.guess.shape[-1])
+            exposure = expose_batch(batch, probe, self.intensity_scale, shape)
+            hidden = torch.arange(batch["held_back"].shape[1])[None] % HIDDEN == 0
+            return self._compare_each(plain, exposure, hidden.expand_as(batch["held_back"]))
+
+        probe = calibrate_probe(self.guess, lambda probe: float(misfits(probe, some).mean()))
+        before, after = (misfits(probe, others) for probe in (self.guess, probe))
+        gain = before - after
+        # A probe that explains one block by chance does not explain others.
+        if gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)):
+            old, new = spot_radius(self.guess), spot_radius(probe)
+            say(
+                f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} "
+                f"pixels; misfit before training {before.mean():.3g} -> {after.mean():.3g}"
+            )
+            refined.start_from(probe)
+
+    def make_loaders(
+        self, epoch: EpochPlan, order: torch.Generator, workers: int
+    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        """See `Objective`."""
+        blocks = self.blocks
+        batches = RandomBatches(blocks, epoch, order, workers, self._simulator, self.options.on)
+        each = [[index] for index in range(len(blocks.validation))]
+        return batches, Loader(blocks, blocks.validation, each, workers)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """See `Objective`."""
+        steps = self.network.step_weights()
+        groups = [
+            {"params": list(self.network.correction.parameters()), "lr": rate},
+            {"params": steps, "lr": rate * STEP_RATE},
+        ]
+        if self.refined_probe is not None:
+            own = {"lr": rate * PROBE_RATE, "eps": PROBE_EPSILON}
+            groups.append({"params": list(self.refined_probe.parameters()), **own})
+        # A training is short: gradients of a thousand steps ago are useless.
+        return [{**group, "betas": (0.9, 0.99)} for group in groups]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The root of the misfit of the hidden frames, or of the distance from a known object: the
+        root weakens small ones less. Of all steps where the object is known."""
+        if "truth" in batch:
+            exposure = self._expose(batch, batch["probe"])
+            known = torch.ones_like(exposure.light)
+            loss = self._compare_with_truth(exposure, batch["truth"], known)
+            # Simulated frames teach nothing about the probe, but several devices need a gradient of
+            # every parameter.
+            return loss if self.refined_probe is None else loss + 0 * self.refined_probe.modes.sum()
+        exposure = self._expose(batch, self._probe())
+        if self.label is not None:
+            return self._compare_with_truth(exposure, *self._cut_label(batch, exposure.shape))
+        seen, unseen = _split_hidden(exposure, batch["held_back"])
+        canvas = self.network.object(seen)
+        predicted = unseen.predict(canvas).square()
+        blocks = len(batch["held_back"])
+        pairs = zip(predicted.chunk(blocks), unseen.amplitude.chunk(blocks), strict=True)
+        return torch.stack([_root(self._compare(*pair, 1.0)) for pair in pairs]).mean()
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Objective`; `untrained_loss` is the loss of the physics steps alone.
+
+        Of the frames hidden from the network, in blocks that it is not trained on.
+        """
+        seen, unseen = _split_hidden(self._expose(batch, self._probe()), batch["held_back"])
+        canvas = self.network.object(seen)
+        flat = unseen.predict(torch.ones_like(canvas)).square()
+        flat = flat * (unseen.amplitude.square().sum() / flat.sum())
+        place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
+        if place not in self._untrained:
+            plain, exposure = (
+                self._untrained_network(self.options.steps),
+                self._expose(batch, self.guess),
+            )
+            self._untrained[place] = self._compare_each(plain, exposure, batch["held_back"]).mean()
+        return {
+            "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
+            "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
+            "untrained_loss": self._untrained[place],
+            "spread": object_spread(canvas, seen.light),
+        }
+
+    def export_models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+        """See `Objective`; a refined probe is a model `probe` with `guess` and `modes`, each
+        (P, N, N) complex64 in counts."""
+        models = super().export_models(state)
+        if self.refined_probe is not None:
+            values = {
+                name.removeprefix("refined_probe."): value
+                for name, value in state.items()
+                if name.startswith("refined_probe.")
+            }
+            models[PROBE] = {
+                "guess": self.guess.cpu().numpy(),
+                "modes": self.refined_probe.evaluate(values).cpu().numpy(),
+            }
+        return models
+
+    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
+        """See `Objective`.
+
+        Raises:
+            TrainingError: also where the physics steps alone explain the frames held back as well.
+        """
+        super().refuse_useless(metrics)
+        if not metrics["val_loss"] < metrics["untrained_loss"]:
+            raise TrainingError(
+                f"the network is no better than its untrained steps: misfit of the frames held "
+                f"back {metrics['val_loss']:.4g}, untrained {metrics['untrained_loss']:.4g}; train "
+                "longer, on more frames, or lower training.learning_rate"
+            )
+
+    def _probe(self) -> Tensor:
+        return self.guess if self.refined_probe is None else self.refined_probe()
+
+    def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
+        # Simulated objects are measured at the scan's own positions.
+        displacement = None if "truth" in batch else self.displacement
+        return expose_batch(batch, probe, self.intensity_scale, self._shape, displacement)
+
+    def _untrained_network(self, steps: int) -> UnrolledNetwork:
+        """The physics steps alone: a network whose correction is still zero."""
+        with torch.random.fork_rng():
+            plain = UnrolledNetwork(steps, self.options.subsets, channels=4)
+        return plain.to(self.guess.device)
+
+    def _compare_each(self, network: UnrolledNetwork, exposure: Exposure, hidden: Tensor) -> Tensor:
+        """The misfit of each frame that is hidden from a network."""
+        seen, unseen = _split_hidden(exposure, hidden)
+        predicted = unseen.predict(network.object(seen)).square()
+        pairs = zip(predicted, unseen.amplitude, strict=True)
+        return torch.stack([self._compare(*pair, 1.0) for pair in pairs])
+
+    def _cut_label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, S, T) of the label where the canvases lie, and 1 where there is a label, else 0."""
+        assert self.label is not None
+        truth = self.label.new_zeros((len(batch["origin"]), *shape))
+        known = truth.real.clone()
+        origins = batch["origin"] - (0 if self.displacement is None else MARGIN)
+        for b, (top, left) in enumerate(origins.tolist()):
+            rows, columns = slice(max(top, 0), top + shape[0]), slice(max(left, 0), left + shape[1])
+            part = self.label[rows, columns]
+            y, x = rows.start - top, columns.start - left
+            truth[b, y : y + part.shape[0], x : x + part.shape[1]] = part
+            known[b, y : y + part.shape[0], x : x + part.shape[1]] = 1
+        return truth, known
+
+    def _compare_with_truth(self, exposure: Exposure, truth: Tensor, known: Tensor) -> Tensor:
+        weight = (exposure.illumination / LIT).clamp(max=1) * known
+        total = torch.zeros((), device=truth.device)
+        canvas = truth
+        for canvas in self.network.objects(exposure):
+            total = EARLIER * total + _root(_object_distance(canvas, truth, weight)).mean()
+        return total + EDGES * _root(_edge_distance(canvas, truth, weight)).mean()
+
+
+def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposure]:
+    """The frames that the network sees, and those that are hidden from it."""
+    is_hidden = hidden.flatten().tolist()
+    seen, unseen = ([f for f, h in enumerate(is_hidden) if h == kind] for kind in (False, True))
+    return exposure.take(seen), exposure.take(unseen)
+
+
+def _root(misfit: Tensor) -> Tensor:
+    return (misfit.clamp(min=0) + 1e-9).sqrt()
+
+
+def _object_distance(canvas: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """(B,) weighted square distance of (B, S, T) objects from the truth, over its square."""
+    sides = (-2, -1)
+    change = canvas - _align_phase(truth, canvas, weight)
+    distance: Tensor = (weight * _square(change)).sum(dim=sides)
+    return distance / (weight * _square(truth)).sum(dim=sides)
+
+
+def _edge_distance(canvas: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """(B,) the same, of the differences between neighbouring pixels.
+
+    Low frequencies of the phase, which are found last, would otherwise hide the fine structure.
+    """
+    change = canvas - _align_phase(truth, canvas, weight)
+    total, scale = weight.new_zeros(len(canvas)), weight.new_zeros(len(canvas))
+    for axis in (-2, -1):
+        inner = weight.narrow(axis, 1, weight.shape[axis] - 1)
+        total = total + (inner * _square(change.diff(dim=axis))).sum(dim=(-2, -1))
+        scale = scale + (inner * _square(truth.diff(dim=axis))).sum(dim=(-2, -1))
+    return total / (scale + 1e-9)
+
+
+def _square(field: Tensor) -> Tensor:
+    return field.real.square() + field.imag.square()
+
+
+def _align_phase(truth: Tensor, canvas: Tensor, weight: Tensor) -> Tensor:
+    """The truth with the global phase of the canvas, which diffraction does not fix."""
+    overlap = (weight * truth.conj() * canvas.detach()).sum(dim=(-2, -1), keepdim=True)
+    return torch.sgn(overlap) * truth

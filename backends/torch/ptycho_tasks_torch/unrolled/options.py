@@ -1,0 +1,94 @@
+"""What can be set under `training:` for the backend `unrolled`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from ptycho_tasks.options import doc, limits
+from ptycho_tasks_torch.options import NetworkOptions
+
+Family = Literal["lines", "blobs", "siemens"]
+
+
+class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
+    """What can be set under `training:`."""
+
+    unlabelled: ClassVar[str] = "unsupervised"
+    most_neighbours: ClassVar[int] = 128
+
+    on: Annotated[
+        Literal["scan", "simulated", "both"],
+        doc(
+            "what to learn from. scan: its frames; simulated: simulated objects, measured with the "
+            "scan's probe, dose and positions; both: both in turn"
+        ),
+    ] = "both"
+    model_type: Annotated[  # type: ignore[misc]
+        Literal["unsupervised", "supervised"],
+        doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
+    ] = "unsupervised"
+    objects: Annotated[
+        tuple[Family, ...],
+        doc("kinds of objects that are simulated: lines, blobs, siemens", min_length=1),
+    ] = ("lines", "blobs", "siemens")
+    loss: Annotated[
+        Literal["poisson", "mae"],
+        doc("misfit of the scan's frames: Poisson likelihood, or mean error of the amplitudes"),
+    ] = "poisson"
+    epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 60
+    batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
+    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
+    steps: Annotated[int, doc("physics steps", ge=2, le=64)] = 12
+    subsets: Annotated[
+        int,
+        doc(
+            "parts of the frames that take turns in the first half of the steps, two at a time in "
+            "the second; the last step takes all",
+            ge=1,
+            le=8,
+        ),
+    ] = 4
+    channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
+    probe: Annotated[
+        Literal["fixed", "refined"],
+        doc("whether the scan's probe is taken as it is, or made to fit its frames better"),
+    ] = "fixed"
+    probe_modes: Annotated[
+        Annotated[int, limits(ge=1, le=8)] | None,
+        doc("incoherent modes of a refined probe; null takes as many as the scan gives"),
+    ] = None
+    positions: Annotated[
+        Literal["fixed", "refined"],
+        doc(
+            "whether scan positions are taken as they are, or moved to where their frames fit "
+            "better; in inference, those of the scan at hand"
+        ),
+    ] = "fixed"
+    early_stop_patience: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("epochs without a better `monitor` that end the training, with the best one's weights"),
+    ] = 30
+    validation_fraction: Annotated[
+        float, doc("share of the frames that is held back to validate", gt=0.0, le=0.5)
+    ] = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit each other."""
+        NetworkOptions.__post_init__(self)
+        if self.on == "simulated" and self.model_type == "supervised":
+            raise ValueError(
+                "model_type supervised learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.on == "simulated" and self.probe == "refined":
+            raise ValueError(
+                "probe refined learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.on == "simulated" and self.positions == "refined":
+            raise ValueError(
+                "positions refined learns from the scan, but on: simulated does not: "
+                "take on: scan or both"
+            )
+        if self.probe_modes is not None and self.probe != "refined":
+            raise ValueError("probe_modes needs probe: refined")

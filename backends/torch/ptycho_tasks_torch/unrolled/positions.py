@@ -1,0 +1,90 @@
+"""Refine scan positions: move each to where its frame fits the object best.
+
+A stage is rarely where it says it is. In a round, the object is reconstructed, and one Gauss-Newton
+step along the position of each frame lowers the misfit of its amplitudes; the derivative of the far
+field is the far field of the probe times the derivative of the object. After six rounds an error of
+a pixel is a tenth of a pixel. A shift of all positions together belongs to the object, and is
+removed.
+
+Axis letters: M frames of a scan, C frames of a chunk, P probe modes, S, T rows and columns of the
+canvas, N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks_torch.physics.exposure import DARK, Chunk, Exposure
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
+
+ROUNDS = 8
+MOST, MOST_A_ROUND = 4.0, 1.0
+"""Pixels along an axis that a position may move: altogether, and in a round."""
+EXPECTED = 1.0
+"""Pixels that positions are expected to be wrong by. With few photons, a position stays near its
+place."""
+
+
+def refine_positions(
+    scan: ScanData, network: UnrolledNetwork, modes: Tensor, scale: float
+) -> ScanData:
+    """Give a scan positions that explain its frames better; without gradients.
+
+    Args:
+        scan: its frames may lie on disk.
+        network: reconstructs the object.
+        modes: (P, N, N) complex64 probe, divided by `scale`.
+        scale: amplitude that is divided out.
+    """
+    start, moved = scan.positions, np.zeros_like(scan.positions)
+    for _ in range(ROUNDS):
+        exposure = expose_scan(scan, modes, scale, MULTIPLE)
+        step = find_displacements(exposure, network.object(exposure), moved, scale)
+        moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
+        moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
+        scan = replace(scan, positions=start + moved)
+    return scan
+
+
+def find_displacements(
+    exposure: Exposure, canvas: Tensor, moved: NDArray[np.float64], scale: float
+) -> NDArray[np.float64]:
+    """(M, 2) pixels (y, x) from the place of each frame to where it fits the object better.
+
+    Minimizes, frame by frame, the squared error of the amplitudes over their variance, which is a
+    quarter count, plus the squared displacement over the expected one.
+
+    Args:
+        exposure: M frames on one canvas.
+        canvas: (1, S, T) complex64 object.
+        moved: (M, 2) pixels that the frames have moved already.
+        scale: amplitude that is divided out.
+    """
+    slopes = [(canvas.roll(-1, axis) - canvas.roll(1, axis)) / 2 for axis in (-2, -1)]
+    matrices, vectors = [], []
+    for chunk in exposure.chunks():
+        far = _far(canvas, chunk)
+        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(DARK).sqrt()
+        changes = torch.stack(
+            [(far.conj() * _far(slope, chunk)).real.sum(dim=1) / modulus for slope in slopes], dim=1
+        ).flatten(2)
+        excess = (chunk.amplitude - modulus).flatten(1)
+        matrices.append(torch.einsum("cap,cbp->cab", changes, changes))
+        vectors.append(torch.einsum("cap,cp->ca", changes, excess))
+    matrix, vector = (torch.cat(parts).double().cpu().numpy() for parts in (matrices, vectors))
+    prior = 0.25 / scale**2 / EXPECTED**2
+    step = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
+    return np.asarray(step[..., 0])
+
+
+def _far(canvas: Tensor, chunk: Chunk) -> Tensor:
+    """(C, P, N, N) complex64 far field of the frames of a canvas."""
+    far: Tensor = torch.fft.fft2(chunk.probes * chunk.cut(canvas), norm="ortho")
+    return far

@@ -1,0 +1,125 @@
+"""Frames on canvases: the physics step, written a second way, and its derivative."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from ptycho_tasks_torch.physics import exposure as module
+from ptycho_tasks_torch.physics.exposure import DARK, Exposure, morton_order
+
+
+def random_complex(generator, *shape) -> torch.Tensor:
+    made = generator.standard_normal(shape) + 1j * generator.standard_normal(shape)
+    return torch.from_numpy(made.astype(np.complex64))
+
+
+def exposed(
+    seed: int,
+    modes: int = 2,
+    frames: int = 7,
+    N: int = 6,
+    shape: tuple[int, int] = (12, 15),
+) -> tuple[Exposure, torch.Tensor]:
+    """Frames at random places on two canvases, and an object there."""
+    generator = np.random.default_rng(seed)
+    places = [
+        (int(generator.integers(2)), *(int(generator.integers(n - N + 1)) for n in shape))
+        for _ in range(frames)
+    ]
+    amplitude = torch.from_numpy(generator.uniform(0.2, 2, (frames, N, N)).astype(np.float32))
+    made = Exposure(amplitude, random_complex(generator, frames, modes, N, N), places, 2, shape)
+    return made, random_complex(generator, 2, *shape)
+
+
+def in_double(exposure: Exposure) -> Exposure:
+    return replace(
+        exposure,
+        amplitude=exposure.amplitude.double(),
+        probes=exposure.probes.to(torch.complex128),
+    )
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_a_step_is_what_plain_numpy_makes_of_the_formula(modes, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 80)  # several chunks
+    exposure, canvas = exposed(3, modes)
+    total = np.zeros(canvas.shape, complex)
+    light = np.zeros(canvas.shape)
+    for (b, y, x), A, P in zip(
+        exposure.places, exposure.amplitude.numpy(), exposure.probes.numpy(), strict=True
+    ):
+        at = (b, slice(y, y + 6), slice(x, x + 6))
+        far = np.fft.fft2(P * canvas.numpy()[at], norm="ortho")
+        modulus = np.sqrt((np.abs(far) ** 2).sum(axis=0) + DARK)
+        back = np.fft.ifft2(far * (A / modulus - 1), norm="ortho")
+        total[at] += (P.conj() * back).sum(axis=0)
+        light[at] += (np.abs(P) ** 2).sum(axis=0)
+    np.testing.assert_allclose(exposure.correction(canvas).numpy(), total, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(exposure.light.numpy(), light, rtol=1e-5)
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_derivatives_by_object_and_probe_are_those_of_finite_differences(modes, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 1)  # a frame in each chunk
+    exposure, canvas = exposed(4, modes, frames=2, N=4, shape=(6, 7))
+    exposure = in_double(exposure)
+    inputs = (
+        canvas.to(torch.complex128).requires_grad_(),
+        exposure.probes.clone().requires_grad_(),
+    )
+
+    def correction(canvas, probes):
+        return torch.view_as_real(replace(exposure, probes=probes).correction(canvas))
+
+    def predicted(canvas, probes):
+        return replace(exposure, probes=probes).predict(canvas)
+
+    assert torch.autograd.gradcheck(correction, inputs)
+    assert torch.autograd.gradcheck(predicted, inputs)
+
+
+def test_the_true_object_is_not_corrected():
+    exposure, canvas = exposed(5)
+    measured = replace(exposure, amplitude=exposure.predict(canvas))
+    assert measured.correction(canvas).abs().max() < 1e-4
+    assert exposure.correction(canvas).abs().max() > 1
+
+
+@given(
+    places=st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 300), st.integers(0, 300)),
+        min_size=4,
+        max_size=60,
+        unique=True,
+    ),
+    seed=st.integers(0, 100),
+)
+def test_an_order_of_places_does_not_depend_on_that_of_the_frames_or_on_where_they_lie(
+    places, seed
+):
+    mixed = np.random.default_rng(seed).permutation(len(places)).tolist()
+    shuffled = [places[frame] for frame in mixed]
+    moved = [(b, y + 17, x + 5) for b, y, x in places]
+    ordered = [places[frame] for frame in morton_order(places)]
+    assert [shuffled[frame] for frame in morton_order(shuffled)] == ordered
+    assert morton_order(moved) == morton_order(places)
+    assert sorted(morton_order(places)) == list(range(len(places)))
+
+
+def test_frames_that_take_turns_are_spread_evenly_and_each_has_one():
+    N, amplitude = 4, torch.zeros(256, 4, 4)
+    places = [(0, y, x) for y in range(0, 64, 4) for x in range(0, 64, 4)]
+    exposure = Exposure(amplitude, torch.ones(256, 1, N, N) + 0j, places, 1, (64, 64))
+    turns = exposure.split_in_turns(4)
+    assert sorted(place for turn in turns for place in turn.places) == places
+    for turn in turns:
+        # One of every 2 x 2 neighbours.
+        assert {(y // 8, x // 8) for _, y, x in turn.places} == {
+            (y, x) for y in range(8) for x in range(8)
+        }

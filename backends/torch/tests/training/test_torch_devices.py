@@ -1,0 +1,232 @@
+"""Several devices train as one would, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from ptycho_tasks.backend import TrainedModel, TrainRequest
+from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.frames.blocks import EpochPlan
+from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.options import PinnOptions
+from ptycho_tasks_torch.training import devices
+
+OPTIONS = PinnOptions(epochs=3, gridsize=1, channels=4, steps=1, batch_size=32, neighbours=16)
+ONE = TorchExecution(accelerator="cpu", threads=1)
+TWO = msgspec.structs.replace(ONE, devices=2)
+
+
+class InterruptionError(Exception):
+    """What ends a training that is watched."""
+
+
+def train(scan, options=OPTIONS, execution=TWO, **more) -> TrainedModel:
+    return backend.train(TrainRequest(scan, options, execution, **more))
+
+
+@pytest.fixture(autouse=True)
+def _mark(monkeypatch):
+    """Tells the processes of a test from those of others."""
+    monkeypatch.setenv("PTYCHO_TEAM_TEST", uuid.uuid4().hex)
+
+
+def children() -> list[int]:
+    """Processes that train along in this test."""
+    mark = f"PTYCHO_TEAM_TEST={os.environ['PTYCHO_TEAM_TEST']}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if (
+                process.name.isdecimal()
+                and mark in (process / "environ").read_bytes()
+                and b"ptycho_tasks_torch.training.child" in (process / "cmdline").read_bytes()
+            ):
+                found.append(int(process.name))
+    return found
+
+
+def assert_close(one: TrainedModel, two: TrainedModel) -> None:
+    assert len(one.history) == len(two.history)
+    for ours, theirs in zip(one.history, two.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    for name, array in one.models["diffraction_to_obj"].items():
+        np.testing.assert_allclose(
+            two.models["diffraction_to_obj"][name], array, atol=1e-4, err_msg=name
+        )
+
+
+def test_every_block_is_dealt_out_once():
+    """And what counts nothing stands in where there is none."""
+    for blocks, batch, accumulated, count in [(7, 4, 2, 2), (5, 4, 1, 4), (9, 6, 3, 3)]:
+        parts = [EpochPlan(blocks, batch, accumulated, rank, count) for rank in range(count)]
+        taken, shares = [], [0.0] * parts[0].steps
+        for index in range(parts[0].batches):
+            drawn = list(range(blocks))[index * batch : (index + 1) * batch]
+            for part in parts:
+                share = part.share(index)
+                assert part.own_blocks(drawn)
+                taken += part.own_blocks(drawn) if share else []
+                shares[index // accumulated] += share
+        assert sorted(taken) == list(range(blocks))
+        assert shares == pytest.approx([1.0] * len(shares))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"accumulate_grad_batches": 2, "scheduler": "plateau"}, {"model_type": "supervised"}],
+)
+def test_two_devices_train_as_one(scan, tmp_path, change):
+    """Also from mapped frames, and in the last batch, whose one block cannot be divided."""
+    np.save(tmp_path / "frames.npy", np.concatenate([scan.diffraction[:1], scan.diffraction]))
+    frames = np.load(tmp_path / "frames.npy", mmap_mode="r")[1:]
+    options = msgspec.structs.replace(OPTIONS, **change)
+    execution = msgspec.structs.replace(TWO, num_workers=1)
+    assert_close(
+        train(scan, options, ONE),
+        train(replace(scan, diffraction=frames), options, execution),
+    )
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_training_on_two_devices_goes_on(scan, tmp_path):
+    """From a checkpoint of one device too; the best epochs are those of one device."""
+    options = msgspec.structs.replace(OPTIONS, early_stop_patience=1, monitor_mode="max")
+    best = msgspec.structs.replace(TWO, checkpoint_save_top_k=2)
+    lines: list[str] = []
+
+    def progress(done, total, metrics):
+        if metrics and done == 1:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        train(
+            scan,
+            options,
+            msgspec.structs.replace(best, devices=1),
+            progress=progress,
+            work_dir=tmp_path,
+        )
+    made = train(scan, options, best, work_dir=tmp_path, say=lines.append)
+    assert lines[0] == "resumes after epoch 1 of 3"
+    assert lines[1].startswith("stops after epoch 2 of 3: val_loss was best in epoch 1")
+    assert_close(made, train(scan, options, ONE))
+    assert list(made.checkpoints) == ["epoch_0001", "epoch_0002"]
+
+
+def test_what_cannot_be_divided_is_refused(scan):
+    for batch_size, count in ((16, 2), (48, 2), (32, 3)):
+        options = msgspec.structs.replace(OPTIONS, batch_size=batch_size)
+        execution = msgspec.structs.replace(TWO, devices=count)
+        with pytest.raises(ConfigError, match=r"^execution.devices: .* cannot be divided evenly"):
+            train(scan, options, execution)
+
+
+def test_devices_that_are_not_there_are_refused():
+    with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
+        devices.require_devices(TWO, torch.device("mps"))
+
+
+# --- whatever ends a training ----------------------------------------------------------------
+
+
+def test_a_loss_that_becomes_nan_is_one_error(scan):
+    options = msgspec.structs.replace(OPTIONS, learning_rate=1.0, epochs=20)
+    with pytest.raises(TrainingError, match=r"NaN or Inf in epoch|no better than a flat object"):
+        train(scan, options)
+    assert children() == []
+
+
+def test_an_interrupted_training_ends_its_children(scan):
+    """And signals find the handlers that they had before."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def progress(done, total, metrics):
+        assert signal.getsignal(signal.SIGTERM) is handler
+        if metrics:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(scan, progress=progress)
+    assert children() == []
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_child_that_is_killed_is_named(scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "TIMEOUT_S", 20)
+
+    def progress(done, total, metrics):
+        if metrics and done == 1:
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(PtychoTasksError, match=r"^the process of device 2 was killed by signal 9"):
+        train(scan, progress=progress, work_dir=tmp_path)
+    assert children() == []
+    lines: list[str] = []
+    again = train(scan, OPTIONS, ONE, work_dir=tmp_path, say=lines.append)
+    assert_close(again, train(scan, OPTIONS, ONE))
+    assert lines[0].startswith("resumes after epoch")
+
+
+def test_what_a_child_refuses_is_refused(scan, monkeypatch):
+    """Here it gets a job that it cannot honour, and its parent another one."""
+    give = devices._Child.send
+
+    def give_other(child, job, *rest):
+        options = msgspec.structs.replace(job.options, n_groups=500)
+        give(child, replace(job, options=options), *rest)
+
+    monkeypatch.setattr(devices._Child, "send", give_other)
+    with pytest.raises(ConfigError, match=r"^training.n_groups: 500 groups"):
+        train(scan)
+    assert children() == []
+
+
+TRAIN = """
+import pickle, sys
+from dataclasses import replace
+from ptycho_tasks_torch.pinn.backend import backend
+request = pickle.load(sys.stdin.buffer)
+print("begun", flush=True)
+backend.train(replace(request, progress=lambda *step: print(step[0], flush=True)))
+"""
+
+
+# SIGTERM ends a process as SIGKILL does: above, it finds no handler.
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_child_outlives_its_parent(scan, number):
+    request = TrainRequest(scan, msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAIN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
+        parent.stdin.write(pickle.dumps(request))
+        parent.stdin.close()
+        while parent.stdout.readline() != b"2\n":
+            assert parent.poll() is None
+        assert len(children()) == 1
+        os.kill(parent.pid, number)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children() == []

@@ -1,0 +1,178 @@
+"""A probe that is refined with `unrolled`."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics import calibration
+from ptycho_tasks_torch.physics.calibration import Lens
+from ptycho_tasks_torch.training.best import BestEpochs
+from ptycho_tasks_torch.training.trainer import TrainingRun
+from ptycho_tasks_torch.unrolled import objective as objective_module
+from ptycho_tasks_torch.unrolled.backend import backend
+from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+
+CPU = TorchExecution(accelerator="cpu", threads=1)
+SMALL = UnrolledOptions(
+    on="scan", epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, seed=5
+)
+
+
+def with_options(**values) -> UnrolledOptions:
+    return msgspec.structs.replace(SMALL, **values)
+
+
+REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
+
+
+def train(scan, options, **more) -> TrainedModel:
+    return backend.train(TrainRequest(scan, options, CPU, **more))
+
+
+def infer(scan, model, options):
+    return backend.infer(InferRequest(scan, model, options, CPU))
+
+
+def r_factor(scan, made) -> float:
+    return data_misfit(
+        made.object, made.origin, made.probe, made.positions, scan.diffraction
+    ).r_factor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_search():
+    """Fewer probes are tried before a training, on fewer frames."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SIZES", (-2, 0, 2)), ("DEFOCI", (-2, 0, 2)), ("TRIALS", 50)):
+            patch.setattr(calibration, name, value)
+        patch.setattr(objective_module, "CALIBRATING_PIXELS", 2**15)
+        yield
+
+
+@pytest.fixture(scope="module")
+def blurred(scan):
+    """A scan whose probe guess is wrong."""
+    parts = [gaussian_filter(part, 1.5) for part in (scan.probe[0].real, scan.probe[0].imag)]
+    return replace(scan, probe=(parts[0] + 1j * parts[1]).astype(np.complex64)[None])
+
+
+@pytest.fixture(scope="module")
+def refined(blurred) -> TrainedModel:
+    return train(blurred, REFINING)
+
+
+def centres(waves: np.ndarray) -> np.ndarray:
+    """(4,) where the light of (P, N, N) modes lies, in the object's plane and in the far field."""
+    found = []
+    for field in (waves, np.fft.fftshift(np.fft.fft2(waves), axes=(-2, -1))):
+        light = (np.abs(field) ** 2).sum(axis=0, dtype=np.float64)
+        index = np.arange(len(light))
+        found += [(light.sum(axis=1 - axis) * index).sum() / light.sum() for axis in (0, 1)]
+    return np.array(found)
+
+
+def flux(waves: np.ndarray) -> float:
+    return float((np.abs(waves) ** 2).sum(dtype=np.float64))
+
+
+def unit(waves: np.ndarray) -> np.ndarray:
+    return waves / math.sqrt(flux(waves))
+
+
+def test_a_wrong_probe_is_refined(scan, blurred, refined):
+    fixed = train(blurred, msgspec.structs.replace(REFINING, probe="fixed"))
+    ours, theirs = (infer(blurred, model, REFINING) for model in (refined, fixed))
+    assert r_factor(blurred, ours) < 0.5 * r_factor(blurred, theirs)
+    # A global phase is free.
+    overlaps = [abs(np.vdot(unit(scan.probe), unit(p))) for p in (ours.probe, blurred.probe)]
+    assert overlaps[0] > overlaps[1]
+    np.testing.assert_array_equal(theirs.probe, blurred.probe)
+
+
+def test_a_refined_probe_keeps_what_no_data_tell(blurred, refined):
+    guess, modes = (refined.models["probe"][name] for name in ("guess", "modes"))
+    np.testing.assert_array_equal(guess, blurred.probe)
+    assert np.linalg.norm(unit(modes) - unit(guess)) > 0.1
+    assert flux(modes) == pytest.approx(flux(guess), rel=1e-3)
+    np.testing.assert_allclose(centres(modes), centres(guess), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(1.8, 0.0, 0.0, 0.0), (0.0, 2.0, 0.0, 0.0), (0.0, 0.0, 2.0, 0.0)]
+)
+def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, numbers):
+    right = torch.from_numpy(scan.probe)
+    guess = Lens(right)(np.array(numbers)).numpy()
+    objective, lines = UnrolledObjective(replace(scan, probe=guess), REFINING), []
+    objective.prepare(lines.append)
+    (line,) = lines
+    assert re.fullmatch(r"probe: .* radius [\d.]+ -> [\d.]+ pixels; misfit .* -> .*", line)
+    found = objective.refined_probe().detach().numpy()
+    before, after = (abs(np.vdot(unit(p), unit(scan.probe))) for p in (guess, found))
+    assert 1 - after < 0.1 * (1 - before)
+    assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
+
+
+def test_a_guess_that_is_right_is_about_kept(scan):
+    objective = UnrolledObjective(scan, REFINING)
+    objective.prepare(lambda line: None)
+    found = objective.refined_probe().detach().numpy()
+    assert abs(np.vdot(unit(found), unit(scan.probe))) > 0.99
+
+
+def test_what_other_frames_do_not_confirm_is_not_taken(scan, monkeypatch):
+    wrong = Lens(torch.from_numpy(scan.probe))(np.array([3.0, 0, 0, 0]))
+    monkeypatch.setattr(objective_module, "calibrate_probe", lambda guess, misfit: wrong)
+    objective, lines = UnrolledObjective(scan, REFINING), []
+    objective.prepare(lines.append)
+    assert not lines
+    found = objective.refined_probe().detach().numpy()
+    np.testing.assert_allclose(unit(found), unit(scan.probe), atol=1e-4)
+
+
+def test_a_training_that_goes_on_looks_for_no_probe(scan, tmp_path, every_epoch):
+    guess = Lens(torch.from_numpy(scan.probe))(np.array([1.8, 0, 0, 0])).numpy()
+    wrong, options = replace(scan, probe=guess), with_options(probe="refined")
+    lines = []
+    first = train(wrong, options, work_dir=tmp_path, say=lines.append)
+    assert lines[0].startswith("probe: ")
+    lines.clear()
+    again = train(wrong, options, work_dir=tmp_path, say=lines.append)
+    assert lines == ["takes the finished training: all 4 epochs are done"]
+    assert again.history == first.history
+    for name, arrays in first.models.items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(again.models[name][key], array, err_msg=key)
+
+
+def test_looking_for_the_probe_counts_as_time_of_the_training(scan):
+    run = TrainingRun(
+        REFINING, objective := UnrolledObjective(scan, REFINING), BestEpochs(REFINING, 0)
+    )
+    objective.prepare = lambda say: time.sleep(0.02)
+    run.prepare(lambda line: None)
+    assert run.seconds >= 0.02
+
+
+def test_the_refined_probe_serves_scans_with_the_same_guess_only(scan, blurred, refined):
+    """Whatever the guess's scale: the flux is the frames'."""
+    here = infer(blurred, refined, REFINING)
+    weak = replace(blurred, probe=blurred.probe / np.float32(1e3))
+    made = infer(weak, refined, REFINING)
+    np.testing.assert_allclose(unit(made.probe), unit(here.probe), atol=1e-5)
+    counts = float((scan.diffraction.astype(np.float64) ** 2).sum() / scan.frame_count)
+    assert flux(made.probe) == pytest.approx(counts, rel=1e-3)
+    np.testing.assert_array_equal(infer(scan, refined, REFINING).probe, scan.probe)

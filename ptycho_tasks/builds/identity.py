@@ -1,0 +1,135 @@
+"""What decides the content of a result, and why two results differ.
+
+Two results with equal identities are equal: made with the same settings by the same code from
+inputs of the same content, wherever these lie and whatever they are called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ptycho_tasks.builds.notes import mapping_in
+from ptycho_tasks.builds.reasons import Reason, describe_change, shorten
+
+PROJECT_CODE = "project"
+"""The package, so to speak, of a project's own modules."""
+
+
+class Identity(NamedTuple):
+    """What decides the content of a result."""
+
+    settings: str
+    """JSON of dotted config key to value: those that change the result."""
+    versions: Mapping[str, Any]
+    """Code by name, to the version that its author gave it."""
+    sources: Mapping[str, str | None]
+    """Source files that count, by a name that begins with its package, to the digest of what they
+    say; none of installed code."""
+    inputs: Mapping[str, str | None]
+    """What was read, by its role, to sha256; None for a file that is not there."""
+    read: Mapping[str, str | None] = {}
+    """Further files that were read, as those behind links, by path, to sha256."""
+
+    def key(self, *, without: Collection[str] = ()) -> str:
+        """sha256 of all of it, as hexadecimal digits.
+
+        Args:
+            without: config keys that are not to count.
+        """
+        record = self.to_record()
+        for name in without:
+            record["settings"].pop(name, None)
+        from ptycho_tasks.config.fields import canonical_json
+
+        return hashlib.sha256(canonical_json(record).encode()).hexdigest()
+
+    def to_record(self) -> dict[str, Any]:
+        """The identity in values that JSON can hold, for a file to keep."""
+        record = {
+            "settings": mapping_in(self.settings),
+            "versions": dict(self.versions),
+            "sources": dict(self.sources),
+            "inputs": dict(self.inputs),
+        }
+        return {**record, "read": dict(self.read)} if self.read else record
+
+
+def read_identity(record: object) -> Identity | None:
+    """The identity of which `to_record` made a record; None where it is none."""
+    if not isinstance(record, Mapping):
+        return None
+    parts = [record.get(key) for key in ("settings", "versions", "sources", "inputs")]
+    if not all(isinstance(part, Mapping) for part in [*parts, record.get("read", {})]):
+        return None
+    settings, versions, sources, inputs = parts
+    return Identity(json.dumps(settings), versions, sources, inputs, record.get("read", {}))  # type: ignore[arg-type]
+
+
+def list_differences(
+    old: Identity,
+    new: Identity,
+    *,
+    paths: Mapping[str, str],
+    at_default: Collection[str] = (),
+) -> Iterator[Reason]:
+    """Why a result is not what it would be now.
+
+    Args:
+        old: what it was made from.
+        new: what it would be made from.
+        paths: where the inputs of today lie, by role.
+        at_default: the config keys of `new` whose value is the default. Where `old` does not know
+            one, it is an option that is new in the program and not used: no difference.
+    """
+    if old.settings != new.settings:
+        yield from _changed_settings(mapping_in(old.settings), new, at_default)
+    if old.versions != new.versions or old.sources != new.sources:
+        yield from _changed_code(old, new)
+    for role in sorted({*old.inputs, *new.inputs}, key=lambda role: paths.get(role, role)):
+        yield from _changed_file(paths.get(role, role), old.inputs.get(role), new.inputs.get(role))
+    for path in sorted(old.read):
+        yield from _changed_file(path, old.read[path], new.read.get(path))
+
+
+def _changed_settings(
+    old: Mapping[str, Any], identity: Identity, at_default: Collection[str]
+) -> Iterator[Reason]:
+    new = json.loads(identity.settings)
+    for key in sorted({*old, *new}):
+        if key not in old and key in at_default:
+            continue
+        if key not in old or key not in new or old[key] != new[key]:
+            text = f"{key} {_value(old, key)} -> {_value(new, key)}"
+            yield Reason("setting", key, text, old.get(key), new.get(key))
+
+
+def _changed_code(old: Identity, new: Identity) -> Iterator[Reason]:
+    for name in sorted({*old.versions, *new.versions}):
+        before, now = old.versions.get(name), new.versions.get(name)
+        if before != now:
+            text = f"{name}: version {shorten(before)} -> {shorten(now)}"
+            yield Reason("code", name, text, before, now)
+    # Installed code has a version only: where a package comes or goes, the version decides.
+    shared = {_package(name) for name in old.sources} & {_package(name) for name in new.sources}
+    for name in sorted({*old.sources, *new.sources}):
+        before, now = old.sources.get(name), new.sources.get(name)
+        if _package(name) in shared and before != now:
+            shown = name.removeprefix(f"{PROJECT_CODE}/")
+            yield Reason("code", shown, describe_change(shown, before, now, "is new"), before, now)
+
+
+def _changed_file(path: str, old: str | None, new: str | None) -> Iterator[Reason]:
+    if old != new:
+        text = describe_change(path, old, new, "is new as an input")
+        yield Reason("input", path, text, old, new)
+
+
+def _package(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not there"
