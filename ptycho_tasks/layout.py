@@ -27,26 +27,29 @@ RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
 
 
 def project_path(root: Path, path: Path) -> str:
-    """A path relative to the project where it lies in it. doit compares paths as strings, so
-    each file has one spelling."""
+    """The path of a file as the project writes it: relative to `root` for a file in the project,
+    absolute for any other.
+
+    doit compares paths as strings, so each file needs one spelling.
+    """
     whole, inside = os.path.normpath(path), _folder_prefix(root)
     return whole[len(inside) :] if whole.startswith(inside) else whole
 
 
 @functools.cache
 def _folder_prefix(root: Path) -> str:
-    """What the paths of files in a folder begin with."""
+    """The beginning that the paths of all files in a folder share."""
     return f"{os.path.normpath(root)}{os.sep}"
 
 
 def absolute_path(path: Path) -> Path:
-    """A path that was given on the command line: absolute, `~` expanded."""
+    """The absolute path for a path from the command line; `~` is expanded."""
     # A shell leaves the `~` in `--output-dir=~/out` as it is; Path's own expansion may raise.
     return Path(os.path.normpath(Path.cwd() / os.path.expanduser(path)))  # noqa: PTH111
 
 
 def may_have_evidence(root: Path) -> bool:
-    """Whether a project may have something to prove; what exactly is for `load_evidence`."""
+    """Whether a project may have evidence. A cheap look: `load_evidence` knows for certain."""
     if has_evidence_file(root):
         return True
     config = root / CONFIG_NAME
@@ -59,7 +62,7 @@ def has_evidence_file(root: Path) -> bool:
 
 
 def is_evidence_alone(root: Path) -> bool:
-    """Whether a project has something to prove, and nothing to build."""
+    """Whether a project has evidence, but nothing to build."""
     return has_evidence_file(root) and not os.path.lexists(root / CONFIG_NAME)
 
 

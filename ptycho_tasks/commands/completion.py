@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: click's own, and what it cannot know."""
+"""Completion in bash, zsh and fish: click does most; backends and tasks are found here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def completion_command(context: click.Context, shell: str) -> None:
 
 
 def complete_words(words: Iterable[str]) -> Completer:
-    """Offers some words."""
+    """A completer that offers some words."""
     return lambda context, param, incomplete: [w for w in words if w.startswith(incomplete)]
 
 

@@ -13,8 +13,7 @@ from ptycho_tasks.commands.flags import Flag, FlagTable, OldName, variable_name
 
 
 class _Names(list[str]):
-    """Names of an option; either spelling is among them, also where completion asks whose value
-    is wanted."""
+    """Names of an option. A name counts with `-` and with `_`, as completion asks for either."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(str(name).replace("_", "-"))
@@ -24,7 +23,7 @@ class FlagOption(click.Option):
     """An option that a row of the table describes."""
 
     def __init__(self, *arguments: Any, group: str, key: str = "", **settings: Any) -> None:
-        """As any option, with what the help says of its place."""
+        """Make an option that stands under `group` in the help and sets `key`."""
         super().__init__(*arguments, **settings)
         self.opts = _Names(self.opts)
         self.group = group
@@ -46,7 +45,7 @@ class FlagCommand(click.Command):
                 formatter.write_dl(records)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Offer flags in the spelling that was begun."""
+        """Offer flags with `-` or `_`, as the user began."""
         items = super().shell_complete(ctx, incomplete.replace("_", "-"))
         for item in items if "_" in incomplete else []:
             item.value = f"--{variable_name(item.value)}"
@@ -54,7 +53,7 @@ class FlagCommand(click.Command):
 
 
 def make_options(table: FlagTable) -> list[click.Parameter]:
-    """Click's options for a table of flags; without a value each is None."""
+    """Click's options for a table of flags. An option that is left out is None."""
     return [
         option
         for group, flags in table.items()

@@ -34,28 +34,8 @@ def create_training(
         BackendError: the backend is unknown or cannot be loaded.
         ConfigError: a value is wrong, a file is missing, or files of others are in the way.
     """
-    for key in ("matrix", "variants"):
-        if file.data.get(key):
-            raise ConfigError(
-                f"{file.where(key)}: {key}: asks for several trainings; run `doit train` there, or "
-                f"take `{key}` out"
-            )
-    if file.data.get("refine"):
-        raise ConfigError(
-            f"{file.where('refine')}: refine: is a stage of a project; run `doit infer` there, or "
-            "take `refine` out"
-        )
-    configured = file.data.get("source") or {}
-    scan = configured.get("file") if isinstance(configured, dict) else None
-    if scan is None and "source.file" not in flags.values:
-        if "simulate" in configured:
-            raise ConfigError(
-                f"{file.where('source.simulate')}: source.simulate: is for `doit`, which keeps the "
-                "scan; give --train-data-file"
-            )
-        raise click.UsageError(
-            "Missing option '--train-data-file': nothing says which scan to train on"
-        )
+    _refuse_project_settings(file)
+    scan = _read_scan_setting(file, flags)
     payload = create_training_payload(
         file,
         command_line=_drop_other_scan(flags.values, scan),
@@ -128,8 +108,43 @@ def create_inference(
     return payload
 
 
+def _refuse_project_settings(file: ConfigFile) -> None:
+    """Refuse a configuration that asks for more than one training."""
+    for key in ("matrix", "variants"):
+        if file.data.get(key):
+            raise ConfigError(
+                f"{file.where(key)}: {key}: asks for several trainings; run `doit train` there, or "
+                f"take `{key}` out"
+            )
+    if file.data.get("refine"):
+        raise ConfigError(
+            f"{file.where('refine')}: refine: is a stage of a project; run `doit infer` there, or "
+            "take `refine` out"
+        )
+
+
+def _read_scan_setting(file: ConfigFile, flags: FlagValues) -> str | None:
+    """The scan that a configuration names, if it does.
+
+    Raises:
+        ConfigError, click.UsageError: neither it nor a flag names one.
+    """
+    configured = file.data.get("source") or {}
+    scan = configured.get("file") if isinstance(configured, dict) else None
+    if scan is None and "source.file" not in flags.values:
+        if "simulate" in configured:
+            raise ConfigError(
+                f"{file.where('source.simulate')}: source.simulate: is for `doit`, which keeps the "
+                "scan; give --train-data-file"
+            )
+        raise click.UsageError(
+            "Missing option '--train-data-file': nothing says which scan to train on"
+        )
+    return scan
+
+
 def read_backend_name(model_dir: Path) -> str:
-    """The name of the backend that made a bundle, without the array libraries where it is whole.
+    """The name of the backend that made a bundle. For a whole bundle, h5py is not imported.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -146,12 +161,12 @@ def read_backend_name(model_dir: Path) -> str:
 
 
 def empty_config() -> ConfigFile:
-    """What stands for a ptycho.yaml where there is none."""
+    """An empty configuration, for a command without a ptycho.yaml."""
     return ConfigFile(Path.cwd() / "command line", {})
 
 
 def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str, Any]:
-    """Values without what a configuration says of another scan than the one that they name."""
+    """Values for the scan that they name: what a configuration says of another scan is left out."""
     if values.get("source.file", configured) == configured:
         return values
     return {"source.simulate": None, "source.product": None, **values}

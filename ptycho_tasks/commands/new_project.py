@@ -44,7 +44,7 @@ def init_project(
     if source is None:
         values["source.simulate"] = None
     elif source.is_file():
-        values["source.file"] = _write_path(folder, source.absolute())
+        values["source.file"] = _scan_path(folder, source.absolute())
         if source.absolute().resolve() == (folder / "fixtures" / f"{values['name']}.npz").resolve():
             values["name"] += "_cut"  # else the fixture would take the scan's place
     else:
@@ -81,6 +81,6 @@ def _make_name(source: Path | None) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name.split(".")[0]).lstrip("_.-")[:90] or "scan"
 
 
-def _write_path(folder: Path, source: Path) -> str:
-    """Relative where the scan lies in the project, absolute elsewhere."""
+def _scan_path(folder: Path, source: Path) -> str:
+    """How the project names a scan: relative for a scan in its folder, else absolute."""
     return str(source.relative_to(folder)) if source.is_relative_to(folder) else os.fspath(source)

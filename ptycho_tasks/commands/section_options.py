@@ -19,7 +19,7 @@ force_option = click.option("--force", is_flag=True, help="Replace a file that i
 def section_options(
     kind: type[Section], *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command one option a field of `kind`, with its documentation."""
+    """Give a command one option for each field of `kind`, with the field's documentation."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(msgspec.structs.fields(kind)):
@@ -55,7 +55,7 @@ def _classes(annotation: Any) -> Iterator[type]:
 
 
 def read_section(kind: type[SectionType], values: dict[str, Any]) -> SectionType:
-    """The section that the texts of some options make; those of other sections are left aside.
+    """Make a section from the texts of options. Options of other sections are left aside.
 
     Raises:
         ConfigError: a value is wrong; the option is named.

@@ -135,7 +135,7 @@ def make_schema(types_by_backend: Mapping[str, Mapping[str, type[Section]]]) -> 
 
 
 def _with_empty_sections(components: dict[str, Any]) -> dict[str, Any]:
-    """Allow null for a section, which is what all its lines commented out amount to."""
+    """Allow null for a section: with all lines commented out, a section is null."""
     for name, value in components[Config.__name__]["properties"].items():
         if name in {"name", "source", "backend", "training", "execution", "evidence"}:
             continue

@@ -20,7 +20,8 @@ _FIELDS = {field.name: field.type for field in msgspec.structs.fields(ExecutionO
 
 
 class _NonEmptyPath(click.Path):
-    """A path; an empty one, as of a variable that is not set, is not the current folder."""
+    """A path that is not empty. An unset shell variable gives an empty one, which click would take
+    as the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):

@@ -96,8 +96,8 @@ def _read_config(path: Path | None) -> ConfigFile:
 
 @contextmanager
 def _lock_folder(folder: Path, task: str) -> Iterator[None]:
-    """Make a folder, and keep other runs out of it in the block; nothing is left of a block that
-    fails before it made something."""
+    """Make a folder and lock it for the block. If the block fails and wrote nothing, the folder is
+    removed again."""
     from ptycho_tasks.system.lock import LOCK_NAME, ProjectLock
     from ptycho_tasks.system.processes import exit_on_signals
 

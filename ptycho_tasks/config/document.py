@@ -63,10 +63,10 @@ _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_BaseLoader):  # type: ignore[misc]
-    """Tells the types of `_SCALARS` from each other."""
+    """Knows the types of `_SCALARS`, and no others."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """The tag of a node that has none in the text."""
+        """Choose the tag of a node that has none in the text."""
         if kind is yaml.ScalarNode and implicit[0]:
             return next(tag for tag, type_ in _SCALARS.items() if type_.pattern.fullmatch(value))
         return super().resolve(kind, value, implicit)
@@ -112,7 +112,7 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def parse_config(path: Path, content: bytes) -> ConfigFile:
-    """What a ptycho.yaml says, without judging its values.
+    """Parse the text of a ptycho.yaml without judging its values.
 
     Args:
         path: where it lies.
@@ -250,7 +250,7 @@ def _kind(value: Any) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value in a message: in one line, and not too long."""
+    """Write a value in one line of at most 80 characters, for a message."""
     plain = isinstance(value, str) and value.isprintable()
     text = f"'{value}'" if plain else repr(value)
     return text if len(text) <= 80 else f"{text[:60]}..."

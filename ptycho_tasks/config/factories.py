@@ -101,7 +101,7 @@ def create_refinement_payload(
 def create_payloads(
     file: ConfigFile, variant: Variant
 ) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
-    """The three of a project's variant, settled at once; see `create_training_payload`."""
+    """Settle the three payloads of a variant at once; see `create_training_payload`."""
     layers = merge(file, variant)
     settled = _settle(layers, variant, PROJECT_FOLDERS)
     refinement = _create_refinement(layers, settled) if layers.data.get("refine") else None
@@ -144,7 +144,11 @@ def _create_refinement(layers: Layers, settled: Mapping[str, Any]) -> Refinement
 def _retype_execution(
     layers: Layers, execution: ExecutionOptions, refiner: Backend
 ) -> ExecutionOptions:
-    """What of `execution` the refining backend understands too, typed by it."""
+    """The part of `execution` that the refining backend knows, typed by that backend.
+
+    Raises:
+        ConfigError: a value that fits the other backend does not fit this one.
+    """
     kind = execution_type(refiner)
     known = {field.name for field in msgspec.structs.fields(kind)}
     plain = {k: v for k, v in msgspec.to_builtins(execution).items() if k in known}
@@ -201,8 +205,8 @@ def _convert_config(layers: Layers) -> tuple[Config, dict[str, Any]]:
 def _refuse_unknown_execution(
     backend: Backend, values: Mapping[str, Any], origins: Mapping[str, str]
 ) -> None:
-    """Refuse what a backend that does not say what it understands would ignore: without an
-    `execution_type`, it computes on the CPU in its own way."""
+    """Refuse settings that a backend without an `execution_type` would ignore. Such a backend
+    computes on the CPU in its own way."""
     if hasattr(backend, "execution_type"):
         return
     for key, fits in (
@@ -220,7 +224,7 @@ def _refuse_unknown_execution(
 
 
 def _accept(*anything: object) -> None:
-    """A check that finds nothing."""
+    """Accept everything: the check of a backend that has none."""
 
 
 def _load_backend(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Backend]:
@@ -233,7 +237,7 @@ def _load_backend(layers: Layers, key: str, name: str) -> tuple[BackendEntry, Ba
 # A thousand variants name the same few backends and sections.
 @cached
 def _gather_facts(*kinds: tuple[str, type[Section]]) -> Facts:
-    """What is known of every key, where backends type sections so."""
+    """The facts of every key, for sections that backends type."""
     known = list_facts(Config)
     for section, kind in kinds:
         known |= list_facts(kind, section)

@@ -25,26 +25,26 @@ class Facts(dict[str, Fact]):
     """What is known of every key, by its dotted path."""
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
-        """A copy of some facts."""
+        """Copy some facts."""
         super().__init__(facts)
         self.default = functools.cache(lambda key: self.find(key).default)
         self._keys: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
 
     def find(self, key: str) -> Fact:
-        """What is known of a key; a mapping among the values has keys of its own."""
+        """The fact of a key. A key below a mapping of the user has the fact of the mapping."""
         while key not in self:
             key = key.rpartition(".")[0]
         return self[key]
 
     def select_keys(self, stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of some keys that decide the result of a stage."""
+        """Select the keys that decide the result of a stage."""
         if (stage, keys) not in self._keys:
             self._keys[stage, keys] = tuple(k for k in keys if stage in self.find(k).affects)
         return self._keys[stage, keys]
 
 
 def list_facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
-    """Dotted key path of every field below `kind`, to what is known of it.
+    """The fact of every field below `kind`, by dotted key path.
 
     A field that may be a section or null, as `source.simulate`, stands for itself too.
     """

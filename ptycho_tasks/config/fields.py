@@ -17,7 +17,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def make_section(data: Any, kind: type[SectionType], *, strict: bool = True) -> SectionType:
-    """Plain values as a section.
+    """Make a section from plain values.
 
     Args:
         data: keys and values.
@@ -47,7 +47,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _find_problem(value: Any) -> str:
-    """What makes a value unfit for every setting; empty where nothing does."""
+    """The reason why a value fits no setting at all; empty if there is none."""
     if isinstance(value, float) and not math.isfinite(value):
         return "Expected a finite number"
     if isinstance(value, int) and abs(value) >= 2**63:
@@ -66,7 +66,7 @@ def _find_problem(value: Any) -> str:
 def explain_fault(
     error: msgspec.ValidationError, kind: type[Section], data: Any
 ) -> tuple[str, str]:
-    """The dotted key path below `kind` that an error is about, and what is wrong there.
+    """Explain an error of `make_section`: the dotted key path below `kind`, and what is wrong.
 
     Args:
         error: raised by `make_section`.
@@ -89,7 +89,7 @@ def explain_fault(
 
 
 def _describe_expected(problem: str, annotation: Any) -> str:
-    """msgspec's sentence for people: without its own idea of what was got."""
+    """Say what was expected, from a sentence of msgspec."""
     if problem.startswith("Invalid enum value"):
         return f"expected one of {', '.join(map(str, list_choices(annotation)))}"
     if problem.startswith("Expected `object`"):

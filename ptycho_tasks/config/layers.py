@@ -50,17 +50,17 @@ class Layers:
         return self.origins.get(key) or self.file.where(key)
 
     def find_flag(self, section: str, problem: str) -> str:
-        """The flag that set a key of a section that a problem mentions; empty where none did."""
+        """The flag that set a key of `section` that `problem` mentions; empty if no flag did."""
         keys = (key for key in self.flags if key.startswith(f"{section}."))
         mentioned = (key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", problem))
         return next((self.flags[key] for key in mentioned), "")
 
     def describe_variant(self, key: str) -> str:
-        """The variant, to name in a message about a `key` that it changes; else empty."""
+        """The variant's name for a message about `key`, if the variant changes it; else empty."""
         return f"variant `{self.variant.name}`" if self._find_override(key) else ""
 
     def list_origins(self, keys: Iterable[str]) -> dict[str, str]:
-        """Key to its origin, `default` where it was given nowhere."""
+        """The origin of each key; `default` for a key that nobody set."""
         return {key: self.origins.get(key, "default") for key in keys}
 
     def without(self, key: str) -> Layers:
@@ -89,8 +89,15 @@ def merge(
     overrides: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> Layers:
-    """Lay a variant's, command-line values and overrides (dotted key path to value) over the
-    file's. `flags` says how a key is spelled on the command line."""
+    """Lay values over those of a file: a variant's, then the command line's, then overrides.
+
+    Args:
+        file: ptycho.yaml as read.
+        variant: one of those that the file asks for.
+        command_line: dotted key path to value.
+        overrides: likewise.
+        flags: dotted key path to its name on the command line, for messages.
+    """
     # One of a thousand variants must not carry a copy of them all; evidence is of none.
     left_out = ("evidence",) if variant is DEFAULT_VARIANT else ("evidence", "matrix", "variants")
     data = {key: value for key, value in file.data.items() if key not in left_out}
@@ -106,7 +113,7 @@ def merge(
 
 
 def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value; what it stands in is copied, since variants share it."""
+    """Set a value. Sections on the way are copied, since variants share them."""
     *parents, last = key.split(".")
     for parent in parents:
         child = data.get(parent)
@@ -158,8 +165,8 @@ _sections: dict[tuple[type[Section], str, str], tuple[Any, Mapping[str, Any]]] =
 def convert_once(
     layers: Layers, kind: type[SectionType], prefix: str = "", owner: str = ""
 ) -> tuple[SectionType, Mapping[str, Any]]:
-    """As `convert`, with what `flatten` gives of the section: a thousand variants share most of
-    their sections, which are settled once."""
+    """As `convert`, and the section as `flatten` gives it. Answers are kept: a thousand variants
+    share most of their sections."""
     data = layers.data.get(prefix, {}) if prefix else layers.data
     key = kind, prefix, repr(data)
     if key not in _sections:

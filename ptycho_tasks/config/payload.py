@@ -78,7 +78,7 @@ class Payload:
 
     @property
     def is_of_project(self) -> bool:
-        """Whether all files lie where the project has them; False where a command line says."""
+        """Whether all files lie in the project's own places, and not where a command line says."""
         return self.folders == PROJECT_FOLDERS
 
     @property
@@ -95,7 +95,7 @@ class Payload:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def describe_missing(self, key: str) -> str | None:
-        """What to say where a key names a file that is not there; None where all is well."""
+        """A message if a key names a file that is not there; None if all is well."""
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
@@ -114,7 +114,7 @@ class Payload:
         return {key: self.values[key] for key in keys}
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The keys of some settings whose value is the default."""
+        """Those keys of `settings` whose value is the default."""
         default = self.facts.default
         return tuple([key for key, value in settings.items() if value == default(key)])
 
@@ -142,7 +142,7 @@ class Payload:
         return {"scan": self.source_file, **({} if product is None else {"product": product})}
 
     def label_changes(self, *sections: str) -> str:
-        """What the variant changes in some sections, in one word; may be empty.
+        """What the variant changes in some sections, as one word; empty if it changes nothing.
 
         Variants that change the same there share the files that are made of it.
         """
@@ -180,7 +180,7 @@ class Payload:
         return self.model_dir / BUNDLE_NAME
 
     def results_folder(self, stage: str) -> str:
-        """The project's folder of what `training`, `inference` or `refinement` gives."""
+        """The folder for the results of `training`, `inference` or `refinement`, in the project."""
         return f"runs/{self.variant.name}/{stage}"
 
     def _results_path(self, stage: str) -> Path:
@@ -192,7 +192,8 @@ class TrainingPayload(Payload):
     """All that training needs."""
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """As of any payload; where a scan is trained on as it is, with how it is read and cut."""
+        """As of any payload. A command trains on a scan and not on a fixture: then the settings
+        that say how the scan is read and cut count too."""
         own = super().settings(stage)
         if stage == "train" and not self.is_of_project:
             files = ("source.file", "source.product")  # whose content counts
@@ -209,7 +210,7 @@ class TrainingPayload(Payload):
 
     @property
     def training_files(self) -> dict[str, Path]:
-        """What is trained on, by what it is: the fixture, or a scan as it is."""
+        """The files to train on, by what they are: the fixture, or for a command the scan."""
         if self.is_of_project:
             return {"fixture": self.fixture_file}
         return self.source_files

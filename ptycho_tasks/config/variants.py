@@ -34,7 +34,7 @@ _LONGEST_LABEL = 80
 
 
 def read_variants(file: ConfigFile) -> list[Variant]:
-    """The variants in their order; one called `default` where the file asks for none.
+    """Read the variants of a file, in order; one called `default` if the file asks for none.
 
     Whether the keys exist and the values fit shows when a variant is settled.
 
@@ -57,7 +57,7 @@ def read_variants(file: ConfigFile) -> list[Variant]:
 
 
 def make_label(overrides: Mapping[str, Any]) -> str:
-    """Keys and values in one word, fit for a file's name: `subset_size256-seed1`."""
+    """Write keys and values as one word that fits a file's name: `subset_size256-seed1`."""
     text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
     return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
 
@@ -114,8 +114,8 @@ def _list_variants(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
 
 
 def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key path and value of every leaf; none for a section that is empty or null, as one
-    is of which every line is commented out."""
+    """Dotted key path and value of every leaf. A section that is empty or null has none: all its
+    lines are commented out."""
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:

@@ -32,7 +32,7 @@ _MOST_HOPS = 64
 """Links and layouts behind one key; more go in a circle."""
 
 
-class Source(NamedTuple):
+class VirtualPiece(NamedTuple):
     """A part of a virtual dataset: where it comes from, and which place it takes."""
 
     file: Path
@@ -117,14 +117,14 @@ class LinkedFiles:
         """
         if not dataset.is_virtual:
             return _unwritten(dataset, axis)
-        for source in self._sources(dataset, key):
-            short = not _holds(source.dataset.shape, source.needed)
+        for piece in self._virtual_pieces(dataset, key):
+            short = not _holds(piece.dataset.shape, piece.needed)
             others = [
-                covers for at, covers in enumerate(source.covered) if at != axis % dataset.ndim
+                covers for at, covers in enumerate(piece.covered) if at != axis % dataset.ndim
             ]
-            if not all(others) and (short or _lacks_chunks(source.dataset)):
+            if not all(others) and (short or _lacks_chunks(piece.dataset)):
                 raise ScanError(
-                    f"{source.file}: {source.dataset.name} lacks frames that {key!r} in "
+                    f"{piece.file}: {piece.dataset.name} lacks frames that {key!r} in "
                     f"{self.path.name} takes from it, and holds only a part of each; write the "
                     "scan again without them"
                 )
@@ -153,7 +153,8 @@ class LinkedFiles:
             elif isinstance(link, h5py.ExternalLink):
                 left.extendleft(reversed(link.path.split("/")))
                 owner = Path(group.file.filename)
-                group = self._open(self._place(link.filename, owner, asked, "EXT"), asked)["/"]
+                path = self._locate_file(link.filename, owner, asked, "EXT")
+                group = self._open(path, asked)["/"]
             else:
                 return None
         return group
@@ -165,15 +166,15 @@ class LinkedFiles:
         if dataset.external:
             self._check_storage(dataset, key)
         elif dataset.is_virtual:
-            for source in self._sources(dataset, key):
-                self._check(source.dataset, key, depth + 1)
+            for piece in self._virtual_pieces(dataset, key):
+                self._check(piece.dataset, key, depth + 1)
         elif dataset.size and dataset.id.get_storage_size() == 0:
             where = "" if dataset.file.filename == str(self.path) else f", {dataset.file.filename}"
             raise self._error(
                 key, f"was never written ({dataset.name}{where})", "let the scan be completed"
             )
 
-    def _sources(self, dataset: h5py.Dataset, key: str) -> Iterator[Source]:
+    def _virtual_pieces(self, dataset: h5py.Dataset, key: str) -> Iterator[VirtualPiece]:
         owner = Path(dataset.file.filename)
         for part in dataset.virtual_sources():
             if "%" in part.file_name or "%" in part.dset_name:
@@ -184,7 +185,7 @@ class LinkedFiles:
                 )
             path = owner
             if part.file_name != ".":
-                path = self._place(part.file_name, owner, key, "VDS")
+                path = self._locate_file(part.file_name, owner, key, "VDS")
             file = dataset.file if path == owner else self._open(path, key)
             item = self._find(file, part.dset_name, key)
             if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -210,7 +211,7 @@ class LinkedFiles:
                 low == 0 and high + 1 == side
                 for low, high, side in zip(first, last, dataset.shape, strict=True)
             )
-            yield Source(path, item, needed, covered)
+            yield VirtualPiece(path, item, needed, covered)
 
     def _check_storage(self, dataset: h5py.Dataset, key: str) -> None:
         """Any file can be passed off as external storage, so that only what is allowed counts."""
@@ -229,7 +230,7 @@ class LinkedFiles:
         if there < dataset.nbytes:
             raise self._error(key, "is cut short in its external storage", "copy that again")
 
-    def _place(self, name: str, owner: Path, key: str, kind: str) -> Path:
+    def _locate_file(self, name: str, owner: Path, key: str, kind: str) -> Path:
         """Where HDF5 finds a file that another one names: see H5Lcreate_external and
         H5Pset_virtual."""
         prefix = os.environ.get(f"HDF5_{kind}_PREFIX")

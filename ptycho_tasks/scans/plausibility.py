@@ -1,4 +1,4 @@
-"""Doubts about a scan that its numbers raise: what looks as if it were not what it is taken for.
+"""Doubts about a scan: its numbers look as if they were not what they are taken for.
 
 Each is a guess from a sample of frames, cheap enough for every reading, and no more than a
 warning: only a reconstruction proves one right or wrong.

@@ -76,7 +76,7 @@ def _open_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[
 
 
 def refuse_changed(stamps: Mapping[Path, FileStamp]) -> None:
-    """Refuse what was read of files that are not what they were.
+    """Refuse a scan of which a file changed while it was read.
 
     Raises:
         ScanError: one was changed or removed meanwhile.

@@ -1,4 +1,4 @@
-"""Answers that are kept while a process works in one project, and forgotten together."""
+"""Functions that keep their answers while a process works in one project."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _caches: list[Any] = []
 
 
 def cached(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Ask a function once for each set of hashable arguments, until `forget_all`."""
+    """Call a function once for each set of hashable arguments; `forget_all` starts anew."""
     kept: Any = functools.cache(function)
     _caches.append(kept)
     return kept  # type: ignore[no-any-return]
 
 
 def forget_all() -> None:
-    """Ask every cached function anew: files or installed code may have changed."""
+    """Forget the answers of all cached functions: files or installed code may have changed."""
     for kept in _caches:
         kept.cache_clear()

@@ -58,14 +58,14 @@ def now_ns() -> int:
 
 
 class Clock(NamedTuple):
-    """What the parts that tell the time are given, so that a test can stop it."""
+    """The time, as an argument of all that needs it, so that a test can set it."""
 
     now: Callable[[], datetime] = utc_now
     seconds: Callable[[], float] = time.monotonic
     """For durations."""
 
     def stamp(self) -> str:
-        """The time, as plans, ledgers and logs say it."""
+        """The time as plans, ledgers and logs write it."""
         return self.now().strftime(STAMP)
 
 
@@ -73,7 +73,7 @@ SYSTEM_CLOCK = Clock()
 
 
 def parse_stamp(stamp: str) -> datetime:
-    """A time as `Clock.stamp` writes it.
+    """Parse a time that `Clock.stamp` wrote.
 
     Raises:
         ValueError: it is none.

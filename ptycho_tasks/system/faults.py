@@ -1,4 +1,4 @@
-"""Exceptions that nobody foresaw: one line for the user, and a file for who mends it."""
+"""Unforeseen exceptions: one line for the user, and a file with the traceback to report."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ _LOCAL = "ptycho_tasks_local_"
 
 
 def show_fault(error: BaseException, culprit: str = "") -> str:
-    """Say in one line what nobody foresaw, and where its traceback was saved; gives the line.
+    """Show an unforeseen error in one line, which names the file of its traceback.
 
     Args:
         error: as caught.
         culprit: what failed, as "backend `x`"; empty where it is our fault.
+
+    Returns:
+        The line.
     """
     text = one_line(f"{type(error).__name__}: {error}")
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
@@ -56,7 +59,8 @@ def show_fault(error: BaseException, culprit: str = "") -> str:
 
 
 def _save(error: BaseException) -> str:
-    """Where the traceback of an error is now: in the project, or else in a temporary folder."""
+    """Save the traceback of an error, in the project or else in a temporary folder; gives the
+    path."""
     text = "".join(
         [
             f"{' '.join(map(repr, sys.argv))}\nin {os.environ.get('PWD', '?')!r}\n"
@@ -79,8 +83,8 @@ def _save(error: BaseException) -> str:
 
 
 def find_owner(error: BaseException) -> Literal["us", "user", "library"]:
-    """Whose code an exception is the fault of: that which ran last and is not a library's; a
-    library's, where no other ran."""
+    """Whose code an exception comes from: the code that ran last and is no library's; a library's
+    if no other ran."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -95,7 +99,7 @@ def find_owner(error: BaseException) -> Literal["us", "user", "library"]:
 
 
 def is_raised_by(error: BaseException, thing: object) -> bool:
-    """Whether code of the package that an object's class is of ran when an exception was raised."""
+    """Whether an exception was raised in, or below, the package that `thing`'s class belongs to."""
     package = type(thing).__module__.partition(".")[0]
     return any(
         frame.f_globals.get("__name__", "").partition(".")[0] == package
@@ -107,10 +111,10 @@ class DoitTraceback:
     """Stands in for the module `traceback` where doit shows an exception that ends a command."""
 
     def format_exc(self) -> str:
-        """The traceback of the exception that is handled, where that is what a user needs.
+        """The traceback of the current exception, if it is what a user needs.
 
         Raises:
-            SystemExit: it was said in one line.
+            SystemExit: one line was enough.
         """
         error = sys.exc_info()[1]
         assert error is not None
@@ -121,8 +125,8 @@ class DoitTraceback:
 
 
 def _exit_status(error: BaseException) -> int | None:
-    """The exit status after an exception that ended a command of doit, of which the user was told
-    in one line; None for one that is the dodo.py's own."""
+    """Show an exception that ended a command of doit in one line, and give the exit status; None,
+    and nothing is shown, for an exception of the dodo.py's own."""
     from doit.dependency import DatabaseException
 
     if isinstance(error, BrokenPipeError):
@@ -153,8 +157,8 @@ def _exit_status(error: BaseException) -> int | None:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Where doit would show a traceback: a user's error in the block is one line, and the end; so
-    is a fault of ours."""
+    """End the program, with one line, at a user's error or a fault of ours in the block. doit would
+    show a traceback."""
     try:
         yield
     except PtychoTasksError as error:
@@ -168,7 +172,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def show_error(error: PtychoTasksError) -> None:
-    """Say in one line what is wrong; with the traceback where that is asked for."""
+    """Show an error in one line; with PTYCHO_TASKS_DEBUG, its traceback too."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     echo(f"error: {error}", err=True)

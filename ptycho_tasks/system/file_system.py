@@ -1,4 +1,4 @@
-"""What the file system under a path can be relied on for."""
+"""What the file system under a path can do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def is_local(path: Path) -> bool:
-    """Whether no other machine sees a file; False also where that cannot be known."""
+    """Whether only this machine sees a file; False if that cannot be known."""
     return _is_local(path.absolute())
 
 
@@ -38,7 +38,7 @@ def _is_local(path: Path) -> bool:
 
 
 def has_record_locks(path: Path) -> bool:
-    """Whether programs can keep each other from a file with POSIX locks, as SQLite does.
+    """Whether the file system has POSIX record locks, which SQLite needs.
 
     Asked before a file is opened by others in this process: with this look at it, their locks go.
 

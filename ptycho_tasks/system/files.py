@@ -62,7 +62,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what a killed process left of files that it was writing: see `temporary_file`."""
+    """Remove the temporary files that a killed process left beside `paths`: see
+    `temporary_file`."""
     for path in paths:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             left.unlink(missing_ok=True)
@@ -97,14 +98,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Put files in their places, all or none; as `stage_files`."""
+    """Write files, all or none; raises as `stage_files`."""
     with stage_files(contents) as place:
         place()
 
 
 @contextmanager
 def stage_files(contents: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
-    """Stage files beside their places; yields what puts all of them in place, or none.
+    """Write files beside their places; yields a function that puts all in place, or none.
 
     A file that takes the place of another gets its mode.
 
@@ -157,7 +158,7 @@ def _put_back(path: Path, old: Path | None) -> None:
 
 
 def check_replaceable(path: Path, *, force: bool) -> None:
-    """Refuse to write over what is no file, or, without `force`, over anything.
+    """Refuse to replace what is no regular file, and without `force` any file.
 
     Raises:
         ConfigError: one line that names the path.
@@ -171,9 +172,9 @@ def check_replaceable(path: Path, *, force: bool) -> None:
 
 
 def find_file_problem(path: Path) -> str:
-    """What makes a path unfit to be read, as `is a folder`; empty for a file, or nothing at all.
+    """Why a path cannot be read as a file, as `is a folder`; empty for a file, or for nothing.
 
-    Who opens a named pipe waits for ever.
+    Asked before a file is opened: to open a named pipe would wait for ever.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -185,7 +186,7 @@ def find_file_problem(path: Path) -> str:
 
 
 def is_file_at(file: IO[Any], path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Whether an open file is the file at a path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
@@ -193,7 +194,7 @@ def is_file_at(file: IO[Any], path: Path) -> bool:
 
 
 def file_stamp(path: Path | str) -> FileStamp | None:
-    """What tells a file from what it was or will be, without reading it; None for no file."""
+    """The stamp of a file, which changes when the file does; None if there is no file."""
     try:
         stat = os.stat(path)  # noqa: PTH116 (asked for thousands of paths)
     except OSError:
@@ -202,7 +203,7 @@ def file_stamp(path: Path | str) -> FileStamp | None:
 
 
 def real_path(path: Path) -> Path:
-    """Where a path leads, by whatever links; that of a loop of links leads nowhere, and no further.
+    """The path with all links followed; a loop of links ends at the loop.
 
     `Path.resolve` raises for a loop, and not the same error in every Python.
     """

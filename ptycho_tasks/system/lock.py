@@ -34,7 +34,7 @@ class ProjectLock:
     """
 
     def __init__(self, path: Path | None = None, place: str = "this project") -> None:
-        """Not locked yet; `place` is what messages call it."""
+        """Make a lock that is not taken yet; messages call the locked folder `place`."""
         self.path = path or Path(LOCK_NAME)
         self.place = place
         self._file: IO[str] | None = None
@@ -42,7 +42,7 @@ class ProjectLock:
         self._info: dict[str, Any] = {}
 
     def acquire(self) -> None:
-        """Take the lock, also over from a run that died.
+        """Take the lock. A lock of a run that died counts as free.
 
         Raises:
             LockedError: another run holds it; the message says which.
@@ -86,14 +86,14 @@ class ProjectLock:
             ) from error
 
     def note_task(self, task: str) -> None:
-        """Say in the lock which task runs."""
+        """Write into the lock which task runs."""
         if self._file is not None:
             self._info["task"] = task
             self._take_again()
             self._write()
 
     def _take_again(self) -> None:
-        """Where a command removed the lock's file, make and lock it anew."""
+        """Make and lock the file anew, if a command removed it."""
         assert self._file is not None
         if is_file_at(self._file, self.path):
             return
@@ -132,7 +132,7 @@ class ProjectLock:
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a lock of a moment, for which others wait; it ends with the process that holds it.
+    """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
         path: the lock's file, which is made and stays.
@@ -172,7 +172,7 @@ def _close(file: IO[str], folder: int | None) -> None:
 
 
 def describe_holder(path: Path | None = None) -> str | None:
-    """A sentence about the run that holds a project's lock; None where none does."""
+    """A sentence about the run that holds a project's lock; None if no run does."""
     path = path or Path(LOCK_NAME)
     try:
         with path.open("r+") as file:

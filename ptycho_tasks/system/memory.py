@@ -1,4 +1,4 @@
-"""How much memory there is, and whether an array fits into it."""
+"""How much memory is free, and whether an array fits into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SMALL_BYTES = 1 << 28
 
 
 def has_memory_for(count: float) -> bool:
-    """Whether so many bytes can be had."""
+    """Whether this process can get so many bytes."""
     return count <= _SMALL_BYTES or count <= available_bytes()
 
 
@@ -44,5 +44,5 @@ def _left(folder: Path, limit: str, usage: str, files: str) -> float:
 
 
 def format_gb(count: float) -> str:
-    """A number of bytes, for people."""
+    """Write a number of bytes in GB."""
     return f"{count / 1e9:.3g} GB"

@@ -39,8 +39,8 @@ _run_pid: int | None = None
 
 
 def enter_run() -> None:
-    """Note that this process runs the tasks: processes that it forks are workers from now on, and
-    end when it is gone."""
+    """Note that this process runs the tasks. Processes that it forks from now on are workers, and
+    end when it ends."""
     global _run_pid
     _run_pid = os.getpid()
     _watch_workers()
@@ -58,7 +58,7 @@ def is_run() -> bool:
 
 
 def is_worker() -> bool:
-    """Whether this is one of several processes that run tasks side by side."""
+    """Whether this is a worker: one of several processes that run tasks side by side."""
     return _run_pid is not None and not is_run()
 
 
@@ -87,7 +87,7 @@ class _Prefixed(io.TextIOBase):
 
 @contextmanager
 def prefix_lines(task: str) -> Iterator[None]:
-    """Where tasks run side by side, name the task in each line that the block writes."""
+    """In a worker, put the task's name before each line that the block writes."""
     if not is_worker():
         yield
         return
@@ -101,10 +101,10 @@ def prefix_lines(task: str) -> Iterator[None]:
 
 
 class Stopped(SystemExit):
-    """The user or the system ended the run; a backend that ends it raises a plain SystemExit."""
+    """The user or the system ended the run. (A backend that does raises a plain SystemExit.)"""
 
     def __init__(self, status: int | str) -> None:
-        """With the exit status, which doit hands on from a worker process as text."""
+        """Take the exit status; from a worker process, doit hands it on as text."""
         super().__init__(int(status))
 
 
@@ -113,7 +113,7 @@ _stopping = False
 
 
 def exit_on_signals() -> AbstractContextManager[None]:
-    """In the block, a signal that asks this process to end removes files that are being written."""
+    """In the block, end in order at a signal that asks this process to end: see `stop`."""
     return handle_signals(stop)
 
 
@@ -122,7 +122,7 @@ def handle_signals(
     handler: Callable[[int, FrameType | None], None],
     numbers: Sequence[signal.Signals] = _SIGNALS,
 ) -> Iterator[None]:
-    """Handle signals, by default those that ask a process to end, in the block."""
+    """Handle signals in the block; by default those that ask a process to end."""
     before: dict[int, Any] = {}
     with suppress(ValueError):  # not in the main thread, which alone gets them
         before = {number: signal.signal(number, handler) for number in numbers}
@@ -134,7 +134,7 @@ def handle_signals(
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """End at once but in order: files that are being written are removed."""
+    """Handle a signal: end at once, but in order. Files that are being written are removed."""
     global _stopping
     # The run ends its worker processes too, which may have been told already.
     if is_worker() and _stopping:
@@ -153,7 +153,7 @@ def _watch_workers() -> None:
 
 
 def _watch_the_run() -> None:
-    """In a worker process: end when the run that began it is gone, however it was killed."""
+    """In a worker: end when the run that started it has ended, however that happened."""
     if _run_pid is None:
         return
 

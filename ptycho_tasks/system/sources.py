@@ -18,7 +18,7 @@ def is_installed(path: Path) -> bool:
 
 
 def source_digest(path: Path) -> str:
-    """sha256 of what a Python file says: comments, docstrings and layout do not count.
+    """sha256 of the code in a Python file: comments, docstrings and layout do not count.
 
     A file that is no valid Python counts with its bytes.
     """

@@ -16,20 +16,20 @@ BROKEN_PIPE_STATUS = 141
 """Exit status of a command that stopped since nobody read on, as of one that SIGPIPE ended."""
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, "EDQUOT", -1))
-"""How a stream says that it takes no more."""
+"""Errors of a stream that cannot be written any more."""
 
 _lost = False
-"""Whether something could not be written, which the exit status says then."""
+"""Whether something could not be written; the exit status is then 1."""
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Write a line of ours; what would steer a terminal, or begin another line, is escaped."""
+    """Print a line. Characters that would control a terminal or begin a new line are escaped."""
     print_text(f"{one_line(str(text))}\n", sys.stderr if err else None)
 
 
 def print_text(text: str, stream: TextIO | None = None) -> None:
-    """Write a text as it is and flush it; who stops reading (`| head`), and a disk that is full,
-    stop no work."""
+    """Print a text as it is, and flush it. No error here stops the work: neither a reader that is
+    gone (`| head`) nor a full disk."""
     stream = stream or sys.stdout
     if stream is None:  # closed by who started the program
         return
@@ -47,8 +47,10 @@ def print_text(text: str, stream: TextIO | None = None) -> None:
 
 
 def give_up_output(error: OSError, stream: TextIO | None = None) -> None:
-    """Say once that a stream, by default stdout, cannot be written, and write nothing more to it;
-    the program then ends with an error, whatever else it came to."""
+    """Say once that a stream (by default stdout) cannot be written, and write nothing more to it.
+
+    The program then ends with an error, even if all else goes well.
+    """
     global _lost
     _lost = True
     stream = stream or sys.stdout
@@ -59,8 +61,8 @@ def give_up_output(error: OSError, stream: TextIO | None = None) -> None:
 
 @functools.cache
 def flush_at_exit() -> None:
-    """At the end of this process, write what is left to write; where that fails, it is one line
-    and exit status 1, unless only nobody reads on."""
+    """At the end of this process, flush stdout. If that fails, the user sees one line and the exit
+    status is 1; a reader that is gone is no failure."""
     # Else the next file to be opened would take the place of a closed stream, and get its text.
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -69,7 +71,7 @@ def flush_at_exit() -> None:
 
 
 def silence_stdout() -> None:
-    """Write nothing more to stdout, of which the reader is gone."""
+    """Write nothing more to stdout: its reader is gone."""
     _silence(sys.stdout)
 
 
@@ -81,7 +83,7 @@ def _flush() -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Else the interpreter would complain once more when it ends."""
+    """Send a stream to nowhere; the interpreter would complain about it once more at its end."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
