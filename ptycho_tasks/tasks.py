@@ -31,7 +31,7 @@ from ptycho_tasks.system.faults import DoitTraceback, or_exit
 from ptycho_tasks.system.terminal import end_in_order, say
 
 if TYPE_CHECKING:
-    from ptycho_tasks.evidence.blocked import Blocked
+    from ptycho_tasks.evidence.stage_failures import Blocked
 
 
 __all__ = [
@@ -90,7 +90,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
             with or_exit():
                 refuse_unready(tasks, selected_tasks)
-            from ptycho_tasks.evidence.blocked import Blocked
+            from ptycho_tasks.evidence.stage_failures import Blocked
 
             GoesOn.blocked = Blocked(tasks, selected_tasks)
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from ptycho_tasks.evidence.keep import Keep
+from ptycho_tasks.evidence.backup import Keep
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_without_a_temporary_folder_nothing_is_kept_and_nothing_fails(folder, mo
     def refuse(*args, **more):
         raise FileNotFoundError
 
-    monkeypatch.setattr("ptycho_tasks.evidence.keep.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("ptycho_tasks.evidence.backup.tempfile.TemporaryFile", refuse)
     keep = Keep(folder)
     shutil.rmtree(folder)
     keep.restore()

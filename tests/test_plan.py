@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ptycho_tasks.errors import PlanError
 from ptycho_tasks.evidence.plan import BLOCKED, DONE, Change, Plan, note
-from ptycho_tasks.evidence.report import one_line
+from ptycho_tasks.evidence.summaries import one_line
 
 PLAN = r"""# Plan
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ptycho_tasks.evidence.standing import stale_stage
+from ptycho_tasks.evidence.stage_status import stale_stage
 
 
 @pytest.mark.parametrize("with_database", [True, False])

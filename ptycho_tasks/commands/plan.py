@@ -37,7 +37,7 @@ def _project() -> tuple[Evidence, Sight]:
 
 @functools.cache
 def _standing(stage: str) -> str:
-    from ptycho_tasks.evidence.standing import stale_stage
+    from ptycho_tasks.evidence.stage_status import stale_stage
 
     return stale_stage(stage)
 

@@ -23,7 +23,7 @@ from ptycho_tasks.evidence.records import (
     records_of,
     setting_reasons,
 )
-from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
+from ptycho_tasks.evidence.summaries import SUMMARY, logs_named, reports_named
 from ptycho_tasks.layout import spelled
 from ptycho_tasks.system.clock import SYSTEM, Clock, parsed
 from ptycho_tasks.system.files import real, write_all

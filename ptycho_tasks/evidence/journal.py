@@ -21,7 +21,7 @@ from ptycho_tasks.evidence.documents import (
     read_plan,
 )
 from ptycho_tasks.evidence.item import PENDING, STAMPED, Evidence
-from ptycho_tasks.evidence.keep import forget
+from ptycho_tasks.evidence.backup import forget
 from ptycho_tasks.evidence.ledger import appended, holds, lock_of
 from ptycho_tasks.evidence.plan import STATES, Change
 from ptycho_tasks.evidence.records import read_record

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import STAMPED
-from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.evidence.summaries import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.evidence.shell import split_assignments, words_of
 from ptycho_tasks.system.files import not_a_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence
 from ptycho_tasks.evidence.journal import LOCK
-from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.evidence.summaries import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.system.files import writing
 from ptycho_tasks.system.lock import waited_for
 

@@ -22,12 +22,12 @@ from ptycho_tasks.evidence.documents import (
 from ptycho_tasks.evidence.inputs import Digest, Outputs
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK, _commit, _new_folder, complete
-from ptycho_tasks.evidence.keep import begin_keeping
+from ptycho_tasks.evidence.backup import begin_keeping
 from ptycho_tasks.evidence.ledger import lock_of
 from ptycho_tasks.evidence.log import end_of_output
 from ptycho_tasks.evidence.plan import DONE, Plan, note
 from ptycho_tasks.evidence.records import Record, latest, pending, reasons_of, records_of
-from ptycho_tasks.evidence.report import (
+from ptycho_tasks.evidence.summaries import (
     BLOCKER,
     PLAN_UPDATES,
     SUMMARY,

@@ -199,9 +199,9 @@ def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskErr
         names: of the items.
         whole: whether all of them ran, or still hold.
     """
-    from ptycho_tasks.evidence.keep import put_back
+    from ptycho_tasks.evidence.backup import put_back
     from ptycho_tasks.evidence.publish import publish
-    from ptycho_tasks.evidence.report import BLOCKER
+    from ptycho_tasks.evidence.summaries import BLOCKER
 
     evidence = project_evidence()
     assert evidence is not None
