@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.evidence.importing import DODO
+from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.evidence.loading import load_evidence
 
 EVIDENCE = """\
@@ -71,7 +71,7 @@ def write(root: Path, evidence: str = EVIDENCE) -> Path:
     (root / "tests").mkdir(parents=True)
     (root / "docs").mkdir()
     (root / "evidence.yaml").write_text(evidence)
-    (root / "dodo.py").write_text(DODO)
+    (root / "dodo.py").write_text(EVIDENCE_DODO)
     (root / "plan.md").write_bytes(PLAN.encode())
     (root / "docs" / "fix_plan.md").write_text("# Ledger\n\nAttempt #7, long ago")
     (root / "tests" / "test_a.py").write_text(TEST)

@@ -34,9 +34,9 @@ from ptycho_tasks.evidence.records import (  # fmt: skip
     pending,
     reasons_of,
 )
-from ptycho_tasks.evidence.summaries import Evaluated, attempt, blocker, manifest, summary
 from ptycho_tasks.evidence.runner import run_item
 from ptycho_tasks.evidence.shell import code_named, pytest_calls, selected_paths
+from ptycho_tasks.evidence.summaries import Evaluated, attempt, blocker, manifest, summary
 from ptycho_tasks.system.clock import Clock, utc_now
 
 CONFIG = """\

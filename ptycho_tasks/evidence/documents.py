@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from ptycho_tasks.errors import PlanError, PtychoTasksError
-from ptycho_tasks.evidence.item import PENDING, Evidence
 from ptycho_tasks.evidence.backup import keep_files
+from ptycho_tasks.evidence.item import PENDING, Evidence
 from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.records import read_record
 from ptycho_tasks.layout import spelled

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import (
@@ -25,16 +26,6 @@ from ptycho_tasks.evidence.options import parse_evidence
 from ptycho_tasks.evidence.shell import pytest_calls, words_of
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import write_all
-
-DODO = '''"""The evidence of evidence.yaml; `doit evidence` gathers it."""
-
-from ptycho_tasks.tasks import DOIT_CONFIG as OF_PTYCHO
-from ptycho_tasks.tasks import task_evidence
-
-__all__ = ["DOIT_CONFIG", "task_evidence"]
-
-DOIT_CONFIG = {**OF_PTYCHO, "default_tasks": ["evidence"]}
-'''
 
 
 def import_memo(path: Path, root: Path) -> list[Finding]:
@@ -61,7 +52,7 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
-        files[dodo] = DODO.encode()
+        files[dodo] = EVIDENCE_DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
     write_all(files)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.errors import FileWriteError, PtychoTasksError
+from ptycho_tasks.evidence.backup import forget
 from ptycho_tasks.evidence.documents import (
     _as_the_ledger_says,
     _note_plan,
@@ -21,7 +22,6 @@ from ptycho_tasks.evidence.documents import (
     read_plan,
 )
 from ptycho_tasks.evidence.item import PENDING, STAMPED, Evidence
-from ptycho_tasks.evidence.backup import forget
 from ptycho_tasks.evidence.ledger import appended, holds, lock_of
 from ptycho_tasks.evidence.plan import STATES, Change
 from ptycho_tasks.evidence.records import read_record

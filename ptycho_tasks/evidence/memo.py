@@ -21,8 +21,8 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import STAMPED
-from ptycho_tasks.evidence.summaries import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.evidence.shell import split_assignments, words_of
+from ptycho_tasks.evidence.summaries import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.system.files import not_a_file
 
 _TITLE = re.compile(r"(?P<title>[A-Z][A-Za-z0-9 &/_-]{1,40}):(?:\s+(?P<rest>.*))?")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.evidence.backup import begin_keeping
 from ptycho_tasks.evidence.documents import (
     _as_the_ledger_says,
     _note_plan,
@@ -22,7 +23,6 @@ from ptycho_tasks.evidence.documents import (
 from ptycho_tasks.evidence.inputs import Digest, Outputs
 from ptycho_tasks.evidence.item import GREEN, PENDING, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK, _commit, _new_folder, complete
-from ptycho_tasks.evidence.backup import begin_keeping
 from ptycho_tasks.evidence.ledger import lock_of
 from ptycho_tasks.evidence.log import end_of_output
 from ptycho_tasks.evidence.plan import DONE, Plan, note

@@ -17,9 +17,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
+from ptycho_tasks.evidence.backup import forget, keep_files
 from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
 from ptycho_tasks.evidence.junit import TestReport, read_junit
-from ptycho_tasks.evidence.backup import forget, keep_files
 from ptycho_tasks.evidence.log import RULE, _foot, _head, _opened, _Tee, as_ascii
 from ptycho_tasks.evidence.provenance import surroundings
 from ptycho_tasks.evidence.records import Record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 
 pytest.importorskip("ptychi", reason="the library pty-chi is not installed")
 pytest.importorskip("ptycho_tasks_ptychi")

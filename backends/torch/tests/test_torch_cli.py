@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks_torch import load_inference_bundle
 
 SMALL = "training: {channels: 4, steps: 1, neighbours: 16, batch_size: 16}\n"

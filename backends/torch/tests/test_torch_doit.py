@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks_torch import load_inference_bundle
 
 CONFIG = """\
