@@ -12,7 +12,12 @@ from ptycho_tasks.config.document import ConfigFile, parse_config, short
 from ptycho_tasks.config.fields import fault
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
-from ptycho_tasks.evidence.shell import code_named, pytest_calls, pytest_command, selected_paths
+from ptycho_tasks.evidence.shell import (
+    find_pytest,
+    find_scripts,
+    find_test_paths,
+    format_pytest_command,
+)
 from ptycho_tasks.layout import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.options import (
     NAME_PATTERN,
@@ -112,14 +117,16 @@ def parse_evidence(config: ConfigFile | None, own: ConfigFile | None) -> Evidenc
         ConfigError: one line with file and line, the key path, and what was expected.
     """
     section = None if config is None else config.data.get(EVIDENCE)
-    asked = section not in (None, {})
+    is_asked = section not in (None, {})
     if own is None:
-        return _evidence(config, section, EVIDENCE) if config is not None and asked else None
-    if config is not None and asked:
+        return (
+            _make_evidence(config, section, EVIDENCE) if config is not None and is_asked else None
+        )
+    if config is not None and is_asked:
         raise ConfigError(
             f"{config.where(EVIDENCE)}: {EVIDENCE}: there is {EVIDENCE_NAME} too; keep one of them"
         )
-    return _evidence(own, own.data, "")
+    return _make_evidence(own, own.data, "")
 
 
 def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence | None:
@@ -130,75 +137,88 @@ def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence
     )
 
 
-def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
-    def refused(key: str, problem: str) -> ConfigError:
+def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
+    """The evidence in a file.
+
+    Args:
+        file: says where each key stands.
+        data: the section, or the whole file.
+        prefix: what the keys of the section begin with, in messages.
+    """
+
+    def refuse(key: str, problem: str) -> ConfigError:
         key = f"{prefix}.{key}".strip(".")
         return ConfigError(": ".join(part for part in (file.where(key), key, problem) if part))
 
     try:
         options = msgspec.convert(data, EvidenceOptions)
     except msgspec.ValidationError as error:
-        raise refused(*fault(error, EvidenceOptions, data)) from error
+        raise refuse(*fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
         if not getattr(options, key).isprintable():
-            raise refused(key, "expected text without control characters")
+            raise refuse(key, "expected text without control characters")
     if set("()|") & set(options.reports):
-        raise refused("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
+        raise refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
     items: list[Item] = []
     by_hand: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for index, given in enumerate(options.items):
+    places: dict[str, str] = {}
+    for index, item_options in enumerate(options.items):
         key = f"items[{index}]"
-        if given.by_hand is not None:
-            by_hand |= dict.fromkeys(given.rows, given.by_hand)
+        if item_options.by_hand is not None:
+            by_hand |= dict.fromkeys(item_options.rows, item_options.by_hand)
             continue
         try:
-            item = _item(given)
+            item = _make_item(item_options)
         except ValueError as error:
-            raise refused(f"{key}.{'pytest' if given.pytest else 'command'}", str(error)) from None
-        where = file.where(f"{prefix}.{key}.log".strip("."))
-        if item.name.casefold() in names:
-            raise refused(
-                f"{key}.log",
-                f"{short(given.log)} names the log of {names[item.name.casefold()]} too",
-            )
-        names[item.name.casefold()] = where
+            culprit = "pytest" if item_options.pytest else "command"
+            raise refuse(f"{key}.{culprit}", str(error)) from None
+        name = item.name.casefold()  # some file systems know no other case
+        if name in places:
+            log = short(item_options.log)
+            raise refuse(f"{key}.log", f"{log} names the log of {places[name]} too")
+        places[name] = file.where(f"{prefix}.{key}.log".strip("."))
         items.append(item)
     return Evidence(
         root=file.root,
         file=file.path.name,
         initiative=options.initiative,
         phase=options.phase,
-        plan=_path(options.plan),
-        ledger=_path(options.ledger),
-        reports=_path(options.reports),
+        plan=_spell(options.plan),
+        ledger=_spell(options.ledger),
+        reports=_spell(options.reports),
         items=tuple(items),
         by_hand=by_hand,
     )
 
 
-def _item(given: ItemOptions) -> Item:
-    assert given.log is not None
-    command = given.command or pytest_command(given.pytest)
+def _make_item(options: ItemOptions) -> Item:
+    """An item that runs something.
+
+    Raises:
+        ValueError: its command cannot be run, or not be counted.
+    """
+    assert options.log is not None
+    command = options.command or format_pytest_command(options.pytest)
     if all(line.strip()[:1] in ("", "#") for line in command.splitlines()):
         raise ValueError("is only a comment, so that nothing would be run")
-    calls = pytest_calls(command)
-    arguments = given.pytest or (calls.arguments if calls.plain else [])
+    calls = find_pytest(command)
+    is_pytest = bool(options.pytest) or calls.is_plain
+    arguments = options.pytest or calls.arguments
     if any(re.match("--junit-?xml", word) for word in arguments):
         raise ValueError("the program sets --junitxml itself, to count the tests; remove it")
     return Item(
-        name=re.sub(r"(_green|_red)?(\.log)?$", "", given.log, count=1) or given.log,
-        ids=given.rows,
+        name=re.sub(r"(_green|_red)?(\.log)?$", "", options.log, count=1) or options.log,
+        ids=options.rows,
         command=command,
-        arguments=tuple(given.pytest),
-        counted=bool(given.pytest) or calls.plain,
-        countable=bool(given.pytest) or calls.named == 1,
-        env={name: str(value) for name, value in given.env.items()},
-        time_limit_s=given.time_limit_s,
-        tests=tuple(selected_paths(arguments)) if given.pytest or calls.plain else (),
-        scripts=tuple(code_named(given.command)) if given.command and not calls.plain else (),
-        stages=tuple(name for name in given.depends if _is_stage(name)),
-        depends=tuple(_path(name) for name in given.depends if not _is_stage(name)),
+        arguments=tuple(options.pytest),
+        is_pytest=is_pytest,
+        has_pytest=bool(options.pytest) or calls.mentions == 1,
+        env={name: str(value) for name, value in options.env.items()},
+        time_limit_s=options.time_limit_s,
+        tests=tuple(find_test_paths(arguments)) if is_pytest else (),
+        scripts=() if is_pytest else tuple(find_scripts(command)),
+        stages=tuple(name for name in options.depends if _is_stage(name)),
+        depends=tuple(_spell(name) for name in options.depends if not _is_stage(name)),
     )
 
 
@@ -206,6 +226,6 @@ def _is_stage(name: str) -> bool:
     return name.partition(":")[0] in STAGES
 
 
-def _path(text: str) -> str:
+def _spell(text: str) -> str:
     """A path with one spelling, `~` expanded."""
     return str(Path(text).expanduser())

@@ -1,127 +1,83 @@
-"""What a report folder says: which rows changed and why, what was run, what is blocked."""
+"""The texts that a run publishes: what changed in the plan and why, what was run, what is blocked.
+
+Some are read again, so that what writes a line and what finds it stand side by side here.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
-from ptycho_tasks import errors
-from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
-from ptycho_tasks.evidence.junit import Counts
-from ptycho_tasks.evidence.log import in_one_line
-from ptycho_tasks.evidence.plan import BLOCKED, DONE, STATES
-from ptycho_tasks.evidence.records import Record
+from ptycho_tasks.errors import one_line
+from ptycho_tasks.evidence.evaluation import ItemStatus, RowUpdate, decide_outcome
+from ptycho_tasks.evidence.item import RED, Evidence
+from ptycho_tasks.evidence.log import escape_line
+from ptycho_tasks.evidence.plan import STATES
+from ptycho_tasks.evidence.records import Record, format_json
 
 SUMMARY, PLAN_UPDATES, BLOCKER = "summary.md", "plan_updates.md", "blocker.log"
+REPORT_FILES = (PLAN_UPDATES, SUMMARY, BLOCKER)
+"""Files of a report folder, besides the logs."""
 _FORMAT = 1
 _TAIL_LINES = 60
-_LONGEST_NOTE = 160
+_LONGEST_CELL = 160
 # What would end the note or its cell, or hide what comes after it.
-_FIT = str.maketrans({"(": "[", ")": "]", "|": "/", "`": "'", "<": "&lt;", "\\": "/"})
+_CELL = str.maketrans({"(": "[", ")": "]", "|": "/", "`": "'", "<": "&lt;", "\\": "/"})
 
 
-class RowUpdate(NamedTuple):
-    """What a row of the plan becomes."""
-
-    id: str
-    before: str
-    """One of `plan.STATES`, as `after`."""
-    after: str
-    note: str
-    reason: str
+def shorten(text: str) -> str:
+    """A text as it may stand in a table's cell, or in a note there."""
+    cell = one_line(" ".join(text.split()).translate(_CELL))
+    return cell if len(cell) <= _LONGEST_CELL else f"{cell[: _LONGEST_CELL - 3]}..."
 
 
-class Evaluated(NamedTuple):
-    """An item that a row needs, and what is known of it."""
-
-    item: Item
-    record: Record | None
-    stale: str
-    """Why a green result does not hold any more; empty where it does, or is none."""
+def _quote_path(path: str) -> str:
+    """A path as it may stand between backticks."""
+    return one_line(path).replace("`", "'")
 
 
-def state_of(parts: Sequence[Evaluated], before: str, *, by_hand: bool) -> tuple[str, str]:
-    """The state that a row gets, and why.
+def _describe(record: Record) -> str:
+    """An outcome in a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s`."""
+    counts = [] if record.counts is None else [str(record.counts)]
+    return ", ".join([record.outcome, *counts, f"{record.duration_s:.1f} s"])
+
+
+def format_manifest(evidence: Evidence, id: str, statuses: Sequence[ItemStatus], time: str) -> str:
+    """What is known of a row, for programs: JSON.
 
     Args:
-        parts: all that the row needs.
-        before: its present state.
-        by_hand: whether a person does a part of it, and marks it done.
+        evidence: the project's.
+        id: the row.
+        statuses: of all items that it needs.
+        time: of the report.
     """
-    red = [part for part in parts if part.record is not None and part.record["outcome"] == RED]
-    if red:
-        return BLOCKED, f"{red[0].item.name} is red: {red[0].record['problem']}"  # type: ignore[index]
-    missing = [part.item.name for part in parts if part.record is None]
-    if missing:
-        return BLOCKED, f"{', '.join(missing)} was not run yet"
-    stale = [part for part in parts if part.stale]
-    if stale:
-        return BLOCKED, f"{stale[0].item.name} is stale: {stale[0].stale}"
-    if by_hand and before != DONE:
-        return BLOCKED, "all that is run is green; the rest is done and marked by hand"
-    return DONE, "all that it needs is green"
-
-
-def outcome_of(parts: Sequence[Evaluated]) -> str:
-    """`green` where all is; `red` where one is; else `partial`."""
-    outcomes = {None if part.record is None else part.record["outcome"] for part in parts}
-    if RED in outcomes:
-        return RED
-    return GREEN if outcomes == {GREEN} and not any(part.stale for part in parts) else "partial"
-
-
-def one_line(text: str) -> str:
-    """A text fit for a note in a table's cell."""
-    fit = errors.one_line(" ".join(text.split()).translate(_FIT))
-    return fit if len(fit) <= _LONGEST_NOTE else f"{fit[: _LONGEST_NOTE - 3]}..."
-
-
-def _in_code(text: str) -> str:
-    """A path as it stands between backticks."""
-    return errors.one_line(text).replace("`", "'")
-
-
-def said(record: Record) -> str:
-    """An outcome in a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s`."""
-    counts = record.get("counts")
-    parts = [
-        record["outcome"],
-        *([str(Counts(**counts))] if counts else []),
-        f"{record['duration_s']:.1f} s",
-    ]
-    return ", ".join(parts)
-
-
-def manifest(evidence: Evidence, id: str, parts: Sequence[Evaluated], time: str) -> str:
-    """What is known of a row, for programs."""
-    content: dict[str, Any] = {
+    content = {
         "format": _FORMAT,
         "id": id,
         "initiative": evidence.initiative,
         "phase": evidence.phase,
         "plan": evidence.plan,
-        "outcome": outcome_of(parts),
+        "outcome": decide_outcome(statuses),
         "time": time,
-        "items": [part.record for part in parts if part.record is not None],
+        "items": [status.record for status in statuses if status.record is not None],
     }
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    return format_json(content)
 
 
-def plan_updates(evidence: Evidence, updates: Sequence[RowUpdate], time: str) -> str:
+def format_plan_updates(evidence: Evidence, updates: Sequence[RowUpdate], time: str) -> str:
     """Which rows changed, from what to what, and why."""
     lines = [f"# Plan updates, {time}", "", f"Plan: `{evidence.plan}`", ""]
     lines += ["| row | from | to | why |", "|---|---|---|---|"]
     lines += [
-        f"| {update.id} | {_state(update.before)} | {_state(update.after)} | "
-        f"{one_line(update.reason)} |"
+        f"| {update.id} | {_show_state(update.before)} | {_show_state(update.after)} | "
+        f"{shorten(update.reason)} |"
         for update in updates
     ]
     return "\n".join([*lines, ""])
 
 
-def summary(evidence: Evidence, results: Mapping[str, Record], time: str) -> str:
+def format_summary(evidence: Evidence, results: Mapping[str, Record], time: str) -> str:
     """What was run, with counts, durations, artefacts and environment.
 
     Args:
@@ -138,103 +94,101 @@ def summary(evidence: Evidence, results: Mapping[str, Record], time: str) -> str
         f"Ledger: `{evidence.ledger}`",
     ]
     for name, record in results.items():
-        lines += ["", f"## {name}: {record['outcome']}", "", *_facts(record)]
+        lines += ["", f"## {name}: {record.outcome}", "", *_list_facts(record)]
     if not results:
         lines += ["", f"Nothing was run; {PLAN_UPDATES} says which rows were proved already."]
     return "\n".join([*lines, ""])
 
 
-def _facts(record: Record) -> Iterator[str]:
-    yield f"- rows: {', '.join(record['ids'])}"
+def _list_facts(record: Record) -> Iterator[str]:
+    yield f"- rows: {', '.join(record.ids)}"
     # Four blanks more than the list's: a code block, whatever the command holds.
     yield "- command:"
     yield ""
-    lines = str(record["command"]).splitlines()
-    yield from (f"      {errors.one_line(line)}" for line in lines)
+    yield from (f"      {one_line(line)}" for line in record.command.splitlines())
     yield ""
-    yield f"- outcome: {said(record)}; {record['ended']}"
-    if record.get("problem"):
-        yield f"- problem: {one_line(record['problem'])}"
-    yield f"- started: {record['started']}"
-    yield f"- log: `{record['log']}`, sha256 {record['sha256']}"
-    for path, digest in record["inputs"].items():
-        yield f"- artefact: `{_in_code(path)}`, sha256 {digest or 'missing'}"
-    for name, value in record["env"].items():
+    yield f"- outcome: {_describe(record)}; {record.ended}"
+    if record.problem:
+        yield f"- problem: {shorten(record.problem)}"
+    yield f"- started: {record.started}"
+    yield f"- log: `{record.log}`, sha256 {record.sha256}"
+    for path, digest in record.inputs.items():
+        yield f"- artefact: `{_quote_path(path)}`, sha256 {digest or 'missing'}"
+    for name, value in record.env.items():
         yield f"- environment: {name}={json.dumps(value)}"
-    dirty = ", with changes" if record["dirty"] else ""
-    yield f"- commit: {record['commit'] or 'none'}{dirty}"
-    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
-    yield f"- python: {record['python']}; {packages}"
+    changes = ", with changes" if record.dirty else ""
+    yield f"- commit: {record.commit or 'none'}{changes}"
+    packages = ", ".join(f"{name} {version}" for name, version in record.packages.items())
+    yield f"- python: {record.python}; {packages}"
 
 
 _LOG = re.compile(r"^- log: `(?:.*/)?([^/`\n]+)`, sha256 ([0-9a-f]{64})$", re.MULTILINE)
 
 
-def logs_named(summary: str) -> list[tuple[str, str]]:
-    """The logs of a report by its summary: the name of each, and its sha256."""
+def find_logs(summary: str) -> list[tuple[str, str]]:
+    """The logs that a summary names: the file name of each, and its sha256."""
     return _LOG.findall(summary)
 
 
-def blocker(results: Mapping[str, Record], outputs: Mapping[str, Sequence[str]]) -> str:
+def format_blocker(records: Sequence[Record], tails: Sequence[Sequence[str]]) -> str:
     """The red items' commands, and the ends of their output.
 
     Args:
-        results: by item, of those that are red.
-        outputs: the last lines of what they said.
+        records: of the items that are red.
+        tails: for each, the last lines of its output.
     """
     lines: list[str] = []
-    for name, record in results.items():
-        tail = outputs[name][-_TAIL_LINES:]
+    for record, tail in zip(records, tails, strict=True):
         lines += [
-            f"# {', '.join(record['ids'])}: blocked",
-            f"# command: {in_one_line(record['command'])}",
-            f"# {record['ended']}: {in_one_line(record['problem'])}",
-            f"# the end of {record['log']}:",
-            *tail,
+            f"# {', '.join(record.ids)}: blocked",
+            f"# command: {escape_line(record.command)}",
+            f"# {record.ended}: {escape_line(record.problem)}",
+            f"# the end of {record.log}:",
+            *tail[-_TAIL_LINES:],
             "",
         ]
     return "\n".join(lines)
 
 
-def attempt(
+def format_attempt(
     evidence: Evidence,
     results: Mapping[str, Record],
-    still: Mapping[str, Sequence[str]],
-    shown: Mapping[str, str],
+    proved: Mapping[str, Sequence[str]],
+    report: str,
     time: str,
 ) -> tuple[str, list[str]]:
     """Title and lines of the ledger's entry.
 
     Args:
         evidence: the project's.
-        results: by item.
-        still: rows for which nothing was run, as their evidence still holds, to its logs.
-        shown: each log's path, as the ledger says it; that of the report under "".
+        results: by the log's path, as the ledger spells it.
+        proved: rows for which nothing was run, as their evidence still holds, to its logs.
+        report: the folder's path, as the ledger spells it.
         time: of the report.
     """
     lines = []
     files = [PLAN_UPDATES, SUMMARY]
-    if any(record["outcome"] == RED for record in results.values()):
+    if any(record.outcome == RED for record in results.values()):
         files.append(BLOCKER)
-    for name, record in results.items():
-        problem = f": {one_line(record['problem'])}" if record["outcome"] == RED else ""
-        lines.append(f"- {', '.join(record['ids'])}: {said(record)}{problem}; `{shown[name]}`")
-    for id, logs in still.items():
+    for log, record in results.items():
+        problem = f": {shorten(record.problem)}" if record.outcome == RED else ""
+        lines.append(f"- {', '.join(record.ids)}: {_describe(record)}{problem}; `{log}`")
+    for id, logs in proved.items():
         lines.append(f"- {id}: was proved already; {', '.join(f'`{log}`' for log in logs)}")
     return f"{time}, {evidence.initiative}, {evidence.phase}", [
         *lines,
         # The last line, which names a folder that is no other's, tells entries apart.
-        f"- Report: `{shown['']}/` ({', '.join(files)})",
+        f"- Report: `{report}/` ({', '.join(files)})",
     ]
 
 
 _REPORT = re.compile(r"^- Report: `(.*)/` \(", re.MULTILINE)
 
 
-def reports_named(ledger: str) -> list[str]:
+def find_reports(ledger: str) -> list[str]:
     """The folders of the reports that a ledger's entries name."""
     return _REPORT.findall(ledger)
 
 
-def _state(marker: str) -> str:
+def _show_state(marker: str) -> str:
     return f"`[{marker}]` {STATES[marker]}"
