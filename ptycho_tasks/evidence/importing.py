@@ -97,8 +97,8 @@ def _format_evidence(memo: Memo) -> Iterator[str]:
         if len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(
                 entry.line,
-                f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the memo "
-                "does not say which proves which",
+                f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the "
+                "memo does not say which proves which",
             )
         if not entry.commands:
             yield f"  - ids: {_quote(entry.ids)}"

@@ -30,5 +30,5 @@ def has_line(content: bytes, line: str) -> bool:
 
 
 def lock_file(ledger: Path) -> Path:
-    """The file beside a ledger that is locked while someone appends to it: projects may share one."""
+    """The file beside a ledger to lock while one appends to it: projects may share a ledger."""
     return ledger.with_name(f".{ledger.name}.lock")

@@ -102,8 +102,9 @@ def _to_json(evidence: Evidence) -> dict[str, Any]:
 
 
 def _from_json(content: dict[str, Any]) -> Evidence:
-    def to_item(fields: dict[str, Any]) -> Item:
-        return Item(**{k: tuple(v) if type(v) is list else v for k, v in fields.items()})
+    def to_item(content: dict[str, Any]) -> Item:
+        fields: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in content.items()}
+        return Item(**fields)
 
     items = tuple(map(to_item, content["items"]))
     return Evidence(**{**content, "root": Path(content["root"]), "items": items})

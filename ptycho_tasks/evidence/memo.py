@@ -149,9 +149,9 @@ def read_memo(text: str) -> Memo:
     }
     title = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        found = _TITLE.fullmatch(line)
-        if found:
-            title, line = found["title"], found["rest"] or ""
+        match = _TITLE.fullmatch(line)
+        if match:
+            title, line = match["title"], match["rest"] or ""
         line = line.strip()
         if not line:
             continue
@@ -172,12 +172,12 @@ def _read_summary(memo: Memo, number: int, line: str) -> None:
 
 
 def _read_focus(memo: Memo, number: int, line: str) -> None:
-    found = re.search(r"\[([^]]+)\]", line)
-    if found is None:
+    match = re.search(r"\[([^]]+)\]", line)
+    if match is None:
         memo.leave(number, "Focus: names no initiative in brackets")
         return
-    memo.initiative = memo.initiative or found[1]
-    memo.take(number, f"initiative {found[1]}")
+    memo.initiative = memo.initiative or match[1]
+    memo.take(number, f"initiative {match[1]}")
 
 
 def _read_mapped_tests(memo: Memo, number: int, line: str) -> None:
@@ -187,24 +187,24 @@ def _read_mapped_tests(memo: Memo, number: int, line: str) -> None:
 
 
 def _read_artifacts(memo: Memo, number: int, line: str) -> None:
-    found = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
-    if found is None or not re.fullmatch(r"\S*/\S*", found["folder"] + "/"):
+    match = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
+    if match is None or not re.fullmatch(r"\S*/\S*", match["folder"] + "/"):
         memo.leave(number, "Artifacts: expected FOLDER/{FILE,FILE}")
         return
     if memo.phase:
         memo.leave(number, f"Artifacts: {memo.reports} came first")
         return
-    folder = PurePath(found["folder"])
+    folder = PurePath(match["folder"])
     if RUN_FOLDER.fullmatch(folder.name):  # it says when, and not what
-        named = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-")
-        folder /= named or "evidence"
+        name = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-")
+        folder /= name or "evidence"
     stamped = RUN_FOLDER.fullmatch(folder.parent.name)
     memo.phase = folder.name
     memo.reports = str(folder.parent.parent if stamped else folder.parent)
     memo.take(number, f"artefact folder {folder}: reports {memo.reports}, phase {memo.phase}")
     if stamped:
         memo.leave(number, f"{folder.parent.name}: each run makes a folder of its own time")
-    memo.files = [name.strip() for name in (found["files"] or "").split(",") if name.strip()]
+    memo.files = [name.strip() for name in (match["files"] or "").split(",") if name.strip()]
     for name in memo.files:
         if name in REPORT_FILES:
             memo.take(number, f"file {name}: every report has it")
@@ -215,17 +215,17 @@ def _read_artifacts(memo: Memo, number: int, line: str) -> None:
 
 
 def _read_entry(memo: Memo, number: int, line: str) -> None:
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:[0-9]+[.)]|[-*])\s*(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line
     )
-    words = found["head"].split() if found else []
+    words = match["head"].split() if match else []
     ids = [id for word in words if word != memo.initiative for id in _find_ids(memo, number, word)]
-    if found is None or not ids:
+    if match is None or not ids:
         memo.leave(number, "Do Now: expected `N. INITIATIVE ID+ID what @ PLAN - text; tests: ...`")
         return
-    text, tests = _split_tests(found["rest"])
+    text, tests = _split_tests(match["rest"])
     commands = _read_plain_commands(memo, number, tests)
-    plan = re.sub(r"(?::[0-9-]+)?[,;.]*$", "", found["plan"].strip("`,;.")).strip("`")
+    plan = re.sub(r"(?::[0-9-]+)?[,;.]*$", "", match["plan"].strip("`,;.")).strip("`")
     if memo.plan and plan != memo.plan:
         memo.leave(number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan")
     else:
@@ -248,10 +248,10 @@ _TESTS = re.compile(r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?:(?P<tests>.*)", re
 
 def _split_tests(rest: str) -> tuple[str, str]:
     """What an entry says after the plan, and what it names as its tests."""
-    found = _TESTS.fullmatch(rest)
-    text, tests = (found["text"], found["tests"]) if found else (rest, "")
+    match = _TESTS.fullmatch(rest)
+    text, tests = (match["text"], match["tests"]) if match else (rest, "")
     tests = tests.strip().removesuffix(".").strip()
-    if found and found["opened"]:
+    if match and match["opened"]:
         tests = tests.removesuffix(")").strip()
     tests = "" if tests.casefold() == "none" else tests
     return text.strip(" \t;-\u2014\u2013") or rest.strip(" \t;-\u2014\u2013"), tests
@@ -269,19 +269,19 @@ def _find_ids(memo: Memo, number: int, word: str) -> list[str]:
     if not _PLAN_ID.fullmatch(first):
         return []
     stem = first.rpartition(".")[0]
-    found: list[str] = []
+    ids: list[str] = []
     for part in [first, *filter(None, more)]:
         part = part if "." in part else f"{stem}.{part}"
         spread = _ID_RANGE.fullmatch(part)
         if spread is None:
-            found.append(part)
+            ids.append(part)
             continue
         begin, end = int(spread["first"]), int(spread["last"])
         if not begin <= end < begin + _LONGEST_RANGE:
             memo.leave(number, f"{part}: is no range of ids")
             continue
-        found += [f"{spread['stem']}{index}" for index in range(begin, end + 1)]
-    return [id for id in found if _PLAN_ID.fullmatch(id)]
+        ids += [f"{spread['stem']}{index}" for index in range(begin, end + 1)]
+    return [id for id in ids if _PLAN_ID.fullmatch(id)]
 
 
 def _read_ledger(memo: Memo, number: int, line: str) -> None:
@@ -304,8 +304,8 @@ def _read_how_to(memo: Memo, number: int, line: str) -> None:
             log = f", log {PurePath(command.log).name}" if command.log else ""
             memo.take(number, f"command `{command.text}`{_show_env(command.env)}{log}")
     if not spans:
-        made = any(name in line for name in REPORT_FILES)
-        memo.leave(number, "every report has these" if made else "How-To Map: no command in it")
+        is_known = any(name in line for name in REPORT_FILES)
+        memo.leave(number, "every report has these" if is_known else "How-To Map: no command in it")
 
 
 def _read_code(memo: Memo, number: int, line: str) -> None:
@@ -314,18 +314,19 @@ def _read_code(memo: Memo, number: int, line: str) -> None:
 
 
 def _note_code(memo: Memo, number: int, line: str) -> bool:
-    found = [
+    """Note the Python files in a line; gives whether there is one."""
+    names = [
         name
         for name in dict.fromkeys(_FILE.findall(line))
         if name.endswith(".py") and not PurePath(name).name.startswith("test_")
     ]
-    for name in found:
+    for name in names:
         if name not in memo.code:
             memo.code[name] = number
             memo.take(number, f"code {name}: the tests depend on it")
         elif memo.code[name] != number:
             memo.take(number, f"code {name}, as in line {memo.code[name]}")
-    return bool(found)
+    return bool(names)
 
 
 def _read_plain_commands(memo: Memo, number: int, line: str) -> list[Command]:
@@ -351,7 +352,7 @@ def _is_plainly_a_command(part: str) -> bool:
     try:
         words = split_words(text)
     except ValueError:
-        return True  # what is wrong with it is told where it is read
+        return True  # what is wrong with it is said where it is read
     simple: list[list[str]] = [[]]
     for before, word in zip(["", *words], words, strict=False):
         if re.fullmatch(r"[();|&]+", word):

@@ -146,9 +146,9 @@ def find_manifest_problem(evidence: Evidence, id: str) -> str:
         return ""
     manifest = read_json(path)
     items = _list_items(manifest)
-    if manifest and items and manifest.get("id") == id:
-        if len(items) == len([*_parse_records(items)]):
-            return ""
+    is_of_row = manifest is not None and manifest.get("id") == id
+    if items and is_of_row and len(items) == len([*_parse_records(items)]):
+        return ""
     return (
         f"{spelled(evidence.root, path)} is damaged; restore it, or remove it and run "
         f"`doit {EVIDENCE}`"
