@@ -128,7 +128,7 @@ def _format_item(entry: Entry, command: Command, log: str, depends: Iterable[str
 
 def _note_unused(memo: Memo, used: set[object]) -> None:
     noted: set[object] = set()
-    for command in [*memo.mapped, *memo.how_to]:
+    for command in [*memo.mapped_tests, *memo.how_to]:
         if command.key not in used | noted:
             noted.add(command.key)
             memo.leave(command.line, f"`{command.text}`: no item under Do Now names it")

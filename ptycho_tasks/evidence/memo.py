@@ -95,7 +95,7 @@ class Memo:
     """Of the artefact folder."""
     plan: str = ""
     ledger: str = ""
-    mapped: list[Command] = field(default_factory=list)
+    mapped_tests: list[Command] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     how_to: list[Command] = field(default_factory=list)
     code: dict[str, int] = field(default_factory=dict)
@@ -182,7 +182,7 @@ def _read_focus(memo: Memo, number: int, line: str) -> None:
 
 def _read_mapped_tests(memo: Memo, number: int, line: str) -> None:
     for command in _read_plain_commands(memo, number, line):
-        memo.mapped.append(command)
+        memo.mapped_tests.append(command)
         memo.take(number, f"command `{command.text}`{_show_env(command.env)}")
 
 
