@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from ptycho_tasks.evidence.inputs import ProjectFiles, files_on_disk
 from ptycho_tasks.evidence.item import Evidence
 from ptycho_tasks.evidence.loading import require_evidence
 from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.lock import exit_if_held
 from ptycho_tasks.system.terminal import echo, say
 
@@ -38,7 +38,7 @@ def _read_project() -> tuple[Evidence, Basis]:
     return project, Basis(files, _find_stage_problem)
 
 
-@functools.cache
+@cached
 def _find_stage_problem(stage: str) -> str:
     from ptycho_tasks.evidence.stage_status import find_stage_problem
 
