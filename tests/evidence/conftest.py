@@ -6,7 +6,9 @@ one, with `run_doit`.
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -239,6 +241,29 @@ def proved_project(
     return EvidenceProject(Path(shutil.copytree(_proved, tmp_path / "proved")), doit)
 
 
+# --- damage ----------------------------------------------------------------------------------
+
+HOSTILE = [None, 7, 1e400, True, "", "a\0b", "\ud800", "../../x", [], [None], {}, {"x": [1]}]
+NO_MAPPINGS = ["[" * 100_000, '{"a":' * 100_000, "{", "[]", "\0", ""]
+
+
+def _change_each_value(content: Any) -> Iterator[Any]:
+    """Copies of nested JSON of which one value at a time is another."""
+    if isinstance(content, dict | list):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            for value in _change_each_value(content[key]):
+                copy: Any = content.copy()
+                copy[key] = value
+                yield copy
+    yield from HOSTILE
+
+
+@pytest.fixture
+def damage() -> Callable[[str], list[str]]:
+    """What a JSON file may become in hostile hands; called with its text."""
+    return lambda text: [*NO_MAPPINGS, *map(json.dumps, _change_each_value(json.loads(text)))]
+
+
 # --- parts, called one by one ----------------------------------------------------------------
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -257,6 +282,12 @@ SMALL_PLAN = "- [ ] a.1: first\n| a.2 | second | [ ] | |\n- [x] a.3: by others\n
 def noon(hours: float = 0.0) -> Clock:
     """A clock that stands still, some hours after noon."""
     return Clock(lambda: NOON + timedelta(hours=hours), lambda: 0.0)
+
+
+@functools.cache
+def _load(root: Path, content: bytes) -> Evidence | None:
+    """The evidence, parsed once for each content: parsing takes longer than publishing."""
+    return load_evidence(root)
 
 
 class SmallProject:
@@ -282,7 +313,7 @@ class SmallProject:
 
     @property
     def evidence(self) -> Evidence:
-        evidence = load_evidence(self.root)
+        evidence = _load(self.root, (self.root / "evidence.yaml").read_bytes())
         assert evidence is not None
         return evidence
 
@@ -298,7 +329,8 @@ class SmallProject:
             run_item(self.evidence, item, inputs, noon(hours))
 
     def publish(self, hours: float = 0.0) -> Publication | None:
-        return publish(self.evidence, self.evidence.items, self.files, noon(hours))
+        evidence = self.evidence
+        return publish(evidence, evidence.items, self.files, noon(hours))
 
     def check(self, hours: float = 0.0) -> dict[str, CheckedRow]:
         basis = Basis(self.files, lambda stage: "")

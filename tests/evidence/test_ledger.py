@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_tasks.evidence.ledger import append_attempt, has_line
 
 
 @given(st.binary(max_size=200), st.lists(st.text("abc `|é", max_size=20), min_size=1, max_size=3))

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+
+from ptycho_tasks.evidence.evaluation import ItemStatus
+from ptycho_tasks.evidence.inputs import ProjectFiles
+from ptycho_tasks.evidence.records import find_unpublished, read_records
+from ptycho_tasks.evidence.staleness import find_log_problem, list_reasons
+from ptycho_tasks.evidence.summaries import (
+    format_attempt,
+    format_blocker,
+    format_manifest,
+    format_summary,
+)
 
 WHOLE = {"item": "one", "ids": ["a.1"], "outcome": "green", "problem": "", "log": "", "sha256": "",
          "started": "2026-01-01T12:00:00Z", "settings": {}, "inputs": {}, "command": "", "env": {},
@@ -18,56 +31,63 @@ NO_MANIFESTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", NO_MANIFESTS)
 @pytest.mark.parametrize("state", ["x", "P"])
-def test_a_damaged_manifest_does_not_pass_and_is_written_anew(proved, text, state):
-    (proved.root / "plan.md").write_text(proved.plan.replace("[x] a.1", f"[{state}] a.1"))
-    (proved.root / "reports/manifests/a.1.json").write_text(text)
-    (problem,) = proved.problems()
-    assert "reports/manifests/a.1.json is damaged; " in problem
-    proved.run("one")
-    proved.publish()
-    assert proved.problems() == []
+def test_a_damaged_manifest_does_not_pass(small_proved, state):
+    small = small_proved
+    small.plan = small.plan.replace("[x] a.1", f"[{state}] a.1")
+    for text in NO_MANIFESTS:
+        (small.root / "reports/manifests/a.1.json").write_text(text)
+        (problem,) = small.problems()
+        assert "reports/manifests/a.1.json is damaged; " in problem, text
 
 
-def every_value_changed(content, values):
-    """Copies of nested JSON of which one value at a time is another."""
-    if isinstance(content, dict | list):
-        for key in content if isinstance(content, dict) else range(len(content)):
-            for changed in every_value_changed(content[key], values):
-                copy = content.copy()
-                copy[key] = changed
-                yield copy
-    yield from values
+def test_a_damaged_manifest_is_written_anew(small_proved):
+    small = small_proved
+    manifest = small.root / "reports/manifests/a.1.json"
+    before = manifest.read_text()
+    manifest.write_text("{")
+    small.run("one")
+    small.publish()
+    assert small.problems() == []
+    assert json.loads(manifest.read_text()).keys() == json.loads(before).keys()
 
 
-HOSTILE = [None, 7, 1e400, True, "", "a\0b", "\ud800", "../../x", [], [None], {}, {"x": [1]}]
+def test_a_record_without_what_later_versions_added_holds(small_proved):
+    small = small_proved
+    manifest = small.root / "reports/manifests/a.1.json"
+    content = json.loads(manifest.read_text())
+    for key in ("exit_status", "cuda_visible_devices"):
+        del content["items"][0][key]
+    content["items"][0] |= {"duration_s": 1, "something": "new"}
+    manifest.write_text(json.dumps(content))
+    assert small.check()["a.1"].evidence == "valid"
+    (record,) = read_records(small.evidence, "a.1")
+    written = format_manifest(
+        small.evidence, "a.1", [ItemStatus(small.item("one"), record, "")], ""
+    )
+    del content["items"][0]["something"]
+    assert json.loads(written)["items"] == content["items"]
+    assert '"duration_s": 1,' in written
 
 
-NESTED = ["[" * 100_000, '{"a":' * 100_000, "{", "[]", "\0", ""]
-
-
-def test_a_result_of_any_other_kind_is_none_or_is_published(small):
-    project.run()
-    evidence = project.evidence
-    item = evidence.find_item("one")
+def test_a_result_of_any_other_kind_is_none_or_is_published(small_ran, damage):
+    evidence, item = small_ran.evidence, small_ran.item("one")
     file, log = evidence.result_file(item), evidence.log_file(item)
-    content, output = json.loads(file.read_text()), log.read_bytes()
-    for text in [*NESTED, *map(json.dumps, every_value_changed(content, HOSTILE))]:
+    output = log.read_bytes()
+    for text in damage(file.read_text()):
         log.write_bytes(output)
         file.write_text(text)
-        if find_unpublished(evidence, item):
-            assert "one" in published_summary(evidence, item)
+        record = find_unpublished(evidence, item)
+        if record is not None:
+            assert "one" in describe(evidence, item, record)
 
 
-def published_summary(evidence, item):
+def describe(evidence, item, record):
     """All that a report says of a result."""
-    record = find_unpublished(evidence, item)
-    parts = [Evaluated(item, record, "")]
-    attempt(evidence, {"one": record}, {}, {"one": record["log"], "": "r"}, record["started"])
-    manifest(evidence, "a.1", parts, record["started"]).encode()
-    blocker({"one": record}, {"one": []}).encode()
-    log_problem(evidence, record)
-    [*reasons_of(evidence, item, record, str, str.split)]
-    text = summary(evidence, {"one": record}, record["started"])
-    return text.encode().decode()
+    time = record.started
+    format_attempt(evidence, {record.log: record}, {}, "r", time)
+    format_manifest(evidence, "a.1", [ItemStatus(item, record, "")], time).encode()
+    format_blocker([record], [[]]).encode()
+    find_log_problem(evidence, record.log, record.sha256)
+    [*list_reasons(evidence, item, record, ProjectFiles(str, list))]
+    return format_summary(evidence, {"one": record}, time).encode().decode()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ptycho_tasks.evidence.shell import find_pytest, find_scripts, find_test_paths
+
 
 @pytest.mark.parametrize(
-    ("command", "plain", "paths"),
+    ("command", "is_plain", "paths"),
     [
         ("pytest tests/a.py::T -vv", True, ["tests/a.py"]),
         ('A="" B=1 python3 -m pytest -k x tests', True, ["tests"]),
@@ -17,10 +19,10 @@ import pytest
         ("python run.py", False, []),
     ],
 )
-def test_a_plain_call_of_pytest_is_known(command, plain, paths):
+def test_a_plain_call_of_pytest_is_known(command, is_plain, paths):
     calls = find_pytest(command)
-    assert calls.is_plain == plain
-    assert not plain or [*find_test_paths(calls.arguments)] == paths
+    assert calls.is_plain == is_plain
+    assert not is_plain or [*find_test_paths(calls.arguments)] == paths
 
 
 @pytest.mark.parametrize(
