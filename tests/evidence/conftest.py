@@ -88,10 +88,13 @@ FILES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _plain_pytest() -> Iterator[None]:
-    """Have items that run pytest start it without plugins, which take most of its time."""
+def _fast() -> Iterator[None]:
+    """Leave out what takes half of the time, and no test is about."""
     with pytest.MonkeyPatch.context() as patch:
+        # The items' own pytest needs no plugins.
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        # A process that is killed loses nothing that it wrote; only a loss of power would.
+        patch.setattr("os.fsync", lambda descriptor: None)
         yield
 
 
