@@ -97,8 +97,9 @@ def open_log(log: Path) -> Iterator[TextIO]:
         yield file
 
 
-def restore_log(file: TextIO, log: Path) -> None:
-    """Write an open log again if the command has removed it."""
+def end_log(file: TextIO, log: Path, foot: str) -> None:
+    """Write the foot of an open log; and all of it again, if the command has removed the file."""
+    file.write(foot)
     file.flush()
     if not is_at(file, log):
         file.seek(0)

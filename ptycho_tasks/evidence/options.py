@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -137,47 +139,37 @@ def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the section stands, for messages."""
+
+    file: ConfigFile
+    prefix: str
+    """What its keys begin with; empty in a file of its own."""
+
+    def where(self, key: str) -> str:
+        """File and line of a key of the section."""
+        return self.file.where(f"{self.prefix}.{key}".strip("."))
+
+    def refuse(self, key: str, problem: str) -> ConfigError:
+        """The error that a value is wrong."""
+        whole_key = f"{self.prefix}.{key}".strip(".")
+        return ConfigError(": ".join(filter(None, (self.where(key), whole_key, problem))))
+
+
 def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
-    """The evidence in a file.
-
-    Args:
-        file: says where each key stands.
-        data: the section, or the whole file.
-        prefix: what the keys of the section begin with, in messages.
-    """
-
-    def refuse(key: str, problem: str) -> ConfigError:
-        key = f"{prefix}.{key}".strip(".")
-        return ConfigError(": ".join(part for part in (file.where(key), key, problem) if part))
-
+    """The evidence in a section that begins with a prefix, or in a whole file."""
+    place = _Place(file, prefix)
     try:
         options = msgspec.convert(data, EvidenceOptions)
     except msgspec.ValidationError as error:
-        raise refuse(*fault(error, EvidenceOptions, data)) from error
+        raise place.refuse(*fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
         if not getattr(options, key).isprintable():
-            raise refuse(key, "expected text without control characters")
+            raise place.refuse(key, "expected text without control characters")
     if set("()|") & set(options.reports):
-        raise refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
-    items: list[Item] = []
-    by_hand: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for index, item_options in enumerate(options.items):
-        key = f"items[{index}]"
-        if item_options.by_hand is not None:
-            by_hand |= dict.fromkeys(item_options.rows, item_options.by_hand)
-            continue
-        try:
-            item = _make_item(item_options)
-        except ValueError as error:
-            culprit = "pytest" if item_options.pytest else "command"
-            raise refuse(f"{key}.{culprit}", str(error)) from None
-        name = item.name.casefold()  # some file systems know no other case
-        if name in places:
-            log = short(item_options.log)
-            raise refuse(f"{key}.log", f"{log} names the log of {places[name]} too")
-        places[name] = file.where(f"{prefix}.{key}.log".strip("."))
-        items.append(item)
+        raise place.refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
+    by_hand = {row: one.by_hand for one in options.items if one.by_hand for row in one.rows}
     return Evidence(
         root=file.root,
         file=file.path.name,
@@ -186,9 +178,29 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         plan=_spell(options.plan),
         ledger=_spell(options.ledger),
         reports=_spell(options.reports),
-        items=tuple(items),
+        items=tuple(_make_items(options.items, place)),
         by_hand=by_hand,
     )
+
+
+def _make_items(all_options: list[ItemOptions], place: _Place) -> Iterator[Item]:
+    """The items that run something, each with a log of its own."""
+    places: dict[str, str] = {}
+    for index, options in enumerate(all_options):
+        key = f"items[{index}]"
+        if options.by_hand is not None:
+            continue
+        try:
+            item = _make_item(options)
+        except ValueError as error:
+            culprit = "pytest" if options.pytest else "command"
+            raise place.refuse(f"{key}.{culprit}", str(error)) from None
+        name = item.name.casefold()  # some file systems know no other case
+        if name in places:
+            problem = f"{short(options.log)} names the log of {places[name]} too"
+            raise place.refuse(f"{key}.log", problem)
+        places[name] = place.where(f"{key}.log")
+        yield item
 
 
 def _make_item(options: ItemOptions) -> Item:

@@ -18,11 +18,11 @@ from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.junit import read_junit
 from ptycho_tasks.evidence.log import (
     Tee,
+    end_log,
     escape,
     format_foot,
     format_head,
     open_log,
-    restore_log,
 )
 from ptycho_tasks.evidence.outcome import LONGEST_PROBLEM, Judgement, judge_run
 from ptycho_tasks.evidence.process import end_command, follow, start_command
@@ -73,16 +73,15 @@ def run_item(
                 end_command(process)
                 tee.finish()
                 ended, took_s = f"stopped by {_name_cause(error)}", clock.seconds() - begin_s
-                file.write(format_foot(ended, took_s, None, "", "none"))
-                restore_log(file, log)
+                end_log(file, log, format_foot(ended, took_s, None, "", "none"))
             print(f"stopped: {spelled(evidence.root, log)} says so", file=sys.stderr, flush=True)
             raise
         took_s = clock.seconds() - begin_s
         tests = read_junit(folder / "junit.xml") if item.has_pytest else None
         counts = None if tests is None else tests.counts
         judgement = judge_run(item, process.returncode, ended, tests, tee)
-        file.write(format_foot(ended, took_s, counts, judgement.problem, judgement.outcome))
-        restore_log(file, log)
+        foot = format_foot(ended, took_s, counts, judgement.problem, judgement.outcome)
+        end_log(file, log, foot)
     run = _Run(started, round(took_s, 3), ended, process.returncode, counts)
     return _write_record(evidence, item, inputs, provenance, run, judgement)
 
