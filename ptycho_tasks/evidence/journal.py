@@ -165,7 +165,7 @@ def _commit(evidence: Evidence, journal: Journal, *, is_decided: bool) -> None:
             text = json.dumps(msgspec.to_builtins(journal))
             write_atomic(evidence.root / JOURNAL, text.encode())
         _place_all(evidence, journal, place, is_decided=is_decided)
-        with _explaining_leftovers():
+        with _explain_leftovers():
             remember_plan(evidence, new_plan)
             for name in journal.pending:
                 for ending in ("json", "log"):
@@ -207,7 +207,7 @@ def _place_all(
 
 
 @contextmanager
-def _explaining_leftovers() -> Iterator[None]:
+def _explain_leftovers() -> Iterator[None]:
     """Say of an error in the block that all is published, and how what is left is tidied up."""
     try:
         yield
