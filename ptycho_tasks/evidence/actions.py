@@ -24,6 +24,7 @@ from ptycho_tasks.system.terminal import echo
 
 def find_files(evidence: Evidence) -> ProjectFiles:
     """Where a run looks up the inputs of items: in its database, where it has one."""
+    # A run with a database of doit's own has none of ours.
     state: State | None = current()
     digest = files_on_disk(evidence.root).digest if state is None else state.sha256
     return ProjectFiles(digest, lambda: project_table().rows)

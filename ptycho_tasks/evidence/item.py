@@ -28,6 +28,7 @@ OUTBOX = f"{STATE_DIR}/evidence"
 """Holds results until they are published."""
 
 
+# Equal by identity, so that items can be keys: `env` has no hash.
 @dataclass(frozen=True, eq=False)
 class Item:
     """One command, whose log proves one or several rows."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+# The last part: `Attempt 2025-01-01` is a date, and no number.
 _ATTEMPT = re.compile(rb"\bAttempt\s+#?([0-9]{1,9})\b(?!-[0-9])")
 
 

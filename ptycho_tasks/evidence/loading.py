@@ -55,6 +55,7 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
     from ptycho_tasks.evidence.options import parse_files
 
     evidence = parse_files(root, config, own)
+    # A command that only looks makes no database.
     if state is not None and Path(state.name).exists():
         state.keep_note(_NOTE, sealed({"key": key, "evidence": evidence and _to_json(evidence)}))
     return evidence

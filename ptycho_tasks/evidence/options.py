@@ -219,6 +219,7 @@ def _make_item(options: ItemOptions) -> Item:
     if any(re.match("--junit-?xml", word) for word in arguments):
         raise ValueError("the program sets --junitxml itself, to count the tests; remove it")
     return Item(
+        # Memos name a log by the outcome that they hope for: `cli_green.log`.
         name=re.sub(r"(_green|_red)?(\.log)?$", "", options.log, count=1) or options.log,
         ids=options.rows,
         command=command,

@@ -52,6 +52,7 @@ def judge_run(
 
 def _find_mistake(item: Item, status: int, ended: str, tests: PytestReport | None, tee: Tee) -> str:
     """What is wrong with the item itself, so that its run proves nothing; empty if nothing is."""
+    # How a command ends that we ended says nothing about it.
     if _hit_limit(ended):
         return ""
     if status in _NOT_FOUND and not item.arguments:

@@ -40,12 +40,14 @@ def start_command(
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:
         if item.has_pytest:
+            # The words of the command are the user's, and stay as they are.
             env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} --junitxml={junit}".strip()
         command = make_shell_command(item.command)
     has_terminal = sys.stdout.isatty() and not in_worker()
     reading, writing = _open_terminal() if has_terminal else os.pipe()
     try:
         # The warden ends what the command leaves behind, and the command if this process is gone.
+        # In a session of its own, Ctrl-C reaches it only through us, after the log says so.
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", warden.__file__, *command],
             cwd=evidence.root,

@@ -28,6 +28,7 @@ def list_old_reports(evidence: Evidence, keep: int) -> list[Path]:
         evidence: the project's.
         keep: how many of the newest stay in any case.
     """
+    # A link may lead to a folder that another project uses.
     folders = sorted(
         path
         for path in _list_folder(evidence.reports_dir)

@@ -41,6 +41,7 @@ class StageFailures:
     def note(self, name: str, fail: BaseFail) -> None:
         """Note that a task failed."""
         if not isinstance(fail, TaskFailed):
+            # doit's TaskError, which `failure_of` gives for wrong usage or configuration.
             self._has_mistake = True
         elif any(name in needed for needed in self._needed_tasks.values()):
             text = (getattr(fail, "traceback", None) or [str(fail.message)])[-1].strip()
