@@ -31,7 +31,7 @@ from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.evidence.blocked import Blocked
+    from ptycho_tasks.evidence.stage_failures import StageFailures
 
 
 __all__ = [
@@ -50,12 +50,15 @@ class DefaultContinue:
     One that gathers evidence does while all that failed only blocks items: others may be proved.
     """
 
-    blocked: Blocked | None = None
+    stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
-        return DefaultContinue.blocked is not None and DefaultContinue.blocked.only_blocks
+        return (
+            DefaultContinue.stage_failures is not None
+            and DefaultContinue.stage_failures.only_block_items
+        )
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
@@ -90,9 +93,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
             with exit_on_error():
                 refuse_unready(tasks, selected_tasks)
-            from ptycho_tasks.evidence.blocked import Blocked
+            from ptycho_tasks.evidence.stage_failures import StageFailures
 
-            DefaultContinue.blocked = Blocked(tasks, selected_tasks)
+            DefaultContinue.stage_failures = StageFailures(tasks, selected_tasks)
 
     def write(self, text: str) -> None:
         """Show a text, as long as someone reads."""
@@ -116,17 +119,17 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
-        if DefaultContinue.blocked is not None:
-            DefaultContinue.blocked.note(task.name, fail)
+        if DefaultContinue.stage_failures is not None:
+            DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)
 
     def complete_run(self) -> None:
         """End a run."""
-        blocked, DefaultContinue.blocked = DefaultContinue.blocked, None
+        failures, DefaultContinue.stage_failures = DefaultContinue.stage_failures, None
         # A run that is stopped ends with an error that passes by here.
-        if blocked is not None and self.failed and sys.exc_info()[0] is None:
-            told = blocked.publish()
-            self.not_run = [name for name in self.not_run if name not in told]
+        if failures is not None and self.failed and sys.exc_info()[0] is None:
+            settled = failures.publish_blocked_items()
+            self.not_run = [name for name in self.not_run if name not in settled]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
         print_text("", self.outstream)
@@ -189,8 +192,8 @@ def task_evidence() -> Iterator[Task] | None:
         if not may_have_evidence(Path.cwd()):
             return None
     # A project without evidence is not to wait for these imports.
-    from ptycho_tasks.evidence.loading import project_evidence
-    from ptycho_tasks.evidence.tasks import tasks_of
+    from ptycho_tasks.evidence.loading import load_current_evidence
+    from ptycho_tasks.evidence.tasks import create_evidence_tasks
 
-    evidence = project_evidence()
-    return None if evidence is None else tasks_of(evidence)
+    evidence = load_current_evidence()
+    return None if evidence is None else create_evidence_tasks(evidence)

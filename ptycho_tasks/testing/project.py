@@ -18,7 +18,7 @@ from doit.doit_cmd import DoitMain
 from doit.globals import Globals
 
 from ptycho_tasks import tasks
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.forks import Completed, run_forked
