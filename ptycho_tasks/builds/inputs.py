@@ -24,9 +24,9 @@ def is_simulated_scan(payload: Payload) -> bool:
     path = payload.source_file
     if payload.source.simulate is None or not path.is_file():
         return False
-    with temporary_file(path) as made:
-        write_scan(made, simulate(payload.source.simulate, name=path.stem))
-        return sha256_file(made) == sha256_file(path)
+    with temporary_file(path) as fresh:
+        write_scan(fresh, simulate(payload.source.simulate, name=path.stem))
+        return sha256_file(fresh) == sha256_file(path)
 
 
 def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) -> None:

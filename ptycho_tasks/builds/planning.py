@@ -196,12 +196,12 @@ class _RowsOfVariant:
 @cached
 def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
     """The source files that count for a stage of the core, or for a backend, by name."""
-    found = (
+    sources = (
         list_core_sources(what)
         if isinstance(what, str)
         else list_backend_sources(what, local, root)
     )
-    return {name: str(path) for name, path in found.items()}
+    return {name: str(path) for name, path in sources.items()}
 
 
 def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:

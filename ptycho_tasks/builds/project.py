@@ -26,10 +26,10 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
         row = read_project_table().row(name)
         scan = row.inputs["scan"]
         # A task would make it: the source, where that is simulated, or the fixture.
-        made = any(
+        will_be_made = any(
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
-        if not made and not Path(scan).exists():
+        if not will_be_made and not Path(scan).exists():
             missing = read_project_table().payload(row).describe_missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")

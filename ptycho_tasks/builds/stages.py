@@ -89,8 +89,8 @@ def make_fixture(payload: Payload) -> None:
     scan = read_source(payload, payload.source_file)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
-    made = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
-    print_scan("fixture", payload.fixture_file, payload, made)
+    fixture = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
+    print_scan("fixture", payload.fixture_file, payload, fixture)
 
 
 def cut_fixture(
@@ -252,9 +252,9 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
         cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
         with cost.explain_memory_errors():
-            given = payload.backend.infer(request)
+            result = payload.backend.infer(request)
     with cost.explain_memory_errors():
-        reconstruction = checked_reconstruction(given, scan, payload.backend.name)
+        reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         metrics = publish_reconstruction(payload, scan, reconstruction, identity)
     print_result(payload, metrics)
     return metrics
@@ -297,8 +297,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
             refiner, request, payload.display_path(payload.scan_file)
         ).explain_memory_errors():
             # The payload's factory saw that it is there.
-            given = refiner.refine(request)  # type: ignore[attr-defined]
-    reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
+            result = refiner.refine(request)  # type: ignore[attr-defined]
+    reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
     metrics = publish_reconstruction(payload, scan, reconstruction, identity, {"start": began})

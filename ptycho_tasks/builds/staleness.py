@@ -137,8 +137,8 @@ class UpToDate(Answer):
     def _ignore_code(self) -> bool:
         """Take the outputs as made by the code as it is, where the user asks for that and nothing
         else is new."""
-        asked = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
-        if not asked or any(reason.kind != "code" for reason in self.reasons):
+        is_requested = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
+        if not is_requested or any(reason.kind != "code" for reason in self.reasons):
             return False
         self._adopt(self._now.read)
         return True

@@ -288,10 +288,10 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
             FileNotFoundError: there is none, which is how doit learns of it.
         """
         state = current_state()
-        found = None if state is None else state.sha256(file_path)
-        if found is None:
+        digest = None if state is None else state.sha256(file_path)
+        if digest is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_path)
-        return found
+        return digest
 
     def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
         """Whether a file's content (`file_stat` is what `info` gave) is not what it was."""
