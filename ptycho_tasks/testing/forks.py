@@ -64,10 +64,12 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
 
 @cache
 def _start_server() -> Any:
-    """Start the process that forks; it ends with this one, whose end closes its input."""
+    """Start the process that forks; it ends with this one."""
     # As a module it would import our package, and as a file put its own folder on the path.
     command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(PRELOADED)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.communicate)
+    return server
 
 
 def _serve() -> dict[str, Any] | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,14 +15,12 @@ from ptycho_tasks.builds import inputs, stages
 from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.factories import (
     create_inference_payload,
-    create_refinement_payload,
     create_training_payload,
 )
 from ptycho_tasks.config.payload import Folders
 from ptycho_tasks.errors import (
     ConfigError,
     FileWriteError,
-    PtychoTasksError,
     ScanError,
     TrainingError,
 )
@@ -38,106 +33,12 @@ from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.system import processes
 from ptycho_tasks.system.cache import forget_all
-
-CONFIG = """\
-name: tiny
-source: {file: scan.npz}
-fixture: {subset_size: 16}
-backend: mine
-"""
-BACKEND = """\
-import signal, sys
-import numpy as np
-from dataclasses import replace
-from ptycho_tasks.backend import Reconstruction, TrainedModel
-from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.options import ExecutionOptions, TrainingOptions
-
-class Mine:
-    name, version, options_type = "mine", "1", TrainingOptions
-    execution_type = ExecutionOptions
-
-    def train(self, request):
-        given = TrainedModel({"m": {"w": np.ones(3)}})
-        TRAIN
-        return given
-
-    def infer(self, request):
-        scan = request.scan
-        given = Reconstruction(scan.object, (0, 0), scan.probe, scan.positions)
-        INFER
-        return given
-
-    def refine(self, request):
-        start = request.start
-        given = replace(start, object=start.object * 1.01)
-        REFINE
-        return given
-
-backend = Mine()
-"""
-_SCAN = simulate(SimulationOptions(size=16, grid=5, step=3.0, jitter=1.0, seed=1), name="scan")
-
-
-class Project:
-    """A scan, a backend and a ptycho.yaml, of which the fixture is cut."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "backends").mkdir()
-        write_scan(root / "scan.npz", _SCAN)
-        self.write()
-
-    def write(
-        self, *, train: str = "pass", infer: str = "pass", refine: str = "pass", more: str = ""
-    ) -> Project:
-        code = BACKEND.replace("TRAIN", train).replace("INFER", infer).replace("REFINE", refine)
-        (self.root / "backends" / "mine.py").write_text(code)
-        (self.root / "ptycho.yaml").write_text(CONFIG + more)
-        return self
-
-    def training(self) -> Any:
-        return create_training_payload(read_config(self.root / "ptycho.yaml"))
-
-    def inference(self) -> Any:
-        return create_inference_payload(read_config(self.root / "ptycho.yaml"))
-
-    def train(self) -> Path:
-        stages.make_fixture(self.training())
-        return stages.train(self.training())
-
-    def infer(self) -> dict[str, Any]:
-        self.train()
-        return stages.infer(self.inference())
-
-    def refine(self) -> dict[str, Any]:
-        self.infer()
-        return stages.refine(self.refinement())
-
-    def refinement(self) -> Any:
-        return create_refinement_payload(read_config(self.root / "ptycho.yaml"))
-
-    def files(self) -> set[str]:
-        return {
-            path.relative_to(self.root).as_posix()
-            for path in self.root.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
+from stage_project import CONFIG, SCAN, Project, refusal
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
-
-
-def refusal(
-    act: Callable[[], object], error: type[PtychoTasksError] = TrainingError, code: int = 1
-) -> str:
-    with pytest.raises(error) as caught:
-        act()
-    assert caught.value.exit_code == code
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- what a backend gives ----------------------------------------------------------------------
@@ -270,7 +171,7 @@ def dark(scan: ScanData) -> ScanData:
 
 
 def test_dark_frames_are_refused_wherever_they_are_read(project):
-    write_scan(project.root / "dark.npz", dark(_SCAN))
+    write_scan(project.root / "dark.npz", dark(SCAN))
     project.write(more="inference: {scan: dark.npz}\n")
     assert "dark.npz: key 'diff3d' is dark" in refusal(project.infer, ScanError)
     assert not project.inference().output_dir.exists()
@@ -280,8 +181,8 @@ def test_dark_frames_are_refused_wherever_they_are_read(project):
 
 
 def test_dark_frames_are_dropped_where_that_is_asked_for(project):
-    lit_last = np.arange(_SCAN.frame_count)[:, None, None] >= 5
-    write_scan(project.root / "scan.npz", replace(_SCAN, diffraction=lit_last * _SCAN.diffraction))
+    lit_last = np.arange(SCAN.frame_count)[:, None, None] >= 5
+    write_scan(project.root / "scan.npz", replace(SCAN, diffraction=lit_last * SCAN.diffraction))
     assert "5 of 25 frames hold no light (0-4)" in refusal(project.train, ScanError)
     text = CONFIG.replace("scan.npz", "scan.npz, dark_frames: drop").replace(
         "{sub", "{strategy: first, sub"
@@ -289,12 +190,12 @@ def test_dark_frames_are_dropped_where_that_is_asked_for(project):
     (project.root / "ptycho.yaml").write_text(text)
     project.train()
     cut = read_fixture(project.root / "fixtures" / "tiny.npz")
-    np.testing.assert_array_equal(cut.positions, _SCAN.positions[5 : 5 + cut.frame_count])
+    np.testing.assert_array_equal(cut.positions, SCAN.positions[5 : 5 + cut.frame_count])
 
 
 def test_several_scans_are_not_laid_onto_one_canvas(project):
-    index = np.repeat([0, 3], [10, _SCAN.frame_count - 10])
-    write_scan(project.root / "two.npz", replace(_SCAN, scan_index=index))
+    index = np.repeat([0, 3], [10, SCAN.frame_count - 10])
+    write_scan(project.root / "two.npz", replace(SCAN, scan_index=index))
     project.write(more="inference: {scan: two.npz}\n")
     message = refusal(project.infer, ConfigError, 2)
     assert "two.npz: key 'scan_index' holds 2 scans (0, 3)" in message
@@ -327,66 +228,7 @@ def test_a_scan_that_only_inference_needs_may_be_missing_until_then(project):
     assert message == f"{where}; correct the path"
 
 
-# --- going on from a reconstruction ------------------------------------------------------------
-
-REFINE = "refine: {backend: mine}\n"
-
-
-def test_a_refinement_starts_where_inference_ended(project):
-    seen = "assert np.array_equal(start.object, request.scan.object); given = start"
-    metrics = project.write(refine=seen, more=REFINE).refine()
-    made = project.inference().output_files
-    refined = project.refinement().output_files
-    assert metrics["start"]["r_factor"] == metrics["r_factor"]
-    assert all(path.is_file() for path in [*made, *refined])
-    with h5py.File(made[0]) as before, h5py.File(refined[0]) as after:
-        assert np.array_equal(before["object"], after["object"])
-    assert json.loads(refined[3].read_text())["start"] == metrics["start"]
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("given = None", "gave None from `refine`; expected a Reconstruction"),
-        ("given = replace(given, object=given.object * np.nan)", "`object` with NaN or Inf"),
-        ("given = replace(given, probe=given.probe[:, 1:])", "`probe` as complex64"),
-        ("sys.exit(3)", "ended the program with sys.exit(3)"),
-    ],
-)
-def test_what_is_no_refinement_is_refused_and_nothing_published(project, code, expected):
-    project.write(refine=code, more=REFINE)
-    assert expected in refusal(project.refine)
-    assert not any("refinement" in name for name in project.files())
-
-
-def test_an_option_that_a_refinement_cannot_honour_names_its_line(project):
-    code = "raise ConfigError('training.epochs: too many')"
-    project.write(refine=code, more="refine:\n  backend: mine\n  epochs: 9\n")
-    said = refusal(project.refine, ConfigError, 2)
-    assert said == "ptycho.yaml:7: refine.epochs: too many"
-
-
-def test_a_refinement_of_something_else_is_refused(project):
-    project.write(more=REFINE).infer()
-    project.inference().output_files[0].write_bytes(b"nothing")
-    said = refusal(lambda: stages.refine(project.refinement()), ScanError)
-    assert "is no reconstruction of ptycho-tasks" in said
-
-
-def test_a_refinement_of_another_scan_is_refused(project):
-    project.write(more=REFINE).infer()
-    project.write(more=REFINE + "inference: {n_groups: 20}\n")
-    said = refusal(lambda: stages.refine(project.refinement()), ScanError)
-    assert said.startswith("runs/default/inference/reconstruction.h5: is not of this scan: ")
-    assert "`positions` as float64 of shape (25, 2); expected float of shape (20, 2)" in said
-
-
-@pytest.mark.parametrize(("factor", "warned"), [(1.05, True), (1.0, False)])
-def test_a_refinement_that_made_it_worse_says_so(project, capsys, factor, warned):
-    code = f"given = replace(start, object=start.object * {factor})"
-    project.write(refine=code, more=REFINE).refine()
-    said = "the refinement explains the frames worse than its start did"
-    assert (said in capsys.readouterr().out) == warned
+# --- what is a result ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -422,7 +264,7 @@ def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
 def test_the_product_of_the_source_is_that_of_no_other_scan(project):
     project.infer()
     project.inference().output_files[0].rename(project.root / "product.h5")
-    fewer = take_frames(_SCAN, np.arange(20))
+    fewer = take_frames(SCAN, np.arange(20))
     write_scan(project.root / "other.npz", fewer)
     source = "source: {file: scan.npz, product: product.h5}\n"
     project.write(more="inference: {scan: other.npz}\n")
@@ -438,7 +280,7 @@ def test_inference_of_fewer_frames_takes_them_evenly(project):
     assert project.write(more="inference: {n_groups: 9}\n").infer()["frames"] == 9
     with h5py.File(project.inference().output_files[0]) as file:
         taken = file["ptycho_tasks/positions"][()]
-    assert np.array_equal(taken, _SCAN.positions[::3])
+    assert np.array_equal(taken, SCAN.positions[::3])
 
 
 def test_frames_are_let_go_of_whenever_a_backend_tells_its_progress(project, monkeypatch):

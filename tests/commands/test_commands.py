@@ -1,76 +1,15 @@
-"""`ptycho-tasks train` and `infer`: every flag reaches the payload, and nothing starts before it is
-whole."""
+"""`ptycho-tasks train` and `infer`: every flag reaches the payload."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import zipfile
 from itertools import chain
 
 import pytest
 
-from ptycho_tasks.builds import inputs, stages
-from ptycho_tasks.commands import cli as command_line
+from command_lines import line
 from ptycho_tasks.commands.train_flags import INFER, TRAIN
 from ptycho_tasks.commands.train_infer import infer_command as infer
 from ptycho_tasks.commands.train_infer import train_command as train
-from ptycho_tasks.errors import TrainingError
-from ptycho_tasks.system.lock import ProjectLock
-
-BACKEND = """\
-from typing import Annotated, Literal
-
-from ptycho_tasks.options import ExecutionOptions, TrainingOptions, doc
-
-
-class Training(TrainingOptions, frozen=True, kw_only=True):
-    model_type: Annotated[str, doc("kind")] = "pinn"
-    gridsize: Annotated[Literal[1, 2], doc("side of a group")] = 1
-    n_groups: Annotated[int | None, doc("groups")] = None
-    batch_size: Annotated[int, doc("frames a step", ge=1)] = 16
-    learning_rate: Annotated[float, doc("rate", gt=0)] = 1e-3
-    scheduler: Annotated[Literal["cosine", "plateau"], doc("course of the rate")] = "cosine"
-    accumulate_grad_batches: Annotated[int, doc("batches a step", ge=1)] = 1
-    early_stop_patience: Annotated[int | None, doc("patience")] = None
-    monitor: Annotated[str, doc("metric")] = "val_loss"
-    monitor_mode: Annotated[Literal["min", "max"], doc("which is best")] = "min"
-    loss: Annotated[Literal["poisson", "mae"], doc("loss")] = "poisson"
-
-
-class Execution(ExecutionOptions, frozen=True, kw_only=True):
-    devices: Annotated[int, doc("devices", ge=1)] = 1
-    deterministic: Annotated[bool, doc("equal bytes")] = True
-    num_workers: Annotated[int, doc("processes", ge=0)] = 0
-    checkpointing: Annotated[bool, doc("keep epochs")] = False
-    checkpoint_save_top_k: Annotated[int, doc("how many", ge=1)] = 1
-    logger: Annotated[Literal["none", "csv", "tensorboard", "mlflow"], doc("log")] = "none"
-
-
-class Full:
-    name, version, options_type, execution_type = "full", "1", Training, Execution
-
-    def train(self, request): ...
-    def infer(self, request): ...
-
-
-backend = Full()
-"""
-"""Knows what every flag sets."""
-PLAIN = """\
-from ptycho_tasks.options import TrainingOptions
-
-class Plain:
-    name, version, options_type = "plain", "1", TrainingOptions
-    def train(self, request): ...
-    def infer(self, request): ...
-
-backend = Plain()
-"""
-"""Knows what every backend knows."""
 
 SAMPLES = {
     "--train-data-file": ("other.npz", "other.npz"),
@@ -132,61 +71,6 @@ def hyphens(name: str) -> str:
 
 def underscores(name: str) -> str:
     return "--" + name[2:].replace("-", "_")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with two backends, files in the place of scans, and a bundle's manifest."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PTYCHO_TASKS_DEBUG", "")
-    (tmp_path / "backends").mkdir()
-    (tmp_path / "backends" / "full.py").write_text(BACKEND)
-    (tmp_path / "backends" / "plain.py").write_text(PLAIN)
-    for name in ("scan.npz", "other.npz"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "model").mkdir()
-    write_bundle(tmp_path / "model" / "wts.h5.zip", "full")
-    return tmp_path
-
-
-def write_bundle(path, backend):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("manifest.json", json.dumps({"backend": {"name": backend}}))
-
-
-@pytest.fixture
-def begun(place, monkeypatch):
-    """The stages that were called, and with which payload."""
-    calls = []
-    monkeypatch.setattr(stages, "train", lambda payload: calls.append(("train", payload)))
-    monkeypatch.setattr(stages, "infer", lambda payload: calls.append(("infer", payload)))
-    monkeypatch.setattr(inputs, "check_scan_to_infer", lambda payload, training: None)
-    return calls
-
-
-@pytest.fixture
-def call(place, monkeypatch, capsys):
-    """Run a command as the installed script does; gives code and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["ptycho-tasks", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            command_line.main()
-        return int(caught.value.code or 0), capsys.readouterr().err
-
-    return call
-
-
-NEEDED = {
-    "train": {"--train-data-file": "scan.npz", "--output-dir": "out", "--backend": "full"},
-    "infer": {"--test-data": "scan.npz", "--output-dir": "out", "--model-path": "model"},
-}
-
-
-def line(command, *more, without=()):
-    """A command line with all that must be given."""
-    needed = {name: text for name, text in NEEDED[command].items() if name not in (*more, *without)}
-    return [command, *chain(*needed.items()), *more]
 
 
 @pytest.mark.parametrize("spelling", [hyphens, underscores])
@@ -252,20 +136,6 @@ def test_the_bundle_s_own_path_will_do(begun, call, place, model):
 
 # ---------------------------------------------------------------------------------------------
 # With a ptycho.yaml
-
-
-@pytest.fixture
-def config(place):
-    """Write a ptycho.yaml into a folder of its own; gives its path."""
-    (place / "project").mkdir()
-    (place / "project" / "backends").symlink_to(place / "backends")
-
-    def config(text):
-        path = place / "project" / "ptycho.yaml"
-        path.write_text(text)
-        return path
-
-    return config
 
 
 def test_flags_win_over_the_configuration(begun, call, config, place):
@@ -364,171 +234,3 @@ def test_old_and_new_must_not_contradict_each_other(begun, call, flags):
     code, err = call(*line("train", *flags))
     assert (code, begun) == (2, [])
     assert "contradict each other; give one" in err.splitlines()[-1]
-
-
-# ---------------------------------------------------------------------------------------------
-# Mistakes
-
-MISTAKES = {
-    "no integer": ("train", ["--gridsize", "x"], "'--gridsize': 'x' is not a valid integer"),
-    "range": ("train", ["--gridsize", "3"], "--gridsize: training.gridsize: expected one of 1, 2"),
-    "old name": ("train", ["--device", "tpu"], "--device: execution.accelerator: expected one of"),
-    "word": ("train", ["--scheduler", "x"], "--scheduler: training.scheduler: expected one of"),
-    "not finite": ("train", ["--learning-rate", "nan"], "--learning-rate: training.learning_rate"),
-    "huge": ("train", ["--seed", "9" * 30], "--seed: training.seed: expected an integer of at"),
-    "below": ("infer", ["--n-groups", "0"], "--n-groups: inference.n_groups: expected `int` >= 1"),
-    "backend": ("train", ["--backend", "nope"], "--backend: unknown backend `nope`; known here"),
-    "unknown here": (
-        "train",
-        ["--backend", "plain", "--scheduler", "cosine"],
-        "--scheduler: training.scheduler: backend `plain` does not know this key; known keys",
-    ),
-    "switch unknown here": (
-        "train",
-        ["--backend", "plain", "--no-deterministic"],
-        "--no-deterministic: execution.deterministic: backend `plain` does not know this key",
-    ),
-    "unknown flag": ("train", ["--epochs", "3"], "No such option"),
-    "no value": ("train", ["--gridsize"], "Option '--gridsize' requires an argument"),
-    "no scan": ("train", ["--train-data-file", "none.npz"], "none.npz; correct the path"),
-    "folder": ("train", ["--train-data-file", "model"], "'--train-data-file': File 'model' is a"),
-    "fifo": ("train", ["--train-data-file", "pipe"], "pipe is not a regular file; correct"),
-    "no text": ("train", ["--train-data-file", "\udcff"], "--train-data-file: source.file: exp"),
-    "no test scan": ("train", ["--test-data-file", "x"], "--test-data-file: source.file: there is"),
-    "no scan to infer": ("infer", ["--test-data", "x"], "--test-data: source.file: there is no"),
-    "no config": ("train", ["--config", "x.yaml"], "--config: there is no file x.yaml"),
-    "empty folder": ("train", ["--output-dir", ""], "'--output-dir': the path is empty; name one"),
-    "empty bundle": ("infer", ["--model-path", ""], "'--model-path': the path is empty; name one"),
-    "no bundle": ("infer", ["--model-path", "backends"], "--model-path: there is no "),
-    "output": ("train", ["--output-dir", "scan.npz"], "'--output-dir': Directory 'scan.npz' is a"),
-    "below a file": ("train", ["--output-dir", "scan.npz/x"], "--output-dir: cannot make "),
-    "foreign checkpoints": (
-        "train",
-        ["--output-dir", "ours"],
-        "best/wts.h5.zip is there, and was not made by ptycho-tasks or was changed since; move it",
-    ),
-    "foreign bundle": ("train", ["--output-dir", "theirs"], "theirs/wts.h5.zip is there, and was"),
-    "foreign metrics": ("infer", ["--output-dir", "out"], "or --force to replace it"),
-    "scan in checkpoints": (
-        "train",
-        ["--train-data-file", "ours/checkpoints/best/wts.h5.zip", "--output-dir", "ours"],
-        "which is read; choose another folder",
-    ),
-    "scan is an output": (
-        "infer",
-        ["--test-data", "out/metrics.json"],
-        "out/metrics.json would replace",
-    ),
-}
-
-
-@pytest.mark.parametrize(("command", "flags", "expected"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_and_nothing_begins(begun, call, place, command, flags, expected):
-    os.mkfifo(place / "pipe")
-    for file in ("theirs/wts.h5.zip", "ours/checkpoints/best/wts.h5.zip"):
-        (place / file).parent.mkdir(parents=True)
-        (place / file).write_bytes(b"")
-    (place / "out").mkdir()
-    (place / "out" / "metrics.json").write_bytes(b"")
-    before = sorted(place.rglob("*"))
-    code, err = call(*line(command, *flags))
-    assert (code, begun) == (2, [])
-    errors = [text for text in err.splitlines() if not text.startswith("warning: ")]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert expected in errors[0]
-    assert sorted(place.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("command", "missing"),
-    [(c, name) for c, needed in NEEDED.items() for name in needed if name != "--backend"],
-)
-def test_what_must_be_given_is_asked_for(begun, call, command, missing):
-    code, err = call(*line(command, without=[missing]))
-    assert (code, err.count("\n"), begun) == (2, 1, [])
-    assert f"Missing option '{missing}'" in err
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize("output", ["closed", "closed/out"])
-def test_a_folder_that_may_not_be_written(begun, call, place, output):
-    (place / "closed").mkdir(mode=0o500)
-    code, err = call(*line("train", "--output-dir", output))
-    assert (code, err.count("\n"), begun) == (2, 1, [])
-
-
-def test_one_run_at_a_time_in_a_folder(begun, call, place):
-    lock = ProjectLock(place / "out" / ".ptycho" / "lock")
-    lock.acquire()
-    for command in ("train", "infer"):
-        code, err = call(*line(command))
-        assert (code, err.count("\n"), begun) == (1, 1, [])
-        assert f"another run is at work in {place / 'out'}: process {os.getpid()}" in err
-    lock.release()
-    assert call(*line("train"))[0] == 0
-
-
-def test_work_that_failed_exits_1_and_ends_the_lock(begun, call, place, monkeypatch):
-    def fail(payload):
-        raise TrainingError("NaN loss")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stages, "train", fail)
-        assert call(*line("train")) == (1, "error: NaN loss\n")
-        with pytest.raises(TrainingError):
-            call(*line("train", "--debug"))
-    assert call(*line("train"))[0] == 0
-
-
-def test_a_signal_ends_it_in_order(begun, call, monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(stages, "train", lambda payload: os.kill(os.getpid(), signal.SIGTERM))
-        assert call(*line("train"))[0] == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert call(*line("train"))[0] == 0
-
-
-def test_a_damaged_bundle_is_the_bundle_reader_s_to_explain(begun, call, place):
-    (place / "model" / "wts.h5.zip").write_bytes(b"not a zip")
-    code, err = call(*line("infer"))
-    assert (code, err.count("\n"), begun) == (1, 1, [])
-    assert "damaged or not a zip" in err
-
-
-# ---------------------------------------------------------------------------------------------
-# The order of events
-
-WATCHED = """
-import sys
-from ptycho_tasks.commands.cli import main
-sys.argv = ["ptycho-tasks", *sys.argv[1:]]
-try:
-    main()
-finally:
-    print(*sorted({"numpy", "torch", "h5py", "scipy", "matplotlib"} & set(sys.modules)))
-"""
-
-
-@pytest.mark.parametrize(
-    ("command", "flags"),
-    [
-        ("train", ["--gridsize", "3"]),
-        ("train", ["--scheduler", "x"]),
-        ("train", ["--train_data_file", "x.npz"]),
-        ("infer", ["--n_groups", "0"]),
-        ("infer", ["--accelerator", "tpu"]),
-        ("infer", ["--model_path", "backends"]),
-    ],
-)
-def test_a_wrong_value_costs_no_import(place, command, flags):
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *line(command, *flags)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stdout.strip() == ""
-    assert flags[0].replace("_", "-") in done.stderr
