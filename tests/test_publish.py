@@ -408,7 +408,7 @@ def test_a_log_is_the_same_however_the_output_comes(pieces):
         return "".join(lines)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prove, "print_text", lambda text: None)
+        patch.setattr("ptycho_tasks.evidence.log.print_text", lambda text: None)
         whole = log_of([b"".join(pieces)])
         assert log_of(pieces) == whole
     assert whole.isascii()
