@@ -11,8 +11,7 @@ import nox
 nox.options.sessions = ["lint", "test"]
 nox.options.default_venv_backend = "uv|virtualenv"
 PACKAGES = ("ptycho_tasks", "ptycho_tasks_torch", "ptycho_tasks_ptychi")
-QUICK = ("tests/test_config.py", "tests/test_payload.py", "tests/test_npz.py", "tests/test_plan.py",
-         "tests/test_scan.py", "tests/docs/test_scan.py")  # fmt: skip
+QUICK = ("tests/config", "tests/physics", "tests/scans/test_npz.py", "tests/docs/test_scan.py")
 """Tests that meet most of the language and of the libraries, in seconds."""
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 
 CONFIG = """\
 name: kill

@@ -33,12 +33,12 @@ import hashlib
 from pathlib import Path
 
 from ptycho_tasks.builds import stage_tasks
-from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.tasks import (DOIT_CONFIG, task_fixture, task_infer, task_source, task_train)
 
 
 def stub(name):
-    row = project_table().row(name)
+    row = read_project_table().row(name)
     digest = hashlib.sha256(row["settings"].encode())
     for path in row["inputs"]:
         digest.update(Path(path).read_bytes())

@@ -24,8 +24,8 @@ import click
 import yaml
 
 from measuring import alone, inference, nested, peak_mb, scored, told_in_a_line, trained
-from ptycho_tasks.commands.template import DODO
 from ptycho_tasks.config.document import ConfigFile, read_config
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -193,7 +193,7 @@ class Backend(Protocol):
         """
 
 
-def checked_model(given: object, backend: str) -> TrainedModel:
+def checked_model(result: object, backend: str) -> TrainedModel:
     """What `train` gave, if it is a `TrainedModel`, with numpy's numbers as plain ones.
 
     NaN and Inf in weights and history are left to the bundle to refuse.
@@ -201,44 +201,44 @@ def checked_model(given: object, backend: str) -> TrainedModel:
     Raises:
         TrainingError: names the backend, what is wrong and what was expected.
     """
-    said = f"backend `{backend}` gave"
-    if not isinstance(given, TrainedModel):
-        raise TrainingError(f"{said} {_kind(given)} from `train`; expected a TrainedModel")
+    prefix = f"backend `{backend}` gave"
+    if not isinstance(result, TrainedModel):
+        raise TrainingError(f"{prefix} {_kind(result)} from `train`; expected a TrainedModel")
     models = {
         name: {
-            key: _array(value, f"{said} `models`, {name}/{key},", "biufc")
-            for key, value in _named(arrays, f"{said} `models`, {name},", "arrays").items()
+            key: _array(value, f"{prefix} `models`, {name}/{key},", "biufc")
+            for key, value in _named(arrays, f"{prefix} `models`, {name},", "arrays").items()
         }
-        for name, arrays in _named(given.models, f"{said} `models`", "mappings").items()
+        for name, arrays in _named(result.models, f"{prefix} `models`", "mappings").items()
     }
-    metadata = _mapping(given.metadata, f"{said} `metadata`")
-    epochs = given.history
+    metadata = _mapping(result.metadata, f"{prefix} `metadata`")
+    epochs = result.history
     if not isinstance(epochs, Sequence) or isinstance(epochs, str):
-        raise TrainingError(f"{said} `history` as {_kind(epochs)}; expected a list of mappings")
+        raise TrainingError(f"{prefix} `history` as {_kind(epochs)}; expected a list of mappings")
     history = [
         {
-            name: float(_array(value, f"{said} `history`, epoch {epoch}, {name},", "biuf", ()))
-            for name, value in _mapping(metrics, f"{said} `history`, epoch {epoch},").items()
+            name: float(_array(value, f"{prefix} `history`, epoch {epoch}, {name},", "biuf", ()))
+            for name, value in _mapping(metrics, f"{prefix} `history`, epoch {epoch},").items()
         }
         for epoch, metrics in enumerate(epochs, start=1)
     ]
     checkpoints = {}
-    for name, kept in _mapping(given.checkpoints, f"{said} `checkpoints`").items():
+    for name, state in _mapping(result.checkpoints, f"{prefix} `checkpoints`").items():
         if not re.fullmatch(NAME_PATTERN, name):
             raise TrainingError(
-                f"{said} `checkpoints` with the name {name!r}; expected {NAME_RULE}"
+                f"{prefix} `checkpoints` with the name {name!r}; expected {NAME_RULE}"
             )
-        checkpoints[name] = checked_model(kept, backend)
+        checkpoints[name] = checked_model(state, backend)
     return TrainedModel(
         models,
-        {key: _plain(value, f"{said} `metadata`, {key}") for key, value in metadata.items()},
+        {key: _plain(value, f"{prefix} `metadata`, {key}") for key, value in metadata.items()},
         history,
         checkpoints,
     )
 
 
 def checked_reconstruction(
-    given: object, scan: ScanData, backend: str, method: str = "infer"
+    result: object, scan: ScanData, backend: str, method: str = "infer"
 ) -> Reconstruction:
     """What `infer` (or another method) gave, if it is a `Reconstruction` of the scan, in the types
     that it promises.
@@ -248,44 +248,47 @@ def checked_reconstruction(
     """
     import numpy as np
 
-    said = f"backend `{backend}` gave"
-    if not isinstance(given, Reconstruction):
-        raise TrainingError(f"{said} {_kind(given)} from `{method}`; expected a Reconstruction")
+    prefix = f"backend `{backend}` gave"
+    if not isinstance(result, Reconstruction):
+        raise TrainingError(f"{prefix} {_kind(result)} from `{method}`; expected a Reconstruction")
     M, N = scan.frame_count, scan.size
-    row, column = _array(given.origin, f"{said} `origin`", "iu", (2,)).tolist()
+    row, column = _array(result.origin, f"{prefix} `origin`", "iu", (2,)).tolist()
     # Too large for single precision is as little use as infinite, and refused as that.
     with np.errstate(over="ignore", invalid="ignore"):
         checked = Reconstruction(
-            _array(given.object, f"{said} `object`", "c", (None, None)).astype(
+            _array(result.object, f"{prefix} `object`", "c", (None, None)).astype(
                 np.complex64, copy=False
             ),
             (row, column),
-            _array(given.probe, f"{said} `probe`", "c", (None, N, N)).astype(
+            _array(result.probe, f"{prefix} `probe`", "c", (None, N, N)).astype(
                 np.complex64, copy=False
             ),
-            _array(given.positions, f"{said} `positions`", "f", (M, 2)).astype(
+            _array(result.positions, f"{prefix} `positions`", "f", (M, 2)).astype(
                 np.float64, copy=False
             ),
-            _array(given.losses, f"{said} `losses`", "biuf", (None,)).astype(float).tolist(),
+            _array(result.losses, f"{prefix} `losses`", "biuf", (None,)).astype(float).tolist(),
         )
         for name in ("object", "probe", "positions", "losses"):
             if not np.isfinite(getattr(checked, name)).all():
                 raise TrainingError(
-                    f"{said} `{name}` with NaN or Inf: the model is of no use on this scan; train "
+                    f"{prefix} `{name}` with NaN or Inf: the model is of no use on this scan; "
+                    "train "
                     "it longer, or with other data or settings"
                 )
         try:
             light = checked.illumination
         except ScanError as error:
-            raise TrainingError(f"{said} `positions` that do not fit `object`: {error}") from error
+            raise TrainingError(
+                f"{prefix} `positions` that do not fit `object`: {error}"
+            ) from error
     if not np.isfinite(light).all():
         raise TrainingError(
-            f"{said} `probe` too bright for single precision; its |probe|^2 must be in counts"
+            f"{prefix} `probe` too bright for single precision; its |probe|^2 must be in counts"
         )
     for name, lit in (("probe", light), ("object", checked.object[checked.seen])):
         if not lit.any():
             raise TrainingError(
-                f"{said} `{name}` that is zero wherever there is light: it explains no frame"
+                f"{prefix} `{name}` that is zero wherever there is light: it explains no frame"
             )
     return checked
 
@@ -301,7 +304,7 @@ _KINDS = {
 
 
 def _array(
-    value: Any, said: str, kinds: str, shape: tuple[int | None, ...] | None = None
+    value: Any, prefix: str, kinds: str, shape: tuple[int | None, ...] | None = None
 ) -> NDArray[Any]:
     """An array of some kinds and of a shape, in which None stands for any length."""
     import numpy as np
@@ -314,32 +317,32 @@ def _array(
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged; a tensor on a GPU
         reason = " ".join(str(error).split())
-        raise TrainingError(f"{said} as no array ({reason}); expected {expected}") from error
+        raise TrainingError(f"{prefix} as no array ({reason}); expected {expected}") from error
     fits = shape is None or (
         array.ndim == len(shape)
         and all(side in (None, length) for side, length in zip(shape, array.shape, strict=True))
     )
     if array.dtype.kind not in kinds or not fits:
-        found = "None" if value is None else f"{array.dtype} of shape {array.shape}"
-        raise TrainingError(f"{said} as {found}; expected {expected}")
+        actual = "None" if value is None else f"{array.dtype} of shape {array.shape}"
+        raise TrainingError(f"{prefix} as {actual}; expected {expected}")
     return array
 
 
-def _mapping(value: Any, said: str) -> Mapping[str, Any]:
+def _mapping(value: Any, prefix: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TrainingError(f"{said} as {_kind(value)}; expected a mapping with text as keys")
+        raise TrainingError(f"{prefix} as {_kind(value)}; expected a mapping with text as keys")
     return value
 
 
-def _named(value: Any, said: str, what: str) -> Mapping[str, Any]:
+def _named(value: Any, prefix: str, what: str) -> Mapping[str, Any]:
     """A mapping whose keys can name a group or dataset of HDF5."""
-    for name in _mapping(value, said):
+    for name in _mapping(value, prefix):
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise TrainingError(f"{said} with the name {name!r}; name {what} without `/`")
+            raise TrainingError(f"{prefix} with the name {name!r}; name {what} without `/`")
     return value  # type: ignore[no-any-return]
 
 
-def _plain(value: Any, said: str) -> Any:
+def _plain(value: Any, prefix: str) -> Any:
     """What JSON gives back of a value; numpy's scalars become plain numbers."""
     import numpy as np
 
@@ -352,7 +355,7 @@ def _plain(value: Any, said: str) -> Any:
         return json.loads(json.dumps(value, default=plain, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise TrainingError(
-            f"{said}: {error}; expected what JSON can hold; arrays belong in `models`"
+            f"{prefix}: {error}; expected what JSON can hold; arrays belong in `models`"
         ) from error
 
 

@@ -79,35 +79,37 @@ class BackendEntry:
 
     def _refuse(self, backend: object, members: Mapping[str, Any]) -> None:
         """Refuse what is no backend, or one for another core."""
-        said = f"backend `{self.name}` ({self.origin})"
+        label = f"backend `{self.name}` ({self.origin})"
         api_version = members["api_version"]
         if type(api_version) is not int:
-            raise BackendError(f"{said} has a wrong api_version: expected an int")
+            raise BackendError(f"{label} has a wrong api_version: expected an int")
         # Before the members: another version may ask for others.
         if api_version != API_VERSION:
             remedy = "upgrade ptycho-tasks" if api_version > API_VERSION else "upgrade the backend"
             raise BackendError(
-                f"{said} is written for backend API version {api_version}; ptycho-tasks "
+                f"{label} is written for backend API version {api_version}; ptycho-tasks "
                 f"{version('ptycho-tasks')} has backend API version {API_VERSION}; {remedy}"
             )
         expected = {**_MEMBERS, **_OPTIONAL_MEMBERS}
         wrong = [key for key, fits in expected.items() if not fits(members[key])]
         if wrong:
             raise BackendError(
-                f"{said} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
+                f"{label} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
                 "`version` (str), an `options_type` (a TrainingOptions class), and the methods "
                 "`train` and `infer`; it may have an `execution_type` (an ExecutionOptions class) "
                 "and methods `refine` and `check`"
             )
         if isinstance(backend, type):
-            raise BackendError(f"{said} is a class; give an instance of it")
+            raise BackendError(f"{label} is a class; give an instance of it")
         for kind in (members["options_type"], members["execution_type"]):
-            _refuse_options(kind, said)
+            _refuse_options(kind, label)
         if members["name"] != self.name:
-            raise BackendError(f"{said} calls itself `{members['name']}`; the two names must agree")
+            raise BackendError(
+                f"{label} calls itself `{members['name']}`; the two names must agree"
+            )
 
 
-def _refuse_options(options_type: type[Section], said: str) -> None:
+def _refuse_options(options_type: type[Section], label: str) -> None:
     """Refuse options that could not be shown, checked or left at their defaults."""
     try:
         fields = msgspec.structs.fields(options_type)
@@ -117,14 +119,14 @@ def _refuse_options(options_type: type[Section], said: str) -> None:
             msgspec.convert(msgspec.to_builtins(options_type()), options_type)
     except Exception as error:
         raise BackendError(
-            f"{said} has options that cannot be used: {import_failure(error)}"
+            f"{label} has options that cannot be used: {import_failure(error)}"
         ) from error
     if lacking or needed:
         wrong = (
             f"no doc of {', '.join(lacking)}" if lacking else f"no default of {', '.join(needed)}"
         )
         raise BackendError(
-            f"{said} has {wrong}; declare each option as "
+            f"{label} has {wrong}; declare each option as "
             '`name: Annotated[type, doc("its meaning")] = default`'
         )
 
@@ -150,15 +152,15 @@ _OPTIONAL_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
 
 def available(root: Path) -> dict[str, BackendEntry]:
     """Every backend that a project at `root` can name, by name; none is imported."""
-    found: dict[str, BackendEntry] = {}
+    entries: dict[str, BackendEntry] = {}
     installed = [_installed(point) for point in entry_points(group=GROUP)]
     files = sorted((root / FOLDER).glob("*.py")) if (root / FOLDER).is_dir() else []
     local = [_local(path, root) for path in files if not path.name.startswith("_")]
     for entry in [*installed, *local]:
-        other = found.setdefault(entry.name, entry)
+        other = entries.setdefault(entry.name, entry)
         if other.origin != entry.origin:
-            found[entry.name] = replace(other, namesake=entry.origin)
-    return found
+            entries[entry.name] = replace(other, namesake=entry.origin)
+    return entries
 
 
 def find_backend(name: str, root: Path) -> BackendEntry:
@@ -167,14 +169,14 @@ def find_backend(name: str, root: Path) -> BackendEntry:
     Raises:
         BackendError: there is none; the message lists those that are there.
     """
-    found = available(root)
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none is installed"
+    entries = available(root)
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none is installed"
         raise BackendError(
             f"unknown backend `{name}`; known here: {known}; "
             f"install one, or write {FOLDER}/{name}.py"
         )
-    return found[name]
+    return entries[name]
 
 
 def describe_all(root: Path) -> list[dict[str, Any]]:
@@ -183,13 +185,13 @@ def describe_all(root: Path) -> list[dict[str, Any]]:
     All are imported. One that cannot be used stops no other: it has its name, its origin and an
     `error`.
     """
-    said = []
+    descriptions: list[dict[str, Any]] = []
     for name, entry in sorted(available(root).items()):
         try:
-            said.append(describe(entry))
+            descriptions.append(describe(entry))
         except BackendError as error:
-            said.append({"name": name, "origin": entry.origin, "error": str(error)})
-    return said
+            descriptions.append({"name": name, "origin": entry.origin, "error": str(error)})
+    return descriptions
 
 
 def describe(entry: BackendEntry) -> dict[str, Any]:

@@ -80,10 +80,10 @@ def _range(meta: msgspec.Meta) -> str:
     if meta.ge is not None and meta.le is not None:
         return f"{meta.ge:g} to {meta.le:g}"
     bounds = {"at least": meta.ge, "above": meta.gt, "at most": meta.le, "below": meta.lt}
-    given = {word: bound for word, bound in bounds.items() if bound is not None}
-    if given in ({"at least": 0}, {"at least": 1}, {"above": 0}):
+    limits_set = {word: bound for word, bound in bounds.items() if bound is not None}
+    if limits_set in ({"at least": 0}, {"at least": 1}, {"above": 0}):
         return ""
-    return ", ".join(f"{word} {bound:g}" for word, bound in given.items())
+    return ", ".join(f"{word} {bound:g}" for word, bound in limits_set.items())
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 from doit.task import Task
 
-from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.state import Checker
@@ -31,7 +31,7 @@ from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.evidence.blocked import Blocked
+    from ptycho_tasks.evidence.stage_failures import StageFailures
 
 
 __all__ = [
@@ -44,18 +44,21 @@ __all__ = [
 ]
 
 
-class GoesOn:
+class DefaultContinue:
     """doit's option --continue, where the user gives none: whether a run goes on after a failure.
 
     One that gathers evidence does while all that failed only blocks items: others may be proved.
     """
 
-    blocked: Blocked | None = None
+    stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
-        return GoesOn.blocked is not None and GoesOn.blocked.only_blocks
+        return (
+            DefaultContinue.stage_failures is not None
+            and DefaultContinue.stage_failures.only_block_items
+        )
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
@@ -79,7 +82,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Begin a run."""
         # doit has not looked at the list yet: with each task behind those that it needs, none
         # has to wait for another, and they run in the order that `dry-run` shows.
-        selected_tasks[:] = in_run_order(tasks, selected_tasks)
+        selected_tasks[:] = sort_tasks(tasks, selected_tasks)
         from ptycho_tasks.builds.project import refuse_missing_scans
 
         with exit_on_error():
@@ -90,9 +93,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
             with exit_on_error():
                 refuse_unready(tasks, selected_tasks)
-            from ptycho_tasks.evidence.blocked import Blocked
+            from ptycho_tasks.evidence.stage_failures import StageFailures
 
-            GoesOn.blocked = Blocked(tasks, selected_tasks)
+            DefaultContinue.stage_failures = StageFailures(tasks, selected_tasks)
 
     def write(self, text: str) -> None:
         """Show a text, as long as someone reads."""
@@ -116,17 +119,17 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
-        if GoesOn.blocked is not None:
-            GoesOn.blocked.note(task.name, fail)
+        if DefaultContinue.stage_failures is not None:
+            DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)
 
     def complete_run(self) -> None:
         """End a run."""
-        blocked, GoesOn.blocked = GoesOn.blocked, None
+        failures, DefaultContinue.stage_failures = DefaultContinue.stage_failures, None
         # A run that is stopped ends with an error that passes by here.
-        if blocked is not None and self.failed and sys.exc_info()[0] is None:
-            told = blocked.publish()
-            self.not_run = [name for name in self.not_run if name not in told]
+        if failures is not None and self.failed and sys.exc_info()[0] is None:
+            settled = failures.publish_blocked_items()
+            self.not_run = [name for name in self.not_run if name not in settled]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
         print_text("", self.outstream)
@@ -152,7 +155,7 @@ DOIT_CONFIG = {
     # The current folder is the dodo.py's when doit imports it.
     "default_tasks": [EVIDENCE if is_evidence_alone(Path.cwd()) else "infer"],
     "verbosity": 2,
-    "continue": GoesOn(),
+    "continue": DefaultContinue(),
 }
 # Thousands of tasks are made and all of them are kept: to look for garbage among them after every
 # few hundred is a quarter of the time of a run with nothing to do.
@@ -189,8 +192,8 @@ def task_evidence() -> Iterator[Task] | None:
         if not may_have_evidence(Path.cwd()):
             return None
     # A project without evidence is not to wait for these imports.
-    from ptycho_tasks.evidence.loading import project_evidence
-    from ptycho_tasks.evidence.tasks import tasks_of
+    from ptycho_tasks.evidence.loading import load_current_evidence
+    from ptycho_tasks.evidence.tasks import create_evidence_tasks
 
-    evidence = project_evidence()
-    return None if evidence is None else tasks_of(evidence)
+    evidence = load_current_evidence()
+    return None if evidence is None else create_evidence_tasks(evidence)

@@ -47,13 +47,35 @@ ORDER = {
     ),
 }
 """Top to bottom. Wings on one line do not import one another."""
-OPEN_TO_OTHERS = {
+PUBLIC = {
     "backend": {
         "API_VERSION", "Backend", "InferRequest", "Progress", "Reconstruction", "RefineRequest",
-        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "TrainingOptions", "checked_model",
-        "checked_reconstruction", "no_progress", "say_nothing",
+        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "checked_model", "checked_reconstruction",
+        "no_progress", "say_nothing",
+    },
+    "backends": {
+        "BackendEntry", "FOLDER", "GROUP", "LOCAL_MODULE", "OBJECT", "available", "describe",
+        "describe_all", "execution_type", "find_backend", "import_failure", "sections_of",
+    },
+    "errors": {
+        "BackendError", "BundleError", "ConfigError", "DEBUG", "FileWriteError", "PlanError",
+        "PtychoTasksError", "ScanError", "TrainingError", "one_line",
+    },
+    "options": {
+        "ExecutionOptions", "FixtureOptions", "ID_PATTERN", "NAME_PATTERN", "NAME_RULE",
+        "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions", "Stages", "TEXT_PATTERN",
+        "TrainingOptions", "default_of", "description_of", "doc", "limits",
+    },
+    "scan": {
+        "Canvas", "ScanData", "canvas_of", "canvas_sides", "corners_and_fractions",
+        "evenly_spaced", "release_pages", "scan_numbers", "take_frames",
+    },
+    "tasks": {
+        "DOIT_CONFIG", "DefaultContinue", "Reporter", "task_evidence", "task_fixture",
+        "task_infer", "task_source", "task_train",
     },
 }  # fmt: skip
+"""What stands at the root of the core is for others to import: all of its public names."""
 
 
 @cache
@@ -143,6 +165,25 @@ def test_no_imports_go_in_circles(package: str) -> None:
 @pytest.mark.parametrize("package", ORDER)
 def test_imports_run_down(package: str) -> None:
     assert upward(package) == []
+
+
+def test_what_stands_at_the_root_is_for_others_to_import() -> None:
+    root = PACKAGES["ptycho_tasks"]
+    modules = {path.stem for path in root.glob("*.py")} - {"__init__"}
+    assert modules == {*PUBLIC, "layout"}
+    assert {name: public_names(root / f"{name}.py") for name in PUBLIC} == PUBLIC
+
+
+def public_names(path: Path) -> set[str]:
+    """The names that a module defines, and that do not begin with an underscore."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
 
 
 def report(package: str) -> Iterator[str]:

@@ -14,10 +14,10 @@ from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks.builds.identity import read_identity
-from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import Built
-from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CHECKPOINTS, LOGS, METRICS
 from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
@@ -49,7 +49,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     """
     from ptycho_tasks.builds import stages
 
-    table = project_table()
+    table = read_project_table()
     row = table.row(name)
     backends: list[Backend] = []
     with prefix_lines(name):
@@ -59,7 +59,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
             refuse_foreign(row, payload)
             backends.append(payload.backend)
             remove_leftovers(map(Path, row.outputs))
-            with muted(task.verbosity):
+            with silence(task.verbosity):
                 getattr(stages, _FUNCTIONS[row.stage])(payload)
         except Exception as error:
             return report_failure(error, backends)
@@ -67,7 +67,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
 
 
 @contextmanager
-def muted(verbosity: int) -> Iterator[None]:
+def silence(verbosity: int) -> Iterator[None]:
     """In the block, be as silent as doit's option -v asks for: at 1 without output, at 0 without
     what goes to stderr as well."""
     with ExitStack() as streams:
@@ -111,7 +111,7 @@ def refuse_foreign(row: Row, payload: Payload) -> None:
     Raises:
         ConfigError: one line that names the file.
     """
-    state = current()
+    state = current_state()
     built = {} if state is None else state.outputs(row.name) or {}
     unknown = [Path(path) for path in row.outputs if built.get(path) is None]
     if row.stage == "train":
@@ -154,7 +154,7 @@ def clean(name: str, dryrun: bool) -> None:
     """
     if not dryrun:
         exit_if_held()
-    row = project_table().row(name)
+    row = read_project_table().row(name)
     if row.stage == "train":
         folder = Path(row.outputs[0]).parent
         for beside in (folder / CHECKPOINTS, folder / LOGS):

@@ -34,7 +34,7 @@ class Cost:
     """The canvas in words, and which frame lies farthest out."""
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def explain_memory_errors(self) -> Iterator[None]:
         """Turn a MemoryError in the block into a line that says what was needed.
 
         Raises:
@@ -63,7 +63,7 @@ def check_cost(
         ScanError: how much is needed, how much there is, and which frame lies farthest out.
     """
     scan, bound = request.scan, request.execution.memory_gb
-    cost = cost_of(backend, request)
+    cost = estimate_cost(backend, request)
     covered = scan.frame_count * scan.size**2
     times = cost.rows * cost.columns / covered
     if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
@@ -82,7 +82,7 @@ def check_cost(
     return cost
 
 
-def cost_of(backend: Backend, request: TrainRequest | InferRequest | RefineRequest) -> Cost:
+def estimate_cost(backend: Backend, request: TrainRequest | InferRequest | RefineRequest) -> Cost:
     """What a request asks of a backend; nothing of that size is made to find out."""
     positions = request.scan.positions
     rows, columns = canvas_sides(request.scan)

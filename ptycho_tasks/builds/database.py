@@ -243,9 +243,9 @@ def _contents(connection: sqlite3.Connection) -> Contents:
     Raises:
         sqlite3.DatabaseError: it is none of ours, or damaged.
     """
-    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if (found, version) != (_APPLICATION_ID, _VERSION):
+    if (application_id, version) != (_APPLICATION_ID, _VERSION):
         raise sqlite3.DatabaseError("it is not a database of this version of ptycho-tasks")
     rows = connection.execute(
         "SELECT path, kind, size, mtime_ns, ctime_ns, inode, digest FROM file"

@@ -24,9 +24,9 @@ class DumpDB(_DumpDB):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Any) -> Any:
         """Print a database."""
-        given = opt_values["dep_file"]
-        ours = given == opt_depfile["default"] and Path(STATE_NAME).exists()
-        name = STATE_NAME if ours else given
+        dep_file = opt_values["dep_file"]
+        ours = dep_file == opt_depfile["default"] and Path(STATE_NAME).exists()
+        name = STATE_NAME if ours else dep_file
         if not Path(name).exists():
             raise InvalidCommand(f"there is no {name}: nothing was built here yet")
         if not is_database(name):

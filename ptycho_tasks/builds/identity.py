@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ptycho_tasks.builds.notes import mapping_in
+from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.reasons import Reason, describe_change, shorten
 
 PROJECT_CODE = "project"
@@ -49,7 +49,7 @@ class Identity(NamedTuple):
     def to_record(self) -> dict[str, Any]:
         """The identity in values that JSON can hold, for a file to keep."""
         record = {
-            "settings": mapping_in(self.settings),
+            "settings": parse_mapping(self.settings),
             "versions": dict(self.versions),
             "sources": dict(self.sources),
             "inputs": dict(self.inputs),
@@ -85,7 +85,7 @@ def list_differences(
             one, it is an option that is new in the program and not used: no difference.
     """
     if old.settings != new.settings:
-        yield from _changed_settings(mapping_in(old.settings), new, at_default)
+        yield from _changed_settings(parse_mapping(old.settings), new, at_default)
     if old.versions != new.versions or old.sources != new.sources:
         yield from _changed_code(old, new)
     for role in sorted({*old.inputs, *new.inputs}, key=lambda role: paths.get(role, role)):

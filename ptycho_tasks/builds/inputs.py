@@ -24,9 +24,9 @@ def is_simulated_scan(payload: Payload) -> bool:
     path = payload.source_file
     if payload.source.simulate is None or not path.is_file():
         return False
-    with temporary_file(path) as made:
-        write_scan(made, simulate(payload.source.simulate, name=path.stem))
-        return sha256_file(made) == sha256_file(path)
+    with temporary_file(path) as fresh:
+        write_scan(fresh, simulate(payload.source.simulate, name=path.stem))
+        return sha256_file(fresh) == sha256_file(path)
 
 
 def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) -> None:
@@ -77,7 +77,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     return scan
 
 
-def read_own_fixture(payload: Payload) -> ScanData:
+def read_project_fixture(payload: Payload) -> ScanData:
     """Read the fixture that the payload names."""
     from ptycho_tasks.scans.fixture import read_fixture
 
@@ -107,7 +107,7 @@ def read_scan_to_infer(payload: InferencePayload) -> ScanData:
         ScanError: it breaks the contract.
     """
     if payload.config.inference.scan == "fixture":
-        scan = read_own_fixture(payload)
+        scan = read_project_fixture(payload)
     else:
         scan = read_source(payload, payload.scan_file)
     count = payload.config.inference.n_groups

@@ -12,7 +12,7 @@ from doit.exceptions import InvalidCommand
 from doit.task import Task
 
 
-def in_run_order(
+def sort_tasks(
     tasks: Mapping[str, Task], selected: Iterable[str], done: Iterable[str] = ()
 ) -> list[str]:
     """Names of the selected tasks and of all that they need, each after those that it needs.

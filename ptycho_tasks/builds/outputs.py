@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.identity import Identity
 from ptycho_tasks.builds.messages import print_line, print_warning
-from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, versions
+from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
 from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
@@ -43,7 +43,7 @@ def refuse_folders(outputs: list[Path]) -> None:
 
 
 @contextmanager
-def making_folder(folder: Path) -> Iterator[None]:
+def make_folder(folder: Path) -> Iterator[None]:
     """A folder for the block, which goes again where that fails and left nothing in it."""
     from ptycho_tasks.system.files import report_write_errors
 
@@ -58,7 +58,7 @@ def making_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def remove_other_work(work_dir: Path) -> None:
+def remove_other_trainings(work_dir: Path) -> None:
     """Remove the checkpoints of trainings that this one replaces, and an unused folder."""
     from ptycho_tasks.results.work_folders import remove_work_folders
 
@@ -163,7 +163,7 @@ def _refuse_worthless(misfit: Misfit) -> None:
         )
 
 
-def identify(
+def identify_result(
     payload: TrainingPayload | InferencePayload, stage: str, inputs: Mapping[str, Path]
 ) -> Identity:
     """What decides a stage's outputs, of its files as they are now; see `payload.files_read` for
@@ -181,7 +181,7 @@ def identify(
     }
     return Identity(
         canonical_json(payload.settings(stage)),
-        versions(stage, payload.backend),
+        list_versions(stage, payload.backend),
         {name: digest_of_source(path) for name, path in sources.items()},
         {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, versions
+from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import create_payloads
 from ptycho_tasks.config.fields import canonical_json
@@ -133,7 +133,7 @@ class _RowsOfVariant:
             after="",
             settings=settings,
             at_default=payload.keys_at_default(payload.settings(stage)),
-            versions=versions(stage, backend),
+            versions=list_versions(stage, backend),
             sources=sources,
         )
 
@@ -196,12 +196,12 @@ class _RowsOfVariant:
 @cached
 def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
     """The source files that count for a stage of the core, or for a backend, by name."""
-    found = (
+    sources = (
         list_core_sources(what)
         if isinstance(what, str)
         else list_backend_sources(what, local, root)
     )
-    return {name: str(path) for name, path in found.items()}
+    return {name: str(path) for name, path in sources.items()}
 
 
 def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from doit.task import Task
 
-from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, is_evidence_alone, project_path
@@ -23,22 +23,22 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
     for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
         if name.partition(":")[0] not in ("infer", "refine") or not tasks[name].actions:
             continue
-        row = project_table().row(name)
+        row = read_project_table().row(name)
         scan = row.inputs["scan"]
         # A task would make it: the source, where that is simulated, or the fixture.
-        made = any(
+        will_be_made = any(
             before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
         )
-        if not made and not Path(scan).exists():
-            missing = project_table().payload(row).describe_missing("inference.scan")
+        if not will_be_made and not Path(scan).exists():
+            missing = read_project_table().payload(row).describe_missing("inference.scan")
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 
 
-def missing_setting(name: str, path: str) -> str | None:
+def describe_missing_input(name: str, path: str) -> str | None:
     """What to say of a missing input of a stage, where a setting names it: the key and its line."""
-    row = project_table().row(name)
-    payload = project_table().payload(row)
+    row = read_project_table().row(name)
+    payload = read_project_table().payload(row)
     for key in ("source.file", "source.product", "inference.scan"):
         missing = payload.describe_missing(key)
         if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
@@ -46,9 +46,9 @@ def missing_setting(name: str, path: str) -> str | None:
     return None
 
 
-def project_table() -> Table:
+def read_project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
-    return _table_at(Path.cwd(), current())
+    return _table_at(Path.cwd(), current_state())
 
 
 @cached

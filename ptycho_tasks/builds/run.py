@@ -44,7 +44,7 @@ class _Run:
             _last_steps.pop()()
         self.lock.release()
 
-    def mind_workers(self) -> None:
+    def watch_workers(self) -> None:
         """From the first task of a parallel run on, end it if one of its processes is killed:
         doit would wait for that one's result for ever."""
         multiprocessing = sys.modules.get("multiprocessing")
@@ -88,7 +88,7 @@ def begin_task(name: str) -> None:
     """Say to who asks for the lock that a task runs, and look after worker processes."""
     if _run is not None:
         _run.lock.note_task(name)
-        _run.mind_workers()
+        _run.watch_workers()
 
 
 def at_end(step: Callable[[], None]) -> None:

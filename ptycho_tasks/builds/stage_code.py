@@ -96,7 +96,7 @@ BESIDE = frozenset({
 they give: what the settings come to is among the settings."""
 
 
-def versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]:
+def list_versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]:
     """The versions that count for a stage, by the name that the user is told."""
     result: dict[str, str | int] = {f"stage {stage}": STAGE_CODE[stage].version}
     if backend is not None:

@@ -9,7 +9,7 @@ from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import clean, read_outputs, run_stage
-from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import IGNORE_CODE, UpToDate
 from ptycho_tasks.builds.state import Checker, State
@@ -42,7 +42,7 @@ def create_tasks(stage: str) -> Iterator[Task] | None:
     `refine`: to infer is to refine as well, where that is asked for."""
     refuse_foreign_settings()
     with exit_on_error():
-        rows = project_table().rows
+        rows = read_project_table().rows
     if all(row.stage != stage for row in rows):
         return None
     parts = ("refine", "infer") if stage == "infer" else (stage,)

@@ -20,7 +20,7 @@ from ptycho_tasks.backend import (
     checked_reconstruction,
 )
 from ptycho_tasks.builds.inputs import (
-    read_own_fixture,
+    read_project_fixture,
     read_scan_to_infer,
     read_source,
     read_training_scan,
@@ -34,11 +34,11 @@ from ptycho_tasks.builds.messages import (
     print_warning,
 )
 from ptycho_tasks.builds.outputs import (
-    identify,
-    making_folder,
+    identify_result,
+    make_folder,
     publish_reconstruction,
     refuse_folders,
-    remove_other_work,
+    remove_other_trainings,
 )
 from ptycho_tasks.builds.progress import show_progress, show_progress_of
 from ptycho_tasks.builds.state import sha256_of_input
@@ -89,8 +89,8 @@ def make_fixture(payload: Payload) -> None:
     scan = read_source(payload, payload.source_file)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
-    made = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
-    print_scan("fixture", payload.fixture_file, payload, made)
+    fixture = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
+    print_scan("fixture", payload.fixture_file, payload, fixture)
 
 
 def cut_fixture(
@@ -142,18 +142,18 @@ def train(payload: TrainingPayload) -> Path:
 
     refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
-    identity = identify(payload, "train", payload.training_files)
-    scan = read_own_fixture(payload) if payload.is_of_project else read_training_scan(payload)
+    identity = identify_result(payload, "train", payload.training_files)
+    scan = read_project_fixture(payload) if payload.is_of_project else read_training_scan(payload)
     identity = identity._replace(read=payload.files_read)
     work_dir = payload.work_dir(identity.key(without=["training.epochs"]))
-    with making_folder(work_dir):
+    with make_folder(work_dir):
         model = _call_training(payload, scan, work_dir)
     pack = functools.partial(_pack, payload, scan.size)
     content = pack(model, identity.to_record())
     checkpoints = {name: pack(state, None) for name, state in model.checkpoints.items()}
     _publish_checkpoints(payload, checkpoints)
     write_atomic(payload.bundle_file, content)
-    remove_other_work(work_dir)
+    remove_other_trainings(work_dir)
     print_line(payload, f"bundle     {payload.display_path(payload.bundle_file)}")
     return payload.bundle_file
 
@@ -179,7 +179,7 @@ def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> 
             lambda text: print_line(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
-        with check_cost(backend, request, payload.display_path(trained_on)).told():
+        with check_cost(backend, request, payload.display_path(trained_on)).explain_memory_errors():
             model = backend.train(request)
     return checked_model(model, backend.name)
 
@@ -233,7 +233,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     refuse_folders(payload.output_files)
     # Before anything is read, as in training.
     inputs = {"bundle": payload.bundle_file, **payload.scan_files}
-    identity = identify(payload, "infer", inputs)
+    identity = identify_result(payload, "infer", inputs)
     bundle = load_bundle(payload.model_dir)
     if bundle.backend != payload.backend.name:
         raise BundleError(
@@ -251,10 +251,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
         cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
-        with cost.told():
-            given = payload.backend.infer(request)
-    with cost.told():
-        reconstruction = checked_reconstruction(given, scan, payload.backend.name)
+        with cost.explain_memory_errors():
+            result = payload.backend.infer(request)
+    with cost.explain_memory_errors():
+        reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         metrics = publish_reconstruction(payload, scan, reconstruction, identity)
     print_result(payload, metrics)
     return metrics
@@ -279,7 +279,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
 
     refuse_folders(payload.output_files)
     inputs = {"reconstruction": payload.start_file, **payload.scan_files}
-    identity = identify(payload, "refine", inputs)
+    identity = identify_result(payload, "refine", inputs)
     start = read_product(payload.start_file)
     scan = read_scan_to_infer(payload)
     identity = identity._replace(read=payload.files_read)
@@ -293,10 +293,12 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     label = f"refine {refiner.name}"
     with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
         request = RefineRequest(scan, start, payload.options, payload.execution, progress)
-        with check_cost(refiner, request, payload.display_path(payload.scan_file)).told():
+        with check_cost(
+            refiner, request, payload.display_path(payload.scan_file)
+        ).explain_memory_errors():
             # The payload's factory saw that it is there.
-            given = refiner.refine(request)  # type: ignore[attr-defined]
-    reconstruction = checked_reconstruction(given, scan, refiner.name, "refine")
+            result = refiner.refine(request)  # type: ignore[attr-defined]
+    reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
     metrics = publish_reconstruction(payload, scan, reconstruction, identity, {"start": began})

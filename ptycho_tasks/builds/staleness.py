@@ -14,7 +14,7 @@ from ptycho_tasks.builds.identity import Identity, list_differences
 from ptycho_tasks.builds.reasons import Reason, describe_change
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run
-from ptycho_tasks.builds.state import State, check_built
+from ptycho_tasks.builds.state import State, parse_built
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
@@ -105,7 +105,7 @@ class UpToDate(Answer):
 
     def _built(self, values: Mapping[str, Any]) -> Built | None:
         """What the database knows of how the outputs were built; None where it knows nothing."""
-        record, read = check_built(values.get("built")), values.get("read")
+        record, read = parse_built(values.get("built")), values.get("read")
         if record is None:
             return None
         inputs = {role: self.state.get(self.row.name, p) for role, p in self.row.inputs.items()}
@@ -137,8 +137,8 @@ class UpToDate(Answer):
     def _ignore_code(self) -> bool:
         """Take the outputs as made by the code as it is, where the user asks for that and nothing
         else is new."""
-        asked = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
-        if not asked or any(reason.kind != "code" for reason in self.reasons):
+        is_requested = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
+        if not is_requested or any(reason.kind != "code" for reason in self.reasons):
             return False
         self._adopt(self._now.read)
         return True

@@ -129,7 +129,7 @@ class State:
     def outputs(self, task: str) -> dict[str, str | None] | None:
         """What a stage's outputs were when it had built them, path to sha256; None where it was
         not built, and of other tasks."""
-        built = check_built((self._record(task).get("_values_:") or {}).get("built"))
+        built = parse_built((self._record(task).get("_values_:") or {}).get("built"))
         return None if built is None else built["outputs"]
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -223,7 +223,7 @@ class State:
         """A record in which the digests of source files, a hundred that most tasks have in
         common, are but the name of a note."""
         values = record.get("_values_:") or {}
-        built = check_built(values.get("built"))
+        built = parse_built(values.get("built"))
         if built is None or not built["sources"]:
             return record
         text = json.dumps(built["sources"], sort_keys=True)
@@ -287,11 +287,11 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
         Raises:
             FileNotFoundError: there is none, which is how doit learns of it.
         """
-        state = current()
-        found = None if state is None else state.sha256(file_path)
-        if found is None:
+        state = current_state()
+        digest = None if state is None else state.sha256(file_path)
+        if digest is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_path)
-        return found
+        return digest
 
     def check_modified(self, file_path: str, file_stat: Any, state: Any) -> bool:
         """Whether a file's content (`file_stat` is what `info` gave) is not what it was."""
@@ -302,7 +302,7 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
         return self.info(dep)
 
 
-def current() -> State | None:
+def current_state() -> State | None:
     """The database of the doit command that runs in this process, if one does."""
     from doit.globals import Globals
 
@@ -312,7 +312,7 @@ def current() -> State | None:
 
 def sha256_of_input(root: Path, path: Path) -> str:
     """sha256 of a file's content, which a run of doit in the project need not read again."""
-    state = current()
+    state = current_state()
     known = None if state is None else state.sha256(project_path(root, path))
     return known or sha256_file(path)
 
@@ -321,7 +321,7 @@ def digest_of_source(path: Path) -> str | None:
     """The digest of a source file as it was when a run of doit loaded its tasks."""
     from ptycho_tasks.system.sources import source_digest
 
-    state = current()
+    state = current_state()
     return source_digest(path) if state is None else state.source_digest(str(path))
 
 
@@ -338,7 +338,7 @@ def _is_record(record: Any) -> bool:
 _BUILT = {"settings": str, "versions": dict, "sources": dict, "outputs": dict}
 
 
-def check_built(built: Any) -> dict[str, Any] | None:
+def parse_built(built: Any) -> dict[str, Any] | None:
     """A record of what a stage was built from; None for anything else."""
     if not isinstance(built, dict):
         return None

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.builds.notes import opened, sealed
+from ptycho_tasks.builds.notes import open_note, seal_note
 from ptycho_tasks.builds.packing import pack_rows, unpack_rows
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
@@ -84,17 +84,17 @@ def read_table(root: Path, state: State | None) -> Table:
     """
     path = root / CONFIG_NAME
     config = read_config_bytes(path)
-    kept = opened(state.note(_NOTE)) if state is not None else {}
+    note = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
-    if kept and kept["key"] == key and kept["watched"] == _stamps(kept["watched"]):
-        return Table(unpack_rows(kept), path, config)
+    if note and note["key"] == key and note["watched"] == _stamps(note["watched"]):
+        return Table(unpack_rows(note), path, config)
     # Only here, since this takes longer than all else of a run with nothing to do.
     from ptycho_tasks.builds.planning import make_rows
 
     rows, watched = make_rows(path, config)
     if state is not None:
-        kept = {"key": key, "watched": _stamps(watched), **pack_rows(rows)}
-        state.keep_note(_NOTE, sealed(kept))
+        note = {"key": key, "watched": _stamps(watched), **pack_rows(rows)}
+        state.keep_note(_NOTE, seal_note(note))
     return Table(rows, path, config)
 
 
@@ -110,14 +110,14 @@ def _own_stamp() -> str:
 
 def _own_files(folder: str) -> list[str]:
     """A folder of Python modules, and all modules and folders of modules in it."""
-    found = [folder]
+    paths = [folder]
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.endswith(".py"):
-                found.append(entry.path)
+                paths.append(entry.path)
             elif entry.is_dir() and entry.name != "__pycache__":
-                found += _own_files(entry.path)
-    return found
+                paths += _own_files(entry.path)
+    return paths
 
 
 def _stamps(paths: Mapping[str, Any] | list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 from doit.task import Task
 
-from ptycho_tasks.builds.order import in_run_order
+from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
 from ptycho_tasks.errors import one_line
@@ -44,11 +44,11 @@ class Verdict:
 def judge(control: TaskControl, dep_manager: Any) -> list[Verdict]:
     """What a run would do with the selected tasks and all that they need, in the order in which
     they would run."""
-    found: dict[str, Verdict] = {}
-    _judge(control.tasks, control.selected_tasks, found, dep_manager)
+    verdicts: dict[str, Verdict] = {}
+    _judge(control.tasks, control.selected_tasks, verdicts, dep_manager)
     return [
         verdict
-        for verdict in found.values()
+        for verdict in verdicts.values()
         if control.tasks[verdict.task].actions and not _is_part(verdict.task)
     ]
 
@@ -56,14 +56,14 @@ def judge(control: TaskControl, dep_manager: Any) -> list[Verdict]:
 def _judge(
     tasks: Mapping[str, Task],
     selected: Iterable[str],
-    found: dict[str, Verdict],
+    verdicts: dict[str, Verdict],
     dep_manager: Any,
 ) -> None:
-    for name in in_run_order(tasks, selected, found):
-        verdict = _verdict(tasks[name], tasks, found, dep_manager)
+    for name in sort_tasks(tasks, selected, verdicts):
+        verdict = _verdict(tasks[name], tasks, verdicts, dep_manager)
         if verdict.status in ("stale", "depends") and tasks[name].setup_tasks:
-            _judge(tasks, tasks[name].setup_tasks, found, dep_manager)
-        found[name] = verdict
+            _judge(tasks, tasks[name].setup_tasks, verdicts, dep_manager)
+        verdicts[name] = verdict
 
 
 def _verdict(
@@ -76,9 +76,9 @@ def _verdict(
     if any(before[name].status == "ignored" for name in task.task_dep):
         return Verdict(task.name, "ignored", ())
     upstream = [name for name in task.task_dep if before[name].status != "up to date"]
-    made_again = {path for name in upstream for path in tasks[name].targets}
+    remade = {path for name in upstream for path in tasks[name].targets}
     # What another task will make is no reason of its own.
-    reasons = [r for r in reasons if r.kind != "input" or r.subject not in made_again]
+    reasons = [r for r in reasons if r.kind != "input" or r.subject not in remade]
     waits = [
         Reason("upstream", name, f"{name} would run before")
         for name in upstream
@@ -86,11 +86,11 @@ def _verdict(
     ]
     parts = [before[name] for name in task.task_dep if _is_part(name)]
     if parts or not task.actions:
-        said = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
+        texts = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
         worst = {before[name].status for name in task.task_dep}
         worst |= {"stale"} if parts and reasons else set()
         kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
-        return Verdict(task.name, kind, tuple(said.values()) if parts else ())
+        return Verdict(task.name, kind, tuple(texts.values()) if parts else ())
     kind = "stale" if reasons else "depends" if waits else "up to date"
     return Verdict(task.name, kind, (*reasons, *waits))
 
@@ -131,8 +131,8 @@ class Why(_Ask):
         """Each task with its reasons."""
         width = max((len(verdict.task) for verdict in verdicts), default=0)
         for verdict in verdicts:
-            said = {"depends": "stale, if a task before it gives something new"}
-            yield f"{verdict.task:<{width}}  {said.get(verdict.status, verdict.status)}"
+            texts = {"depends": "stale, if a task before it gives something new"}
+            yield f"{verdict.task:<{width}}  {texts.get(verdict.status, verdict.status)}"
             for reason in verdict.reasons:
                 yield f"{'':<{width}}    {reason.text}"
 
@@ -169,13 +169,13 @@ def _obstacles(task: Task, tasks: Mapping[str, Task]) -> Iterator[Reason]:
     absent = [p for p in needed if not os.path.exists(p)]  # noqa: PTH110
     if not absent:
         return
-    made = {path for name in task.task_dep for path in tasks[name].targets}
-    for path in sorted({*absent} - made):
+    outputs = {path for name in task.task_dep for path in tasks[name].targets}
+    for path in sorted({*absent} - outputs):
         text = f"there is no {path}"
         if stage:
-            from ptycho_tasks.builds.project import missing_setting
+            from ptycho_tasks.builds.project import describe_missing_input
 
-            text = missing_setting(task.name, path) or text
+            text = describe_missing_input(task.name, path) or text
         yield Reason("missing", path, f"it would fail: {text}")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.backends import available, find_backend, sections_of
-from ptycho_tasks.commands.template import DODO, make_example, make_schema
+from ptycho_tasks.commands.template import make_example, make_schema
 from ptycho_tasks.config.document import parse_config, shorten
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import BackendError, ConfigError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,33 +13,36 @@ import click
 
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.errors import ConfigError, one_line
-from ptycho_tasks.evidence.inputs import outputs_at
+from ptycho_tasks.evidence.inputs import ProjectFiles, files_on_disk
 from ptycho_tasks.evidence.item import Evidence
 from ptycho_tasks.evidence.loading import require_evidence
 from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.lock import exit_if_held
 from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.evidence.checklist import Sight
+    from ptycho_tasks.evidence.checklist import Basis, CheckedRow
 
 
 _LONGEST_TEXT = 48
 
 
-def _project() -> tuple[Evidence, Sight]:
-    """The evidence of the project here, and what its checklist is judged by."""
-    from ptycho_tasks.evidence.checklist import Sight
+def _read_project() -> tuple[Evidence, Basis]:
+    """The evidence of the project here, and what it rests on besides its logs."""
+    from ptycho_tasks.evidence.checklist import Basis
 
     project = require_evidence(Path.cwd())
-    return project, Sight(State(STATE_NAME).sha256, outputs_at(project.root), _standing)
+    # The database knows the digests of files that did not change.
+    files = ProjectFiles(State(STATE_NAME).sha256, files_on_disk(project.root).read_rows)
+    return project, Basis(files, _find_stage_problem)
 
 
-@functools.cache
-def _standing(stage: str) -> str:
-    from ptycho_tasks.evidence.standing import stale_stage
+@cached
+def _find_stage_problem(stage: str) -> str:
+    from ptycho_tasks.evidence.stage_status import find_stage_problem
 
-    return stale_stage(stage)
+    return find_stage_problem(stage)
 
 
 @click.group()
@@ -51,24 +54,28 @@ def plan() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def show(as_json: bool) -> None:
     """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
-    from ptycho_tasks.evidence.checklist import checklist
+    from ptycho_tasks.evidence.checklist import check_plan
     from ptycho_tasks.evidence.documents import read_plan
     from ptycho_tasks.evidence.preflight import mention_odd_rows
 
-    project, sight = _project()
-    lines = checklist(project, sight)
+    project, basis = _read_project()
+    checked = check_plan(project, basis)
     mention_odd_rows(read_plan(project))
     if as_json:
-        print_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+        print_text(json.dumps([asdict(row) for row in checked], indent=1) + "\n")
         return
+    _print_table(checked)
+
+
+def _print_table(checked: Sequence[CheckedRow]) -> None:
     rows = [("row", "state", "last", "age", "evidence", "what")]
-    for line in lines:
-        text = line.reason if line.evidence in ("stale", "broken") else line.text
-        rows.append((line.id, line.state, line.outcome or "", line.age, line.evidence, text))
+    for row in checked:
+        text = row.reason if row.evidence in ("stale", "broken") else row.text
+        rows.append((row.id, row.state, row.outcome or "", row.age, row.evidence, text))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
-        last = row[5] if len(row[5]) <= _LONGEST_TEXT else f"{row[5][: _LONGEST_TEXT - 3]}..."
+    for *first, text in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(first, widths, strict=True)]
+        last = text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
         echo(one_line("  ".join([*cells, last]).rstrip()))
 
 
@@ -86,25 +93,25 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
     a log was altered or removed after the fact, or lies outside its report folder, and if a row
     has a state that is none.
     """
-    from ptycho_tasks.evidence.checklist import checklist, problems, reopen
+    from ptycho_tasks.evidence.checklist import check_plan, list_problems, reopen_rows
 
     if and_reopen and logs_alone:
         raise ConfigError("--reopen needs more than the logs to go by; leave --logs out")
-    project, sight = _project()
-    lines = checklist(project, None if logs_alone else sight)
+    project, basis = _read_project()
+    rows = check_plan(project, None if logs_alone else basis)
     if and_reopen:
         exit_if_held()
-        for id in reopen(project, lines):
+        for id in reopen_rows(project, rows):
             echo(f"reopened {id}")
-        lines = checklist(project, sight)
-    found = problems(project, lines)
-    for problem in found:
+        rows = check_plan(project, basis)
+    problems = list_problems(project, rows)
+    for problem in problems:
         echo(f"error: {one_line(problem)}", err=True)
-    if found:
+    if problems:
         sys.exit(1)
-    done = sum(line.state == "done" for line in lines)
+    done = sum(row.state == "done" for row in rows)
     proved = "proved by logs; files and stages were not looked at" if logs_alone else "proved"
-    echo(f"{project.plan}: {done} of {len(lines)} rows are done, and {proved}")
+    echo(f"{project.plan}: {done} of {len(rows)} rows are done, and {proved}")
 
 
 @plan.command("import")
@@ -129,17 +136,16 @@ def evidence() -> None:
 @click.option("--yes", is_flag=True, help="Remove them.")
 def prune(keep: int, yes: bool) -> None:
     """List old report folders that no plan, ledger or manifest points to; with --yes, remove."""
-    from ptycho_tasks.evidence.prune import prunable
-    from ptycho_tasks.evidence.prune import prune as remove
+    from ptycho_tasks.evidence.prune import list_old_reports, remove_reports
 
     project = require_evidence(Path.cwd())
     exit_if_held()
-    folders = prunable(project, keep)
+    folders = list_old_reports(project, keep)
     for folder in folders:
         echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
     if not folders:
         echo("nothing to remove")
     elif yes:
-        remove(project, folders)
+        remove_reports(project, folders)
     else:
         echo("--yes removes them")

@@ -15,27 +15,6 @@ from ptycho_tasks.evidence.options import EvidenceOptions
 from ptycho_tasks.layout import CONFIG_NAME, SCHEMA_NAME
 from ptycho_tasks.options import Section, default_of, description_of
 
-DODO = '''"""The tasks of the project in ptycho.yaml; `doit list` shows them."""
-
-from ptycho_tasks.tasks import (
-    DOIT_CONFIG,
-    task_evidence,
-    task_fixture,
-    task_infer,
-    task_source,
-    task_train,
-)
-
-__all__ = [
-    "DOIT_CONFIG",
-    "task_evidence",
-    "task_fixture",
-    "task_infer",
-    "task_source",
-    "task_train",
-]
-'''
-
 
 def make_example(values: Mapping[str, Any], backend_types: Mapping[str, type[Section]]) -> str:
     """A ptycho.yaml with `values` set, and every other key commented out at its default.

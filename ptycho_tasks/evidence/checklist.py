@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from datetime import datetime
 from typing import NamedTuple
 
 from ptycho_tasks.evidence.documents import read_ledger, read_plan
-from ptycho_tasks.evidence.inputs import Digest, Outputs
-from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item, Standing
+from ptycho_tasks.evidence.inputs import ProjectFiles
+from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK
-from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, Plan
-from ptycho_tasks.evidence.plan import Row as PlanRow
+from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow
 from ptycho_tasks.evidence.preflight import check_rows
-from ptycho_tasks.evidence.records import (
-    Record,
+from ptycho_tasks.evidence.records import Record, find_manifest_problem, read_records
+from ptycho_tasks.evidence.staleness import (
+    find_log_problem,
     is_in_report,
-    log_problem,
-    manifest_problem,
-    reasons_of,
-    records_of,
-    setting_reasons,
+    list_changed_settings,
+    list_reasons,
 )
-from ptycho_tasks.evidence.report import SUMMARY, logs_named, reports_named
+from ptycho_tasks.evidence.summaries import SUMMARY, find_logs, find_reports
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock, parse_stamp
 from ptycho_tasks.system.files import real_path, write_files
@@ -35,8 +32,8 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of the checklist, and its evidence."""
+class CheckedRow:
+    """A row of the plan, and its evidence."""
 
     id: str
     line: int
@@ -64,139 +61,137 @@ class Line:
         return f"{max(0, self.age_s) // size:.0f} {unit}"
 
 
-class Sight(NamedTuple):
-    """What is looked at, besides the logs and the commands that wrote them."""
+class Basis(NamedTuple):
+    """What evidence rests on besides its logs."""
 
-    digest: Digest
-    """Tells the content of files."""
-    outputs: Outputs
-    """Gives the files that a stage makes."""
-    standing: Standing
-    """Tells why a stage is not up to date."""
+    files: ProjectFiles
+    """Where the inputs of items are looked up."""
+    find_stage_problem: Callable[[str], str]
+    """Why a stage is not up to date; empty where it is."""
 
 
-def checklist(evidence: Evidence, sight: Sight | None, clock: Clock = SYSTEM_CLOCK) -> list[Line]:
+def check_plan(
+    evidence: Evidence, basis: Basis | None, clock: Clock = SYSTEM_CLOCK
+) -> list[CheckedRow]:
     """Every row of the plan that has a state, with its evidence.
 
     Args:
         evidence: the project's.
-        sight: of files and stages; None judges the logs alone, as where `runs/` is not there.
+        basis: the files and stages; None judges the logs alone, as where `runs/` is not there.
         clock: tells the time.
 
     Raises:
         PlanError: the plan cannot be read, or lacks a row of the evidence.
     """
-    return list(_lines(evidence, _checked_plan(evidence), sight, clock))
+    plan = read_plan(evidence)
+    check_rows(evidence, plan)
+    now = clock.now()
+    return [_check_row(evidence, row, basis, now) for row in plan.rows if row.state is not None]
 
 
-def problems(evidence: Evidence, lines: list[Line]) -> list[str]:
+def list_problems(evidence: Evidence, rows: list[CheckedRow]) -> list[str]:
     """What a check of the plan must not pass, in one line each.
 
     Args:
         evidence: the project's.
-        lines: its checklist.
+        rows: of `check_plan`.
     """
     plan = read_plan(evidence)
-    found = [*map(plan.odd_state, plan.odd_rows)]
-    for line in lines:
-        unproved = STATES[DONE] == line.state and line.evidence not in (VALID, BY_HAND)
-        if unproved or line.evidence == BROKEN:
-            marked = f"{line.id} is marked done, but " if unproved else f"{line.id}: "
-            found.append(f"{evidence.plan}:{line.line}: {marked}{line.reason}")
-    shown = {line.id for line in lines}
-    told = {log for line in lines for log in line.logs}
+    problems = [*map(plan.describe_odd_state, plan.odd_rows)]
+    for row in rows:
+        is_unproved = row.state == STATES[DONE] and row.evidence not in (VALID, BY_HAND)
+        if is_unproved or row.evidence == BROKEN:
+            claim = f"{row.id} is marked done, but " if is_unproved else f"{row.id}: "
+            problems.append(f"{evidence.plan}:{row.line}: {claim}{row.reason}")
+    ids = {row.id for row in rows}
+    checked_logs = {log for row in rows for log in row.logs}
+    # A row that was taken out of the plan may have left its manifest.
     for path in sorted((evidence.reports_dir / MANIFESTS).glob("*.json")):
-        if path.stem not in shown:
-            found += [f"{path.stem}: {problem}" for problem in _broken(evidence, path.stem)]
-            told |= {record["log"] for record in records_of(evidence, path.stem)}
-    return [*found, *_earlier_problems(evidence, told)]
+        if path.stem not in ids:
+            damage = _list_damage(evidence, path.stem)
+            problems += [f"{path.stem}: {problem}" for problem in damage]
+            checked_logs |= {record.log for record in read_records(evidence, path.stem)}
+    return [*problems, *_list_earlier_problems(evidence, checked_logs)]
 
 
-def _earlier_problems(evidence: Evidence, told: set[str]) -> Iterator[str]:
-    """What is wrong with the reports of earlier runs, besides some logs."""
-    inside = evidence.ledger_file.is_relative_to(real_path(evidence.root))
-    base = evidence.root if inside else evidence.ledger_file.parent
-    for name in reports_named(read_ledger(evidence).decode("utf-8", "replace")):
-        report = base / name
-        if is_in_report(evidence, report / SUMMARY) and not (report / SUMMARY).is_file():
+def _list_earlier_problems(evidence: Evidence, checked_logs: set[str]) -> Iterator[str]:
+    """What is wrong with the reports of earlier runs; logs that were checked already aside."""
+    is_inside = evidence.ledger_file.is_relative_to(real_path(evidence.root))
+    base = evidence.root if is_inside else evidence.ledger_file.parent
+    for name in find_reports(read_ledger(evidence).decode("utf-8", "replace")):
+        summary = base / name / SUMMARY
+        # Other projects may share the ledger.
+        if is_in_report(evidence, summary) and not summary.is_file():
             yield f"{evidence.ledger}: the report {name} lacks its {SUMMARY}; restore it"
     for path in sorted(evidence.reports_dir.glob(f"*/*/{SUMMARY}")):
         if not is_in_report(evidence, path):
             continue
-        for log, sha256 in logs_named(path.read_text("utf-8", "replace")):
-            beside = project_path(evidence.root, path.with_name(log))
-            problem = log_problem(evidence, {"log": beside, "sha256": sha256})
-            if problem and beside not in told:
+        for log_name, sha256 in find_logs(path.read_text("utf-8", "replace")):
+            log = project_path(evidence.root, path.with_name(log_name))
+            problem = find_log_problem(evidence, log, sha256)
+            if problem and log not in checked_logs:
                 yield f"{project_path(evidence.root, path)}: {problem}"
 
 
-def reopen(evidence: Evidence, lines: list[Line]) -> list[str]:
+def reopen_rows(evidence: Evidence, rows: list[CheckedRow]) -> list[str]:
     """Mark the rows open that are done, but whose evidence does not hold any more; gives them.
 
     A row that never had evidence is left: someone marked it, who knows why.
 
     Args:
         evidence: the project's.
-        lines: its checklist.
+        rows: of `check_plan`.
 
     Raises:
         PlanError: the plan cannot be read any more.
         FileWriteError: the plan cannot be written; it is as it was.
     """
     ids = [
-        line.id
-        for line in lines
-        if line.state == STATES[DONE] and line.evidence in (STALE, BROKEN, RED)
+        row.id for row in rows if row.state == STATES[DONE] and row.evidence in (STALE, BROKEN, RED)
     ]
     with hold_lock(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
-            write_files({evidence.plan_file: plan.changed({id: Change(OPEN) for id in ids})})
+            write_files({evidence.plan_file: plan.apply({id: Change(OPEN) for id in ids})})
     return ids
 
 
-def _checked_plan(evidence: Evidence) -> Plan:
-    plan = read_plan(evidence)
-    check_rows(evidence, plan)
-    return plan
+def _check_row(evidence: Evidence, row: PlanRow, basis: Basis | None, now: datetime) -> CheckedRow:
+    assert row.state is not None
+    records = read_records(evidence, row.id)
+    kind, reason = _judge_row(evidence, row, basis)
+    time = min((record.started for record in records), default=None)
+    outcomes = {record.outcome for record in records}
+    return CheckedRow(
+        id=row.id,
+        line=row.line,
+        state=STATES[row.state],
+        text=row.text,
+        evidence=kind,
+        reason=reason,
+        outcome=RED if RED in outcomes else next(iter(outcomes), None),
+        time=time,
+        age_s=None if time is None else (now - parse_stamp(time)).total_seconds(),
+        logs=tuple(record.log for record in records),
+    )
 
 
-def _lines(evidence: Evidence, plan: Plan, sight: Sight | None, clock: Clock) -> Iterator[Line]:
-    now = clock.now()
-    for row in plan.rows:
-        if row.state is None:
-            continue
-        records = records_of(evidence, row.id)
-        kind, reason = _judged(evidence, row, sight)
-        time = min((str(record["started"]) for record in records), default=None)
-        outcomes = {record["outcome"] for record in records}
-        yield Line(
-            id=row.id,
-            line=row.line,
-            state=STATES[row.state],
-            text=row.text,
-            evidence=kind,
-            reason=reason,
-            outcome=RED if RED in outcomes else next(iter(outcomes), None),
-            time=time,
-            age_s=None if time is None else (now - parse_stamp(time)).total_seconds(),
-            logs=tuple(str(record["log"]) for record in records),
-        )
-
-
-def _broken(evidence: Evidence, id: str) -> list[str]:
+def _list_damage(evidence: Evidence, id: str) -> list[str]:
     """What is wrong with the manifest of a row and the logs that it names."""
-    logs = (log_problem(evidence, record) for record in records_of(evidence, id))
-    return [problem for problem in (manifest_problem(evidence, id), *logs) if problem]
+    logs = (
+        find_log_problem(evidence, record.log, record.sha256)
+        for record in read_records(evidence, id)
+    )
+    return [problem for problem in (find_manifest_problem(evidence, id), *logs) if problem]
 
 
-def _judged(evidence: Evidence, row: PlanRow, sight: Sight | None) -> tuple[str, str]:
+def _judge_row(evidence: Evidence, row: PlanRow, basis: Basis | None) -> tuple[str, str]:
     """What the evidence of a row is, and why it is not valid."""
-    broken = _broken(evidence, row.id)
-    if broken:
-        return BROKEN, broken[0]
-    items = evidence.items_of(row.id)
-    records = {record["item"]: record for record in records_of(evidence, row.id)}
+    damage = _list_damage(evidence, row.id)
+    if damage:
+        return BROKEN, damage[0]
+    items = evidence.items_for(row.id)
+    records = {record.item: record for record in read_records(evidence, row.id)}
     if not items:
         if row.id in evidence.by_hand:
             return BY_HAND, evidence.by_hand[row.id]
@@ -207,21 +202,24 @@ def _judged(evidence: Evidence, row: PlanRow, sight: Sight | None) -> tuple[str,
         record = records.get(item.name)
         if record is None:
             manifest = project_path(evidence.root, evidence.manifest_file(row.id))
-            there = "has no result of it" if records else "is not there"
-            return NONE, f"nothing says that {item.name} was run: {manifest} {there}"
-        if record["outcome"] == RED:
-            return RED, f"{item.name} was red: {record['problem']}"
-        reason = _why_stale(evidence, item, record, sight)
+            gap = "has no result of it" if records else "is not there"
+            return NONE, f"nothing says that {item.name} was run: {manifest} {gap}"
+        if record.outcome == RED:
+            return RED, f"{item.name} was red: {record.problem}"
+        reason = _find_stale_reason(evidence, item, record, basis)
         if reason:
             return STALE, f"{item.name} is stale: {reason}"
     return VALID, ""
 
 
-def _why_stale(evidence: Evidence, item: Item, record: Record, sight: Sight | None) -> str:
+def _find_stale_reason(evidence: Evidence, item: Item, record: Record, basis: Basis | None) -> str:
     """Why a green result does not hold any more; empty where it does."""
-    if sight is None:
-        return next((reason.text for reason in setting_reasons(item, record)), "")
-    reasons = reasons_of(evidence, item, record, sight.digest, sight.outputs)
-    # A stage says what changed; the files that it made, at most that something did.
-    of_stages = filter(None, map(sight.standing, item.stages))
-    return next(chain(of_stages, (reason.text for reason in reasons)), "")
+    if basis is None:
+        return next((reason.text for reason in list_changed_settings(item, record)), "")
+    # First the stages: each says what changed, and the files that it made only that something did.
+    for stage in item.stages:
+        problem = basis.find_stage_problem(stage)
+        if problem:
+            return problem
+    reasons = list_reasons(evidence, item, record, basis.files)
+    return next((reason.text for reason in reasons), "")

@@ -1,4 +1,4 @@
-"""The plan and the ledger of the evidence."""
+"""The plan and the ledger of a project, as files; and what the plan was when a run began."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 from ptycho_tasks.errors import PlanError, PtychoTasksError
-from ptycho_tasks.evidence.item import PENDING, Evidence
-from ptycho_tasks.evidence.keep import keep_files
+from ptycho_tasks.evidence.backup import back_up
+from ptycho_tasks.evidence.item import OUTBOX, Evidence
 from ptycho_tasks.evidence.plan import Plan
-from ptycho_tasks.evidence.records import read_record
+from ptycho_tasks.evidence.records import read_json
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.files import (
     find_file_problem,
@@ -22,7 +22,7 @@ from ptycho_tasks.system.files import (
     write_atomic,
 )
 
-_SEEN = f"{PENDING}/plan"
+_REMEMBERED = f"{OUTBOX}/plan"
 """Says what the plan was when the run began."""
 
 
@@ -32,11 +32,11 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return _plan(_content(evidence, "plan", evidence.plan_file), evidence.plan)
+    return _parse_plan(_read_bytes(evidence, "plan", evidence.plan_file), evidence.plan)
 
 
 # It is asked for several times a run, and may be long.
-_plan = functools.lru_cache(maxsize=1)(Plan)
+_parse_plan = functools.lru_cache(maxsize=1)(Plan)
 
 
 def read_ledger(evidence: Evidence) -> bytes:
@@ -45,43 +45,53 @@ def read_ledger(evidence: Evidence) -> bytes:
     Raises:
         PlanError: it cannot be read.
     """
-    return _content(evidence, "ledger", evidence.ledger_file)
+    return _read_bytes(evidence, "ledger", evidence.ledger_file)
 
 
-def _content(evidence: Evidence, key: str, path: Path) -> bytes:
+def _read_bytes(evidence: Evidence, key: str, path: Path) -> bytes:
     where = f"{evidence.file}: {key}: {getattr(evidence, key)}"
-    unfit = find_file_problem(path)
-    if unfit:
-        raise PlanError(f"{where}: {unfit}; expected a Markdown file")
+    problem = find_file_problem(path)
+    if problem:
+        raise PlanError(f"{where}: {problem}; expected a Markdown file")
     try:
         return path.read_bytes()
     except OSError as error:
         raise PlanError(f"{where}: {error.strerror or error}; correct the path") from error
 
 
-def _note_plan(evidence: Evidence, content: bytes) -> None:
-    with report_write_errors(evidence.root / _SEEN):
-        remove_leftovers([evidence.root / _SEEN])
-    write_atomic(evidence.root / _SEEN, json.dumps(_told(evidence, content)).encode())
-    keep_files([evidence.root / _SEEN])
+def remember_plan(evidence: Evidence, content: bytes) -> None:
+    """Remember what the plan is, so that a change by someone else shows.
+
+    Raises:
+        FileWriteError: the note cannot be written.
+    """
+    path = evidence.root / _REMEMBERED
+    with report_write_errors(path):
+        remove_leftovers([path])
+    write_atomic(path, json.dumps(_fingerprint(evidence, content)).encode())
+    back_up([path])
 
 
-def _told(evidence: Evidence, content: bytes) -> dict[str, str]:
-    """What tells a plan from any other."""
-    return {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
+def refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
+    """Refuse a plan that is not the one of `remember_plan`.
 
-
-def _refuse_changed_plan(evidence: Evidence, content: bytes) -> None:
-    if read_record(evidence.root / _SEEN) != _told(evidence, content):
+    Raises:
+        PtychoTasksError: someone changed it meanwhile.
+    """
+    if read_json(evidence.root / _REMEMBERED) != _fingerprint(evidence, content):
         raise PtychoTasksError(
             f"{evidence.plan}: was changed while the items ran; it and {evidence.ledger} are as "
             "they were, and the results are kept: run again to publish them"
         )
 
 
-def _as_the_ledger_says(evidence: Evidence, path: Path) -> str:
-    """Relative to the project; to a ledger outside it, relative to that, so that two projects
-    cannot mean the same."""
+def _fingerprint(evidence: Evidence, content: bytes) -> dict[str, str]:
+    return {"plan": evidence.plan, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def spell_in_ledger(evidence: Evidence, path: Path) -> str:
+    """A path as the ledger writes it: relative to the project; in a ledger outside it, relative to
+    the ledger, so that two projects cannot mean the same."""
     if evidence.ledger_file.is_relative_to(real_path(evidence.root)):
         return project_path(evidence.root, path)
     return os.path.relpath(real_path(path), evidence.ledger_file.parent)

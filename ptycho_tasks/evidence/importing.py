@@ -1,4 +1,4 @@
-"""An evidence.yaml from a memo."""
+"""Write the evidence.yaml that a memo implies."""
 
 from __future__ import annotations
 
@@ -9,32 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.loading import load_evidence
-from ptycho_tasks.evidence.memo import (
-    _MADE,
-    _OUTPUTS,
-    Command,
-    Finding,
-    Memo,
-    Task,
-    _text,
-    read_memo,
-)
+from ptycho_tasks.evidence.memo import Command, Entry, Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.options import parse_evidence
-from ptycho_tasks.evidence.shell import pytest_calls, words_of
+from ptycho_tasks.evidence.shell import find_pytest, split_words
+from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import write_files
 
-DODO = '''"""The evidence of evidence.yaml; `doit evidence` gathers it."""
-
-from ptycho_tasks.tasks import DOIT_CONFIG as OF_PTYCHO
-from ptycho_tasks.tasks import task_evidence
-
-__all__ = ["DOIT_CONFIG", "task_evidence"]
-
-DOIT_CONFIG = {**OF_PTYCHO, "default_tasks": ["evidence"]}
-'''
+_OUTPUT_OPTION = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
+"""An option whose value is a file that the command writes."""
 
 
 def import_memo(path: Path, root: Path) -> list[Finding]:
@@ -54,31 +40,33 @@ def import_memo(path: Path, root: Path) -> list[Finding]:
         raise ConfigError(f"{target}: is already there; nothing was written")
     if os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
-    memo = read_memo(_text(path))
+    memo = read_memo(read_text(path))
     _refuse_incomplete(path, memo)
-    text = "\n".join([f"# From {path.name}: {memo.summary}".rstrip(": "), *_yaml(memo), ""])
+    text = "\n".join(
+        [f"# From {path.name}: {memo.summary}".rstrip(": "), *_format_evidence(memo), ""]
+    )
     parse_evidence(None, parse_config(target, text.encode()))
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
-        files[dodo] = DODO.encode()
+        files[dodo] = EVIDENCE_DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
-        memo.left(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
+        memo.leave(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
     write_files(files)
     for file in files:
-        memo.took(0, file.name)
+        memo.take(0, file.name)
     return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)
 
 
 def _refuse_incomplete(path: Path, memo: Memo) -> None:
     wanted = {
         "a plan, as `@ path/plan.md` under `Do Now:`": memo.plan,
-        "an item with an id, as `1. INITIATIVE C4.D1 ...` under `Do Now:`": memo.tasks,
+        "an item with an id, as `1. INITIATIVE C4.D1 ...` under `Do Now:`": memo.entries,
         "an artefact folder, as `Artifacts: reports/STAMP/PHASE/{...}`": memo.phase,
         "a ledger, as `log it in docs/fix_plan.md` under `If Blocked:`": memo.ledger,
         "an initiative, as `Focus: [NAME] ...`": memo.initiative,
     }
-    missing = [what for what, found in wanted.items() if not found]
+    missing = [what for what, value in wanted.items() if not value]
     if missing:
         raise ConfigError(f"{path}: the memo names no {missing[0].partition(' ')[2]}")
 
@@ -87,106 +75,107 @@ def _refuse_incomplete(path: Path, memo: Memo) -> None:
 # Writing
 
 
-def _yaml(memo: Memo) -> Iterator[str]:
+def _format_evidence(memo: Memo) -> Iterator[str]:
     for key in ("initiative", "phase", "plan", "ledger", "reports"):
-        yield f"{key}: {_quoted(getattr(memo, key))}"
+        yield f"{key}: {_quote(getattr(memo, key))}"
     yield "items:"
-    logs = _Logs(memo)
-    tested = {command.key for task in memo.tasks for command in task.commands}
-    extra = [command for command in memo.how_to if command.key not in tested]
-    made = [path for command in extra for path in _paths(command)[1]]
+    log_names = _LogNames(memo)
+    tests = {command.key for entry in memo.entries for command in entry.commands}
+    # What the memo says how to run, and is no test, makes files that the tests may read.
+    extra = [command for command in memo.how_to if command.key not in tests]
+    outputs = [path for command in extra for path in _find_paths(command)[1]]
     written: dict[object, Command] = {}
-    for task in memo.tasks:
-        others = [command for command in extra if _makes_what(command, task)]
-        for command in [*others, *task.commands]:
-            what = (command.key, tuple(task.ids))
+    for entry in memo.entries:
+        others = [command for command in extra if _makes_file_of(command, entry)]
+        for command in [*others, *entry.commands]:
+            what = (command.key, tuple(entry.ids))
             if what in written:
                 continue
             written[what] = command
-            depends = _paths(command)[0] if command in others else [*memo.code, *made]
-            yield from _item(task, command, logs.of(command), depends)
-        if len(task.ids) > 1 and len(task.commands) > 1:
-            memo.took(
-                task.line,
-                f"each of {', '.join(task.ids)} needs all {len(task.commands)} commands: the memo "
-                "does not say which proves which",
+            depends = _find_paths(command)[0] if command in others else [*memo.code, *outputs]
+            yield from _format_item(entry, command, log_names.choose(command), depends)
+        if len(entry.ids) > 1 and len(entry.commands) > 1:
+            memo.take(
+                entry.line,
+                f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the "
+                "memo does not say which proves which",
             )
-        if not task.commands:
-            yield f"  - ids: {_quoted(task.ids)}"
-            yield f"    by_hand: {_quoted(task.text)}"
+        if not entry.commands:
+            yield f"  - ids: {_quote(entry.ids)}"
+            yield f"    by_hand: {_quote(entry.text)}"
         for command in others:
-            memo.took(
+            memo.take(
                 command.line,
-                f"it makes what line {task.line} names: {', '.join(task.ids)} need it green",
+                f"it makes what line {entry.line} names: {', '.join(entry.ids)} need it green",
             )
-    _tell_unused(memo, {command.key for command in written.values()})
+    _note_unused(memo, {command.key for command in written.values()})
 
 
-def _item(task: Task, command: Command, log: str, depends: Iterable[str]) -> Iterator[str]:
-    calls = pytest_calls(command.text)
-    yield f"  - ids: {_quoted(task.ids)}"
-    if calls.plain:
-        yield f"    pytest: {_quoted(calls.arguments)}"
+def _format_item(entry: Entry, command: Command, log: str, depends: Iterable[str]) -> Iterator[str]:
+    calls = find_pytest(command.text)
+    yield f"  - ids: {_quote(entry.ids)}"
+    if calls.is_plain:
+        yield f"    pytest: {_quote(calls.arguments)}"
     else:
-        yield f"    command: {_quoted(command.text)}"
-    yield f"    log: {_quoted(log)}"
+        yield f"    command: {_quote(command.text)}"
+    yield f"    log: {_quote(log)}"
     if command.env:
-        env = ", ".join(f"{name}: {_quoted(value)}" for name, value in command.env.items())
+        env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         yield f"    env: {{{env}}}"
     if depends:
-        yield f"    depends: {_quoted(list(depends))}"
+        yield f"    depends: {_quote(list(depends))}"
 
 
-def _tell_unused(memo: Memo, used: set[object]) -> None:
-    told: set[object] = set()
-    for command in [*memo.mapped, *memo.how_to]:
-        if command.key not in used | told:
-            told.add(command.key)
-            memo.left(command.line, f"`{command.text}`: no item under Do Now names it")
+def _note_unused(memo: Memo, used: set[object]) -> None:
+    noted: set[object] = set()
+    for command in [*memo.mapped_tests, *memo.how_to]:
+        if command.key not in used | noted:
+            noted.add(command.key)
+            memo.leave(command.line, f"`{command.text}`: no item under Do Now names it")
 
 
-def _makes_what(command: Command, task: Task) -> bool:
+def _makes_file_of(command: Command, entry: Entry) -> bool:
     """Whether a command makes a file that an entry names."""
-    return any(path in task.text for path in _paths(command)[1])
+    return any(path in entry.text for path in _find_paths(command)[1])
 
 
-def _paths(command: Command) -> tuple[list[str], list[str]]:
+def _find_paths(command: Command) -> tuple[list[str], list[str]]:
     """The files that a command reads, and those that it makes, by its words."""
-    words = words_of(command.text)
+    words = split_words(command.text)
     reads: list[str] = []
     makes: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
         if "/" in word and not word.startswith("-"):
-            (makes if _OUTPUTS.fullmatch(before) else reads).append(word)
+            (makes if _OUTPUT_OPTION.fullmatch(before) else reads).append(word)
     return reads, makes
 
 
-class _Logs:
+class _LogNames:
     """Names the logs: as `tee` does in the memo, or as fits the artefacts, each once."""
 
     def __init__(self, memo: Memo) -> None:
-        self._named = {c.key: PurePath(c.log).name for c in memo.how_to if c.log}
-        self._free = [n for n in memo.files if n.endswith(".log") and n not in _MADE]
-        self._taken: dict[str, object] = {}
+        self._by_tee = {c.key: PurePath(c.log).name for c in memo.how_to if c.log}
+        self._candidates = [n for n in memo.files if n.endswith(".log") and n not in REPORT_FILES]
+        self._used: dict[str, object] = {}
 
-    def of(self, command: Command) -> str:
-        name = self._named.get(command.key) or self._guessed(command)
+    def choose(self, command: Command) -> str:
+        name = self._by_tee.get(command.key) or self._guess(command)
         stem, number = PurePath(name).stem, 2
-        while self._taken.setdefault(name.casefold(), command) is not command:
+        while self._used.setdefault(name.casefold(), command) is not command:
             name, number = f"{stem}_{number}.log", number + 1
         return name
 
-    def _guessed(self, command: Command) -> str:
+    def _guess(self, command: Command) -> str:
         words = set(re.findall("[a-z0-9]+", command.text.casefold()))
-        unnamed = [name for name in self._free if name not in self._named.values()]
+        unnamed = [name for name in self._candidates if name not in self._by_tee.values()]
         scores = {n: len(words & {*re.findall("[a-z0-9]+", n.casefold())}) for n in unnamed}
         best = max(scores, key=lambda name: scores[name], default="")
         if best and scores[best] > 1:
             return best
-        stems = [PurePath(path.partition("::")[0]).stem for path in _paths(command)[0]]
+        stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
         return f"{re.sub('[^A-Za-z0-9_.-]+', '_', stems[0] if stems else 'command')}.log"
 
 
-def _quoted(value: object) -> str:
+def _quote(value: object) -> str:
     """A value in YAML, which reads JSON."""
     return json.dumps(value, ensure_ascii=False)

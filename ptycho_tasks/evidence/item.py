@@ -1,31 +1,34 @@
-"""Which logs prove which rows of a plan, what each was made from, and whether that still holds.
+"""What a project wants to prove: rows of a plan, and the items whose logs prove them.
 
-What was found out lies in two places: `.ptycho/evidence/` has the result of an item until it is
-published, and `reports/manifests/` has the last published one, by row. Whether an item is stale
-is told from these and the files alone, so that a fresh clone of a project knows it too.
+What is known of an item lies in two places. `.ptycho/evidence/` holds its result until it is
+published; `reports/manifests/` holds the last published one, by row. Whether an item is stale
+follows from these and the files alone, so that a fresh clone of a project knows it too.
+
+Every command of doit imports this module: it must stay light.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ptycho_tasks.system.files import real_path
 from ptycho_tasks.system.lock import STATE_DIR
 
-GREEN, RED = "green", "red"
+GREEN: Final = "green"
+RED: Final = "red"
 MANIFESTS = "manifests"
-STAMPED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z")
-"""The name of the folder of a run."""
-PENDING = f"{STATE_DIR}/evidence"
-"""Holds results that are not published yet."""
-Standing = Callable[[str], str]
-"""Why a stage is not up to date; empty where it is."""
+"""The folder of the manifests, among the report folders."""
+RUN_FOLDER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z")
+"""What the report folder of a run is called: its time."""
+OUTBOX = f"{STATE_DIR}/evidence"
+"""Holds results until they are published."""
 
 
+# Equal by identity, so that items can be keys: `env` has no hash.
 @dataclass(frozen=True, eq=False)
 class Item:
     """One command, whose log proves one or several rows."""
@@ -33,20 +36,21 @@ class Item:
     name: str
     """Of its log, without outcome and ending."""
     ids: tuple[str, ...]
+    """The rows."""
     command: str
     """As it is shown, and as a shell reads it."""
     arguments: tuple[str, ...] = ()
-    """For pytest, where it is not a command of the user's own wording."""
-    counted: bool = False
-    """Whether it is pytest, which must say how many tests it ran."""
-    countable: bool = False
-    """Whether pytest is somewhere in it, and may say so."""
+    """For pytest, where the item has the key `pytest` and not `command`."""
+    is_pytest: bool = False
+    """Whether the command is one call of pytest, which must then say how many tests it ran."""
+    has_pytest: bool = False
+    """Whether pytest is called somewhere in the command, and may say how many tests it ran."""
     env: Mapping[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     tests: tuple[str, ...] = ()
-    """Test files and folders that it names."""
+    """Test files and folders that the command names."""
     scripts: tuple[str, ...] = ()
-    """Files that its command may run."""
+    """Files that the command may run."""
     stages: tuple[str, ...] = ()
     """Stages, or tasks of them, whose results it is about."""
     depends: tuple[str, ...] = ()
@@ -54,7 +58,7 @@ class Item:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of it decides the outcome, besides files."""
+        """What decides the outcome besides files."""
         env = {f"env.{name}": value for name, value in self.env.items()}
         return {"command": self.command, "ids": list(self.ids), **env}
 
@@ -64,8 +68,9 @@ class Evidence:
     """What a project wants to prove, and where that is written."""
 
     root: Path
+    """The project's folder."""
     file: str
-    """The name of the file that says so."""
+    """The name of the file that asks for it: evidence.yaml or ptycho.yaml."""
     initiative: str
     phase: str
     plan: str
@@ -95,22 +100,22 @@ class Evidence:
         """The folder of the reports."""
         return self.root / self.reports
 
-    def item(self, name: str) -> Item:
-        """The item of a name."""
+    def find_item(self, name: str) -> Item:
+        """The item with a name."""
         return next(item for item in self.items if item.name == name)
 
-    def items_of(self, id: str) -> list[Item]:
+    def items_for(self, id: str) -> list[Item]:
         """The items that a row needs."""
         return [item for item in self.items if id in item.ids]
 
     def manifest_file(self, id: str) -> Path:
-        """The stable place of what is known of a row."""
+        """Where the last published results of a row lie; the path is always the same."""
         return self.reports_dir / MANIFESTS / f"{id}.json"
 
-    def pending_file(self, item: Item) -> Path:
+    def result_file(self, item: Item) -> Path:
         """Where the result of an item lies until it is published."""
-        return self.root / PENDING / f"{item.name}.json"
+        return self.root / OUTBOX / f"{item.name}.json"
 
-    def pending_log(self, item: Item) -> Path:
-        """Likewise, its log."""
-        return self.root / PENDING / f"{item.name}.log"
+    def log_file(self, item: Item) -> Path:
+        """Where the log of an item lies until it is published."""
+        return self.root / OUTBOX / f"{item.name}.log"

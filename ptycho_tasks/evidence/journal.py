@@ -1,30 +1,36 @@
-"""Plan, ledger and reports appear together or not at all."""
+"""The journal of a publication: plan, ledger and reports change together or not at all.
+
+All that will change is staged beside its place. Then the journal is written, which says what the
+change is, not what the files become. From there on the publication is decided: a run that follows
+a kill completes it, also on a plan or ledger that someone else has changed meanwhile.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from ptycho_tasks.errors import FileWriteError, PtychoTasksError
+from ptycho_tasks.evidence.backup import delete
 from ptycho_tasks.evidence.documents import (
-    _as_the_ledger_says,
-    _note_plan,
-    _refuse_changed_plan,
     read_ledger,
     read_plan,
+    refuse_changed_plan,
+    remember_plan,
+    spell_in_ledger,
 )
-from ptycho_tasks.evidence.item import PENDING, STAMPED, Evidence
-from ptycho_tasks.evidence.keep import forget
-from ptycho_tasks.evidence.ledger import appended, holds, lock_of
+from ptycho_tasks.evidence.item import OUTBOX, RUN_FOLDER, Evidence
+from ptycho_tasks.evidence.ledger import append_attempt, has_line, lock_file
 from ptycho_tasks.evidence.plan import STATES, Change
-from ptycho_tasks.evidence.records import read_record
+from ptycho_tasks.evidence.records import read_json
 from ptycho_tasks.options import ID_PATTERN
 from ptycho_tasks.system.clock import FOLDER_STAMP, Clock
 from ptycho_tasks.system.files import (
@@ -36,26 +42,46 @@ from ptycho_tasks.system.files import (
 )
 from ptycho_tasks.system.lock import hold_lock
 
-JOURNAL = f"{PENDING}/journal"
-
-LOCK = f"{PENDING}/lock"
+JOURNAL = f"{OUTBOX}/journal"
+LOCK = f"{OUTBOX}/lock"
 """Held while something is published."""
+
+_RowId = Annotated[str, msgspec.Meta(pattern=rf"^(?:{ID_PATTERN})\Z")]
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """What a publication changes."""
+
+    staged: str
+    """The folder that the report was written into."""
+    folder: str
+    """The report folder whose place that one takes."""
+    manifests: dict[_RowId, str]
+    """The new content, by row."""
+    changes: dict[str, tuple[str, str | None]]
+    """Of the plan, by row: the fields of `plan.Change`."""
+    title: str
+    """Of the ledger's entry."""
+    lines: Annotated[list[str], msgspec.Meta(min_length=1)]
+    """Likewise; the last one is in no other entry."""
+    pending: list[str]
+    """The items whose results are published with it."""
 
 
 # ---------------------------------------------------------------------------------------------
-# All together or not at all
+# A report folder
 
 
 @contextmanager
-def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]:
-    """A folder to fill, and the new one of this second, or the next that is free, whose place it
-    will take. Neither is there after an error, unless the publication was decided.
+def new_report_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]:
+    """A folder to fill, and the new report folder of this second, or of the next that is free,
+    whose place it will take. After an error neither is there, unless the publication was decided.
 
-    One that the ledger names is not free even where someone removed it: by its name an entry is
-    known to be there.
+    A name that the ledger has is not free even where someone removed the folder: by its name an
+    entry is known to be there.
     """
     reports = real_path(evidence.reports_dir)
-    work = _staged(evidence)
+    work = _staging_folder(evidence)
     ledger = read_ledger(evidence)
     now = clock.now()
     with report_write_errors(reports):
@@ -63,8 +89,8 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
         work.mkdir(parents=True)
         while True:
             folder = reports / now.strftime(FOLDER_STAMP)
-            named = _as_the_ledger_says(evidence, evidence.reports_dir / folder.name)
-            if f"`{named}/".encode() not in ledger:
+            name = spell_in_ledger(evidence, evidence.reports_dir / folder.name)
+            if f"`{name}/".encode() not in ledger:
                 with suppress(FileExistsError):
                     folder.mkdir()
                     break
@@ -80,12 +106,27 @@ def _new_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]
         raise
 
 
-def _staged(evidence: Evidence) -> Path:
+def _staging_folder(evidence: Evidence) -> Path:
+    # Projects may share the folder of their reports.
     project = hashlib.sha256(str(real_path(evidence.root)).encode()).hexdigest()[:8]
     return real_path(evidence.reports_dir) / f".{project}.tmp"
 
 
-def complete(evidence: Evidence) -> None:
+# ---------------------------------------------------------------------------------------------
+# All together or not at all
+
+
+def commit(evidence: Evidence, journal: Journal) -> None:
+    """Publish what is staged; the locks of the publication and of the ledger are held.
+
+    Raises:
+        PtychoTasksError: the plan changed meanwhile; nothing was published.
+        FileWriteError: a file cannot be written; nothing was published, or the next run completes.
+    """
+    _commit(evidence, journal, is_decided=False)
+
+
+def complete_publication(evidence: Evidence) -> None:
     """Complete a publication that was decided when its run was killed; the publication's lock is
     held.
 
@@ -93,88 +134,87 @@ def complete(evidence: Evidence) -> None:
         PlanError: the plan does not have the rows any more.
         FileWriteError: a file cannot be written.
     """
-    journal = read_record(evidence.root / JOURNAL)
-    if journal is None or not _is_journal(evidence, journal):
-        return
-    with hold_lock(lock_of(evidence.ledger_file)):
-        _commit(evidence, journal, decided=True)
+    journal = _read_journal(evidence)
+    if journal is not None:
+        with hold_lock(lock_file(evidence.ledger_file)):
+            _commit(evidence, journal, is_decided=True)
 
 
-def _is_journal(evidence: Evidence, journal: Mapping[str, Any]) -> bool:
-    """Whether a journal is of this project; what is none of it decides nothing."""
+def _read_journal(evidence: Evidence) -> Journal | None:
+    """The journal of this project; None where there is none: any other file decides nothing."""
     try:
-        folder = Path(journal["folder"])
-        return (
-            journal["staged"] == str(_staged(evidence))
-            and folder.parent == evidence.reports_dir
-            and STAMPED.fullmatch(folder.name) is not None
-            and _are_texts(journal["title"], *journal["lines"], journal["lines"][-1])
-            and _are_texts(*journal["manifests"].values())
-            and all(re.fullmatch(ID_PATTERN, id) for id in journal["manifests"])
-            and all(_is_change(*change) for change in journal["changes"].values())
-            and {*journal["pending"]} <= {item.name for item in evidence.items}
-        )
-    except (LookupError, TypeError, AttributeError, ValueError):
-        return False
+        journal = msgspec.convert(read_json(evidence.root / JOURNAL), Journal)
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+        return None
+    folder = Path(journal.folder)
+    is_ours = (
+        journal.staged == str(_staging_folder(evidence))
+        and folder.parent == evidence.reports_dir
+        and RUN_FOLDER.fullmatch(folder.name) is not None
+        and all(state in STATES for state, _ in journal.changes.values())
+        and all("\n" not in (note or "") for _, note in journal.changes.values())
+        and {*journal.pending} <= {item.name for item in evidence.items}
+    )
+    return journal if is_ours else None
 
 
-def _are_texts(*values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _is_change(state: Any, text: Any) -> bool:
-    return state in STATES and (text is None or (isinstance(text, str) and "\n" not in text))
-
-
-def _commit(evidence: Evidence, journal: Mapping[str, Any], *, decided: bool) -> None:
-    plan = read_plan(evidence)
-    ledger = read_ledger(evidence)
-    changes = {id: Change(*change) for id, change in journal["changes"].items()}
-    contents = {evidence.plan_file: plan.changed(changes)}
+def _commit(evidence: Evidence, journal: Journal, *, is_decided: bool) -> None:
+    contents = _make_contents(evidence, journal)
     new_plan = contents[evidence.plan_file]
-    if not holds(ledger, journal["lines"][-1]):
-        contents[evidence.ledger_file] = appended(ledger, journal["title"], journal["lines"])
-    for id, text in journal["manifests"].items():
-        contents[evidence.manifest_file(id)] = text.encode()
     # Whoever else writes to these holds the same locks.
     with report_write_errors(evidence.reports_dir):
         remove_leftovers([*contents, evidence.ledger_file, evidence.root / JOURNAL])
     with stage_files(contents) as place:
-        if not decided:
+        if not is_decided:
             # Who wrote to the plan while this was staged wins too.
-            _refuse_changed_plan(evidence, read_plan(evidence).content)
-            write_atomic(evidence.root / JOURNAL, json.dumps(journal).encode())
-        _place_all(evidence, journal, place, decided=decided)
-        with _tidying():
-            _note_plan(evidence, new_plan)
-            for name in journal["pending"]:
+            refuse_changed_plan(evidence, read_plan(evidence).content)
+            text = json.dumps(msgspec.to_builtins(journal))
+            write_atomic(evidence.root / JOURNAL, text.encode())
+        _place_all(evidence, journal, place, is_decided=is_decided)
+        with _explain_leftovers():
+            remember_plan(evidence, new_plan)
+            for name in journal.pending:
                 for ending in ("json", "log"):
-                    forget(evidence.root / PENDING / f"{name}.{ending}")
+                    delete(evidence.root / OUTBOX / f"{name}.{ending}")
             (evidence.root / JOURNAL).unlink(missing_ok=True)
 
 
+def _make_contents(evidence: Evidence, journal: Journal) -> dict[Path, bytes]:
+    """What plan, ledger and manifests become; from what they are now, so that no change by someone
+    else is lost."""
+    changes = {id: Change(*change) for id, change in journal.changes.items()}
+    contents = {evidence.plan_file: read_plan(evidence).apply(changes)}
+    ledger = read_ledger(evidence)
+    if not has_line(ledger, journal.lines[-1]):
+        contents[evidence.ledger_file] = append_attempt(ledger, journal.title, journal.lines)
+    for id, text in journal.manifests.items():
+        contents[evidence.manifest_file(id)] = text.encode()
+    return contents
+
+
 def _place_all(
-    evidence: Evidence, journal: Mapping[str, Any], place: Callable[[], None], *, decided: bool
+    evidence: Evidence, journal: Journal, place: Callable[[], None], *, is_decided: bool
 ) -> None:
-    """Put the report and all files in place; where one cannot be, none is, and what was decided
+    """Put the report and all files in place. Where one cannot be, none is, and what was decided
     just now is taken back."""
-    work, folder = Path(journal["staged"]), Path(journal["folder"])
-    moved = work.exists()
+    work, folder = Path(journal.staged), Path(journal.folder)
+    has_report = work.exists()
     try:
-        if moved:
+        if has_report:
             with report_write_errors(folder):
                 work.replace(folder)
         place()
     except FileWriteError:
-        if moved and not work.exists():
+        if has_report and not work.exists():
             folder.rename(work)
-        if not decided:
+        if not is_decided:
             (evidence.root / JOURNAL).unlink(missing_ok=True)
         raise
 
 
 @contextmanager
-def _tidying() -> Iterator[None]:
+def _explain_leftovers() -> Iterator[None]:
+    """Say of an error in the block that all is published, and how what is left is tidied up."""
     try:
         yield
     except (OSError, FileWriteError) as error:

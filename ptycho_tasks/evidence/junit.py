@@ -1,4 +1,4 @@
-"""What pytest says of a run in its JUnit XML."""
+"""What pytest reports of a run in its JUnit XML."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from ptycho_tasks.evidence.records import Counts
 
-class Counts(NamedTuple):
-    """How many tests ended how; one whose fixture fails counts as failed."""
-
-    passed: int
-    failed: int
-    skipped: int
-
-    def __str__(self) -> str:
-        """As logs and ledgers say it."""
-        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+_CODE = re.compile("#x([0-9A-F]{2})")
+"""How pytest writes a character that XML cannot hold, as of a colour."""
+_ERROR = re.compile(r"^E {3}(\S.*)$", re.MULTILINE)
+"""What was raised, where a test file could not be read."""
 
 
-class TestReport(NamedTuple):
+class PytestReport(NamedTuple):
     """What a run of pytest came to."""
 
     counts: Counts
@@ -28,7 +23,7 @@ class TestReport(NamedTuple):
     """The first test that failed, and with what; empty where none did."""
 
 
-def read_junit(path: Path) -> TestReport | None:
+def read_junit(path: Path) -> PytestReport | None:
     """What pytest wrote; None where it wrote nothing that can be read.
 
     Args:
@@ -39,30 +34,25 @@ def read_junit(path: Path) -> TestReport | None:
     except (OSError, ElementTree.ParseError):
         return None
     passed = failed = skipped = 0
-    first = ""
+    first_failure = ""
     for case in root.iter("testcase"):
-        bad = [found for tag in ("failure", "error") for found in case.findall(tag)]
-        if bad:
+        failures = [element for tag in ("failure", "error") for element in case.findall(tag)]
+        if failures:
             failed += 1
-            first = first or _said(case, bad[0])
+            first_failure = first_failure or _describe(case, failures[0])
         elif case.find("skipped") is not None:
             skipped += 1
         else:
             passed += 1
-    return TestReport(Counts(passed, failed, skipped), first)
+    return PytestReport(Counts(passed, failed, skipped), first_failure)
 
 
-_CODE = re.compile("#x([0-9A-F]{2})")
-"""How pytest writes a character that XML cannot hold, as of a colour."""
-_ERROR = re.compile(r"^E {3}(\S.*)$", re.MULTILINE)
-"""What was raised, where a test file could not be read."""
-
-
-def _said(case: ElementTree.Element, bad: ElementTree.Element) -> str:
+def _describe(case: ElementTree.Element, failure: ElementTree.Element) -> str:
+    """A test's name, and the first line of what it failed with."""
     name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
-    message = (bad.get("message") or "").strip().partition("\n")[0]
-    raised = _ERROR.search(bad.text or "")
-    if message == "collection failure" and raised:
-        message = raised[1]
+    message = (failure.get("message") or "").strip().partition("\n")[0]
+    error = _ERROR.search(failure.text or "")
+    if message == "collection failure" and error:
+        message = error[1]
     text = f"{name}: {message}" if message else name
-    return _CODE.sub(lambda found: chr(int(found[1], 16)), text)
+    return _CODE.sub(lambda match: chr(int(match[1], 16)), text)

@@ -1,4 +1,7 @@
-"""The evidence that a project asks for."""
+"""Read what a project wants to prove, from its files or from what the database keeps of them.
+
+Every command of doit imports this module: the parser is imported only where a file has changed.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ptycho_tasks.builds.notes import opened, sealed
-from ptycho_tasks.builds.state import State, current
+from ptycho_tasks.builds.notes import open_note, seal_note
+from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.layout import (
@@ -24,12 +27,8 @@ from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.faults import exit_on_error
 
 _FORMAT = 1
-
 _NOTE = "evidence"
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading
+"""What the database calls the note of what the files came to."""
 
 
 def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
@@ -48,17 +47,17 @@ def load_evidence(root: Path, state: State | None = None) -> Evidence | None:
         read_config_bytes(root / name) if os.path.lexists(root / name) else None
         for name in (EVIDENCE_NAME, CONFIG_NAME)
     )
-    said = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
-    key = hashlib.sha256(repr(said).encode()).hexdigest()
-    kept = opened(state.note(_NOTE)) if state is not None else {}
-    if kept.get("key") == key:
-        return kept["evidence"] and _from_plain(kept["evidence"])
+    key = _make_key(root, config, own)
+    note = open_note(state.note(_NOTE)) if state is not None else {}
+    if note.get("key") == key:
+        return note["evidence"] and _from_json(note["evidence"])
+    # Only now: parsing takes longer than all else that a run with nothing to do does here.
     from ptycho_tasks.evidence.options import parse_files
 
     evidence = parse_files(root, config, own)
+    # A command that only looks makes no database.
     if state is not None and Path(state.name).exists():
-        kept = {"key": key, "evidence": evidence and _plain(evidence)}
-        state.keep_note(_NOTE, sealed(kept))
+        state.keep_note(_NOTE, seal_note({"key": key, "evidence": evidence and _to_json(evidence)}))
     return evidence
 
 
@@ -81,29 +80,32 @@ def require_evidence(root: Path) -> Evidence:
     return evidence
 
 
-def _plain(evidence: Evidence) -> dict[str, Any]:
-    return {**asdict(evidence), "root": str(evidence.root)}
-
-
-def _from_plain(plain: dict[str, Any]) -> Evidence:
-    def item(given: dict[str, Any]) -> Item:
-        fields: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in given.items()}
-        return Item(**fields)
-
-    items = tuple(map(item, plain["items"]))
-    return Evidence(**{**plain, "root": Path(plain["root"]), "items": items})
-
-
-def project_evidence() -> Evidence | None:
-    """The evidence that the project asks for, read likewise; None where it asks for none."""
-    return _evidence_at(Path.cwd(), current())
+def load_current_evidence() -> Evidence | None:
+    """The evidence that the project in the current folder asks for; a mistake in it ends the
+    program with one line. None where the project asks for none."""
+    return _load_cached(Path.cwd(), current_state())
 
 
 @cached
-def _evidence_at(root: Path, state: State | None) -> Evidence | None:
+def _load_cached(root: Path, state: State | None) -> Evidence | None:
     with exit_on_error():
-        if not may_have_evidence(root):
-            return None
-        from ptycho_tasks.evidence.loading import load_evidence
-
         return load_evidence(root, state)
+
+
+def _make_key(root: Path, config: bytes | None, own: bytes | None) -> str:
+    """Names what a note was made from: another content, or another version of ours, is no match."""
+    origin = (_FORMAT, [*Item.__dataclass_fields__], str(root), config, own)
+    return hashlib.sha256(repr(origin).encode()).hexdigest()
+
+
+def _to_json(evidence: Evidence) -> dict[str, Any]:
+    return {**asdict(evidence), "root": str(evidence.root)}
+
+
+def _from_json(content: dict[str, Any]) -> Evidence:
+    def to_item(content: dict[str, Any]) -> Item:
+        fields: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in content.items()}
+        return Item(**fields)
+
+    items = tuple(map(to_item, content["items"]))
+    return Evidence(**{**content, "root": Path(content["root"]), "items": items})

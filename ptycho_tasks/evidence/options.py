@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,7 +14,12 @@ from ptycho_tasks.config.document import ConfigFile, parse_config, shorten
 from ptycho_tasks.config.fields import explain_fault
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.item import Evidence, Item
-from ptycho_tasks.evidence.shell import code_named, pytest_calls, pytest_command, selected_paths
+from ptycho_tasks.evidence.shell import (
+    find_pytest,
+    find_scripts,
+    find_test_paths,
+    format_pytest_command,
+)
 from ptycho_tasks.layout import CONFIG_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.options import (
     NAME_PATTERN,
@@ -112,14 +119,16 @@ def parse_evidence(config: ConfigFile | None, own: ConfigFile | None) -> Evidenc
         ConfigError: one line with file and line, the key path, and what was expected.
     """
     section = None if config is None else config.data.get(EVIDENCE)
-    asked = section not in (None, {})
+    is_asked = section not in (None, {})
     if own is None:
-        return _evidence(config, section, EVIDENCE) if config is not None and asked else None
-    if config is not None and asked:
+        return (
+            _make_evidence(config, section, EVIDENCE) if config is not None and is_asked else None
+        )
+    if config is not None and is_asked:
         raise ConfigError(
             f"{config.where(EVIDENCE)}: {EVIDENCE}: there is {EVIDENCE_NAME} too; keep one of them"
         )
-    return _evidence(own, own.data, "")
+    return _make_evidence(own, own.data, "")
 
 
 def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence | None:
@@ -130,75 +139,99 @@ def parse_files(root: Path, config: bytes | None, own: bytes | None) -> Evidence
     )
 
 
-def _evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
-    def refused(key: str, problem: str) -> ConfigError:
-        key = f"{prefix}.{key}".strip(".")
-        return ConfigError(": ".join(part for part in (file.where(key), key, problem) if part))
+@dataclass(frozen=True)
+class _Place:
+    """Where the section stands, for messages."""
 
+    file: ConfigFile
+    prefix: str
+    """What its keys begin with; empty in a file of its own."""
+
+    def where(self, key: str) -> str:
+        """File and line of a key of the section."""
+        return self.file.where(f"{self.prefix}.{key}".strip("."))
+
+    def refuse(self, key: str, problem: str) -> ConfigError:
+        """The error that a value is wrong."""
+        whole_key = f"{self.prefix}.{key}".strip(".")
+        return ConfigError(": ".join(filter(None, (self.where(key), whole_key, problem))))
+
+
+def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
+    """The evidence in a section that begins with a prefix, or in a whole file."""
+    place = _Place(file, prefix)
     try:
         options = msgspec.convert(data, EvidenceOptions)
     except msgspec.ValidationError as error:
-        raise refused(*explain_fault(error, EvidenceOptions, data)) from error
+        raise place.refuse(*explain_fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
         if not getattr(options, key).isprintable():
-            raise refused(key, "expected text without control characters")
+            raise place.refuse(key, "expected text without control characters")
     if set("()|") & set(options.reports):
-        raise refused("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
-    items: list[Item] = []
-    by_hand: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for index, given in enumerate(options.items):
-        key = f"items[{index}]"
-        if given.by_hand is not None:
-            by_hand |= dict.fromkeys(given.rows, given.by_hand)
-            continue
-        try:
-            item = _item(given)
-        except ValueError as error:
-            raise refused(f"{key}.{'pytest' if given.pytest else 'command'}", str(error)) from None
-        where = file.where(f"{prefix}.{key}.log".strip("."))
-        if item.name.casefold() in names:
-            raise refused(
-                f"{key}.log",
-                f"{shorten(given.log)} names the log of {names[item.name.casefold()]} too",
-            )
-        names[item.name.casefold()] = where
-        items.append(item)
+        raise place.refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
+    by_hand = {row: one.by_hand for one in options.items if one.by_hand for row in one.rows}
     return Evidence(
         root=file.root,
         file=file.path.name,
         initiative=options.initiative,
         phase=options.phase,
-        plan=_path(options.plan),
-        ledger=_path(options.ledger),
-        reports=_path(options.reports),
-        items=tuple(items),
+        plan=_spell(options.plan),
+        ledger=_spell(options.ledger),
+        reports=_spell(options.reports),
+        items=tuple(_make_items(options.items, place)),
         by_hand=by_hand,
     )
 
 
-def _item(given: ItemOptions) -> Item:
-    assert given.log is not None
-    command = given.command or pytest_command(given.pytest)
+def _make_items(all_options: list[ItemOptions], place: _Place) -> Iterator[Item]:
+    """The items that run something, each with a log of its own."""
+    places: dict[str, str] = {}
+    for index, options in enumerate(all_options):
+        key = f"items[{index}]"
+        if options.by_hand is not None:
+            continue
+        try:
+            item = _make_item(options)
+        except ValueError as error:
+            culprit = "pytest" if options.pytest else "command"
+            raise place.refuse(f"{key}.{culprit}", str(error)) from None
+        name = item.name.casefold()  # some file systems know no other case
+        if name in places:
+            problem = f"{shorten(options.log)} names the log of {places[name]} too"
+            raise place.refuse(f"{key}.log", problem)
+        places[name] = place.where(f"{key}.log")
+        yield item
+
+
+def _make_item(options: ItemOptions) -> Item:
+    """An item that runs something.
+
+    Raises:
+        ValueError: its command cannot be run, or not be counted.
+    """
+    assert options.log is not None
+    command = options.command or format_pytest_command(options.pytest)
     if all(line.strip()[:1] in ("", "#") for line in command.splitlines()):
         raise ValueError("is only a comment, so that nothing would be run")
-    calls = pytest_calls(command)
-    arguments = given.pytest or (calls.arguments if calls.plain else [])
+    calls = find_pytest(command)
+    is_pytest = bool(options.pytest) or calls.is_plain
+    arguments = options.pytest or calls.arguments
     if any(re.match("--junit-?xml", word) for word in arguments):
         raise ValueError("the program sets --junitxml itself, to count the tests; remove it")
     return Item(
-        name=re.sub(r"(_green|_red)?(\.log)?$", "", given.log, count=1) or given.log,
-        ids=given.rows,
+        # Memos name a log by the outcome that they hope for: `cli_green.log`.
+        name=re.sub(r"(_green|_red)?(\.log)?$", "", options.log, count=1) or options.log,
+        ids=options.rows,
         command=command,
-        arguments=tuple(given.pytest),
-        counted=bool(given.pytest) or calls.plain,
-        countable=bool(given.pytest) or calls.named == 1,
-        env={name: str(value) for name, value in given.env.items()},
-        time_limit_s=given.time_limit_s,
-        tests=tuple(selected_paths(arguments)) if given.pytest or calls.plain else (),
-        scripts=tuple(code_named(given.command)) if given.command and not calls.plain else (),
-        stages=tuple(name for name in given.depends if _is_stage(name)),
-        depends=tuple(_path(name) for name in given.depends if not _is_stage(name)),
+        arguments=tuple(options.pytest),
+        is_pytest=is_pytest,
+        has_pytest=bool(options.pytest) or calls.mentions == 1,
+        env={name: str(value) for name, value in options.env.items()},
+        time_limit_s=options.time_limit_s,
+        tests=tuple(find_test_paths(arguments)) if is_pytest else (),
+        scripts=() if is_pytest else tuple(find_scripts(command)),
+        stages=tuple(name for name in options.depends if _is_stage(name)),
+        depends=tuple(_spell(name) for name in options.depends if not _is_stage(name)),
     )
 
 
@@ -206,6 +239,6 @@ def _is_stage(name: str) -> bool:
     return name.partition(":")[0] in STAGES
 
 
-def _path(text: str) -> str:
+def _spell(text: str) -> str:
     """A path with one spelling, `~` expanded."""
     return str(Path(text).expanduser())

@@ -1,4 +1,4 @@
-"""A plan's checklist in Markdown: found, read, and edited without touching any other byte.
+"""A plan's checklist in Markdown: find its rows, and edit them without touching any other byte.
 
 Two kinds of rows count, anywhere in the file but in fenced code:
 
@@ -48,7 +48,7 @@ class Change(NamedTuple):
     leaves the cell as it is."""
 
 
-class Row(NamedTuple):
+class PlanRow(NamedTuple):
     """One row of a checklist."""
 
     id: str
@@ -81,27 +81,27 @@ class Plan:
         self.name = name
         # Not `splitlines`, for which a form feed ends a line too.
         self._lines = content.decode("utf-8", "surrogateescape").split("\n")
-        self.rows = list(_rows(self._lines))
-        self._by_id: dict[str, list[Row]] = {}
+        self.rows = list(_find_rows(self._lines))
+        self._by_id: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             self._by_id.setdefault(row.id, []).append(row)
 
-    def row(self, id: str) -> Row:
+    def row(self, id: str) -> PlanRow:
         """The row of an id.
 
         Raises:
             PlanError: there is none, more than one, or one without a state.
         """
-        found = self._by_id.get(id, [])
-        with_state = [row for row in found if row.state is not None]
-        if not found:
+        rows = self._by_id.get(id, [])
+        with_state = [row for row in rows if row.state is not None]
+        if not rows:
             known = ", ".join(dict.fromkeys(row.id for row in self.rows if row.state is not None))
             raise PlanError(f"{self.name}: has no row `{id}`; rows: {known or 'none'}")
-        if not with_state and found[0].odd:
-            raise PlanError(self.odd_state(found[0]))
+        if not with_state and rows[0].odd:
+            raise PlanError(self.describe_odd_state(rows[0]))
         if not with_state:
             raise PlanError(
-                f"{self.name}:{found[0].line}: row `{id}` has no state; write `[ ]` into it"
+                f"{self.name}:{rows[0].line}: row `{id}` has no state; write `[ ]` into it"
             )
         if len(with_state) > 1:
             raise PlanError(
@@ -111,19 +111,19 @@ class Plan:
         return with_state[0]
 
     @property
-    def odd_rows(self) -> list[Row]:
+    def odd_rows(self) -> list[PlanRow]:
         """Rows with something in the place of a state that is none."""
         return [row for row in self.rows if row.odd]
 
-    def odd_state(self, row: Row) -> str:
-        """What is wrong with such a row, in one line."""
+    def describe_odd_state(self, row: PlanRow) -> str:
+        """What is wrong with one of `odd_rows`, in one line."""
         known = ", ".join(f"`[{state}]`" for state in STATES)
         return (
             f"{self.name}:{row.line}: row `{row.id}` has the state {row.odd.strip('`')}, which is "
             f"none of {known}; write one of them"
         )
 
-    def changed(self, changes: Mapping[str, Change]) -> bytes:
+    def apply(self, changes: Mapping[str, Change]) -> bytes:
         """The file's content with some rows changed, and no other byte.
 
         Args:
@@ -135,35 +135,40 @@ class Plan:
         lines = list(self._lines)
         for id, change in changes.items():
             row = self.row(id)
-            lines[row.line - 1] = _edited(lines[row.line - 1], row, change)
+            lines[row.line - 1] = _edit(lines[row.line - 1], row, change)
         return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 _LAST_NOTE = re.compile(r"[ \t]*\(evidence [0-9T:Z-]+ (?:green|red): [^()|]*\)$")
-"""A note as `note` writes it, at the end of a cell."""
+"""A note as `format_note` writes it, at the end of a cell."""
 
 
-def note(time: str, outcome: str, log: str) -> str:
-    """The pointer to a log that a row gets."""
+def format_note(time: str, outcome: str, log: str) -> str:
+    """The pointer to a log that a row gets.
+
+    Args:
+        time: of the report.
+        outcome: `green` or `red`.
+        log: its path, and what else is to be said.
+    """
     return f"(evidence {time} {outcome}: {log})"
 
 
-def _edited(line: str, row: Row, change: Change) -> str:
+def _edit(line: str, row: PlanRow, change: Change) -> str:
     if row.note is not None and change.note is not None:
         first, last = row.note
         text = line[first:last]
-        body = text.rstrip(" \t")
-        body = _LAST_NOTE.sub("", body)
+        body = _LAST_NOTE.sub("", text.rstrip(" \t"))
         blank = text[len(text.rstrip(" \t")) :] or " "
         line = f"{line[:first]}{body} {change.note}{blank}{line[last:]}"
     # The marker stands before the last cell.
     return line[: row.marker] + change.state + line[row.marker + 1 :]
 
 
-def _rows(lines: list[str]) -> Iterator[Row]:
+def _find_rows(lines: list[str]) -> Iterator[PlanRow]:
     fence = ""
     for number, line in enumerate(lines, start=1):
-        # Most lines of a long plan are told by how they begin.
+        # A look at how a line begins spares most lines of a long plan the patterns.
         head = line.lstrip(" \t>")[:1]
         line = line.removesuffix("\r")
         opened = _FENCE.match(line) if head in ("`", "~") else None
@@ -173,12 +178,13 @@ def _rows(lines: list[str]) -> Iterator[Row]:
         elif opened and "`" not in line[opened.end() :]:
             fence = opened[1]
         elif head:
-            row = _table_row(line, number) if head == "|" else _list_row(line, number)
+            row = _read_table_row(line, number) if head == "|" else _read_list_row(line, number)
             if row is not None:
                 yield row
 
 
-def _list_row(line: str, number: int) -> Row | None:
+def _read_list_row(line: str, number: int) -> PlanRow | None:
+    """The row in an item of a list; None where it is none."""
     item = _LIST_ROW.fullmatch(line)
     if item is None:
         return None
@@ -187,19 +193,20 @@ def _list_row(line: str, number: int) -> Row | None:
         return None
     after = item["text"][id.end() :]
     # Else the first word of any sentence would be an id.
-    marked = id["colon"] or id["mark"] or after.startswith(":") or re.search("[0-9]", id["id"])
-    if not marked or (after and after[0] not in " \t:"):
+    is_marked = id["colon"] or id["mark"] or after.startswith(":") or re.search("[0-9]", id["id"])
+    if not is_marked or (after and after[0] not in " \t:"):
         return None
     text = after.lstrip(": \t").rstrip()
     marker = _MARKER.fullmatch(item["marker"] or "")
     if marker is None:
-        return Row(id["id"], number, None, text, odd=item["marker"] or "")
+        return PlanRow(id["id"], number, None, text, odd=item["marker"] or "")
     begin = item.start("marker") + marker.start("state")
-    return Row(id["id"], number, marker["state"].replace("X", "x"), text, begin)
+    return PlanRow(id["id"], number, marker["state"].replace("X", "x"), text, begin)
 
 
-def _table_row(line: str, number: int) -> Row | None:
-    cells = _cells(line)
+def _read_table_row(line: str, number: int) -> PlanRow | None:
+    """The row in a line of a table; None where it is none."""
+    cells = _split_cells(line)
     if len(cells) < 2:
         return None
     id = _ID.fullmatch(line[slice(*cells[0])].strip())
@@ -214,7 +221,7 @@ def _table_row(line: str, number: int) -> Row | None:
             continue
         marker = _MARKER.fullmatch(content)
         if marker:
-            return Row(
+            return PlanRow(
                 id["id"],
                 number,
                 marker["state"].replace("X", "x"),
@@ -223,10 +230,10 @@ def _table_row(line: str, number: int) -> Row | None:
                 cells[last] if index < last else None,
             )
         odd = odd or (content if _ODD_CELL.fullmatch(content) else "")
-    return Row(id["id"], number, None, text, odd=odd)
+    return PlanRow(id["id"], number, None, text, odd=odd)
 
 
-def _cells(line: str) -> list[tuple[int, int]]:
+def _split_cells(line: str) -> list[tuple[int, int]]:
     """Begin and end of each cell of a table row, between its pipes; none where it is no row."""
     first = line.index("|") + 1
     if "\\" in line:

@@ -1,4 +1,4 @@
-"""Whether the evidence can be gathered at all: what is wrong shows before anything runs."""
+"""Checks before a run: what can only fail is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError, one_line
 from ptycho_tasks.evidence.documents import read_plan
-from ptycho_tasks.evidence.inputs import is_there, outputs_at
+from ptycho_tasks.evidence.inputs import exists, files_on_disk
 from ptycho_tasks.evidence.item import Evidence, Item
-from ptycho_tasks.evidence.ledger import lock_of
+from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.plan import Plan
-from ptycho_tasks.evidence.shell import environment, shell_command, split_assignments, words_of
+from ptycho_tasks.evidence.shell import (
+    make_environment,
+    make_shell_command,
+    split_assignments,
+    split_words,
+)
 from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.files import find_file_problem, report_write_errors, temporary_file
 from ptycho_tasks.system.terminal import echo
 
 
 def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
-    """Refuse what can only fail.
+    """Refuse evidence that cannot be gathered.
 
     Args:
         evidence: the project's.
@@ -41,16 +46,16 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     check_rows(evidence, plan)
     ledger = evidence.ledger_file
     if not ledger.is_file():
-        unfit = (
+        problem = (
             find_file_problem(ledger) or "no such file; make one, which may be empty, or correct it"
         )
-        raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {unfit}")
+        raise PlanError(f"{evidence.file}: ledger: {evidence.ledger}: {problem}")
     if ledger == evidence.plan_file:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
     reports = (evidence.reports_dir / "new", evidence.manifest_file("new"))
     for place in (evidence.plan_file, ledger, *reports):
         _check_writable(place)
-    lock = lock_of(ledger)
+    lock = lock_file(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
         raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
     mention_odd_rows(plan)
@@ -79,7 +84,7 @@ def mention_odd_rows(plan: Plan) -> None:
     if plan.odd_rows:
         first, *others = plan.odd_rows
         more = f"; so has line {', '.join(str(row.line) for row in others)}" if others else ""
-        echo(f"warning: {one_line(plan.odd_state(first))}{more}", err=True)
+        echo(f"warning: {one_line(plan.describe_odd_state(first))}{more}", err=True)
 
 
 def _check_writable(path: Path) -> None:
@@ -98,22 +103,24 @@ def _check_command(evidence: Evidence, item: Item) -> None:
                 f"{evidence.file}: {item.name}: pytest is not installed; `pip install pytest`"
             )
         return
-    read = _run(evidence, [*shell_command(item.command)[:-2], "-n", "-c", item.command])
-    if read.returncode != 0:
-        said = (read.stderr.splitlines() or ["it is none"])[0]
+    # With `-n` a shell reads a command and does not run it.
+    syntax = _run(evidence, [*make_shell_command(item.command)[:-2], "-n", "-c", item.command])
+    if syntax.returncode != 0:
+        problem = (syntax.stderr.splitlines() or ["it is none"])[0]
         raise ConfigError(
-            f"{evidence.file}: {item.name}: the shell cannot read the command: {said}"
+            f"{evidence.file}: {item.name}: the shell cannot read the command: {problem}"
         )
     try:
-        env, words = split_assignments(words_of(item.command))
+        env, words = split_assignments(split_words(item.command))
     except ValueError:
         return
     # What the shell has yet to make a word of, it must judge itself.
     if not words or set(words[0]) & set("$`*?[{(<>|&;)~"):
         return
+    # They may set PATH.
     more = {**item.env, **{name: value for name, value in env.items() if "$" not in value}}
-    found = _run(evidence, ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]], more)
-    if found.returncode != 0:
+    lookup = _run(evidence, ["/bin/sh", "-c", 'command -v -- "$1"', "sh", words[0]], more)
+    if lookup.returncode != 0:
         raise ConfigError(
             f"{evidence.file}: {item.name}: there is no command `{words[0]}`; correct it, or "
             "install what it belongs to"
@@ -126,7 +133,7 @@ def _run(
     return subprocess.run(
         command,
         cwd=evidence.root,
-        env={**environment(), **(env or {})},
+        env={**make_environment(), **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -143,7 +150,7 @@ def _check_named_files(evidence: Evidence, item: Item) -> None:
                 "the selector"
             )
     for name in item.depends:
-        if is_there(evidence, name) or _is_made(evidence, item, name):
+        if exists(evidence, name) or _is_made(evidence, item, name):
             continue
         close = difflib.get_close_matches(name, STAGES, n=1)
         hint = f"did you mean `{close[0]}`?" if close else "correct it, or make it first"
@@ -154,8 +161,8 @@ def _check_named_files(evidence: Evidence, item: Item) -> None:
 
 def _is_made(evidence: Evidence, item: Item, name: str) -> bool:
     """Whether a stage, or another item by its command, makes what an item depends on."""
-    outputs = outputs_at(evidence.root)
-    words = [path for stage in item.stages for path in outputs(stage)]
+    files = files_on_disk(evidence.root)
+    words = [path for stage in item.stages for path in files.list_outputs(stage)]
     for other in evidence.items:
         if other is not item:
             words += re.split(r"[\s\"'=;]+", other.command)

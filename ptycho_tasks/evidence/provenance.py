@@ -1,4 +1,4 @@
-"""What an item of the evidence runs on: commit, Python, packages, devices."""
+"""What an item runs on: commit, Python, packages, devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from ptycho_tasks.evidence.item import Item
 
@@ -16,28 +17,42 @@ _PACKAGES = ("ptycho-tasks", "ptycho-tasks-torch", "ptycho-tasks-ptychi", "ptych
 _CUDA = "CUDA_VISIBLE_DEVICES"
 
 
-def surroundings(root: Path, item: Item) -> dict[str, Any]:
-    """`commit` and `dirty` (None outside a git repository), `python`, `packages` and
-    `cuda_visible_devices` of a run."""
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = None if commit is None else _git(root, "status", "--porcelain", "-uno")
-    return {
-        "commit": commit,
-        "dirty": None if changes is None else bool(changes),
-        "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "cuda_visible_devices": item.env.get(_CUDA, os.environ.get(_CUDA)),
-    }
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run of an item took place on."""
+
+    commit: str | None
+    """None outside a git repository, as `dirty`."""
+    dirty: bool | None
+    """Whether files that git tracks were changed since the commit."""
+    python: str
+    packages: dict[str, str]
+    """Name to version."""
+    # Checked no further than that it may be left out: results without it are valid.
+    cuda_visible_devices: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
-def _version(name: str) -> str | None:
+def read_provenance(root: Path, item: Item) -> Provenance:
+    """What an item of the project at `root` would run on now."""
+    commit = _run_git(root, "rev-parse", "HEAD")
+    changes = None if commit is None else _run_git(root, "status", "--porcelain", "-uno")
+    return Provenance(
+        commit=commit,
+        dirty=None if changes is None else bool(changes),
+        python=platform.python_version(),
+        packages={name: version for name in _PACKAGES if (version := _find_version(name))},
+        cuda_visible_devices=item.env.get(_CUDA, os.environ.get(_CUDA)),
+    )
+
+
+def _find_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _run_git(root: Path, *arguments: str) -> str | None:
+    """What a git command prints; None where it fails, or where there is no git."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],

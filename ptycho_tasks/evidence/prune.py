@@ -7,18 +7,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptycho_tasks.evidence.item import MANIFESTS, STAMPED, Evidence
+from ptycho_tasks.evidence.item import MANIFESTS, RUN_FOLDER, Evidence
 from ptycho_tasks.evidence.journal import LOCK
-from ptycho_tasks.evidence.report import BLOCKER, PLAN_UPDATES, SUMMARY
+from ptycho_tasks.evidence.summaries import BLOCKER, PLAN_UPDATES, SUMMARY
 from ptycho_tasks.system.files import report_write_errors
 from ptycho_tasks.system.lock import hold_lock
 
 _OURS = re.compile(rf"[^/]+/(?:[^/]+_(?:green|red)\.log|{PLAN_UPDATES}|{SUMMARY}|{BLOCKER})")
 """What a report folder holds; in one that holds more, someone keeps files of their own."""
-_NAMED = re.compile(r"^(?:Plan|Ledger): `(.*)`$", re.MULTILINE)
+_PLAN_OR_LEDGER = re.compile(r"^(?:Plan|Ledger): `(.*)`$", re.MULTILINE)
 
 
-def prunable(evidence: Evidence, keep: int) -> list[Path]:
+def list_old_reports(evidence: Evidence, keep: int) -> list[Path]:
     """Report folders, oldest first, besides the newest `keep`, that no plan, ledger or manifest
     points to, and in which nobody keeps files of their own.
 
@@ -28,22 +28,23 @@ def prunable(evidence: Evidence, keep: int) -> list[Path]:
         evidence: the project's.
         keep: how many of the newest stay in any case.
     """
+    # A link may lead to a folder that another project uses.
     folders = sorted(
         path
-        for path in _entries(evidence.reports_dir)
-        if STAMPED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        for path in _list_folder(evidence.reports_dir)
+        if RUN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     )
     old = folders[: max(0, len(folders) - keep)]
-    pointing = "\n".join(_read(path) for path in _pointing(evidence))
-    return [folder for folder in old if folder.name not in pointing and _is_ours(folder)]
+    texts = "\n".join(_read_text(path) for path in _list_pointing_files(evidence))
+    return [folder for folder in old if folder.name not in texts and _is_ours(folder)]
 
 
-def prune(evidence: Evidence, folders: list[Path]) -> None:
+def remove_reports(evidence: Evidence, folders: list[Path]) -> None:
     """Remove report folders.
 
     Args:
         evidence: the project's.
-        folders: of `prunable`.
+        folders: of `list_old_reports`.
 
     Raises:
         FileWriteError: one cannot be removed.
@@ -55,25 +56,27 @@ def prune(evidence: Evidence, folders: list[Path]) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds only files that a run writes."""
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
     return all(map(_OURS.fullmatch, names))
 
 
-def _pointing(evidence: Evidence) -> Iterator[Path]:
+def _list_pointing_files(evidence: Evidence) -> Iterator[Path]:
+    """The files that may point to a report."""
     yield evidence.plan_file
     yield evidence.ledger_file
     yield from (evidence.reports_dir / MANIFESTS).glob("*.json")
-    named = {
+    others = {
         name
         for path in evidence.reports_dir.glob(f"*/*/{SUMMARY}")
-        for name in _NAMED.findall(_read(path))
+        for name in _PLAN_OR_LEDGER.findall(_read_text(path))
     }
-    yield from (evidence.root / name for name in sorted(named))
+    yield from (evidence.root / name for name in sorted(others))
 
 
-def _entries(folder: Path) -> Iterator[Path]:
+def _list_folder(folder: Path) -> Iterator[Path]:
     return folder.iterdir() if folder.is_dir() else iter(())
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text("utf-8", "replace") if path.is_file() else ""

@@ -1,9 +1,4 @@
-"""Publish what was proved: report, manifests, plan and ledger, all together or not at all.
-
-All that will change is staged beside its place. Then a journal is written, which says what the
-change is, not what the files become: from there on the publication is decided, and a run that
-follows a kill completes it, also on a plan or ledger that someone else has changed meanwhile.
-"""
+"""Publish what was proved: report, manifests, plan and ledger."""
 
 from __future__ import annotations
 
@@ -12,75 +7,83 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.evidence.backup import start_backup
 from ptycho_tasks.evidence.documents import (
-    _as_the_ledger_says,
-    _note_plan,
-    _refuse_changed_plan,
     read_plan,
+    refuse_changed_plan,
+    remember_plan,
+    spell_in_ledger,
 )
-from ptycho_tasks.evidence.inputs import Digest, Outputs
-from ptycho_tasks.evidence.item import GREEN, PENDING, RED, Evidence, Item
-from ptycho_tasks.evidence.journal import LOCK, _commit, _new_folder, complete
-from ptycho_tasks.evidence.keep import begin_keeping
-from ptycho_tasks.evidence.ledger import lock_of
-from ptycho_tasks.evidence.log import end_of_output
-from ptycho_tasks.evidence.plan import DONE, Plan, note
-from ptycho_tasks.evidence.records import Record, latest, pending, reasons_of, records_of
-from ptycho_tasks.evidence.report import (
+from ptycho_tasks.evidence.evaluation import (
+    ItemStatus,
+    RowUpdate,
+    decide_outcome,
+    decide_state,
+    evaluate_item,
+)
+from ptycho_tasks.evidence.inputs import ProjectFiles
+from ptycho_tasks.evidence.item import GREEN, OUTBOX, RED, Evidence, Item
+from ptycho_tasks.evidence.journal import (
+    LOCK,
+    Journal,
+    commit,
+    complete_publication,
+    new_report_folder,
+)
+from ptycho_tasks.evidence.ledger import lock_file
+from ptycho_tasks.evidence.log import read_end_of_output
+from ptycho_tasks.evidence.plan import DONE, Plan, format_note
+from ptycho_tasks.evidence.records import Record, find_record, find_unpublished, read_records
+from ptycho_tasks.evidence.summaries import (
     BLOCKER,
     PLAN_UPDATES,
     SUMMARY,
-    Evaluated,
-    RowUpdate,
-    attempt,
-    blocker,
-    manifest,
-    one_line,
-    outcome_of,
-    plan_updates,
-    state_of,
-    summary,
+    format_attempt,
+    format_blocker,
+    format_manifest,
+    format_plan_updates,
+    format_summary,
+    shorten,
 )
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.lock import hold_lock
 
 
-class Published(NamedTuple):
+class Publication(NamedTuple):
     """What was published."""
 
     folder: Path
+    """Of the report."""
     updates: list[RowUpdate]
 
 
-def begin(evidence: Evidence) -> None:
-    """Note what the plan is when a run begins; completes what a killed run left half published.
+def begin_evidence(evidence: Evidence) -> None:
+    """Begin a run: complete what a killed one left half published, and remember the plan.
 
     Raises:
         PlanError: the plan or the ledger cannot be read.
         FileWriteError: the note cannot be written.
     """
     with hold_lock(evidence.root / LOCK):
-        complete(evidence)
-        _note_plan(evidence, read_plan(evidence).content)
-        begin_keeping(evidence.root / PENDING)
+        complete_publication(evidence)
+        remember_plan(evidence, read_plan(evidence).content)
+        start_backup(evidence.root / OUTBOX)
 
 
 def publish(
-    evidence: Evidence,
-    items: Sequence[Item],
-    digest: Digest,
-    outputs: Outputs,
-    clock: Clock = SYSTEM_CLOCK,
-) -> Published | None:
-    """Publish what some items have pending, and what `unsaid` gives; None where that is nothing.
+    evidence: Evidence, items: Sequence[Item], files: ProjectFiles, clock: Clock = SYSTEM_CLOCK
+) -> Publication | None:
+    """Publish the results of some items that are not published yet, and mark the rows of
+    `find_unmarked_rows`; None where there is nothing to do.
 
     Args:
         evidence: the project's.
         items: those to publish.
-        digest: tells the content of files.
-        outputs: gives the files that a stage makes.
+        files: where the items' inputs are looked up.
         clock: tells the time.
 
     Raises:
@@ -90,129 +93,120 @@ def publish(
         FileWriteError: a file cannot be written; nothing was changed, or the next run completes.
     """
     with hold_lock(evidence.root / LOCK):
-        complete(evidence)
-        results = {item: found for item in items if (found := pending(evidence, item))}
+        complete_publication(evidence)
+        results = {item: record for item in items if (record := find_unpublished(evidence, item))}
         _refuse_mistakes(results)
         rows = {id for item in results for id in item.ids}
-        rows.update(unsaid(evidence, items, digest, outputs))
+        rows.update(find_unmarked_rows(evidence, items, files))
         if not rows:
             return None
-        with hold_lock(lock_of(evidence.ledger_file)):
+        with hold_lock(lock_file(evidence.ledger_file)):
             plan = read_plan(evidence)
-            _refuse_changed_plan(evidence, plan.content)
+            refuse_changed_plan(evidence, plan.content)
             ids = sorted(rows, key=lambda id: plan.row(id).line)
-            return _published(evidence, plan, ids, results, digest, outputs, clock)
+            # A green result that is stale already, as after an edit meanwhile, proves nothing now.
+            statuses = {
+                id: [evaluate_item(evidence, item, files) for item in evidence.items_for(id)]
+                for id in ids
+            }
+            return _publish_rows(evidence, plan, statuses, results, clock)
 
 
-def unsaid(
-    evidence: Evidence, items: Iterable[Item], digest: Digest, outputs: Outputs
+def find_unmarked_rows(
+    evidence: Evidence, items: Iterable[Item], files: ProjectFiles
 ) -> Iterator[str]:
     """Rows that are proved, though plan or manifest say otherwise, as after someone reopened them.
 
     Args:
         evidence: the project's.
         items: only rows that need no others, and whose results are published, are looked at.
-        digest: tells the content of files.
-        outputs: gives the files that a stage makes.
+        files: where the items' inputs are looked up.
 
     Raises:
         PlanError: the plan cannot be read, or a row is not there, or has no state.
     """
     plan = read_plan(evidence)
-    given = {item for item in items if pending(evidence, item) is None}
+    candidates = {item for item in items if find_unpublished(evidence, item) is None}
     for id in dict.fromkeys(id for item in evidence.items for id in item.ids):
-        needed, state = evidence.items_of(id), plan.row(id).state or ""
-        said = records_of(evidence, id)
-        is_said = state == DONE and all(latest(evidence, item) in said for item in needed)
-        if is_said or not given.issuperset(needed):
+        needed, state = evidence.items_for(id), plan.row(id).state or ""
+        records = read_records(evidence, id)
+        # Comparing records is cheap, and reading all inputs is not.
+        is_marked = state == DONE and all(find_record(evidence, item) in records for item in needed)
+        if is_marked or not candidates.issuperset(needed):
             continue
-        parts = [evaluate(evidence, item, digest, outputs) for item in needed]
-        after, _ = state_of(parts, state, by_hand=id in evidence.by_hand)
-        is_said = after == state and all(part.record in said for part in parts)
-        if outcome_of(parts) == GREEN and not is_said:
+        statuses = [evaluate_item(evidence, item, files) for item in needed]
+        after, _ = decide_state(statuses, state, by_hand=id in evidence.by_hand)
+        is_marked = after == state and all(status.record in records for status in statuses)
+        if decide_outcome(statuses) == GREEN and not is_marked:
             yield id
 
 
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
-    wrong = [(item, record["mistake"]) for item, record in results.items() if record["mistake"]]
-    if wrong:
-        said = "; ".join(
-            f"{', '.join(item.ids)}: `{' '.join(item.command.split())}` {text}"
-            for item, text in wrong
-        )
+    texts = [
+        f"{', '.join(item.ids)}: `{' '.join(item.command.split())}` {record.mistake}"
+        for item, record in results.items()
+        if record.mistake
+    ]
+    if texts:
         raise PtychoTasksError(
-            f"{said}; correct the command and run again: plan and ledger are as they were, other "
-            "results are kept until then"
+            f"{'; '.join(texts)}; correct the command and run again: plan and ledger are as they "
+            "were, other results are kept until then"
         )
 
 
-def _published(
+def _publish_rows(
     evidence: Evidence,
     plan: Plan,
-    ids: Sequence[str],
+    statuses: Mapping[str, Sequence[ItemStatus]],
     results: Mapping[Item, Record],
-    digest: Digest,
-    outputs: Outputs,
     clock: Clock,
-) -> Published:
+) -> Publication:
+    """Publish some rows.
+
+    Args:
+        evidence: the project's.
+        plan: as it is now.
+        statuses: of the items that each row needs, in the order of the plan.
+        results: what is to be published.
+        clock: tells the time.
+    """
     time = clock.stamp()
-    # A green result that is stale already, as after an edit meanwhile, proves nothing now.
-    evaluated = {
-        id: [evaluate(evidence, item, digest, outputs) for item in evidence.items_of(id)]
-        for id in ids
-    }
-    with _new_folder(evidence, clock) as (work, folder):
-        inside = work / evidence.phase
-        inside.mkdir()
-        moved: dict[str, Record] = {}
-        for item, record in results.items():
-            log = folder / evidence.phase / f"{item.name}_{record['outcome']}.log"
-            shutil.copyfile(evidence.pending_log(item), inside / log.name)
-            moved[item.name] = {**record, "log": project_path(evidence.root, log)}
-        parts = {
-            id: [part._replace(record=moved.get(part.item.name, part.record)) for part in found]
-            for id, found in evaluated.items()
+    with new_report_folder(evidence, clock) as (work, folder):
+        report = folder / evidence.phase
+        (work / evidence.phase).mkdir()
+        moved = _copy_logs(evidence, results, work / evidence.phase, report)
+        statuses = {
+            id: [status._replace(record=moved.get(status.item.name, status.record)) for status in s]
+            for id, s in statuses.items()
         }
-        updates = [_update(evidence, plan, id, parts[id], time) for id in ids]
-        _write_report(evidence, inside, moved, updates, time)
-        title, lines = _attempt(evidence, moved, parts, folder / evidence.phase, time)
-        journal = {
-            "staged": str(work),
-            "folder": str(folder),
-            "manifests": {id: manifest(evidence, id, parts[id], time) for id in ids},
-            "changes": {update.id: [update.after, update.note] for update in updates},
-            "title": title,
-            "lines": lines,
-            "pending": [item.name for item in results],
-        }
-        _commit(evidence, journal, decided=False)
-    return Published(folder / evidence.phase, updates)
+        updates = [_update_row(evidence, plan, id, s, time) for id, s in statuses.items()]
+        _write_report(evidence, work / evidence.phase, moved, updates, time)
+        title, lines = _describe_attempt(evidence, moved, statuses, report, time)
+        journal = Journal(
+            staged=str(work),
+            folder=str(folder),
+            manifests={id: format_manifest(evidence, id, s, time) for id, s in statuses.items()},
+            changes={update.id: (update.after, update.note) for update in updates},
+            title=title,
+            lines=lines,
+            pending=[item.name for item in results],
+        )
+        commit(evidence, journal)
+    return Publication(report, updates)
 
 
-def _attempt(
-    evidence: Evidence,
-    results: Mapping[str, Record],
-    parts: Mapping[str, Sequence[Evaluated]],
-    folder: Path,
-    time: str,
-) -> tuple[str, list[str]]:
-    """Title and lines of the ledger's entry, with paths as the ledger says them."""
-
-    def shown(log: str) -> str:
-        return _as_the_ledger_says(evidence, evidence.root / log)
-
-    still = {
-        id: [shown(log) for log in _logs(found)]
-        for id, found in parts.items()
-        if not any(part.item.name in results for part in found)
-    }
-    places = {name: shown(record["log"]) for name, record in results.items()}
-    places[""] = _as_the_ledger_says(evidence, folder)
-    return attempt(evidence, results, still, places, time)
-
-
-def _logs(parts: Sequence[Evaluated]) -> list[str]:
-    return [part.record["log"] for part in parts if part.record is not None]
+def _copy_logs(
+    evidence: Evidence, results: Mapping[Item, Record], work: Path, report: Path
+) -> dict[str, Record]:
+    """Copy the logs into the folder to fill; gives the records by item, with the paths that the
+    logs will have in the report."""
+    moved = {}
+    for item, record in results.items():
+        name = f"{item.name}_{record.outcome}.log"
+        shutil.copyfile(evidence.log_file(item), work / name)
+        log = project_path(evidence.root, report / name)
+        moved[item.name] = msgspec.structs.replace(record, log=log)
+    return moved
 
 
 def _write_report(
@@ -222,34 +216,46 @@ def _write_report(
     updates: Sequence[RowUpdate],
     time: str,
 ) -> None:
-    """Write what a report folder, in which the logs lie already, says besides."""
-    (folder / SUMMARY).write_text(summary(evidence, results, time), "utf-8")
-    (folder / PLAN_UPDATES).write_text(plan_updates(evidence, updates, time), "utf-8")
-    red = {name: record for name, record in results.items() if record["outcome"] == RED}
+    """Write the files of a report folder beside the logs, which lie there already."""
+    (folder / SUMMARY).write_text(format_summary(evidence, results, time), "utf-8")
+    (folder / PLAN_UPDATES).write_text(format_plan_updates(evidence, updates, time), "utf-8")
+    red = [record for record in results.values() if record.outcome == RED]
     if red:
-        outputs = {n: end_of_output(folder / Path(r["log"]).name) for n, r in red.items()}
-        (folder / BLOCKER).write_text(blocker(red, outputs))
+        tails = [read_end_of_output(folder / Path(record.log).name) for record in red]
+        (folder / BLOCKER).write_text(format_blocker(red, tails))
 
 
-def evaluate(evidence: Evidence, item: Item, digest: Digest, outputs: Outputs) -> Evaluated:
-    """What is known of an item, and whether it still holds."""
-    record = latest(evidence, item)
-    stale = ""
-    if record is not None and record.get("outcome") == GREEN:
-        reasons = reasons_of(evidence, item, record, digest, outputs)
-        stale = next((reason.text for reason in reasons), "")
-    return Evaluated(item, record, stale)
+def _describe_attempt(
+    evidence: Evidence,
+    results: Mapping[str, Record],
+    statuses: Mapping[str, Sequence[ItemStatus]],
+    report: Path,
+    time: str,
+) -> tuple[str, list[str]]:
+    """Title and lines of the ledger's entry, with paths as the ledger writes them."""
+
+    def spell(log: str) -> str:
+        return spell_in_ledger(evidence, evidence.root / log)
+
+    proved = {
+        id: [spell(status.record.log) for status in s if status.record is not None]
+        for id, s in statuses.items()
+        if not any(status.item.name in results for status in s)
+    }
+    by_log = {spell(record.log): record for record in results.values()}
+    return format_attempt(evidence, by_log, proved, spell_in_ledger(evidence, report), time)
 
 
-def _update(
-    evidence: Evidence, plan: Plan, id: str, parts: Sequence[Evaluated], time: str
+def _update_row(
+    evidence: Evidence, plan: Plan, id: str, statuses: Sequence[ItemStatus], time: str
 ) -> RowUpdate:
     row = plan.row(id)
     assert row.state is not None
-    after, reason = state_of(parts, row.state, by_hand=id in evidence.by_hand)
-    records = [part.record for part in parts if part.record is not None]
-    red = [record for record in records if record["outcome"] == RED]
-    pointers = ", ".join(record["log"] for record in red or records)
-    text = one_line(red[0]["problem"] if red else "" if after == "x" else reason)
-    pointer = f"{pointers}; {text}" if text else pointers
-    return RowUpdate(id, row.state, after, note(time, RED if red else GREEN, pointer), reason)
+    after, reason = decide_state(statuses, row.state, by_hand=id in evidence.by_hand)
+    records = [status.record for status in statuses if status.record is not None]
+    red = [record for record in records if record.outcome == RED]
+    pointer = ", ".join(record.log for record in red or records)
+    text = shorten(red[0].problem if red else "" if after == DONE else reason)
+    pointer = f"{pointer}; {text}" if text else pointer
+    note = format_note(time, RED if red else GREEN, pointer)
+    return RowUpdate(id, row.state, after, note, reason)

@@ -1,4 +1,7 @@
-"""Records of what items gave, and why one is stale."""
+"""Records: what one run of an item came to, as it lies in `.ptycho/evidence/` and in manifests.
+
+The files may be damaged, edited or of another version: what is no record counts as not there.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +9,145 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ptycho_tasks.builds.reasons import Reason, describe_change
-from ptycho_tasks.evidence.inputs import Digest, Outputs, digest_at, input_paths
-from ptycho_tasks.evidence.item import GREEN, PENDING, RED, STAMPED, Evidence, Item
+import msgspec
+
+from ptycho_tasks.evidence.item import Evidence, Item
+from ptycho_tasks.evidence.provenance import Provenance
 from ptycho_tasks.layout import EVIDENCE, project_path
 from ptycho_tasks.system.clock import is_stamp
-from ptycho_tasks.system.files import real_path
 
-Record = dict[str, Any]
-"""What is known of one run of an item: `item`, `ids`, `outcome`, `command`, `env`, `settings`,
-`inputs` (path to sha256), `started`, `duration_s`, `ended` (how), `exit_status`, `counts`,
-`problem` (the first failing test or error line), `mistake` (of the user, so that it counts for
-nothing), `log` (path), `sha256` (of the log), and what it ran on."""
+_LONGEST_S = 10**10
+# An `int` of a file stays one, so that a record that is published again keeps its bytes.
+_Seconds = (
+    Annotated[int, msgspec.Meta(ge=0, lt=_LONGEST_S)]
+    | Annotated[float, msgspec.Meta(ge=0, lt=_LONGEST_S)]
+)
+
+
+class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many tests ended how; one whose fixture fails counts as failed."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+    def __str__(self) -> str:
+        """As logs and ledgers say it."""
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+class Record(Provenance, frozen=True, kw_only=True):
+    """What is known of one run of an item."""
+
+    item: str
+    """The item's name."""
+    ids: list[str]
+    """The rows that it proves."""
+    command: str
+    env: dict[str, str]
+    settings: dict[str, Any]
+    """What decided the outcome besides files: see `Item.settings`."""
+    inputs: dict[str, str | None]
+    """Path to sha256 of the files that it depended on; None where there was no such file."""
+    started: str
+    """When: UTC, as `Clock.stamp` writes it."""
+    duration_s: _Seconds
+    ended: str
+    """How: `exit status 0`."""
+    exit_status: int | msgspec.UnsetType | None = msgspec.UNSET
+    counts: Counts | None
+    """Of the tests; None where no test was counted."""
+    outcome: Literal["green", "red"]
+    problem: str
+    """Of a red one: the first failing test or error line."""
+    mistake: str
+    """What is wrong with the configuration, so that the run counts for nothing; empty if nothing
+    is."""
+    log: str
+    """The log's path."""
+    sha256: str
+    """Of the log."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot say.
+
+        Raises:
+            ValueError: the time is none, or no file can have the log's name.
+        """
+        if not is_stamp(self.started):
+            raise ValueError("`started` is no time")
+        if "\0" in self.log:
+            raise ValueError("`log` is no path")
 
 
 # ---------------------------------------------------------------------------------------------
-# What was found out
+# JSON
 
 
-def read_record(path: Path) -> Record | None:
-    """A result or manifest; None where there is none that can be read."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping that a JSON file holds; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
         # Halves of characters are no text, those aside that stand for the bytes of a file's name.
-        json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return content if isinstance(content, dict) else None
 
 
-def pending(evidence: Evidence, item: Item) -> Record | None:
+def format_json(content: object) -> str:
+    """Records, and what holds some, as the text of a file; a file with equal content has equal
+    bytes."""
+    # Not msgspec's own writer, which refuses the bytes of a file's name that are no UTF-8.
+    return json.dumps(msgspec.to_builtins(content), indent=1, sort_keys=True) + "\n"
+
+
+def _parse_records(values: Iterable[Any]) -> Iterator[Record]:
+    """The records among the values of a file."""
+    for value in values:
+        try:
+            yield msgspec.convert(value, Record)
+        except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+            continue
+
+
+# ---------------------------------------------------------------------------------------------
+# Finding records
+
+
+def find_unpublished(evidence: Evidence, item: Item) -> Record | None:
     """The result of an item that is not published yet."""
-    return next(_whole([read_record(evidence.pending_file(item))]), None)
+    return next(_parse_records([read_json(evidence.result_file(item))]), None)
 
 
-def published(evidence: Evidence, item: Item) -> Record | None:
+def find_published(evidence: Evidence, item: Item) -> Record | None:
     """The last published result of an item."""
-    found = [record for id in item.ids for record in records_of(evidence, id)]
-    mine = [record for record in found if record["item"] == item.name]
-    return max(mine, key=lambda record: str(record["started"]), default=None)
+    records = [record for id in item.ids for record in read_records(evidence, id)]
+    own = [record for record in records if record.item == item.name]
+    return max(own, key=lambda record: record.started, default=None)
 
 
-def records_of(evidence: Evidence, id: str) -> list[Record]:
+def find_record(evidence: Evidence, item: Item) -> Record | None:
+    """The last result of an item, published or not."""
+    return find_unpublished(evidence, item) or find_published(evidence, item)
+
+
+def read_records(evidence: Evidence, id: str) -> list[Record]:
     """The published results that a row stands on."""
-    return [*_whole(_items(read_record(evidence.manifest_file(id))))]
+    return [*_parse_records(_list_items(read_json(evidence.manifest_file(id))))]
 
 
-def manifest_problem(evidence: Evidence, id: str) -> str:
+def find_manifest_problem(evidence: Evidence, id: str) -> str:
     """What is wrong with a row's manifest; empty where nothing is, or where there is none."""
     path = evidence.manifest_file(id)
     if not os.path.lexists(path):
         return ""
-    manifest = read_record(path)
-    items = _items(manifest)
-    if manifest and items and manifest.get("id") == id and len(items) == len([*_whole(items)]):
+    manifest = read_json(path)
+    items = _list_items(manifest)
+    is_of_row = manifest is not None and manifest.get("id") == id
+    if items and is_of_row and len(items) == len([*_parse_records(items)]):
         return ""
     return (
         f"{project_path(evidence.root, path)} is damaged; restore it, or remove it and run "
@@ -69,122 +155,6 @@ def manifest_problem(evidence: Evidence, id: str) -> str:
     )
 
 
-def _items(manifest: Record | None) -> list[Any]:
+def _list_items(manifest: dict[str, Any] | None) -> list[Any]:
     items = (manifest or {}).get("items")
     return items if isinstance(items, list) else []
-
-
-_TYPES: dict[str, Any] = {"item": str, "ids": list, "outcome": str, "problem": str, "started": str,
-          "log": str, "sha256": str, "settings": dict, "inputs": dict, "command": str,
-          "env": dict, "ended": str, "mistake": str, "packages": dict, "python": str,
-          "commit": (str, type(None)), "dirty": (bool, type(None))}  # fmt: skip
-
-_LONGEST_S = 1e10
-
-
-def _whole(records: Iterable[Any]) -> Iterator[Record]:
-    """Those that are results, whatever else a file may say."""
-    return (
-        record
-        for record in records
-        if isinstance(record, dict)
-        and all(isinstance(record.get(key, ...), kind) for key, kind in _TYPES.items())
-        and record["outcome"] in (GREEN, RED)
-        and is_stamp(record["started"])
-        and "\0" not in record["log"]
-        and all(isinstance(id, str) for id in record["ids"])
-        and all(type(digest) in (str, type(None)) for digest in record["inputs"].values())
-        and _are_counts(record.get("counts"))
-        and type(record.get("duration_s")) in (int, float)
-        and 0 <= record["duration_s"] < _LONGEST_S
-    )
-
-
-def _are_counts(counts: Any) -> bool:
-    """Whether a value is what `counts` of a record may be."""
-    if counts is None:
-        return True
-    names = ("passed", "failed", "skipped")
-    return (
-        isinstance(counts, dict)
-        and counts.keys() == {*names}
-        and all(type(number) is int for number in counts.values())
-    )
-
-
-def latest(evidence: Evidence, item: Item) -> Record | None:
-    """The last result of an item, published or not."""
-    return pending(evidence, item) or published(evidence, item)
-
-
-def log_problem(evidence: Evidence, record: Record) -> str:
-    """What is wrong with the log of a result; empty where nothing is."""
-    log = str(record.get("log"))
-    path = evidence.root / log
-    if not log.startswith(f"{PENDING}/") and not is_in_report(evidence, path):
-        return f"{log} lies outside the report folders of {evidence.reports}"
-    found = digest_at(evidence.root)(log)
-    if found is None:
-        return f"{log} is missing"
-    if found != record.get("sha256"):
-        return f"{log} was altered: sha256 {str(record.get('sha256'))[:12]} -> {found[:12]}"
-    return ""
-
-
-def is_in_report(evidence: Evidence, path: Path) -> bool:
-    """Whether a file lies in a report folder, as reports/2025-10-20T050500Z/phase, by whatever
-    name it is reached."""
-    reports, log = real_path(evidence.reports_dir), real_path(path)
-    if not log.is_relative_to(reports):
-        return False
-    parts = log.relative_to(reports).parts
-    return len(parts) == 3 and STAMPED.fullmatch(parts[0]) is not None
-
-
-def setting_reasons(item: Item, record: Record) -> Iterator[Reason]:
-    """What of an item is not as it was when it was run, besides files."""
-    old, new = record.get("settings") or {}, item.settings
-    for key in sorted({*old, *new}):
-        if key not in old or key not in new or old[key] != new[key]:
-            text = " -> ".join(_shown(v[key]) if key in v else "not there" for v in (old, new))
-            yield Reason("setting", key, f"{key} {text}", old.get(key), new.get(key))
-
-
-def reasons_of(
-    evidence: Evidence, item: Item, record: Record | None, digest: Digest, outputs: Outputs
-) -> Iterator[Reason]:
-    """Why an item must run, if its last result was this one.
-
-    Args:
-        evidence: the project's.
-        item: one of its items.
-        record: the result; None where there is none.
-        digest: tells the content of files.
-        outputs: gives the files that a stage makes.
-    """
-    if record is None:
-        yield Reason("new", item.name, f"{item.name} was not run yet")
-        return
-    yield from setting_reasons(item, record)
-    seen = record.get("inputs") or {}
-    now = {path: digest(path) for path in input_paths(evidence, item, outputs)}
-    for path in sorted({*seen, *now}):
-        if path not in now:
-            yield Reason("input", path, f"{path} is no longer an input", seen[path], None)
-        elif path not in seen or seen[path] != now[path]:
-            before, after = seen.get(path), now[path]
-            text = describe_change(path, before, after, "is new as an input")
-            yield Reason("input", path, text, before, after)
-    if record.get("outcome") != GREEN:
-        said = f": {record['problem']}" if record.get("problem") else ""
-        yield Reason("output", item.name, f"{item.name} was red{said}")
-    else:
-        problem = log_problem(evidence, record)
-        if problem:
-            yield Reason("output", str(record.get("log")), problem)
-
-
-def _shown(value: Any) -> str:
-    # As it was written, so that it can be compared: JSON would double backslashes.
-    plain = isinstance(value, str) and value.isprintable()
-    return f'"{value}"' if plain else json.dumps(value)

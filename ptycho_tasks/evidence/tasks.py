@@ -1,98 +1,85 @@
 """The evidence as doit tasks.
 
-Each item is a hidden task of its own, so that items run side by side; it never fails, so that
-one that is red keeps no other from running. What they found out is published by the tasks that
-need them: `evidence`, of all, and `evidence:ID`, of one row.
+Each item has a hidden task of its own, so that items run side by side. It never fails: an item that
+is red keeps no other from running. The results are published by the tasks that need them:
+`evidence`, of all items, and `evidence:ID`, of those of one row.
+
+Every command of doit imports this module in a project with evidence. What a run needs besides is
+imported when it runs: so that `doit` with nothing to do does not wait for msgspec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import report_failure
-from ptycho_tasks.builds.project import project_table
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer
-from ptycho_tasks.builds.state import State, current
-from ptycho_tasks.errors import PtychoTasksError, one_line
-from ptycho_tasks.evidence.inputs import Digest, digest_at, input_paths, outputs_in
-from ptycho_tasks.evidence.item import RED, Evidence, Item
-from ptycho_tasks.evidence.loading import project_evidence
-from ptycho_tasks.evidence.records import latest, pending, reasons_of
+from ptycho_tasks.builds.state import State, current_state
+from ptycho_tasks.errors import one_line
+from ptycho_tasks.evidence.inputs import ProjectFiles, find_rows
+from ptycho_tasks.evidence.item import Evidence, Item
+from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.layout import EVIDENCE
 from ptycho_tasks.system.faults import exit_on_error
-from ptycho_tasks.system.processes import prefix_lines
-from ptycho_tasks.system.terminal import echo
 
-NAME = EVIDENCE
-HIDDEN = f"_{NAME}:"
-"""How the names of the tasks begin that run an item each."""
+ITEM_PREFIX = f"_{EVIDENCE}:"
+"""What the names of the hidden tasks begin with; doit does not list what begins with `_`."""
 
 
-def tasks_of(evidence: Evidence) -> Iterator[Task]:
+def create_evidence_tasks(evidence: Evidence) -> Iterator[Task]:
     """The tasks that run the items, and those that publish."""
     for item in evidence.items:
         yield Task(
-            f"{HIDDEN}{item.name}",
-            [(prove, [item.name])],
-            task_dep=_stage_tasks(item),
-            uptodate=[_Fresh(item.name)],
+            f"{ITEM_PREFIX}{item.name}",
+            [(_prove, [item.name])],
+            task_dep=_list_stage_tasks(item),
+            uptodate=[_StillHolds(item.name)],
             io={"capture": False},
             doc=one_line(f"run {item.command}"),
         )
-    yield _publishing(evidence, NAME, list(evidence.items), "prove the rows of the plan")
+    yield _create_publishing_task(EVIDENCE, evidence.items, "prove the rows of the plan")
     for id in evidence.ids:
-        items = evidence.items_of(id)
+        items = evidence.items_for(id)
         if items:
-            doc = "; ".join(item.command for item in items)
-            task = _publishing(evidence, f"{NAME}:{id}", items, one_line(" ".join(doc.split())))
-            task.subtask_of = NAME
+            doc = one_line(" ".join("; ".join(item.command for item in items).split()))
+            task = _create_publishing_task(f"{EVIDENCE}:{id}", items, doc)
+            task.subtask_of = EVIDENCE
             yield task
 
 
-def _publishing(evidence: Evidence, name: str, items: list[Item], doc: str) -> Task:
+def _create_publishing_task(name: str, items: Iterable[Item], doc: str) -> Task:
     names = [item.name for item in items]
     return Task(
         name,
-        [(publish_action, [names])],
-        task_dep=[f"{HIDDEN}{item}" for item in names],
-        uptodate=[_NothingPending(names)],
+        [(_publish, [names])],
+        task_dep=[f"{ITEM_PREFIX}{item}" for item in names],
+        uptodate=[_IsPublished(names)],
         io={"capture": False},
         doc=doc,
     )
 
 
-def _stage_tasks(item: Item) -> list[str]:
+def _list_stage_tasks(item: Item) -> list[str]:
+    """The tasks of the stages that an item is about."""
+    rows = read_project_table().rows if item.stages else []
     with exit_on_error():
-        for stage in item.stages:
-            outputs_of(stage)
-    rows = project_table().rows if item.stages else []
-    return [r.name for s in item.stages for r in rows if s in (r.name, r.stage)]
-
-
-def outputs_of(stage: str) -> list[str]:
-    """The files that a stage makes.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
-    return outputs_in(project_table().rows, stage)
+        return [row.name for stage in item.stages for row in find_rows(rows, stage)]
 
 
 def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
-    """Refuse, before anything runs, evidence that cannot be gathered; note what the plan is.
+    """Refuse, before anything runs, evidence that cannot be gathered; remember what the plan is.
 
     Args:
         tasks: all, by name.
         selected: names of those that run.
 
     Raises:
-        PtychoTasksError: as `ready.check_ready` and `publish.begin`.
+        PtychoTasksError: as `preflight.check_ready` and `publish.begin_evidence`.
     """
     global _ready_for
     left, needed = list(selected), set()
@@ -101,22 +88,39 @@ def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
         if name not in needed and name in tasks:
             needed.add(name)
             left += [*tasks[name].task_dep, *tasks[name].setup_tasks]
-    names = [n.removeprefix(HIDDEN) for n in tasks if n in needed and n.startswith(HIDDEN)]
-    evidence = project_evidence() if names else None
+    names = [name for name in tasks if name in needed and name.startswith(ITEM_PREFIX)]
+    evidence = load_current_evidence() if names else None
     if evidence is not None:
         from ptycho_tasks.evidence.preflight import check_ready
-        from ptycho_tasks.evidence.publish import begin
+        from ptycho_tasks.evidence.publish import begin_evidence
 
-        begin(evidence)
-        check_ready(evidence, [evidence.item(name) for name in names])
-    _ready_for = current()
+        begin_evidence(evidence)
+        items = [evidence.find_item(name.removeprefix(ITEM_PREFIX)) for name in names]
+        check_ready(evidence, items)
+    _ready_for = current_state()
 
 
 _ready_for: State | None = None
-"""The database of the run for which all is ready."""
+"""The database of the run for which `refuse_unready` found nothing."""
 
 
-class _Fresh(Answer):
+class _Answer(Answer):
+    """An answer to whether a task of the evidence is up to date."""
+
+    @property
+    def files(self) -> ProjectFiles:
+        """Where the inputs of items are looked up."""
+        return ProjectFiles(self.state.sha256, lambda: read_project_table().rows)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The project's."""
+        evidence = load_current_evidence()
+        assert evidence is not None
+        return evidence
+
+
+class _StillHolds(_Answer):
     """Whether an item's last result is green and still holds."""
 
     def __init__(self, name: str) -> None:
@@ -125,20 +129,22 @@ class _Fresh(Answer):
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Compares what the item was run on with what there is now."""
+        from ptycho_tasks.evidence.records import find_record
+        from ptycho_tasks.evidence.staleness import list_reasons
+
         if self.is_asked_by_a_run(task) and _ready_for is not self.state:
             # A reporter of doit's own begins no run.
             with exit_on_error():
                 refuse_unready(self.tasks, self.tasks)
-        evidence = project_evidence()
-        assert evidence is not None
-        item = evidence.item(self.name)
-        record = latest(evidence, item)
+        evidence = self.evidence
+        item = evidence.find_item(self.name)
+        record = find_record(evidence, item)
         with exit_on_error():
-            self.reasons = [*reasons_of(evidence, item, record, self.state.sha256, outputs_of)]
+            self.reasons = [*list_reasons(evidence, item, record, self.files)]
         return not self.reasons
 
 
-class _NothingPending(Answer):
+class _IsPublished(_Answer):
     """Whether all results are published; a run says in any case what there is."""
 
     def __init__(self, names: list[str]) -> None:
@@ -147,89 +153,32 @@ class _NothingPending(Answer):
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Looks for results that are not, and for rows that do not say what is proved."""
-        from ptycho_tasks.evidence.publish import unsaid
-
         if self.is_asked_by_a_run(task):
             return False
-        evidence = project_evidence()
-        assert evidence is not None
-        items = [evidence.item(name) for name in self.names]
+        from ptycho_tasks.evidence.publish import find_unmarked_rows
+        from ptycho_tasks.evidence.records import find_unpublished
+
+        evidence = self.evidence
+        items = [evidence.find_item(name) for name in self.names]
         self.reasons = [
             Reason("output", item.name, f"the result of {item.name} is not published yet")
             for item in items
-            if pending(evidence, item) is not None
+            if find_unpublished(evidence, item) is not None
         ]
         with exit_on_error():
-            for id in unsaid(evidence, items, self.state.sha256, outputs_of):
+            for id in find_unmarked_rows(evidence, items, self.files):
                 text = f"{id} is proved, and {evidence.plan} or its manifest does not say so"
                 self.reasons.append(Reason("output", id, text))
         return not self.reasons
 
 
-def _digest(evidence: Evidence) -> Digest:
-    state: State | None = current()
-    return digest_at(evidence.root) if state is None else state.sha256
+def _prove(name: str) -> TaskFailed | TaskError | None:
+    from ptycho_tasks.evidence.actions import prove_item
+
+    return prove_item(name)
 
 
-def inputs_of(evidence: Evidence, item: Item) -> dict[str, str | None]:
-    """Path to sha256 of every file that an item's outcome may hang on, as they are now."""
-    digest = _digest(evidence)
-    return {path: digest(path) for path in input_paths(evidence, item, outputs_of)}
+def _publish(names: list[str]) -> TaskFailed | TaskError | None:
+    from ptycho_tasks.evidence.actions import publish_items
 
-
-def prove(name: str) -> TaskFailed | TaskError | None:
-    """The action of a hidden task: run an item, whatever its outcome."""
-    from ptycho_tasks.evidence.runner import run_item
-
-    evidence = project_evidence()
-    assert evidence is not None
-    item = evidence.item(name)
-    with prefix_lines(name):
-        try:
-            run_item(evidence, item, inputs_of(evidence, item))
-        except Exception as error:
-            return report_failure(error)
-    return None
-
-
-def publish_action(names: list[str], whole: bool = True) -> TaskFailed | TaskError | None:
-    """The action of `evidence`: publish what is pending, and say what each item came to.
-
-    Args:
-        names: of the items.
-        whole: whether all of them ran, or still hold.
-    """
-    from ptycho_tasks.evidence.keep import put_back
-    from ptycho_tasks.evidence.publish import publish
-    from ptycho_tasks.evidence.report import BLOCKER
-
-    evidence = project_evidence()
-    assert evidence is not None
-    items = [evidence.item(name) for name in names]
-    try:
-        put_back()
-        ran = {item for item in items if pending(evidence, item) is not None}
-        done = publish(evidence, items, _digest(evidence), outputs_of)
-    except Exception as error:
-        return report_failure(error)
-    red: list[tuple[Item, str]] = []
-    lost: list[str] = []
-    for item in items:
-        record = latest(evidence, item)
-        if record is None:
-            lost += [item.name] if whole else []
-            continue
-        again = "" if item in ran else f" (of {record['started']}, still good)"
-        echo(one_line(f"{record['outcome']:<6} {', '.join(item.ids)}  {record['log']}{again}"))
-        red += [(item, record["log"])] if record["outcome"] == RED else []
-    if done is not None:
-        folder = Path(done.folder).relative_to(evidence.root)
-        echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
-    if lost:
-        text = f"the result of {', '.join(lost)} is gone or damaged; run again"
-        return report_failure(PtychoTasksError(text))
-    if red:
-        rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
-        blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
-        return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
-    return None
+    return publish_items(names, are_complete=True)

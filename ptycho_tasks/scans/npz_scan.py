@@ -1,4 +1,4 @@
-"""Scans in NPZ, after the raw-scan contract of the README, and under older keys."""
+"""Scans in NPZ, after the raw-scan contract of docs/scans.md, and under older keys."""
 
 from __future__ import annotations
 

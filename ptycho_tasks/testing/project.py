@@ -5,6 +5,7 @@ from ptycho_tasks.testing.project import doit, build, write_project  # noqa: F40
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,15 @@ from doit.doit_cmd import DoitMain
 from doit.globals import Globals
 
 from ptycho_tasks import tasks
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME
 from ptycho_tasks.system.cache import forget_all
+from ptycho_tasks.testing.forks import Completed, run_forked
 
-Completed = subprocess.CompletedProcess[str]
-DOIT = (sys.executable, "-m", "doit")
-OURS = (sys.executable, "-m", "ptycho_tasks.commands.cli")
+TIMEOUT_S = 300
+PYTHON = (sys.executable, "-m")
+DOIT = (*PYTHON, "doit")
+OURS = (*PYTHON, "ptycho_tasks.commands.cli")
 """The command `ptycho-tasks`."""
 
 
@@ -42,9 +45,15 @@ def make_project(root: Path, config: str, files: Mapping[str, str] | None = None
 
 
 def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
-    """Run a command as a user would; gives exit status and output."""
+    """Run a command as a user would; gives exit status and output.
+
+    `DOIT` and `OURS` run in a process that has imported the large libraries before, unless
+    `options`, those of `subprocess.run`, ask for something else.
+    """
+    if (*command[:2],) == PYTHON and not options and hasattr(os, "fork"):
+        return run_forked(command[2:], cwd=cwd, timeout_s=TIMEOUT_S)
     return subprocess.run(
-        command, cwd=cwd, text=True, capture_output=True, timeout=300, check=False, **options
+        command, cwd=cwd, text=True, capture_output=True, timeout=TIMEOUT_S, check=False, **options
     )
 
 

@@ -90,10 +90,10 @@ def test_a_container_bounds_the_machine(monkeypatch, tmp_path):
 
 
 def test_memory_that_ends_all_the_same_is_one_line():
-    found = cost.cost_of(Plain(), asked(*SCAN.positions[7]))
+    found = cost.estimate_cost(Plain(), asked(*SCAN.positions[7]))
 
     def compute():
-        with found.told():
+        with found.explain_memory_errors():
             np.empty(2**55)
 
     with pytest.raises(TrainingError, match=r"^memory ended: a canvas of .* needs about 0.6 GB"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ptycho_tasks.builds import task_table as table
 from ptycho_tasks.config.facts import Fact, list_facts
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.options import STAGES, ExecutionOptions, TrainingOptions
+from ptycho_tasks.testing.project import DOIT, run_command
 
 PAGE = Path(__file__).parents[2] / "docs" / "staleness.md"
 FILE_SOURCE = """\
@@ -26,8 +28,11 @@ fixture: {subset_size: 25}
 backend: epie
 training: {epochs: 5}
 """
+CORE = Path(code.__file__).parents[1]
 KNOWS = "from ptycho_tasks.options import ExecutionOptions\n\n\n"
 REFINE = "refine: {backend: further, epochs: 2}\n"
+STARTED = ".  "
+"""How doit begins the line of a task that runs."""
 
 
 def rows(title):
@@ -45,9 +50,9 @@ def rows(title):
 SETTINGS = [(key.strip("`"), change, ran) for key, change, ran in rows("Settings of ptycho.yaml")]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bases(_built, tmp_path_factory):
-    """Two built projects: one that simulates its scan, one that reads it."""
+    """Built projects: one that simulates its scan, one that reads it, one without a refinement."""
     folder = tmp_path_factory.mktemp("bases")
     simulated, reading = folder / "simulated", folder / "reading"
     shutil.copytree(_built, simulated)
@@ -58,27 +63,35 @@ def bases(_built, tmp_path_factory):
     shutil.copy(_built / "runs/default/inference/reconstruction.h5", reading / "product.h5")
     (reading / "ptycho.yaml").write_text(FILE_SOURCE)
     for root in (simulated, reading):
+        add_backends(root / "backends")
+        (root / "helper.py").write_text("value = 1\n")
         with (root / "ptycho.yaml").open("a") as config:
             config.write(REFINE)
-        for name in ("epie", "further"):
-            text = (root / "backends" / f"{name}.py").read_text()
-            if name == "epie":
-                text = text.replace(", TrainingOptions\n\n\n", f", TrainingOptions\n{KNOWS}")
-                text = text.replace(
-                    "    def train", "    execution_type = ExecutionOptions\n\n    def train"
-                )
-                (root / "backends" / "epie.py").write_text(text)
-            text = text.replace(f'"{name}"', f'"{name}2"')
-            (root / "backends" / f"{name}2.py").write_text(text)
+        done = run_command(DOIT, cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert STARTED not in run_command(DOIT, cwd=root).stdout
     return {"simulated": simulated, "reading": reading, "unrefined": _built}
 
 
+def add_backends(folder):
+    """Let `epie` know settings of the execution and import a module; add a copy of each backend."""
+    path = folder / "epie.py"
+    replaced(path, ", TrainingOptions\n\n\n", f", TrainingOptions\n{KNOWS}")
+    replaced(path, "    def train", "    execution_type = ExecutionOptions\n\n    def train")
+    replaced(path, "class EPIE", "import helper\n\n\nclass EPIE")
+    for name in ("epie", "further"):
+        text = (folder / f"{name}.py").read_text()
+        (folder / f"{name}2.py").write_text(text.replace(f'"{name}"', f'"{name}2"'))
+
+
 @pytest.fixture
-def base(bases, tmp_path, build):
+def base(bases, tmp_path, monkeypatch):
+    """A copy of a base, in which nothing is stale."""
+
     def base(kind):
         root = shutil.copytree(bases[kind], tmp_path / "project")
-        build(root)
-        assert build(root) == []
+        monkeypatch.syspath_prepend(root)
+        sys.modules.pop("helper", None)  # of another test's copy
         return root
 
     return base
@@ -170,7 +183,17 @@ def in_file(name, old, new):
     return edit
 
 
+def work_on_a_copy_of_the_core(tmp_path, monkeypatch):
+    shutil.copytree(CORE, tmp_path / "core")
+    monkeypatch.setattr(code, "_HERE", tmp_path / "core")
+
+
 def core_code(root, tmp_path, monkeypatch):
+    work_on_a_copy_of_the_core(tmp_path, monkeypatch)
+    edit_core(tmp_path)
+
+
+def edit_core(tmp_path):
     replaced(tmp_path / "core" / "scans" / "cutting.py", "return np.sort(", "return +np.sort(")
 
 
@@ -223,32 +246,26 @@ def test_every_change_of_a_file_has_its_row():
     ("what", "change", "ran"), FILES, ids=[f"{row[0]}-{row[1]}" for row in FILES]
 )
 def test_a_changed_file_runs_what_its_row_says(
-    bases, tmp_path, build, monkeypatch, what, change, ran
+    base, tmp_path, build, monkeypatch, what, change, ran
 ):
-    root = shutil.copytree(bases["reading"], tmp_path / "project")
-    shutil.copytree(Path(code.__file__).parents[1], tmp_path / "core")
-    monkeypatch.setattr(code, "_HERE", tmp_path / "core")
-    (root / "helper.py").write_text("value = 1\n")
-    replaced(root / EPIE, "class EPIE", "import helper\n\n\nclass EPIE")
-    monkeypatch.syspath_prepend(root)
-    build(root)
-    assert build(root) == []
+    root = base("reading")
     CHANGES[what, change](root, tmp_path, monkeypatch)
     assert build(root) == ran
     assert build(root) == []
 
 
-def test_code_that_comes_to_be_worked_on_counts_from_then_on(bases, tmp_path, build, monkeypatch):
+def test_code_that_comes_to_be_worked_on_counts_from_then_on(base, tmp_path, build, monkeypatch):
     """A project that was built with an installed program, and then with an editable one."""
-    root = shutil.copytree(bases["reading"], tmp_path / "project")
-    shutil.copytree(Path(code.__file__).parents[1], tmp_path / "core")
+    root = base("reading")
     with monkeypatch.context() as installed:
         installed.setattr(code, "is_installed", lambda path: True)
+        for folder in ("fixtures", "runs", ".ptycho"):
+            shutil.rmtree(root / folder)
         build(root)
-    monkeypatch.setattr(code, "_HERE", tmp_path / "core")
+    work_on_a_copy_of_the_core(tmp_path, monkeypatch)
     monkeypatch.setattr(table, "_own_stamp", lambda: "editable")
     assert build(root) == []
-    core_code(root, tmp_path, monkeypatch)
+    edit_core(tmp_path)
     assert build(root)[0] == "fixture"
     assert build(root) == []
     with monkeypatch.context() as installed:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.builds.notes import opened, sealed
+from ptycho_tasks.builds.notes import open_note, seal_note
 from ptycho_tasks.builds.packing import pack_rows, unpack_rows
 from ptycho_tasks.builds.planning import make_rows
 from ptycho_tasks.builds.rows import Row
@@ -35,19 +35,19 @@ def rows(draw):
 
 @given(st.lists(rows(), max_size=6))
 def test_rows_come_back_as_they_were_packed(given_rows):
-    note = opened(sealed({"key": "k", **pack_rows(given_rows)}))
+    note = open_note(seal_note({"key": "k", **pack_rows(given_rows)}))
     assert unpack_rows(note) == given_rows
 
 
-@pytest.mark.parametrize("note", [None, 7, b"x", "", "{}", "[" * 100_000, sealed({})[:-1] + "]"])
+@pytest.mark.parametrize("note", [None, 7, b"x", "", "{}", "[" * 100_000, seal_note({})[:-1] + "]"])
 def test_a_note_that_is_not_as_it_was_written_is_none(note):
-    assert opened(note) == {}
+    assert open_note(note) == {}
 
 
 def test_variants_cost_a_fraction_of_what_each_alone_would(project):
     config = (project / "ptycho.yaml").read_text() + "matrix: {training.epochs: [%s]}\n"
     sizes = [
-        len(sealed(pack_rows(make_rows(project / "ptycho.yaml", (config % values).encode())[0])))
+        len(seal_note(pack_rows(make_rows(project / "ptycho.yaml", (config % values).encode())[0])))
         for values in ("1", ", ".join(map(str, range(1, 101))))
     ]
     assert sizes[1] < 4 * sizes[0]

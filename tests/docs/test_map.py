@@ -30,7 +30,7 @@ def test_every_path_of_the_map_exists() -> None:
 @pytest.mark.parametrize(
     ("question", "path", "word"),
     [
-        ("where the mask of a scan is read: NPZ", "ptycho_tasks/scans/readers.py", "bad_pixels"),
+        ("where the mask of a scan is read: NPZ", "ptycho_tasks/scans/npz_scan.py", "bad_pixels"),
         ("where staleness is decided", "ptycho_tasks/builds/staleness.py", "class UpToDate"),
         ("where a JAX backend would go", "backends/", ""),
     ],

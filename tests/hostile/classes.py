@@ -31,6 +31,7 @@ def preload() -> None:
         "matplotlib.backends.backend_agg",
         "ptycho_tasks.results.bundle",
         "ptycho_tasks.commands.cli",
+        "ptycho_tasks.evidence.actions",
         "ptycho_tasks.evidence.tasks",
         "ptycho_tasks.scans.cutting",
         "ptycho_tasks.scans.hdf5_scan",

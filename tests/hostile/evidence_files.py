@@ -16,7 +16,7 @@ import yaml
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho
 from hostile.scans import built_project, prepared, run_apart
-from ptycho_tasks.evidence.importing import DODO
+from ptycho_tasks.config.dodo import DODO, EVIDENCE_DODO
 
 EVIDENCE = Battery("evidence")
 MEMO = Path("memo.txt")
@@ -47,7 +47,7 @@ def write(evidence: str | bytes = BASE, plan: str | bytes = PLAN) -> None:
         "plan.md": plan,
         "ledger.md": "# Ledger\n",
         "data.txt": "measured\n",
-        "dodo.py": DODO,
+        "dodo.py": EVIDENCE_DODO,
     }.items():
         data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
         Path(name).write_bytes(data)
@@ -480,9 +480,7 @@ def _check_sees_a_stale_stage(rng: Rng) -> Trial:
         " depends: [infer]}\n",
         "- [ ] **C4.F:** a\n",
     )
-    from ptycho_tasks.commands.template import DODO as OF_PROJECT
-
-    Path("dodo.py").write_text(OF_PROJECT)
+    Path("dodo.py").write_text(DODO)
     run_apart("-m", "doit", "evidence")
     config = Path("ptycho.yaml")
     config.write_text(config.read_text().replace("epochs: 3", "epochs: 4"))

@@ -19,7 +19,7 @@ import numpy as np
 from conftest import FURTHER, page_block
 from numpy.typing import NDArray
 
-from ptycho_tasks.commands.template import DODO
+from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData

@@ -1,8 +1,9 @@
-"""Clocks that are far off."""
+"""What time it is, also where the clock is far off."""
 
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -38,3 +39,12 @@ def test_a_clock_beyond_any_calendar_is_refused_in_a_line(set_clock):
     for ask in (utc_now, now_ns):
         with pytest.raises(ConfigError, match="says the year 11533; set it"):
             ask()
+
+
+def test_the_time_is_utc_and_can_be_set(monkeypatch):
+    assert utc_now().utcoffset() == timedelta()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1760936700")
+    assert Clock().stamp() == "2025-10-20T05:05:00Z"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "noon")
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH: expected seconds since 1970"):
+        utc_now()

@@ -96,15 +96,12 @@ class UnrolledNetwork(nn.Module):
             phase = canvas / modulus
             along = torch.view_as_real(step * phase.conj()).movedim(-1, 0)
             filtered = lit * frequency_filter(lit * along, self.filters[k]) / turn.reach
-            velocity = (
-                _scale_fields(self.gains[k], along)
-                + filtered
-                + _scale_fields(self.momenta[k], velocity)
-            )
+            velocity = _scale(self.gains[k], along) + filtered + _scale(self.momenta[k], velocity)
             change = velocity
             if last:
-                phase_part = lit * along[1:]
-                shown = [frequency_filter(phase_part, along.new_tensor([row]))[0] for row in SHOWN]
+                shown = [
+                    frequency_filter(lit * along[1:], along.new_tensor([row]))[0] for row in SHOWN
+                ]
                 fields = [canvas.real, canvas.imag, modulus, *along, exposure.illumination, *shown]
                 change = change + self._correct(fields)
             canvas = canvas + phase * torch.complex(change[0], change[1])
@@ -251,6 +248,6 @@ def expose_blocks(
     )
 
 
-def _scale_fields(weights: Tensor, fields: Tensor) -> Tensor:
+def _scale(weights: Tensor, fields: Tensor) -> Tensor:
     """(A, B, S, T) fields times (A,) weights."""
     return weights[:, None, None, None] * fields

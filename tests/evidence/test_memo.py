@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.importing import import_memo
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import read_memo
+from ptycho_tasks.testing.project import DOIT, run_command
 
 MEMO = Path(__file__).with_name("memo.txt")
 FOLDER = "plans/active/ADR-003-BACKEND-API/reports"
@@ -82,7 +81,7 @@ def test_the_command_that_makes_the_fixture_is_found(evidence):
 
 
 def test_every_line_is_told_of(tmp_path):
-    found = import_memo(MEMO, tmp_path)
+    findings = import_memo(MEMO, tmp_path)
     lines = MEMO.read_text().splitlines()
     titles = {
         "Do Now:",
@@ -96,22 +95,19 @@ def test_every_line_is_told_of(tmp_path):
         for number, line in enumerate(lines, start=1)
         if not line or line.startswith("- Targeted tests") or line in titles
     }
-    assert {finding.line for finding in found} - {0} >= set(range(1, len(lines) + 1)) - silent
-    said = "\n".join(map(str, found))
+    assert {finding.line for finding in findings} - {0} >= set(range(1, len(lines) + 1)) - silent
+    text = "\n".join(map(str, findings))
     for name in ("fixture_generation.log", "pytest_cli_train_green.log",
                  "pytest_cli_inference_green.log", "pytest_integration_green.log",
                  "plan_updates.md", "summary.md"):  # fmt: skip
-        assert f"line 6    took  file {name}: " in said
-    assert "line 2    left  Mode: the evidence has no place for a way of working" in said
-    assert all(len(str(finding).split("  ", 2)[2]) > 3 for finding in found)
+        assert f"line 6    took  file {name}: " in text
+    assert "line 2    left  Mode: the evidence has no place for a way of working" in text
+    assert all(len(str(finding).split("  ", 2)[2]) > 3 for finding in findings)
 
 
-def test_a_project_of_its_own_can_run_it(tmp_path):
-    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "plan", "import", str(MEMO)]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
-    assert "took  evidence.yaml\n" in done.stdout
-    doit = [sys.executable, "-m", "doit"]
-    done = subprocess.run(doit, cwd=tmp_path, text=True, capture_output=True, check=False)
+def test_a_project_of_its_own_can_run_it(tmp_path, ours):
+    assert "took  evidence.yaml\n" in ours(tmp_path, "plan", "import", str(MEMO)).stdout
+    done = run_command(DOIT, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2, f"error: evidence.yaml: plan: {PLAN}: No such file or directory; correct the path\n"
     )  # fmt: skip
@@ -193,7 +189,7 @@ def test_what_cannot_be_mapped_is_said():
     memo = read_memo(
         "hello\nMapped tests: pytest a 'b\nDo Now:\n1. do it\nColour: red\nPointers:\n- x/y.md\n"
     )
-    assert [(finding.line, finding.taken) for finding in memo.findings] == [
+    assert [(finding.line, finding.is_taken) for finding in memo.findings] == [
         (1, False), (2, False), (4, False), (5, False), (7, False),
     ]  # fmt: skip
     assert "a quote is opened and not closed" in memo.findings[1].text
@@ -226,8 +222,8 @@ If Blocked: write reports/blocker.md, note it in docs/ledger.md.
     ],
 )
 def test_prose_never_becomes_a_command(text):
-    (task,) = read_memo(ENTRY % ("R.1 reader", text)).tasks
-    assert task.commands == []
+    (entry,) = read_memo(ENTRY % ("R.1 reader", text)).entries
+    assert entry.commands == []
 
 
 @pytest.mark.parametrize(
@@ -235,7 +231,7 @@ def test_prose_never_becomes_a_command(text):
 )
 def test_what_is_plainly_a_command_is_one(text):
     memo = read_memo(ENTRY % ("R.1 reader", text))
-    assert [command.text for command in memo.tasks[0].commands] == ["pytest a/b.py -q"]
+    assert [command.text for command in memo.entries[0].commands] == ["pytest a/b.py -q"]
     assert (memo.plan, memo.ledger) == ("work/plan.md", "docs/ledger.md")
 
 
@@ -248,4 +244,4 @@ def test_what_is_plainly_a_command_is_one(text):
     ],
 )
 def test_shortened_ids_and_ranges_are_spread(word, ids):
-    assert read_memo(ENTRY % (word, "run it")).tasks[0].ids == ids
+    assert read_memo(ENTRY % (word, "run it")).entries[0].ids == ids

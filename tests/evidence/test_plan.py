@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import PlanError
-from ptycho_tasks.evidence.plan import BLOCKED, DONE, Change, Plan, note
-from ptycho_tasks.evidence.report import one_line
+from ptycho_tasks.evidence.plan import BLOCKED, DONE, Change, Plan, format_note
+from ptycho_tasks.evidence.summaries import shorten
 
 PLAN = r"""# Plan
 
@@ -76,22 +76,22 @@ def test_a_row_that_cannot_be_changed_is_refused(id, expected):
 def test_a_row_that_stands_twice_is_refused():
     text = PLAN + "- [ ] C4.F: again\n"
     with pytest.raises(PlanError, match=r"plan.md:22: row `C4.F` stands in line 10 already"):
-        Plan(text.encode(), "plan.md").changed({"C4.F": Change(DONE, "")})
+        Plan(text.encode(), "plan.md").apply({"C4.F": Change(DONE, "")})
 
 
 def test_an_edit_changes_the_marker_and_the_last_cell():
-    said = note("2025-10-20T05:05:00Z", "green", "reports/a.log")
+    pointer = format_note("2025-10-20T05:05:00Z", "green", "reports/a.log")
     plan = Plan(PLAN.encode(), "plan.md")
-    text = plan.changed({"C4.D1": Change(DONE, said), "C4.F": Change(DONE, said)}).decode()
+    text = plan.apply({"C4.D1": Change(DONE, pointer), "C4.F": Change(DONE, pointer)}).decode()
     assert text == PLAN.replace("tests | [ ] | guid", "tests | [x] | guid").replace(
-        "in code |\n|", f"in code {said} |\n|"
+        "in code |\n|", f"in code {pointer} |\n|"
     ).replace("[P] C4.F", "[x] C4.F")
 
 
 def test_a_later_note_takes_the_place_of_an_earlier_one():
     plan = Plan(b"| a.1 | b | [ ] | |", "plan.md")
     for time, state in (("2025-10-20T05:05:00Z", BLOCKED), ("2026-01-01T00:00:00Z", DONE)):
-        text = plan.changed({"a.1": Change(state, note(time, "green", "x.log"))})
+        text = plan.apply({"a.1": Change(state, format_note(time, "green", "x.log"))})
         plan = Plan(text, "plan.md")
     assert text == b"| a.1 | b | [x] | (evidence 2026-01-01T00:00:00Z green: x.log) |"
 
@@ -122,33 +122,31 @@ def test_no_other_byte_of_any_plan_changes(before, row, after, old, new, end):
     before = [re.sub("[`~]", "'", line) for line in before]
     text = "\n".join([*before, row.format(old, ""), *after, *([""] if end else [])])
     plan = Plan(text.encode(), "plan.md")
-    assert plan.changed({}) == text.encode()
-    said = note("2026-01-01T00:00:00Z", "red", "r/x.log")
-    got = plan.changed({"T.1": Change(new, said)})
-    expected = "\n".join([*before, row.format(new, f" {said}"), *after, *([""] if end else [])])
+    assert plan.apply({}) == text.encode()
+    pointer = format_note("2026-01-01T00:00:00Z", "red", "r/x.log")
+    got = plan.apply({"T.1": Change(new, pointer)})
+    expected = "\n".join([*before, row.format(new, f" {pointer}"), *after, *([""] if end else [])])
     # A cell that ended at its pipe gets a blank after the note.
-    assert got.decode() in (expected, expected.replace(f"{said}|", f"{said} |"))
+    assert got.decode() in (expected, expected.replace(f"{pointer}|", f"{pointer} |"))
     again = Plan(got, "plan.md")
     assert again.row("T.1").state == new
-    assert again.changed({"T.1": Change(new, said)}) == got
+    assert again.apply({"T.1": Change(new, pointer)}) == got
 
 
 @given(ROWS.filter(lambda row: row.count("{}") == 2), st.text(max_size=40) | st.just("a\\"))
 def test_whatever_a_note_says_it_stays_one_note_in_its_cell(row, problem):
-    said = note("2026-01-01T00:00:00Z", "red", f"r/x.log; {one_line(problem)}")
+    pointer = format_note("2026-01-01T00:00:00Z", "red", f"r/x.log; {shorten(problem)}")
     plain = Plan(row.format(" ", "").encode(), "plan.md")
-    plan = Plan(plain.changed({"T.1": Change(BLOCKED, said)}), "plan.md")
+    plan = Plan(plain.apply({"T.1": Change(BLOCKED, pointer)}), "plan.md")
     assert [(row.id, row.state) for row in plan.rows] == [("T.1", BLOCKED)]
     assert plan.row("T.1").text == plain.row("T.1").text
-    later = {"T.1": Change(DONE, note("2026-02-01T00:00:00Z", "green", "r/y.log"))}
-    assert re.sub(rb" +\|", b" |", plan.changed(later)) == re.sub(
-        rb" +\|", b" |", plain.changed(later)
-    )
+    later = {"T.1": Change(DONE, format_note("2026-02-01T00:00:00Z", "green", "r/y.log"))}
+    assert re.sub(rb" +\|", b" |", plan.apply(later)) == re.sub(rb" +\|", b" |", plain.apply(later))
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_read_and_stay(content):
-    assert Plan(content, "plan.md").changed({}) == content
+    assert Plan(content, "plan.md").apply({}) == content
 
 
 @pytest.mark.parametrize("state", ["[D]", "[~]", "`[?]`", "[ x ]", "[]", "[done]"])

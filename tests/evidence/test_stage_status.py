@@ -1,4 +1,4 @@
-"""Whether stages are up to date, for who runs nothing."""
+"""Whether stages are up to date, where nothing is run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ptycho_tasks.evidence.standing import stale_stage
+from ptycho_tasks.evidence.stage_status import find_stage_problem
 
 
 @pytest.mark.parametrize("with_database", [True, False])
@@ -14,10 +14,10 @@ def test_a_stage_is_stale_once_what_decides_it_changed(built_project, monkeypatc
     monkeypatch.chdir(built_project)
     if not with_database:
         shutil.rmtree(".ptycho")
-    assert stale_stage("infer") == ""
+    assert find_stage_problem("infer") == ""
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("epochs: 5", "epochs: 6"))
-    said = "training.epochs 5 -> 6" if with_database else "it was not built yet"
-    assert stale_stage("infer") == f"train: {said}"
-    assert stale_stage("fixture") == ""
+    problem = "training.epochs 5 -> 6" if with_database else "it was not built yet"
+    assert find_stage_problem("infer") == f"train: {problem}"
+    assert find_stage_problem("fixture") == ""
     assert (built_project / ".ptycho").exists() == with_database

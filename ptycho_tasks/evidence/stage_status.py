@@ -1,6 +1,7 @@
-"""Whether the stages of the project in the current folder are up to date, for who runs nothing.
+"""Whether the stages of the project in the current folder are up to date; nothing is run.
 
-The judgement is that of `doit why`; nothing is written, not even to the database.
+The judgement is that of `doit why`. Nothing is written, not even to the database: this may be a
+check in a clone, or stand beside a run.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ptycho_tasks.builds.state import Checker, State
 from ptycho_tasks.builds.why import Verdict, judge
 from ptycho_tasks.layout import STATE_NAME
 
-_UNDESCRIBED = ("source", "fixture")
-"""Stages whose results do not say what they were made from; the database does."""
+_WITHOUT_RECIPE = ("source", "fixture")
+"""Stages whose results do not say what they were made from: only the database does."""
 
 
 class _ReadOnly(State):
@@ -26,7 +27,7 @@ class _ReadOnly(State):
     is_read_only = True
 
 
-def stale_stage(stage: str) -> str:
+def find_stage_problem(stage: str) -> str:
     """Why a stage, or a task of one, is not up to date, as `doit why` says it; empty where it is.
 
     Where the database knows nothing of a source or a fixture, as in a copy without it, one that is
@@ -41,21 +42,22 @@ def stale_stage(stage: str) -> str:
         control = TaskControl(create_all_tasks())
         names = [name for name in control.tasks if stage in (name, name.partition(":")[0])]
         control.process(names)
-        found = [verdict for verdict in judge(control, manager) if _counts(verdict, control)]
+        stale = [verdict for verdict in judge(control, manager) if _is_stale(verdict, control)]
     finally:
         manager.close()
         Globals.dep_manager = before
-    return next((f"{verdict.task}: {_said(verdict)}" for verdict in found), "")
+    return next((f"{verdict.task}: {_describe(verdict)}" for verdict in stale), "")
 
 
-def _said(verdict: Verdict) -> str:
+def _describe(verdict: Verdict) -> str:
     return verdict.reasons[0].text if verdict.reasons else f"is {verdict.status}"
 
 
-def _counts(verdict: Verdict, control: TaskControl) -> bool:
-    """Whether a verdict says that something is stale, and not only that something before it is."""
+def _is_stale(verdict: Verdict, control: TaskControl) -> bool:
+    """Whether a verdict says that a task itself is stale, and not only one before it."""
     if verdict.status != "stale":
         return verdict.status == "ignored"
     stage = verdict.task.partition(":")[0]
-    unknown = stage in _UNDESCRIBED and {r.kind for r in verdict.reasons} <= {"new", "upstream"}
-    return not (unknown and all(Path(t).is_file() for t in control.tasks[verdict.task].targets))
+    is_unknown = {reason.kind for reason in verdict.reasons} <= {"new", "upstream"}
+    is_there = all(Path(target).is_file() for target in control.tasks[verdict.task].targets)
+    return not (stage in _WITHOUT_RECIPE and is_unknown and is_there)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from ptycho_tasks.evidence.keep import Keep
+from ptycho_tasks.evidence.backup import Backup
 
 
 @pytest.fixture
@@ -19,49 +19,49 @@ def folder(tmp_path):
 
 
 def test_what_was_removed_is_put_back_as_it_was_last(folder):
-    keep = Keep(folder)
+    backup = Backup(folder)
     for text in ("first", "last"):
         (folder / "a.log").write_text(text)
-        keep.add([folder / "a.log"])
+        backup.add([folder / "a.log"])
     shutil.rmtree(folder.parent)
-    keep.restore()
+    backup.restore()
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.log": "last", "old.json": "{}"}
 
 
 def test_what_is_there_and_what_was_dropped_is_left_alone(folder):
     (folder / "a.log").write_text("kept")
-    keep = Keep(folder)
-    keep.drop([folder / "old.json"])
+    backup = Backup(folder)
+    backup.discard([folder / "old.json"])
     (folder / "old.json").unlink()
     (folder / "a.log").write_text("newer")
-    keep.restore()
+    backup.restore()
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.log": "newer"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_processes_of_a_run_share_it(folder):
-    keep = Keep(folder)
+    backup = Backup(folder)
     children = []
     for number in range(4):
         child = os.fork()
         if not child:
             (folder / f"{number}.json").write_text(str(number))
-            keep.add([folder / f"{number}.json"])
+            backup.add([folder / f"{number}.json"])
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     shutil.rmtree(folder.parent)
-    keep.restore()
-    found = sorted(path.read_text() for path in folder.iterdir())
-    assert found == ["0", "1", "2", "3", "{}"]
+    backup.restore()
+    texts = sorted(path.read_text() for path in folder.iterdir())
+    assert texts == ["0", "1", "2", "3", "{}"]
 
 
 def test_without_a_temporary_folder_nothing_is_kept_and_nothing_fails(folder, monkeypatch):
     def refuse(*args, **more):
         raise FileNotFoundError
 
-    monkeypatch.setattr("ptycho_tasks.evidence.keep.tempfile.TemporaryFile", refuse)
-    keep = Keep(folder)
+    monkeypatch.setattr("ptycho_tasks.evidence.backup.tempfile.TemporaryFile", refuse)
+    backup = Backup(folder)
     shutil.rmtree(folder)
-    keep.restore()
+    backup.restore()
     assert not folder.exists()

@@ -1,0 +1,75 @@
+"""Which state a row of the plan gets by the results of its items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ptycho_tasks.evidence.inputs import ProjectFiles
+from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
+from ptycho_tasks.evidence.plan import BLOCKED, DONE
+from ptycho_tasks.evidence.records import Record, find_record
+from ptycho_tasks.evidence.staleness import list_reasons
+
+
+class ItemStatus(NamedTuple):
+    """An item that a row needs, and what is known of it."""
+
+    item: Item
+    record: Record | None
+    """The last result; None where there is none."""
+    stale: str
+    """Why a green result does not hold any more; empty where it does, or is not green."""
+
+
+class RowUpdate(NamedTuple):
+    """What becomes of a row of the plan."""
+
+    id: str
+    before: str
+    """One of `plan.STATES`, as `after`."""
+    after: str
+    note: str
+    """The pointer to the log."""
+    reason: str
+
+
+def evaluate_item(evidence: Evidence, item: Item, files: ProjectFiles) -> ItemStatus:
+    """What is known of an item, and whether it still holds."""
+    record = find_record(evidence, item)
+    stale = ""
+    if record is not None and record.outcome == GREEN:
+        reasons = list_reasons(evidence, item, record, files)
+        stale = next((reason.text for reason in reasons), "")
+    return ItemStatus(item, record, stale)
+
+
+def decide_state(statuses: Sequence[ItemStatus], before: str, *, by_hand: bool) -> tuple[str, str]:
+    """The state that a row gets, and why.
+
+    Args:
+        statuses: of all items that the row needs.
+        before: its present state.
+        by_hand: whether a person does a part of it, and marks it done.
+    """
+    for item, record, _ in statuses:
+        if record is not None and record.outcome == RED:
+            return BLOCKED, f"{item.name} is red: {record.problem}"
+    missing = [status.item.name for status in statuses if status.record is None]
+    if missing:
+        return BLOCKED, f"{', '.join(missing)} was not run yet"
+    for item, _, stale in statuses:
+        if stale:
+            return BLOCKED, f"{item.name} is stale: {stale}"
+    if by_hand and before != DONE:
+        return BLOCKED, "all that is run is green; the rest is done and marked by hand"
+    return DONE, "all that it needs is green"
+
+
+def decide_outcome(statuses: Sequence[ItemStatus]) -> str:
+    """`green` where all is; `red` where one is; else `partial`."""
+    outcomes = {None if record is None else record.outcome for _, record, _ in statuses}
+    if RED in outcomes:
+        return RED
+    is_stale = any(status.stale for status in statuses)
+    return GREEN if outcomes == {GREEN} and not is_stale else "partial"

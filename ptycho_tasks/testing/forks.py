@@ -1,0 +1,129 @@
+"""Runs `python -m MODULE` in forks of a process that has imported the large libraries before.
+
+A command then takes as long as its own work does, and is a process of its own all the same: with
+its own folder, environment, signals and modules. Only for tests, and only where there is `fork`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+Completed = subprocess.CompletedProcess[str]
+PRELOADED = {
+    "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "click", "doit.doit_cmd", "h5py",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.axes_grid1", "msgspec",
+    "numpy", "psutil", "scipy.fft", "scipy.ndimage", "scipy.spatial",
+    "skimage.metrics._structural_similarity", "skimage.registration._phase_cross_correlation",
+    "sqlite3", "yaml",
+}  # fmt: skip
+"""What is imported before. The conftest.py of a backend's tests may add its own libraries; none of
+them may start threads when it is imported."""
+
+
+def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Completed:
+    """Run `python -m` with these arguments.
+
+    Args:
+        arguments: the module's name, and the arguments of its command.
+        cwd: the folder to run in.
+        timeout_s: after which it is ended, by SIGALRM.
+    """
+    server = _start_server()
+    with TemporaryDirectory() as folder:
+        streams = [Path(folder) / name for name in ("stdout", "stderr")]
+        request = {
+            "arguments": [*map(str, arguments)],
+            "cwd": str(cwd),
+            "environment": dict(os.environ),
+            "streams": [*map(str, streams)],
+            "timeout_s": timeout_s,
+        }
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        out, err = (stream.read_text() for stream in streams)
+    return Completed([sys.executable, "-m", *arguments], code, out, err)
+
+
+@cache
+def _start_server() -> Any:
+    """Start the process that forks; it ends with this one, whose end closes its input."""
+    # As a module it would import our package, and as a file put its own folder on the path.
+    command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(PRELOADED)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _serve() -> dict[str, Any] | None:
+    """Fork for each request and answer with its exit code; gives the request in the fork."""
+    for line in sys.stdin:
+        with warnings.catch_warnings():
+            # Python warns of threads; those of OpenBLAS are made for forks.
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if child == 0:
+            return dict(json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return None
+
+
+def _become(request: dict[str, Any]) -> int:
+    """Turn this process into the command of a request; gives its exit code."""
+    modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
+    for number, (path, mode) in enumerate(
+        zip((os.devnull, *request["streams"]), (os.O_RDONLY, *modes), strict=True)
+    ):
+        os.dup2(os.open(path, mode, 0o600), number)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    signal.alarm(request["timeout_s"])
+    sys.path[0] = request["cwd"]
+    module, *arguments = request["arguments"]
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but for the libraries, which it would take apart for a third second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        # What is not installed is not used either.
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
+    if (request := _serve()) is not None:
+        _end(_become(request))
