@@ -14,6 +14,7 @@ from broken_backends import BROKEN, INFER, REFINE, STRANGER, TRAIN, instead
 from ptycho_tasks.backends import find_backend
 from ptycho_tasks.options import TrainingOptions
 from ptycho_tasks.testing import BackendConformance, checks
+from ptycho_tasks.testing.suite import Suite
 
 
 def in_a_project(root: Path, code: str = STRANGER, **declared: Any) -> dict[str, Any]:
