@@ -39,10 +39,10 @@ from ptycho_tasks.tasks import (DOIT_CONFIG, task_fixture, task_infer, task_sour
 
 def stub(name):
     row = read_project_table().row(name)
-    digest = hashlib.sha256(row["settings"].encode())
-    for path in row["inputs"]:
+    digest = hashlib.sha256(row.settings.encode())
+    for path in row.inputs.values():
         digest.update(Path(path).read_bytes())
-    for path in row["outputs"]:
+    for path in row.outputs:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(digest.hexdigest())
 
