@@ -62,8 +62,8 @@ def make_project(root: Path, config: str, files: Mapping[str, str] | None = None
 def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
     """Run a command as a user would.
 
-    On Linux, `DOIT` and `OURS` run in a fork of a process that has imported the large libraries. With
-    any option they run in a new process, as other commands do.
+    On Linux, `DOIT` and `OURS` run in a fork of a process that has imported the large libraries.
+    With any option they run in a new process, as other commands do.
 
     Args:
         command: its words; `[*DOIT, "infer"]` runs doit, `[*OURS, "why"]` runs `ptycho-tasks`.
