@@ -21,6 +21,7 @@ import pytest
 import ptycho_tasks
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
+from ptycho_tasks.testing.project import DOIT, OURS, run_command
 
 INFERENCE = "runs/default/inference"
 BUNDLE = f"runs/default/training/{BUNDLE_NAME}"
@@ -74,12 +75,21 @@ def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *expected
         assert part in errors[0]
 
 
-@pytest.fixture
-def file_project(write_project, built_project):
-    """A project on a scan file, which other tests may damage."""
-    root = write_project(FILE_SOURCE)
-    shutil.copy(built_project / "fixtures" / "tiny_source.npz", root / "scan.npz")
+@pytest.fixture(scope="module")
+def _built_on_a_file(_built, tmp_path_factory):
+    root = tmp_path_factory.mktemp("file") / "project"
+    shutil.copytree(_built, root, ignore=shutil.ignore_patterns("runs", ".ptycho", "fixtures"))
+    shutil.copy(_built / "fixtures" / "tiny_source.npz", root / "scan.npz")
+    (root / "ptycho.yaml").write_text(FILE_SOURCE)
+    done = run_command(DOIT, cwd=root)
+    assert done.returncode == 0, done.stderr
     return root
+
+
+@pytest.fixture
+def file_project(_built_on_a_file, tmp_path):
+    """A built project on a scan file, which tests may damage."""
+    return Path(shutil.copytree(_built_on_a_file, tmp_path / "file"))
 
 
 # --- what is built ---------------------------------------------------------------------------
@@ -225,15 +235,11 @@ def test_a_fixture_rebuilt_to_the_same_bytes_stops_there(built_project, doit):
 
 
 def test_a_touched_source_reruns_nothing_and_a_changed_one_all(file_project, doit):
-    doit(file_project)
     scan = file_project / "scan.npz"
     os.utime(scan, (time.time() + 5, time.time() + 5))
     assert executed(doit(file_project)) == []
-    run = subprocess.run(
-        [sys.executable, "-m", "ptycho_tasks.commands.cli", "simulate", "scan.npz", "--force",
-         "--size", "32", "--grid", "6", "--step", "4", "--jitter", "1", "--seed", "9"],
-        cwd=file_project, check=True, capture_output=True,
-    )  # fmt: skip
+    smaller = ["--size", "32", "--grid", "6", "--step", "4", "--jitter", "1", "--seed", "9"]
+    run = run_command([*OURS, "simulate", "scan.npz", "--force", *smaller], cwd=file_project)
     assert run.returncode == 0
     assert executed(doit(file_project)) == ["source", "fixture", "train", "infer"]
 
@@ -350,7 +356,6 @@ def test_a_missing_source_names_key_and_line(write_project, doit):
     ids=["truncated", "empty", "text"],
 )
 def test_an_unreadable_source_leaves_the_earlier_build(file_project, doit, damage, expected):
-    assert doit(file_project).returncode == 0
     before = files(file_project)
     scan = file_project / "scan.npz"
     scan.write_bytes(damage(scan.read_bytes()))

@@ -1,11 +1,23 @@
-"""Projects in which tests run the real commands. Import the fixtures in a conftest.py:
+"""Projects in which tests run the real commands.
 
-from ptycho_tasks.testing.project import doit, build, write_project  # noqa: F401
+A conftest.py imports the fixtures; one of a backend that needs a large library adds it to those
+that are imported once for all commands:
+
+from ptycho_tasks.testing.forks import PRELOADED
+from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
+
+PRELOADED.add("torch")
+
+and a test runs them:
+
+def test_a_second_run_does_nothing(write_project, doit):
+    root = write_project("name: tiny\\nsource: {simulate: {size: 16}}\\nbackend: mine\\n")
+    assert doit(root, "infer").returncode == 0
+    assert doit(root, "dry-run").stdout == "nothing would run: all is up to date\\n"
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +43,15 @@ OURS = (*PYTHON, "ptycho_tasks.commands.cli")
 
 
 def make_project(root: Path, config: str, files: Mapping[str, str] | None = None) -> Path:
-    """Write a project.
+    """Write a project: its ptycho.yaml, its dodo.py and what else is given.
 
     Args:
-        root: its folder, which is made.
+        root: its folder, which is made if it is not there.
         config: the text of its ptycho.yaml.
-        files: text of further files, by path in the project.
+        files: the text of further files, by path in the project.
+
+    Returns:
+        Its folder.
     """
     for name, text in {CONFIG_NAME: config, DODO_NAME: DODO, **(files or {})}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,12 +60,20 @@ def make_project(root: Path, config: str, files: Mapping[str, str] | None = None
 
 
 def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
-    """Run a command as a user would; gives exit status and output.
+    """Run a command as a user would.
 
-    `DOIT` and `OURS` run in a process that has imported the large libraries before, unless
-    `options`, those of `subprocess.run`, ask for something else.
+    On Linux, `DOIT` and `OURS` run in a fork of a process that has imported the large libraries.
+    With any option they run in a new process, as other commands do.
+
+    Args:
+        command: its words; `[*DOIT, "infer"]` runs doit, `[*OURS, "why"]` runs `ptycho-tasks`.
+        cwd: the folder to run in.
+        options: further ones of `subprocess.run`, such as `env`.
+
+    Returns:
+        Its exit status and output. A failure raises nothing.
     """
-    if (*command[:2],) == PYTHON and not options and hasattr(os, "fork"):
+    if (*command[:2],) == PYTHON and not options and sys.platform == "linux":
         return run_forked(command[2:], cwd=cwd, timeout_s=TIMEOUT_S)
     return subprocess.run(
         command, cwd=cwd, text=True, capture_output=True, timeout=TIMEOUT_S, check=False, **options
@@ -59,7 +82,10 @@ def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Complet
 
 @pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Path]:
-    """Write a project; called with its ptycho.yaml, and where wanted a `name` for its folder."""
+    """Write a project in the test's own folder; gives the project's folder.
+
+    Called with the text of its ptycho.yaml, and if wanted with a `name` for its folder.
+    """
 
     def write(config: str, name: str = "project") -> Path:
         return make_project(tmp_path / name, config)
@@ -69,13 +95,20 @@ def write_project(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def doit() -> Callable[..., Completed]:
-    """Run doit in a project; called with its folder and the arguments of doit."""
+    """Run doit in a project; gives exit status and output, as `run_command` does.
+
+    Called with the project's folder and the arguments of doit.
+    """
     return lambda root, *arguments, **options: run_command([*DOIT, *arguments], cwd=root, **options)
 
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Run doit in this process, which saves its start; gives the stages that ran, in order."""
+    """Run doit in this process, so that a test can replace parts of the program.
+
+    Called with the project's folder and the arguments of doit; gives the stages that ran, in
+    order. Asserts that the run succeeds.
+    """
 
     def run(root: Path, *arguments: str) -> list[str]:
         ran: list[str] = []

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -20,10 +19,10 @@ from ptycho_tasks.builds import database
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.lock import LOCK_NAME
+from ptycho_tasks.testing.project import DOIT, OURS, run_command
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks are those of POSIX")
 
-DOIT = [sys.executable, "-m", "doit"]
 BUNDLE = "runs/default/training/wts.h5.zip"
 WAIT_S = 60
 WAITING = """
@@ -452,10 +451,7 @@ def test_why_names_settings_files_code_and_tasks(built_project, doit):
 def test_why_tells_programs_in_json(built_project):
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("strategy", "strategy").replace("25", "24"))
-    done = subprocess.run(
-        [sys.executable, "-m", "ptycho_tasks.commands.cli", "why", "train", "--json"],
-        cwd=built_project, text=True, capture_output=True, check=True,
-    )  # fmt: skip
+    done = run_command([*OURS, "why", "train", "--json"], cwd=built_project)
     said = {verdict["task"]: verdict for verdict in json.loads(done.stdout)}
     assert list(said) == ["source", "fixture", "train"]
     assert said["fixture"]["status"] == "stale"

@@ -14,12 +14,12 @@ from ptycho_tasks.errors import (
     ConfigError,
     ScanError,
 )
-from stage_project import Project, refusal
+from stage_project import Project, make_project, refusal
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return make_project(tmp_path, monkeypatch)
 
 
 REFINE = "refine: {backend: mine}\n"

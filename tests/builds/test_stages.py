@@ -33,12 +33,12 @@ from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.system import processes
 from ptycho_tasks.system.cache import forget_all
-from stage_project import CONFIG, SCAN, Project, refusal
+from stage_project import CONFIG, SCAN, Project, make_project, refusal
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return make_project(tmp_path, monkeypatch)
 
 
 # --- what a backend gives ----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ptycho_tasks.builds import stages
+from ptycho_tasks.builds import stage_code, stages
 from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.factories import (
     create_inference_payload,
@@ -22,6 +22,7 @@ from ptycho_tasks.errors import (
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.system.cache import forget_all
 
 CONFIG = """\
 name: tiny
@@ -107,6 +108,13 @@ class Project:
             for path in self.root.rglob("*")
             if path.is_file() and "__pycache__" not in path.parts
         }
+
+
+def make_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project as with an installed program, of which the many source files do not count."""
+    monkeypatch.setattr(stage_code, "is_installed", lambda path: True)
+    forget_all()
+    return Project(root)
 
 
 def refusal(

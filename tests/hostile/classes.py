@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from importlib import import_module
 
+# These add cases to the batteries of the modules that they continue.
+from hostile import hdf5_files_behind, memos, npz_values, ptychodus_scans  # noqa: F401
 from hostile.battery import Battery
 from hostile.bundles import BUNDLE
 from hostile.command_line import COMMAND

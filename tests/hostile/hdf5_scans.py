@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from hostile.scans import (
     TRANSLATION,
     project,
     save_cxi,
-    save_product,
     scan,
     wrong_result,
     wrong_scan,
@@ -59,7 +57,7 @@ def infer(must: Must = "speak", names: tuple[str, ...] = ()) -> Trial:
     return Trial(doit("infer"), names, must, wrong_result(), may_change=("fixtures", "runs"))
 
 
-def _add(name: str, must: Must, *, change: Change | None = None, **values: Any) -> None:
+def add(name: str, must: Must, *, change: Change | None = None, **values: Any) -> None:
     def maker(rng: Rng) -> Trial:
         given = {k: v() if callable(v) else v for k, v in values.items()}
         save_cxi(change=change, **given)
@@ -90,42 +88,42 @@ def _replace(place: str, value: Any, **options: Any) -> Change:
 
 # --- right ---------------------------------------------------------------------------------------
 
-_add("right", "succeed")
-_add("latest_format", "succeed", libver="latest")
-_add("earliest_format", "succeed", libver=("earliest", "v108"))
-_add("big_endian", "succeed", data=lambda: scan().counts.astype(">i4"))
-_add("float_counts", "succeed", data=lambda: scan().counts.astype("f8"))
-_add("uint16", "succeed", data=lambda: scan().counts.clip(0, 65534).astype("u2"))
-_add("chunked", "succeed", change=_replace(DATA, lambda: scan().counts, chunks=(1, 8, 8)))
-_add("gzip", "succeed", change=_replace(DATA, lambda: scan().counts, compression="gzip"))
-_add(
+add("right", "succeed")
+add("latest_format", "succeed", libver="latest")
+add("earliest_format", "succeed", libver=("earliest", "v108"))
+add("big_endian", "succeed", data=lambda: scan().counts.astype(">i4"))
+add("float_counts", "succeed", data=lambda: scan().counts.astype("f8"))
+add("uint16", "succeed", data=lambda: scan().counts.clip(0, 65534).astype("u2"))
+add("chunked", "succeed", change=_replace(DATA, lambda: scan().counts, chunks=(1, 8, 8)))
+add("gzip", "succeed", change=_replace(DATA, lambda: scan().counts, compression="gzip"))
+add(
     "shuffled",
     "succeed",
     change=_replace(DATA, lambda: scan().counts, compression="lzf", shuffle=True),
 )
-_add(
+add(
     "checksummed",
     "succeed",
     change=_replace(DATA, lambda: scan().counts, chunks=(5, 32, 32), fletcher32=True),
 )
-_add(
+add(
     "translation_2_columns",
     "succeed",
     translation=lambda: np.stack([scan().x, scan().y], 1) * scan().pixel_m,
 )
-_add(
+add(
     "translation_transposed",
     "succeed",
     translation=lambda: np.stack([scan().x, scan().y, 0 * scan().x]) * scan().pixel_m,
 )
-_add("modes", "succeed", illumination=lambda: np.stack([scan().probe, 0.1 * scan().probe]))
-_add("negative_distance", "either", distance=-DISTANCE_M)
+add("modes", "succeed", illumination=lambda: np.stack([scan().probe, 0.1 * scan().probe]))
+add("negative_distance", "either", distance=-DISTANCE_M)
 _infers("ok", "succeed")
 
 # --- nothing, text and odd types where an array belongs ------------------------------------------
 
 _RAGGED = np.array([np.zeros(2), np.zeros(3)], dtype=object)
-_ODD: dict[str, Any] = {
+ODD: dict[str, Any] = {
     "null": h5py.Empty("f8"),
     "null_complex": h5py.Empty("c8"),
     "text": "eight",
@@ -163,7 +161,7 @@ def _odd_change(place: str, value: Any) -> Change:
 
 
 for _place, _path in PLACES.items():
-    for _name, _value in _ODD.items():
+    for _name, _value in ODD.items():
         if _place == "mask" or (_place == "illumination" and _name == "null_complex"):
             _must: Must = "either"
         elif _name in ("bool", "enum", "huge", "negative"):
@@ -179,14 +177,14 @@ for _place, _path in PLACES.items():
 
             HDF5.add(f"{_place}_{_name}", _other)
         else:
-            _add(f"{_place}_{_name}", _must, change=_odd_change(_path, _value))
-    _add(
+            add(f"{_place}_{_name}", _must, change=_odd_change(_path, _value))
+    add(
         f"{_place}_group",
         "either" if _place == "mask" else "refuse",
         change=functools.partial(lambda path, file: _as_group(path, file), _path),
     )
     if _place != "mask":
-        _add(
+        add(
             f"{_place}_missing",
             "either" if _place == "illumination" else "refuse",
             change=functools.partial(lambda path, file: file.__delitem__(path), _path),
@@ -199,10 +197,7 @@ def _as_group(path: str, file: h5py.File) -> None:
     file.create_group(path)
 
 
-# --- the files behind a file ---------------------------------------------------------------------
-
-
-def _virtual(
+def virtual(
     *parts: tuple[str, int, int], fill: int = 0, between: Callable[[], None] | None = None
 ) -> Change:
     """Frames as a virtual dataset of (file, first, last) parts."""
@@ -218,156 +213,10 @@ def _virtual(
     return change
 
 
-def _part(name: str, first: int, last: int) -> None:
+def write_part(name: str, first: int, last: int) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(name, "w") as file:
         file["d"] = scan().counts[first:last]
-
-
-def _virtual_case(
-    name: str,
-    must: Must,
-    parts: list[tuple[str, int, int]],
-    write: list[tuple[str, int, int]],
-    names: tuple[str, ...] = (),
-) -> None:
-    def maker(rng: Rng) -> Trial:
-        for one in write:
-            _part(*one)
-        save_cxi(change=_virtual(*parts))
-        return read(must, names=names)
-
-    HDF5.add(name, maker)
-
-
-_both = [("part_1.h5", 0, 20), ("part_2.h5", 20, 43)]
-_virtual_case("virtual_right", "succeed", _both, _both)
-_virtual_case("virtual_part_missing", "refuse", _both, _both[:1], ("part_2.h5",))
-_virtual_case("virtual_all_missing", "refuse", _both, [], ("part_1.h5",))
-_virtual_case("virtual_part_shorter", "refuse", _both, [_both[0], ("part_2.h5", 20, 30)])
-_virtual_case(
-    "virtual_gap", "refuse", [_both[0], ("part_2.h5", 25, 43)], [_both[0], ("part_2.h5", 25, 43)]
-)
-_virtual_case("virtual_outside", "refuse", [("../p.h5", 0, 43)], [("../p.h5", 0, 43)], ("p.h5",))
-_virtual_case("virtual_in_a_folder", "succeed", [("a/p.h5", 0, 43)], [("a/p.h5", 0, 43)])
-_virtual_case("virtual_of_itself", "refuse", [("scan.cxi", 0, 43)], [])
-_virtual_case("virtual_missing_absolute", "refuse", [("/nowhere/p.h5", 0, 43)], [], ("p.h5",))
-
-
-@HDF5.case
-def _virtual_not_hdf5(rng: Rng) -> Trial:
-    Path("part_1.h5").write_text("no HDF5")
-    save_cxi(change=_virtual(("part_1.h5", 0, 43)))
-    return read("refuse", names=("part_1.h5",))
-
-
-def _nested(write: bool) -> Callable[[Rng], Trial]:
-    def maker(rng: Rng) -> Trial:
-        if write:
-            _part("deep.h5", 0, 43)
-        layout = h5py.VirtualLayout(scan().counts.shape, scan().counts.dtype)
-        layout[:] = h5py.VirtualSource("deep.h5", "d", scan().counts.shape)
-        with h5py.File("part_1.h5", "w") as file:
-            file.create_virtual_dataset("d", layout)
-        save_cxi(change=_virtual(("part_1.h5", 0, 43)))
-        return read("succeed" if write else "refuse", names=("deep.h5",))
-
-    return maker
-
-
-HDF5.add("virtual_nested", _nested(True))
-HDF5.add("virtual_nested_missing", _nested(False))
-
-
-def _external_link(place: str, target: str, *, exists: bool, must: Must) -> None:
-    name = f"link_{place}_{target.strip('./').replace('/', '_')}_{'there' if exists else 'gone'}"
-
-    def maker(rng: Rng) -> Trial:
-        values = {}
-
-        def change(file: h5py.File) -> None:
-            values["value"] = file[PLACES[place]][()]
-            del file[PLACES[place]]
-            file[PLACES[place]] = h5py.ExternalLink(target, "d")
-
-        save_cxi(change=change)
-        if exists:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(target, "w") as file:
-                file["d"] = values["value"]
-        return read(must, names=(Path(target).name,) if must == "refuse" else ())
-
-    HDF5.add(name, maker)
-
-
-for _place in ("data", "translation", "illumination", "energy"):
-    _external_link(_place, "beside.h5", exists=True, must="succeed")
-    _external_link(_place, "beside.h5", exists=False, must="refuse")
-    _external_link(_place, "../outside.h5", exists=True, must="refuse")
-
-
-def _external_storage(place: str, target: str) -> None:
-    """Bytes of another file, taken for an array: a way to copy any file out."""
-
-    def maker(rng: Rng) -> Trial:
-        one = scan()
-        array = {"data": one.counts.astype("u1"), "illumination": one.probe}.get(
-            place, np.stack([one.x, one.y], 1) * one.pixel_m
-        )
-        if target == "secret.bin":
-            Path(target).write_bytes(np.ascontiguousarray(array).tobytes())
-
-        def change(file: h5py.File) -> None:
-            del file[PLACES[place]]
-            storage = [(target, 0, h5py.h5f.UNLIMITED)]
-            file.create_dataset(PLACES[place], array.shape, array.dtype, external=storage)
-
-        save_cxi(change=change)
-        return read("refuse")
-
-    HDF5.add(f"storage_{place}_{Path(target).name}", maker)
-
-
-for _place in ("data", "translation", "illumination"):
-    _external_storage(_place, "secret.bin")
-    _external_storage(_place, "/etc/services")
-    _external_storage(_place, "nowhere.bin")
-
-
-@HDF5.case
-def _storage_on_a_device(rng: Rng) -> Trial:
-    def change(file: h5py.File) -> None:
-        del file[DATA]
-        storage = [("/dev/urandom", 0, h5py.h5f.UNLIMITED)]
-        file.create_dataset(DATA, (43, 32, 32), "u1", external=storage)
-
-    save_cxi(change=change)
-    return read("refuse")
-
-
-def _soft_loop(file: h5py.File) -> None:
-    del file[DATA]
-    file[DATA] = h5py.SoftLink("/entry_1/data_1/data")
-
-
-def _to_itself(file: h5py.File) -> None:
-    del file[TRANSLATION]
-    file[TRANSLATION] = h5py.SoftLink(f"/{TRANSLATION}")
-
-
-_add("loop_of_links", "refuse", change=_soft_loop)
-_add("link_to_itself", "refuse", change=_to_itself)
-_add(
-    "hard_links_in_a_ring",
-    "succeed",
-    change=lambda file: file["entry_1"].__setitem__("again", file["/"]),
-)
-_add("dangling", "refuse", change=lambda file: (_to_nowhere(file), None)[1])
-
-
-def _to_nowhere(file: h5py.File) -> None:
-    del file[DATA]
-    file[DATA] = h5py.SoftLink("/nowhere")
 
 
 # --- frames that were not measured ---------------------------------------------------------------
@@ -400,7 +249,7 @@ def _claims(name: str, shape: tuple[int, ...], must: Must = "refuse", **options:
         del file[DATA]
         file.create_dataset(DATA, shape, "f4", **options)
 
-    _add(name, must, change=change)
+    add(name, must, change=change)
 
 
 _claims("claims_terabytes", (43, 200000, 200000), chunks=(1, 1000, 1000))
@@ -415,7 +264,7 @@ def _claimed(name: str, place: str, shape: tuple[int, ...], kind: str) -> None:
         del file[PLACES[place]]
         file.create_dataset(PLACES[place], shape, kind, chunks=tuple(min(n, 100) for n in shape))
 
-    _add(name, "refuse", change=change)
+    add(name, "refuse", change=change)
 
 
 _claimed("claims_positions", "translation", (10**12, 3), "f8")
@@ -474,7 +323,7 @@ def _unit(place: str, unit: str, factor: float, must: Must, right: bool = True) 
         dataset[...] = dataset[()] * factor
         dataset.attrs["units"] = unit
 
-    _add(f"units_{place}_{unit}", must, change=change)
+    add(f"units_{place}_{unit}", must, change=change)
 
 
 for _symbol, _factor in {
@@ -500,7 +349,7 @@ def _attribute(name: str, place: str, key: str, value: Any, must: Must = "either
     def change(file: h5py.File) -> None:
         file[place].attrs[key] = value
 
-    _add(name, must, change=change)
+    add(name, must, change=change)
 
 
 _attribute("units_a_number", TRANSLATION, "units", 3.0)
@@ -611,140 +460,8 @@ def _virtual_at_random(rng: Rng) -> Trial:
     victim = int(rng.integers(len(parts)))
     for number, (name, first, last) in enumerate(parts):
         if not (lost and number == victim):
-            _part(name, first, last)
+            write_part(name, first, last)
         elif rng.random() < 0.5 and last - first > 1:
-            _part(name, first, last - 1)
-    save_cxi(change=_virtual(*parts, fill=int(rng.integers(2)) * 7))
+            write_part(name, first, last - 1)
+    save_cxi(change=virtual(*parts, fill=int(rng.integers(2)) * 7))
     return read("refuse" if lost else "succeed", names=(f"p{victim}.h5", "scan.cxi"))
-
-
-# --- Ptychodus -----------------------------------------------------------------------------------
-
-FRAMES = Path("frames.h5")
-PTYCHODUS_PRODUCT = Path("product.h5")
-
-
-def save_frames(indexes: Any = None, **more: Any) -> None:
-    """Ptychodus' diffraction file: counts, and the numbers of the frames."""
-    with h5py.File(FRAMES, "w") as file:
-        file["patterns"] = more.pop("patterns", scan().counts)
-        if indexes is not None:
-            file["indexes"] = indexes
-        for name, value in more.items():
-            file[name] = value
-
-
-def with_product(must: Must = "either", **right: Any) -> Trial:
-    """Read the frames with the product."""
-    return Trial(
-        lambda: read_scan(FRAMES, product=PTYCHODUS_PRODUCT),
-        ("frames.h5", "product.h5"),
-        must,
-        wrong_scan(shift=True, **right),
-    )
-
-
-@HDF5.case
-def _product_right(rng: Rng) -> Trial:
-    save_frames(np.arange(43))
-    save_product()
-    return with_product("succeed")
-
-
-@HDF5.family
-def _frames_by_number(rng: Rng) -> Trial:
-    """Frames in any order and with gaps in their numbers, as the file itself says."""
-    numbers = rng.permutation(int(rng.choice([43, 200])))[:43]
-    save_frames(numbers)
-    keep = np.sort(rng.permutation(43)[: rng.integers(20, 44)])
-    order = rng.permutation(keep)
-    pixel, one = scan().pixel_m, scan()
-    rows, columns = one.object.shape
-    save_product(
-        order=numbers[order],
-        probe_position_x_m=(one.x[order] - columns / 2) * pixel,
-        probe_position_y_m=(one.y[order] - rows / 2) * pixel,
-    )
-    return with_product("succeed", frames=np.sqrt(one.counts[keep]), x=one.x[keep], y=one.y[keep])
-
-
-for _name, _indexes in {
-    "text": "all",
-    "null": h5py.Empty("i8"),
-    "short": np.arange(42),
-    "float": np.arange(43) + 0.5,
-    "nan": np.full(43, np.nan),
-    "twice": np.zeros(43, int),
-    "2d": np.zeros((43, 2), int),
-    "beyond_int64": np.arange(43).astype("u8") + np.uint64(2**63),
-    "of_others": np.arange(43) + 1000,
-}.items():
-
-    def _with_indexes(rng: Rng, indexes: Any = _indexes) -> Trial:
-        save_frames(indexes)
-        save_product()
-        return with_product("refuse")
-
-    HDF5.add(f"indexes_{_name}", _with_indexes)
-
-
-@HDF5.case
-def _bad_pixels_of_ptychodus(rng: Rng) -> Trial:
-    bad = np.zeros((32, 32), bool)
-    bad[:, 12:15] = True
-    save_frames(np.arange(43), patterns=np.where(bad, 0, scan().counts), bad_pixels=bad)
-    save_product()
-    project({"file": "frames.h5", "product": "product.h5"})
-    names = ("frames.h5", "source.")
-    return Trial(doit("infer"), names, "speak", wrong_result(), may_change=("fixtures", "runs"))
-
-
-for _key in (
-    "probe_position_indexes",
-    "probe_position_x_m",
-    "probe_position_y_m",
-    "probe",
-    "object",
-):
-    for _name, _value in {"missing": None, **_ODD}.items():
-        if _name in ("bool", "enum", "huge", "negative", "denormal", "ragged"):
-            continue
-
-        def _odd_product(rng: Rng, key: str = _key, value: Any = _value) -> Trial:
-            save_frames(np.arange(43))
-            save_product(**{key: value})
-            return with_product("either" if key == "object" else "refuse")
-
-        HDF5.add(f"product_{_key}_{_name}", _odd_product)
-
-
-def _product_attribute(name: str, value: Any) -> Callable[[Rng], Trial]:
-    def maker(rng: Rng) -> Trial:
-        save_frames(np.arange(43))
-        save_product()
-        with h5py.File(PTYCHODUS_PRODUCT, "a") as file:
-            for key in ("pixel_width_m", "center_x_m"):
-                file["object"].attrs[key] = value
-        return with_product("refuse")
-
-    return maker
-
-
-for _name in ("null", "text", "nan", "inf", "texts", "empty", "compound"):
-    HDF5.add(f"product_attributes_{_name}", _product_attribute(_name, _ODD[_name]))
-
-
-@HDF5.case
-def _product_is_the_frames(rng: Rng) -> Trial:
-    save_frames(np.arange(43))
-    os.link(FRAMES, PTYCHODUS_PRODUCT)
-    return with_product("refuse")
-
-
-@HDF5.family
-def _product_cut(rng: Rng) -> Trial:
-    save_frames(np.arange(43))
-    save_product()
-    data = PTYCHODUS_PRODUCT.read_bytes()
-    PTYCHODUS_PRODUCT.write_bytes(data[: rng.integers(len(data))])
-    return with_product("refuse")
