@@ -37,8 +37,8 @@ def reference() -> str:
     """All of docs/commands.md."""
     parts = [
         f"# Commands\n\n{_paragraphs(cli)}\n\nFlags may be spelled with `-` or `_` inside; "
-        "`ptycho-tasks --debug COMMAND` shows the traceback of an error. Exit codes: 0 done; 1 the "
-        "work failed; 2 wrong usage or configuration, nothing was started."
+        "`ptycho-tasks --debug COMMAND` shows the traceback of an error. "
+        "[Projects](projects.md#exit-codes) lists the exit codes."
         f"\n\n<!-- {REMEDY}; do not edit -->\n",
         *(_section(name, command) for name, command in commands()),
     ]

@@ -41,6 +41,16 @@ def test_a_newcomer_finds_the_room(question: str, path: str, word: str) -> None:
     assert not word or word in (ROOT / path).read_text()
 
 
+def test_every_row_names_its_tests() -> None:
+    rows = MAP.read_text().partition("## You want to change something")[2].splitlines()
+    cells = [line.strip("|").split("|") for line in rows if line.startswith("| ")]
+    cells = [row for row in cells if row[0].strip() != "you want to change"]
+    assert len(cells) > 40
+    for row in cells:
+        assert len(row) == 3, row
+        assert any("tests/" in path for path in PATH.findall(row[2])), row
+
+
 def test_every_wing_is_on_the_map() -> None:
     wings = [path.parent.name for path in (ROOT / "ptycho_tasks").glob("*/__init__.py")]
     assert [name for name in wings if f"`ptycho_tasks/{name}/`" not in MAP.read_text()] == []

@@ -29,8 +29,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-DATA = ROOT.parent / "shared" / "data"
-"""Measured scans, which are not part of the repository."""
 FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2$", re.DOTALL | re.MULTILINE)
 
 
@@ -69,10 +67,6 @@ def prepare(folder: Path, blocks: list[Block]) -> None:
     text = "".join(block.code for block in blocks)
     if "unrolled" in text and importlib.util.find_spec("ptycho_tasks_torch") is None:
         pytest.skip("needs the distribution ptycho-tasks-torch")
-    if "siemens_star" in text:
-        if not DATA.is_dir():
-            pytest.skip(f"needs the measured scans of {DATA}")
-        (folder / "data").symlink_to(DATA)
     if "--source fixtures/" in text:
         shutil.copytree(ROOT / "fixtures", folder / "fixtures")
     (folder / "backends").mkdir()
