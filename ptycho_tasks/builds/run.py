@@ -18,10 +18,15 @@ from ptycho_tasks.system.processes import (
     enter_run,
     handle_signals,
     is_run,
+    is_stopping,
     leave_run,
     stop,
 )
 from ptycho_tasks.system.terminal import echo
+
+
+_GRACE_S = 10.0
+"""How long a worker process that was told to end may take to tidy up."""
 
 
 class _Run:
@@ -39,6 +44,8 @@ class _Run:
 
     def end(self) -> None:
         """Put everything back."""
+        if is_stopping():
+            self._end_workers()
         self.handlers.close()
         while _last_steps:
             _last_steps.pop()()
@@ -53,6 +60,20 @@ class _Run:
             self.workers |= set(multiprocessing.active_children())
             if first and self.workers:
                 self.handlers.enter_context(handle_signals(self._child_ended, [signal.SIGCHLD]))
+
+    def _end_workers(self) -> None:
+        """End the processes of a run that was stopped. doit does that too, but for those that were
+        just being started; Python would wait for these for ever."""
+        multiprocessing = sys.modules.get("multiprocessing")
+        if multiprocessing is None or not is_run():
+            return
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(_GRACE_S)
+            if worker.is_alive():
+                worker.kill()
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         killed = [worker.exitcode for worker in self.workers if (worker.exitcode or 0) < 0]

@@ -112,6 +112,11 @@ _stopping = False
 """Whether this process was told to end."""
 
 
+def is_stopping() -> bool:
+    """Whether this process was told to end."""
+    return _stopping
+
+
 def exit_on_signals() -> AbstractContextManager[None]:
     """In the block, end in order at a signal that asks this process to end: see `stop`."""
     return handle_signals(stop)
