@@ -24,7 +24,6 @@ from ptycho_tasks.system.processes import (
 )
 from ptycho_tasks.system.terminal import echo
 
-
 _GRACE_S = 10.0
 """How long a worker process that was told to end may take to tidy up."""
 
