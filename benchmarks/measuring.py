@@ -260,7 +260,7 @@ def by_step(
     import torch
 
     from ptycho_tasks_torch.device import settings
-    from ptycho_tasks_torch.unrolled.inference import reconstruct_stepwise as iterates
+    from ptycho_tasks_torch.unrolled.inference import reconstruct_stepwise
 
     options = msgspec.convert(bundle.params["training"], backend.options_type)
     request = InferRequest(scan, bundle.model, options, execution)
@@ -268,7 +268,7 @@ def by_step(
     with settings(execution), torch.inference_mode():
         for _ in range(3):
             cost, read, costs, made = Cost(0, 0), clock(), [], []
-            for each in iterates(request):
+            for each in reconstruct_stepwise(request):
                 cost = cost.plus(read())
                 costs.append(cost)
                 made.append(each)
@@ -337,35 +337,32 @@ def steps(
     scan: ScanData, start: Reconstruction, options: Any
 ) -> Iterator[tuple[Cost, Reconstruction]]:
     """What each epoch costs, the first with all that comes before it, and what it came to."""
-    from ptycho_tasks_ptychi.library import import_library as import_task
-    from ptycho_tasks_ptychi.reconstruct import make_task as task_of
-    from ptycho_tasks_ptychi.reconstruct import read_result as result_of
-    from ptycho_tasks_ptychi.reconstruct import run_epoch
+    from ptycho_tasks_ptychi.library import import_library
+    from ptycho_tasks_ptychi.reconstruct import make_task, read_result, run_epoch
 
     read = clock()
-    task = task_of(*import_task(), options, scan, start, "cpu")
+    task = make_task(*import_library(), options, scan, start, "cpu")
     for _ in range(options.epochs):
         run_epoch(task)
-        yield read(), result_of(task, options, start)
+        yield read(), read_result(task, options, start)
         read = clock()
 
 
 def from_flat(scan: ScanData, options: Any, threads: int) -> Iterator[tuple[Cost, Reconstruction]]:
     """The start and then each epoch of an engine; between them the process is as before."""
-    from ptycho_tasks_ptychi.library import contain_library as guest
-    from ptycho_tasks_ptychi.reconstruct import make_flat_start as flat_start
-    from ptycho_tasks_ptychi.reconstruct import read_counts as light_of
+    from ptycho_tasks_ptychi.library import contain_library
+    from ptycho_tasks_ptychi.reconstruct import make_flat_start, read_counts
 
     execution = ExecutionOptions(accelerator="cpu", threads=threads)
-    with guest(execution):
-        next(steps(scan, flat_start(scan, options, float(light_of(scan).mean())), options))
+    with contain_library(execution):
+        next(steps(scan, make_flat_start(scan, options, float(read_counts(scan).mean())), options))
         read = clock()
-        start = flat_start(scan, options, float(light_of(scan).mean()))
+        start = make_flat_start(scan, options, float(read_counts(scan).mean()))
         cost = read()
     yield cost, start
     run = steps(scan, start, options)
     for _ in range(options.epochs):
-        with guest(execution):
+        with contain_library(execution):
             made = next(run)
         yield made
 

@@ -164,25 +164,23 @@ def measure(
     scan: ScanData, start: Reconstruction, inference: Cost, given: Mapping[str, Any], threads: int
 ) -> Pair:
     """Run an engine from both starts, an epoch of each in turn."""
-    from ptycho_tasks_ptychi.library import contain_library as guest
+    from ptycho_tasks_ptychi.library import contain_library
     from ptycho_tasks_ptychi.options import PtychiOptions
-    from ptycho_tasks_ptychi.reconstruct import make_flat_start as flat_start
-    from ptycho_tasks_ptychi.reconstruct import read_counts as light_of
-    from ptycho_tasks_ptychi.reconstruct import take_start as start_from
+    from ptycho_tasks_ptychi.reconstruct import make_flat_start, read_counts, take_start
 
     options = msgspec.convert(dict(given), PtychiOptions)
     click.echo(f"{scan.name}: {options.algorithm}, seed {options.seed} ...", err=True)
-    with guest(ExecutionOptions(accelerator="cpu", threads=threads)):
-        warm = flat_start(scan, options, float(light_of(scan).mean()))
+    with contain_library(ExecutionOptions(accelerator="cpu", threads=threads)):
+        warm = make_flat_start(scan, options, float(read_counts(scan).mean()))
         next(steps(scan, warm, options))
         flat, network = Curve(Cost(0, 0)), Curve(inference)
         network.after.append((inference, scored(start, scan)))
         read = clock()
-        from_flat = flat_start(scan, options, float(light_of(scan).mean()))
+        from_flat = make_flat_start(scan, options, float(read_counts(scan).mean()))
         flat.cost = read()
         flat.after.append((flat.cost, scored(from_flat, scan)))
         read = clock()
-        from_network = start_from(start, scan, options)
+        from_network = take_start(start, scan, options)
         network.cost = network.cost.plus(read())
         runs = [
             (flat, steps(scan, from_flat, options)),
