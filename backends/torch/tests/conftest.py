@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
@@ -20,6 +22,10 @@ from ptycho_tasks_torch.training import checkpoints
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)
 hypothesis.settings.load_profile("torch")
+# The suite has a process for each core: threads of one would wait for those of another. Commands
+# that tests run read it from the environment.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="module")
