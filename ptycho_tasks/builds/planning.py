@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptycho_tasks.backend import Backend
 from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
@@ -119,10 +118,11 @@ class _RowsOfVariant:
                 yield row._replace(after=after) if stage == "fixture" else row
 
     def _create(self, name: str, stage: str, payload: Payload, files: Files, settings: str) -> Row:
-        backend, local = self._acting_backend(stage)
+        # Before the training, no backend has a part in what is made.
+        backend = None if stage in ("source", "fixture") else payload.backend
         sources = dict(_sources(payload.root, stage))
         if backend is not None:
-            sources |= _sources(payload.root, backend, local)
+            sources |= _sources(payload.root, backend, payload.backend_source)
         return Row(
             name=name,
             stage=stage,
@@ -136,14 +136,6 @@ class _RowsOfVariant:
             versions=list_versions(stage, backend),
             sources=sources,
         )
-
-    def _acting_backend(self, stage: str) -> tuple[Backend | None, Path | None]:
-        """The backend that does the work of a stage, and its file where it is the project's own."""
-        if stage in ("train", "infer"):
-            return self.training.backend, self.training.backend_source
-        if stage == "refine" and self.refinement is not None:
-            return self.refinement.backend, self.refinement.backend_source
-        return None, None
 
     def _check_source(self) -> Files:
         scan = self._path(self.training.source_file)
