@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -13,13 +12,11 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
-from ptycho_tasks.builds.identity import read_identity
-from ptycho_tasks.builds.project import read_project_table
-from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.staleness import Built
+from ptycho_tasks.builds.project import project_store, read_project_table
+from ptycho_tasks.builds.results import make_result, refuse_foreign
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.layout import CHECKPOINTS, LOGS, METRICS
+from ptycho_tasks.layout import CHECKPOINTS, LOGS
 from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
 from ptycho_tasks.system.files import remove_leftovers
@@ -29,8 +26,6 @@ from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
-    from ptycho_tasks.config.payload import Payload
-
 
 _FUNCTIONS = {
     "source": "check_source",
@@ -45,25 +40,27 @@ _FUNCTIONS = {
 def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     """The action of every task: run a stage; a user's error is one line and the right exit code.
 
-    Gives what the task's record says besides: `read`, the further files that were read, to sha256.
+    Gives what the task's record says of it.
     """
     from ptycho_tasks.builds import stages
 
     table = read_project_table()
-    row = table.row(name)
+    row, state = table.row(name), current_state()
+    assert state is not None  # `refuse_foreign_settings` saw to it
     backends: list[Backend] = []
     with prefix_lines(name):
         try:
             refuse_overwriting(row.inputs.values(), row.outputs)
             payload = table.payload(row)
-            refuse_foreign(row, payload)
+            refuse_foreign(row, state)
             backends.append(payload.backend)
             remove_leftovers(map(Path, row.outputs))
             with silence(task.verbosity):
-                getattr(stages, _FUNCTIONS[row.stage])(payload)
+                run = getattr(stages, _FUNCTIONS[row.stage])
+                built = make_result(row, state, project_store(), payload, run)
         except Exception as error:
             return report_failure(error, backends)
-    return {"read": payload.files_read}
+    return {"built": built._asdict()}
 
 
 @contextmanager
@@ -105,44 +102,6 @@ def refuse_overwriting(inputs: Iterable[str], outputs: Iterable[str]) -> None:
                 )
 
 
-def refuse_foreign(row: Row, payload: Payload) -> None:
-    """Refuse to replace a file that no run of this project, nor another of ours, put there.
-
-    Raises:
-        ConfigError: one line that names the file.
-    """
-    state = current_state()
-    built = {} if state is None else state.outputs(row.name) or {}
-    unknown = [Path(path) for path in row.outputs if built.get(path) is None]
-    if row.stage == "train":
-        unknown += [*Path(row.outputs[0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
-    if not any(path.is_file() for path in unknown):
-        return
-    from ptycho_tasks.builds.inputs import is_simulated_scan
-    from ptycho_tasks.results.ownership import check_ours
-
-    if not (row.stage == "source" and is_simulated_scan(payload)):
-        check_ours(unknown, "")
-
-
-def read_outputs(row: Row) -> Built | None:
-    """What the present bundle or reconstruction holds of what it was made from; None where it
-    holds nothing or is damaged."""
-    folder = Path(row.outputs[0]).parent
-    if row.stage == "train":
-        from ptycho_tasks.results.bundle import read_made_from
-
-        identity, files = read_identity(read_made_from(folder)), {}
-    else:
-        try:
-            record = json.loads((folder / METRICS).read_text())["made_from"]
-            files = {str(folder / name): sha256 for name, sha256 in record["files"].items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return None
-        identity = read_identity(record)
-    return None if identity is None else Built(identity, files)
-
-
 @exit_on_error()
 def clean(name: str, dryrun: bool) -> None:
     """Remove what a task built, its checkpoints and logs, and the folders that this leaves empty.
@@ -156,9 +115,9 @@ def clean(name: str, dryrun: bool) -> None:
         exit_if_held()
     row = read_project_table().row(name)
     if row.stage == "train":
-        folder = Path(row.outputs[0]).parent
-        for beside in (folder / CHECKPOINTS, folder / LOGS):
-            _remove_recorded(beside, dryrun)
+        for folder in {Path(path).parent: None for path in row.outputs}:
+            for beside in (folder / CHECKPOINTS, folder / LOGS):
+                _remove_recorded(beside, dryrun)
         _remove_work(Path(STATE_DIR, "work", row.variant), dryrun)
     state: State = Globals.dep_manager.backend
     built = state.outputs(name) or {}

@@ -22,7 +22,7 @@ class Identity(NamedTuple):
     """What decides the content of a result."""
 
     settings: str
-    """JSON of dotted config key to value: those that change the result."""
+    """Canonical JSON of dotted config key to value: those that change the result."""
     versions: Mapping[str, Any]
     """Code by name, to the version that its author gave it."""
     sources: Mapping[str, str | None]
@@ -33,18 +33,16 @@ class Identity(NamedTuple):
     read: Mapping[str, str | None] = {}
     """Further files that were read, as those behind links, by path, to sha256."""
 
-    def key(self, *, without: Collection[str] = ()) -> str:
-        """sha256 of all of it, as hexadecimal digits.
+    def key(self) -> str:
+        """sha256 of all of it, as hexadecimal digits."""
+        parts = [self.settings, _dump(self.versions), _digest_sources(self.sources)]
+        parts += [_dump(self.inputs), _dump(self.read)]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
-        Args:
-            without: config keys that are not to count.
-        """
-        record = self.to_record()
-        for name in without:
-            record["settings"].pop(name, None)
-        from ptycho_tasks.config.fields import canonical_json
-
-        return hashlib.sha256(canonical_json(record).encode()).hexdigest()
+    def without(self, *names: str) -> Identity:
+        """The same, but for some config keys."""
+        settings = parse_mapping(self.settings)
+        return self._replace(settings=_dump({k: v for k, v in settings.items() if k not in names}))
 
     def to_record(self) -> dict[str, Any]:
         """The identity in values that JSON can hold, for a file to keep."""
@@ -64,8 +62,12 @@ def read_identity(record: object) -> Identity | None:
     parts = [record.get(key) for key in ("settings", "versions", "sources", "inputs")]
     if not all(isinstance(part, Mapping) for part in [*parts, record.get("read", {})]):
         return None
-    settings, versions, sources, inputs = parts
-    return Identity(json.dumps(settings), versions, sources, inputs, record.get("read", {}))  # type: ignore[arg-type]
+    settings, *others = parts
+    from ptycho_tasks.config.fields import canonical_json
+
+    versions, sources, inputs = others
+    read = record.get("read", {})
+    return Identity(canonical_json(settings), versions, sources, inputs, read)  # type: ignore[arg-type]
 
 
 def list_differences(
@@ -125,6 +127,25 @@ def _changed_file(path: str, old: str | None, new: str | None) -> Iterator[Reaso
     if old != new:
         text = describe_change(path, old, new, "is new as an input")
         yield Reason("input", path, text, old, new)
+
+
+def _dump(mapping: Mapping[str, Any]) -> str:
+    return _ENCODER.encode(mapping)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_digests: dict[int, tuple[Mapping[str, str | None], str]] = {}
+
+
+def _digest_sources(sources: Mapping[str, str | None]) -> str:
+    """sha256 of what source files say. A thousand tasks share one mapping of a hundred files."""
+    if not sources:
+        return ""
+    known = _digests.get(id(sources))
+    if known is None or known[0] is not sources:
+        digest = hashlib.sha256(_dump(sources).encode("utf-8", "surrogatepass")).hexdigest()
+        known = _digests[id(sources)] = sources, digest
+    return known[1]
 
 
 def _package(name: str) -> str:

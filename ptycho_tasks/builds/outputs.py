@@ -134,7 +134,8 @@ def publish_reconstruction(
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:
         for name, data in contents.items():
-            stack.enter_context(replace_file(payload.output_dir / name)).write_bytes(data)
+            place = payload.target(payload.output_dir / name)
+            stack.enter_context(replace_file(place)).write_bytes(data)
     if misfit.is_poor:
         print_warning(
             f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "

@@ -45,7 +45,7 @@ def unpack_rows(packed: Mapping[str, Any]) -> list[Row]:
     places, rows = packed["places"], []
     for k, p, variant, *own in packed["rows"]:
         kind, common, settings = kinds[k]
-        name, doc, inputs, outputs, after = places[p]
+        name, doc, inputs, outputs, after, aliases = places[p]
         if own:
             parts = common.copy()
             for n, part in zip(own[::2], own[1::2], strict=True):
@@ -64,6 +64,7 @@ def unpack_rows(packed: Mapping[str, Any]) -> list[Row]:
                 kind["at_default"],
                 kind["versions"],
                 kind["sources"],
+                aliases,
             )
         )
     return rows
@@ -83,4 +84,4 @@ def _mark_variant(text: str, variant: str) -> str:
 def _place(row: Row, change: Callable[[str], str]) -> tuple[Any, ...]:
     """What of a row says where in the graph it is."""
     inputs = {role: change(path) for role, path in row.inputs.items()}
-    return change(row.name), row.doc, inputs, [*map(change, row.outputs)], row.after
+    return change(row.name), row.doc, inputs, [*map(change, row.outputs)], row.after, [*row.aliases]

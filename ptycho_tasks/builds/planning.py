@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
 from ptycho_tasks.config.document import parse_config
-from ptycho_tasks.config.factories import create_payloads
+from ptycho_tasks.config.factories import create_payloads, list_variants
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
     InferencePayload,
@@ -20,7 +20,6 @@ from ptycho_tasks.config.payload import (
     RefinementPayload,
     TrainingPayload,
 )
-from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 from ptycho_tasks.options import STAGES
@@ -35,14 +34,15 @@ class Files(NamedTuple):
     outputs: list[str]
 
 
-def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
-    """The tasks, and the files and folders besides ptycho.yaml that decide them.
+def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str], str]:
+    """The tasks, the files and folders besides ptycho.yaml that decide them, and the folder of
+    results that is shared with others.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
     file = parse_config(path, config)
-    variants = read_variants(file)
+    variants = list_variants(file)
     rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
     backends: set[tuple[Any, Path | None]] = set()
     for variant in variants:
@@ -74,7 +74,33 @@ def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str]]:
             name: row._replace(after="source") for name, row in rows["fixture"].items()
         }
     watched = {file for backend in backends for file in _modules(path.absolute().parent, *backend)}
-    return [row for stage in rows.values() for row in stage.values()], sorted(watched)
+    every = [row for stage in rows.values() for row in stage.values()]
+    store = "" if training.config.store is None else str(training.path(training.config.store))
+    return [*_merge_equal(every)], sorted(watched), store
+
+
+def _merge_equal(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, of which those that would make the same are one with several names.
+
+    Args:
+        rows: each after those that make its inputs.
+    """
+    first: dict[tuple[Any, ...], list[Row]] = {}
+    shown: dict[str, str] = {}
+    for row in rows:
+        # What two equal tasks make is equal, wherever it lies.
+        inputs = tuple((role, shown.get(path, path)) for role, path in row.inputs.items())
+        code = id(row.sources), tuple(row.versions.items())
+        group = first.setdefault((row.stage, row.settings, inputs, code), [])
+        group.append(row)
+        shown |= zip(row.outputs, group[0].outputs, strict=True)
+    for group in first.values():
+        # The shortest label names what differs least from the project without variants.
+        one, *others = sorted(group, key=lambda row: len(row.name))
+        yield one._replace(
+            outputs=[path for row in (one, *others) for path in row.outputs],
+            aliases=[row.name for row in others],
+        )
 
 
 class _RowsOfVariant:
@@ -120,9 +146,7 @@ class _RowsOfVariant:
     def _create(self, name: str, stage: str, payload: Payload, files: Files, settings: str) -> Row:
         # Before the training, no backend has a part in what is made.
         backend = None if stage in ("source", "fixture") else payload.backend
-        sources = dict(_sources(payload.root, stage))
-        if backend is not None:
-            sources |= _sources(payload.root, backend, payload.backend_source)
+        sources = _sources(payload.root, stage, backend, payload.backend_source)
         return Row(
             name=name,
             stage=stage,
@@ -186,13 +210,11 @@ class _RowsOfVariant:
 
 
 @cached
-def _sources(root: Path, what: Any, local: Path | None = None) -> dict[str, str]:
-    """The source files that count for a stage of the core, or for a backend, by name."""
-    sources = (
-        list_core_sources(what)
-        if isinstance(what, str)
-        else list_backend_sources(what, local, root)
-    )
+def _sources(root: Path, stage: str, backend: Any, local: Path | None) -> dict[str, str]:
+    """The source files that count for a stage, by name, those of its backend included."""
+    sources = dict(list_core_sources(stage))
+    if backend is not None:
+        sources |= list_backend_sources(backend, local, root)
     return {name: str(path) for name, path in sources.items()}
 
 
@@ -201,7 +223,7 @@ def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:
     yield str(root / FOLDER)
     if local is not None:
         # What one of them imports decides which others count.
-        yield from _sources(root, backend, local).values()
+        yield from map(str, list_backend_sources(backend, local, root).values())
         return
     module = sys.modules.get(type(backend).__module__)
     for file in {getattr(module, "__file__", None)} - {None}:

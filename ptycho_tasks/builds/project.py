@@ -8,9 +8,10 @@ from pathlib import Path
 from doit.task import Task
 
 from ptycho_tasks.builds.state import State, current_state
+from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, is_evidence_alone, project_path
+from ptycho_tasks.layout import CONFIG_NAME, STORE_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
 
@@ -51,10 +52,16 @@ def read_project_table() -> Table:
     return _table_at(Path.cwd(), current_state())
 
 
+def project_store() -> Store:
+    """The store of the project in the current folder."""
+    table = read_project_table()
+    return Store(Path(STORE_NAME), Path(table.store) if table.store else None)
+
+
 @cached
 def _table_at(root: Path, state: State | None) -> Table:
     if is_evidence_alone(root):
-        return Table([], root / CONFIG_NAME, b"")
+        return Table([], root / CONFIG_NAME, b"", "")
     table = read_table(root, state)
     if state is not None:
         # Now, before anything of it runs: see `State.source_digest`.

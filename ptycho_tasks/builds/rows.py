@@ -21,6 +21,7 @@ class Row(NamedTuple):
     inputs: Mapping[str, str]
     """What it reads: role, as `bundle` or `scan`, to path."""
     outputs: list[str]
+    """What it makes; where several variants share it, once for each of them."""
     after: str
     """The task that has to run before, though it makes no input; may be empty."""
     settings: str
@@ -31,3 +32,5 @@ class Row(NamedTuple):
     """Code by name, to the version that its author gave it."""
     sources: Mapping[str, str]
     """Source files whose content counts: name, which begins with its package, to path."""
+    aliases: Sequence[str] = ()
+    """The names that it has for further variants, which share it."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from doit.globals import Globals
 from doit.task import Task
 
-from ptycho_tasks.builds.actions import clean, read_outputs, run_stage
+from ptycho_tasks.builds.actions import clean, run_stage
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import IGNORE_CODE, UpToDate
@@ -71,7 +71,10 @@ def _create(stage: str, rows: Iterable[Row]) -> Iterator[Task]:
             task_dep=[row.name for row in rows if row.stage in together],
             params=_OPTIONS,
         )
-    yield from map(_task, own)
+    made = {path for row in rows if row.stage == "source" for path in row.outputs}
+    for row in own:
+        yield _task(row, made)
+        yield from (_alias(row, name) for name in row.aliases)
 
 
 def refuse_foreign_settings() -> None:
@@ -93,19 +96,25 @@ def refuse_foreign_settings() -> None:
                 )
 
 
-def _task(row: Row) -> Task:
+def _alias(row: Row, name: str) -> Task:
+    """The task of a further name: to run it is to run the one."""
+    task = Task(name, None, doc=f"the same as {row.name}", task_dep=[row.name], params=_OPTIONS)
+    task.subtask_of = row.stage
+    return task
+
+
+def _task(row: Row, made: Collection[str]) -> Task:
     inputs = [*row.inputs.values()]
-    if row.stage == "source":
+    if row.stage in ("source", "fixture"):
         # A missing scan is the action's to report: doit would not say which key names it.
-        inputs = [path for path in inputs if Path(path).exists()]
-    holds_its_identity = row.stage in ("train", "infer", "refine")
+        inputs = [path for path in inputs if path in made or Path(path).exists()]
     task = Task(
         row.name,
         [(run_stage, [row.name])],
         file_dep=inputs,
         targets=row.outputs,
         task_dep=[row.after] if row.after else [],
-        uptodate=[UpToDate(row, read_outputs if holds_its_identity else None)],
+        uptodate=[UpToDate(row)],
         clean=[(clean, [row.name])],
         io={"capture": False},
         params=_OPTIONS,

@@ -69,11 +69,12 @@ def check_source(payload: Payload) -> ScanData:
         from ptycho_tasks.physics.simulate import simulate
         from ptycho_tasks.scans.npz import write_scan
 
-        simulated = simulate(payload.source.simulate, name=payload.source_file.stem)
-        if not any(frame.any() for frame in simulated.diffraction):
+        scan = simulate(payload.source.simulate, name=payload.source_file.stem)
+        if not any(frame.any() for frame in scan.diffraction):
             raise ScanError("source.simulate: every frame is dark; raise `photons`")
-        write_scan(payload.source_file, simulated)
-    scan = read_source(payload, payload.source_file)
+        write_scan(payload.target(payload.source_file, "scan.npz"), scan)
+    else:
+        scan = read_source(payload, payload.source_file)
     print_scan("source", payload.source_file, payload, scan)
     print_doubts(payload.source_file, payload, scan)
     return scan
@@ -89,7 +90,8 @@ def make_fixture(payload: Payload) -> None:
     scan = read_source(payload, payload.source_file)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
-    fixture = cut_fixture(scan, source, sha256, payload.fixture, payload.fixture_file)
+    output = payload.target(payload.fixture_file, "fixture.npz")
+    fixture = cut_fixture(scan, source, sha256, payload.fixture, output)
     print_scan("fixture", payload.fixture_file, payload, fixture)
 
 
@@ -145,14 +147,14 @@ def train(payload: TrainingPayload) -> Path:
     identity = identify_result(payload, "train", payload.training_files)
     scan = read_project_fixture(payload) if payload.is_of_project else read_training_scan(payload)
     identity = identity._replace(read=payload.files_read)
-    work_dir = payload.work_dir(identity.key(without=["training.epochs"]))
+    work_dir = payload.work_dir(identity.without("training.epochs").key())
     with make_folder(work_dir):
         model = _call_training(payload, scan, work_dir)
     pack = functools.partial(_pack, payload, scan.size)
     content = pack(model, identity.to_record())
     checkpoints = {name: pack(state, None) for name, state in model.checkpoints.items()}
     _publish_checkpoints(payload, checkpoints)
-    write_atomic(payload.bundle_file, content)
+    write_atomic(payload.target(payload.bundle_file), content)
     remove_other_trainings(work_dir)
     print_line(payload, f"bundle     {payload.display_path(payload.bundle_file)}")
     return payload.bundle_file
@@ -205,13 +207,15 @@ def _publish_checkpoints(payload: TrainingPayload, bundles: Mapping[str, bytes])
     from ptycho_tasks.results.folder_record import remove_recorded, write_record
     from ptycho_tasks.system.files import write_atomic
 
-    remove_recorded(payload.checkpoints_dir)
-    paths = {name: payload.checkpoints_dir / name / BUNDLE_NAME for name in bundles}
+    folder = payload.target(payload.checkpoints_dir)
+    remove_recorded(folder)
+    paths = {name: folder / name / BUNDLE_NAME for name in bundles}
     for name, path in paths.items():
         write_atomic(path, bundles[name])
-        print_line(payload, f"checkpoint {payload.display_path(path)}")
-    if paths:
-        write_record(payload.checkpoints_dir, paths.values())
+        shown = payload.checkpoints_dir / name / BUNDLE_NAME
+        print_line(payload, f"checkpoint {payload.display_path(shown)}")
+    if paths and payload.staging is None:
+        write_record(folder, paths.values())
 
 
 def infer(payload: InferencePayload) -> dict[str, Any]:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from doit.dependency import UptodateCalculator
 from doit.task import Task
 
 from ptycho_tasks.builds.identity import Identity, list_differences
+from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.reasons import Reason, describe_change
+from ptycho_tasks.builds.results import (
+    describe_built,
+    digest_of_input,
+    find_result,
+    identify,
+    is_in_place,
+    name_outputs,
+    take_result,
+)
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run
-from ptycho_tasks.builds.state import State, parse_built
+from ptycho_tasks.builds.state import Built, State, read_built
+from ptycho_tasks.builds.store import Entry
+from ptycho_tasks.system.faults import exit_on_error
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
-
-
-class Built(NamedTuple):
-    """A stage's outputs, and what they were made from."""
-
-    identity: Identity
-    outputs: Mapping[str, str | None]
-    """Path to sha256, of those that are known."""
 
 
 class Answer(UptodateCalculator):  # type: ignore[misc]
@@ -62,137 +65,109 @@ class Answer(UptodateCalculator):  # type: ignore[misc]
 
 
 class UpToDate(Answer):
-    """A stage's answer."""
+    """A stage's answer. A run puts outputs in their places that the store has."""
 
-    def __init__(self, row: Row, read_outputs: Callable[[Row], Built | None] | None = None) -> None:
-        """Of one stage.
-
-        Args:
-            row: its task.
-            read_outputs: reads what the present outputs hold of what they were made from; gives
-                None where they hold nothing or are damaged.
-        """
+    def __init__(self, row: Row) -> None:
+        """Of one stage."""
         super().__init__()
         self.row = row
-        self._read_outputs = read_outputs
-        self._now = _NOTHING
-
-    def configure_task(self, task: Task) -> None:
-        """Have doit keep what the outputs were built from."""
-        task.value_savers.append(lambda: {"built": self._record_of_outputs()})
+        self.stored: Entry | None = None
+        """What the store has, where it is not in its place and nothing is run."""
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Whether the task's outputs are what its inputs, settings and code give."""
         state, row = self.state, self.row
-        self.is_asked_by_a_run(task)
-        state.snapshots[task.name] = {path: state.sha256(path) for path in task.file_dep}
-        built = self._built(values)
-        read = {} if built is None else built.identity.read
-        self._now = Identity(
-            row.settings,
-            row.versions,
-            {name: state.source_digest(path) for name, path in row.sources.items()},
-            {role: state.sha256(path) for role, path in row.inputs.items()},
-            {path: state.sha256(path) for path in read},
-        )
-        self.reasons = list(self._reasons(built))
-        if self.reasons and (self._take_outputs(built) or self._ignore_code()):
-            self.reasons = []
-        elif not self.reasons and built and built.identity.sources != self._now.sources:
-            # Installed code became code that is worked on, or the other way: from here on.
-            self._adopt(read)
+        is_run = self.is_asked_by_a_run(task)
+        self.stored = None
+        state.snapshots[row.name] = {path: state.sha256(path) for path in task.file_dep}
+        built = read_built(values)
+        now = identify(row, state, () if built is None else built.read)
+        if built is not None and built.key == now.key():
+            self.reasons = list(self._changed_outputs(built))
+            if not self.reasons:
+                if {*(state.get(row.name, "deps:") or ())} != task.file_dep:
+                    self._adopt(built)
+                return True
+        with exit_on_error():
+            self.reasons = self._find_reasons(built, now)
+            if self._take(built, now, is_run=is_run) or self._ignore_code(built, now):
+                self.reasons = []
         return not self.reasons
 
-    def _built(self, values: Mapping[str, Any]) -> Built | None:
-        """What the database knows of how the outputs were built; None where it knows nothing."""
-        record, read = parse_built(values.get("built")), values.get("read")
-        if record is None:
-            return None
-        inputs = {role: self.state.get(self.row.name, p) for role, p in self.row.inputs.items()}
-        identity = Identity(
-            record["settings"],
-            record["versions"],
-            record["sources"],
-            inputs,
-            read if isinstance(read, dict) else {},
-        )
-        return Built(identity, record["outputs"])
-
-    def _reasons(self, built: Built | None) -> Iterator[Reason]:
-        row, state = self.row, self.state
-        if built is None:
-            yield Reason("new", row.name, "it was not built yet")
-            return
-        yield from list_differences(
-            built.identity, self._now, paths=row.inputs, at_default=row.at_default
-        )
-        for path in sorted({*(state.get(row.name, "deps:") or ())} - {*row.inputs.values()}):
-            yield Reason("input", path, f"{path} is no longer an input")
-        for path in row.outputs:
-            old, new = built.outputs.get(path), state.sha256(path)
+    def _changed_outputs(self, built: Built) -> Iterator[Reason]:
+        for path in self.row.outputs:
+            old, new = built.outputs.get(path), self.state.sha256(path)
             if old != new or new is None:
                 text = describe_change(path, old, new, "was not made by this task")
                 yield Reason("output", path, text, old, new)
 
-    def _ignore_code(self) -> bool:
+    def _find_reasons(self, built: Built | None, now: Identity) -> list[Reason]:
+        """Why the outputs are not what the task would make; empty where only the key is new."""
+        row = self.row
+        if built is None:
+            return [Reason("new", row.name, "it was not built yet")]
+        changed = list(self._changed_outputs(built))
+        if built.key == now.key():
+            return changed
+        old = self._old_entry(built)
+        if old is None:
+            text = "what it was built from is not known any more"
+            return [Reason("new", row.name, text), *changed]
+        differences = list_differences(
+            old.record.identity, now, paths=row.inputs, at_default=row.at_default
+        )
+        return [*differences, *changed]
+
+    def _old_entry(self, built: Built | None) -> Entry | None:
+        """What the store has of the outputs as they were built."""
+        if built is None or not built.entry:
+            return None
+        return project_store().read(self.row.stage, built.entry)
+
+    def _take(self, built: Built | None, now: Identity, *, is_run: bool) -> bool:
+        """Whether what the task would make is there already; a run puts it in its places."""
+        row, state, store = self.row, self.state, project_store()
+        if state.is_forgotten(row.name):
+            return False
+        entry = find_result(row, state, store, now, self._old_entry(built), add=is_run)
+        edited = [r.text for r in self.reasons if r.kind == "output" and r.old and r.new]
+        if entry is None or (
+            is_run and not take_result(row, state, store, entry, next(iter(edited), ""))
+        ):
+            return False
+        if not is_run and not is_in_place(row, state, entry):
+            self.stored = entry
+            files = entry.record.files
+            state.expected |= {path: files.get(name) for path, name in name_outputs(row).items()}
+        self._adopt(describe_built(row, entry)._replace(key=now.key()))
+        return True
+
+    def _ignore_code(self, built: Built | None, now: Identity) -> bool:
         """Take the outputs as made by the code as it is, where the user asks for that and nothing
         else is new."""
         is_requested = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
         if not is_requested or any(reason.kind != "code" for reason in self.reasons):
             return False
-        self._adopt(self._now.read)
+        assert built is not None
+        self._adopt(built._replace(key=now.key()))
         return True
 
-    def _take_outputs(self, built: Built | None) -> bool:
-        """Take the outputs, where they say, credibly, that they are what the task would make.
-
-        So it is after a kill between their publication and the note of it in the database, and
-        where the database was lost.
-        """
-        state, row = self.state, self.row
-        if self._read_outputs is None or state.is_forgotten(row.name):
-            return False
-        # An output that alone is not as it was left was edited.
-        if built is not None and all(reason.kind == "output" for reason in self.reasons):
-            return False
-        if not all(Path(path).is_file() for path in row.outputs):
-            return False
-        there = self._read_outputs(row)
-        if there is None:
-            return False
-        read = {path: state.sha256(path) for path in there.identity.read}
-        now = self._now._replace(read=read)
-        if any(
-            True
-            for _ in list_differences(
-                there.identity, now, paths=row.inputs, at_default=row.at_default
-            )
-        ) or any(state.sha256(path) != digest for path, digest in there.outputs.items()):
-            return False
-        self._adopt(read)
-        return True
-
-    def _adopt(self, read: Mapping[str, str | None]) -> None:
+    def _adopt(self, built: Built) -> None:
         """Have the database know the outputs as what the task makes now."""
-        inputs = self.state.snapshots[self.row.name]
-        self.state.adopt(
-            self.row.name,
+        row, state = self.row, self.state
+        inputs = state.snapshots[row.name]
+        absent = {
+            path: digest_of_input(row, state, path)
+            for path in row.inputs.values()
+            if path not in inputs
+        }
+        state.adopt(
+            row.name,
             {
-                "_values_:": {"built": self._record_of_outputs(), "read": dict(read)},
+                "_values_:": {"built": built._asdict()},
                 "checker:": "Checker",
+                **absent,
                 **inputs,
                 "deps:": list(inputs),
             },
         )
-
-    def _record_of_outputs(self) -> dict[str, Any]:
-        """What the database keeps of the outputs that are there now; their inputs stand beside."""
-        return {
-            "settings": self._now.settings,
-            "versions": dict(self._now.versions),
-            "sources": dict(self._now.sources),
-            "outputs": {path: self.state.sha256(path) for path in self.row.outputs},
-        }
-
-
-_NOTHING = Identity("{}", {}, {}, {})

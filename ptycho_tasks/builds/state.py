@@ -8,15 +8,13 @@ and then recognised, and what the last `ptycho.yaml` came to as tasks.
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from doit.dependency import FileChangedChecker
 
@@ -53,7 +51,10 @@ class State:
         """Records that nobody asked for yet, as JSON."""
         self._notes: dict[str, str] = {}
         self._new_notes: dict[str, str] = {}
-        self._source_lists = functools.cache(self._read_sources)
+        self.expected: dict[str, str | None] = {}
+        """Digests that outputs will have, path to sha256, where a question is asked and the store
+        has them."""
+        self._source_digests: dict[int, tuple[Mapping[str, str], dict[str, str | None]]] = {}
 
     # ---------------------------------------------------------------------------------- for doit
 
@@ -126,11 +127,11 @@ class State:
 
     # ------------------------------------------------------------------------------------- ours
 
-    def outputs(self, task: str) -> dict[str, str | None] | None:
+    def outputs(self, task: str) -> Mapping[str, str | None] | None:
         """What a stage's outputs were when it had built them, path to sha256; None where it was
         not built, and of other tasks."""
-        built = parse_built((self._record(task).get("_values_:") or {}).get("built"))
-        return None if built is None else built["outputs"]
+        built = read_built(self._record(task).get("_values_:"))
+        return None if built is None else built.outputs
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every task, with all that is known of it."""
@@ -179,6 +180,18 @@ class State:
         self._loaded()
         return self._digests.source_digest(path)
 
+    def source_digests(self, sources: Mapping[str, str]) -> Mapping[str, str | None]:
+        """The digests of source files, name to digest.
+
+        Args:
+            sources: name to path; a mapping that a thousand tasks share is looked at once.
+        """
+        known = self._source_digests.get(id(sources))
+        if known is None or known[0] is not sources:
+            digests = {name: self.source_digest(path) for name, path in sources.items()}
+            known = self._source_digests[id(sources)] = sources, digests
+        return known[1]
+
     # ---------------------------------------------------------------------------------- storage
 
     def _record(self, task: str, *, make: bool = False) -> dict[str, Any]:
@@ -196,7 +209,7 @@ class State:
             record = _decode(text)[0]
         except (ValueError, TypeError, RecursionError):
             record = None
-        return self._with_sources(record) if _is_record(record) else {}
+        return record if _is_record(record) else {}
 
     def _loaded(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
@@ -217,33 +230,7 @@ class State:
         self._write(PUT_TASK, (task, self._text(self._loaded()[task])))
 
     def _text(self, record: dict[str, Any]) -> str:
-        return json.dumps(self._with_sources_apart(record), separators=(",", ":"))
-
-    def _with_sources_apart(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A record in which the digests of source files, a hundred that most tasks have in
-        common, are but the name of a note."""
-        values = record.get("_values_:") or {}
-        built = parse_built(values.get("built"))
-        if built is None or not built["sources"]:
-            return record
-        text = json.dumps(built["sources"], sort_keys=True)
-        name = f"sources {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        if self._notes.get(name) != text:
-            self._notes[name] = self._new_notes[name] = text
-        return {**record, "_values_:": {**values, "built": {**built, "sources": name}}}
-
-    def _with_sources(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record that `_with_sources_apart` was given."""
-        built = (record.get("_values_:") or {}).get("built")
-        if isinstance(built, dict) and isinstance(built.get("sources"), str):
-            built["sources"] = self._source_lists(built["sources"])
-        return record
-
-    def _read_sources(self, name: str) -> Any:
-        try:
-            return json.loads(self._notes[name])
-        except (KeyError, ValueError, TypeError, RecursionError):
-            return None
+        return json.dumps(record, separators=(",", ":"))
 
     def _keep(self) -> None:
         """Write what only saves time; who merely asks writes nothing where another machine may
@@ -335,11 +322,26 @@ def _is_record(record: Any) -> bool:
     )
 
 
-_BUILT = {"settings": str, "versions": dict, "sources": dict, "outputs": dict}
+class Built(NamedTuple):
+    """What the database knows of a task's outputs."""
+
+    key: str
+    """Of the identity that they have."""
+    entry: str
+    """The key in the store under which stands what they were made from; another one where the
+    user had code ignored that is new."""
+    read: Mapping[str, str | None]
+    """Further files that were read, as those behind links, by path, to sha256."""
+    outputs: Mapping[str, str | None]
+    """Path to sha256."""
 
 
-def parse_built(built: Any) -> dict[str, Any] | None:
-    """A record of what a stage was built from; None for anything else."""
-    if not isinstance(built, dict):
+def read_built(values: Mapping[str, Any] | None) -> Built | None:
+    """What the values of a task's record say of its outputs; None where they say nothing."""
+    built = (values or {}).get("built")
+    if not isinstance(built, dict) or built.keys() != {*Built._fields}:
         return None
-    return built if all(isinstance(built.get(k), kind) for k, kind in _BUILT.items()) else None
+    is_right = all(isinstance(built[name], str) for name in ("key", "entry")) and all(
+        isinstance(built[name], dict) for name in ("read", "outputs")
+    )
+    return Built(**built) if is_right else None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         TrainingPayload,
     )
 
-_FORMAT = 4
+_FORMAT = 5
 _NOTE = "tasks"
 
 
@@ -43,6 +43,8 @@ class Table:
     path: Path
     config: bytes
     """The file as it was read: a change while tasks run is a matter of the next run."""
+    store: str
+    """The folder of results that the project shares with others; empty where there is none."""
 
     def row(self, name: str) -> Row:
         """The task of a name."""
@@ -66,10 +68,10 @@ class Table:
     @cached_property
     def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
         from ptycho_tasks.config.document import parse_config
-        from ptycho_tasks.config.variants import read_variants
+        from ptycho_tasks.config.factories import list_variants
 
         file = parse_config(self.path, self.config)
-        return file, {variant.name: variant for variant in read_variants(file)}
+        return file, {variant.name: variant for variant in list_variants(file)}
 
 
 def read_table(root: Path, state: State | None) -> Table:
@@ -87,15 +89,15 @@ def read_table(root: Path, state: State | None) -> Table:
     note = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if note and note["key"] == key and note["watched"] == _stamps(note["watched"]):
-        return Table(unpack_rows(note), path, config)
+        return Table(unpack_rows(note), path, config, note["store"])
     # Only here, since this takes longer than all else of a run with nothing to do.
     from ptycho_tasks.builds.planning import make_rows
 
-    rows, watched = make_rows(path, config)
+    rows, watched, store = make_rows(path, config)
     if state is not None:
-        note = {"key": key, "watched": _stamps(watched), **pack_rows(rows)}
+        note = {"key": key, "watched": _stamps(watched), "store": store, **pack_rows(rows)}
         state.keep_note(_NOTE, seal_note(note))
-    return Table(rows, path, config)
+    return Table(rows, path, config, store)
 
 
 def _key(root: Path, config: bytes) -> str:

@@ -18,7 +18,9 @@ from doit.task import Task
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
+from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.errors import one_line
+from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.terminal import print_text
 
 _JSON = {
@@ -37,7 +39,8 @@ class Verdict:
     task: str
     status: str
     """`up to date`; `stale`: it would run; `depends`: it would run if the tasks before it give
-    something else than what is there; `ignored`: `doit ignore` names it, or a task before it."""
+    something else than what is there; `stored`: the store has what it would make; `ignored`:
+    `doit ignore` names it, or a task before it."""
     reasons: tuple[Reason, ...]
 
 
@@ -75,7 +78,8 @@ def _verdict(
     reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
     if any(before[name].status == "ignored" for name in task.task_dep):
         return Verdict(task.name, "ignored", ())
-    upstream = [name for name in task.task_dep if before[name].status != "up to date"]
+    settled = ("up to date", "stored")
+    upstream = [name for name in task.task_dep if before[name].status not in settled]
     remade = {path for name in upstream for path in tasks[name].targets}
     # What another task will make is no reason of its own.
     reasons = [r for r in reasons if r.kind != "input" or r.subject not in remade]
@@ -89,8 +93,13 @@ def _verdict(
         texts = {r.text: r for r in [*reasons, *(r for part in parts for r in part.reasons)]}
         worst = {before[name].status for name in task.task_dep}
         worst |= {"stale"} if parts and reasons else set()
-        kind = next((s for s in ("stale", "depends") if s in worst), "up to date")
+        kind = next((s for s in ("stale", "depends", "stored") if s in worst), "up to date")
         return Verdict(task.name, kind, tuple(texts.values()) if parts else ())
+    stored = next((u.stored for u, _, _ in task.uptodate if isinstance(u, UpToDate)), None)
+    if stored is not None and not reasons and not waits:
+        age = (utc_now() - stored.moment).total_seconds()
+        text = f"the store has it, made {format_age(age)}"
+        return Verdict(task.name, "stored", (Reason("stored", task.name, text),))
     kind = "stale" if reasons else "depends" if waits else "up to date"
     return Verdict(task.name, kind, (*reasons, *waits))
 
@@ -131,7 +140,10 @@ class Why(_Ask):
         """Each task with its reasons."""
         width = max((len(verdict.task) for verdict in verdicts), default=0)
         for verdict in verdicts:
-            texts = {"depends": "stale, if a task before it gives something new"}
+            texts = {
+                "depends": "stale, if a task before it gives something new",
+                "stored": "to be taken from the store",
+            }
             yield f"{verdict.task:<{width}}  {texts.get(verdict.status, verdict.status)}"
             for reason in verdict.reasons:
                 yield f"{'':<{width}}    {reason.text}"
@@ -145,16 +157,21 @@ class DryRun(_Ask):
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
         """Each task that would run."""
-        due = [verdict for verdict in verdicts if verdict.status in ("stale", "depends")]
+        due = [verdict for verdict in verdicts if verdict.status in _MARKS]
         if not due:
             yield "nothing would run: all is up to date"
         for verdict in due:
             first = verdict.reasons[0].text
             more = f", and {len(verdict.reasons) - 1} more" if len(verdict.reasons) > 1 else ""
-            mark = ".  " if verdict.status == "stale" else "?  "
-            yield f"{mark}{verdict.task}  ({first}{more})"
+            yield f"{_MARKS[verdict.status]}  {verdict.task}  ({first}{more})"
         if any(verdict.status == "depends" for verdict in due):
             yield "?  runs only if a task before it gives something new"
+        if any(verdict.status == "stored" for verdict in due):
+            yield "=  does not run: what it would make is put in its places"
+
+
+_MARKS = {"stale": ".", "depends": "?", "stored": "="}
+"""How the line of a task begins, by its status."""
 
 
 def _is_part(name: str) -> bool:

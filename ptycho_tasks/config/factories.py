@@ -34,7 +34,8 @@ from ptycho_tasks.config.payload import (
     TrainingPayload,
 )
 from ptycho_tasks.config.sections import Config
-from ptycho_tasks.errors import BackendError, ConfigError
+from ptycho_tasks.config.variants import read_variants
+from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
 from ptycho_tasks.options import ExecutionOptions, Section
 from ptycho_tasks.system.cache import cached
 
@@ -96,6 +97,21 @@ def create_refinement_payload(
     if not layers.data.get("refine"):
         return None
     return _create_refinement(layers, _settle(layers, variant, PROJECT_FOLDERS))
+
+
+def list_variants(file: ConfigFile) -> list[Variant]:
+    """The variants that a ptycho.yaml asks for; see `variants.read_variants`.
+
+    Raises:
+        ConfigError: one line that says what is wrong.
+    """
+    if not file.data.get("matrix") and not file.data.get("variants"):
+        return [DEFAULT_VARIANT]
+    try:
+        base = create_training_payload(file).values
+    except PtychoTasksError:  # some variant may be right all the same
+        base = {}
+    return read_variants(file, base)
 
 
 def create_payloads(

@@ -24,6 +24,8 @@ class Variant:
     """Dotted key path to value, laid over the file's own."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Dotted key path to `ptycho.yaml:LINE`."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Those overrides that are not what the file says without the variant."""
 
 
 DEFAULT_VARIANT = Variant("default")

@@ -75,6 +75,8 @@ class Payload:
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
     """Files that hold a part of the scan besides those that are named, by `project_path`, to
     sha256; the stage that reads the scan fills it."""
+    staging: Path | None = field(default=None, compare=False, kw_only=True)
+    """The folder where outputs are written that are put in their places later."""
 
     @property
     def is_of_project(self) -> bool:
@@ -89,6 +91,11 @@ class Payload:
     def path(self, text: str) -> Path:
         """A path as the user wrote it: `~` expanded, relative to the project's folder."""
         return self.root / Path(text).expanduser()
+
+    def target(self, path: Path, name: str = "") -> Path:
+        """Where a file is written that is to lie at `path`; a staging folder knows it by `name`,
+        or by its own."""
+        return path if self.staging is None else self.staging / (name or path.name)
 
     def display_path(self, path: Path) -> str:
         """A path for messages: relative where it lies in the project's folder."""
@@ -111,7 +118,10 @@ class Payload:
         """Dotted key path to value, for all that decides the result of a stage besides its
         inputs and the code."""
         keys = self.facts.select_keys(stage, tuple(self.values))
-        return {key: self.values[key] for key in keys}
+        settings = {key: self.values[key] for key in keys}
+        if settings.get("inference.scan", "fixture") != "fixture":
+            settings["inference.scan"] = "source"  # of a file, the content decides
+        return settings
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Those keys of `settings` whose value is the default."""
@@ -146,7 +156,7 @@ class Payload:
 
         Variants that change the same there share the files that are made of it.
         """
-        parts = [(*key.partition(".")[::2], value) for key, value in self.variant.overrides.items()]
+        parts = [(*key.partition(".")[::2], value) for key, value in self.variant.changes.items()]
         changes = {rest: value for section, rest, value in parts if section in sections}
         return make_label(changes) if changes else ""
 
@@ -196,8 +206,7 @@ class TrainingPayload(Payload):
         that say how the scan is read and cut count too."""
         own = super().settings(stage)
         if stage == "train" and not self.is_of_project:
-            files = ("source.file", "source.product")  # whose content counts
-            own |= {k: v for k, v in super().settings("fixture").items() if k not in files}
+            own |= super().settings("fixture")
         return own
 
     def work_dir(self, key: str) -> Path:

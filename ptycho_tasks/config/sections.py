@@ -26,14 +26,16 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
 
-    file: Annotated[FileName | None, doc("the scan to read: NPZ or CXI, relative to this file")] = (
-        None
-    )
+    # Of files, the content decides.
+    file: Annotated[
+        FileName | None, doc("the scan to read: NPZ or CXI, relative to this file", affects=())
+    ] = None
     simulate: Annotated[
         SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
     ] = None
     product: Annotated[
-        FileName | None, doc("a Ptychodus product (HDF5) that gives probe and positions for `file`")
+        FileName | None,
+        doc("a Ptychodus product (HDF5) that gives probe and positions for `file`", affects=()),
     ] = None
     measurement: Annotated[
         Literal["auto", "amplitude", "counts"],
@@ -107,7 +109,18 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """A whole ptycho.yaml. Only `source` must be given."""
 
-    name: Annotated[str, doc("names the files that are made", pattern=NAME_PATTERN)] = "scan"
+    name: Annotated[
+        str,
+        doc(
+            "names the files that are made",
+            affects=("infer", "refine"),
+            pattern=NAME_PATTERN,
+        ),
+    ] = "scan"
+    store: Annotated[
+        FileName | None,
+        doc("a folder that keeps results, which projects and machines may share", affects=()),
+    ] = None
     source: Annotated[SourceOptions, doc("where the scan comes from")]
     fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
     backend: Annotated[

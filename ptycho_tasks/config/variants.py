@@ -7,7 +7,9 @@
       - name: wide
         training: {neighbours: 64}
 
-gives gridsize1-seed0, gridsize1-seed1, gridsize2-seed0, gridsize2-seed1 and wide.
+gives, in a project whose own gridsize is 1 and seed 0, the variants default, seed1, gridsize2,
+gridsize2-seed1 and wide: each is named by the values in which it differs from the project without
+variants, which is `default`. So names stay when axes are added, removed or reordered.
 """
 
 from __future__ import annotations
@@ -33,22 +35,27 @@ _LONGEST_VALUE = 40
 _LONGEST_LABEL = 80
 
 
-def read_variants(file: ConfigFile) -> list[Variant]:
+def read_variants(file: ConfigFile, base: Mapping[str, Any]) -> list[Variant]:
     """Read the variants of a file, in order; one called `default` if the file asks for none.
 
     Whether the keys exist and the values fit shows when a variant is settled.
 
+    Args:
+        file: ptycho.yaml as read.
+        base: dotted key path to value, of the file without variants; what is not known is left out.
+
     Raises:
-        ConfigError: one line with the place of what is wrong: an empty or nameless variant, two
-            of one name, a key that no variant may change, a key given twice.
+        ConfigError: one line with the place of what is wrong: a nameless variant, two of one name,
+            a key that no variant may change, a key given twice.
     """
     by_name: dict[str, Variant] = {}
-    for where, variant in itertools.chain(_combine_matrix(file), _list_variants(file)):
+    for where, variant in itertools.chain(_combine_matrix(file, base), _list_variants(file, base)):
         if not re.fullmatch(NAME_PATTERN, variant.name):
             raise ConfigError(f"{where}: variant {shorten(variant.name)}: expected {NAME_RULE}")
         # Some file systems do not tell `A` from `a`.
         other = by_name.setdefault(variant.name.casefold(), variant)
-        if other is not variant:
+        # An axis may write one value in two ways.
+        if other is not variant and (other.name, other.changes) != (variant.name, variant.changes):
             raise ConfigError(
                 f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
                 "remove one, or list them under `variants` with names of their own"
@@ -57,12 +64,21 @@ def read_variants(file: ConfigFile) -> list[Variant]:
 
 
 def make_label(overrides: Mapping[str, Any]) -> str:
-    """Write keys and values as one word that fits a file's name: `subset_size256-seed1`."""
-    text = "-".join(f"{key}{_text(value)}" for key, value in overrides.items())
+    """Write keys and values as one word that fits a file's name: `seed1-subset_size256`."""
+    text = "-".join(f"{key}{_text(value)}" for key, value in sorted(overrides.items()))
     return text if len(text) <= _LONGEST_LABEL else f"{text[:60]}-{_digest(text)}"
 
 
-def _combine_matrix(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+def _find_changes(overrides: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides that change something, by key."""
+    return {
+        key: overrides[key]
+        for key in sorted(overrides)
+        if key not in base or _text(base[key]) != _text(overrides[key])
+    }
+
+
+def _combine_matrix(file: ConfigFile, base: Mapping[str, Any]) -> Iterator[tuple[str, Variant]]:
     matrix = file.data.get("matrix")
     if matrix is None:
         return
@@ -80,13 +96,15 @@ def _combine_matrix(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
         raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
     origins = {key: file.where(f"matrix.{key}") for key in matrix}
     _check_keys("matrix", origins)
-    names = _shorten_keys(list(matrix))
+    names = dict(zip(matrix, _shorten_keys(list(matrix)), strict=True))
     for values in itertools.product(*matrix.values()) if matrix else ():
-        name = make_label(dict(zip(names, values, strict=True)))
-        yield where, Variant(name, dict(zip(matrix, values, strict=True)), origins)
+        overrides = dict(zip(matrix, values, strict=True))
+        changes = _find_changes(overrides, base)
+        label = make_label({names[key]: value for key, value in changes.items()})
+        yield where, Variant(label or DEFAULT_VARIANT.name, overrides, origins, changes)
 
 
-def _list_variants(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
+def _list_variants(file: ConfigFile, base: Mapping[str, Any]) -> Iterator[tuple[str, Variant]]:
     items = file.data.get("variants")
     if items is None:
         return
@@ -107,10 +125,9 @@ def _list_variants(file: ConfigFile) -> Iterator[tuple[str, Variant]]:
             if key in origins:
                 raise ConfigError(f"{origin}: {what}: `{key}` is given twice; remove one")
             origins[key] = origin
-        if not pairs:
-            raise ConfigError(f"{where}: {what} changes nothing; add a key that differs")
         _check_keys(what, origins)
-        yield where, Variant(item["name"], dict(pairs), origins)
+        overrides = dict(pairs)
+        yield where, Variant(item["name"], overrides, origins, _find_changes(overrides, base))
 
 
 def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -161,6 +178,8 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and "/" in value:
         path = PurePath(value)
         value = str(path.parent / path.stem).replace("/", "_")
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = str(value) if isinstance(value, (str, int, float)) else canonical_json(value)
     fits = len(text) <= _LONGEST_VALUE and re.fullmatch(NAME_PATTERN, f"x{text}")
     return text if fits else _digest(text)

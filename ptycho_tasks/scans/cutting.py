@@ -104,7 +104,7 @@ def write_fixture(
         with report_write_errors(npz_path):
             write_npz(npz_temp, arrays)
             flush(npz_temp)
-        sidecar["npz"] = {"name": Path(npz_path).name, "sha256": sha256_file(npz_temp)}
+        sidecar["npz"] = {"sha256": sha256_file(npz_temp)}
         with report_write_errors(sidecar_path):
             text = json.dumps(sidecar, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             sidecar_temp.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -240,6 +241,79 @@ def sha256_file(path: Path) -> str:
         while piece := stream.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def link_files(places: Mapping[Path, Path]) -> None:
+    """Put files at further places: all are there before the first takes its place.
+
+    Args:
+        places: each place, to the file that is to be there too; see `copy_or_link`.
+
+    Raises:
+        FileWriteError: one cannot be written; what was there is unchanged.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for place, source in places.items():
+            with report_write_errors(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(
+                    prefix=f".{place.name}.", suffix=".tmp", dir=place.parent
+                )
+                os.close(handle)
+                temporary[place] = Path(name)
+                os.unlink(name)  # noqa: PTH108
+                copy_or_link(source, name)
+        for place, temp in temporary.items():
+            with report_write_errors(place):
+                temp.replace(place)
+    finally:
+        # Also where both are links to one file: then the rename did nothing.
+        for temp in temporary.values():
+            temp.unlink(missing_ok=True)
+    for folder in {place.parent for place in temporary}:
+        flush_folder(folder)
+
+
+def copy_or_link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second place, without a second copy of its content where that is possible and
+    safe: by a clone, else by a hard link, else by a copy.
+
+    Who may write to every file gets no link, since the mode of the file would not keep that user
+    from changing the content at both places.
+
+    Raises:
+        OSError: the target cannot be written.
+    """
+    if _clone(source, target):
+        return
+    if os.name != "posix" or os.geteuid() != 0:
+        with suppress(OSError):  # other file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    flush(Path(target))
+
+
+def _clone(source: str | Path, target: str | Path) -> bool:
+    """Whether the file system could copy a file by reference (btrfs, XFS)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+
+    with open(source, "rb") as old, open(target, "wb") as new:  # noqa: PTH123
+        try:
+            fcntl.ioctl(new, _FICLONE, old.fileno())
+        except OSError:
+            pass
+        else:
+            return True
+    os.unlink(target)  # noqa: PTH108
+    return False
+
+
+_FICLONE = 0x40049409
+"""Linux's ioctl that has two files share their blocks until one of them is written to."""
 
 
 def _umask() -> int:

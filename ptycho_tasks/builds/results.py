@@ -1,0 +1,285 @@
+"""Results of tasks: found in the store or where they belong, made, and put in their places."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.state import Built, State
+from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder, format_age
+from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, METRICS, RESULTS
+from ptycho_tasks.system.clock import SYSTEM_CLOCK, utc_now
+from ptycho_tasks.system.files import link_files, remove_leftovers
+from ptycho_tasks.system.terminal import echo
+
+if TYPE_CHECKING:
+    from ptycho_tasks.config.payload import Payload
+
+_NAMES = {
+    "source": ("scan.npz",),
+    "fixture": ("fixture.npz", "fixture.json"),
+    "train": (BUNDLE_NAME,),
+    "infer": RESULTS,
+    "refine": RESULTS,
+}
+"""The files of a result, as the store calls them, in the order of a row's outputs."""
+
+
+def name_outputs(row: Row) -> dict[str, str]:
+    """What the store calls the outputs of a task, by their path."""
+    return dict(zip(row.outputs, itertools.cycle(_NAMES[row.stage]), strict=False))
+
+
+def identify(row: Row, state: State, read: Iterable[str] = ()) -> Identity:
+    """What decides a task's outputs, of its files as they are now.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        read: further files that are read, as those behind links.
+    """
+    return Identity(
+        row.settings,
+        row.versions,
+        state.source_digests(row.sources),
+        {role: digest_of_input(row, state, path) for role, path in row.inputs.items()},
+        {path: state.sha256(path) for path in read},
+    )
+
+
+def digest_of_input(row: Row, state: State, path: str) -> str | None:
+    """sha256 of an input of a task: of the file that is there, or that will be; of a scan that is
+    not there, as it was when its fixture was cut. None where none of these is known."""
+    digest = state.expected.get(path) or state.sha256(path)
+    if digest is None and row.stage in ("source", "fixture"):
+        digest = state.get(row.name, path) or _find_in_sidecars(Path(path).name)
+    return digest
+
+
+def _find_in_sidecars(name: str) -> str | None:
+    """What the project's fixtures say was the sha256 of the scan that they were cut from."""
+    for path in sorted(Path("fixtures").glob("*.json")):
+        try:
+            source = json.loads(path.read_text())["source"]
+            if source["name"] == name:
+                return str(source["sha256"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return None
+
+
+def find_result(
+    row: Row, state: State, store: Store, now: Identity, old: Entry | None, *, add: bool
+) -> Entry | None:
+    """The result that a task would make, where it was made before.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        store: of the project.
+        now: the identity of what the task would make.
+        old: what the task's outputs are by the database, if it is in the store.
+        add: whether the store may be given what is found elsewhere.
+    """
+    entry = store.find(row.stage, now, state.sha256)
+    if entry is not None:
+        return entry
+    if old is not None and _is_same(row, old.record.identity, now):
+        # But for a setting that is new and at its default, or the way in which code is installed.
+        files = {name: old.folder / name for name in old.record.files}
+        record = old.record._replace(identity=now._replace(read=old.record.identity.read))
+        return store.add(row.stage, record, files) if add else old
+    return _find_outputs(row, state, store, now, add=add)
+
+
+def _is_same(row: Row, old: Identity, now: Identity) -> bool:
+    differences = list_differences(old, now, paths=row.inputs, at_default=row.at_default)
+    return next(differences, None) is None
+
+
+def _find_outputs(
+    row: Row, state: State, store: Store, now: Identity, *, add: bool
+) -> Entry | None:
+    """The outputs that are in their places, where they say, credibly, that they are what the task
+    would make: the store was lost, or they came from elsewhere."""
+    names = name_outputs(row)
+    first = dict(itertools.islice(names.items(), len(_NAMES[row.stage])))
+    if row.stage not in ("train", "infer", "refine") or not all(
+        Path(path).is_file() for path in first
+    ):
+        return None
+    found = _read_outputs(row)
+    if found is None:
+        return None
+    identity, digests = found
+    now = now._replace(read={path: state.sha256(path) for path in identity.read})
+    if not _is_same(row, identity, now) or any(
+        state.sha256(path) != digest for path, digest in digests.items()
+    ):
+        return None
+    record = make_record(now, row.name, 0.0)
+    files = {name: Path(path) for path, name in first.items()}
+    if add:
+        return store.add(row.stage, record, files)
+    known = {name: state.sha256(str(path)) or "" for name, path in files.items()}
+    return Entry(row.stage, now.key(), Path(), record._replace(files=known))
+
+
+def _read_outputs(row: Row) -> tuple[Identity, Mapping[str, str]] | None:
+    """What the present bundle or reconstruction says of itself: the identity that it has, and the
+    sha256 of its files by path; None where it says nothing or is damaged."""
+    folder = Path(row.outputs[0]).parent
+    if row.stage == "train":
+        from ptycho_tasks.results.bundle import read_made_from
+
+        identity, files = read_identity(read_made_from(folder)), {}
+    else:
+        try:
+            record = json.loads((folder / METRICS).read_text())["made_from"]
+            files = {str(folder / name): sha256 for name, sha256 in record["files"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+        identity = read_identity(record)
+    return None if identity is None else (identity, files)
+
+
+def make_result(
+    row: Row, state: State, store: Store, payload: Payload, run: Callable[[Payload], object]
+) -> Built:
+    """Run a stage, keep what it made in the store, and put it in its places.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        store: of the project.
+        payload: of the stage.
+        run: the stage.
+
+    Returns:
+        What the database is to know of it.
+
+    Raises:
+        PtychoTasksError: of the stage, or the files cannot be written; nothing has changed.
+    """
+    now = identify(row, state)
+    with store.begin(row.stage) as folder:
+        is_there = store.find(row.stage, now, state.sha256) is not None
+        began = monotonic()
+        payload = replace(payload, staging=folder)
+        run(payload)
+        record = make_record(now, row.name, monotonic() - began)
+        read: dict[str, str | None] = dict(payload.files_read)
+        record = record._replace(identity=now._replace(read=read))
+        if identify(row, state) == now:
+            # Where the user asked for it to be made again, it takes the place of what was there.
+            entry = store.publish(folder, row.stage, record, replace=is_there)
+        else:
+            # An input changed meanwhile: what the result was made from is not known for certain.
+            # It lies in its places until the next run, which makes it again.
+            entry = describe_folder(folder, row.stage, record)
+        place_files(row, entry)
+    return describe_built(row, entry)
+
+
+def take_result(row: Row, state: State, store: Store, entry: Entry, why: str) -> bool:
+    """Put a result that was made before in its places, and say so; False where it is damaged.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        store: of the project.
+        entry: the result.
+        why: what the user is told besides; may be empty.
+
+    Raises:
+        FileWriteError: a file cannot be written; all is as it was.
+    """
+    if is_in_place(row, state, entry):
+        return True
+    if not store.check(entry, lambda path: state.sha256(str(path)) or ""):
+        return False
+    refuse_foreign(row, state)
+    remove_leftovers(map(Path, row.outputs))
+    place_files(row, entry)
+    age = (utc_now() - entry.moment).total_seconds()
+    echo(f"{row.name} from the store, made {format_age(age)}{why and f' ({why})'}")
+    return True
+
+
+def refuse_foreign(row: Row, state: State) -> None:
+    """Refuse to replace a file that no run of this project, nor another of ours, put there.
+
+    Raises:
+        ConfigError: one line that names the file.
+    """
+    built = state.outputs(row.name) or {}
+    unknown = [Path(path) for path in row.outputs if built.get(path) is None]
+    if row.stage == "train":
+        unknown += [*Path(row.outputs[0]).parent.glob(f"{CHECKPOINTS}/*/*.zip")]
+    if not any(path.is_file() for path in unknown):
+        return
+    from ptycho_tasks.builds.inputs import is_simulated_scan
+    from ptycho_tasks.builds.project import read_project_table
+    from ptycho_tasks.results.ownership import check_ours
+
+    if row.stage != "source" or not is_simulated_scan(read_project_table().payload(row)):
+        check_ours(unknown, "")
+
+
+def is_in_place(row: Row, state: State, entry: Entry) -> bool:
+    """Whether a task's outputs are the files of an entry."""
+    files = entry.record.files
+    return all(state.sha256(path) == files.get(name) for path, name in name_outputs(row).items())
+
+
+def place_files(row: Row, entry: Entry) -> None:
+    """Put the files of an entry in the places of a task's outputs, and kept checkpoints beside.
+
+    Raises:
+        FileWriteError: one cannot be written; what was there is unchanged.
+    """
+    link_files({Path(path): entry.folder / name for path, name in name_outputs(row).items()})
+    kept = [name for name in entry.record.files if name.startswith(f"{CHECKPOINTS}/")]
+    if row.stage != "train":
+        return
+    from ptycho_tasks.results.folder_record import remove_recorded, write_record
+
+    for folder in {Path(path).parent for path in row.outputs}:
+        remove_recorded(folder / CHECKPOINTS)
+        link_files({folder / name: entry.folder / name for name in kept})
+        if kept:
+            write_record(folder / CHECKPOINTS, [folder / name for name in kept])
+
+
+def describe_built(row: Row, entry: Entry) -> Built:
+    """What the database is to know of outputs that are an entry's files."""
+    files = entry.record.files
+    outputs = {path: files.get(name) for path, name in name_outputs(row).items()}
+    return Built(entry.key, entry.key, entry.record.identity.read, outputs)
+
+
+def make_record(identity: Identity, label: str, seconds: float) -> Record:
+    """What is to be known of a result that was just made; of its files nothing yet."""
+    import resource
+    import socket
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Record(
+        identity=identity,
+        files={},
+        made=SYSTEM_CLOCK.stamp(),
+        seconds=round(seconds, 3),
+        memory_bytes=peak * (1 if sys.platform == "darwin" else 1024),
+        machine=socket.gethostname(),
+        version=version("ptycho-tasks"),
+        label=label,
+    )

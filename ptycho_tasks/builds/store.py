@@ -1,0 +1,390 @@
+"""The store: results by what they were made from, each in a folder named by its identity's key.
+
+    STORE/store.json            the format of the store
+    STORE/train/KEY/record.json what the result was made from, when, and its files' sha256
+    STORE/train/KEY/wts.h5.zip  the result itself, read-only
+
+An entry appears whole or not at all, by a rename, and is never changed; so programs on several
+machines may share a store without a lock. It is checked when it is read; one that is damaged is
+set aside.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ptycho_tasks.builds.identity import Identity, read_identity
+from ptycho_tasks.errors import ConfigError, FileWriteError
+from ptycho_tasks.system.clock import parse_stamp
+from ptycho_tasks.system.files import (
+    copy_or_link,
+    flush,
+    flush_folder,
+    report_write_errors,
+    sha256_file,
+    write_atomic,
+)
+from ptycho_tasks.system.terminal import echo
+
+FORMAT = 1
+RECORD = "record.json"
+_HEAD = "store.json"
+_DAMAGED = "damaged"
+_NEW = "new-"
+"""How the folder of an entry begins that is not whole yet."""
+Hash = Callable[[str], "str | None"]
+"""Gives the sha256 of the file at a path; None where there is no file."""
+
+
+class Record(NamedTuple):
+    """What is known of an entry besides its files."""
+
+    identity: Identity
+    files: Mapping[str, str]
+    """Path in the entry's folder, to sha256."""
+    made: str
+    """When, in UTC."""
+    seconds: float
+    """How long the stage took."""
+    memory_bytes: int
+    """The largest memory that the program had while it ran."""
+    machine: str
+    version: str
+    """Of the program."""
+    label: str = ""
+    """The name that the task had in the project that made it."""
+
+
+class Entry(NamedTuple):
+    """A result that the store has."""
+
+    stage: str
+    key: str
+    folder: Path
+    record: Record
+
+    @property
+    def moment(self) -> datetime:
+        """When it was made."""
+        return parse_stamp(self.record.made)
+
+
+class Store:
+    """One folder, or two: the project's own, and one that it shares with others."""
+
+    def __init__(self, own: Path, shared: Path | None = None) -> None:
+        """The store of a project.
+
+        Args:
+            own: a folder in the project; nothing is written until there is a result.
+            shared: a folder that several projects use, which may be read-only. What is made goes
+                there if it can.
+        """
+        self.own, self.shared = own, shared
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders, in the order in which they are looked at."""
+        return [self.own, *([] if self.shared is None else [self.shared])]
+
+    def find(self, stage: str, identity: Identity, sha256: Hash) -> Entry | None:
+        """The result that an identity has, if the store holds it.
+
+        Args:
+            stage: of the result.
+            identity: `read` may be empty where the files are not known yet: then those count that
+                were read when the result was made.
+            sha256: hashes a file of the project.
+
+        Raises:
+            ConfigError: the store is of a newer format.
+        """
+        keys = dict.fromkeys([identity.key(), *self._keys_with_links(stage, identity, sha256)])
+        for root, key in itertools.product(self.roots, keys):
+            entry = self.read(stage, key, root)
+            if entry is not None:
+                return entry
+        return None
+
+    def _keys_with_links(self, stage: str, identity: Identity, sha256: Hash) -> Iterator[str]:
+        """Keys with the further files that results of this identity were made from."""
+        plain = identity._replace(read={})
+        for root in self.roots:
+            for paths in _read_links(root / stage / f"{plain.key()}.links.json"):
+                yield plain._replace(read={path: sha256(path) for path in paths}).key()
+
+    def read(self, stage: str, key: str, root: Path | None = None) -> Entry | None:
+        """The entry of a key; None where there is none. Its files are not looked at: see `check`.
+
+        Raises:
+            ConfigError: the store is of a newer format.
+        """
+        for place in self.roots if root is None else [root]:
+            folder = place / stage / key
+            try:
+                data = json.loads((folder / RECORD).read_text())
+                record = _parse_record(data)
+            except (FileNotFoundError, NotADirectoryError):
+                if folder.is_dir():
+                    self.set_aside(folder, f"it has no {RECORD}")
+                continue
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                record = None
+            _refuse_newer(place)
+            if record is not None and record.identity.key() == key:
+                return Entry(stage, key, folder, record)
+            self.set_aside(folder, f"{RECORD} is damaged")
+        return None
+
+    def check(self, entry: Entry, sha256: Callable[[Path], str] = sha256_file) -> bool:
+        """Whether an entry's files are what its record says; sets it aside if not."""
+        for name, digest in entry.record.files.items():
+            try:
+                is_whole = sha256(entry.folder / name) == digest
+            except OSError:
+                is_whole = False
+            if not is_whole:
+                self.set_aside(entry.folder, f"{name} is missing or damaged")
+                return False
+        return True
+
+    def set_aside(self, folder: Path, problem: str) -> None:
+        """Move a damaged entry out of the way, and say so."""
+        aside = folder.parents[1] / _DAMAGED
+        try:
+            aside.mkdir(exist_ok=True)
+            place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-", dir=aside))
+            folder.rename(place / folder.name)
+        except OSError:
+            echo(f"store      {folder}: {problem}; it is not used", err=True)
+        else:
+            echo(f"store      {folder}: {problem}; set aside in {place}, and made again", err=True)
+
+    def add(self, stage: str, record: Record, files: Mapping[str, Path]) -> Entry:
+        """Make an entry of files that lie elsewhere.
+
+        Args:
+            stage: of the result.
+            record: what is known of it.
+            files: where the files lie, by the name that they get.
+
+        Raises:
+            FileWriteError: it cannot be written.
+        """
+        with self.begin(stage) as folder:
+            with report_write_errors(folder):
+                for name, path in files.items():
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    copy_or_link(path, folder / name)
+            return self.publish(folder, stage, record, replace=False)
+
+    @contextmanager
+    def begin(self, stage: str) -> Iterator[Path]:
+        """A new, empty folder for the files of a result; gone after the block if not published.
+
+        Raises:
+            FileWriteError: it cannot be made.
+        """
+        place = self.own / stage
+        with report_write_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+            _mark(self.own)
+            folder = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, folder: Path, stage: str, record: Record, *, replace: bool) -> Entry:
+        """Make an entry of the files in a folder that `begin` gave.
+
+        Args:
+            folder: holds the result's files.
+            stage: of the result.
+            record: what is known of it; `files` is settled here.
+            replace: take the place of an entry that is there. Otherwise that one is taken, if it
+                is whole: another program was faster.
+
+        Returns:
+            The entry that the store has now.
+
+        Raises:
+            FileWriteError: it cannot be written.
+        """
+        record = describe_folder(folder, stage, record).record
+        with report_write_errors(folder):
+            write_atomic(folder / RECORD, _format_record(record))
+            for name in record.files:
+                (folder / name).chmod(0o444)
+                flush(folder / name)
+        if self.shared is not None:
+            entry = self._publish_shared(folder, stage, record, replace)
+            if entry is not None:
+                return entry
+        with report_write_errors(self.own):
+            return self._place(folder, self.own, stage, record, replace)
+
+    def _publish_shared(
+        self, folder: Path, stage: str, record: Record, replace: bool
+    ) -> Entry | None:
+        """Publish into the shared folder; None where it cannot be written."""
+        assert self.shared is not None
+        copy = None
+        try:
+            _refuse_newer(self.shared)
+            place = self.shared / stage
+            place.mkdir(parents=True, exist_ok=True)
+            _mark(self.shared)
+            copy = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            copy.chmod(0o755)
+            shutil.copytree(folder, copy, copy_function=_copy_read_only, dirs_exist_ok=True)
+            return self._place(copy, self.shared, stage, record, replace)
+        except (OSError, FileWriteError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            echo(
+                f"store      {self.shared}: cannot be written ({reason}); the result is kept in "
+                f"{self.own}",
+                err=True,
+            )
+            return None
+        finally:
+            if copy is not None:
+                shutil.rmtree(copy, ignore_errors=True)
+
+    def _place(self, folder: Path, root: Path, stage: str, record: Record, replace: bool) -> Entry:
+        key = record.identity.key()
+        final = root / stage / key
+        if record.identity.read:
+            plain = record.identity._replace(read={})
+            _add_links(root / stage / f"{plain.key()}.links.json", list(record.identity.read))
+        for _ in range(3):
+            with suppress(OSError):  # there is one already
+                folder.rename(final)
+                flush_folder(final.parent)
+                return Entry(stage, key, final, record)
+            there = None if replace else self.read(stage, key, root)
+            if there is not None and self.check(there):
+                return there
+            if replace and final.is_dir():
+                remove_entry(final)
+        raise FileWriteError(f"cannot write {final}; check its permissions and run again")
+
+    def entries(self, roots: Iterable[Path] | None = None) -> Iterator[Entry]:
+        """Every entry of the store."""
+        for root in self.roots if roots is None else roots:
+            for folder in sorted(root.glob(f"*/{'[0-9a-f]' * 64}")):
+                if folder.parent.name != _DAMAGED:
+                    entry = self.read(folder.parent.name, folder.name, root)
+                    if entry is not None:
+                        yield entry
+
+
+def describe_folder(folder: Path, stage: str, record: Record) -> Entry:
+    """What an entry would be of the files in a folder; the store need not have it.
+
+    Raises:
+        FileWriteError: a file cannot be read back.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with report_write_errors(folder):
+        files = {str(path.relative_to(folder)): sha256_file(path) for path in paths}
+    return Entry(stage, record.identity.key(), folder, record._replace(files=files))
+
+
+def remove_entry(folder: Path) -> None:
+    """Remove an entry, which nobody finds from the first moment on.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    away = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder.parent))
+    folder.rename(away / folder.name)
+    shutil.rmtree(away)
+
+
+def _copy_read_only(source: str, target: str) -> None:
+    copy_or_link(source, target)
+    os.chmod(target, 0o444)  # noqa: PTH101
+
+
+def _mark(root: Path) -> None:
+    if not (root / _HEAD).exists():
+        write_atomic(root / _HEAD, json.dumps({"format": FORMAT}).encode())
+
+
+def _refuse_newer(root: Path) -> None:
+    """Refuse a store that a newer program made otherwise.
+
+    Raises:
+        ConfigError: names the folder.
+    """
+    try:
+        head = json.loads((root / _HEAD).read_text())
+        number = head["format"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return
+    if not isinstance(number, int) or number > FORMAT:
+        raise ConfigError(
+            f"{root}: this store is of format {number}, and this ptycho-tasks knows {FORMAT}; "
+            "update ptycho-tasks, or name another folder with `store:`"
+        )
+
+
+def _parse_record(data: Any) -> Record | None:
+    identity = read_identity(data["identity"])
+    files = data["files"]
+    if identity is None or not all(isinstance(digest, str) for digest in files.values()):
+        return None
+    parse_stamp(data["made"])
+    numbers = float(data["seconds"]), int(data["memory_bytes"])
+    texts = (str(data[key]) for key in ("machine", "version", "label"))
+    return Record(identity, files, data["made"], *numbers, *texts)
+
+
+def _format_record(record: Record) -> bytes:
+    data = {**record._asdict(), "identity": record.identity.to_record()}
+    return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read_links(path: Path) -> list[list[str]]:
+    """Lists of further files that results were made from."""
+    try:
+        lists = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    is_right = isinstance(lists, list) and all(
+        isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists
+    )
+    return lists if is_right else []
+
+
+def _add_links(path: Path, links: list[str]) -> None:
+    known = _read_links(path)
+    if links not in known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps([*known, links]).encode())
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what a killed run of the project left in its own store."""
+    for folder in root.glob(f"*/{_NEW}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def format_age(seconds: float) -> str:
+    """How long ago something was: `3 days ago`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'s' * (count > 1)} ago"
+    return "just now"
