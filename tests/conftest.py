@@ -24,6 +24,13 @@ settings.load_profile("calm")
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 
+FILE_SOURCE = """\
+name: tiny
+source: {file: scan.npz}
+fixture: {subset_size: 25}
+backend: epie
+training: {epochs: 5}
+"""
 TINY_SCAN = """\
 name: tiny
 source:
@@ -109,6 +116,23 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built_project(_built: Path, tmp_path: Path) -> Path:
     """A tiny simulated project with everything built and nothing stale."""
     return Path(shutil.copytree(_built, tmp_path / "built"))
+
+
+@pytest.fixture(scope="session")
+def _built_on_a_file(_built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("file") / "project"
+    shutil.copytree(_built, root, ignore=shutil.ignore_patterns("runs", ".ptycho", "fixtures"))
+    shutil.copy(_built / "fixtures" / "tiny_source.npz", root / "scan.npz")
+    (root / "ptycho.yaml").write_text(FILE_SOURCE)
+    done = run_command(DOIT, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def file_project(_built_on_a_file: Path, tmp_path: Path) -> Path:
+    """A built project on a scan file, which tests may damage."""
+    return Path(shutil.copytree(_built_on_a_file, tmp_path / "file"))
 
 
 def _write_project(root: Path, config: str) -> Path:

@@ -21,7 +21,7 @@ import pytest
 import ptycho_tasks
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
-from ptycho_tasks.testing.project import DOIT, OURS, run_command
+from ptycho_tasks.testing.project import OURS, run_command
 
 INFERENCE = "runs/default/inference"
 BUNDLE = f"runs/default/training/{BUNDLE_NAME}"
@@ -35,13 +35,6 @@ OUTPUTS = {
     f"{INFERENCE}/reconstructed_phase.png",
     f"{INFERENCE}/metrics.json",
 }
-FILE_SOURCE = """\
-name: tiny
-source: {file: scan.npz}
-fixture: {subset_size: 25}
-backend: epie
-training: {epochs: 5}
-"""
 
 
 def files(root: Path) -> dict[str, str]:
@@ -73,23 +66,6 @@ def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *expected
     assert len(errors) == 1, done.stderr
     for part in expected:
         assert part in errors[0]
-
-
-@pytest.fixture(scope="module")
-def _built_on_a_file(_built, tmp_path_factory):
-    root = tmp_path_factory.mktemp("file") / "project"
-    shutil.copytree(_built, root, ignore=shutil.ignore_patterns("runs", ".ptycho", "fixtures"))
-    shutil.copy(_built / "fixtures" / "tiny_source.npz", root / "scan.npz")
-    (root / "ptycho.yaml").write_text(FILE_SOURCE)
-    done = run_command(DOIT, cwd=root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
-@pytest.fixture
-def file_project(_built_on_a_file, tmp_path):
-    """A built project on a scan file, which tests may damage."""
-    return Path(shutil.copytree(_built_on_a_file, tmp_path / "file"))
 
 
 # --- what is built ---------------------------------------------------------------------------
@@ -171,7 +147,7 @@ def test_variants_may_differ_in_their_refinement(project, doit):
     variants = "variants: [{name: a, refine.epochs: 1}, {name: b, refine.epochs: 2}]\n"
     add(project, REFINE + variants)
     done = doit(project, "refine")
-    assert sorted(executed(done))[-2:] == ["train:a", "train:b"]
+    assert sorted(executed(done))[-2:] == ["source", "train:a"]
     assert {"refine:a", "refine:b"} <= set(executed(done))
     edit(project, "{name: b, refine.epochs: 2}", "{name: b, refine.epochs: 3}")
     assert executed(doit(project)) == ["refine:b"]
@@ -230,7 +206,7 @@ def test_a_change_of_a_local_backend_reruns_training_and_inference(built_project
 
 
 def test_a_fixture_rebuilt_to_the_same_bytes_stops_there(built_project, doit):
-    (built_project / "fixtures" / "tiny.npz").unlink()
+    doit(built_project, "forget", "fixture")
     assert executed(doit(built_project)) == ["fixture"]
 
 
@@ -341,7 +317,7 @@ def test_nonsense_from_a_backend_is_refused_before_anything_is_written(
 
 
 def test_a_missing_source_names_key_and_line(write_project, doit):
-    root = write_project(FILE_SOURCE)
+    root = write_project("name: tiny\nsource: {file: scan.npz}\nbackend: epie\n")
     assert_one_line(doit(root), 2, "ptycho.yaml:2: source.file: there is no", "scan.npz")
     assert files(root) == {}
 
@@ -380,6 +356,12 @@ def damaged(path, damage):
 @pytest.mark.parametrize("damage", ["truncated", "one byte"])
 def test_a_damaged_bundle_is_made_again(built_project, doit, damage):
     before = files(built_project)
+    damaged(built_project / BUNDLE, damage)
+    done = doit(built_project)
+    assert executed(done) == []
+    assert f"train from the store, made just now ({BUNDLE} changed: sha256" in done.stdout
+    assert files(built_project) == before
+    shutil.rmtree(built_project / ".ptycho/store")
     damaged(built_project / BUNDLE, damage)
     assert executed(doit(built_project)) == ["train"]
     assert files(built_project) == before
@@ -451,7 +433,7 @@ def test_a_read_only_folder_is_one_line(built_project, doit, folder):
     (built_project / folder).chmod(0o555)
     done = doit(built_project, preexec_fn=without_overriding_permissions)
     (built_project / folder).chmod(0o755)
-    assert_one_line(done, 1, f"cannot write {built_project / folder}", "Permission denied")
+    assert_one_line(done, 1, f"cannot write {folder}", "Permission denied")
     after = files(built_project)
     assert {name: after[name] for name in before if name.startswith(folder)} == {
         name: before[name] for name in before if name.startswith(folder)

@@ -16,7 +16,7 @@ from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
     InferencePayload,
-    TrainingPayload,
+    Payload,
 )
 from ptycho_tasks.errors import FileWriteError, ScanError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
@@ -164,9 +164,7 @@ def _refuse_worthless(misfit: Misfit) -> None:
         )
 
 
-def identify_result(
-    payload: TrainingPayload | InferencePayload, stage: str, inputs: Mapping[str, Path]
-) -> Identity:
+def identify_result(payload: Payload, stage: str, inputs: Mapping[str, Path]) -> Identity:
     """What decides a stage's outputs, of its files as they are now; see `payload.files_read` for
     the further ones that are known only when the scan was read.
 
@@ -176,13 +174,14 @@ def identify_result(
         inputs: its files, by role. One that is missing is left out: who reads it says what is
             wrong.
     """
-    sources = {
-        **list_core_sources(stage),
-        **list_backend_sources(payload.backend, payload.backend_source, payload.root),
-    }
+    # Before the training, no backend has a part in what is made.
+    backend = None if stage in ("source", "fixture") else payload.backend
+    sources = dict(list_core_sources(stage))
+    if backend is not None:
+        sources |= list_backend_sources(backend, payload.backend_source, payload.root)
     return Identity(
         canonical_json(payload.settings(stage)),
-        list_versions(stage, payload.backend),
+        list_versions(stage, backend),
         {name: digest_of_source(path) for name, path in sources.items()},
         {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
     )

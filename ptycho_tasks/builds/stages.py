@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,14 @@ def check_source(payload: Payload) -> ScanData:
     if payload.source.simulate is not None:
         from ptycho_tasks.physics.simulate import simulate
         from ptycho_tasks.scans.npz import write_scan
+        from ptycho_tasks.scans.readers import read_scan
 
         scan = simulate(payload.source.simulate, name=payload.source_file.stem)
         if not any(frame.any() for frame in scan.diffraction):
             raise ScanError("source.simulate: every frame is dark; raise `photons`")
-        write_scan(payload.target(payload.source_file, "scan.npz"), scan)
+        place = payload.target(payload.source_file, "scan.npz")
+        write_scan(place, scan)
+        scan = replace(read_scan(place, **payload.source.reading), name=scan.name)
     else:
         scan = read_source(payload, payload.source_file)
     print_scan("source", payload.source_file, payload, scan)
@@ -87,11 +91,15 @@ def make_fixture(payload: Payload) -> None:
         ScanError: the source breaks the contract, or has fewer frames than asked for.
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
+    identity = identify_result(payload, "fixture", payload.source_files)
     scan = read_source(payload, payload.source_file)
+    identity = identity._replace(read=payload.files_read)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
     output = payload.target(payload.fixture_file, "fixture.npz")
-    fixture = cut_fixture(scan, source, sha256, payload.fixture, output)
+    fixture = cut_fixture(
+        scan, source, sha256, payload.fixture, output, made_from=identity.to_record()
+    )
     print_scan("fixture", payload.fixture_file, payload, fixture)
 
 
@@ -101,6 +109,8 @@ def cut_fixture(
     sha256: Callable[[Path], str],
     options: FixtureOptions,
     output: Path,
+    *,
+    made_from: Mapping[str, Any] | None = None,
 ) -> ScanData:
     """Cut a scan and publish the fixture with its sidecar; gives the fixture.
 
@@ -110,6 +120,7 @@ def cut_fixture(
         sha256: gives the sha256 of a file's content, which stands there too.
         options: which frames are taken.
         output: the NPZ; the sidecar is named alike and ends in .json.
+        made_from: what decides the fixture, for the sidecar to keep.
 
     Raises:
         ScanError: the scan has fewer frames than asked for.
@@ -126,6 +137,7 @@ def cut_fixture(
         source_name=source.name,
         source_sha256=sha256(source),
         source_files={os.path.relpath(file, source.parent): sha256(file) for file in scan.files},
+        made_from=made_from,
     )
     return read_fixture(output)
 

@@ -73,6 +73,8 @@ class UpToDate(Answer):
         self.row = row
         self.stored: Entry | None = None
         """What the store has, where it is not in its place and nothing is run."""
+        self.changed: list[Reason] = []
+        """Outputs that are not as they were left."""
 
     def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
         """Whether the task's outputs are what its inputs, settings and code give."""
@@ -90,6 +92,7 @@ class UpToDate(Answer):
                 return True
         with exit_on_error():
             self.reasons = self._find_reasons(built, now)
+            self.changed = [r for r in self.reasons if r.kind == "output" and r.old]
             if self._take(built, now, is_run=is_run) or self._ignore_code(built, now):
                 self.reasons = []
         return not self.reasons
@@ -130,10 +133,8 @@ class UpToDate(Answer):
         if state.is_forgotten(row.name):
             return False
         entry = find_result(row, state, store, now, self._old_entry(built), add=is_run)
-        edited = [r.text for r in self.reasons if r.kind == "output" and r.old and r.new]
-        if entry is None or (
-            is_run and not take_result(row, state, store, entry, next(iter(edited), ""))
-        ):
+        why = self.changed[0].text if self.changed else ""
+        if entry is None or (is_run and not take_result(row, state, store, entry, why)):
             return False
         if not is_run and not is_in_place(row, state, entry):
             self.stored = entry

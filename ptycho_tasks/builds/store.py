@@ -108,6 +108,8 @@ class Store:
         Raises:
             ConfigError: the store is of a newer format.
         """
+        for root in self.roots:
+            _refuse_newer(root)
         keys = dict.fromkeys([identity.key(), *self._keys_with_links(stage, identity, sha256)])
         for root, key in itertools.product(self.roots, keys):
             entry = self.read(stage, key, root)
@@ -123,11 +125,7 @@ class Store:
                 yield plain._replace(read={path: sha256(path) for path in paths}).key()
 
     def read(self, stage: str, key: str, root: Path | None = None) -> Entry | None:
-        """The entry of a key; None where there is none. Its files are not looked at: see `check`.
-
-        Raises:
-            ConfigError: the store is of a newer format.
-        """
+        """The entry of a key; None where there is none. `check` looks at its files, not this."""
         for place in self.roots if root is None else [root]:
             folder = place / stage / key
             try:
@@ -139,7 +137,6 @@ class Store:
                 continue
             except (OSError, ValueError, LookupError, TypeError, RecursionError):
                 record = None
-            _refuse_newer(place)
             if record is not None and record.identity.key() == key:
                 return Entry(stage, key, folder, record)
             self.set_aside(folder, f"{RECORD} is damaged")
@@ -195,6 +192,7 @@ class Store:
             FileWriteError: it cannot be made.
         """
         place = self.own / stage
+        _refuse_newer(self.own)
         with report_write_errors(place):
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.own)

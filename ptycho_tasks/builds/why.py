@@ -99,7 +99,8 @@ def _verdict(
     if stored is not None and not reasons and not waits:
         age = (utc_now() - stored.moment).total_seconds()
         text = f"the store has it, made {format_age(age)}"
-        return Verdict(task.name, "stored", (Reason("stored", task.name, text),))
+        changed = next(u.changed for u, _, _ in task.uptodate if isinstance(u, UpToDate))
+        return Verdict(task.name, "stored", (Reason("stored", task.name, text), *changed))
     kind = "stale" if reasons else "depends" if waits else "up to date"
     return Verdict(task.name, kind, (*reasons, *waits))
 

@@ -127,7 +127,7 @@ def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
 def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
     """A section of which every line is commented out stands for its defaults, not for null."""
     for name, value in data.items():
-        if value is None and name not in {"name", "backend"}:
+        if value is None and name not in {"name", "backend", "store"}:
             data[name] = [] if name == "variants" else {}
     source = data.get("source")
     if isinstance(source, dict) and "simulate" in source and source.get("file") is None:

@@ -33,6 +33,8 @@ _FIXED = ("name", "matrix", "variants", "evidence")
 _MOST = 10_000
 _LONGEST_VALUE = 40
 _LONGEST_LABEL = 80
+_LARGEST_INTEGER = 1e15
+"""From here on a float is not written as an integer."""
 
 
 def read_variants(file: ConfigFile, base: Mapping[str, Any]) -> list[Variant]:
@@ -178,7 +180,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and "/" in value:
         path = PurePath(value)
         value = str(path.parent / path.stem).replace("/", "_")
-    elif isinstance(value, float) and value.is_integer():
+    elif isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_INTEGER:
         value = int(value)
     text = str(value) if isinstance(value, (str, int, float)) else canonical_json(value)
     fits = len(text) <= _LONGEST_VALUE and re.fullmatch(NAME_PATTERN, f"x{text}")

@@ -72,10 +72,12 @@ def write_fixture(
     source_name: str,
     source_sha256: str,
     source_files: Mapping[str, str] | None = None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the selected frames and their sidecar, published together.
 
-    `source_files` are those that hold a part of the source besides its own, to their sha256.
+    `source_files` are those that hold a part of the source besides its own, to their sha256;
+    `made_from` is what decides the fixture, for the sidecar to keep.
 
     Both are written beside their places first. Then the old NPZ steps aside, the sidecar takes
     its place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
@@ -98,6 +100,8 @@ def write_fixture(
         "arrays": _shapes_and_dtypes(arrays),
         "coverage": _coverage(scan.positions, indices),
     }
+    if made_from is not None:
+        sidecar["made_from"] = made_from
     if source_files:
         sidecar["source"]["files"] = dict(source_files)
     with temporary_file(npz_path) as npz_temp, temporary_file(sidecar_path) as sidecar_temp:

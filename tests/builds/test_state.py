@@ -22,7 +22,7 @@ from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import project_path
 
-BUILT = {"settings": "{}", "versions": {}, "sources": {}, "outputs": {}}
+BUILT = {"key": "k", "entry": "k", "read": {}, "outputs": {}}
 OLD_NS = 10**9
 
 
@@ -252,17 +252,6 @@ def test_what_saves_time_is_kept_by_the_run_that_comes_after(state, monkeypatch)
     state.keep_note("tasks", "[]")
     finish(state, "train", file="abc")
     assert again(state).note("tasks") == "[]"
-
-
-def test_source_digests_that_tasks_share_are_stored_once(state):
-    sources = {f"ptycho_tasks/{n}.py": "0" * 64 for n in range(40)}
-    for task in "abc":
-        state.set(task, "_values_:", {"built": {**BUILT, "sources": sources}})
-        state.set(task, "deps:", [])
-    state = again(state)
-    assert state.get("b", "_values_:")["built"]["sources"] == sources
-    state.dump()
-    assert Path(state.name).read_bytes().count(b"ptycho_tasks/7.py") == 1
 
 
 @contextmanager

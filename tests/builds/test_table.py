@@ -30,6 +30,7 @@ def rows(draw):
         at_default=draw(st.lists(PARTS, max_size=2)),
         versions={"stage train": draw(st.integers(1, 2))},
         sources=draw(st.dictionaries(PARTS, PARTS, max_size=1)),
+        aliases=draw(st.lists(PARTS, max_size=2)),
     )
 
 

@@ -238,7 +238,6 @@ def test_option_texts_become_typed_values():
     ("more", "said"),
     [
         ("matrix: {training.epochs: [1, zero]}\n", "training.epochs"),
-        ("variants: [{name: a}]\n", "changes nothing"),
         ("evidence: {plan: p}\n", "evidence"),
     ],
 )

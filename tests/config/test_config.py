@@ -250,7 +250,7 @@ def test_a_thousand_variants_are_settled_in_time_that_grows_with_their_number(tm
     each = "".join(f"- {{name: v{i}, fixture.seed: {i}}}\n" for i in range(1000))
     path.write_text(f"source: {{file: a}}\nvariants:\n{each}")
     file = read_config(path)
-    merged = merge(file, variant=read_variants(file)[7])
+    merged = merge(file, variant=read_variants(file, {})[7])
     assert set(merged.data) == {"source", "fixture"}
     assert len(merged.origins) < 10
 

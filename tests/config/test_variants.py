@@ -25,12 +25,12 @@ def read(text: str):
 
 def changes(text: str) -> dict[str, dict[str, Any]]:
     """Name to overrides of every variant."""
-    return {variant.name: dict(variant.overrides) for variant in read_variants(read(text))}
+    return {variant.name: dict(variant.overrides) for variant in read_variants(read(text), {})}
 
 
 def settled(text: str) -> list[Config]:
     file = read(text)
-    return [convert(merge(file, variant=variant), Config) for variant in read_variants(file)]
+    return [convert(merge(file, variant=variant), Config) for variant in read_variants(file, {})]
 
 
 @pytest.mark.parametrize("text", ["", "matrix:", "matrix: {}", "variants:", "variants: []"])
@@ -49,10 +49,10 @@ variants:
     training.neighbours: 5
 """
     assert changes(text) == {
-        "strategyfirst-seed0": {"fixture.strategy": "first", "training.seed": 0},
-        "strategyfirst-seed1": {"fixture.strategy": "first", "training.seed": 1},
-        "strategyrandom-seed0": {"fixture.strategy": "random", "training.seed": 0},
-        "strategyrandom-seed1": {"fixture.strategy": "random", "training.seed": 1},
+        "seed0-strategyfirst": {"fixture.strategy": "first", "training.seed": 0},
+        "seed1-strategyfirst": {"fixture.strategy": "first", "training.seed": 1},
+        "seed0-strategyrandom": {"fixture.strategy": "random", "training.seed": 0},
+        "seed1-strategyrandom": {"fixture.strategy": "random", "training.seed": 1},
         "wide": {"fixture.subset_size": 64, "training.neighbours": 5},
     }
     wide = settled(text)[-1]
@@ -61,7 +61,7 @@ variants:
 
 def test_keys_that_end_alike_are_told_apart():
     text = "matrix: {fixture.seed: [1], training.seed: [2], training.gridsize: [3]}"
-    assert list(changes(text)) == ["fixture.seed1-training.seed2-training.gridsize3"]
+    assert list(changes(text)) == ["fixture.seed1-training.gridsize3-training.seed2"]
 
 
 @pytest.mark.parametrize("nested", ["fixture: {seed: 1}", "fixture.seed: 1", '"fixture.seed": 1'])
@@ -69,7 +69,7 @@ def test_nested_and_dotted_keys_say_the_same(nested):
     text = f"variants:\n- name: a\n  {nested}\n"
     assert changes(text) == {"a": {"fixture.seed": 1}}
     assert settled(text)[0].fixture.seed == 1
-    assert merge(read(text), variant=read_variants(read(text))[0]).where("fixture.seed") == (
+    assert merge(read(text), variant=read_variants(read(text), {})[0]).where("fixture.seed") == (
         "ptycho.yaml:5"
     )
 
@@ -142,8 +142,6 @@ REFUSED = {
     "name of two lines": ('variants: [{name: "a\\n", a: 1}]', [r"3: variant 'a\n': expected"]),
     "long name": (f"variants: [{{name: {'a' * 101}, a: 1}}]", ["expected at most 100", "..."]),
     "odd key": ('matrix: {"fixture.a b": [1]}', ["3: variant 'a b1': expected"]),
-    "nothing changed": ("variants:\n- name: a", ["4: variant `a` changes nothing"]),
-    "nothing changed in a section": ("variants: [{name: a, fixture: {}}]", ["changes nothing"]),
     "one name twice": (
         "variants:\n- {name: a, fixture.seed: 1}\n- {name: a, fixture.seed: 2}",
         ["5: variant `a`: there is another one called `a`; remove one"],
@@ -152,7 +150,6 @@ REFUSED = {
         "variants:\n- {name: A, fixture.seed: 1}\n- {name: a, fixture.seed: 2}",
         ["5: variant `a`: there is another one called `A`"],
     ),
-    "one value twice": ("matrix: {fixture.seed: [1, 1]}", ["3: variant `seed1`: there is another"]),
     "of the matrix and the list": (
         "matrix: {fixture.seed: [1]}\nvariants: [{name: seed1, fixture.seed: 2}]",
         ["4: variant `seed1`: there is another"],
@@ -228,7 +225,7 @@ def check(message: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(("text", "expected"), REFUSED.values(), ids=REFUSED)
 def test_refused_in_one_line_with_its_place(text, expected):
     with pytest.raises(ConfigError) as caught:
-        read_variants(read(text))
+        read_variants(read(text), {})
     check(str(caught.value), expected)
 
 
@@ -244,5 +241,5 @@ def test_refused_when_settled_in_one_line_with_place_and_variant(text, expected)
 @pytest.mark.parametrize("off", ["{}", "null", ""])
 def test_a_variant_may_switch_the_refinement_off(off):
     text = f"refine: {{backend: ptychi}}\nvariants:\n- name: a\n  refine: {off}\n"
-    (variant,) = read_variants(read(text))
+    (variant,) = read_variants(read(text), {})
     assert not merge(read(text), variant).data["refine"]

@@ -1,0 +1,316 @@
+"""Work is known by its content: what was made before is taken, whatever it is called."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ptycho_tasks.builds.identity import Identity
+from ptycho_tasks.builds.results import make_record
+from ptycho_tasks.builds.store import RECORD, Store
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.layout import STORE_NAME
+
+BUNDLE = "runs/default/training/wts.h5.zip"
+
+
+@pytest.fixture
+def change(built_project):
+    """Change settings of the project: dotted keys, and what they become."""
+    path = built_project / "ptycho.yaml"
+
+    def change(**settings):
+        config = yaml.safe_load(path.read_text())
+        for key, value in settings.items():
+            *sections, last = key.split("__")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            if value is None:
+                place.pop(last)
+            else:
+                place[last] = value
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    return change
+
+
+def entries(root, stage="*"):
+    return sorted((root / STORE_NAME).glob(f"{stage}/*/{RECORD}"))
+
+
+# --- no work -----------------------------------------------------------------------------------
+
+MATRIX = {"inference.n_groups": [20, 30]}
+
+
+def test_variants_that_differ_after_training_share_it(built_project, change, build):
+    change(matrix={"inference.n_groups": [20, 30, 25]})
+    assert build(built_project) == ["infer"] * 3
+    bundles = {path.read_bytes() for path in built_project.glob("runs/*/training/wts.h5.zip")}
+    assert len(bundles) == 1
+    assert {path.name for path in (built_project / "runs").iterdir()} == {
+        *("default", "n_groups20", "n_groups25", "n_groups30"),
+    }
+
+
+NO_WORK = {
+    "values in another order": {"matrix": {"inference.n_groups": [30, 20]}},
+    "an axis with the present value": {
+        "matrix": {"training.epochs": [5], "inference.n_groups": [20, 30]}
+    },
+    "an axis with the default": {
+        "matrix": {"inference.n_groups": [20, 30], "training.seed": [0]},
+    },
+    "the axis removed": {"matrix": None, "inference__n_groups": 20},
+    "variants with names": {
+        "matrix": None,
+        "variants": [
+            {"name": "few", "inference.n_groups": 20},
+            {"name": "many", "inference": {"n_groups": 30}},
+        ],
+    },
+    "one written otherwise": {"source__simulate__photons": 1000000},
+    "another name of a part": {"matrix": {"inference.n_groups": [20]}},
+}
+
+
+@pytest.mark.parametrize("settings", NO_WORK.values(), ids=NO_WORK)
+def test_what_only_looks_new_is_no_work(built_project, change, build, settings):
+    change(matrix=MATRIX)
+    build(built_project)
+    change(**settings)
+    assert build(built_project) == []
+    assert build(built_project) == []
+
+
+def test_a_plain_project_becomes_part_of_a_matrix(built_project, change, build, capsys):
+    before = {path: path.stat().st_mtime_ns for path in built_project.glob("runs/**/*.*")}
+    change(matrix={"training.seed": [0, 1]})
+    assert build(built_project) == ["train", "infer"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    change(matrix=None, variants=[{"name": "base"}])
+    capsys.readouterr()
+    assert build(built_project) == []
+    assert "train from the store, made just now" in capsys.readouterr().out
+    assert (built_project / "runs/base/training/wts.h5.zip").is_file()
+
+
+def test_an_earlier_value_is_no_work(built_project, change, build, capsys):
+    before = (built_project / BUNDLE).read_bytes()
+    for epochs, ran in ((3, ["train", "infer"]), (5, []), (3, []), (5, [])):
+        change(training__epochs=epochs)
+        capsys.readouterr()
+        build(built_project, "why")
+        shown = capsys.readouterr().out
+        assert ("to be taken from the store" in shown) == (ran == [])
+        assert build(built_project) == ran
+    assert (built_project / BUNDLE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "spelling", ["./scan.npz", "sub/../scan.npz", "{root}/scan.npz", "copy.npz"]
+)
+def test_the_spelling_of_a_path_is_no_content(file_project, build, spelling):
+    build(file_project)
+    shutil.copy(file_project / "scan.npz", file_project / "copy.npz")
+    config = file_project / "ptycho.yaml"
+    name = spelling.format(root=file_project)
+    config.write_text(config.read_text().replace("scan.npz", name))
+    assert build(file_project) == []
+
+
+@pytest.mark.parametrize("way", ["moved", "copied", "without the database", "cloned"])
+def test_a_project_elsewhere_is_no_work(built_project, tmp_path, change, build, way):
+    if way == "cloned":  # only what git would bring, and a store on a server
+        change(store=str(tmp_path / "shared"))
+        build(built_project, "-a")
+    other = tmp_path / "elsewhere" / "project"
+    shutil.copytree(built_project, other)
+    if way == "moved":
+        shutil.rmtree(built_project)
+    if way == "without the database":
+        (other / ".ptycho/state.sqlite").unlink()
+    if way == "cloned":
+        for name in (".ptycho", "runs", "fixtures"):
+            shutil.rmtree(other / name)
+    assert build(other) == []
+    assert (other / BUNDLE).is_file()
+
+
+def test_another_branch_and_back_is_no_work(built_project, build):
+    backend = built_project / "backends/epie.py"
+    text = backend.read_text()
+    backend.write_text(text.replace("np.complex64)\n", "np.complex64) + 0\n"))
+    assert build(built_project) == ["train", "infer"]
+    backend.write_text(text)
+    assert build(built_project) == []
+
+
+def test_a_copy_without_its_scan_infers_from_its_fixture(file_project, build, doit):
+    config = file_project / "ptycho.yaml"
+    config.write_text(config.read_text() + "inference: {scan: fixture}\n")
+    build(file_project)
+    (file_project / "scan.npz").unlink()
+    assert build(file_project) == []
+    shutil.rmtree(file_project / ".ptycho")
+    shutil.rmtree(file_project / "runs/default/inference")
+    config.write_text(config.read_text().replace("epochs: 5", "epochs: 4"))
+    assert build(file_project) == ["train", "infer"]
+    config.write_text(config.read_text().replace("subset_size: 25", "subset_size: 24"))
+    done = doit(file_project)
+    assert done.returncode == 2
+    assert "there is no" in done.stderr
+
+
+def test_what_the_user_asks_for_is_made_again(built_project, build, doit):
+    doit(built_project, "forget", "train")
+    assert build(built_project, "train") == ["train"]
+    assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+def damage(path):
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["wts.h5.zip", RECORD])
+def test_a_damaged_entry_is_set_aside_and_made_again(built_project, build, capsys, name):
+    before = (built_project / BUNDLE).read_bytes()
+    (record,) = entries(built_project, "train")
+    damage(record.parent / name)
+    (built_project / BUNDLE).unlink()
+    assert build(built_project) == ["train"]
+    shown = capsys.readouterr().err
+    assert f"{record.parent.relative_to(built_project)}: {name} is" in shown
+    assert (built_project / BUNDLE).read_bytes() == before
+    assert build(built_project) == []
+
+
+def test_an_edited_output_never_changes_the_store(built_project, build):
+    (record,) = entries(built_project, "train")
+    kept = (record.parent / "wts.h5.zip").read_bytes()
+    damage(built_project / BUNDLE)
+    assert (record.parent / "wts.h5.zip").read_bytes() == kept
+    assert build(built_project) == []
+    assert (built_project / BUNDLE).read_bytes() == kept
+
+
+def test_entries_are_read_only(built_project):
+    for record in entries(built_project):
+        for name in json.loads(record.read_text())["files"]:
+            assert (record.parent / name).stat().st_mode & 0o222 == 0
+
+
+def test_a_lost_store_is_filled_from_what_lies_in_its_place(built_project, build):
+    shutil.rmtree(built_project / STORE_NAME)
+    (built_project / ".ptycho/state.sqlite").unlink()
+    assert build(built_project) == ["source"]
+    assert len(entries(built_project)) == 4
+
+
+def test_a_store_of_a_newer_format_is_refused(built_project, doit, change):
+    (built_project / STORE_NAME / "store.json").write_text('{"format": 2}')
+    change(training__epochs=4)
+    done = doit(built_project)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "store: this store is of format 2, and this ptycho-tasks knows 1; update" in line
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def test_a_shared_store_serves_several_projects(built_project, tmp_path, change, build, capsys):
+    change(store=str(tmp_path / "shared"))
+    build(built_project, "-a")
+    other = tmp_path / "other"
+    shutil.copytree(built_project, other, ignore=shutil.ignore_patterns(".ptycho", "runs", "*.npz"))
+    capsys.readouterr()
+    assert build(other) == []
+    lines = capsys.readouterr().out
+    for task in ("source", "fixture", "train", "infer"):
+        assert f"{task} from the store, made just now" in lines
+
+
+def test_a_store_that_cannot_be_written_is_read_all_the_same(
+    built_project, tmp_path, change, build, capsys
+):
+    """Here because its place is a file; what is made is kept in the project."""
+    (tmp_path / "shared").write_text("")
+    change(store=str(tmp_path / "shared"), training__epochs=4)
+    assert build(built_project) == ["train", "infer"]
+    assert f"{tmp_path / 'shared'}: cannot be written" in capsys.readouterr().err
+    assert build(built_project) == []
+    assert len(entries(built_project, "train")) == 2
+
+
+IDENTITY = Identity('{"a":1}', {"stage train": 1}, {}, {"fixture": "0" * 64})
+
+
+def write_entry(root, content, barrier):
+    store = Store(Path(root, "own"), Path(root, "shared"))
+    for number in range(20):
+        with store.begin("train") as folder:
+            (folder / "wts.h5.zip").write_bytes(content)
+            barrier.wait(20)
+            now = IDENTITY._replace(settings=f'{{"a":{number}}}')
+            entry = store.publish(folder, "train", make_record(now, "train", 1.0), replace=False)
+            assert store.check(entry)
+
+
+def test_two_writers_at_once_leave_one_whole_entry(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    writers = [
+        context.Process(target=write_entry, args=(tmp_path, bytes([n]) * 100_000, barrier))
+        for n in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    store = Store(tmp_path / "own", tmp_path / "shared")
+    every = list(store.entries())
+    assert len(every) == 20
+    assert all(store.check(entry) for entry in every)
+    assert not list(tmp_path.glob("*/train/new-*"))
+
+
+def test_a_result_knows_the_further_files_that_it_was_made_from(tmp_path):
+    store = Store(tmp_path / "own")
+    files = {"linked.h5": "a" * 64}
+    record = make_record(IDENTITY._replace(read=files), "source", 0.0)
+    store.add("source", record, {})
+    found = store.find("source", IDENTITY, files.get)
+    assert found is not None
+    assert found.record.identity.read == files
+    assert store.find("source", IDENTITY, lambda path: "b" * 64) is None
+
+
+def test_a_record_that_says_something_else_than_its_name_is_damaged(tmp_path, capsys):
+    store = Store(tmp_path / "own")
+    entry = store.add("source", make_record(IDENTITY, "source", 0.0), {})
+    other = entry.folder.with_name("f" * 64)
+    entry.folder.rename(other)
+    assert store.read("source", other.name) is None
+    assert "set aside" in capsys.readouterr().err
+
+
+def test_a_newer_format_is_refused_by_who_writes_too(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/store.json").write_text('{"format": 99}')
+    store = Store(tmp_path / "own")
+    with pytest.raises(ConfigError, match="format 99"):
+        store.add("source", make_record(IDENTITY, "source", 0.0), {})
