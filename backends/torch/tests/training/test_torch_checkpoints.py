@@ -13,6 +13,9 @@ import torch
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.testing.examples import simulate_scan
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn.backend import backend
 from ptycho_tasks_torch.pinn.losses import DiffractionLoss
@@ -73,6 +76,12 @@ class Watch:
 
     def train(self) -> TrainedModel:
         return backend.train(self.request)
+
+
+@pytest.fixture(scope="module")
+def scan() -> ScanData:
+    """A few frames, read-only: what is learned from them is not asked here."""
+    return simulate_scan(SimulationOptions(size=32, grid=6, step=4.0, jitter=1.0, seed=4))
 
 
 @pytest.fixture
