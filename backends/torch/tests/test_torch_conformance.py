@@ -18,7 +18,7 @@ class TestPinn(BackendConformance):
 
     backend = backend
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
-    options = PinnOptions(epochs=4, gridsize=2, channels=4, steps=1, batch_size=16, neighbours=16)
+    options = PinnOptions(epochs=3, gridsize=2, channels=4, steps=1, batch_size=16, neighbours=16)
 
 
 @pytest.mark.usefixtures("every_epoch", "few_trials", "few_objects")
@@ -28,5 +28,12 @@ class TestUnrolled(BackendConformance):
     backend = unrolled
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = UnrolledOptions(
-        epochs=5, channels=4, steps=4, batch_size=16, neighbours=16, probe="refined", probe_modes=2
+        epochs=3,
+        learning_rate=1e-3,
+        channels=4,
+        steps=3,
+        batch_size=16,
+        neighbours=16,
+        probe="refined",
+        probe_modes=2,
     )

@@ -24,27 +24,20 @@ class ObjectPool:
     """Simulated objects of several kinds, from which canvases of any contrast are cut."""
 
     def __init__(self, kinds: Sequence[str], shape: tuple[int, int], seed: int) -> None:
-        """Simulate the objects.
+        """Simulate nothing yet: an object is made when it is first drawn.
 
         Args:
             kinds: as in `SimulationOptions.object`, in turn.
             shape: (S, T) of the largest canvas to cut.
             seed: of the random objects.
         """
-        side = max(LEAST_SIDE, math.ceil(1.25 * max(shape)))
-        self._pool = []
-        for index in range(POOL):
-            options = SimulationOptions(
-                object=kinds[index % len(kinds)],  # type: ignore[arg-type]
-                amplitude_min=0.5,
-                phase_range=1.0,
-            )
-            image = make_object(options, np.random.default_rng([seed, index]), side)
-            self._pool.append(np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5]))
+        self._kinds, self._seed = kinds, seed
+        self._side = max(LEAST_SIDE, math.ceil(1.25 * max(shape)))
+        self._made: dict[int, NDArray[np.float64]] = {}
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.complex64]:
         """(S, T) complex64 part of an object, turned and mirrored at random."""
-        image = self._pool[generator.integers(len(self._pool))]
+        image = self._object(int(generator.integers(POOL)))
         image = np.rot90(image, int(generator.integers(4)), axes=(1, 2))
         if generator.random() < 0.5:
             image = image.swapaxes(1, 2)
@@ -54,3 +47,16 @@ class ObjectPool:
         modulus = lowest + (1 - lowest) * amplitude
         angle = generator.uniform(*PHASES) * (phase - 0.5)
         return np.asarray(modulus * np.exp(1j * angle), dtype=np.complex64)
+
+    def _object(self, index: int) -> NDArray[np.float64]:
+        """(2, H, W) amplitude and phase, each from 0 to 1."""
+        # Threads that ask at once make the same.
+        if index not in self._made:
+            options = SimulationOptions(
+                object=self._kinds[index % len(self._kinds)],  # type: ignore[arg-type]
+                amplitude_min=0.5,
+                phase_range=1.0,
+            )
+            image = make_object(options, np.random.default_rng([self._seed, index]), self._side)
+            self._made[index] = np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5])
+        return self._made[index]

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +13,9 @@ import torch
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest, say_nothing
 from ptycho_tasks.errors import FileWriteError, TrainingError
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.testing.examples import simulate_scan
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn.backend import backend
 from ptycho_tasks_torch.pinn.losses import DiffractionLoss
@@ -77,6 +76,12 @@ class Watch:
 
     def train(self) -> TrainedModel:
         return backend.train(self.request)
+
+
+@pytest.fixture(scope="module")
+def scan() -> ScanData:
+    """A few frames, read-only: what is learned from them is not asked here."""
+    return simulate_scan(SimulationOptions(size=32, grid=6, step=4.0, jitter=1.0, seed=4))
 
 
 @pytest.fixture
@@ -296,39 +301,6 @@ def test_checkpoints_take_a_hundredth_of_the_time_at_most(tmp_path):
         kept.write(state, last=False)
     kept.write(state, last=True)
     assert written == [2, 53, 53.5]
-
-
-KILLED = """
-import math, os, pickle, signal, sys
-from pathlib import Path
-from ptycho_tasks_torch.training import checkpoints
-from ptycho_tasks_torch.pinn.backend import backend
-
-checkpoints.LEAST_SECONDS, checkpoints.SHARE = 0, math.inf
-replace, done = Path.replace, []
-
-def replace_or_die(self, target):
-    if len(done) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    done.append(target)
-    return replace(self, target)
-
-Path.replace = replace_or_die
-backend.train(pickle.load(sys.stdin.buffer))
-"""
-
-
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, whole, tmp_path):
-    request = TrainRequest(scan, COSINE, CPU, work_dir=tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED], input=pickle.dumps(request), capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(list(tmp_path.iterdir())) == 2
-    rest = Watch(scan, COSINE, tmp_path)
-    assert_same(rest.train(), replace(whole["cosine"], checkpoints={}))
-    assert (rest.epochs, rest.lines) == ([3, 4], ["resumes after epoch 2 of 4"])
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_NAME]
 
 
 @pytest.mark.usefixtures("every_epoch")

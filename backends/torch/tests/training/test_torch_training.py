@@ -68,7 +68,7 @@ def trained(scan) -> TrainedModel:
 @pytest.mark.parametrize("n_groups", [None, 48, 32])
 def test_accumulated_batches_are_one_large_batch(scan, n_groups):
     """Also the last ones of an epoch: of 5, 3 and 2 blocks here, 1, 1 and 2 are in the last."""
-    large = with_options(batch_size=64, n_groups=n_groups)
+    large = with_options(epochs=2, batch_size=64, n_groups=n_groups)
     parts = msgspec.structs.replace(large, batch_size=32, accumulate_grad_batches=2)
     small = msgspec.structs.replace(large, batch_size=16, accumulate_grad_batches=4)
     whole = train(scan, large)
@@ -81,7 +81,7 @@ def test_accumulated_batches_are_one_large_batch(scan, n_groups):
 
 
 def test_more_accumulation_than_batches_is_one_step_an_epoch(scan):
-    one, two = (train(scan, with_options(accumulate_grad_batches=n)) for n in (5, 500))
+    one, two = (train(scan, with_options(epochs=2, accumulate_grad_batches=n)) for n in (5, 500))
     assert as_bytes(one) == as_bytes(two)
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("few_objects")
 CPU = TorchExecution(accelerator="cpu", threads=1)
 OPTIONS = UnrolledOptions(
     on="scan",
-    epochs=4,
+    epochs=2,
     channels=4,
     batch_size=16,
     neighbours=16,
@@ -148,7 +148,7 @@ def test_a_training_that_goes_on_keeps_the_positions(scan, tmp_path):
     first = backend.train(TrainRequest(wrong, OPTIONS, CPU, work_dir=tmp_path))
     lines: list[str] = []
     again = backend.train(TrainRequest(wrong, OPTIONS, CPU, work_dir=tmp_path, say=lines.append))
-    assert lines == ["takes the finished training: all 4 epochs are done"]
+    assert lines == ["takes the finished training: all 2 epochs are done"]
     for name, array in first.models["diffraction_to_obj"].items():
         np.testing.assert_array_equal(again.models["diffraction_to_obj"][name], array)
 
