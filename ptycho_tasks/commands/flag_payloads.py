@@ -169,7 +169,8 @@ def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str
     """Values for the scan that they name: what a configuration says of another scan is left out."""
     if values.get("source.file", configured) == configured:
         return values
-    return {"source.simulate": None, "source.product": None, **values}
+    others = ("source.simulate", "source.files", "source.product", "fixture.scans")
+    return {**dict.fromkeys(others), **values}
 
 
 def _check_inputs(payload: Payload) -> None:

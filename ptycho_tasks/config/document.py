@@ -88,11 +88,12 @@ class ConfigFile:
 
     @functools.cached_property
     def origins(self) -> Mapping[str, str]:
-        """Dotted key path to `ptycho.yaml:LINE`, for all that is the same in every variant."""
+        """Dotted key path to `ptycho.yaml:LINE`, for all that is the same in every variant and
+        scan."""
         return {
             key: f"{self.path.name}:{line}"
             for key, line in self.lines.items()
-            if not key.startswith("variants[")
+            if not key.startswith(("variants[", "source.files[", "source.files."))
         }
 
     def where(self, key: str) -> str:

@@ -22,13 +22,21 @@ FileName = Annotated[str, limits(min_length=1)]
 
 
 class SourceOptions(Section, frozen=True, kw_only=True):
-    """Where the scan comes from: give `file`, or `simulate` to make one."""
+    """Where the scan comes from: give `file`, `files` for several, or `simulate` to make one."""
 
     affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
 
     file: Annotated[FileName | None, doc("the scan to read: NPZ or CXI, relative to this file")] = (
         None
     )
+    files: Annotated[
+        list[FileName] | dict[str, FileName | dict[str, Any]] | None,
+        doc(
+            "several scans instead: paths and globs, or names, each with a path or with the "
+            "settings of `source` that are its own",
+            affects=(),
+        ),
+    ] = None
     simulate: Annotated[
         SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
     ] = None
@@ -72,8 +80,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Ask for exactly one kind of source."""
-        if (self.file is None) == (self.simulate is None):
-            raise ValueError("give exactly one of `file` (a scan to read) and `simulate`")
+        if [self.file, self.files, self.simulate].count(None) != 2:
+            raise ValueError(
+                "give exactly one of `file` (a scan to read), `files` (several) and `simulate`"
+            )
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -84,9 +94,21 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 READING = tuple(
     name
     for name in SourceOptions.__struct_fields__
-    if name not in ("file", "simulate", "product", "follow")
+    if name not in ("file", "files", "simulate", "product", "follow")
 )
 """The settings of a source that say how a scan is read, and not which."""
+
+
+class TrainingFrames(FixtureOptions, frozen=True, kw_only=True):
+    """Which frames are learned from: of which scans, and which of each."""
+
+    scans: Annotated[
+        Annotated[list[FileName], limits(min_length=1)] | None,
+        doc(
+            "those of `source.files` to learn from, by names and globs; null: the only one",
+            affects=(),
+        ),
+    ] = None
 
 
 class InferenceOptions(Section, frozen=True, kw_only=True):
@@ -96,7 +118,7 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
 
     scan: Annotated[
         str,
-        doc("`source` (every frame of it), `fixture`, or the path of another scan", min_length=1),
+        doc("`source` (every frame), `fixture`, or the path of another scan", min_length=1),
     ] = "source"
     n_groups: Annotated[
         Annotated[int, limits(ge=1)] | None,
@@ -109,7 +131,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, doc("names the files that are made", pattern=NAME_PATTERN)] = "scan"
     source: Annotated[SourceOptions, doc("where the scan comes from")]
-    fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
+    fixture: Annotated[TrainingFrames, doc("the frames to train on")] = TrainingFrames()
     backend: Annotated[
         str,
         doc("what trains and infers", affects=("train", "infer"), pattern=NAME_PATTERN),
