@@ -195,9 +195,11 @@ class _ScanList:
         """Add a scan with a name of its own: its file, or its settings."""
         key = f"{WHOLE}.{name}"
         settings = {"file": value} if isinstance(value, str) else value
-        if not isinstance(settings, dict) or settings.keys().isdisjoint(("file", "simulate")):
+        has_one = isinstance(settings, dict) and not {"file", "simulate"}.isdisjoint(settings)
+        if not has_one or "files" in settings:
             raise self.layers.refuse(
-                key, f"expected a path, or settings with `file`, got {shorten(value)}"
+                key,
+                f"expected a path, or settings with `file` (and not `files`), got {shorten(value)}",
             )
         text = settings.get("file")
         if isinstance(text, str) and self._is_glob(text):
