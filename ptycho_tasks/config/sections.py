@@ -21,6 +21,10 @@ Positive = Annotated[float, limits(gt=0)]
 FileName = Annotated[str, limits(min_length=1)]
 
 
+# For editors. `config.scans` checks them, with those that all scans share beside them.
+OwnSettings = Annotated[dict[str, Any], limits(extra_json_schema={"$ref": "#/$defs/SourceOptions"})]
+
+
 class SourceOptions(Section, frozen=True, kw_only=True):
     """Where the scan comes from: give `file`, `files` for several, or `simulate` to make one."""
 
@@ -30,10 +34,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         None
     )
     files: Annotated[
-        list[FileName] | dict[str, FileName | dict[str, Any]] | None,
+        list[FileName] | dict[str, FileName | OwnSettings] | None,
         doc(
-            "several scans instead: paths and globs, or names, each with a path or with the "
-            "settings of `source` that are its own",
+            "several scans instead: paths and globs, as in [a.npz, scans/*.npz], or `name: path` "
+            "lines; instead of the path, settings of `source` that are this scan's own",
             affects=(),
         ),
     ] = None
@@ -105,7 +109,7 @@ class TrainingFrames(FixtureOptions, frozen=True, kw_only=True):
     scans: Annotated[
         Annotated[list[FileName], limits(min_length=1)] | None,
         doc(
-            "those of `source.files` to learn from, by names and globs; null: the only one",
+            "those of `source.files` to learn from, by names or globs; null: the only one",
             affects=(),
         ),
     ] = None
