@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.config.document import ConfigFile, parse_config
 from ptycho_tasks.config.factories import (
     create_inference_payload,
     create_payloads,
@@ -22,6 +23,7 @@ from ptycho_tasks.config.layers import DEFAULT_VARIANT, merge
 from ptycho_tasks.config.scans import Scans, read_scans
 from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.options import NAME_PATTERN
 from ptycho_tasks.system.cache import forget_all
 
 REFINER = """\
@@ -257,6 +259,36 @@ def test_refused_in_one_line_with_its_place(root, text, expected):
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text() | st.sampled_from(["a.npz", "a", "*", "s/[a", "~/x*"]),
+    lambda values: (
+        st.lists(values, max_size=4) | st.dictionaries(st.text() | st.just("file"), values)
+    ),
+    max_leaves=8,
+)
+
+
+@given(VALUES, VALUES, VALUES)
+def test_whatever_is_written_names_scans_or_is_refused_in_one_line(files, chosen, what):
+    data = {"source": {"files": files}, "fixture": {"scans": chosen}, "inference": {"scan": what}}
+    layers = merge(ConfigFile(Path("/nowhere/ptycho.yaml"), data))
+    try:
+        scans = read_scans(layers)
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert_told_apart(scans)
+    assert re.fullmatch("ptycho.yaml: .*|", refusal)
+
+
+def assert_told_apart(scans: Scans) -> None:
+    names = [name for name in scans.names if name is not None]
+    assert all(re.fullmatch(NAME_PATTERN, name) for name in names)
+    assert len({name.casefold() for name in names}) == len(names)
+    assert set(scans.learned) <= set(scans.names)
 
 
 REFUSED_WHEN_SETTLED = {
