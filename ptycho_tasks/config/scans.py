@@ -169,7 +169,7 @@ def _list_scans(asked: _Asked) -> tuple[dict[str, NamedScan], tuple[str, ...]]:
 
 
 class _ScanList:
-    """Gathers scans, and refuses those that are not told apart."""
+    """Gathers scans, and refuses those that are not distinct."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers

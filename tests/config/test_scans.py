@@ -280,11 +280,11 @@ def test_whatever_is_written_names_scans_or_is_refused_in_one_line(files, chosen
         refusal = str(error)
     else:
         refusal = ""
-        assert_told_apart(scans)
+        assert_distinct(scans)
     assert re.fullmatch("ptycho.yaml: .*|", refusal)
 
 
-def assert_told_apart(scans: Scans) -> None:
+def assert_distinct(scans: Scans) -> None:
     names = [name for name in scans.names if name is not None]
     assert all(re.fullmatch(NAME_PATTERN, name) for name in names)
     assert len({name.casefold() for name in names}) == len(names)
