@@ -18,6 +18,9 @@ from ptycho_tasks.layout import BUNDLE_NAME, absolute_path
 
 _MANIFEST, _MANIFEST_LIMIT = "manifest.json", 1 << 20
 
+_FOR_DOIT = {"simulate": "keeps the scan", "files": "trains on several scans"}
+"""Kinds of source that a command does not take, and why."""
+
 
 def create_training(
     file: ConfigFile, flags: FlagValues, output: Path, *, force: bool = False
@@ -132,11 +135,12 @@ def _read_scan_setting(file: ConfigFile, flags: FlagValues) -> str | None:
     configured = file.data.get("source") or {}
     scan = configured.get("file") if isinstance(configured, dict) else None
     if scan is None and "source.file" not in flags.values:
-        if "simulate" in configured:
-            raise ConfigError(
-                f"{file.where('source.simulate')}: source.simulate: is for `doit`, which keeps the "
-                "scan; give --train-data-file"
-            )
+        for key, reason in _FOR_DOIT.items():
+            if key in configured:
+                raise ConfigError(
+                    f"{file.where(f'source.{key}')}: source.{key}: is for `doit`, which {reason}; "
+                    "give --train-data-file"
+                )
         raise click.UsageError(
             "Missing option '--train-data-file': nothing says which scan to train on"
         )
@@ -169,7 +173,8 @@ def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str
     """Values for the scan that they name: what a configuration says of another scan is left out."""
     if values.get("source.file", configured) == configured:
         return values
-    return {"source.simulate": None, "source.product": None, **values}
+    others = ("source.simulate", "source.files", "source.product", "fixture.scans")
+    return {**dict.fromkeys(others), **values}
 
 
 def _check_inputs(payload: Payload) -> None:

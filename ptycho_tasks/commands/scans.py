@@ -41,7 +41,7 @@ def simulate_command(output: Path, force: bool, **values: str | None) -> None:
 )
 @force_option
 @section_options(FixtureOptions)
-@section_options(SourceOptions, without=("file", "simulate"))
+@section_options(SourceOptions, without=("file", "files", "simulate"))
 def fixture_command(source: Path, output: Path, force: bool, **values: str | None) -> None:
     """Cut a scan to a fixture, with its JSON sidecar beside it."""
     options = read_section(FixtureOptions, values)

@@ -88,11 +88,12 @@ class ConfigFile:
 
     @functools.cached_property
     def origins(self) -> Mapping[str, str]:
-        """Dotted key path to `ptycho.yaml:LINE`, for all that is the same in every variant."""
+        """Dotted key path to `ptycho.yaml:LINE`, but for items of lists and named scans, which may
+        be thousands; `where` knows them too."""
         return {
             key: f"{self.path.name}:{line}"
             for key, line in self.lines.items()
-            if not key.startswith("variants[")
+            if "[" not in key and not key.startswith("source.files.")
         }
 
     def where(self, key: str) -> str:

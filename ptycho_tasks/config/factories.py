@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,7 @@ from ptycho_tasks.config.payload import (
     RefinementPayload,
     TrainingPayload,
 )
+from ptycho_tasks.config.scans import Scans, find_scan, read_scans
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
@@ -47,6 +48,7 @@ def create_training_payload(
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
     variant: Variant = DEFAULT_VARIANT,
+    scan: str | None = None,
     folders: Folders = PROJECT_FOLDERS,
 ) -> TrainingPayload:
     """Settle all that training needs.
@@ -57,6 +59,8 @@ def create_training_payload(
         command_line: likewise; wins over the variant and ptycho.yaml.
         flags: how keys are spelled on the command line, for messages.
         variant: one of those that ptycho.yaml asks for; wins over the rest of it.
+        scan: the name of the scan that the payload is of, for what is made of each. None where
+            `source` names no `files`, and for what is made of all that are learned from.
         folders: where to read and write, where that is not the project's to decide.
 
     Raises:
@@ -64,7 +68,7 @@ def create_training_payload(
         ConfigError: one line with the origin, the key path and what was expected.
     """
     return TrainingPayload(
-        **_settle(merge(file, variant, command_line, overrides, flags), variant, folders)
+        **_settle(_merge(file, variant, command_line, overrides, flags, scan), folders)
     )
 
 
@@ -75,11 +79,12 @@ def create_inference_payload(
     command_line: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
     variant: Variant = DEFAULT_VARIANT,
+    scan: str | None = None,
     folders: Folders = PROJECT_FOLDERS,
 ) -> InferencePayload:
     """Settle all that inference needs; see `create_training_payload`."""
     return InferencePayload(
-        **_settle(merge(file, variant, command_line, overrides, flags), variant, folders)
+        **_settle(_merge(file, variant, command_line, overrides, flags, scan), folders)
     )
 
 
@@ -88,15 +93,16 @@ def create_refinement_payload(
     overrides: Mapping[str, Any] | None = None,
     *,
     variant: Variant = DEFAULT_VARIANT,
+    scan: str | None = None,
 ) -> RefinementPayload | None:
     """Settle all that refinement needs; None where ptycho.yaml asks for none.
 
     See `create_training_payload`.
     """
-    layers = merge(file, variant, None, overrides)
-    if not layers.data.get("refine"):
+    laid = _merge(file, variant, overrides=overrides, scan=scan)
+    if not laid.layers.data.get("refine"):
         return None
-    return _create_refinement(layers, _settle(layers, variant, PROJECT_FOLDERS))
+    return _create_refinement(laid.layers, _settle(laid, PROJECT_FOLDERS))
 
 
 def list_variants(file: ConfigFile) -> list[Variant]:
@@ -115,13 +121,38 @@ def list_variants(file: ConfigFile) -> list[Variant]:
 
 
 def create_payloads(
-    file: ConfigFile, variant: Variant
+    file: ConfigFile, variant: Variant, scan: str | None = None
 ) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
-    """Settle the three payloads of a variant at once; see `create_training_payload`."""
-    layers = merge(file, variant)
-    settled = _settle(layers, variant, PROJECT_FOLDERS)
-    refinement = _create_refinement(layers, settled) if layers.data.get("refine") else None
+    """Settle the three payloads of a variant and scan at once; see `create_training_payload`."""
+    laid = _merge(file, variant, scan=scan)
+    settled = _settle(laid, PROJECT_FOLDERS)
+    has_refinement = laid.layers.data.get("refine")
+    refinement = _create_refinement(laid.layers, settled) if has_refinement else None
     return TrainingPayload(**settled), InferencePayload(**settled), refinement
+
+
+class _Laid(NamedTuple):
+    """Merged values, and the scans that they ask for."""
+
+    layers: Layers
+    scans: Scans
+
+
+def _merge(
+    file: ConfigFile,
+    variant: Variant,
+    command_line: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
+    scan: str | None = None,
+) -> _Laid:
+    """As `layers.merge`, but for the name of a scan."""
+    layers = merge(file, variant, command_line, overrides, flags)
+    scans = read_scans(layers)
+    if scan is None:
+        return _Laid(layers, scans)
+    found = find_scan(scans, scan, layers)
+    return _Laid(merge(file, variant, command_line, overrides, flags, found), scans)
 
 
 def _create_refinement(layers: Layers, settled: Mapping[str, Any]) -> RefinementPayload:
@@ -171,8 +202,9 @@ def _retype_execution(
     return convert(replace(layers, data={"execution": plain}), kind, "execution")
 
 
-def _settle(layers: Layers, variant: Variant, folders: Folders) -> dict[str, Any]:
+def _settle(laid: _Laid, folders: Folders) -> dict[str, Any]:
     """The fields of a `Payload`."""
+    layers, scans = laid
     config, values = _convert_config(layers)
     entry, backend = _load_backend(layers, "backend", config.backend)
     kinds = sections_of(backend)
@@ -194,7 +226,9 @@ def _settle(layers: Layers, variant: Variant, folders: Folders) -> dict[str, Any
         "values": values,
         "origins": origins,
         "facts": _gather_facts(*kinds.items()),
-        "variant": variant,
+        "variant": layers.variant,
+        "scan": layers.scan and layers.scan.name,
+        "training_scans": tuple(scans.learned),
         "backend": backend,
         "backend_source": entry.source,
         "options": sections["training"],

@@ -142,6 +142,10 @@ def _describe_value(data: Any, key: str) -> str:
     return "" if isinstance(data, dict) else f", got {shorten(data)}"
 
 
+WHOLE = "source.files"
+"""A key that is one value, also where it holds a mapping: a variant gives it whole."""
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted key path to plain value, for every leaf of a section or mapping."""
     return dict(_flat(msgspec.to_builtins(value), prefix))
@@ -153,7 +157,7 @@ def _flat(plain: Any, key: str) -> Iterator[tuple[str, Any]]:
         return
     for name, item in plain.items():
         below = f"{key}.{name}" if key else name
-        if isinstance(item, dict):
+        if isinstance(item, dict) and below != WHOLE:
             yield from _flat(item, below)
         else:
             yield below, item

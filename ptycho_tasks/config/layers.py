@@ -33,6 +33,17 @@ DEFAULT_VARIANT = Variant("default")
 
 
 @dataclass(frozen=True)
+class NamedScan:
+    """One of several scans that a ptycho.yaml names."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """Key of `source` to value; they win over those that all scans share."""
+    origins: Mapping[str, str]
+    """Dotted key path to `ptycho.yaml:LINE`."""
+
+
+@dataclass(frozen=True)
 class Layers:
     """Values from ptycho.yaml, the command line and overrides, merged, with their origins."""
 
@@ -43,6 +54,8 @@ class Layers:
     variant: Variant
     flags: Mapping[str, str] = field(default_factory=dict)
     """Dotted key path to the flag that set it."""
+    scan: NamedScan | None = None
+    """The one that `source` is of, where ptycho.yaml names several."""
 
     def where(self, key: str) -> str:
         """The origin to name in a message about `key`."""
@@ -61,6 +74,16 @@ class Layers:
         """The variant's name for a message about `key`, if the variant changes it; else empty."""
         return f"variant `{self.variant.name}`" if self._find_override(key) else ""
 
+    def describe_scan(self, key: str) -> str:
+        """The scan's name for a message about `key`, if the scan sets it itself; else empty."""
+        return f"scan `{self.scan.name}`" if self.scan and key in self.scan.origins else ""
+
+    def refuse(self, key: str, problem: str) -> ConfigError:
+        """The error that says what is wrong with the value of `key`, and where that stands."""
+        where = self.find_flag(key, problem) or self.where(key)
+        whose = self.describe_variant(key) or self.describe_scan(key)
+        return ConfigError(": ".join(part for part in (where, whose, key, problem) if part))
+
     def list_origins(self, keys: Iterable[str]) -> dict[str, str]:
         """The origin of each key; `default` for a key that nobody set."""
         return {key: self.origins.get(key, "default") for key in keys}
@@ -76,6 +99,7 @@ class Layers:
 
     def _find_override(self, key: str) -> str:
         """The override that changes `key`, below it or above it; empty where nothing."""
+        key = key.replace("[", ".[")
         for name in self.variant.overrides:
             # Another backend has other options.
             for other in (name, *(["training", "execution"] if name == "backend" else [])):
@@ -90,8 +114,10 @@ def merge(
     command_line: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
+    scan: NamedScan | None = None,
 ) -> Layers:
-    """Lay values over those of a file: a variant's, then the command line's, then overrides.
+    """Lay values over those of a file: a scan's own, then a variant's, then the command line's,
+    then overrides.
 
     Args:
         file: ptycho.yaml as read.
@@ -99,19 +125,25 @@ def merge(
         command_line: dotted key path to value.
         overrides: likewise.
         flags: dotted key path to its name on the command line, for messages.
+        scan: one of those that the file names; then `source` is of this one alone.
     """
     # One of a thousand variants must not carry a copy of them all; evidence is of none.
     left_out = ("evidence",) if variant is DEFAULT_VARIANT else ("evidence", "matrix", "variants")
     data = {key: value for key, value in file.data.items() if key not in left_out}
-    origins = {**file.origins, **variant.origins}
-    for key, value in variant.overrides.items():
+    origins = {**file.origins, **(scan.origins if scan else {}), **variant.origins}
+    changes = dict(variant.overrides)
+    if scan is not None:
+        data["source"] = {**changes.pop("source", data["source"]), **scan.settings}
+    for key, value in changes.items():
         _set_value(data, key, value)
     for values, origin in ((command_line, "command line"), (overrides, "override")):
         for key, value in (values or {}).items():
             _set_value(data, key, value)
             origins[key] = origin
+    if scan is not None:
+        del data["source"]["files"]  # a copy of its own
     set_by = {key: flag for key, flag in (flags or {}).items() if key in (command_line or {})}
-    return Layers(file, _with_empty_sections(data), origins | set_by, variant, set_by)
+    return Layers(file, _with_empty_sections(data), origins | set_by, variant, set_by, scan)
 
 
 def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
@@ -130,10 +162,14 @@ def _with_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
         if value is None and name not in {"name", "backend", "store"}:
             data[name] = [] if name == "variants" else {}
     source = data.get("source")
-    if isinstance(source, dict) and "simulate" in source and source.get("file") is None:
+    if isinstance(source, dict) and "simulate" in source and not _names_files(source):
         simulate = source["simulate"]
         data["source"] = {**source, "simulate": {} if simulate is None else simulate}
     return data
+
+
+def _names_files(source: Mapping[str, Any]) -> bool:
+    return any(source.get(key) is not None for key in ("file", "files"))
 
 
 def convert(
@@ -153,11 +189,7 @@ def convert(
         key = ".".join(part for part in (prefix, key) if part)
         if owner:
             problem = problem.replace("unknown key;", f"{owner} does not know this key;", 1)
-        where = layers.find_flag(key, problem) or layers.where(key)
-        variant = layers.describe_variant(key)
-        raise ConfigError(
-            ": ".join(part for part in (where, variant, key, problem) if part)
-        ) from error
+        raise layers.refuse(key, problem) from error
 
 
 _MOST_SECTIONS = 1000

@@ -43,6 +43,9 @@ class Folders:
     """Gets the reconstruction."""
 
 
+_CHOICE = "fixture.scans"
+"""It says which fixtures are made and learned from, and changes none of them."""
+
 PROJECT_FOLDERS = Folders()
 """What doit takes: the project's own."""
 
@@ -63,6 +66,11 @@ class Payload:
     facts: Facts
     """Dotted key path to what it affects, and its default."""
     variant: Variant
+    scan: str | None
+    """The name of the scan that `source` is of. None where ptycho.yaml names no `source.files`, and
+    for a payload that is of all of them, as to train takes."""
+    training_scans: tuple[str | None, ...]
+    """The scans that are learned from, by name, in the order of `fixture.scans`."""
     backend: Backend
     """The backend that acts."""
     backend_source: Path | None
@@ -108,11 +116,12 @@ class Payload:
             return None
         path = self.path(text)
         problem = find_file_problem(path)
+        what = f"scan `{self.scan}`: {key}" if self.scan and key.startswith("source.") else key
         if problem:
-            return f"{self.origins[key]}: {key}: {path} {problem}"
+            return f"{self.origins[key]}: {what}: {path} {problem}"
         if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
             return None
-        return f"{self.origins[key]}: {key}: there is no {path}"
+        return f"{self.origins[key]}: {what}: there is no {path}"
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its
@@ -143,7 +152,8 @@ class Payload:
         """The scan: the user's file, or the simulated one."""
         if self.source.file is not None:
             return self.path(self.source.file)
-        return self.root.joinpath("fixtures", f"{self._file_stem('source')}_source.npz")
+        stem = self._file_stem(self.scan, "source")
+        return self.root.joinpath("fixtures", f"{stem}_source.npz")
 
     @property
     def source_files(self) -> dict[str, Path]:
@@ -156,13 +166,13 @@ class Payload:
 
         Variants that change the same there share the files that are made of it.
         """
-        parts = [(*key.partition(".")[::2], value) for key, value in self.variant.changes.items()]
+        changed = self.variant.changes.items()
+        parts = [(*key.partition(".")[::2], value) for key, value in changed if key != _CHOICE]
         changes = {rest: value for section, rest, value in parts if section in sections}
         return make_label(changes) if changes else ""
 
-    def _file_stem(self, *sections: str) -> str:
-        changes = self.label_changes(*sections)
-        return f"{self.name}-{changes}" if changes else self.name
+    def _file_stem(self, scan: str | None, *sections: str) -> str:
+        return "-".join(filter(None, (self.name, self.label_changes(*sections), scan)))
 
     @property
     def product_file(self) -> Path | None:
@@ -172,7 +182,10 @@ class Payload:
     @functools.cached_property
     def fixture_file(self) -> Path:
         """The fixture's NPZ."""
-        return self.root.joinpath("fixtures", f"{self._file_stem('source', 'fixture')}.npz")
+        return self._fixture_path(self.scan)
+
+    def _fixture_path(self, scan: str | None) -> Path:
+        return self.root.joinpath("fixtures", f"{self._file_stem(scan, 'source', 'fixture')}.npz")
 
     @property
     def sidecar_file(self) -> Path:
@@ -191,7 +204,8 @@ class Payload:
 
     def results_folder(self, stage: str) -> str:
         """The folder for the results of `training`, `inference` or `refinement`, in the project."""
-        return f"runs/{self.variant.name}/{stage}"
+        of_scan = f"/{self.scan}" if self.scan and stage != "training" else ""
+        return f"runs/{self.variant.name}/{stage}{of_scan}"
 
     def _results_path(self, stage: str) -> Path:
         return self.root / self.results_folder(stage)
@@ -219,10 +233,12 @@ class TrainingPayload(Payload):
 
     @property
     def training_files(self) -> dict[str, Path]:
-        """The files to train on, by what they are: the fixture, or for a command the scan."""
-        if self.is_of_project:
-            return {"fixture": self.fixture_file}
-        return self.source_files
+        """The files to train on, by what they are: the fixtures, `fixture`, `fixture 2` and so on,
+        which a scan's name does not change; for a command the scan."""
+        if not self.is_of_project:
+            return self.source_files
+        paths = map(self._fixture_path, self.training_scans)
+        return {f"fixture {n}" if n > 1 else "fixture": path for n, path in enumerate(paths, 1)}
 
     @property
     def log_dir(self) -> Path:
@@ -249,7 +265,7 @@ class TrainingPayload(Payload):
             size: N of the training scan.
         """
         training: dict[str, Any] = msgspec.to_builtins(self.options)
-        read = self.fixture_file if self.is_of_project else self.source_file
+        read = next(iter(self.training_files.values()))
         gridsize = training.get("gridsize", 1)
         flat = {
             "N": size,

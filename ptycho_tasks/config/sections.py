@@ -21,14 +21,26 @@ Positive = Annotated[float, limits(gt=0)]
 FileName = Annotated[str, limits(min_length=1)]
 
 
+# For editors. `config.scans` checks them, with those that all scans share beside them.
+OwnSettings = Annotated[dict[str, Any], limits(extra_json_schema={"$ref": "#/$defs/SourceOptions"})]
+
+
 class SourceOptions(Section, frozen=True, kw_only=True):
-    """Where the scan comes from: give `file`, or `simulate` to make one."""
+    """Where the scan comes from: give `file`, `files` for several, or `simulate` to make one."""
 
     affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
 
     # Of files, the content decides.
     file: Annotated[
         FileName | None, doc("the scan to read: NPZ or CXI, relative to this file", affects=())
+    ] = None
+    files: Annotated[
+        list[FileName] | dict[str, FileName | OwnSettings] | None,
+        doc(
+            "several scans instead: paths and globs, as in [a.npz, scans/*.npz], or `name: path` "
+            "lines; instead of the path, settings of `source` that are this scan's own",
+            affects=(),
+        ),
     ] = None
     simulate: Annotated[
         SimulationOptions | None, doc("simulate a scan instead", affects=("source",))
@@ -74,8 +86,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Ask for exactly one kind of source."""
-        if (self.file is None) == (self.simulate is None):
-            raise ValueError("give exactly one of `file` (a scan to read) and `simulate`")
+        if [self.file, self.files, self.simulate].count(None) != 2:
+            raise ValueError(
+                "give exactly one of `file` (a scan to read), `files` (several) and `simulate`"
+            )
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -86,9 +100,21 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 READING = tuple(
     name
     for name in SourceOptions.__struct_fields__
-    if name not in ("file", "simulate", "product", "follow")
+    if name not in ("file", "files", "simulate", "product", "follow")
 )
 """The settings of a source that say how a scan is read, and not which."""
+
+
+class TrainingFrames(FixtureOptions, frozen=True, kw_only=True):
+    """Which frames are learned from: of which scans, and which of each."""
+
+    scans: Annotated[
+        Annotated[list[FileName], limits(min_length=1)] | None,
+        doc(
+            "those of `source.files` to learn from, by names or globs; null: the only one",
+            affects=(),
+        ),
+    ] = None
 
 
 class InferenceOptions(Section, frozen=True, kw_only=True):
@@ -98,7 +124,7 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
 
     scan: Annotated[
         str,
-        doc("`source` (every frame of it), `fixture`, or the path of another scan", min_length=1),
+        doc("`source` (every frame), `fixture`, or the path of another scan", min_length=1),
     ] = "source"
     n_groups: Annotated[
         Annotated[int, limits(ge=1)] | None,
@@ -122,7 +148,7 @@ class Config(Section, frozen=True, kw_only=True):
         doc("a folder that keeps results, which projects and machines may share", affects=()),
     ] = None
     source: Annotated[SourceOptions, doc("where the scan comes from")]
-    fixture: Annotated[FixtureOptions, doc("the frames to train on")] = FixtureOptions()
+    fixture: Annotated[TrainingFrames, doc("the frames to train on")] = TrainingFrames()
     backend: Annotated[
         str,
         doc("what trains and infers", affects=("train", "infer"), pattern=NAME_PATTERN),

@@ -23,7 +23,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ptycho_tasks.config.document import ConfigFile, shorten
-from ptycho_tasks.config.fields import canonical_json
+from ptycho_tasks.config.fields import WHOLE, canonical_json
 from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
@@ -137,7 +137,7 @@ def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
     lines are commented out."""
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and key != WHOLE:
             yield from _list_leaves(value, key)
         elif value not in (None, {}) or "." in key or key in ("backend", "refine"):
             yield key, value
@@ -156,6 +156,8 @@ def _check_keys(what: str, origins: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{origin}: {what}: `{key}` is the same in every variant; remove it here"
             )
+        if key.startswith(f"{WHOLE}."):
+            raise ConfigError(f"{origin}: {what}: `{key}` is a part of `{WHOLE}`; give that whole")
         if not all(parts):
             raise ConfigError(f"{origin}: {what}: `{key}` has a dot too many; remove it")
         for above in _prefixes(parts):

@@ -160,7 +160,9 @@ def test_the_configuration_may_name_the_scan(begun, call, config, place):
     assert inference.source_files == {"scan": place / "scan.npz"}
 
 
-@pytest.mark.parametrize("source", ["simulate: {}", "file: x.npz, product: p.h5"])
+@pytest.mark.parametrize(
+    "source", ["simulate: {}", "file: x.npz, product: p.h5", "files: [x.npz, 'y*']"]
+)
 def test_a_scan_takes_the_place_of_the_configured_one(begun, call, config, place, source):
     path = config(f"source: {{{source}, pixel_size_m: 1.0e-8}}\n")
     assert call(*line("train", "--config", path))[0] == 0

@@ -128,6 +128,8 @@ VALID = {
     "least": {"source": {"file": "a.npz"}},
     "all lines commented": {"source": {"simulate": {}}, "fixture": None, "training": None},
     "options": {"source": {"file": "a"}, "backend": "epie", "training": {"epochs": 3}},
+    "list of scans": {"source": {"files": ["a", "b*"]}, "fixture": {"scans": ["a"]}},
+    "named scans": {"source": {"files": {"a": "a.npz", "b": {"file": "a", "scan_index": 1}}}},
     "evidence": {
         "source": {"file": "a"},
         "evidence": {
@@ -148,6 +150,7 @@ INVALID = {
     "option of the backend": {"source": {"file": "a"}, "backend": "epie", "training": {"x": 1}},
     "name of two lines": {"source": {"file": "a"}, "name": "a\n"},
     "empty file": {"source": {"file": ""}},
+    "unknown key of a named scan": {"source": {"files": {"a": {"file": "a", "unit": "m"}}}},
     "evidence without a plan": {"source": {"file": "a"}, "evidence": {"items": []}},
 }
 

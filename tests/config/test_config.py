@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ptycho_tasks.config.document import read_config
 from ptycho_tasks.config.fields import canonical_json, flatten
 from ptycho_tasks.config.layers import convert, merge
-from ptycho_tasks.config.sections import Config
+from ptycho_tasks.config.sections import Config, TrainingFrames
 from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
@@ -40,13 +40,13 @@ def test_only_the_source_must_be_given(tmp_path):
     config = settle(tmp_path, "source: {file: scan.npz}\n")
     assert config.source.file == "scan.npz"
     assert config.backend == "pinn"
-    assert config.fixture == FixtureOptions()
+    assert config.fixture == TrainingFrames()
 
 
 def test_a_section_with_every_line_commented_out_stands_for_its_defaults(tmp_path):
     config = settle(tmp_path, "source:\n  simulate:\n    # size: 64\nfixture:\n  # seed: 0\n")
     assert config.source.simulate == SimulationOptions()
-    assert config.fixture == FixtureOptions()
+    assert config.fixture == TrainingFrames()
 
 
 def test_a_default_may_be_written_out(tmp_path):
