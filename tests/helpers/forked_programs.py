@@ -1,0 +1,62 @@
+"""Programs for shell scripts: `doit` and `ptycho-tasks`, in forks as `run_command` has them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from ptycho_tasks.testing.forks import start_server
+
+MODULES = {"doit": "doit", "ptycho-tasks": "ptycho_tasks.commands.cli"}
+# It asks the server as `run_forked` does, and its output is where the script's is. What the command
+# itself starts finds the real programs: the server does one thing at a time.
+PROGRAM = """\
+#!{python} -ISE
+import json, os, sys
+
+here, _, path = os.environ["PATH"].partition(os.pathsep)
+request = {{
+    "arguments": ["{module}", *sys.argv[1:]],
+    "cwd": os.getcwd(),
+    "environment": {{**os.environ, "PATH": path}},
+    "streams": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)],
+    "timeout_s": 300,
+}}
+os.write({requests}, json.dumps(request).encode() + b"\\n")
+with open({answers}) as answers:
+    code = int(answers.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+class Programs(NamedTuple):
+    """What a script needs to run them."""
+
+    folders: tuple[Path, ...] = ()
+    """First on its PATH."""
+    descriptors: tuple[int, ...] = ()
+    """That it inherits."""
+
+
+@contextmanager
+def forked_programs() -> Iterator[Programs]:
+    """The programs while the block runs; none where commands do not run in forks."""
+    if sys.platform != "linux":
+        yield Programs()
+        return
+    server = start_server()
+    ends = server.stdin.fileno(), server.stdout.fileno()
+    with TemporaryDirectory() as folder:
+        for name, module in MODULES.items():
+            program = Path(folder) / name
+            program.write_text(
+                PROGRAM.format(
+                    python=sys.executable, module=module, requests=ends[0], answers=ends[1]
+                )
+            )
+            program.chmod(0o755)
+        yield Programs((Path(folder),), ends)
