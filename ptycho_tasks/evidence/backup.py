@@ -10,23 +10,19 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from ptycho_tasks.builds.run import at_end
-from ptycho_tasks.errors import FileWriteError, PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.system.files import write_atomic
 from ptycho_tasks.system.terminal import echo
 
-_Written = TypeVar("_Written")
-_TRIES, _PAUSE_S = 100, 0.01
-"""How often something is written at most, and how long after each time."""
 _NO_RESULTS = ("lock", "journal")
 """Files that say what is done at this moment, and hold no result."""
 
@@ -138,25 +134,6 @@ def delete(path: Path) -> None:
     if _backup is not None:
         _backup.discard([path])
     path.unlink(missing_ok=True)
-
-
-def despite_removal(write: Callable[[], _Written]) -> _Written:
-    """Write into the folder, and again where a command removes it at the same moment.
-
-    Args:
-        write: what writes; called until it misses no file that it made, for a second at most.
-
-    Raises:
-        OSError, FileWriteError: as `write` does at last, or at once where nothing is missing.
-    """
-    for left in reversed(range(_TRIES)):
-        try:
-            return write()
-        except (OSError, FileWriteError) as error:
-            if not left or not isinstance(error.__cause__ or error, FileNotFoundError):
-                raise
-            time.sleep(_PAUSE_S)
-    raise AssertionError
 
 
 def restore_backup() -> None:

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ptycho_tasks.evidence.backup import despite_removal
 from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.provenance import Provenance
 from ptycho_tasks.evidence.records import Counts
-from ptycho_tasks.system.files import is_file_at, replace_file, report_write_errors
+from ptycho_tasks.system.files import despite_removal, is_file_at, replace_file, report_write_errors
 from ptycho_tasks.system.terminal import print_text
 
 RULE = "-" * 72

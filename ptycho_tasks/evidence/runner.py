@@ -14,7 +14,7 @@ from typing import NamedTuple, TextIO
 
 import msgspec
 
-from ptycho_tasks.evidence.backup import back_up, delete, despite_removal
+from ptycho_tasks.evidence.backup import back_up, delete
 from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.junit import read_junit
 from ptycho_tasks.evidence.log import (
@@ -32,6 +32,7 @@ from ptycho_tasks.evidence.records import Counts, Record, format_json
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.files import (
+    despite_removal,
     remove_leftovers,
     report_write_errors,
     sha256_file,

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from ptycho_tasks.errors import FileWriteError
-from ptycho_tasks.evidence.backup import Backup, despite_removal
-from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks.evidence.backup import Backup
+from ptycho_tasks.system.files import despite_removal, write_atomic
 
 
 @pytest.fixture
