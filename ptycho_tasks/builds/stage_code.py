@@ -196,13 +196,14 @@ def _imported_now(root: Path) -> set[Path]:
     """The modules of the project that this process has imported, by whatever way; backends that
     were looked up aside."""
     files = {
-        Path(str(getattr(module, "__file__", None)))
+        str(getattr(module, "__file__", None))
         for name, module in [*sys.modules.items()]
         if not name.startswith(LOCAL_MODULE)
     }
+    # There may be thousands, nearly all elsewhere, and texts are compared faster than paths.
     return {
         file
-        for file in files
+        for file in (Path(text) for text in files if root.name in text)
         if file.is_relative_to(root)
         and file.suffix == ".py"
         and file != root / "dodo.py"

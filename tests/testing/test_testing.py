@@ -68,6 +68,14 @@ def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
         test(suite(), **arguments)
 
 
+def test_a_class_without_options_tests_with_the_backend_s_defaults(tmp_path):
+    given = in_a_project(tmp_path, options=None)
+    epochs: list[tuple[int, int]] = []
+    suite = type("Default", (BackendConformance,), given)
+    suite._train(suite.scan(), progress=lambda epoch, count, scores: epochs.append((epoch, count)))
+    assert epochs[-1] == (given["backend"].options_type().epochs,) * 2
+
+
 def test_every_check_is_shown_to_fail():
     checks = {name for name in dir(BackendConformance) if name.startswith("test_")}
     assert {f"test_{name}" for name in BROKEN} == checks

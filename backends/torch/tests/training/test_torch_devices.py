@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from forked_programs import CONTEXT, ForkedProgram
+from forked_children import CONTEXT, ForkedProgram
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks.results.bundle import bundle_bytes
