@@ -62,7 +62,9 @@ _RESULT = (
 )
 STAGE_CODE = {
     "source": StageCode(2, (*_READING, "options", "physics/forward", "physics/simulate")),
-    "fixture": StageCode(3, (*_READING, "scans/cutting", "scans/fixture")),
+    "fixture": StageCode(
+        3, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
+    ),
     "train": StageCode(
         1,
         (

@@ -120,15 +120,22 @@ def list_variants(file: ConfigFile) -> list[Variant]:
     return read_variants(file, base)
 
 
-def create_payloads(
-    file: ConfigFile, variant: Variant, scan: str | None = None
-) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
+def create_payloads(file: ConfigFile, variant: Variant, scan: str | None = None) -> Payloads:
     """Settle the three payloads of a variant and scan at once; see `create_training_payload`."""
     laid = _merge(file, variant, scan=scan)
     settled = _settle(laid, PROJECT_FOLDERS)
     has_refinement = laid.layers.data.get("refine")
     refinement = _create_refinement(laid.layers, settled) if has_refinement else None
-    return TrainingPayload(**settled), InferencePayload(**settled), refinement
+    return Payloads(TrainingPayload(**settled), InferencePayload(**settled), refinement)
+
+
+class Payloads(NamedTuple):
+    """The payloads of a variant and scan."""
+
+    training: TrainingPayload
+    inference: InferencePayload
+    refinement: RefinementPayload | None
+    """None where ptycho.yaml asks for no refinement."""
 
 
 class _Laid(NamedTuple):

@@ -290,6 +290,7 @@ def test_a_record_of_any_shape_is_one_or_counts_as_unknown(record, tmp_path_fact
             name="train",
             stage="train",
             variant="default",
+            scan="",
             doc="",
             inputs={"scan": "scan.npz"},
             outputs=["out"],
