@@ -151,7 +151,7 @@ class Suite:
         log_dir: Path | None = None,
     ) -> TrainedModel:
         request = TrainRequest(
-            scan,
+            [scan],
             options or cls._options(),
             cls._execution(),
             progress,

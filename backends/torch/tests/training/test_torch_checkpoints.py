@@ -66,7 +66,7 @@ class Watch:
         self.lines: list[str] = []
         self.until = until
         self.request = TrainRequest(
-            scan, options, execution, self.progress, folder, self.lines.append
+            [scan], options, execution, self.progress, folder, self.lines.append
         )
 
     def progress(self, done, total, metrics) -> None:
@@ -94,7 +94,7 @@ def whole(scan) -> dict[str, TrainedModel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules, "PLATEAU_EPOCHS", 1)
         return {
-            name: backend.train(TrainRequest(scan, options, BEST))
+            name: backend.train(TrainRequest([scan], options, BEST))
             for name, options in TRAININGS.items()
         }
 
@@ -319,7 +319,7 @@ backend.train(pickle.load(sys.stdin.buffer))
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, whole, tmp_path):
-    request = TrainRequest(scan, COSINE, CPU, work_dir=tmp_path)
+    request = TrainRequest([scan], COSINE, CPU, work_dir=tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", KILLED], input=pickle.dumps(request), capture_output=True
     )

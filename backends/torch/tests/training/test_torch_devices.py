@@ -36,7 +36,7 @@ class InterruptionError(Exception):
 
 
 def train(scan, options=OPTIONS, execution=TWO, **more) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, execution, **more))
+    return backend.train(TrainRequest([scan], options, execution, **more))
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +212,7 @@ backend.train(replace(request, progress=lambda *step: print(step[0], flush=True)
 def test_no_child_outlives_its_parent(scan):
     """SIGTERM ends a process as SIGKILL does, since it finds no handler; and Ctrl-C as an
     interruption does: see above."""
-    request = TrainRequest(scan, msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
+    request = TrainRequest([scan], msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
     with subprocess.Popen(
         [sys.executable, "-c", TRAIN],
         stdin=subprocess.PIPE,

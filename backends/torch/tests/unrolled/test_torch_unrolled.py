@@ -56,7 +56,7 @@ REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
 
 
 def train(scan, options=SMALL, execution=CPU, **more) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, execution, **more))
+    return backend.train(TrainRequest([scan], options, execution, **more))
 
 
 def infer(scan, model, options=SMALL, execution=CPU):
