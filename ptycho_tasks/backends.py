@@ -233,8 +233,8 @@ def check_scans(backend: Backend, request: TrainRequest) -> None:
     if len(scans) > 1 and written_for < _SEVERAL_SCANS:
         raise BackendError(
             f"backend `{backend.name}` is written for backend API version {written_for}, which "
-            f"learns from one scan, but {len(scans)} are given, which takes version {_SEVERAL_SCANS}; "
-            "name one under fixture.scans, or upgrade the backend"
+            f"learns from one scan, but {len(scans)} are given, which takes version "
+            f"{_SEVERAL_SCANS}; name one under fixture.scans, or upgrade the backend"
         )
     first = scans[0]
     for scan in scans:

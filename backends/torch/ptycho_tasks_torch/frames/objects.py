@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +33,7 @@ class ObjectPool:
             seed: of the random objects.
         """
         side = max(LEAST_SIDE, math.ceil(1.25 * max(shape)))
-        self._pool = []
-        for index in range(POOL):
-            options = SimulationOptions(
-                object=kinds[index % len(kinds)],  # type: ignore[arg-type]
-                amplitude_min=0.5,
-                phase_range=1.0,
-            )
-            image = make_object(options, np.random.default_rng([seed, index]), side)
-            self._pool.append(np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5]))
+        self._pool = _simulate_objects(tuple(kinds), side, seed, POOL)
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.complex64]:
         """(S, T) complex64 part of an object, turned and mirrored at random."""
@@ -54,3 +47,20 @@ class ObjectPool:
         modulus = lowest + (1 - lowest) * amplitude
         angle = generator.uniform(*PHASES) * (phase - 0.5)
         return np.asarray(modulus * np.exp(1j * angle), dtype=np.complex64)
+
+
+@lru_cache(maxsize=1)
+def _simulate_objects(
+    kinds: tuple[str, ...], side: int, seed: int, count: int
+) -> list[NDArray[np.float64]]:
+    """(2, side, side) amplitude and phase of objects, each from 0 to 1; kept for the next scan."""
+    objects = []
+    for index in range(count):
+        options = SimulationOptions(
+            object=kinds[index % len(kinds)],  # type: ignore[arg-type]
+            amplitude_min=0.5,
+            phase_range=1.0,
+        )
+        image = make_object(options, np.random.default_rng([seed, index]), side)
+        objects.append(np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5]))
+    return objects

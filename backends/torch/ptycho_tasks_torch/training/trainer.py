@@ -20,11 +20,11 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
-from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
 from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
+from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.logs import Log, quiet_threads
 from ptycho_tasks_torch.training.objective import Objective, ObjectiveFactory
 from ptycho_tasks_torch.training.schedules import PLANNED, make_rate_share
@@ -48,7 +48,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence_lightning():
-        objective = make_objective(request.scan, options)
+        objective = make_joint_objective(request.scans, options, make_objective)
         state = checkpoints.read()
         if state is not None and not can_resume(state, options, request.say):
             state = None
@@ -72,7 +72,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
         try:
             if not run.is_finished:
                 job = Job(
-                    request.scan, options, execution, make_objective, objective.state_dict(), state
+                    request.scans, options, execution, make_objective, objective.state_dict(), state
                 )
                 with start_team(job) as member:
                     fit(run, execution, member, report)
@@ -81,7 +81,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
                         f"stops after epoch {len(run.history)} of {options.epochs}: "
                         f"{run.reason_to_stop}"
                     )
-            model = run.export(request.scan.size)
+            model = run.export(request.scans[0].size)
             status = "success"
         except TrainingError:
             # Every later training would go on from the state that led to this.
@@ -143,7 +143,7 @@ class TrainingRun(lightning.LightningModule):
         super().__init__()
         self.options, self.best = options, best
         self.objective = objective
-        self.epoch = EpochPlan.from_blocks(objective.blocks, options)
+        self.epoch = objective.plan_epoch(options)
         self.order = torch.Generator().manual_seed(options.seed)
         """Draws the blocks of every epoch."""
         self.history: list[dict[str, float]] = []
@@ -304,7 +304,7 @@ class TrainingRun(lightning.LightningModule):
         """
         metadata = {
             "N": size,
-            "intensity_scale": self.objective.intensity_scale,
+            **self.objective.describe(),
             "gridsize": self.options.gridsize,
         }
         export = self.objective.export_models
