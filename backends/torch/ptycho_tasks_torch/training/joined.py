@@ -125,16 +125,16 @@ class JointObjective(Objective):
             for name, arrays in part.export_further(take_part(state, f"parts.{index}.")).items()
         }
 
-    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
-        """See `Objective`; of no scan may the object be flat."""
-        self._parts[0].refuse_useless(metrics)
+    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
+        """See `Objective`; a network that is useless for some of the scans is told."""
+        self._parts[0].refuse_useless(metrics, say)
         for name in self.names:
             end = f"/{name}"
             own = {key.removesuffix(end): v for key, v in metrics.items() if key.endswith(end)}
             try:
                 refuse_flat(own)
             except TrainingError as error:
-                raise TrainingError(f"{name}: {error}; or leave this scan out") from error
+                say(f"{name}: {error}, or leave this scan out")
 
     @property
     def _parts(self) -> list[Objective]:

@@ -129,8 +129,13 @@ class Objective(nn.Module):
         """Models beside the network, from a `state_dict` of this objective."""
         return {}
 
-    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
-        """Fail where a falling loss hides a useless network; see `refuse_flat`."""
+    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
+        """Fail where a falling loss hides a useless network; see `refuse_flat`.
+
+        Args:
+            metrics: of the epoch whose weights the bundle gets.
+            say: shows the user one line.
+        """
         refuse_flat(metrics)
 
 

@@ -81,7 +81,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
                         f"stops after epoch {len(run.history)} of {options.epochs}: "
                         f"{run.reason_to_stop}"
                     )
-            model = run.export(request.scans[0].size)
+            model = run.export(request.scans[0].size, request.say)
             status = "success"
         except TrainingError:
             # Every later training would go on from the state that led to this.
@@ -293,11 +293,12 @@ class TrainingRun(lightning.LightningModule):
         self.trainer.should_stop = self.is_finished
         self._report()
 
-    def export(self, size: int) -> TrainedModel:
+    def export(self, size: int, say: Callable[[str], None]) -> TrainedModel:
         """The model of the last epoch; with early stopping, that of the best.
 
         Args:
             size: N.
+            say: shows the user one line.
 
         Raises:
             TrainingError: the network is no better than a flat object.
@@ -316,7 +317,7 @@ class TrainingRun(lightning.LightningModule):
         if self.options.early_stop_patience is not None and self.best.kept:
             _, epoch, state = self.best.kept[0]
             metadata = {**metadata, "epoch": epoch}
-        self.objective.refuse_useless(self.history[epoch - 1])
+        self.objective.refuse_useless(self.history[epoch - 1], say)
         return TrainedModel(export(state), metadata, self.history, checkpoints)
 
     def _note(self, name: str, value: float, *, is_new: bool = True) -> None:

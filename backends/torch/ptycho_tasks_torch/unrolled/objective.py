@@ -246,13 +246,13 @@ class UnrolledObjective(Objective):
         modes = self.refined_probe.evaluate(values).cpu().numpy()
         return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
 
-    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
+    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
         """See `Objective`.
 
         Raises:
             TrainingError: also where the physics steps alone explain the frames held back as well.
         """
-        super().refuse_useless(metrics)
+        super().refuse_useless(metrics, say)
         if not metrics["val_loss"] < metrics["untrained_loss"]:
             raise TrainingError(
                 f"the network is no better than its untrained steps: misfit of the frames held "
@@ -263,7 +263,8 @@ class UnrolledObjective(Objective):
     def _probe(self) -> Tensor:
         if self._lender is not None:
             lent: Tensor = self._lender._probe()
-            return lent * (self.guess.norm() / self._lender.guess.norm())
+            lent = lent * (self.guess.norm() / self._lender.guess.norm())
+            return lent
         return self.guess if self.refined_probe is None else self.refined_probe()
 
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
