@@ -316,3 +316,10 @@ def test_what_cannot_be_reconstructed_is_refused(scan):
         train(replace(scan, probe=np.zeros_like(scan.probe)))
     with pytest.raises(TrainingError, match=r"LSQML: .* lower object_step"):
         train(scan, PtychiOptions(epochs=30, object_step=1e30, refine_probe=False))
+
+
+def test_several_scans_are_refused_before_anything_is_computed(scan):
+    request = TrainRequest([scan, scan], KNOWN, CPU)
+    for act in (backend.memory, backend.train):
+        with pytest.raises(ConfigError, match=r"^fixture\.scans: names 2 scans, but the backend"):
+            act(request)
