@@ -20,6 +20,7 @@ from ptycho_tasks.backend import (
     checked_model,
     checked_reconstruction,
 )
+from ptycho_tasks.backends import check_scans
 from ptycho_tasks.builds.inputs import (
     read_project_fixture,
     read_scan_to_infer,
@@ -185,7 +186,7 @@ def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> 
         show_progress(f"train {backend.name}", quiet=quiet) as progress,
     ):
         request = TrainRequest(
-            scan,
+            [scan],
             payload.options,
             payload.execution,
             progress,
@@ -193,6 +194,7 @@ def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> 
             lambda text: print_line(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
+        check_scans(backend, request)
         with check_cost(backend, request, payload.display_path(trained_on)).explain_memory_errors():
             model = backend.train(request)
     return checked_model(model, backend.name)

@@ -24,7 +24,7 @@ def in_a_project(root: Path, code: str = STRANGER, **declared: Any) -> dict[str,
     (folder / "stranger.py").write_text(code)
     backend = find_backend("stranger", root).load()
     options = backend.options_type(epochs=4)
-    refuses = ("another scan",)
+    refuses = ("another scan", "scans together")
     return {"backend": backend, "options": options, "refuses": refuses, "root": root} | declared
 
 
