@@ -40,14 +40,19 @@ class Plan(NamedTuple):
     """The folder of results that is shared with others; empty where there is none."""
 
 
-def make_plan(path: Path, config: bytes) -> Plan:
+def make_plan(path: Path, config: bytes, changes: Mapping[str, str] | None = None) -> Plan:
     """Make the rows of a project.
+
+    Args:
+        path: of ptycho.yaml.
+        config: its bytes.
+        changes: KEY=VALUE of the command line: then the rows are those of this one-off variant.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
     file = parse_config(path, config)
-    planner = _Planner(file)
+    planner = _Planner(file, list_variants(file, changes))
     for variant in planner.variants:
         planner.add_variant(variant)
     return planner.finish()
@@ -56,9 +61,9 @@ def make_plan(path: Path, config: bytes) -> Plan:
 class _Planner:
     """Gathers the rows of all variants and scans."""
 
-    def __init__(self, file: ConfigFile) -> None:
+    def __init__(self, file: ConfigFile, variants: list[Variant]) -> None:
         self.file = file
-        self.variants = list_variants(file)
+        self.variants = variants
         self._has_variants = len(self.variants) > 1 or bool(self.variants[0].overrides)
         self._rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
         self._writers: dict[str, Row] = {}

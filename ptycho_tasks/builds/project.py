@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from doit import doit_cmd
 from doit.task import Task
 
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, STORE_NAME, is_evidence_alone, project_path
+from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, STORE_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
 
@@ -49,7 +50,7 @@ def describe_missing_input(name: str, path: str) -> str | None:
 
 def read_project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
-    return _table_at(Path.cwd(), current_state())
+    return _table_at(Path.cwd(), current_state(), _read_changes())
 
 
 def project_store() -> Store:
@@ -58,11 +59,22 @@ def project_store() -> Store:
     return Store(Path(STORE_NAME), Path(table.store) if table.store else None)
 
 
+def _read_changes() -> tuple[tuple[str, str], ...]:
+    """KEY=VALUE of doit's command line, but for what the dodo.py asks for itself."""
+    given = doit_cmd._CMDLINE_VARS or {}
+    if given and b"get_var" in Path(DODO_NAME).read_bytes():
+        from ptycho_tasks.config.sections import Config
+
+        known = {*Config.__struct_fields__}
+        given = {k: v for k, v in given.items() if "." in k or k in known}
+    return tuple(given.items())
+
+
 @cached
-def _table_at(root: Path, state: State | None) -> Table:
+def _table_at(root: Path, state: State | None, changes: tuple[tuple[str, str], ...]) -> Table:
     if is_evidence_alone(root):
         return Table([], root / CONFIG_NAME, b"", "")
-    table = read_table(root, state)
+    table = read_table(root, state, dict(changes))
     if state is not None:
         # Now, before anything of it runs: see `State.source_digest`.
         for path in {path for row in table.rows for path in row.sources.values()}:

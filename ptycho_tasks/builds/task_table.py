@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ class Table:
     """The file as it was read: a change while tasks run is a matter of the next run."""
     store: str
     """The folder of results that the project shares with others; empty where there is none."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """KEY=VALUE of the command line, where it asks for a one-off variant."""
 
     def row(self, name: str) -> Row:
         """The task of a name."""
@@ -74,21 +76,27 @@ class Table:
         from ptycho_tasks.config.factories import list_variants
 
         file = parse_config(self.path, self.config)
-        return file, {variant.name: variant for variant in list_variants(file)}
+        return file, {v.name: v for v in list_variants(file, self.changes)}
 
 
-def read_table(root: Path, state: State | None) -> Table:
+def read_table(root: Path, state: State | None, changes: Mapping[str, str] | None = None) -> Table:
     """The tasks of the project at `root`.
 
     Args:
         root: the project's folder.
         state: the database, which may hold the table.
+        changes: KEY=VALUE of the command line; then the tasks are those of this one-off variant.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
     path = root / CONFIG_NAME
     config = read_config_bytes(path)
+    if changes:
+        from ptycho_tasks.builds.planning import make_plan
+
+        plan = make_plan(path, config, changes)
+        return Table(plan.rows, path, config, plan.store, changes)
     note = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if note and note["key"] == key and note["watched"] == _stamps(note["watched"]):
