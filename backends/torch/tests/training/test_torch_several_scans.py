@@ -28,7 +28,7 @@ from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 pytestmark = pytest.mark.usefixtures("few_objects", "few_trials")
 CPU = TorchExecution(accelerator="cpu", threads=1)
-SMALL: dict[str, Any] = {"epochs": 3, "batch_size": 16, "neighbours": 16}
+SMALL: dict[str, Any] = {"epochs": 2, "batch_size": 16, "neighbours": 16}
 PLAIN = UnrolledOptions(**SMALL, steps=4, channels=4)
 OPTIONS = {
     "pinn": (pinn, PinnOptions(**SMALL, channels=4, steps=1, learning_rate=1e-3)),
@@ -85,11 +85,16 @@ def test_one_network_explains_each_scan(kind, scans, models):
         assert r_factor(scan, result) < 0.7 * r_factor(scan, flat)
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_the_same_scans_give_the_same_bytes_and_others_do_not(kind, scans, models):
+@pytest.mark.parametrize("kind", ["pinn", "unrolled"])
+def test_the_same_scans_give_the_same_bytes(kind, scans, models):
     threads = msgspec.structs.replace(CPU, num_workers=2)
     assert content(train(kind, scans, threads)) == content(models[kind])
-    assert content(train(kind, scans[::-1]))[0] != content(models[kind])[0]
+
+
+def test_other_scans_and_another_order_give_other_weights(scans, models):
+    dimmer = replace(scans[1], diffraction=scans[1].diffraction * np.float32(0.9))
+    for others in (scans[::-1], [scans[0], dimmer]):
+        assert content(train("pinn", others))[0] != content(models["pinn"])[0]
 
 
 class Killed(Exception):  # noqa: N818
@@ -97,17 +102,17 @@ class Killed(Exception):  # noqa: N818
 
 
 @pytest.mark.usefixtures("every_epoch")
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", ["pinn", "unrolled"])
 def test_a_training_that_was_killed_ends_at_the_same_bytes(kind, scans, models, tmp_path):
     def kill(done, total, metrics):
-        if done == 2:
+        if metrics and done == 1:
             raise Killed
 
     said: list[str] = []
     with pytest.raises(Killed):
         train(kind, scans, work_dir=tmp_path, progress=kill)
     model = train(kind, scans, work_dir=tmp_path, say=said.append)
-    assert said[0] == "resumes after epoch 2 of 3"
+    assert said[0] == "resumes after epoch 1 of 2"
     assert content(model) == content(models[kind])
 
 
