@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,21 +48,25 @@ class DefaultContinue:
     """doit's option --continue, where the user gives none: whether a run goes on after a failure.
 
     One that gathers evidence does while all that failed only blocks items: others may be proved.
+    So does one of several scans, while only tasks of single scans failed.
     """
 
     stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
+    failed: Sequence[str] = ()
+    """Tasks of that run that failed."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
-        return (
-            DefaultContinue.stage_failures is not None
-            and DefaultContinue.stage_failures.only_block_items
-        )
+        if DefaultContinue.stage_failures is not None:
+            return DefaultContinue.stage_failures.only_block_items
+        from ptycho_tasks.builds.project import is_of_one_scan
+
+        return all(map(is_of_one_scan, DefaultContinue.failed))
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
-        return "only if what failed merely blocks evidence"
+        return "only if what failed merely blocks evidence, or is of one scan among several"
 
 
 class Reporter(ConsoleReporter):  # type: ignore[misc]
@@ -83,11 +87,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # doit has not looked at the list yet: with each task behind those that it needs, none
         # has to wait for another, and they run in the order that `dry-run` shows.
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
-        from ptycho_tasks.builds.project import refuse_missing_scans
+        from ptycho_tasks.builds.project import keep_one_off, refuse_missing_scans
 
         with exit_on_error():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
+        keep_one_off()
+        DefaultContinue.failed = self.failed
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
 

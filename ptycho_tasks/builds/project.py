@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from doit import doit_cmd
@@ -11,7 +13,7 @@ from doit.task import Task
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, STORE_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
@@ -37,6 +39,11 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
                 raise ConfigError(f"{missing}; correct the path")
 
 
+def is_of_one_scan(name: str) -> bool:
+    """Whether a task is of one scan among several, so that others can go on when it fails."""
+    return any(row.name == name and row.scan for row in read_project_table().rows)
+
+
 def describe_missing_input(name: str, path: str) -> str | None:
     """What to say of a missing input of a stage, where a setting names it: the key and its line."""
     row = read_project_table().row(name)
@@ -51,6 +58,39 @@ def describe_missing_input(name: str, path: str) -> str | None:
 def read_project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
     return _table_at(Path.cwd(), current_state(), _read_changes())
+
+
+_ONE_OFFS = "one-offs"
+
+
+def keep_one_off() -> None:
+    """Note the one-off variant that the command line asks for, if it does, in the database."""
+    changes, state = read_project_table().changes, current_state()
+    if not changes or state is None:
+        return
+    known = read_one_offs(state)
+    if dict(changes) not in known:
+        state.note(_ONE_OFFS, json.dumps([*known, dict(changes)]))
+
+
+def read_one_offs(state: State) -> list[dict[str, str]]:
+    """KEY=VALUE of all one-off variants that were asked for, in order."""
+    try:
+        noted = json.loads(state.note(_ONE_OFFS) or "[]")
+    except (ValueError, RecursionError):
+        return []
+    is_right = isinstance(noted, list) and all(isinstance(changes, dict) for changes in noted)
+    return noted if is_right else []
+
+
+def list_tables(state: State) -> list[Table]:
+    """The project's tasks, and those of each one-off variant that was asked for and that still is
+    right."""
+    tables = [read_project_table()]
+    for changes in read_one_offs(state):
+        with suppress(PtychoTasksError):
+            tables.append(read_table(Path.cwd(), None, changes))
+    return tables
 
 
 def project_store() -> Store:

@@ -78,6 +78,13 @@ def read_one_off(changes: Mapping[str, str], base: Mapping[str, Any]) -> Variant
     origins = {key: f"{key}={text}" for key, text in changes.items()}
     overrides = {key: parse_value(text, origins[key]) for key, text in changes.items()}
     _check_keys("the command line", origins)
+    for key in overrides:
+        meant = [known for known in base if known.rpartition(".")[2] == key and known != key]
+        if meant and key not in base:
+            shown = " or ".join(f"{known}={changes[key]}" for known in meant)
+            raise ConfigError(
+                f"{origins[key]}: no setting is called `{key}`; did you mean {shown}?"
+            )
     # How to run is no part of what a result is called after.
     decisive = {key: overrides[key] for key in overrides if not key.startswith("execution.")}
     different = _find_changes(decisive, base)
