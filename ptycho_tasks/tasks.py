@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from doit.task import Task
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
+from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
 from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
@@ -53,16 +54,14 @@ class DefaultContinue:
 
     stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
-    failed: Sequence[str] = ()
-    """Tasks of that run that failed."""
+    costs_one_scan = False
+    """Whether all that failed is of single scans among several."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
         if DefaultContinue.stage_failures is not None:
             return DefaultContinue.stage_failures.only_block_items
-        from ptycho_tasks.builds.project import is_of_one_scan
-
-        return all(map(is_of_one_scan, DefaultContinue.failed))
+        return DefaultContinue.costs_one_scan
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
@@ -93,7 +92,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
         keep_one_off()
-        DefaultContinue.failed = self.failed
+        DefaultContinue.costs_one_scan = True
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
 
@@ -125,6 +124,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
+        DefaultContinue.costs_one_scan &= any(
+            isinstance(answer, UpToDate) and answer.row.scan for answer, _, _ in task.uptodate
+        )
         if DefaultContinue.stage_failures is not None:
             DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)

@@ -39,11 +39,6 @@ def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> 
                 raise ConfigError(f"{missing}; correct the path")
 
 
-def is_of_one_scan(name: str) -> bool:
-    """Whether a task is of one scan among several, so that others can go on when it fails."""
-    return any(row.name == name and row.scan for row in read_project_table().rows)
-
-
 def describe_missing_input(name: str, path: str) -> str | None:
     """What to say of a missing input of a stage, where a setting names it: the key and its line."""
     row = read_project_table().row(name)
@@ -65,11 +60,11 @@ _ONE_OFFS = "one-offs"
 
 def keep_one_off() -> None:
     """Note the one-off variant that the command line asks for, if it does, in the database."""
-    changes, state = read_project_table().changes, current_state()
+    changes, state = _read_changes(), current_state()
     if not changes or state is None:
         return
     known = read_one_offs(state)
-    if dict(changes) not in known:
+    if dict(changes) not in known and any(row.outputs for row in read_project_table().rows):
         state.note(_ONE_OFFS, json.dumps([*known, dict(changes)]))
 
 
