@@ -117,10 +117,7 @@ def test_a_training_that_was_killed_ends_at_the_same_bytes(kind, scans, models, 
 
 
 def test_two_devices_learn_from_several_scans_as_one_does(scans):
-    """Also with probes that are refined, of which a batch shows one."""
-    options = msgspec.structs.replace(
-        PLAIN, probe="refined", probe_modes=1, batch_size=32, epochs=1
-    )
+    options = msgspec.structs.replace(PLAIN, positions="refined", batch_size=32, epochs=1)
     one, two = (
         unrolled.train(TrainRequest(scans, options, msgspec.structs.replace(CPU, devices=devices)))
         for devices in (1, 2)
