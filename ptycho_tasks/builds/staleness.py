@@ -178,7 +178,7 @@ class UpToDate(Answer):
         state.adopt(
             row.name,
             {
-                "_values_:": {"built": built._asdict()},
+                "_values_:": built.to_values(),
                 "checker:": "Checker",
                 **absent,
                 **inputs,
