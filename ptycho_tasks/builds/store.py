@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.identity import Identity, read_identity
@@ -300,7 +300,7 @@ def describe_folder(folder: Path, stage: str, record: Record) -> Entry:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     with report_write_errors(folder):
-        files = {str(path.relative_to(folder)): sha256_file(path) for path in paths}
+        files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
     return Entry(stage, record.identity.key(), folder, record._replace(files=files))
 
 
@@ -346,12 +346,18 @@ def _refuse_newer(root: Path) -> None:
 def _parse_record(data: Any) -> Record | None:
     identity = read_identity(data["identity"])
     files = data["files"]
-    if identity is None or not all(isinstance(digest, str) for digest in files.values()):
+    if identity is None or not all(map(_is_file_entry, files.items())):
         return None
     parse_stamp(data["made"])
     numbers = float(data["seconds"]), int(data["memory_bytes"])
     texts = (str(data[key]) for key in ("machine", "version", "label"))
     return Record(identity, files, data["made"], *numbers, *texts)
+
+
+def _is_file_entry(item: tuple[str, Any]) -> bool:
+    """Whether an item of `files` names a file in the entry's own folder, and has a digest."""
+    path = PurePosixPath(item[0])
+    return not path.is_absolute() and ".." not in path.parts and isinstance(item[1], str)
 
 
 def _format_record(record: Record) -> bytes:

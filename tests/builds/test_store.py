@@ -323,6 +323,15 @@ def test_a_record_that_says_something_else_than_its_name_is_damaged(tmp_path, ca
     assert "set aside" in capsys.readouterr().err
 
 
+def test_an_entry_reaches_no_file_outside_its_folder(tmp_path):
+    store = Store(tmp_path / "own")
+    entry = store.add("train", make_record(IDENTITY, "train", 0.0), {})
+    record = json.loads((entry.folder / RECORD).read_text())
+    record["files"] = {"checkpoints/../../../../out": "0" * 64}
+    (entry.folder / RECORD).write_text(json.dumps(record))
+    assert store.read("train", entry.key) is None
+
+
 def test_a_newer_format_is_refused_by_who_writes_too(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/store.json").write_text('{"format": 99}')
