@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -98,7 +98,7 @@ def _combine_matrix(file: ConfigFile, base: Mapping[str, Any]) -> Iterator[tuple
         raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
     origins = {key: file.where(f"matrix.{key}") for key in matrix}
     _check_keys("matrix", origins)
-    names = dict(zip(matrix, _shorten_keys(list(matrix)), strict=True))
+    names = dict(zip(matrix, shorten_keys(list(matrix)), strict=True))
     for values in itertools.product(*matrix.values()) if matrix else ():
         overrides = dict(zip(matrix, values, strict=True))
         changes = _find_changes(overrides, base)
@@ -169,7 +169,7 @@ def _prefixes(parts: list[str]) -> Iterable[str]:
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _shorten_keys(keys: list[str]) -> list[str]:
+def shorten_keys(keys: Sequence[str]) -> list[str]:
     """The last part of each key, or as many parts as tell the keys apart."""
     parts = [key.split(".") for key in keys]
     lengths = range(1, max(map(len, parts), default=0) + 1)
