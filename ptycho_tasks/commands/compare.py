@@ -73,17 +73,18 @@ def _format_csv(records: list[dict[str, Any]]) -> str:
 
 
 def _format_table(comparison: Comparison) -> str:
-    """A table. Where the terminal is too narrow for it, one without scores; where that does not
-    fit either, a paragraph for each result."""
-    from ptycho_tasks.report.comparison import NO_SCORES
+    """A table, which leaves out what matters less where the terminal is narrow; a paragraph for
+    each result where it is too narrow for that too."""
+    from ptycho_tasks.report.comparison import COST, MISFIT
 
-    short = comparison._replace(measures=[n for n in comparison.measures if n in NO_SCORES])
-    table = _draw_table(comparison)
-    if table is None:
-        table = _draw_table(short)
+    measures = comparison.measures
+    for kept in (measures, (*MISFIT, *COST), MISFIT):
+        shown = [name for name in measures if name in kept]
+        table = _draw_table(comparison._replace(measures=shown))
         if table is not None:
-            table += "scores are left out: a wider terminal shows them, or --csv\n"
-    return _format_paragraphs(*_list_cells(comparison)) if table is None else table
+            hidden = ", ".join(_TITLES.get(name, name) for name in measures if name not in kept)
+            return table + (f"too wide for this terminal, see --csv: {hidden}\n" if hidden else "")
+    return _format_paragraphs(*_list_cells(comparison))
 
 
 def _draw_table(comparison: Comparison) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project
+from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import State, read_built
@@ -22,8 +23,8 @@ from ptycho_tasks.layout import METRICS
 
 R_FACTOR, DEVIANCE = "r_factor", "poisson_deviance"
 TRAINING, INFERENCE, MEMORY = "training_seconds", "inference_seconds", "memory_bytes"
-NO_SCORES = (R_FACTOR, DEVIANCE, TRAINING, INFERENCE, MEMORY)
-"""The measures that every result has."""
+MISFIT, COST = (R_FACTOR, DEVIANCE), (TRAINING, INFERENCE, MEMORY)
+"""The measures besides scores."""
 _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
 
@@ -191,7 +192,7 @@ class _Reader:
         settings: dict[str, Any] = {}
         for maker in filter(None, map(self.makers.get, row.inputs.values())):
             settings |= self._collect_settings(maker)
-        return settings | json.loads(row.settings)
+        return settings | parse_mapping(row.settings)
 
 
 def _describe_state(status: str) -> str:
@@ -240,9 +241,8 @@ def _subtract(result: Result, base: Sequence[Result]) -> Result:
 
 
 def _describe(results: Sequence[Result]) -> Comparison:
-    last = (TRAINING, INFERENCE, MEMORY)
     known = dict.fromkeys(name for result in results for name in result.measures)
-    measures = [*(name for name in known if name not in last), *(n for n in last if n in known)]
+    measures = [*(name for name in known if name not in COST), *(n for n in COST if n in known)]
     keys = sorted({key for result in results for key in result.settings})
     differing = [
         key
