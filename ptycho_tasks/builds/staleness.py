@@ -73,6 +73,8 @@ class UpToDate(Answer):
         self.row = row
         self.stored: Entry | None = None
         """What the store has, where it is not in its place and nothing is run."""
+        self.is_taken = False
+        """Whether this run put the outputs in their places from the store."""
         self.changed: list[Reason] = []
         """Outputs that are not as they were left."""
 
@@ -134,9 +136,13 @@ class UpToDate(Answer):
             return False
         entry = find_result(row, state, store, now, self._old_entry(built), add=is_run)
         why = self.changed[0].text if self.changed else ""
-        if entry is None or (is_run and not take_result(row, state, store, entry, why)):
+        if entry is None:
             return False
-        if not is_run and not is_in_place(row, state, entry):
+        is_there = is_in_place(row, state, entry)
+        if is_run and not take_result(row, state, store, entry, why):
+            return False
+        self.is_taken = is_run and not is_there
+        if not is_run and not is_there:
             self.stored = entry
             files = entry.record.files
             state.expected |= {path: files.get(name) for path, name in name_outputs(row).items()}

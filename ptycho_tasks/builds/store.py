@@ -38,8 +38,11 @@ from ptycho_tasks.system.terminal import echo
 FORMAT = 1
 RECORD = "record.json"
 _HEAD = "store.json"
-_DAMAGED = "damaged"
-_NEW = "new-"
+DAMAGED = "damaged"
+"""The folder for entries that were set aside."""
+LINKS = ".links.json"
+"""How a file ends that lists further files which results were made from."""
+NEW = "new-"
 """How the folder of an entry begins that is not whole yet."""
 Hash = Callable[[str], "str | None"]
 """Gives the sha256 of the file at a path; None where there is no file."""
@@ -121,7 +124,7 @@ class Store:
         """Keys with the further files that results of this identity were made from."""
         plain = identity._replace(read={})
         for root in self.roots:
-            for paths in _read_links(root / stage / f"{plain.key()}.links.json"):
+            for paths in _read_links(root / stage / f"{plain.key()}{LINKS}"):
                 yield plain._replace(read={path: sha256(path) for path in paths}).key()
 
     def read(self, stage: str, key: str, root: Path | None = None) -> Entry | None:
@@ -156,7 +159,7 @@ class Store:
 
     def set_aside(self, folder: Path, problem: str) -> None:
         """Move a damaged entry out of the way, and say so."""
-        aside = folder.parents[1] / _DAMAGED
+        aside = folder.parents[1] / DAMAGED
         try:
             aside.mkdir(exist_ok=True)
             place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-", dir=aside))
@@ -196,7 +199,7 @@ class Store:
         with report_write_errors(place):
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.own)
-            folder = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            folder = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
             folder.chmod(0o755)
         try:
             yield folder
@@ -243,7 +246,7 @@ class Store:
             place = self.shared / stage
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.shared)
-            copy = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            copy = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
             copy.chmod(0o755)
             shutil.copytree(folder, copy, copy_function=_copy_read_only, dirs_exist_ok=True)
             return self._place(copy, self.shared, stage, record, replace)
@@ -264,7 +267,7 @@ class Store:
         final = root / stage / key
         if record.identity.read:
             plain = record.identity._replace(read={})
-            _add_links(root / stage / f"{plain.key()}.links.json", list(record.identity.read))
+            _add_links(root / stage / f"{plain.key()}{LINKS}", list(record.identity.read))
         for _ in range(3):
             with suppress(OSError):  # there is one already
                 folder.rename(final)
@@ -281,7 +284,7 @@ class Store:
         """Every entry of the store."""
         for root in self.roots if roots is None else roots:
             for folder in sorted(root.glob(f"*/{'[0-9a-f]' * 64}")):
-                if folder.parent.name != _DAMAGED:
+                if folder.parent.name != DAMAGED:
                     entry = self.read(folder.parent.name, folder.name, root)
                     if entry is not None:
                         yield entry
@@ -305,7 +308,7 @@ def remove_entry(folder: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    away = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder.parent))
+    away = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
     folder.rename(away / folder.name)
     shutil.rmtree(away)
 
@@ -375,7 +378,7 @@ def _add_links(path: Path, links: list[str]) -> None:
 
 def remove_unfinished(root: Path) -> None:
     """Remove what a killed run of the project left in its own store."""
-    for folder in root.glob(f"*/{_NEW}*"):
+    for folder in root.glob(f"*/{NEW}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,0 +1,171 @@
+"""What the store and `runs/` hold that no variant of the project names now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from ptycho_tasks.builds.asking import ask_project
+from ptycho_tasks.builds.orphans import find_orphans, list_foreign_files, read_known_outputs
+from ptycho_tasks.builds.project import project_store, read_project_table
+from ptycho_tasks.builds.results import identify
+from ptycho_tasks.builds.state import State, read_built
+from ptycho_tasks.builds.store import DAMAGED, LINKS, NEW, Entry, Store, remove_entry
+from ptycho_tasks.builds.why import judge
+from ptycho_tasks.system.clock import utc_now
+from ptycho_tasks.system.files import report_write_errors
+
+RUNS = "runs"
+_DAY_S = 86400
+
+
+class Unused(NamedTuple):
+    """What can be removed."""
+
+    kind: str
+    """A stage: a result of the store; `damaged`: one that was set aside; `unfinished`: what a run
+    left that was killed; `links`: what belonged to results that are gone; `runs`: a folder of
+    results."""
+    label: str
+    """Of a result, the task that made it."""
+    path: Path
+    bytes: int
+    made: datetime
+    foreign: Sequence[Path] = ()
+    """Files in it that no run made; it stays then."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was made."""
+        return max(0.0, (utc_now() - self.made).total_seconds())
+
+
+class Inventory(NamedTuple):
+    """What can be removed, oldest first, of how much."""
+
+    unused: Sequence[Unused]
+    store_bytes: int
+    """Of all that the store holds."""
+    shared: Path | None
+    """A folder of results that the project shares with others, and that was not looked at."""
+
+
+def list_unused(*, with_shared: bool = False, with_runs: bool = False) -> Inventory:
+    """What the store of the project in the current folder holds that no variant names now.
+
+    What lies in its place in `runs/` counts as named, be it stale. Nothing is changed.
+
+    Args:
+        with_shared: whether the store that is shared with others is looked at too.
+        with_runs: whether folders in `runs/` are listed that no variant or scan names.
+
+    Raises:
+        SystemExit: something in ptycho.yaml is wrong, and the user was told.
+    """
+    with ask_project() as (control, manager):
+        rows, store, state = read_project_table().rows, project_store(), manager.backend
+        control.process([row.name for row in rows])
+        judge(control, manager)
+        roots = store.roots if with_shared else [store.own]
+        used = {*_find_used(state, store)}
+        unused = [item for root in roots for item in _list_in_store(root, store, used)]
+        runs = [*_list_runs(find_orphans(rows), state)] if with_runs else []
+    shared = None if with_shared else store.shared
+    every = sorted([*unused, *runs], key=lambda item: (item.made, item.path))
+    return Inventory(every, sum(map(measure_size, roots)), shared)
+
+
+def _find_used(state: State, store: Store) -> Iterator[tuple[str, str]]:
+    """Stage and key of the results that the project's tasks have, or would have."""
+    for row in read_project_table().rows:
+        built = read_built(state.get(row.name, "_values_:"))
+        if built is not None:
+            yield row.stage, built.entry
+        now = identify(row, state, () if built is None else built.read)
+        entry = store.find(row.stage, now, state.sha256)
+        if entry is not None:
+            yield row.stage, entry.key
+
+
+def _list_in_store(root: Path, store: Store, used: set[tuple[str, str]]) -> Iterator[Unused]:
+    kept = set()
+    for entry in store.entries([root]):
+        if (entry.stage, entry.key) not in used:
+            size = measure_size(entry.folder)
+            yield Unused(entry.stage, entry.record.label, entry.folder, size, entry.moment)
+        else:
+            kept.add(_name_links(entry))
+    for path in root.glob(f"*/*{LINKS}"):
+        if (path.parent.name, path.name) not in kept:
+            yield _describe("links", path)
+    yield from (_describe("damaged", path) for path in root.glob(f"{DAMAGED}/*"))
+    unfinished = (_describe("unfinished", path) for path in root.glob(f"*/{NEW}*"))
+    yield from (item for item in unfinished if item.age_s > _DAY_S)
+
+
+def _name_links(entry: Entry) -> tuple[str, str]:
+    return entry.stage, f"{entry.record.identity._replace(read={}).key()}{LINKS}"
+
+
+def _describe(kind: str, path: Path) -> Unused:
+    stamp = path.lstat().st_mtime
+    made = datetime.fromtimestamp(stamp, timezone.utc)
+    return Unused(kind, path.name.removesuffix(LINKS)[:12], path, measure_size(path), made)
+
+
+def _list_runs(orphans: Iterable[str], state: State) -> Iterator[Unused]:
+    known = read_known_outputs(state)
+    for folder in map(Path, orphans):
+        foreign = list_foreign_files(folder, known, state)
+        yield _describe(RUNS, folder)._replace(label=str(folder), foreign=foreign)
+
+
+def measure_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size if os.path.lexists(path) else 0
+    files = (Path(root, name) for root, _, names in os.walk(path) for name in names)
+    return sum(file.lstat().st_size for file in files)
+
+
+def choose_unused(
+    inventory: Inventory, *, older_than_s: float = 0.0, most_bytes: float | None = None
+) -> list[Unused]:
+    """What is to be removed of an inventory.
+
+    Args:
+        inventory: of `list_unused`.
+        older_than_s: what is younger stays.
+        most_bytes: what the store may hold: the oldest go first, until it does not hold more.
+            None: all go. Folders in `runs/` are no part of the store.
+    """
+    old = [item for item in inventory.unused if item.age_s >= older_than_s]
+    if most_bytes is None:
+        return old
+    in_store = [item for item in old if item.kind != RUNS]
+    # What the store holds when each one's turn comes.
+    left = accumulate((-item.bytes for item in in_store), initial=inventory.store_bytes)
+    chosen = {item.path for item, held in zip(in_store, left, strict=False) if held > most_bytes}
+    return [item for item in old if item.kind == RUNS or item.path in chosen]
+
+
+def remove_unused(item: Unused) -> None:
+    """Remove something unused, if all of it is ours.
+
+    Raises:
+        FileWriteError: it cannot be removed.
+    """
+    if item.foreign:
+        return
+    with report_write_errors(item.path):
+        if not item.path.is_dir() or item.path.is_symlink():
+            item.path.unlink(missing_ok=True)
+        elif item.kind in (RUNS, "damaged", "unfinished"):
+            shutil.rmtree(item.path)
+        else:
+            remove_entry(item.path)
