@@ -24,8 +24,8 @@ class RunProgress:
         self._up_to_date = 0
 
     def begin(self, task: Task) -> None:
-        """A task begins to run."""
-        if _find_question(task) is not None:
+        """A task begins to run; one that doit's option -v0 makes silent is not spoken of."""
+        if task.verbosity and _find_question(task) is not None:
             self._begun[task.name] = monotonic()
 
     def end(self, task: Task) -> None:

@@ -114,10 +114,13 @@ def _draw_table(comparison: Comparison) -> str | None:
 
 def _format_paragraphs(titles: list[str], lines: list[list[str]]) -> str:
     width = max(map(len, titles))
-    return "\n".join(
-        "".join(f"{title:<{width}}  {cell}\n" for title, cell in zip(titles, cells, strict=True))
-        for cells in lines
-    )
+    paragraphs = []
+    for cells in lines:
+        pairs = zip(titles, cells, strict=True)
+        paragraphs.append(
+            "".join(f"{title:<{width}}  {cell}".rstrip() + "\n" for title, cell in pairs)
+        )
+    return "\n".join(paragraphs)
 
 
 def _list_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
