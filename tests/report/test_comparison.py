@@ -192,9 +192,9 @@ def test_hostile_texts_are_shown_escaped():
 @pytest.mark.parametrize(
     ("columns", "first", "last"),
     [
-        (250, "variant state epochs n_groups R-factor deviance amplitude_mae", "long not built 6"),
-        (100, "variant state epochs n_groups R-factor deviance training", "too wide for this"),
-        (60, "variant state epochs n_groups R-factor deviance", "too wide for this terminal"),
+        (250, "variant state n_groups epochs R-factor deviance amplitude_mae", "long not built null 6"),
+        (100, "variant state n_groups epochs R-factor deviance training", "too wide for this"),
+        (60, "variant state n_groups epochs R-factor deviance", "too wide for this terminal"),
         (30, "variant many", "memory"),
     ],
 )
