@@ -210,7 +210,7 @@ def trained(
     def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
         epochs.append((done, read(), dict(metrics)))
 
-    given = backend.train(TrainRequest(scan, options, execution, progress))
+    given = backend.train(TrainRequest([scan], options, execution, progress))
     cost = read()
     model = checked_model(given, backend.name)
     content = bundle_bytes(

@@ -33,7 +33,9 @@ import hashlib
 from pathlib import Path
 
 from ptycho_tasks.builds import stage_tasks
-from ptycho_tasks.builds.project import read_project_table
+from ptycho_tasks.builds.project import project_store, read_project_table
+from ptycho_tasks.builds.results import make_result, name_outputs
+from ptycho_tasks.builds.state import current_state
 from ptycho_tasks.tasks import (DOIT_CONFIG, task_fixture, task_infer, task_source, task_train)
 
 
@@ -42,9 +44,14 @@ def stub(name):
     digest = hashlib.sha256(row.settings.encode())
     for path in row.inputs.values():
         digest.update(Path(path).read_bytes())
-    for path in row.outputs:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(digest.hexdigest())
+
+    def write(payload):
+        for output in name_outputs(row).values():
+            (payload.staging / output).write_text(digest.hexdigest())
+
+    payload = read_project_table().payload(row)
+    built = make_result(row, current_state(), project_store(), payload, write)
+    return {"built": built._asdict()}
 
 
 stage_tasks.run_stage = stub
@@ -239,7 +246,7 @@ def tools(extra: Path | None) -> list[Tool]:
     doit = [sys.executable, "-m", "doit"]
     found = [
         Tool("plain doit", doit, write_plain, "data/v0_source.npz"),
-        Tool("ptycho-tasks", doit, write_ours, "fixtures/scan-simulate.seed0_source.npz"),
+        Tool("ptycho-tasks", doit, write_ours, "fixtures/scan_source.npz"),
     ]
     options: dict[str, tuple[list[str], Callable[[Path, dict[str, int]], None]]] = {
         "make": (["-s"], write_make),

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE, ExecutionOptions
 from ptycho_tasks.options import TrainingOptions as TrainingOptions
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
-API_VERSION = 1
+API_VERSION = 2
 """The version of what backends and the core ask of each other, as this module says it. Raised when
-a backend written for the one before would fail or mislead."""
+a backend written for the one before would fail or mislead. Version 2 learns from several scans; a
+backend of version 1 goes on working with one."""
 SEEN_LEVEL = 0.01
 """A pixel counts as seen where the illumination is at least this share of its maximum."""
 
@@ -52,7 +53,8 @@ def say_nothing(text: str) -> None:
 class TrainRequest:
     """All that a backend needs in order to train."""
 
-    scan: ScanData
+    scans: Sequence[ScanData]
+    """One or more, of frames of one size; probes, doses and positions are each scan's own."""
     options: Any
     """An instance of the backend's `options_type`, fully resolved."""
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
@@ -66,6 +68,25 @@ class TrainRequest:
     log_dir: Path | None = None
     """A folder, made if it is needed, for what lets people watch a training; nothing reads it
     later. None where nothing may be written."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no list of scans."""
+        if not isinstance(self.scans, Sequence) or not self.scans:
+            raise TypeError("TrainRequest: `scans` is a list of one scan or more")
+
+    @property
+    def scan(self) -> ScanData:
+        """The only scan, for a backend that learns from one.
+
+        Raises:
+            ConfigError: there are several.
+        """
+        if len(self.scans) > 1:
+            raise ConfigError(
+                f"fixture.scans: names {len(self.scans)} scans to learn from, but the backend "
+                "learns from one; name one"
+            )
+        return self.scans[0]
 
 
 @dataclass(frozen=True)
@@ -156,8 +177,8 @@ class Backend(Protocol):
 
     What else a backend may have:
 
-    - `api_version` (int): the `API_VERSION` that it was written for; without, it counts as 1. It
-      is refused where the two differ, so that one to be shared should say it.
+    - `api_version` (int): the `API_VERSION` that it was written for; without, it counts as 1, and
+      is given one scan to learn from. One of a later version than the core's is refused.
     - `execution_type` (a subclass of `ExecutionOptions`): what it understands under `execution:`.
       A key that it does not know is refused, so that none is ignored. Without, it is taken to
       compute on the CPU in its own way, and anything else is refused.
@@ -177,11 +198,12 @@ class Backend(Protocol):
     options_type: type[TrainingOptions]
 
     def train(self, request: TrainRequest) -> TrainedModel:
-        """Learn from a scan.
+        """Learn from one scan or several.
 
         Raises:
             TrainingError: the training cannot give a meaningful model.
-            ConfigError: an option that this machine or scan cannot honour.
+            ConfigError: an option that this machine or scan cannot honour, or several scans where
+                it can learn from one only, as `request.scan` raises it.
         """
 
     def infer(self, request: InferRequest) -> Reconstruction:

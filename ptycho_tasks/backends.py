@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from ptycho_tasks.backend import API_VERSION, Backend
-from ptycho_tasks.errors import BackendError
+from ptycho_tasks.backend import API_VERSION, Backend, TrainRequest
+from ptycho_tasks.errors import BackendError, ScanError
 from ptycho_tasks.options import (
     ExecutionOptions,
     Section,
@@ -31,6 +31,8 @@ GROUP = "ptycho_tasks.backends"
 FOLDER = "backends"
 OBJECT = "backend"
 """The name that a one-file local backend must define."""
+_SEVERAL_SCANS = 2
+"""The first API version in which `train` may be given several scans."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class BackendEntry:
 
         Raises:
             BackendError: another backend has the same name, the import failed (the missing module
-                is named), it is written for another API version (both are named), or something
+                is named), it is written for a later API version (both are named), or something
                 that a backend must have is missing (named too).
         """
         if self.namesake:
@@ -63,7 +65,7 @@ class BackendEntry:
             backend = self.importer()
             # A property runs code of the backend, too.
             members = {key: getattr(backend, key, None) for key in _MEMBERS}
-            members["api_version"] = getattr(backend, "api_version", 1)
+            members["api_version"] = api_version(backend)
             members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
             for method in ("refine", "check"):
                 members[method] = getattr(backend, method, None)
@@ -78,17 +80,17 @@ class BackendEntry:
         return backend  # type: ignore[no-any-return]
 
     def _refuse(self, backend: object, members: Mapping[str, Any]) -> None:
-        """Refuse what is no backend, or one for another core."""
+        """Refuse what is no backend, or one for a later core."""
         label = f"backend `{self.name}` ({self.origin})"
-        api_version = members["api_version"]
-        if type(api_version) is not int:
-            raise BackendError(f"{label} has a wrong api_version: expected an int")
+        written_for = members["api_version"]
+        if type(written_for) is not int or written_for < 1:
+            raise BackendError(f"{label} has a wrong api_version: expected an int from 1 on")
         # Before the members: another version may ask for others.
-        if api_version != API_VERSION:
-            remedy = "upgrade ptycho-tasks" if api_version > API_VERSION else "upgrade the backend"
+        if written_for > API_VERSION:
             raise BackendError(
-                f"{label} is written for backend API version {api_version}; ptycho-tasks "
-                f"{version('ptycho-tasks')} has backend API version {API_VERSION}; {remedy}"
+                f"{label} is written for backend API version {written_for}; ptycho-tasks "
+                f"{version('ptycho-tasks')} has backend API version {API_VERSION}; upgrade "
+                "ptycho-tasks"
             )
         expected = {**_MEMBERS, **_OPTIONAL_MEMBERS}
         wrong = [key for key, fits in expected.items() if not fits(members[key])]
@@ -205,13 +207,43 @@ def describe(entry: BackendEntry) -> dict[str, Any]:
         "name": entry.name,
         "origin": entry.origin,
         "version": backend.version,
-        "api_version": getattr(backend, "api_version", 1),
+        "api_version": api_version(backend),
         "train": _first_line(backend.train),
         "infer": _first_line(backend.infer),
         "refine": _first_line(backend.refine) if hasattr(backend, "refine") else None,
         "options": _described(backend.options_type),
         "execution": _described(execution_type(backend)),
     }
+
+
+def api_version(backend: object) -> int:
+    """The `API_VERSION` that a backend was written for."""
+    version: int = getattr(backend, "api_version", 1)
+    return version
+
+
+def check_scans(backend: Backend, request: TrainRequest) -> None:
+    """Refuse scans that a backend cannot learn from together; before anything is computed.
+
+    Raises:
+        BackendError: several scans for a backend of an API version that knows of one.
+        ScanError: their frames differ in size.
+    """
+    scans, written_for = request.scans, api_version(backend)
+    if len(scans) > 1 and written_for < _SEVERAL_SCANS:
+        raise BackendError(
+            f"backend `{backend.name}` is written for backend API version {written_for}, which "
+            f"learns from one scan, but {len(scans)} are given, which takes version "
+            f"{_SEVERAL_SCANS}; name one under fixture.scans, or upgrade the backend"
+        )
+    first = scans[0]
+    for scan in scans:
+        if scan.size != first.size:
+            raise ScanError(
+                f"fixture.scans: the frames of {first.name} have {first.size} x {first.size} "
+                f"pixels, those of {scan.name} {scan.size} x {scan.size}; one training takes "
+                "scans of one size"
+            )
 
 
 def execution_type(backend: Backend) -> type[ExecutionOptions]:

@@ -26,6 +26,7 @@ from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.run_progress import RunProgress
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
+from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
 from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
@@ -49,21 +50,23 @@ class DefaultContinue:
     """doit's option --continue, where the user gives none: whether a run goes on after a failure.
 
     One that gathers evidence does while all that failed only blocks items: others may be proved.
+    So does one of several scans, while only tasks of single scans failed.
     """
 
     stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
+    costs_one_scan = False
+    """Whether all that failed is of single scans among several."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
-        return (
-            DefaultContinue.stage_failures is not None
-            and DefaultContinue.stage_failures.only_block_items
-        )
+        if DefaultContinue.stage_failures is not None:
+            return DefaultContinue.stage_failures.only_block_items
+        return DefaultContinue.costs_one_scan
 
     def __repr__(self) -> str:
         """What `doit help run` shows."""
-        return "only if what failed merely blocks evidence"
+        return "only if what failed merely blocks evidence, or is of one scan among several"
 
 
 class Reporter(ConsoleReporter):  # type: ignore[misc]
@@ -85,11 +88,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # doit has not looked at the list yet: with each task behind those that it needs, none
         # has to wait for another, and they run in the order that `dry-run` shows.
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
-        from ptycho_tasks.builds.project import refuse_missing_scans
+        from ptycho_tasks.builds.project import keep_one_off, refuse_missing_scans
 
         with exit_on_error():
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
+        keep_one_off()
+        DefaultContinue.costs_one_scan = True
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
 
@@ -132,6 +137,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
+        DefaultContinue.costs_one_scan &= any(
+            isinstance(answer, UpToDate) and answer.row.scan for answer, _, _ in task.uptodate
+        )
         if DefaultContinue.stage_failures is not None:
             DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)

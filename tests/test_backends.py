@@ -7,15 +7,16 @@ import sys
 from importlib.metadata import version
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ptycho_tasks import backends
-from ptycho_tasks.backend import API_VERSION, Backend
-from ptycho_tasks.backends import available, find_backend
+from ptycho_tasks.backend import API_VERSION, Backend, TrainRequest
+from ptycho_tasks.backends import available, check_scans, find_backend
 from ptycho_tasks.commands.cli import cli
-from ptycho_tasks.errors import BackendError
-from ptycho_tasks.options import description_of, doc, limits
+from ptycho_tasks.errors import BackendError, ConfigError, ScanError
+from ptycho_tasks.options import TrainingOptions, description_of, doc, limits
+from ptycho_tasks.scan import ScanData
 from ptycho_tasks.system import processes
 
 WHOLE = """\
@@ -200,28 +201,61 @@ def with_api(value: str) -> str:
     return WHOLE.replace("class Whole:", f"class Whole:\n    api_version = {value}")
 
 
-def test_a_backend_that_says_no_api_version_is_of_the_first(tmp_path, monkeypatch):
-    write_local(tmp_path, WHOLE)
-    write_local(tmp_path, with_api("1").replace('"mine"', '"first"'), "first")
-    for name in ("mine", "first"):
-        assert find_backend(name, tmp_path).load().name == name
-    monkeypatch.setattr(backends, "API_VERSION", 2)
-    for name in ("mine", "first"):
-        message = refusal(tmp_path, name)
-        assert "is written for backend API version 1; ptycho-tasks " in message
-        assert message.endswith(" has backend API version 2; upgrade the backend")
+def scan_of(name: str, size: int = 8) -> ScanData:
+    frames = np.ones((4, size, size), np.float32)
+    return ScanData(frames, np.zeros((4, 2)), np.ones((1, size, size), np.complex64), name=name)
+
+
+def train_request(*scans: ScanData) -> TrainRequest:
+    return TrainRequest(scans, TrainingOptions())
+
+
+@pytest.mark.parametrize("said", [WHOLE, with_api("1")])
+def test_a_backend_of_the_first_api_is_given_one_scan_and_refused_several(tmp_path, said):
+    backend = find_backend("mine", write_local(tmp_path, said)).load()
+    check_scans(backend, train_request(scan_of("a")))
+    with pytest.raises(BackendError) as caught:
+        check_scans(backend, train_request(scan_of("a"), scan_of("b")))
+    assert str(caught.value) == (
+        "backend `mine` is written for backend API version 1, which learns from one scan, but 2 "
+        "are given, which takes version 2; name one under fixture.scans, or upgrade the backend"
+    )
+
+
+def test_scans_of_different_frame_sizes_are_refused_together(tmp_path):
+    backend = find_backend("mine", write_local(tmp_path, with_api("2"))).load()
+    check_scans(backend, train_request(scan_of("a"), scan_of("b")))
+    with pytest.raises(ScanError) as caught:
+        check_scans(backend, train_request(scan_of("a"), scan_of("b"), scan_of("c", 16)))
+    assert str(caught.value) == (
+        "fixture.scans: the frames of a have 8 x 8 pixels, those of c 16 x 16; one training takes "
+        "scans of one size"
+    )
+
+
+def test_a_request_gives_the_only_scan_and_refuses_to_choose():
+    one = scan_of("a")
+    assert train_request(one).scan is one
+    with pytest.raises(ConfigError, match=r"^fixture\.scans: names 2 scans to learn from, but"):
+        train_request(one, scan_of("b")).scan  # noqa: B018
+
+
+@pytest.mark.parametrize("scans", [[], scan_of("a")])
+def test_a_request_takes_a_list_of_scans(scans):
+    with pytest.raises(TypeError, match="`scans` is a list of one scan or more"):
+        TrainRequest(scans, TrainingOptions())
 
 
 def test_a_backend_of_a_later_api_is_refused_before_what_it_lacks(tmp_path):
     code = with_api(f"{API_VERSION + 1}").replace("def infer", "def reconstruct")
     message = refusal(write_local(tmp_path, code))
     assert message == (
-        "backend `mine` (backends/mine.py) is written for backend API version 2; ptycho-tasks "
-        f"{version('ptycho-tasks')} has backend API version 1; upgrade ptycho-tasks"
+        "backend `mine` (backends/mine.py) is written for backend API version 3; ptycho-tasks "
+        f"{version('ptycho-tasks')} has backend API version 2; upgrade ptycho-tasks"
     )
 
 
-@pytest.mark.parametrize("value", ["'1'", "True", "1.0", "None"])
+@pytest.mark.parametrize("value", ["'1'", "True", "1.0", "None", "0"])
 def test_an_api_version_that_is_no_number_is_refused(tmp_path, value):
     assert "has a wrong api_version" in refusal(write_local(tmp_path, with_api(value)))
 

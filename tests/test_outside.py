@@ -48,15 +48,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     unbuilt = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "ptycho_tasks", core / "ptycho_tasks", ignore=unbuilt)
     shutil.copytree(OUTSIDE, folder / "stranger", ignore=unbuilt)
-    here = _can_build_here()
-    for source in (core, folder / "stranger"):
-        run(
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *(["--no-build-isolation"] if here else []),
-            *("--wheel-dir", folder, source),
-            cwd=folder,
-            PIP_DISABLE_PIP_VERSION_CHECK="1",
-        )
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
+        *(["--no-build-isolation"] if _can_build_here() else []),
+        *("--wheel-dir", folder, core, folder / "stranger"),
+        cwd=folder,
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+    )
     return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 
 from ptycho_tasks.backend import Backend, InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.scan import canvas_sides
+from ptycho_tasks.scan import ScanData, canvas_sides
 from ptycho_tasks.system.memory import available_bytes, format_gb
 
+Request = TrainRequest | InferRequest | RefineRequest
 CANVASES, BASE_BYTES = 20, 600_000_000
 """Complex64 copies of the object that a backend is taken to hold at a time, and what its libraries
 take besides, where it does not say (measured on `unrolled`)."""
@@ -50,9 +52,7 @@ class Cost:
             ) from error
 
 
-def check_cost(
-    backend: Backend, request: TrainRequest | InferRequest | RefineRequest, name: str
-) -> Cost:
+def check_cost(backend: Backend, request: Request, name: str) -> Cost:
     """Refuse what will not fit into memory, or is spread so wide that a position must be wrong.
 
     The bound is `execution.memory_gb`; without it, what the machine, or the container that this
@@ -62,16 +62,17 @@ def check_cost(
     Raises:
         ScanError: how much is needed, how much there is, and which frame lies farthest out.
     """
-    scan, bound = request.scan, request.execution.memory_gb
+    bound = request.execution.memory_gb
     cost = estimate_cost(backend, request)
-    covered = scan.frame_count * scan.size**2
-    times = cost.rows * cost.columns / covered
-    if bound is None and times > SPARSE and cost.rows * cost.columns > SMALL_PIXELS:
-        raise ScanError(
-            f"{name}: {cost.text} is {times:.0f} times what all frames together could cover "
-            f"and would need about {format_gb(cost.memory_bytes)}; correct the positions, or set "
-            "execution.memory_gb where they are right"
-        )
+    for scan in scans_of(request):
+        rows, columns = canvas_sides(scan)
+        times = rows * columns / (scan.frame_count * scan.size**2)
+        if bound is None and times > SPARSE and rows * columns > SMALL_PIXELS:
+            raise ScanError(
+                f"{name}: {describe_canvas(scan, request)} is {times:.0f} times what all frames "
+                f"together could cover and would need about {format_gb(cost.memory_bytes)}; "
+                "correct the positions, or set execution.memory_gb where they are right"
+            )
     there = available_bytes() if bound is None else bound * 1e9
     if cost.memory_bytes > there:
         raise ScanError(
@@ -82,17 +83,31 @@ def check_cost(
     return cost
 
 
-def estimate_cost(backend: Backend, request: TrainRequest | InferRequest | RefineRequest) -> Cost:
+def estimate_cost(backend: Backend, request: Request) -> Cost:
     """What a request asks of a backend; nothing of that size is made to find out."""
-    positions = request.scan.positions
-    rows, columns = canvas_sides(request.scan)
+    # Of several scans to learn from, one is worked on at a time.
+    scan = max(scans_of(request), key=lambda scan: math.prod(canvas_sides(scan)))
+    rows, columns = canvas_sides(scan)
+    estimate: Any = getattr(backend, "memory", None)
+    default = CANVASES * 8 * rows * columns + BASE_BYTES
+    memory = float(estimate(request)) if estimate else default
+    return Cost(rows, columns, memory, describe_canvas(scan, request))
+
+
+def scans_of(request: Request) -> Sequence[ScanData]:
+    """The scans that a request is about."""
+    return request.scans if isinstance(request, TrainRequest) else [request.scan]
+
+
+def describe_canvas(scan: ScanData, request: Request) -> str:
+    """The canvas of a scan in words, and which frame lies farthest out; of several scans, whose."""
+    positions = scan.positions
+    rows, columns = canvas_sides(scan)
     away = np.abs(positions - np.median(positions, axis=0)).max(axis=1)
     frame = int(np.argmax(away))
     y, x = positions[frame]
-    text = (
-        f"a canvas of {rows:.0f} x {columns:.0f} pixels (frame {frame} at (y, x) = ({y:.0f}, "
-        f"{x:.0f}) lies farthest out)"
+    whose = f"{scan.name}: " if len(scans_of(request)) > 1 else ""
+    return (
+        f"{whose}a canvas of {rows:.0f} x {columns:.0f} pixels (frame {frame} at (y, x) = "
+        f"({y:.0f}, {x:.0f}) lies farthest out)"
     )
-    estimate: Any = getattr(backend, "memory", None)
-    default = CANVASES * 8 * rows * columns + BASE_BYTES
-    return Cost(rows, columns, float(estimate(request)) if estimate else default, text)

@@ -18,7 +18,7 @@ from typing import Any
 from ptycho_tasks.builds.digests import Entry
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.system.file_system import has_record_locks, is_local
-from ptycho_tasks.system.files import file_stamp, find_file_problem
+from ptycho_tasks.system.files import despite_removal, file_stamp, find_file_problem
 from ptycho_tasks.system.terminal import echo
 
 PUT_TASK = "INSERT OR REPLACE INTO task VALUES (?, ?)"
@@ -90,12 +90,7 @@ class Database:
         Raises:
             sqlite3.Error, OSError: it cannot be written; it is as it was.
         """
-        try:
-            self._transact(new, statement, values)
-        except sqlite3.Error:
-            if not self.is_removed():
-                raise
-            self._transact(new, statement, values)
+        despite_removal(lambda: self._transact(new, statement, values), self._let_go_of_removed)
 
     def has_local_file(self) -> bool:
         """Whether the file is there, and no other machine sees it."""
@@ -104,6 +99,20 @@ class Database:
     def is_removed(self) -> bool:
         """Whether the file of the open database was removed, as by a command of a task."""
         return self._connection is not None and _inode(self.name) != self._inode
+
+    def _let_go_of_removed(self, error: Exception) -> bool:
+        """Whether an error comes of a file that was removed, or could not be made in a folder
+        that was; closes the connection to it."""
+        folder = Path(self.name).parent
+        is_missing = _inode(self.name) is None and (
+            not folder.exists() or os.access(folder, os.W_OK)
+        )
+        if not isinstance(error, (sqlite3.Error, FileNotFoundError)) or not (
+            is_missing or self.is_removed()
+        ):
+            return False
+        self.close()
+        return True
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -77,14 +77,16 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     return scan
 
 
-def read_project_fixture(payload: Payload) -> ScanData:
-    """Read the fixture that the payload names."""
+def read_training_scans(payload: TrainingPayload) -> list[ScanData]:
+    """Read the frames to learn from: the project's fixtures, or for a command the scan."""
+    if not payload.is_of_project:
+        return [_read_training_scan(payload)]
     from ptycho_tasks.scans.fixture import read_fixture
 
-    return read_fixture(payload.fixture_file)
+    return [read_fixture(path) for path in payload.training_files.values()]
 
 
-def read_training_scan(payload: TrainingPayload) -> ScanData:
+def _read_training_scan(payload: TrainingPayload) -> ScanData:
     """The frames that a fixture of the source would hold."""
     from ptycho_tasks.scan import take_frames
     from ptycho_tasks.scans.cutting import select_indices
@@ -107,7 +109,9 @@ def read_scan_to_infer(payload: InferencePayload) -> ScanData:
         ScanError: it breaks the contract.
     """
     if payload.config.inference.scan == "fixture":
-        scan = read_project_fixture(payload)
+        from ptycho_tasks.scans.fixture import read_fixture
+
+        scan = read_fixture(payload.fixture_file)
     else:
         scan = read_source(payload, payload.scan_file)
     count = payload.config.inference.n_groups
@@ -142,5 +146,6 @@ def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:
         shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         raise ConfigError(
             f"{payload.display_path(payload.scan_file)}: key 'scan_index' holds {len(numbers)} "
-            f"scans ({shown}), and a reconstruction is of one; name it with source.scan_index"
+            f"scans ({shown}), and a reconstruction is of one; name it with source.scan_index, or "
+            "each under source.files: `{a: {file: FILE, scan_index: 1}, ...}`"
         )

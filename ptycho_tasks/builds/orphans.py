@@ -9,10 +9,10 @@ from pathlib import Path
 
 from doit.task import Task
 
-from ptycho_tasks.builds.project import read_project_table
+from ptycho_tasks.builds.project import list_tables, read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import UpToDate
-from ptycho_tasks.builds.state import State, read_built
+from ptycho_tasks.builds.state import State, current_state, read_built
 from ptycho_tasks.system.terminal import echo
 
 _RUNS = "runs"
@@ -62,7 +62,12 @@ def mention_orphans(tasks: Iterable[Task]) -> None:
     """
     if not any(isinstance(one, UpToDate) for task in tasks for one, _, _ in task.uptodate):
         return
-    orphans = find_orphans(read_project_table().rows)
+    table, state = read_project_table(), current_state()
+    if table.changes or state is None:  # a one-off variant is not all of the project
+        return
+    orphans = find_orphans(table.rows)
+    if orphans:  # only now, since each one-off variant has to be settled for it
+        orphans = find_orphans([row for table in list_tables(state) for row in table.rows])
     if orphans:
         more = f" and {len(orphans) - _SHOWN} more" if len(orphans) > _SHOWN else ""
         echo(

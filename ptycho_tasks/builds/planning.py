@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
-from ptycho_tasks.config.document import parse_config
-from ptycho_tasks.config.factories import create_payloads, list_variants
+from ptycho_tasks.config.document import ConfigFile, parse_config
+from ptycho_tasks.config.factories import Payloads, create_payloads, list_variants
 from ptycho_tasks.config.fields import canonical_json
-from ptycho_tasks.config.payload import (
-    InferencePayload,
-    Payload,
-    RefinementPayload,
-    TrainingPayload,
-)
+from ptycho_tasks.config.layers import Variant, merge
+from ptycho_tasks.config.payload import Payload, RefinementPayload
+from ptycho_tasks.config.scans import read_scans
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 from ptycho_tasks.options import STAGES
@@ -34,49 +30,112 @@ class Files(NamedTuple):
     outputs: list[str]
 
 
-def make_rows(path: Path, config: bytes) -> tuple[list[Row], list[str], str]:
-    """The tasks, the files and folders besides ptycho.yaml that decide them, and the folder of
-    results that is shared with others.
+class Plan(NamedTuple):
+    """What a ptycho.yaml comes to."""
+
+    rows: list[Row]
+    watched: list[str]
+    """The files and folders besides ptycho.yaml that decide the rows."""
+    store: str
+    """The folder of results that is shared with others; empty where there is none."""
+
+
+def make_plan(path: Path, config: bytes, changes: Mapping[str, str] | None = None) -> Plan:
+    """Make the rows of a project.
+
+    Args:
+        path: of ptycho.yaml.
+        config: its bytes.
+        changes: KEY=VALUE of the command line: then the rows are those of this one-off variant.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
     file = parse_config(path, config)
-    variants = list_variants(file)
-    rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
-    backends: set[tuple[Any, Path | None]] = set()
-    for variant in variants:
-        training, inference, refinement = create_payloads(file, variant)
-        has_siblings = len(variants) > 1 or bool(variant.overrides)
-        own = _RowsOfVariant(training, inference, refinement, has_siblings=has_siblings)
-        for row in own.create(rows):
-            if set(row.inputs.values()) & set(row.outputs):
+    planner = _Planner(file, list_variants(file, changes))
+    for variant in planner.variants:
+        planner.add_variant(variant)
+    return planner.finish()
+
+
+class _Planner:
+    """Gathers the rows of all variants and scans."""
+
+    def __init__(self, file: ConfigFile, variants: list[Variant]) -> None:
+        self.file = file
+        self.variants = variants
+        self._has_variants = len(self.variants) > 1 or bool(self.variants[0].overrides)
+        self._rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
+        self._writers: dict[str, Row] = {}
+        self._watched: set[str] = set()
+        self._backends: set[tuple[Any, Path | None]] = set()
+        self._store = ""
+
+    def add_variant(self, variant: Variant) -> None:
+        """Add the tasks of a variant: the training, and those of each scan."""
+        scans = read_scans(merge(self.file, variant))
+        self._watched |= {*scans.watched}
+        for scan in scans.names:
+            payloads = create_payloads(self.file, variant, scan)
+            own = _Rows(payloads, has_variants=self._has_variants)
+            self._add(own.source())
+            if scan in scans.learned:
+                self._add(own.fixture())
+            if scan in scans.inferred:
+                self._add(own.infer())
+                if payloads.refinement is not None:
+                    self._add(own.refine(payloads.refinement))
+        if scans.names != (None,):
+            payloads = create_payloads(self.file, variant)
+        self._add(_Rows(payloads, has_variants=self._has_variants).train())
+        self._note_code(payloads)
+
+    def _note_code(self, payloads: Payloads) -> None:
+        for payload in filter(None, (payloads.training, payloads.refinement)):
+            self._backends.add((payload.backend, payload.backend_source))
+        shared = payloads.training.config.store
+        self._store = "" if shared is None else str(payloads.training.path(shared))
+
+    def _add(self, row: Row) -> None:
+        """Add a task that no other variant has.
+
+        Raises:
+            ConfigError: it would write what it reads, or what another one writes.
+        """
+        for path in row.outputs:
+            if path in row.inputs.values():
                 raise ConfigError(
-                    f"{training.origins.get('source.file', file.path.name)}: source.file: "
-                    f"{row.inputs['scan']} would be overwritten by the fixture; set another "
-                    "`name`, or move the scan"
+                    f"{self._place('source.file')}: source.file: {path} would be overwritten by "
+                    "the fixture; set another `name`, or move the scan"
                 )
-            other = rows[row.stage].setdefault(row.name, row)
-            if other.settings != row.settings:
+        known = self._rows[row.stage].setdefault(row.name, row)
+        for path in row.outputs or [row.name]:
+            other = self._writers.setdefault(path, known)
+            if (other.name, other.settings) != (row.name, row.settings):
+                names = dict.fromkeys(f"`{one.scan or one.variant}`" for one in (other, row))
                 raise ConfigError(
-                    f"{file.path.name}: the variants `{other.variant}` and `{row.variant}` "
-                    f"would both write {row.outputs[0]}; rename one or write its values otherwise"
+                    f"{self.file.path.name}: {' and '.join(names)} would both write {path}; "
+                    "rename one or write its values otherwise"
                 )
-        backends.add((training.backend, training.backend_source))
-        if refinement is not None:
-            backends.add((refinement.backend, refinement.backend_source))
-    for stage in ("source", "fixture"):
-        # One that all variants share needs no name of its own.
-        if len(rows[stage]) == 1:
-            rows[stage] = {name: row._replace(name=stage) for name, row in rows[stage].items()}
-    if len(rows["source"]) == 1:
-        rows["fixture"] = {
-            name: row._replace(after="source") for name, row in rows["fixture"].items()
-        }
-    watched = {file for backend in backends for file in _modules(path.absolute().parent, *backend)}
-    every = [row for stage in rows.values() for row in stage.values()]
-    store = "" if training.config.store is None else str(training.path(training.config.store))
-    return [*_merge_equal(every)], sorted(watched), store
+
+    def _place(self, key: str) -> str:
+        return self.file.where(key)
+
+    def finish(self) -> Plan:
+        """All rows, each after those that make its inputs."""
+        rows = self._rows
+        for stage in ("source", "fixture"):
+            # One that all variants share needs no name of its own.
+            if [row.scan for row in rows[stage].values()] == [""]:
+                rows[stage] = {n: row._replace(name=stage) for n, row in rows[stage].items()}
+        if [*rows["source"]] and [row.name for row in rows["source"].values()] == ["source"]:
+            rows["fixture"] = {
+                n: row._replace(after="source") for n, row in rows["fixture"].items()
+            }
+        for backend in self._backends:
+            self._watched |= {*_modules(self.file.path.absolute().parent, *backend)}
+        every = [row for stage in rows.values() for row in stage.values()]
+        return Plan([*_merge_equal(every)], sorted(self._watched), self._store)
 
 
 def _merge_equal(rows: Iterable[Row]) -> Iterator[Row]:
@@ -103,97 +162,105 @@ def _merge_equal(rows: Iterable[Row]) -> Iterator[Row]:
         )
 
 
-class _RowsOfVariant:
-    """The rows of one variant."""
+class _Rows:
+    """The rows of one variant and scan."""
 
-    def __init__(
-        self,
-        training: TrainingPayload,
-        inference: InferencePayload,
-        refinement: RefinementPayload | None,
-        *,
-        has_siblings: bool,
-    ) -> None:
-        self.training, self.inference, self.refinement = training, inference, refinement
-        self.has_siblings = has_siblings
+    def __init__(self, payloads: Payloads, *, has_variants: bool) -> None:
+        self.training, self.inference, self.refinement = payloads
+        self._has_variants = has_variants
         """Whether there are other variants, so that tasks have the variant's name in theirs."""
+        self._variant = self.training.variant.name if has_variants else ""
+        self._scan = self.training.scan or ""
 
-    def create(self, known: Mapping[str, Mapping[str, Row]]) -> Iterator[Row]:
-        """All rows, but for those that are known from another variant."""
-        training, refinement = self.training, self.refinement
-        source = training.label_changes("source") or "default"
-        fixture = training.label_changes("source", "fixture") or "default"
-        steps: list[tuple[str, str, Payload, Callable[[], Files]]] = [
-            ("source", source, training, self._check_source),
-            ("fixture", fixture, training, self._cut),
-            ("train", training.variant.name, training, self._train),
-            ("infer", training.variant.name, self.inference, self._infer),
-        ]
-        if refinement is not None:
-            refine = partial(self._refine, refinement)
-            steps.append(("refine", training.variant.name, refinement, refine))
-        for stage, name, payload, list_files in steps:
-            # To infer is to refine as well, where that is asked for: `infer` is both then.
-            is_part = refinement is not None and stage in ("infer", "refine")
-            task = f"{stage}:{name}" if self.has_siblings or is_part else stage
-            text = canonical_json(payload.settings(stage))
-            other = known[stage].get(task)
-            if other is None or other.settings != text:
-                after = f"source:{source}" if self.has_siblings else "source"
-                row = self._create(task, stage, payload, list_files(), text)
-                yield row._replace(after=after) if stage == "fixture" else row
-
-    def _create(self, name: str, stage: str, payload: Payload, files: Files, settings: str) -> Row:
-        # Before the training, no backend has a part in what is made.
-        backend = None if stage in ("source", "fixture") else payload.backend
-        sources = _sources(payload.root, stage, backend, payload.backend_source)
-        return Row(
-            name=name,
-            stage=stage,
-            variant=payload.variant.name,
-            doc=one_line(files.doc),
-            inputs=files.inputs,
-            outputs=files.outputs,
-            after="",
-            settings=settings,
-            at_default=payload.keys_at_default(payload.settings(stage)),
-            versions=list_versions(stage, backend),
-            sources=sources,
-        )
-
-    def _check_source(self) -> Files:
+    def source(self) -> Row:
+        """To simulate or check the scan."""
         scan = self._path(self.training.source_file)
         if self.training.source.simulate is not None:
-            return Files(f"simulate the scan {scan}", {}, [scan])
-        return Files(f"check the scan {scan}", self._paths(self.training.source_files), [])
+            files = Files(f"simulate the scan {scan}", {}, [scan])
+        else:
+            inputs = self._paths(self.training.source_files)
+            files = Files(f"check the scan {scan}", inputs, [])
+        return self._create(self._name_source(), "source", self.training, files)
 
-    def _cut(self) -> Files:
-        return Files(
+    def fixture(self) -> Row:
+        """To cut the fixture."""
+        label = self.training.label_changes("source", "fixture")
+        files = Files(
             "cut the source to the frames to train on, with a sidecar that says which",
             self._paths(self.training.source_files),
             [self._path(self.training.fixture_file), self._path(self.training.sidecar_file)],
         )
+        row = self._create(self._name("fixture", label), "fixture", self.training, files)
+        return row._replace(after=self._name_source())
 
-    def _train(self) -> Files:
-        return Files(
-            f"train the backend {self.training.backend.name} on the fixture; gives {BUNDLE_NAME}",
-            self._paths(self.training.training_files),
+    def train(self) -> Row:
+        """To train, on all scans that are learned from."""
+        fixtures = self.training.training_files
+        what = "the fixture" if len(fixtures) == 1 else f"{len(fixtures)} fixtures"
+        files = Files(
+            f"train the backend {self.training.backend.name} on {what}; gives {BUNDLE_NAME}",
+            self._paths(fixtures),
             [self._bundle()],
         )
+        name = f"train:{self._variant}" if self._has_variants else "train"
+        return self._create(name, "train", self.training, files)
 
-    def _infer(self) -> Files:
-        return Files(
+    def infer(self) -> Row:
+        """To reconstruct the scan."""
+        files = Files(
             "reconstruct the scan with the trained bundle; gives HDF5, pictures and metrics",
             {"bundle": self._bundle(), **self._paths(self.inference.scan_files)},
             self._results("inference"),
         )
+        row = self._create(self._name_result("infer"), "infer", self.inference, files)
+        # The check of a scan that is learned from comes before its fixture.
+        return row._replace(after=self._name_source()) if self._scan else row
 
-    def _refine(self, refinement: RefinementPayload) -> Files:
+    def refine(self, refinement: RefinementPayload) -> Row:
+        """To go on from the reconstruction."""
         start = self._path(refinement.start_file)
-        return Files(
+        files = Files(
             f"go on from the reconstruction with the backend {refinement.backend.name}",
             {"reconstruction": start, **self._paths(self.inference.scan_files)},
             self._results("refinement"),
+        )
+        return self._create(self._name_result("refine"), "refine", refinement, files)
+
+    def _name_source(self) -> str:
+        return self._name("source", self.training.label_changes("source"))
+
+    def _name(self, stage: str, label: str) -> str:
+        """The name of a task that variants share, if they change the same in it."""
+        parts = [part for part in (label, self._scan) if part]
+        if not parts and self._has_variants:
+            parts = ["default"]
+        return ":".join([stage, "/".join(parts)]) if parts else stage
+
+    def _name_result(self, stage: str) -> str:
+        # To infer is to refine as well, where that is asked for: `infer` is both then.
+        has_parts = self._has_variants or (self.refinement is not None and not self._scan)
+        variant = self.training.variant.name if has_parts else ""
+        parts = [part for part in (variant, self._scan) if part]
+        return ":".join([stage, "/".join(parts)]) if parts else stage
+
+    def _create(self, name: str, stage: str, payload: Payload, files: Files) -> Row:
+        # Before the training, no backend has a part in what is made.
+        backend = None if stage in ("source", "fixture") else payload.backend
+        sources = _sources(payload.root, stage, backend, payload.backend_source)
+        settings = payload.settings(stage)
+        return Row(
+            name=name,
+            stage=stage,
+            variant=payload.variant.name,
+            scan=payload.scan or "",
+            doc=one_line(files.doc),
+            inputs=files.inputs,
+            outputs=files.outputs,
+            after="",
+            settings=canonical_json(settings),
+            at_default=payload.keys_at_default(settings),
+            versions=list_versions(stage, backend),
+            sources=sources,
         )
 
     def _path(self, path: Path) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from doit import doit_cmd
 from doit.task import Task
 
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
-from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, STORE_NAME, is_evidence_alone, project_path
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, STORE_NAME, is_evidence_alone, project_path
 from ptycho_tasks.system.cache import cached
 
 
@@ -49,7 +52,40 @@ def describe_missing_input(name: str, path: str) -> str | None:
 
 def read_project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
-    return _table_at(Path.cwd(), current_state())
+    return _table_at(Path.cwd(), current_state(), _read_changes())
+
+
+_ONE_OFFS = "one-offs"
+
+
+def keep_one_off() -> None:
+    """Note the one-off variant that the command line asks for, if it does, in the database."""
+    changes, state = _read_changes(), current_state()
+    if not changes or state is None:
+        return
+    known = read_one_offs(state)
+    if dict(changes) not in known and any(row.outputs for row in read_project_table().rows):
+        state.note(_ONE_OFFS, json.dumps([*known, dict(changes)]))
+
+
+def read_one_offs(state: State) -> list[dict[str, str]]:
+    """KEY=VALUE of all one-off variants that were asked for, in order."""
+    try:
+        noted = json.loads(state.note(_ONE_OFFS) or "[]")
+    except (ValueError, RecursionError):
+        return []
+    is_right = isinstance(noted, list) and all(isinstance(changes, dict) for changes in noted)
+    return noted if is_right else []
+
+
+def list_tables(state: State) -> list[Table]:
+    """The project's tasks, and those of each one-off variant that was asked for and that still is
+    right."""
+    tables = [read_project_table()]
+    for changes in read_one_offs(state):
+        with suppress(PtychoTasksError):
+            tables.append(read_table(Path.cwd(), None, changes))
+    return tables
 
 
 def project_store() -> Store:
@@ -58,11 +94,22 @@ def project_store() -> Store:
     return Store(Path(STORE_NAME), Path(table.store) if table.store else None)
 
 
+def _read_changes() -> tuple[tuple[str, str], ...]:
+    """KEY=VALUE of doit's command line, but for what the dodo.py asks for itself."""
+    given = doit_cmd._CMDLINE_VARS or {}
+    if given and b"get_var" in Path(DODO_NAME).read_bytes():
+        from ptycho_tasks.config.sections import Config
+
+        known = {*Config.__struct_fields__}
+        given = {k: v for k, v in given.items() if "." in k or k in known}
+    return tuple(given.items())
+
+
 @cached
-def _table_at(root: Path, state: State | None) -> Table:
+def _table_at(root: Path, state: State | None, changes: tuple[tuple[str, str], ...]) -> Table:
     if is_evidence_alone(root):
         return Table([], root / CONFIG_NAME, b"", "")
-    table = read_table(root, state)
+    table = read_table(root, state, dict(changes))
     if state is not None:
         # Now, before anything of it runs: see `State.source_digest`.
         for path in {path for row in table.rows for path in row.sources.values()}:

@@ -10,12 +10,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from ptycho_tasks.builds.asking import ask_project
+from doit.globals import Globals
+
+from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.orphans import find_orphans, list_foreign_files, read_known_outputs
-from ptycho_tasks.builds.project import project_store, read_project_table
+from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.results import identify
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import DAMAGED, LINKS, NEW, Entry, Store, remove_entry
+from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import judge
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.files import report_write_errors
@@ -67,29 +70,33 @@ def list_unused(*, with_shared: bool = False, with_runs: bool = False) -> Invent
     Raises:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    with ask_project() as (control, manager):
-        rows, store, state = read_project_table().rows, project_store(), manager.backend
-        control.process([row.name for row in rows])
-        judge(control, manager)
+    tables = read_tables()
+    used = {result for table in tables for result in _find_used(table)}
+    with ask_project() as (_, state):
+        store = project_store()
         roots = store.roots if with_shared else [store.own]
-        used = {*_find_used(state, store)}
         unused = [item for root in roots for item in _list_in_store(root, store, used)]
+        rows = [row for table in tables for row in table.rows]
         runs = [*_list_runs(find_orphans(rows), state)] if with_runs else []
     shared = None if with_shared else store.shared
     every = sorted([*unused, *runs], key=lambda item: (item.made, item.path))
     return Inventory(every, sum(map(measure_size, roots)), shared)
 
 
-def _find_used(state: State, store: Store) -> Iterator[tuple[str, str]]:
-    """Stage and key of the results that the project's tasks have, or would have."""
-    for row in read_project_table().rows:
-        built = read_built(state.get(row.name, "_values_:"))
-        if built is not None:
-            yield row.stage, built.entry
-        now = identify(row, state, () if built is None else built.read)
-        entry = store.find(row.stage, now, state.sha256)
-        if entry is not None:
-            yield row.stage, entry.key
+def _find_used(table: Table) -> Iterator[tuple[str, str]]:
+    """Stage and key of the results that tasks have, or would have."""
+    with ask_project(table.changes) as (control, state):
+        control.process([row.name for row in table.rows])
+        judge(control, Globals.dep_manager)
+        store = project_store()
+        for row in table.rows:
+            built = read_built(state.get(row.name, "_values_:"))
+            if built is not None:
+                yield row.stage, built.entry
+            now = identify(row, state, () if built is None else built.read)
+            entry = store.find(row.stage, now, state.sha256)
+            if entry is not None:
+                yield row.stage, entry.key
 
 
 def _list_in_store(root: Path, store: Store, used: set[tuple[str, str]]) -> Iterator[Unused]:

@@ -93,12 +93,14 @@ def find_result(
     entry = store.find(row.stage, now, state.sha256)
     if entry is not None:
         return entry
-    if old is not None and _is_same(row, old.record.identity, now):
+    if old is None:
+        return _find_outputs(row, state, store, now, add=add)
+    if _is_same(row, old.record.identity, now):
         # But for a setting that is new and at its default, or the way in which code is installed.
         files = {name: old.folder / name for name in old.record.files}
         record = old.record._replace(identity=now._replace(read=old.record.identity.read))
         return store.add(row.stage, record, files) if add else old
-    return _find_outputs(row, state, store, now, add=add)
+    return None
 
 
 def _is_same(row: Row, old: Identity, now: Identity) -> bool:

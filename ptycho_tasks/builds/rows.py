@@ -17,6 +17,8 @@ class Row(NamedTuple):
     stage: str
     variant: str
     """The name of the first variant that has it."""
+    scan: str
+    """The name of the scan that it is of; empty where the project has one, or for all of them."""
     doc: str
     inputs: Mapping[str, str]
     """What it reads: role, as `bundle` or `scan`, to path."""

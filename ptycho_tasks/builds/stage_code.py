@@ -62,7 +62,9 @@ _RESULT = (
 )
 STAGE_CODE = {
     "source": StageCode(2, (*_READING, "options", "physics/forward", "physics/simulate")),
-    "fixture": StageCode(3, (*_READING, "scans/cutting", "scans/fixture")),
+    "fixture": StageCode(
+        3, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
+    ),
     "train": StageCode(
         1,
         (
@@ -196,13 +198,14 @@ def _imported_now(root: Path) -> set[Path]:
     """The modules of the project that this process has imported, by whatever way; backends that
     were looked up aside."""
     files = {
-        Path(str(getattr(module, "__file__", None)))
+        str(getattr(module, "__file__", None))
         for name, module in [*sys.modules.items()]
         if not name.startswith(LOCAL_MODULE)
     }
+    # There may be thousands, nearly all elsewhere, and texts are compared faster than paths.
     return {
         file
-        for file in files
+        for file in (Path(text) for text in files if root.name in text)
         if file.is_relative_to(root)
         and file.suffix == ".py"
         and file != root / "dodo.py"

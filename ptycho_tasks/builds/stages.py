@@ -20,11 +20,11 @@ from ptycho_tasks.backend import (
     checked_model,
     checked_reconstruction,
 )
+from ptycho_tasks.backends import check_scans
 from ptycho_tasks.builds.inputs import (
-    read_project_fixture,
     read_scan_to_infer,
     read_source,
-    read_training_scan,
+    read_training_scans,
 )
 from ptycho_tasks.builds.messages import (
     explain_failures,
@@ -157,12 +157,12 @@ def train(payload: TrainingPayload) -> Path:
     refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
     identity = identify_result(payload, "train", payload.training_files)
-    scan = read_project_fixture(payload) if payload.is_of_project else read_training_scan(payload)
+    scans = read_training_scans(payload)
     identity = identity._replace(read=payload.files_read)
     work_dir = payload.work_dir(identity.without("training.epochs").key())
     with make_folder(work_dir):
-        model = _call_training(payload, scan, work_dir)
-    pack = functools.partial(_pack, payload, scan.size)
+        model = _call_training(payload, scans, work_dir)
+    pack = functools.partial(_pack, payload, scans[0].size)
     content = pack(model, identity.to_record())
     checkpoints = {name: pack(state, None) for name, state in model.checkpoints.items()}
     _publish_checkpoints(payload, checkpoints)
@@ -172,20 +172,20 @@ def train(payload: TrainingPayload) -> Path:
     return payload.bundle_file
 
 
-def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> TrainedModel:
+def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Path) -> TrainedModel:
     """Have the backend train; gives what it made, checked."""
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.results.folder_record import record_changes
 
     backend, quiet = payload.backend, payload.execution.quiet
-    trained_on = payload.fixture_file if payload.is_of_project else payload.source_file
+    trained_on = next(iter(payload.training_files.values()))
     with (
         record_changes(payload.log_dir),
         explain_failures(payload),
         show_progress(f"train {backend.name}", quiet=quiet) as progress,
     ):
         request = TrainRequest(
-            scan,
+            scans,
             payload.options,
             payload.execution,
             progress,
@@ -193,6 +193,7 @@ def _call_training(payload: TrainingPayload, scan: ScanData, work_dir: Path) -> 
             lambda text: print_line(payload, f"{'':<10} {text}"),
             payload.log_dir,
         )
+        check_scans(backend, request)
         with check_cost(backend, request, payload.display_path(trained_on)).explain_memory_errors():
             model = backend.train(request)
     return checked_model(model, backend.name)

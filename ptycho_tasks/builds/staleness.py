@@ -118,10 +118,23 @@ class UpToDate(Answer):
         if old is None:
             text = "what it was built from is not known any more"
             return [Reason("new", row.name, text), *changed]
-        differences = list_differences(
-            old.record.identity, now, paths=row.inputs, at_default=row.at_default
+        differences = list(
+            list_differences(old.record.identity, now, paths=row.inputs, at_default=row.at_default)
         )
-        return [*differences, *changed]
+        others = list(self._other_scans()) if differences else []
+        if others:  # fixtures are known by their number, which is another one now
+            differences = [reason for reason in differences if reason.kind != "input"]
+        return [*others, *differences, *changed]
+
+    def _other_scans(self) -> Iterator[Reason]:
+        """How the scans that are learned from are others than they were."""
+        before, now = self.state.get(self.row.name, "deps:") or (), self.row.inputs.values()
+        if self.row.stage != "train" or len(before) + len(now) < 3:
+            return
+        for path in sorted({*now} - {*before}):
+            yield Reason("setting", "fixture.scans", f"{path} is new as an input")
+        for path in sorted({*before} - {*now}):
+            yield Reason("setting", "fixture.scans", f"{path} is no longer an input")
 
     def _old_entry(self, built: Built | None) -> Entry | None:
         """What the store has of the outputs as they were built."""

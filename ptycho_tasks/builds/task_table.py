@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ptycho_tasks.builds.notes import open_note, seal_note
 from ptycho_tasks.builds.packing import pack_rows, unpack_rows
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
+from ptycho_tasks.system.clock import now_ns
 
 if TYPE_CHECKING:
     from ptycho_tasks.builds.state import State
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
         TrainingPayload,
     )
 
-_FORMAT = 5
+_FORMAT = 6
 _NOTE = "tasks"
+_SETTLED_NS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Table:
     """The file as it was read: a change while tasks run is a matter of the next run."""
     store: str
     """The folder of results that the project shares with others; empty where there is none."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """KEY=VALUE of the command line, where it asks for a one-off variant."""
 
     def row(self, name: str) -> Row:
         """The task of a name."""
@@ -63,7 +67,8 @@ class Table:
             "infer": factories.create_inference_payload,
             "refine": factories.create_refinement_payload,
         }.get(row.stage, factories.create_training_payload)
-        return create(file, variant=variants[row.variant])  # type: ignore[no-any-return]
+        scan = row.scan or None
+        return create(file, variant=variants[row.variant], scan=scan)  # type: ignore[no-any-return]
 
     @cached_property
     def _parsed(self) -> tuple[ConfigFile, dict[str, Variant]]:
@@ -71,33 +76,47 @@ class Table:
         from ptycho_tasks.config.factories import list_variants
 
         file = parse_config(self.path, self.config)
-        return file, {variant.name: variant for variant in list_variants(file)}
+        return file, {v.name: v for v in list_variants(file, self.changes)}
 
 
-def read_table(root: Path, state: State | None) -> Table:
+def read_table(root: Path, state: State | None, changes: Mapping[str, str] | None = None) -> Table:
     """The tasks of the project at `root`.
 
     Args:
         root: the project's folder.
         state: the database, which may hold the table.
+        changes: KEY=VALUE of the command line; then the tasks are those of this one-off variant.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
     path = root / CONFIG_NAME
     config = read_config_bytes(path)
+    if changes:
+        from ptycho_tasks.builds.planning import make_plan
+
+        plan = make_plan(path, config, changes)
+        return Table(plan.rows, path, config, plan.store, changes)
     note = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if note and note["key"] == key and note["watched"] == _stamps(note["watched"]):
         return Table(unpack_rows(note), path, config, note["store"])
     # Only here, since this takes longer than all else of a run with nothing to do.
-    from ptycho_tasks.builds.planning import make_rows
+    from ptycho_tasks.builds.planning import make_plan
 
-    rows, watched, store = make_rows(path, config)
-    if state is not None:
-        note = {"key": key, "watched": _stamps(watched), "store": store, **pack_rows(rows)}
+    plan = make_plan(path, config)
+    stamps = _stamps(plan.watched)
+    if state is not None and not _may_have_changed(stamps):
+        note = {"key": key, "watched": stamps, "store": plan.store, **pack_rows(plan.rows)}
         state.keep_note(_NOTE, seal_note(note))
-    return Table(rows, path, config, store)
+    return Table(plan.rows, path, config, plan.store)
+
+
+def _may_have_changed(stamps: Mapping[str, Any]) -> bool:
+    """Whether a folder is so young that a file may have come to it while it was listed, or may
+    come without a newer time."""
+    youngest = max((stamp[1] for stamp in stamps.values() if stamp), default=0)
+    return youngest > now_ns() - _SETTLED_NS
 
 
 def _key(root: Path, config: bytes) -> str:

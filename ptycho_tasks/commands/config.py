@@ -37,11 +37,11 @@ def _check_project(root: Path) -> None:
     Raises:
         ConfigError: something is wrong, in any of them.
     """
-    from ptycho_tasks.builds.planning import make_rows
+    from ptycho_tasks.builds.planning import make_plan
     from ptycho_tasks.layout import may_have_evidence, read_config_bytes
 
     path = root / CONFIG_NAME
-    make_rows(path, read_config_bytes(path))
+    make_plan(path, read_config_bytes(path))
     if may_have_evidence(root):
         from ptycho_tasks.evidence.loading import load_evidence
 

@@ -129,6 +129,19 @@ def parse_config(path: Path, content: bytes) -> ConfigFile:
     return ConfigFile(path.absolute(), data, document.lines)
 
 
+def parse_value(text: str, name: str) -> Any:
+    """Parse one value, as it would stand in a ptycho.yaml.
+
+    Args:
+        text: the value.
+        name: what it is called in messages.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    return _Document(name).read(_text(Path(name), text.encode("utf-8", "replace")))
+
+
 def _text(path: Path, content: bytes) -> str:
     try:
         text = content.decode("utf-8")

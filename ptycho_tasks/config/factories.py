@@ -35,7 +35,7 @@ from ptycho_tasks.config.payload import (
 )
 from ptycho_tasks.config.scans import Scans, find_scan, read_scans
 from ptycho_tasks.config.sections import Config
-from ptycho_tasks.config.variants import read_variants
+from ptycho_tasks.config.variants import read_one_off, read_variants
 from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
 from ptycho_tasks.options import ExecutionOptions, Section
 from ptycho_tasks.system.cache import cached
@@ -105,30 +105,41 @@ def create_refinement_payload(
     return _create_refinement(laid.layers, _settle(laid, PROJECT_FOLDERS))
 
 
-def list_variants(file: ConfigFile) -> list[Variant]:
-    """The variants that a ptycho.yaml asks for; see `variants.read_variants`.
+def list_variants(file: ConfigFile, changes: Mapping[str, str] | None = None) -> list[Variant]:
+    """The variants that a ptycho.yaml asks for, or the one that a command line asks for.
+
+    Args:
+        file: ptycho.yaml as read.
+        changes: of the command line, dotted key path to a value as it would stand in ptycho.yaml.
 
     Raises:
         ConfigError: one line that says what is wrong.
     """
-    if not file.data.get("matrix") and not file.data.get("variants"):
+    if not changes and not file.data.get("matrix") and not file.data.get("variants"):
         return [DEFAULT_VARIANT]
     try:
         base = create_training_payload(file).values
     except PtychoTasksError:  # some variant may be right all the same
         base = {}
-    return read_variants(file, base)
+    return [read_one_off(changes, base)] if changes else read_variants(file, base)
 
 
-def create_payloads(
-    file: ConfigFile, variant: Variant, scan: str | None = None
-) -> tuple[TrainingPayload, InferencePayload, RefinementPayload | None]:
+def create_payloads(file: ConfigFile, variant: Variant, scan: str | None = None) -> Payloads:
     """Settle the three payloads of a variant and scan at once; see `create_training_payload`."""
     laid = _merge(file, variant, scan=scan)
     settled = _settle(laid, PROJECT_FOLDERS)
     has_refinement = laid.layers.data.get("refine")
     refinement = _create_refinement(laid.layers, settled) if has_refinement else None
-    return TrainingPayload(**settled), InferencePayload(**settled), refinement
+    return Payloads(TrainingPayload(**settled), InferencePayload(**settled), refinement)
+
+
+class Payloads(NamedTuple):
+    """The payloads of a variant and scan."""
+
+    training: TrainingPayload
+    inference: InferencePayload
+    refinement: RefinementPayload | None
+    """None where ptycho.yaml asks for no refinement."""
 
 
 class _Laid(NamedTuple):

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ptycho_tasks.config.document import ConfigFile, shorten
+from ptycho_tasks.config.document import ConfigFile, parse_value, shorten
 from ptycho_tasks.config.fields import WHOLE, canonical_json
 from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
@@ -65,6 +65,41 @@ def read_variants(file: ConfigFile, base: Mapping[str, Any]) -> list[Variant]:
     return list(by_name.values()) or [DEFAULT_VARIANT]
 
 
+def read_one_off(changes: Mapping[str, str], base: Mapping[str, Any]) -> Variant:
+    """The variant that a command line asks for with KEY=VALUE.
+
+    Args:
+        changes: dotted key path to a value as it would stand in ptycho.yaml.
+        base: as for `read_variants`.
+
+    Raises:
+        ConfigError: a value is no YAML, or a key is one that no variant may change.
+    """
+    origins = {key: f"{key}={text}" for key, text in changes.items()}
+    overrides = {key: parse_value(text, origins[key]) for key, text in changes.items()}
+    _check_keys("the command line", origins)
+    for key in overrides:
+        meant = [known for known in base if known.rpartition(".")[2] == key and known != key]
+        if meant and key not in base:
+            shown = " or ".join(f"{known}={changes[key]}" for known in meant)
+            raise ConfigError(
+                f"{origins[key]}: no setting is called `{key}`; did you mean {shown}?"
+            )
+    # How to run is no part of what a result is called after.
+    decisive = {key: overrides[key] for key in overrides if not key.startswith("execution.")}
+    different = _find_changes(decisive, base)
+    name = _label_changes(different, list(different)) or DEFAULT_VARIANT.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"{shorten(name)} cannot name a variant: expected {NAME_RULE}")
+    return Variant(name, overrides, origins, different)
+
+
+def _label_changes(changes: Mapping[str, Any], keys: list[str]) -> str:
+    """The label of changes to some of the keys that may be changed."""
+    names = dict(zip(keys, shorten_keys(keys), strict=True))
+    return make_label({names[key]: value for key, value in changes.items()})
+
+
 def make_label(overrides: Mapping[str, Any]) -> str:
     """Write keys and values as one word that fits a file's name: `seed1-subset_size256`."""
     text = "-".join(f"{key}{_text(value)}" for key, value in sorted(overrides.items()))
@@ -98,11 +133,10 @@ def _combine_matrix(file: ConfigFile, base: Mapping[str, Any]) -> Iterator[tuple
         raise ConfigError(f"{where}: matrix: asks for {count} variants; take at most {_MOST}")
     origins = {key: file.where(f"matrix.{key}") for key in matrix}
     _check_keys("matrix", origins)
-    names = dict(zip(matrix, shorten_keys(list(matrix)), strict=True))
     for values in itertools.product(*matrix.values()) if matrix else ():
         overrides = dict(zip(matrix, values, strict=True))
         changes = _find_changes(overrides, base)
-        label = make_label({names[key]: value for key, value in changes.items()})
+        label = _label_changes(changes, list(matrix))
         yield where, Variant(label or DEFAULT_VARIANT.name, overrides, origins, changes)
 
 

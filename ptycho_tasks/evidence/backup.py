@@ -46,11 +46,13 @@ class Backup:
         """Copy files of the folder as they are now."""
         with suppress(OSError, BadZipFile), self._open("a") as archive:
             for path in self._select(paths):
-                with archive.open(_make_entry(path), "w", force_zip64=True) as copy:
+                with (
+                    path.open("rb") as file,
+                    archive.open(_make_entry(path), "w", force_zip64=True) as copy,
+                ):
                     copy.write(b"+")  # an entry without it stands for a file that is gone
-                    with path.open("rb") as file:
-                        while piece := file.read(1 << 20):
-                            copy.write(piece)
+                    while piece := file.read(1 << 20):
+                        copy.write(piece)
 
     def discard(self, paths: Iterable[Path]) -> None:
         """Have files not put back: they are gone for good."""

@@ -14,7 +14,7 @@ from typing import TextIO
 from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.provenance import Provenance
 from ptycho_tasks.evidence.records import Counts
-from ptycho_tasks.system.files import is_file_at, replace_file, report_write_errors
+from ptycho_tasks.system.files import despite_removal, is_file_at, replace_file, report_write_errors
 from ptycho_tasks.system.terminal import print_text
 
 RULE = "-" * 72
@@ -88,18 +88,26 @@ def format_foot(
 
 @contextmanager
 def open_log(log: Path) -> Iterator[TextIO]:
-    """A log to write, and to read again.
+    """A log to write, and to read again; missing folders are made.
 
     Raises:
         FileWriteError: it cannot be written.
     """
-    with report_write_errors(log), log.open("w+", encoding="ascii", newline="\n") as file:
+
+    def open_file() -> TextIO:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("w+", encoding="ascii", newline="\n")
+
+    with report_write_errors(log), despite_removal(open_file) as file:
         yield file
 
 
-def end_log(file: TextIO, log: Path, foot: str) -> None:
-    """Write the foot of an open log; and all of it again, if the command has removed the file."""
-    file.write(foot)
+def keep_log(file: TextIO, log: Path) -> None:
+    """Write what is left of an open log; and all of it again, if a command has removed the file.
+
+    Raises:
+        FileWriteError: it cannot be written.
+    """
     file.flush()
     if not is_file_at(file, log):
         file.seek(0)

@@ -8,8 +8,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import msgspec
 
@@ -18,10 +19,10 @@ from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.junit import read_junit
 from ptycho_tasks.evidence.log import (
     Tee,
-    end_log,
     escape,
     format_foot,
     format_head,
+    keep_log,
     open_log,
 )
 from ptycho_tasks.evidence.outcome import LONGEST_PROBLEM, Judgement, judge_run
@@ -31,6 +32,7 @@ from ptycho_tasks.evidence.records import Counts, Record, format_json
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock
 from ptycho_tasks.system.files import (
+    despite_removal,
     remove_leftovers,
     report_write_errors,
     sha256_file,
@@ -78,7 +80,8 @@ def run_item(
                 end_command(process)
                 tee.finish()
                 ended, took_s = f"stopped by {_name_cause(error)}", clock.seconds() - begin_s
-                end_log(file, log, format_foot(ended, took_s, None, "", "none"))
+                file.write(format_foot(ended, took_s, None, "", "none"))
+                despite_removal(partial(keep_log, file, log))
             print(
                 f"stopped: {project_path(evidence.root, log)} says so", file=sys.stderr, flush=True
             )
@@ -87,10 +90,9 @@ def run_item(
         tests = read_junit(folder / "junit.xml") if item.has_pytest else None
         counts = None if tests is None else tests.counts
         judgement = judge_run(item, process.returncode, ended, tests, tee)
-        foot = format_foot(ended, took_s, counts, judgement.problem, judgement.outcome)
-        end_log(file, log, foot)
-    run = _Run(started, round(took_s, 3), ended, process.returncode, counts)
-    return _write_record(evidence, item, inputs, provenance, run, judgement)
+        file.write(format_foot(ended, took_s, counts, judgement.problem, judgement.outcome))
+        run = _Run(started, round(took_s, 3), ended, process.returncode, counts)
+        return _keep_result(evidence, item, file, inputs, provenance, run, judgement)
 
 
 def block_item(
@@ -119,8 +121,8 @@ def block_item(
     with open_log(evidence.log_file(item)) as file:
         file.write(f"{format_head(item, started, provenance)}{text}\n")
         file.write(format_foot(_NOT_RUN, 0, None, judgement.problem, RED))
-    run = _Run(started, 0.0, _NOT_RUN, None, None)
-    return _write_record(evidence, item, inputs, provenance, run, judgement)
+        run = _Run(started, 0.0, _NOT_RUN, None, None)
+        return _keep_result(evidence, item, file, inputs, provenance, run, judgement)
 
 
 class _Run(NamedTuple):
@@ -134,40 +136,49 @@ class _Run(NamedTuple):
 
 
 def _clear_last_result(evidence: Evidence, item: Item) -> None:
-    """Remove the last result of an item that was not published, and make sure of the folder."""
-    log, result = evidence.log_file(item), evidence.result_file(item)
-    with report_write_errors(log):
+    """Remove the last result of an item that was not published."""
+    result = evidence.result_file(item)
+    with report_write_errors(result):
         delete(result)
-        remove_leftovers([result])
-        log.parent.mkdir(parents=True, exist_ok=True)
+        despite_removal(partial(remove_leftovers, [result]))
 
 
-def _write_record(
+def _keep_result(
     evidence: Evidence,
     item: Item,
+    file: TextIO,
     inputs: Mapping[str, str | None],
     provenance: Provenance,
     run: _Run,
     judgement: Judgement,
 ) -> Record:
-    """Write what an item came to beside its log, which is complete; gives it."""
+    """Keep the log of an item, which is complete, and write beside it what the item came to; gives
+    that."""
     log, result = evidence.log_file(item), evidence.result_file(item)
-    record = Record(
-        item=item.name,
-        ids=list(item.ids),
-        command=item.command,
-        env=dict(item.env),
-        settings=item.settings,
-        inputs=dict(inputs),
-        log=project_path(evidence.root, log),
-        sha256=sha256_file(log),
-        **run._asdict(),
-        **judgement._asdict(),
-        **msgspec.structs.asdict(provenance),
-    )
-    write_atomic(result, format_json(record).encode())
-    back_up([result, log])
-    return record
+
+    def write() -> Record:
+        keep_log(file, log)
+        with report_write_errors(log):
+            record = Record(
+                item=item.name,
+                ids=list(item.ids),
+                command=item.command,
+                env=dict(item.env),
+                settings=item.settings,
+                inputs=dict(inputs),
+                log=project_path(evidence.root, log),
+                sha256=sha256_file(log),
+                **run._asdict(),
+                **judgement._asdict(),
+                **msgspec.structs.asdict(provenance),
+            )
+            write_atomic(result, format_json(record).encode())
+            back_up([result, log])
+            for path in (result, log):
+                path.stat()  # one that was removed before may not have been copied
+        return record
+
+    return despite_removal(write)
 
 
 def _ignore_signal(number: int, frame: object) -> None:

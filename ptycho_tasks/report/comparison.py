@@ -4,18 +4,22 @@ the data, and what they took to make."""
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptycho_tasks.builds.asking import ask_project
+from doit.globals import Globals
+
+from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.notes import parse_mapping
-from ptycho_tasks.builds.project import project_store, read_project_table
+from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import Entry
+from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import judge
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
@@ -64,6 +68,7 @@ class Comparison(NamedTuple):
 class _Place(NamedTuple):
     """Where a task puts a reconstruction."""
 
+    table: Table
     row: Row
     folder: Path
     variant: str
@@ -96,28 +101,22 @@ def compare_results(
         ConfigError: a name or a column is unknown.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    with ask_project() as (control, manager):
-        rows = read_project_table().rows
-        places = [*_list_places(rows)]
-        base = [] if baseline is None else _find_places(baseline, places)
-        chosen = [place for name in names for place in _find_places(name, places)] or places
-        shown = {place.folder: place for place in [*chosen, *base]}
-        control.process([place.row.name for place in shown.values()])
-        states = {verdict.task: verdict.status for verdict in judge(control, manager)}
-        reader = _Reader(rows, manager.backend, states)
-        results = {folder: reader.read(place) for folder, place in shown.items()}
+    places = [*_list_places(read_tables())]
+    base = [] if baseline is None else _find_places(baseline, places)
+    chosen = [place for name in names for place in _find_places(name, places)] or places
+    results = _read_results([*chosen, *base])
     compared = [results[place.folder] for place in base]
     comparison = _describe([_subtract(result, compared) for result in results.values()])
     return comparison._replace(results=_sort(comparison, sort, is_reversed))
 
 
-def _list_places(rows: Iterable[Row]) -> Iterator[_Place]:
-    for row in rows:
+def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
+    for table, row in ((table, row) for table in tables for row in table.rows):
         if row.stage in ("infer", "refine"):
             for path in map(Path, row.outputs):
                 if path.name == METRICS:
                     _, variant, _, *scan = path.parent.parts
-                    yield _Place(row, path.parent, variant, "/".join(scan))
+                    yield _Place(table, row, path.parent, variant, "/".join(scan))
 
 
 def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
@@ -132,6 +131,20 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     known = [*known]
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known[:20])}"
+
+
+def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
+    """The results in some places, by folder."""
+    results: dict[Path, Result] = {}
+    for table, group in itertools.groupby(places, lambda place: place.table):
+        new = {place.folder: place for place in group if place.folder not in results}
+        with ask_project(table.changes) as (control, state):
+            control.process([place.row.name for place in new.values()])
+            verdicts = judge(control, Globals.dep_manager)
+            states = {verdict.task: verdict.status for verdict in verdicts}
+            reader = _Reader(table.rows, state, states)
+            results |= {folder: reader.read(place) for folder, place in new.items()}
+    return results
 
 
 class _Reader:

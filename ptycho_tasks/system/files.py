@@ -11,10 +11,11 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 
@@ -25,6 +26,15 @@ _RANDOM = "[a-z0-9_]" * 8
 FileStamp = tuple[int, int, int, int]
 """Size in bytes, times of modification and of the last change of any kind in ns, inode. The
 second time is the kernel's own: it tells a change after which the first was put back."""
+
+
+_Written = TypeVar("_Written")
+_TRIES, _PAUSE_S = 100, 0.01
+"""How often something is written at most, and how long after each time."""
+
+
+def _misses_file(error: Exception) -> bool:
+    return isinstance(error.__cause__ or error, FileNotFoundError)
 
 
 @contextmanager
@@ -68,6 +78,29 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for path in paths:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
             left.unlink(missing_ok=True)
+
+
+def despite_removal(
+    write: Callable[[], _Written], is_removed: Callable[[Exception], bool] = _misses_file
+) -> _Written:
+    """Write files, and again where a command removes their folder at the same moment.
+
+    Args:
+        write: what writes; called again, for a second at most.
+        is_removed: whether an error of it comes of such a removal; unless given, if a file is
+            missing.
+
+    Raises:
+        Exception: as `write` does at last, or at once for another reason.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return write()
+        except Exception as error:
+            if not left or not is_removed(error):
+                raise
+            time.sleep(_PAUSE_S)
+    raise AssertionError
 
 
 @contextmanager

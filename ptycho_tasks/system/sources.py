@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import sysconfig
 from pathlib import Path
@@ -22,18 +23,30 @@ def source_digest(path: Path) -> str:
 
     A file that is no valid Python counts with its bytes.
     """
-    data = path.read_bytes()
+    return _digest_of(path.read_bytes())
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_of(source: bytes) -> str:
     try:
-        tree = ast.parse(data)
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return hashlib.sha256(data).hexdigest()
-    code = _WithoutTexts().visit(tree)
-    return hashlib.sha256(ast.unparse(code).encode()).hexdigest()
+        return hashlib.sha256(source).hexdigest()
+    _remove_texts(tree)
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
-class _WithoutTexts(ast.NodeTransformer):
-    """Removes docstrings, those of attributes too: any text that stands alone."""
+def _remove_texts(node: ast.AST) -> None:
+    """Remove docstrings, those of attributes too: any text that stands alone."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        statements = getattr(node, name, None)
+        # The body of a lambda, and the branches of a conditional expression, are no lists.
+        if isinstance(statements, list):
+            statements[:] = [each for each in statements if not _is_text(each)]
+            for each in statements:
+                _remove_texts(each)
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if text else node
+
+def _is_text(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)

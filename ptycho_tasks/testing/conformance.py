@@ -16,11 +16,12 @@ from ptycho_tasks.testing.progress import ProgressChecks
 from ptycho_tasks.testing.reconstruction import ReconstructionChecks
 from ptycho_tasks.testing.refinement import RefinementChecks
 from ptycho_tasks.testing.suite import FEATURES, Suite
+from ptycho_tasks.testing.together import TogetherChecks
 from ptycho_tasks.testing.training import TrainingChecks
 
 
 class BackendConformance(
-    ReconstructionChecks, RefinementChecks, TrainingChecks, ProgressChecks, Suite
+    ReconstructionChecks, RefinementChecks, TrainingChecks, TogetherChecks, ProgressChecks, Suite
 ):
     """Checks that a backend keeps what `ptycho_tasks.backend` says of backends.
 

@@ -38,7 +38,7 @@ def freeze(scan: ScanData) -> ScanData:
 
 
 def add_feature(scan: ScanData, feature: str) -> ScanData:
-    """The scan with one of the suite's `FEATURES`, where that is a matter of the scan alone."""
+    """The scan with one of `SCAN_FEATURES`, where that is a matter of the scan alone."""
     if feature == "several scans":
         halves = np.arange(scan.frame_count) * 2 // scan.frame_count
         return freeze(replace(scan, scan_index=halves))

@@ -1,7 +1,7 @@
-"""Runs `python -m MODULE` in forks of a process that has imported the large libraries before.
+"""Runs `python -m MODULE` in forks of a process that has imported all that is large before.
 
 A command then takes as long as its own work does, and is a process of its own all the same: with
-its own folder, environment, signals and modules. Only for tests, and only where there is `fork`.
+its own folder, environment and signals. Only for tests, and only where there is `fork`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +32,25 @@ PRELOADED = {
     "numpy", "psutil", "scipy.fft", "scipy.ndimage", "scipy.spatial",
     "skimage.metrics._structural_similarity", "skimage.registration._phase_cross_correlation",
     "sqlite3", "yaml",
+    "ptycho_tasks.builds.planning", "ptycho_tasks.builds.stages", "ptycho_tasks.builds.why",
+    "ptycho_tasks.commands.cli", "ptycho_tasks.commands.config", "ptycho_tasks.commands.init",
+    "ptycho_tasks.evidence.actions",
 }  # fmt: skip
-"""What is imported before. The conftest.py of a backend's tests may add its own libraries; none of
-them may start threads when it is imported."""
+"""What is imported before. Not `ptycho_tasks.tasks`, which asks for the current folder."""
+
+
+@contextmanager
+def preloading(*libraries: str) -> Iterator[None]:
+    """Import further libraries before, of which none may start threads that work.
+
+    Each set of libraries has a process: a fork of one with torch costs the others too much.
+    """
+    added = {*libraries} - PRELOADED
+    PRELOADED.update(added)
+    try:
+        yield
+    finally:
+        PRELOADED.difference_update(added)
 
 
 def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Completed:
@@ -45,7 +61,7 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
         cwd: the folder to run in.
         timeout_s: after which it is ended, by SIGALRM.
     """
-    server = _start_server()
+    server = start_server()
     with TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdout", "stderr")]
         request = {
@@ -62,14 +78,28 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
     return Completed([sys.executable, "-m", *arguments], code, out, err)
 
 
+def start_server() -> Any:
+    """The process that forks; it ends with this one."""
+    return _start_server(frozenset(PRELOADED))
+
+
 @cache
-def _start_server() -> Any:
-    """Start the process that forks; it ends with this one."""
-    # As a module it would import our package, and as a file put its own folder on the path.
-    command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(PRELOADED)]
+def _start_server(libraries: frozenset[str]) -> Any:
+    # As a module it would import pytest, and as a file put its own folder on the path.
+    command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(libraries)]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(server.communicate)
     return server
+
+
+def _digest_sources() -> None:
+    """Read the core's own code, which the first command in every new project asks about."""
+    from ptycho_tasks.builds.stage_code import STAGE_CODE, list_core_sources
+    from ptycho_tasks.system.sources import source_digest
+
+    for stage in STAGE_CODE:
+        for path in list_core_sources(stage).values():
+            source_digest(path)
 
 
 def _serve() -> dict[str, Any] | None:
@@ -126,6 +156,7 @@ if __name__ == "__main__":
         # What is not installed is not used either.
         with suppress(ImportError):
             importlib.import_module(name)
+    _digest_sources()
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))

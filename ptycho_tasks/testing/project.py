@@ -1,12 +1,15 @@
 """Projects in which tests run the real commands.
 
-A conftest.py imports the fixtures; one of a backend that needs a large library adds it to those
-that are imported once for all commands:
+A conftest.py imports the fixtures; one of a backend that needs a large library has it imported
+once for all commands:
 
-from ptycho_tasks.testing.forks import PRELOADED
+from ptycho_tasks.testing.forks import preloading
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
 
-PRELOADED.add("torch")
+@pytest.fixture(scope="package", autouse=True)
+def _libraries():
+    with preloading("torch"):
+        yield
 
 and a test runs them:
 

@@ -30,7 +30,7 @@ from ptycho_tasks.testing.examples import (
     get_truth,
     simulate_scan,
 )
-from ptycho_tasks.testing.suite import FEATURES, SHIFT, Suite
+from ptycho_tasks.testing.suite import SCAN_FEATURES, SHIFT, Suite
 
 
 class ReconstructionChecks(Suite):
@@ -110,7 +110,7 @@ class ReconstructionChecks(Suite):
         alike = len({one.object.tobytes() for one in result.values()}) < len(result)
         assert not alike, f"of gridsize {', '.join(map(str, result))} one makes no difference"
 
-    @pytest.mark.parametrize("feature", FEATURES)
+    @pytest.mark.parametrize("feature", SCAN_FEATURES)
     def test_a_feature_works_or_is_refused(self, feature: str) -> None:
         """What is not declared in `refuses` works; what is declared is refused in one line."""
         trained_on = inferred = add_feature(self.scan(), feature)

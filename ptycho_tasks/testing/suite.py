@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,7 +47,9 @@ below 0.09.
 """
 SHIFT = (13, 5)
 """By how many rows and columns the positions are moved; unlike, so that swapped axes show."""
-FEATURES = ("another scan", "probe modes", "several scans")
+SCAN_FEATURES = ("another scan", "probe modes", "several scans")
+TOGETHER = "scans together"
+FEATURES = (*SCAN_FEATURES, TOGETHER)
 """What a backend may declare in `refuses`."""
 
 
@@ -66,7 +68,8 @@ class Suite:
     """The scan to train on."""
     refuses: ClassVar[Collection[str]] = ()
     """Those of `FEATURES` that the backend cannot do, and must then refuse: `another scan` to
-    infer than the one trained on, several `probe modes`, `several scans` in one file."""
+    infer than the one trained on, several `probe modes`, `several scans` in one file, `scans
+    together` to train on."""
     frames_in_turn: ClassVar[bool] = False
     """The object is updated frame by frame, so that another order of the frames gives another
     object, which explains them as well."""
@@ -143,7 +146,7 @@ class Suite:
     @classmethod
     def _train(
         cls,
-        scan: ScanData,
+        scans: ScanData | Sequence[ScanData],
         options: TrainingOptions | None = None,
         *,
         progress: Progress = no_progress,
@@ -151,7 +154,7 @@ class Suite:
         log_dir: Path | None = None,
     ) -> TrainedModel:
         request = TrainRequest(
-            scan,
+            [scans] if isinstance(scans, ScanData) else scans,
             options or cls._options(),
             cls._execution(),
             progress,

@@ -298,7 +298,7 @@ def test_without_its_database_a_changed_model_is_not_believed(built_project, doi
     shutil.rmtree(built_project / ".ptycho")
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("epochs: 5", "epochs: 6"))
-    assert executed(doit(built_project)) == ["source", "fixture", "train", "infer"]
+    assert executed(doit(built_project)) == ["source", "train", "infer"]
 
 
 def test_without_its_database_other_code_is_not_believed(built_project, doit):
@@ -307,7 +307,7 @@ def test_without_its_database_other_code_is_not_believed(built_project, doit):
     text = backend.read_text().replace("x64)\n", "x64) + 0\n")
     backend.write_text(text)
     os.utime(backend, (1, 1))
-    assert executed(doit(built_project)) == ["source", "fixture", "train", "infer"]
+    assert executed(doit(built_project)) == ["source", "train", "infer"]
 
 
 def test_a_full_disk_is_no_damage(built_project, monkeypatch):

@@ -93,14 +93,16 @@ def reached(function, payload):
     here, files = str(Path(ptycho_tasks.__file__).parent), set()
 
     def note(frame, event, argument):
-        if event == "call" and frame.f_code.co_name != "<module>":
+        if frame.f_code.co_name != "<module>":
             files.add(frame.f_code.co_filename)
 
-    sys.setprofile(note)
+    # It is called when a function begins and, as it gives nothing back, for nothing in it.
+    before = sys.gettrace()
+    sys.settrace(note)
     try:
         function(payload)
     finally:
-        sys.setprofile(None)
+        sys.settrace(before)
     return {
         Path(file).relative_to(here).with_suffix("").as_posix()
         for file in files

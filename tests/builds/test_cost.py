@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptycho_tasks.backend import InferRequest, TrainedModel
+from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.builds import cost
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import ExecutionOptions, SimulationOptions, TrainingOptions
@@ -98,3 +98,11 @@ def test_memory_that_ends_all_the_same_is_one_line():
 
     with pytest.raises(TrainingError, match=r"^memory ended: a canvas of .* needs about 0.6 GB"):
         compute()
+
+
+def test_of_several_scans_to_learn_from_the_one_with_the_stray_position_is_named():
+    scans = [replace(SCAN, name="a"), replace(asked(20, 100_000).scan, name="b")]
+    said = refused(Plain(), TrainRequest(scans, TrainingOptions()))
+    assert said.startswith("s.npz: b: a canvas of ")
+    found = cost.check_cost(Plain(), TrainRequest(scans[:1] * 2, TrainingOptions()), "s.npz")
+    assert found.memory_bytes == pytest.approx(6e8, rel=0.01)

@@ -290,6 +290,7 @@ def test_a_record_of_any_shape_is_one_or_counts_as_unknown(record, tmp_path_fact
             name="train",
             stage="train",
             variant="default",
+            scan="",
             doc="",
             inputs={"scan": "scan.npz"},
             outputs=["out"],
@@ -335,6 +336,23 @@ def test_rows_of_other_types_count_as_unknown(state, tmp_path, table, column, va
 
 
 # --- what commands do to it, and files from any time and of any name ------------------------------
+
+
+def test_a_database_whose_folder_is_removed_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    folder, left = tmp_path / ".ptycho", [1, 2]
+    real = sqlite3.connect
+
+    def remove_and_connect(*args, **options):
+        if left and left.pop():
+            shutil.rmtree(folder)
+        return real(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", remove_and_connect)
+    made = database.Database(str(folder / "state.sqlite"), database.Contents)
+    with closing(made):
+        made.write(database.Contents(notes={"name": "text"}))
+        assert made.read().notes == {"name": "text"}
+    assert not left
 
 
 def test_a_database_that_is_removed_is_made_anew_with_all_that_is_known(tmp_path, monkeypatch):

@@ -314,3 +314,48 @@ def test_a_newer_format_is_refused_by_who_writes_too(tmp_path):
     store = Store(tmp_path / "own")
     with pytest.raises(ConfigError, match="format 99"):
         store.add("source", make_record(IDENTITY, "source", 0.0), {})
+
+
+# --- one-off variants --------------------------------------------------------------------------
+
+
+def test_key_and_value_on_the_command_line_are_a_variant(built_project, doit):
+    done = doit(built_project, "infer", "training.epochs=4", "training.seed=1")
+    assert done.returncode == 0, done.stderr
+    assert ".  train:epochs4-seed1\n" in done.stdout
+    assert (built_project / "runs/epochs4-seed1/inference/metrics.json").is_file()
+    again = doit(built_project, "infer", "training.seed=1", "training.epochs=4")
+    assert ".  " not in again.stdout
+    assert "train:epochs4-seed1" in doit(built_project, "list", "--all", *done.args[-2:]).stdout
+    # The project itself is as it was.
+    assert doit(built_project, "dry-run").stdout == "nothing would run: all is up to date\n"
+    present = doit(built_project, "dry-run", "training.epochs=5")
+    assert present.stdout == "nothing would run: all is up to date\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("epochs=4", "epochs=4: no setting is called `epochs`; did you mean training.epochs=4?"),
+        ("training.epoch=4", "training.epoch: backend `epie` does not know this key; did you mean"),
+        ("training.epochs=few", "training.epochs: expected `int`, got 'few'"),
+        ("training.epochs=[4", "training.epochs=[4:2: not valid YAML"),
+        ("name=other", "`name` is the same in every variant"),
+        ("matrix={}", "`matrix` is the same in every variant"),
+    ],
+)
+def test_a_wrong_one_off_is_one_line_and_changes_nothing(built_project, doit, change, said):
+    before = sorted(built_project.rglob("*"))
+    done = doit(built_project, "infer", change)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert sorted(built_project.rglob("*")) == before
+
+
+def test_a_dodo_with_variables_of_its_own_keeps_them(built_project, doit):
+    with (built_project / "dodo.py").open("a") as stream:
+        stream.write("from doit import get_var\nprint('colour', get_var('colour'))\n")
+    done = doit(built_project, "infer", "colour=red", "training.epochs=5")
+    assert done.returncode == 0, done.stderr
+    assert "colour red" in done.stdout

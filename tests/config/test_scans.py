@@ -17,11 +17,11 @@ from ptycho_tasks.config.factories import (
     create_inference_payload,
     create_payloads,
     create_training_payload,
+    list_variants,
 )
 from ptycho_tasks.config.globs import expand_glob
 from ptycho_tasks.config.layers import DEFAULT_VARIANT, merge
 from ptycho_tasks.config.scans import Scans, read_scans
-from ptycho_tasks.config.variants import read_variants
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN
 from ptycho_tasks.system.cache import forget_all
@@ -60,7 +60,7 @@ def read(root: Path, text: str):
 
 def scans_of(root: Path, text: str, index: int = 0) -> Scans:
     file = read(root, text)
-    return read_scans(merge(file, read_variants(file)[index]))
+    return read_scans(merge(file, list_variants(file)[index]))
 
 
 def files_of(root: Path, files: str) -> dict[str, str]:
@@ -415,11 +415,11 @@ def test_one_file_may_hold_several_scans(root):
 
 def test_a_variant_changes_all_scans_also_those_with_settings_of_their_own(root):
     file = read(root, MANY + "matrix: {source.units: [um], fixture.subset_size: [20]}")
-    (variant,) = read_variants(file)
+    (variant,) = list_variants(file)
     for scan in ("a", "b"):
         training = create_payloads(file, variant, scan)[0]
         assert training.values["source.units"] == "um"
-        label = "unitsum-subset_size20"
+        label = "subset_size20-unitsum"
         assert training.fixture_file == root / "fixtures" / f"p-{label}-{scan}.npz"
 
 
@@ -433,7 +433,7 @@ def test_a_variant_changes_all_scans_also_those_with_settings_of_their_own(root)
 )
 def test_a_variant_may_have_other_files(root, change):
     file = read(root, f"{MANY}variants:\n- name: v\n  fixture.scans: [b]\n  {change}\n")
-    (variant,) = read_variants(file)
+    (variant,) = list_variants(file)
     assert read_scans(merge(file, variant)).names == ("b",)
     payload = create_inference_payload(file, variant=variant, scan="b")
     assert payload.values["source.units"] == "m"
@@ -442,7 +442,7 @@ def test_a_variant_may_have_other_files(root, change):
 
 def test_a_variant_may_replace_the_source(root):
     file = read(root, "source: {file: x.cxi}\nmatrix: {source: [{files: [s/a.npz], units: nm}]}")
-    (variant,) = read_variants(file)
+    (variant,) = list_variants(file)
     assert read_scans(merge(file, variant)).names == ("a",)
     payload = create_inference_payload(file, variant=variant, scan="a")
     assert (payload.source.file, payload.source.units) == ("s/a.npz", "nm")
@@ -450,12 +450,12 @@ def test_a_variant_may_replace_the_source(root):
 
 def test_a_variant_gives_files_whole(root):
     with pytest.raises(ConfigError, match=r"`source\.files\.a\.units` is a part of"):
-        read_variants(read(root, MANY + "matrix: {source.files.a.units: [nm]}"))
+        list_variants(read(root, MANY + "matrix: {source.files.a.units: [nm]}"))
 
 
 def test_variants_that_learn_from_other_scans_share_fixtures(root):
     file = read(root, MANY + "matrix: {fixture.scans: [[a], [b, a]]}")
-    payloads = [create_training_payload(file, variant=v) for v in read_variants(file)]
+    payloads = [create_training_payload(file, variant=v) for v in list_variants(file)]
     assert payloads[0].training_files["fixture"] == payloads[1].training_files["fixture 2"]
 
 

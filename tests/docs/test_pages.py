@@ -1,4 +1,5 @@
-"""Every block of code in the documentation runs, page by page, as a reader would run it.
+"""Every block of code in the documentation runs, page by page, as a reader would run it; but that
+`doit` and `ptycho-tasks` are forks of a process that has imported the libraries before.
 
 What a block is stands behind its fence:
 
@@ -27,6 +28,9 @@ from typing import NamedTuple
 
 import pytest
 
+from forked_programs import forked_programs
+from ptycho_tasks.testing.forks import preloading
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2$", re.DOTALL | re.MULTILINE)
@@ -50,6 +54,8 @@ def read_blocks(page: Path) -> list[Block]:
     ]
 
 
+TRAINING = ("torch", "lightning.fabric", "ptycho_tasks_torch.training.trainer")
+"""What a training of networks imports."""
 PAGES_WITH_CODE = [page for page in PAGES if read_blocks(page)]
 
 
@@ -58,8 +64,9 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
     blocks = read_blocks(page)
     prepare(tmp_path, blocks)
     shown = ""
-    for block in blocks:
-        shown = run_block(block, tmp_path, f"{page.name}:{block.line}", shown)
+    with preloading(*TRAINING if page.stem == "tutorial" else ()):
+        for block in blocks:
+            shown = run_block(block, tmp_path, f"{page.name}:{block.line}", shown)
 
 
 def prepare(folder: Path, blocks: list[Block]) -> None:
@@ -108,18 +115,20 @@ def run_shell(block: Block, folder: Path, where: str) -> str:
 
 def run(command: list[str], folder: Path, where: str, *, fails: bool = False) -> str:
     """Run a command with this environment's programs first; gives all that it prints."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PATH": path, "COLUMNS": "100"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    with forked_programs() as programs:
+        path = (*programs.folders, Path(sys.executable).parent, os.environ.get("PATH", ""))
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | {"PATH": os.pathsep.join(map(str, path)), "COLUMNS": "100"},
+            pass_fds=programs.descriptors,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert (done.returncode != 0) == fails, f"{where}: exit {done.returncode}\n{done.stdout}"
     assert "Traceback" not in done.stdout, f"{where}:\n{done.stdout}"
     return done.stdout

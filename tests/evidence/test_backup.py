@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
+from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.evidence.backup import Backup
+from ptycho_tasks.system.files import despite_removal, write_atomic
 
 
 @pytest.fixture
@@ -65,3 +67,37 @@ def test_without_a_temporary_folder_nothing_is_kept_and_nothing_fails(folder, mo
     shutil.rmtree(folder)
     backup.restore()
     assert not folder.exists()
+
+
+def test_a_copy_of_what_is_gone_is_none(folder):
+    backup = Backup(folder)
+    backup.add([folder / "gone.log"])
+    backup.restore()
+    assert [path.name for path in folder.iterdir()] == ["old.json"]
+
+
+def test_what_a_command_removes_while_it_is_written_is_written_again(folder):
+    def write():
+        if (folder / "old.json").exists():
+            shutil.rmtree(folder)
+        (folder / "a.json").write_text("{}")
+        return "written"
+
+    def make_folder_again(seconds):
+        folder.mkdir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", make_folder_again)
+        assert despite_removal(write) == "written"
+
+
+def test_what_cannot_be_written_for_another_reason_is_tried_once(folder):
+    tried = []
+
+    def write():
+        tried.append(1)
+        write_atomic(folder / "old.json" / "a.json", b"{}")
+
+    with pytest.raises(FileWriteError):
+        despite_removal(write)
+    assert tried == [1]

@@ -282,7 +282,8 @@ def test_an_item_that_removes_our_files_costs_the_others_nothing(project, jobs):
     )
     run = project.run_apart if jobs else project.doit
     done = run(*jobs, "evidence")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert {path.name for path in project.report.glob("*.log")} == {
         "one_green.log", "two_green.log", "three_green.log",
     }  # fmt: skip

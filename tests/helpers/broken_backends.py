@@ -16,6 +16,7 @@ CORNERS = "corners_and_fractions(start.positions, N)[0] - start.origin"
 PLACE = "(row, column), scan.probe, scan.positions"
 RECONSTRUCTION = f"Reconstruction(image, {PLACE}, losses)"
 INFER = "        scan, model = request.scan, request.model\n"
+TRAIN_HEAD = "        from ptycho_tasks.scan import canvas_of\n"
 TRAIN = "        scan, options = request.scan, request.options\n"
 HISTORY = 'history=[{"loss": loss} for loss in made.losses],'
 REFINE = "return iterate(request, request.start)"
@@ -54,6 +55,8 @@ def stopping(handler: str) -> str:
     return instead(TOLD, f"        try:\n    {TOLD}        {handler}\n")
 
 
+FIRST_SCAN = first(TRAIN_HEAD, "request = replace(request, scans=request.scans[:1])")
+"""The backend, with no eye for the other scans."""
 LEFT_RUNNING = """\
 except BaseException:
             import threading
@@ -222,6 +225,25 @@ BROKEN: dict[str, list[Broken]] = {
             ),
             {"feature": "another scan", "refuses": []},
             "not explained|do not fit",
+        ),
+    ],
+    "scans_together_work_or_are_refused": [
+        ("not refused", FIRST_SCAN, {}, "scans together: declared as refused, but accepted"),
+        ("refused", STRANGER, {"refuses": []}, "scans together: fixture.scans: names 2 scans"),
+        (
+            "another error",
+            first(TRAIN_HEAD, "if len(request.scans) > 1: raise ScanError('several')"),
+            {},
+            "refused as a ScanError",
+        ),
+        ("first scan only", FIRST_SCAN, {"refuses": []}, "learned from: conformance: has other"),
+    ],
+    "scans_together_give_the_same_bytes": [
+        (
+            "chance",
+            FIRST_SCAN.replace("default_rng(options.seed)", "default_rng()"),
+            {},
+            "the same scans gave another model",
         ),
     ],
     "a_bundle_gives_back_the_model": [

@@ -1,64 +1,62 @@
-"""Stands in for `subprocess.Popen` where many programs import what takes seconds to import."""
+"""Programs for shell scripts: `doit` and `ptycho-tasks`, in forks as `run_command` has them."""
 
 from __future__ import annotations
 
-import os
 import sys
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ptycho_tasks_torch.training.child"])
+from ptycho_tasks.testing.forks import start_server
 
+MODULES = {"doit": "doit", "ptycho-tasks": "ptycho_tasks.commands.cli"}
+# It asks the server as `run_forked` does, and its output is where the script's is. What the command
+# itself starts finds the real programs: the server does one thing at a time.
+PROGRAM = """\
+#!{python} -ISE
+import json, os, sys
 
-class ForkedProgram:
-    """`python -c CODE`, in a fork of a process that has imported the trainer and nothing done.
-
-    It is a process of its own all the same, with its own environment, signals and exit code.
-    Standard input and output are pipes, and what it writes to standard error is lost.
-    """
-
-    def __init__(self, command: list[str], *, env: Any = None, **streams: Any) -> None:
-        (stdin, to), (back, stdout) = CONTEXT.Pipe(duplex=False), CONTEXT.Pipe(duplex=False)
-        self.stdin, self.stdout = _as_file(to, "wb"), _as_file(back, "rb")
-        given = (command[-1], dict(os.environ if env is None else env), stdin, stdout)
-        self._process = CONTEXT.Process(target=_run, args=given)
-        self._process.start()
-        self.pid, self.kill = self._process.pid, self._process.kill
-        stdin.close()
-        stdout.close()
-
-    def __enter__(self) -> ForkedProgram:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.kill()
-        self.wait()
-        self.stdin.close()
-        self.stdout.close()
-
-    def poll(self) -> int | None:
-        """Its exit code; None while it runs, and minus the signal that killed it."""
-        return self._process.exitcode
-
-    def wait(self) -> int | None:
-        """Wait for its exit code."""
-        self._process.join()
-        return self.poll()
+here, _, path = os.environ["PATH"].partition(os.pathsep)
+request = {{
+    "arguments": ["{module}", *sys.argv[1:]],
+    "cwd": os.getcwd(),
+    "environment": {{**os.environ, "PATH": path}},
+    "streams": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)],
+    "timeout_s": 300,
+}}
+os.write({requests}, json.dumps(request).encode() + b"\\n")
+with open({answers}) as answers:
+    code = int(answers.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
 
 
-def _as_file(end: Connection, mode: str) -> BinaryIO:
-    with end:
-        return os.fdopen(os.dup(end.fileno()), mode)
+class Programs(NamedTuple):
+    """What a script needs to run them."""
+
+    folders: tuple[Path, ...] = ()
+    """First on its PATH."""
+    descriptors: tuple[int, ...] = ()
+    """That it inherits."""
 
 
-def _run(code: str, environment: dict[str, str], stdin: Connection, stdout: Connection) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    with stdin, stdout, Path(os.devnull).open("wb") as nothing:
-        for number, stream in enumerate((stdin, stdout, nothing)):
-            os.dup2(stream.fileno(), number)
-    sys.stdin = os.fdopen(0)
-    exec(code, {})
+@contextmanager
+def forked_programs() -> Iterator[Programs]:
+    """The programs while the block runs; none where commands do not run in forks."""
+    if sys.platform != "linux":
+        yield Programs()
+        return
+    server = start_server()
+    ends = server.stdin.fileno(), server.stdout.fileno()
+    with TemporaryDirectory() as folder:
+        for name, module in MODULES.items():
+            program = Path(folder) / name
+            program.write_text(
+                PROGRAM.format(
+                    python=sys.executable, module=module, requests=ends[0], answers=ends[1]
+                )
+            )
+            program.chmod(0o755)
+        yield Programs((Path(folder),), ends)

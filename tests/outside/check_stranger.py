@@ -8,4 +8,4 @@ from ptycho_tasks.testing import BackendConformance
 class TestStranger(BackendConformance):
     backend = backend
     options = StrangerOptions(epochs=4)
-    refuses = ("another scan",)
+    refuses = ("another scan", "scans together")

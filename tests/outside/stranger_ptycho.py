@@ -69,7 +69,7 @@ def iterate(request: Any, start: Reconstruction, kept: Path | None = None) -> Re
 class Stranger:
     """The object of a scan; it can be shown again, but tells nothing of another scan."""
 
-    name, version, options_type, api_version = "stranger", "1", StrangerOptions, 1
+    name, version, options_type, api_version = "stranger", "1", StrangerOptions, 2
 
     def train(self, request: TrainRequest) -> TrainedModel:
         """Reconstruct the object, going on from the one in the work folder."""

@@ -192,7 +192,11 @@ def test_hostile_texts_are_shown_escaped():
 @pytest.mark.parametrize(
     ("columns", "first", "last"),
     [
-        (250, "variant state n_groups epochs R-factor deviance amplitude_mae", "long not built null 6"),
+        (
+            250,
+            "variant state n_groups epochs R-factor deviance amplitude_mae",
+            "long not built null 6",
+        ),
         (100, "variant state n_groups epochs R-factor deviance training", "too wide for this"),
         (60, "variant state n_groups epochs R-factor deviance", "too wide for this terminal"),
         (30, "variant many", "memory"),

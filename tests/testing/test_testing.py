@@ -24,7 +24,7 @@ def in_a_project(root: Path, code: str = STRANGER, **declared: Any) -> dict[str,
     (folder / "stranger.py").write_text(code)
     backend = find_backend("stranger", root).load()
     options = backend.options_type(epochs=4)
-    refuses = ("another scan",)
+    refuses = ("another scan", "scans together")
     return {"backend": backend, "options": options, "refuses": refuses, "root": root} | declared
 
 
@@ -66,6 +66,14 @@ def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
     arguments = {name: given[name] for name in inspect.signature(test).parameters if name != "self"}
     with pytest.raises((Exception, pytest.fail.Exception), match=said):
         test(suite(), **arguments)
+
+
+def test_a_class_without_options_tests_with_the_backend_s_defaults(tmp_path):
+    given = in_a_project(tmp_path, options=None)
+    epochs: list[tuple[int, int]] = []
+    suite = type("Default", (BackendConformance,), given)
+    suite._train(suite.scan(), progress=lambda epoch, count, scores: epochs.append((epoch, count)))
+    assert epochs[-1] == (given["backend"].options_type().epochs,) * 2
 
 
 def test_every_check_is_shown_to_fail():

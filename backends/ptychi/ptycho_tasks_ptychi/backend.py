@@ -8,6 +8,7 @@ another backend.
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from ptycho_tasks.backend import (
     InferRequest,
@@ -16,8 +17,12 @@ from ptycho_tasks.backend import (
     TrainedModel,
     TrainRequest,
 )
+from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_ptychi.options import PtychiOptions
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scan import ScanData
 
 
 class Ptychi:
@@ -26,6 +31,7 @@ class Ptychi:
     name = "ptychi"
     options_type = PtychiOptions
     execution_type = ExecutionOptions
+    api_version = 2
 
     @property
     def version(self) -> str:
@@ -36,8 +42,9 @@ class Ptychi:
         """Bytes: pty-chi holds all frames as counts, and a copy of them, beside its canvases."""
         from ptycho_tasks.scan import canvas_sides
 
-        rows, columns = canvas_sides(request.scan)
-        return 20 * 8.0 * rows * columns + 3.0 * request.scan.diffraction.nbytes + 6e8
+        scan = choose_scan(request) if isinstance(request, TrainRequest) else request.scan
+        rows, columns = canvas_sides(scan)
+        return 20 * 8.0 * rows * columns + 3.0 * scan.diffraction.nbytes + 6e8
 
     def train(self, request: TrainRequest) -> TrainedModel:
         """Reconstruct a scan.
@@ -45,10 +52,11 @@ class Ptychi:
         Raises:
             TrainingError: the iterations diverged.
             ScanError: every frame is dark.
-            ConfigError: the accelerator is not there.
+            ConfigError: the accelerator is not there, or there are several scans.
         """
         from ptycho_tasks_ptychi.reconstruct import reconstruct_scan
 
+        choose_scan(request)
         return reconstruct_scan(request)
 
     def infer(self, request: InferRequest) -> Reconstruction:
@@ -78,6 +86,21 @@ class Ptychi:
         from ptycho_tasks_ptychi.reconstruct import refine_start
 
         return refine_start(request)
+
+
+def choose_scan(request: TrainRequest) -> ScanData:
+    """The scan to reconstruct.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if len(request.scans) > 1:
+        raise ConfigError(
+            f"fixture.scans: names {len(request.scans)} scans, but the backend `ptychi` "
+            "reconstructs one and learns nothing for others; name one, or take a backend that "
+            "learns (unrolled, pinn)"
+        )
+    return request.scan
 
 
 backend = Ptychi()

@@ -16,5 +16,5 @@ class TestPtychi(BackendConformance):
 
     backend = backend
     options = options_module.PtychiOptions(epochs=6)
-    refuses = ("another scan",)
+    refuses = ("another scan", "scans together")
     frames_in_turn = True  # the batches are random, but of the frames in their order

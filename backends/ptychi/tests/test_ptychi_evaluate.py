@@ -31,7 +31,7 @@ OPTIONS = PtychiOptions(
 
 @pytest.fixture(scope="module")
 def model(scan) -> TrainedModel:
-    return backend.train(TrainRequest(scan, OPTIONS, CPU))
+    return backend.train(TrainRequest([scan], OPTIONS, CPU))
 
 
 def infer(scan, model):
@@ -89,7 +89,7 @@ def test_another_object_is_refused_in_one_line(scan, model):
 
 def test_half_of_the_frames_serve_for_the_whole_scan(scan):
     half = take_frames(scan, np.arange(0, scan.frame_count, 2))
-    made = infer(scan, backend.train(TrainRequest(half, OPTIONS, CPU)))
+    made = infer(scan, backend.train(TrainRequest([half], OPTIONS, CPU)))
     assert r_factor(scan, made) < 0.2
 
 

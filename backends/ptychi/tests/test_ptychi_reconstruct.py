@@ -40,7 +40,7 @@ KNOWN = PtychiOptions(epochs=8, refine_probe=False)
 
 
 def train(scan, options=KNOWN, **hooks):
-    return checked_model(backend.train(TrainRequest(scan, options, CPU, **hooks)), "ptychi")
+    return checked_model(backend.train(TrainRequest([scan], options, CPU, **hooks)), "ptychi")
 
 
 def infer(scan, model, options=KNOWN):
@@ -121,7 +121,7 @@ def test_threads_in_parallel_give_the_same_bytes(scan, algorithm):
         algorithm=algorithm, epochs=3, refine_positions=True, refine_positions_from=1
     )
     parallel = ExecutionOptions(accelerator="cpu", threads=4)
-    one, two = (backend.train(TrainRequest(scan, options, parallel)) for _ in range(2))
+    one, two = (backend.train(TrainRequest([scan], options, parallel)) for _ in range(2))
     assert as_bytes(one) == as_bytes(two)
 
 
@@ -306,7 +306,7 @@ def test_every_knob_of_every_algorithm_is_an_option():
 
 def test_a_device_that_is_not_there_is_refused(scan):
     with pytest.raises(ConfigError, match=r"execution.accelerator: .* no `mps`"):
-        backend.train(TrainRequest(scan, KNOWN, ExecutionOptions(accelerator="mps")))
+        backend.train(TrainRequest([scan], KNOWN, ExecutionOptions(accelerator="mps")))
 
 
 def test_what_cannot_be_reconstructed_is_refused(scan):
@@ -316,3 +316,10 @@ def test_what_cannot_be_reconstructed_is_refused(scan):
         train(replace(scan, probe=np.zeros_like(scan.probe)))
     with pytest.raises(TrainingError, match=r"LSQML: .* lower object_step"):
         train(scan, PtychiOptions(epochs=30, object_step=1e30, refine_probe=False))
+
+
+def test_several_scans_are_refused_before_anything_is_computed(scan):
+    request = TrainRequest([scan, scan], KNOWN, CPU)
+    for act in (backend.memory, backend.train):
+        with pytest.raises(ConfigError, match=r"^fixture\.scans: names 2 scans, but the backend"):
+            act(request)

@@ -85,7 +85,7 @@ def test_the_truth_stays(scan, truth):
 def test_a_few_epochs_beat_the_start_and_as_many_from_flat(scan, start, algorithm, share):
     options = PtychiOptions(algorithm=algorithm, epochs=3, refine_probe=False)
     made = refine(scan, start, options)
-    model = backend.train(TrainRequest(scan, options, CPU)).models["reconstruction"]
+    model = backend.train(TrainRequest([scan], options, CPU)).models["reconstruction"]
     canvas = reconstruct.add_rim(scan.positions, scan.size, options)
     from_flat = Reconstruction(model["object"], canvas.origin, model["probe"], model["positions"])
     assert r_factor(scan, made) < share * r_factor(scan, start)

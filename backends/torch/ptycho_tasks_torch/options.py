@@ -23,7 +23,7 @@ class NetworkOptions(TrainingOptions, frozen=True, kw_only=True):
     epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 20
     n_groups: Annotated[
         Annotated[int, limits(ge=16)] | None,
-        doc("groups to train on, chosen at random; null takes one around every frame"),
+        doc("groups of each scan to train on, chosen at random; null: one around every frame"),
     ] = None
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 32
     accumulate_grad_batches: Annotated[

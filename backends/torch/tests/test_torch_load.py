@@ -26,7 +26,7 @@ BACKENDS = {
 
 
 def test_a_bundle_of_another_backend_is_refused(scan, tmp_path):
-    model = pinn.train(TrainRequest(scan, BACKENDS[pinn], CPU))
+    model = pinn.train(TrainRequest([scan], BACKENDS[pinn], CPU))
     data = bundle_bytes(model, backend="other", backend_version="1", size=32, params={})
     (tmp_path / BUNDLE_NAME).write_bytes(data)
     with pytest.raises(BundleError, match="made by the backend `other`, not by `pinn` or `unroll"):
@@ -72,7 +72,7 @@ for folder in map(Path, sys.argv[1:]):
 def test_inference_needs_no_lightning(scan, tmp_path):
     folders = []
     for backend, options in BACKENDS.items():
-        model = backend.train(TrainRequest(scan, options, CPU))
+        model = backend.train(TrainRequest([scan], options, CPU))
         params = {"training": msgspec.to_builtins(options), "flat": {"N": 32}}
         data = bundle_bytes(
             model, backend=backend.name, backend_version="1", size=32, params=params

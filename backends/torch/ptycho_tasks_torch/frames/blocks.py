@@ -7,9 +7,11 @@ D = K * C frames in a block.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -169,10 +171,15 @@ class EpochPlan:
             accumulated=options.accumulate_grad_batches,
         )
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Blocks of each batch, of all devices together."""
+        return [min(self.batch, self.blocks - first) for first in range(0, self.blocks, self.batch)]
+
     @property
     def batches(self) -> int:
         """Number of batches."""
-        return math.ceil(self.blocks / self.batch)
+        return len(self.sizes)
 
     @property
     def steps(self) -> int:
@@ -192,14 +199,35 @@ class EpochPlan:
 
     def share(self, batch: int) -> float:
         """The blocks of this device in the batch of this index, over those of the training step."""
-        first = batch * self.batch
-        step = batch // self.accumulated * self.accumulated * self.batch
-        blocks = range(self.blocks)
-        own = blocks[first : first + self.batch][self.rank :: self.devices]
-        return len(own) / len(blocks[step : step + self.accumulated * self.batch])
+        step = batch // self.accumulated * self.accumulated
+        own = range(self.sizes[batch])[self.rank :: self.devices]
+        return len(own) / sum(self.sizes[step : step + self.accumulated])
 
 
-class Loader:
+class Batches(ABC):
+    """Batches that are read when they are needed, in the order in which they are drawn."""
+
+    workers: int
+    """Threads that read ahead."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of batches."""
+
+    @abstractmethod
+    def draw(self) -> Iterable[Any]:
+        """Draw what to read, anew for every pass; only one thread iterates over it."""
+
+    @abstractmethod
+    def read(self, item: Any) -> Batch:
+        """Read one of the items drawn; several threads may call it at once."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of a pass."""
+        yield from read_ahead(self.read, self.draw(), self.workers)
+
+
+class Loader(Batches):
     """Reads batches of blocks, the same every time or, with a sampler, drawn anew every time."""
 
     def __init__(
@@ -220,21 +248,19 @@ class Loader:
             epoch: says which blocks of a batch this device takes; None takes all.
         """
         self._blocks, self._members, self._batches = blocks, members, batches
-        self._workers, self._epoch = workers, epoch
+        self.workers, self._epoch = workers, epoch
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Each as `Blocks.read` gives it."""
-        batches: Iterable[list[int]] = self._batches
-        if self._epoch is not None:
-            batches = map(self._epoch.own_blocks, batches)
-        return read_ahead(self._read, batches, self._workers)
+    def draw(self) -> Iterable[list[int]]:
+        """The blocks of each batch."""
+        return self._batches if self._epoch is None else map(self._epoch.own_blocks, self._batches)
 
-    def _read(self, batch: list[int]) -> dict[str, Tensor]:
-        return self._blocks.read(self._members[batch])
+    def read(self, item: list[int]) -> Batch:
+        """See `Blocks.read`."""
+        return self._blocks.read(self._members[item])
 
 
 def make_loaders(

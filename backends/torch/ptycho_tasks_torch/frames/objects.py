@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class ObjectPool:
         """
         self._kinds, self._seed = kinds, seed
         self._side = max(LEAST_SIDE, math.ceil(1.25 * max(shape)))
-        self._made: dict[int, NDArray[np.float64]] = {}
+        self._made = _share_objects(tuple(kinds), self._side, seed)
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.complex64]:
         """(S, T) complex64 part of an object, turned and mirrored at random."""
@@ -60,3 +61,9 @@ class ObjectPool:
             image = make_object(options, np.random.default_rng([self._seed, index]), self._side)
             self._made[index] = np.stack([2 * np.abs(image) - 1, np.angle(image) + 0.5])
         return self._made[index]
+
+
+@lru_cache(maxsize=1)
+def _share_objects(kinds: tuple[str, ...], side: int, seed: int) -> dict[int, NDArray[np.float64]]:
+    """The objects that were made already, by number: the scans of a training share them."""
+    return {}

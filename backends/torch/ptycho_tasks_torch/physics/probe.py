@@ -9,13 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho_tasks_torch.physics.forward import far_field, shift_probe
 
+SAME_PROBE = 0.02
+"""Largest difference between two guesses of the same probe, over their norm."""
 FIRST_SHARE = 0.15
 """Amplitude of a new mode, over that of the first mode."""
+
+
+def is_same_probe(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> bool:
+    """Whether two guesses, (P, N, N) and (Q, N, N) complex64 of any scale, are of one probe."""
+    return one.shape == other.shape and probe_distance(one, other) <= SAME_PROBE
+
+
+def probe_distance(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
+    """Norm of the difference of two (P, N, N) complex64 probes, each over its own norm."""
+    return float(np.linalg.norm(one / np.linalg.norm(one) - other / np.linalg.norm(other)))
 
 
 class RefinedProbe(nn.Module):

@@ -16,6 +16,7 @@ class Pinn:
     version = "2"
     options_type = PinnOptions
     execution_type = TorchExecution
+    api_version = 2
 
     def check(self, options: PinnOptions, execution: ExecutionOptions) -> None:
         """Refuse options that do not fit each other; torch is not imported."""
@@ -23,13 +24,16 @@ class Pinn:
 
     def memory(self, request: TrainRequest | InferRequest) -> float:
         """Bytes: patches lie in a file, and of the canvas there are sums, weights and a result."""
+        import math
+
         from ptycho_tasks.scan import canvas_sides
 
-        rows, columns = canvas_sides(request.scan)
-        return 10 * 8.0 * rows * columns + 6e8
+        scans = request.scans if isinstance(request, TrainRequest) else [request.scan]
+        pixels = max(math.prod(canvas_sides(scan)) for scan in scans)
+        return 10 * 8.0 * pixels + 6e8
 
     def train(self, request: TrainRequest) -> TrainedModel:
-        """Train on a scan, going on from the checkpoint in the work folder.
+        """Train on one scan or several, going on from the checkpoint in the work folder.
 
         Raises:
             TrainingError: the loss became NaN, or the network is no better than a flat object.

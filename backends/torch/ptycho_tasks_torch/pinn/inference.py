@@ -22,17 +22,17 @@ from ptycho_tasks_torch.training.weights import load_networks, read_intensity_sc
 def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
     """Predict the object patches of every frame, then stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
-    N, intensity_scale = scan.size, read_intensity_scale(request.model, scan)
+    N, known = scan.size, read_intensity_scale(request.model, scan)
     execution = TorchExecution.from_execution(request.execution)
     device = find_device(execution.accelerator)
     network, autoencoder = make_pinn_networks(options)
     load_networks(request.model, network, autoencoder)
     network.to(device)
-    counts = read_intensity(scan, np.arange(scan.frame_count)) * N**2
-    probe = scale_probe(scan.probe, counts)
+    intensity = read_intensity(scan, np.arange(scan.frame_count))
+    probe = scale_probe(scan.probe, intensity * N**2)
     groups = cover_frames(scan, options.gridsize)
     stitcher = Stitcher(canvas_of(scan.positions, N))
-    scale = math.sqrt(intensity_scale)
+    scale = math.sqrt(intensity if known is None else known)
     batch = execution.inference_batch_size
     batches = [
         groups.take(np.arange(first, min(first + batch, len(groups))))

@@ -9,14 +9,13 @@ only: aligning them in training changed no score.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import (
     Batch,
+    Batches,
     EpochPlan,
     make_group_blocks,
     make_loaders,
@@ -56,7 +55,7 @@ class PinnObjective(Objective):
 
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int
-    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+    ) -> tuple[Batches, Batches]:
         """See `Objective`."""
         return make_loaders(self.blocks, epoch, order, workers)
 

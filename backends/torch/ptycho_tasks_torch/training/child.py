@@ -15,6 +15,7 @@ from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.training.best import BestEpochs
 from ptycho_tasks_torch.training.devices import Job, TeamMember, connect, open_store
+from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.trainer import TrainingRun, fit, silence_lightning
 
 
@@ -32,7 +33,11 @@ def main() -> None:
 
         job, frames, member, port = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_exit_with_parent, daemon=True).start()
-        job = replace(job, scan=replace(job.scan, diffraction=frames.open()))
+        scans = [
+            replace(scan, diffraction=source.open())
+            for scan, source in zip(job.scans, frames, strict=True)
+        ]
+        job = replace(job, scans=scans)
         try:
             _train(job, member, port, lambda: answer(None))
         except PtychoTasksError as error:
@@ -53,7 +58,8 @@ def _exit_with_parent() -> None:
 def _train(job: Job, member: TeamMember, port: int, ready: Callable[[], None]) -> None:
     options, execution = job.options, job.execution
     with settings(execution, options.seed, member.devices), silence_lightning():
-        run = TrainingRun(options, job.make_objective(job.scan, options), BestEpochs(options, 0))
+        objective = make_joint_objective(job.scans, options, job.make_objective)
+        run = TrainingRun(options, objective, BestEpochs(options, 0))
         run.objective.load_state_dict(job.objective)
         if job.state is not None:
             run.resume(job.state)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -125,7 +125,7 @@ def require_devices(execution: TorchExecution, device: torch.device) -> None:
 class Job:
     """What a child needs to train."""
 
-    scan: ScanData
+    scans: Sequence[ScanData]
     options: NetworkOptions
     execution: TorchExecution
     make_objective: ObjectiveFactory
@@ -245,11 +245,12 @@ class _Child:
 
     def send(self, job: Job, member: TeamMember, port: int) -> None:
         """Send it the job."""
-        # The frames may be larger than memory: the child maps their file again.
-        frames = _FrameSource.describe(job.scan.diffraction)
-        scan = replace(job.scan, diffraction=np.empty((0, 0, 0), np.float32))
+        # The frames may be larger than memory: the child maps their files again.
+        frames = [_FrameSource.describe(scan.diffraction) for scan in job.scans]
+        empty = np.empty((0, 0, 0), np.float32)
+        scans = [replace(scan, diffraction=empty) for scan in job.scans]
         with suppress(BrokenPipeError):  # `read_answer` reports why it ended
-            pickle.dump((replace(job, scan=scan), frames, member, port), self._in)
+            pickle.dump((replace(job, scans=scans), frames, member, port), self._in)
             self._in.flush()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.frames.blocks import Batch, Blocks, EpochPlan
+from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan
 from ptycho_tasks_torch.frames.labels import LEAST_SPREAD, make_label
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
@@ -58,8 +58,19 @@ class Objective(nn.Module):
     network: nn.Module
     blocks: Blocks
     intensity_scale: float
+    """Mean measured counts a pixel; the unit of the loss."""
     clip: float | None = None
     """Largest norm of a training step's gradients; None clips nothing."""
+
+    def plan_epoch(self, options: NetworkOptions) -> EpochPlan:
+        """How an epoch divides the blocks."""
+        return EpochPlan.from_blocks(self.blocks, options)
+
+    def follow(self, others: Sequence[Objective]) -> None:
+        """Learn with the network of the first of other objectives, whose state it belongs to."""
+        del self.network
+        # A module of this one would be a part of its state, too.
+        object.__setattr__(self, "network", others[0].network)
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Do what is done once, before the first epoch.
@@ -71,7 +82,7 @@ class Objective(nn.Module):
     @abstractmethod
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int
-    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+    ) -> tuple[Batches, Batches]:
         """Batches to train on, drawn with `order`, and batches to validate with.
 
         Args:
@@ -95,24 +106,44 @@ class Objective(nn.Module):
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """The parameters for the optimizer, at a learning rate of `rate`."""
-        return [{"params": list(self.parameters()), "lr": rate}]
+        return [{"params": list(self.network.parameters()), "lr": rate}]
+
+    def describe(self) -> dict[str, Any]:
+        """The metadata of a bundle that inference needs."""
+        return {"intensity_scale": self.intensity_scale}
 
     def export_models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """The models of a bundle, from a `state_dict` of this objective."""
         # The same array objects under both names, so that the bundle stores each once.
         arrays = {
-            name.removeprefix("network."): value.detach().cpu().numpy().copy()
-            for name, value in state.items()
-            if name.startswith("network.")
+            name: value.detach().cpu().numpy().copy()
+            for name, value in take_part(state, "network.").items()
         }
         return {
             OBJECT_NETWORK: arrays,
             AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
+            **self.export_further(state),
         }
 
-    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
-        """Fail where a falling loss hides a useless network; see `refuse_flat`."""
+    def export_further(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+        """Models beside the network, from a `state_dict` of this objective."""
+        return {}
+
+    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
+        """Fail where a falling loss hides a useless network; see `refuse_flat`.
+
+        Args:
+            metrics: of the epoch whose weights the bundle gets.
+            say: shows the user one line.
+        """
         refuse_flat(metrics)
+
+
+def take_part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The values of a `state_dict` whose names begin with a prefix, which is taken off."""
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
 
 
 ObjectiveFactory = Callable[[ScanData, Any], Objective]

@@ -20,11 +20,11 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
-from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
 from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
+from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.logs import Log, quiet_threads
 from ptycho_tasks_torch.training.objective import Objective, ObjectiveFactory
 from ptycho_tasks_torch.training.schedules import PLANNED, make_rate_share
@@ -48,7 +48,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence_lightning():
-        objective = make_objective(request.scan, options)
+        objective = make_joint_objective(request.scans, options, make_objective)
         state = checkpoints.read()
         if state is not None and not can_resume(state, options, request.say):
             state = None
@@ -72,7 +72,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
         try:
             if not run.is_finished:
                 job = Job(
-                    request.scan, options, execution, make_objective, objective.state_dict(), state
+                    request.scans, options, execution, make_objective, objective.state_dict(), state
                 )
                 with start_team(job) as member:
                     fit(run, execution, member, report)
@@ -81,7 +81,7 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
                         f"stops after epoch {len(run.history)} of {options.epochs}: "
                         f"{run.reason_to_stop}"
                     )
-            model = run.export(request.scan.size)
+            model = run.export(request.scans[0].size, request.say)
             status = "success"
         except TrainingError:
             # Every later training would go on from the state that led to this.
@@ -143,7 +143,7 @@ class TrainingRun(lightning.LightningModule):
         super().__init__()
         self.options, self.best = options, best
         self.objective = objective
-        self.epoch = EpochPlan.from_blocks(objective.blocks, options)
+        self.epoch = objective.plan_epoch(options)
         self.order = torch.Generator().manual_seed(options.seed)
         """Draws the blocks of every epoch."""
         self.history: list[dict[str, float]] = []
@@ -293,18 +293,19 @@ class TrainingRun(lightning.LightningModule):
         self.trainer.should_stop = self.is_finished
         self._report()
 
-    def export(self, size: int) -> TrainedModel:
+    def export(self, size: int, say: Callable[[str], None]) -> TrainedModel:
         """The model of the last epoch; with early stopping, that of the best.
 
         Args:
             size: N.
+            say: shows the user one line.
 
         Raises:
             TrainingError: the network is no better than a flat object.
         """
         metadata = {
             "N": size,
-            "intensity_scale": self.objective.intensity_scale,
+            **self.objective.describe(),
             "gridsize": self.options.gridsize,
         }
         export = self.objective.export_models
@@ -316,7 +317,7 @@ class TrainingRun(lightning.LightningModule):
         if self.options.early_stop_patience is not None and self.best.kept:
             _, epoch, state = self.best.kept[0]
             metadata = {**metadata, "epoch": epoch}
-        self.objective.refuse_useless(self.history[epoch - 1])
+        self.objective.refuse_useless(self.history[epoch - 1], say)
         return TrainedModel(export(state), metadata, self.history, checkpoints)
 
     def _note(self, name: str, value: float, *, is_new: bool = True) -> None:

@@ -12,6 +12,8 @@ from ptycho_tasks_torch.physics.scale import LEAST_COUNTS, MOST_COUNTS
 
 OBJECT_NETWORK, AUTOENCODER, PROBE = "diffraction_to_obj", "autoencoder", "probe"
 """Names of a bundle's models."""
+SCALES = "intensity_scales"
+"""In a bundle's metadata, the intensity scale of each scan, where there were several."""
 
 
 def load_networks(
@@ -62,8 +64,11 @@ def read_losses(model: TrainedModel) -> list[float]:
     return [loss for loss in losses if loss is not None]
 
 
-def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float:
+def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float | None:
     """Read the intensity scale of the training, mean counts a pixel; weights are good for it only.
+
+    Returns:
+        None where the training saw several scans, each in units of its own mean: so is any other.
 
     Raises:
         BundleError: the model lacks N or the intensity scale.
@@ -82,4 +87,4 @@ def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float:
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
             f"trained on {N} x {N}; infer a scan of that size, or train on this one"
         )
-    return float(scale or 0)
+    return None if SCALES in model.metadata else float(scale or 0)

@@ -16,13 +16,14 @@ class Unrolled:
     version = "3"
     options_type = UnrolledOptions
     execution_type = TorchExecution
+    api_version = 2
 
     def check(self, options: UnrolledOptions, execution: ExecutionOptions) -> None:
         """Refuse options that do not fit each other; torch is not imported."""
         check_options(options, TorchExecution.from_execution(execution))
 
     def train(self, request: TrainRequest) -> TrainedModel:
-        """Train on a scan, going on from the checkpoint in the work folder.
+        """Train on one scan or several, going on from the checkpoint in the work folder.
 
         Raises:
             TrainingError: the loss became NaN, the object is flat, or the network is no better than

@@ -7,7 +7,7 @@ canvases, N detector pixels along one side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,9 @@ from torch.utils.data import RandomSampler
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.frames.blocks import Batch, Blocks, EpochPlan, require_frames
+from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan, require_frames
 from ptycho_tasks_torch.frames.groups import find_nearest_groups, locate_groups
 from ptycho_tasks_torch.frames.objects import ObjectPool
-from ptycho_tasks_torch.frames.read_ahead import read_ahead
 from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import DARK, Exposure
 from ptycho_tasks_torch.unrolled.network import MULTIPLE, expose_blocks
@@ -139,7 +138,7 @@ def _draw_hidden(frames: int, seeds: Sequence[int]) -> NDArray[np.bool_]:
     return hidden
 
 
-class RandomBatches:
+class RandomBatches(Batches):
     """Batches to train on, drawn for every epoch; measured and simulated ones in turn."""
 
     def __init__(
@@ -162,16 +161,15 @@ class RandomBatches:
             on: see `UnrolledOptions`.
         """
         self._blocks, self._epoch, self._order = blocks, epoch, order
-        self._workers, self._simulator, self._on = workers, simulator, on
+        self.workers, self._simulator, self._on = workers, simulator, on
 
     def __len__(self) -> int:
         """Number of batches."""
         return self._epoch.batches
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Each as `Blocks.read` or `Simulator.measure` gives it."""
+    def draw(self) -> list[tuple[list[tuple[int, int]], Tensor | None]]:
+        """The blocks of each batch, each with a seed, and the probe to simulate with, or None."""
         count, order = self._epoch.blocks, self._order
-        # Everything is drawn here, in one thread: the order of the readers must not matter.
         phase = int(torch.randint(2, (1,), generator=order))
         seeds = torch.randint(2**62, (count,), generator=order).tolist()
         sampler = RandomSampler(
@@ -185,17 +183,19 @@ class RandomBatches:
         is_simulated = [always or (index + phase) % 2 == 1 for index in range(len(self))]
         # The probe when the epoch begins: how far ahead frames are simulated must not matter.
         probe = self._simulator.probe() if self._simulator is not None else None
-
-        def read(item: tuple[list[tuple[int, int]], bool]) -> Batch:
-            members, own_seeds = zip(*item[0], strict=True)
-            batch = self._blocks.read(self._blocks.training[list(members)])
-            if self._simulator is None or probe is None or not item[1]:
-                hidden = torch.from_numpy(_draw_hidden(batch["held_back"].shape[1], own_seeds))
-                return {**batch, "held_back": hidden}
-            return self._simulator.measure(batch, probe, own_seeds)
-
         own = map(self._epoch.own_blocks, batches)
-        yield from read_ahead(read, list(zip(own, is_simulated, strict=True)), self._workers)
+        probes = [probe if simulates else None for simulates in is_simulated]
+        return list(zip(own, probes, strict=True))
+
+    def read(self, item: tuple[list[tuple[int, int]], Tensor | None]) -> Batch:
+        """See `Blocks.read` and `Simulator.measure`."""
+        seeded, probe = item
+        members, seeds = zip(*seeded, strict=True)
+        batch = self._blocks.read(self._blocks.training[list(members)])
+        if self._simulator is None or probe is None:
+            hidden = torch.from_numpy(_draw_hidden(batch["held_back"].shape[1], seeds))
+            return {**batch, "held_back": hidden}
+        return self._simulator.measure(batch, probe, seeds)
 
 
 def common_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:

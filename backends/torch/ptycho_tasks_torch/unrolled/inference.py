@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
 from ptycho_tasks_torch.training.weights import (
     PROBE,
@@ -25,9 +27,6 @@ from ptycho_tasks_torch.training.weights import (
 )
 from ptycho_tasks_torch.unrolled.network import MULTIPLE, make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
-
-SAME_PROBE = 0.02
-"""Largest difference between two guesses of the same probe, over their norm."""
 
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
@@ -42,13 +41,14 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
     Call it in `torch.inference_mode`.
     """
     scan, N = request.scan, request.scan.size
-    intensity_scale = read_intensity_scale(request.model, scan)
+    scale = read_intensity_scale(request.model, scan)
     device = find_device(TorchExecution.from_execution(request.execution).accelerator)
     network, autoencoder = make_unrolled_networks(request.options)
     load_networks(request.model, network, autoencoder)
     network.to(device)
-    counts = read_intensity(scan, np.arange(scan.frame_count)) * N**2
-    probe = _choose_probe(request, scale_probe(scan.probe, counts))
+    intensity = read_intensity(scan, np.arange(scan.frame_count))
+    intensity_scale = intensity if scale is None else scale
+    probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2))
     modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
     if request.options.positions == "refined":
         scan = refine_positions(scan, network, modes, math.sqrt(intensity_scale))
@@ -66,17 +66,23 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
 
 def _choose_probe(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """The probe that the training refined, if from this guess; else the guess."""
-    refined = request.model.models.get(PROBE)
-    if refined is None:
+    refined = [
+        _check_probe(name, arrays)
+        for name, arrays in request.model.models.items()
+        if name.partition("_")[0] == PROBE
+    ]
+    same = [probe for probe in refined if is_same_probe(guess, probe["guess"])]
+    if not same:
         return guess
-    lacking = sorted({"guess", "modes"} - refined.keys())
+    nearest = min(same, key=lambda probe: probe_distance(guess, probe["guess"]))
+    norm, trained = np.linalg.norm(guess), np.linalg.norm(nearest["guess"])
+    return np.asarray(nearest["modes"] * (norm / trained), dtype=np.complex64)
+
+
+def _check_probe(name: str, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    lacking = sorted({"guess", "modes"} - arrays.keys())
     if lacking:
         raise BundleError(
-            f"wts.h5.zip: wts.h5: the model `{PROBE}` lacks {' and '.join(lacking)}; train again"
+            f"wts.h5.zip: wts.h5: the model `{name}` lacks {' and '.join(lacking)}; train again"
         )
-    if refined["guess"].shape != guess.shape:
-        return guess
-    norm, trained = np.linalg.norm(guess), np.linalg.norm(refined["guess"])
-    if np.linalg.norm(guess / norm - refined["guess"] / trained) > SAME_PROBE:
-        return guess
-    return np.asarray(refined["modes"] * (norm / trained), dtype=np.complex64)
+    return arrays

@@ -13,7 +13,7 @@ N detector pixels along one side, H, W rows and columns of the object grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.frames.blocks import Batch, EpochPlan, Loader
+from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.calibration import calibrate_probe
 from ptycho_tasks_torch.physics.exposure import Exposure
@@ -33,8 +33,8 @@ from ptycho_tasks_torch.physics.forward import (
     poisson_misfit,
     spot_radius,
 )
-from ptycho_tasks_torch.physics.probe import RefinedProbe
-from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
+from ptycho_tasks_torch.physics.probe import RefinedProbe, is_same_probe
+from ptycho_tasks_torch.training.objective import Objective, TrainingInputs, take_part
 from ptycho_tasks_torch.training.weights import PROBE
 from ptycho_tasks_torch.unrolled.blocks import (
     HIDDEN,
@@ -95,6 +95,7 @@ class UnrolledObjective(Objective):
         self.register_buffer("label", inputs.label, persistent=False)
         self.network, _ = make_unrolled_networks(options)
         self.refined_probe = None
+        self._lender: UnrolledObjective | None = None
         if options.probe == "refined":
             self.refined_probe = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
         refines_positions = options.positions == "refined"
@@ -113,6 +114,21 @@ class UnrolledObjective(Objective):
             )
         self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
         self._untrained: dict[tuple[int, ...], Tensor] = {}
+
+    def follow(self, others: Sequence[Objective]) -> None:
+        """See `Objective`; from one guess, one probe is refined, with the frames of all scans."""
+        super().follow(others)
+        lenders = (
+            other
+            for other in others
+            if isinstance(other, UnrolledObjective)
+            and other.refined_probe is not None
+            and is_same_probe(self.guess.numpy(), other.guess.numpy())
+        )
+        lender = next(lenders, None)
+        if lender is not None:
+            self.refined_probe = None
+            object.__setattr__(self, "_lender", lender)  # no module of this one
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """See `Objective`: fit size, defocus and astigmatism of a probe that is to be refined, and
@@ -158,7 +174,7 @@ class UnrolledObjective(Objective):
 
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int
-    ) -> tuple[Iterable[Batch], Iterable[Batch]]:
+    ) -> tuple[Batches, Batches]:
         """See `Objective`."""
         blocks = self.blocks
         batches = RandomBatches(blocks, epoch, order, workers, self._simulator, self.options.on)
@@ -221,29 +237,22 @@ class UnrolledObjective(Objective):
             "spread": object_spread(canvas, seen.light),
         }
 
-    def export_models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+    def export_further(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """See `Objective`; a refined probe is a model `probe` with `guess` and `modes`, each
         (P, N, N) complex64 in counts."""
-        models = super().export_models(state)
-        if self.refined_probe is not None:
-            values = {
-                name.removeprefix("refined_probe."): value
-                for name, value in state.items()
-                if name.startswith("refined_probe.")
-            }
-            models[PROBE] = {
-                "guess": self.guess.cpu().numpy(),
-                "modes": self.refined_probe.evaluate(values).cpu().numpy(),
-            }
-        return models
+        if self.refined_probe is None:
+            return {}
+        values = take_part(state, "refined_probe.")
+        modes = self.refined_probe.evaluate(values).cpu().numpy()
+        return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
 
-    def refuse_useless(self, metrics: Mapping[str, float]) -> None:
+    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
         """See `Objective`.
 
         Raises:
             TrainingError: also where the physics steps alone explain the frames held back as well.
         """
-        super().refuse_useless(metrics)
+        super().refuse_useless(metrics, say)
         if not metrics["val_loss"] < metrics["untrained_loss"]:
             raise TrainingError(
                 f"the network is no better than its untrained steps: misfit of the frames held "
@@ -252,6 +261,10 @@ class UnrolledObjective(Objective):
             )
 
     def _probe(self) -> Tensor:
+        if self._lender is not None:
+            lent: Tensor = self._lender._probe()
+            lent = lent * (self.guess.norm() / self._lender.guess.norm())
+            return lent
         return self.guess if self.refined_probe is None else self.refined_probe()
 
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:

@@ -43,7 +43,7 @@ def r_factor(scan, made) -> float:
 
 @pytest.fixture(scope="module")
 def trained(scan) -> TrainedModel:
-    return backend.train(TrainRequest(scan, SMALL, CPU))
+    return backend.train(TrainRequest([scan], SMALL, CPU))
 
 
 def infer(scan, model, options=SMALL, execution=CPU):
@@ -57,7 +57,7 @@ def test_it_is_a_backend():
 
 def test_the_same_config_gives_the_same_bytes(scan, trained):
     state = torch.random.get_rng_state()
-    again = backend.train(TrainRequest(scan, SMALL, CPU))
+    again = backend.train(TrainRequest([scan], SMALL, CPU))
     one, two = (
         bundle_bytes(model, backend="pinn", backend_version="1", size=32, params={})
         for model in (trained, again)
@@ -85,13 +85,13 @@ def test_a_network_that_halves_more_often_takes_any_canvas(scan, gridsize, halvi
 
 def test_a_network_that_halves_more_often_learns(scan, trained):
     options = msgspec.structs.replace(SMALL, halvings=4)
-    model = backend.train(TrainRequest(scan, options, CPU))
+    model = backend.train(TrainRequest([scan], options, CPU))
     made = infer(scan, model, options)
     assert r_factor(scan, made) < 1.1 * r_factor(scan, infer(scan, trained))
 
 
 def test_another_seed_gives_another_model(scan, trained):
-    other = backend.train(TrainRequest(scan, msgspec.structs.replace(SMALL, seed=6), CPU))
+    other = backend.train(TrainRequest([scan], msgspec.structs.replace(SMALL, seed=6), CPU))
     name = "corrections.0.last.weight"
     ours, theirs = (m.models["diffraction_to_obj"][name] for m in (trained, other))
     assert not np.array_equal(ours, theirs)
@@ -100,7 +100,7 @@ def test_another_seed_gives_another_model(scan, trained):
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_training_makes_the_reconstruction_better(scan, gridsize):
     options = msgspec.structs.replace(SMALL, gridsize=gridsize, epochs=16)
-    model = backend.train(TrainRequest(scan, options, CPU))
+    model = backend.train(TrainRequest([scan], options, CPU))
     untrained = {key: np.array(value) for key, value in model.models["diffraction_to_obj"].items()}
     for key in untrained:
         if ".last." in key:
@@ -125,7 +125,7 @@ def test_training_makes_the_reconstruction_better(scan, gridsize):
 def test_progress_is_told_of_every_epoch_and_the_history_kept(scan):
     told = []
     options = msgspec.structs.replace(SMALL, epochs=2)
-    model = backend.train(TrainRequest(scan, options, CPU, lambda *step: told.append(step)))
+    model = backend.train(TrainRequest([scan], options, CPU, lambda *step: told.append(step)))
     assert [step[:2] for step in told] == [(0, 2), (1, 2), (2, 2)]
     assert told[-1][2]["loss"] == model.history[-1]["loss"]
     assert model.history[0].keys() >= {"loss", "val_loss", "spread"}
@@ -151,7 +151,7 @@ def test_fewer_groups_make_an_epoch_shorter(scan):
 
 def test_nothing_is_printed_and_nothing_is_written(scan, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    backend.train(TrainRequest(scan, msgspec.structs.replace(SMALL, epochs=1), CPU))
+    backend.train(TrainRequest([scan], msgspec.structs.replace(SMALL, epochs=1), CPU))
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +160,7 @@ def test_a_mapped_scan_gives_the_same_and_stays_as_it_is(scan, trained, tmp_path
     np.save(tmp_path / "frames.npy", scan.diffraction)
     before = (tmp_path / "frames.npy").read_bytes()
     mapped = replace(scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"))
-    model = backend.train(TrainRequest(mapped, SMALL, CPU))
+    model = backend.train(TrainRequest([mapped], SMALL, CPU))
     for name, array in trained.models["diffraction_to_obj"].items():
         np.testing.assert_array_equal(model.models["diffraction_to_obj"][name], array)
     np.testing.assert_array_equal(infer(mapped, model).object, infer(scan, trained).object)
@@ -177,7 +177,7 @@ def test_the_variables_of_a_batch_system_change_nothing(scan, trained, monkeypat
         "NODELIST": "node1",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    model = backend.train(TrainRequest(scan, SMALL, CPU))
+    model = backend.train(TrainRequest([scan], SMALL, CPU))
     for name, array in trained.models["diffraction_to_obj"].items():
         np.testing.assert_array_equal(model.models["diffraction_to_obj"][name], array)
 
@@ -229,7 +229,7 @@ def test_several_probe_modes(scan):
     two = np.concatenate([scan.probe, 0.3 * scan.probe[:, ::-1]]).astype(np.complex64)
     modes = replace(scan, probe=two)
     options = msgspec.structs.replace(SMALL, epochs=1)
-    made = infer(modes, backend.train(TrainRequest(modes, options, CPU)), options)
+    made = infer(modes, backend.train(TrainRequest([modes], options, CPU)), options)
     assert made.probe.shape == (2, 32, 32)
     assert np.isfinite(made.object).all()
 
@@ -240,7 +240,7 @@ def test_several_probe_modes(scan):
 def test_a_loss_that_becomes_nan_fails_the_run(scan):
     options = msgspec.structs.replace(SMALL, learning_rate=1.0, epochs=4)
     with pytest.raises(TrainingError, match=r"NaN or Inf in epoch|no better than a flat object"):
-        backend.train(TrainRequest(scan, options, CPU))
+        backend.train(TrainRequest([scan], options, CPU))
 
 
 def test_a_network_no_better_than_a_flat_object_fails_the_run(scan):
@@ -260,7 +260,7 @@ def test_a_scan_of_a_flat_object_fails_the_run(scan):
     ]
     flat = replace(scan, diffraction=np.sqrt(np.concatenate(counts)))
     with pytest.raises(TrainingError, match="no better than a flat object"):
-        backend.train(TrainRequest(flat, msgspec.structs.replace(SMALL, epochs=1), CPU))
+        backend.train(TrainRequest([flat], msgspec.structs.replace(SMALL, epochs=1), CPU))
 
 
 @pytest.mark.parametrize("factor", [1e-42, 1e30])
@@ -268,7 +268,7 @@ def test_frames_beyond_single_precision_are_refused_with_a_remedy(scan, trained,
     frames = (scan.diffraction.astype(np.float64) * factor).astype(np.float32)
     far = replace(scan, diffraction=frames)
     for compute in (
-        lambda: backend.train(TrainRequest(far, SMALL, CPU)),
+        lambda: backend.train(TrainRequest([far], SMALL, CPU)),
         lambda: infer(far, trained),
     ):
         with pytest.raises(ScanError, match=r"beyond single precision .*; scale the amplitudes"):
@@ -283,18 +283,18 @@ def test_a_history_without_losses_is_refused(scan, trained):
 def test_dark_frames_are_refused(scan):
     dark = replace(scan, diffraction=np.zeros_like(scan.diffraction))
     with pytest.raises(ScanError, match="every frame is dark"):
-        backend.train(TrainRequest(dark, SMALL, CPU))
+        backend.train(TrainRequest([dark], SMALL, CPU))
 
 
 def test_too_few_frames_are_refused(scan):
     with pytest.raises(ScanError, match="at least 16"):
-        backend.train(TrainRequest(take_frames(scan, np.arange(10)), SMALL, CPU))
+        backend.train(TrainRequest([take_frames(scan, np.arange(10))], SMALL, CPU))
 
 
 def test_more_groups_than_there_are_says_how_many(scan):
     options = msgspec.structs.replace(SMALL, n_groups=500)
     with pytest.raises(ConfigError, match=r"500 groups.*give 79"):
-        backend.train(TrainRequest(scan, options, CPU))
+        backend.train(TrainRequest([scan], options, CPU))
 
 
 def test_another_detector_size_is_refused(scan, trained):
@@ -314,7 +314,7 @@ def test_an_accelerator_that_is_not_there_is_refused(scan, trained, accelerator)
     with pytest.raises(ConfigError, match=f"finds no `{accelerator}`"):
         infer(scan, trained, execution=execution)
     with pytest.raises(ConfigError, match=f"finds no `{accelerator}`"):
-        backend.train(TrainRequest(scan, SMALL, execution))
+        backend.train(TrainRequest([scan], SMALL, execution))
 
 
 def test_a_model_of_another_shape_is_refused(scan, trained):

@@ -65,7 +65,7 @@ class Watch:
         self.lines: list[str] = []
         self.until = until
         self.request = TrainRequest(
-            scan, options, execution, self.progress, folder, self.lines.append
+            [scan], options, execution, self.progress, folder, self.lines.append
         )
 
     def progress(self, done, total, metrics) -> None:
@@ -99,7 +99,7 @@ def whole(scan) -> dict[str, TrainedModel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules, "PLATEAU_EPOCHS", 1)
         return {
-            name: backend.train(TrainRequest(scan, options, BEST))
+            name: backend.train(TrainRequest([scan], options, BEST))
             for name, options in TRAININGS.items()
         }
 

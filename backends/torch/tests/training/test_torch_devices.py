@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from forked_programs import CONTEXT, ForkedProgram
+from forked_children import CONTEXT, ForkedProgram
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks.results.bundle import bundle_bytes
@@ -43,7 +43,7 @@ class InterruptionError(Exception):
 
 
 def train(scan, options=OPTIONS, execution=TWO, **more) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, execution, **more))
+    return backend.train(TrainRequest([scan], options, execution, **more))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_two_devices_train_as_one(scan, tmp_path, monkeypatch, popen, change):
 )
 def test_two_devices_train_unrolled_steps_as_one(scan, forked, change):
     options = msgspec.structs.replace(UNROLLED, **change)
-    one, two = (unrolled.train(TrainRequest(scan, options, on)) for on in (ONE, TWO))
+    one, two = (unrolled.train(TrainRequest([scan], options, on)) for on in (ONE, TWO))
     for ours, theirs in zip(one.history, two.history, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
     for model, arrays in one.models.items():
@@ -247,7 +247,7 @@ backend.train(replace(request, progress=lambda *step: print(step[0], flush=True)
 def test_no_child_outlives_its_parent(scan):
     """SIGTERM ends a process as SIGKILL does, since it finds no handler; and Ctrl-C as an
     interruption does: see above."""
-    request = TrainRequest(scan, msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
+    request = TrainRequest([scan], msgspec.structs.replace(OPTIONS, epochs=100_000), TWO)
     with start_program(TRAIN, request) as parent:
         while parent.stdout.readline() != b"2\n":
             assert parent.poll() is None
@@ -281,7 +281,7 @@ backend.train(pickle.load(sys.stdin.buffer))
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(scan, tmp_path):
-    with start_program(KILLED, TrainRequest(scan, OPTIONS, ONE, work_dir=tmp_path)) as program:
+    with start_program(KILLED, TrainRequest([scan], OPTIONS, ONE, work_dir=tmp_path)) as program:
         assert program.wait() == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     epochs, lines = [], []

@@ -42,7 +42,7 @@ class Watch:
 
         return backend.train(
             TrainRequest(
-                self.scan,
+                [self.scan],
                 self.options,
                 self.execution,
                 progress,
@@ -107,7 +107,7 @@ def _local(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(scan) -> TrainedModel:
     execution = TorchExecution(accelerator="cpu", threads=1)
-    return backend.train(TrainRequest(scan, OPTIONS, execution))
+    return backend.train(TrainRequest([scan], OPTIONS, execution))
 
 
 @pytest.mark.parametrize("logger", READERS)
@@ -200,7 +200,7 @@ def test_a_log_that_fails_half_way_does_not_end_the_training(
             fill_disk()
 
     execution = TorchExecution(accelerator="cpu", threads=1, logger=logger)
-    request = TrainRequest(scan, OPTIONS, execution, progress, say=lines.append, log_dir=tmp_path)
+    request = TrainRequest([scan], OPTIONS, execution, progress, say=lines.append, log_dir=tmp_path)
     assert len(backend.train(request).history) == 4
     assert lines == [f"goes on without the {logger} log: [Errno 27] File too large"]
     assert capsys.readouterr() == ("", "")

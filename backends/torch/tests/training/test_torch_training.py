@@ -42,7 +42,7 @@ def with_execution(**values) -> TorchExecution:
 
 
 def train(scan, options=SMALL, execution=CPU) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, execution))
+    return backend.train(TrainRequest([scan], options, execution))
 
 
 def infer(scan, model, options=SMALL, execution=CPU):
@@ -152,7 +152,7 @@ def test_early_stopping_takes_the_best_epoch(scan):
     options = with_options(epochs=9, monitor_mode="max", early_stop_patience=2)
     said, told = [], []
     request = TrainRequest(
-        scan, options, CPU, lambda done, total, metrics: told.append(done), say=said.append
+        [scan], options, CPU, lambda done, total, metrics: told.append(done), say=said.append
     )
     model = backend.train(request)
     assert told == [0, 1, 2, 3]

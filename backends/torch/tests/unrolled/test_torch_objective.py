@@ -35,7 +35,7 @@ def with_options(**values) -> UnrolledOptions:
 
 
 def train(scan, options) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, CPU))
+    return backend.train(TrainRequest([scan], options, CPU))
 
 
 def batches_of(objective: UnrolledObjective, seed: int = 0) -> tuple[list, list]:

@@ -120,7 +120,7 @@ def test_frames_that_are_read_from_disk_give_the_same(scan, steps, refined, monk
 def test_training_and_inference_refine_each_scan(scan, more):
     wrong, lines = with_errors(scan, 0.7), []
     options = msgspec.structs.replace(OPTIONS, **more)
-    model = backend.train(TrainRequest(wrong, options, CPU, say=lines.append))
+    model = backend.train(TrainRequest([wrong], options, CPU, say=lines.append))
     assert lines[0].startswith("positions: moved by ")
     made = backend.infer(InferRequest(wrong, model, options, CPU))
     assert error(scan, made.positions) < 0.4 * error(scan, wrong.positions)
@@ -145,9 +145,9 @@ def test_positions_that_are_right_are_learned_from_as_if_fixed(scan, model_type)
 
 def test_a_training_that_goes_on_keeps_the_positions(scan, tmp_path):
     wrong = with_errors(scan, 0.7)
-    first = backend.train(TrainRequest(wrong, OPTIONS, CPU, work_dir=tmp_path))
+    first = backend.train(TrainRequest([wrong], OPTIONS, CPU, work_dir=tmp_path))
     lines: list[str] = []
-    again = backend.train(TrainRequest(wrong, OPTIONS, CPU, work_dir=tmp_path, say=lines.append))
+    again = backend.train(TrainRequest([wrong], OPTIONS, CPU, work_dir=tmp_path, say=lines.append))
     assert lines == ["takes the finished training: all 2 epochs are done"]
     for name, array in first.models["diffraction_to_obj"].items():
         np.testing.assert_array_equal(again.models["diffraction_to_obj"][name], array)

@@ -39,7 +39,7 @@ REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
 
 
 def train(scan, options, **more) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, CPU, **more))
+    return backend.train(TrainRequest([scan], options, CPU, **more))
 
 
 def infer(scan, model, options):

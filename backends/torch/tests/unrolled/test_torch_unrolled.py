@@ -55,7 +55,7 @@ REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
 
 
 def train(scan, options=SMALL, execution=CPU, **more) -> TrainedModel:
-    return backend.train(TrainRequest(scan, options, execution, **more))
+    return backend.train(TrainRequest([scan], options, execution, **more))
 
 
 def infer(scan, model, options=SMALL, execution=CPU):
@@ -342,13 +342,13 @@ def test_a_loss_that_becomes_nan_fails_the_run(scan, tmp_path, monkeypatch):
 def test_a_network_of_no_use_fails_the_run(scan):
     objective = UnrolledObjective(scan, SMALL)
     good = {"val_loss": 0.1, "flat_loss": 0.4, "untrained_loss": 0.2, "spread": 0.2}
-    objective.refuse_useless(good)
+    objective.refuse_useless(good, print)
     for bad in ({"val_loss": 0.2}, {"val_loss": 0.3}):
         with pytest.raises(TrainingError, match="no better than its untrained steps"):
-            objective.refuse_useless(good | bad)
+            objective.refuse_useless(good | bad, print)
     for bad in ({"val_loss": 0.4}, {"val_loss": math.nan}, {"spread": 1e-5}):
         with pytest.raises(TrainingError, match="no better than a flat object"):
-            objective.refuse_useless(good | bad)
+            objective.refuse_useless(good | bad, print)
 
 
 def test_a_training_that_learns_nothing_fails(scan):
