@@ -28,7 +28,9 @@ class _ReadOnly(State):
 
 
 @contextmanager
-def ask_project(changes: Mapping[str, str] | None = None) -> Iterator[tuple[TaskControl, State]]:
+def ask_project(
+    changes: Mapping[str, str] | None = None,
+) -> Iterator[tuple[TaskControl, Dependency]]:
     """The project's tasks, and its database, for the block.
 
     Args:
@@ -37,10 +39,10 @@ def ask_project(changes: Mapping[str, str] | None = None) -> Iterator[tuple[Task
     Raises:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    with _open_state() as state:
+    with _open_database() as manager:
         before, doit_cmd._CMDLINE_VARS = doit_cmd._CMDLINE_VARS, dict(changes or {})
         try:
-            yield TaskControl(create_all_tasks()), state
+            yield TaskControl(create_all_tasks()), manager
         finally:
             doit_cmd._CMDLINE_VARS = before
 
@@ -51,16 +53,16 @@ def read_tables() -> list[Table]:
     Raises:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    with _open_state() as state, exit_on_error():
-        return list_tables(state)
+    with _open_database() as manager, exit_on_error():
+        return list_tables(manager.backend)
 
 
 @contextmanager
-def _open_state() -> Iterator[State]:
+def _open_database() -> Iterator[Dependency]:
     manager = Dependency(_ReadOnly, STATE_NAME, checker_cls=Checker)
     before, Globals.dep_manager = Globals.dep_manager, manager
     try:
-        yield manager.backend
+        yield manager
     finally:
         manager.close()
         Globals.dep_manager = before

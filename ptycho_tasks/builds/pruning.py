@@ -10,8 +10,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from doit.globals import Globals
-
 from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.orphans import find_orphans, list_foreign_files, read_known_outputs
 from ptycho_tasks.builds.project import project_store
@@ -58,7 +56,9 @@ class Inventory(NamedTuple):
     """A folder of results that the project shares with others, and that was not looked at."""
 
 
-def list_unused(*, with_shared: bool = False, with_runs: bool = False) -> Inventory:
+def list_unused(
+    *, with_shared: bool = False, with_runs: bool = False, with_one_offs: bool = False
+) -> Inventory:
     """What the store of the project in the current folder holds that no variant names now.
 
     What lies in its place in `runs/` counts as named, be it stale. Nothing is changed.
@@ -66,18 +66,19 @@ def list_unused(*, with_shared: bool = False, with_runs: bool = False) -> Invent
     Args:
         with_shared: whether the store that is shared with others is looked at too.
         with_runs: whether folders in `runs/` are listed that no variant or scan names.
+        with_one_offs: whether one-off variants count as named no more.
 
     Raises:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    tables = read_tables()
+    tables = read_tables()[: 1 if with_one_offs else None]
     used = {result for table in tables for result in _find_used(table)}
-    with ask_project() as (_, state):
+    with ask_project() as (_, manager):
         store = project_store()
         roots = store.roots if with_shared else [store.own]
         unused = [item for root in roots for item in _list_in_store(root, store, used)]
         rows = [row for table in tables for row in table.rows]
-        runs = [*_list_runs(find_orphans(rows), state)] if with_runs else []
+        runs = [*_list_runs(find_orphans(rows), manager.backend)] if with_runs else []
     shared = None if with_shared else store.shared
     every = sorted([*unused, *runs], key=lambda item: (item.made, item.path))
     return Inventory(every, sum(map(measure_size, roots)), shared)
@@ -85,10 +86,10 @@ def list_unused(*, with_shared: bool = False, with_runs: bool = False) -> Invent
 
 def _find_used(table: Table) -> Iterator[tuple[str, str]]:
     """Stage and key of the results that tasks have, or would have."""
-    with ask_project(table.changes) as (control, state):
+    with ask_project(table.changes) as (control, manager):
         control.process([row.name for row in table.rows])
-        judge(control, Globals.dep_manager)
-        store = project_store()
+        judge(control, manager)
+        store, state = project_store(), manager.backend
         for row in table.rows:
             built = read_built(state.get(row.name, "_values_:"))
             if built is not None:

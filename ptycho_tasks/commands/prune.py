@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.clock import STAMP
 from ptycho_tasks.system.lock import ProjectLock, exit_if_held
 from ptycho_tasks.system.terminal import echo, print_text
@@ -41,6 +42,7 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Only the oldest, until the store is not larger: 50GB.",
 )
 @click.option("--runs", "with_runs", is_flag=True, help="Also folders in runs/ that are no more.")
+@click.option("--one-offs", "with_one_offs", is_flag=True, help="Also variants of a command line.")
 @click.option("--shared", "with_shared", is_flag=True, help="Also the store shared with others.")
 @click.option("--yes", is_flag=True, help="Remove them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -48,6 +50,7 @@ def prune_command(
     older_than: float | None,
     max_size: float | None,
     with_runs: bool,
+    with_one_offs: bool,
     with_shared: bool,
     yes: bool,
     as_json: bool,
@@ -57,7 +60,9 @@ def prune_command(
     Also damaged ones that were set aside, and what killed runs left. What is removed is made
     again if a variant comes to name it. Other projects may need what the shared store holds.
     """
+    from ptycho_tasks.builds.project import forget_one_offs
     from ptycho_tasks.builds.pruning import choose_unused, list_unused, remove_unused
+    from ptycho_tasks.builds.state import State
 
     exit_if_held()
     with ExitStack() as held:
@@ -65,7 +70,9 @@ def prune_command(
             lock = ProjectLock()
             lock.acquire()
             held.callback(lock.release)
-        inventory = list_unused(with_shared=with_shared, with_runs=with_runs)
+        inventory = list_unused(
+            with_shared=with_shared, with_runs=with_runs, with_one_offs=with_one_offs
+        )
         chosen = choose_unused(inventory, older_than_s=older_than or 0.0, most_bytes=max_size)
         if as_json:
             print_text(json.dumps([_make_record(item) for item in chosen], indent=1) + "\n")
@@ -74,6 +81,8 @@ def prune_command(
         if yes:
             for item in chosen:
                 remove_unused(item)
+            if with_one_offs:
+                forget_one_offs(State(STATE_NAME))
     if not as_json:
         _print_end(chosen, inventory, max_size, is_done=yes)
 

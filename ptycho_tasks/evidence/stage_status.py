@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from doit.control import TaskControl
-from doit.globals import Globals
 
 from ptycho_tasks.builds.asking import ask_project
 from ptycho_tasks.builds.why import Verdict, judge
@@ -26,14 +25,10 @@ def find_stage_problem(stage: str) -> str:
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
-    with ask_project() as (control, _):
+    with ask_project() as (control, manager):
         names = [name for name in control.tasks if stage in (name, name.partition(":")[0])]
         control.process(names)
-        stale = [
-            verdict
-            for verdict in judge(control, Globals.dep_manager)
-            if _is_stale(verdict, control)
-        ]
+        stale = [verdict for verdict in judge(control, manager) if _is_stale(verdict, control)]
     return next((f"{verdict.task}: {_describe(verdict)}" for verdict in stale), "")
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from doit.globals import Globals
-
 from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store
@@ -111,12 +109,12 @@ def compare_results(
 
 
 def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
-    for table, row in ((table, row) for table in tables for row in table.rows):
-        if row.stage in ("infer", "refine"):
-            for path in map(Path, row.outputs):
-                if path.name == METRICS:
-                    _, variant, _, *scan = path.parent.parts
-                    yield _Place(table, row, path.parent, variant, "/".join(scan))
+    for table in tables:
+        for row in table.rows:
+            metrics = (path for path in map(Path, row.outputs) if path.name == METRICS)
+            for folder in (path.parent for path in metrics):
+                _, variant, _, *scan = folder.parts
+                yield _Place(table, row, folder, variant, "/".join(scan))
 
 
 def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
@@ -138,11 +136,13 @@ def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
     results: dict[Path, Result] = {}
     for table, group in itertools.groupby(places, lambda place: place.table):
         new = {place.folder: place for place in group if place.folder not in results}
-        with ask_project(table.changes) as (control, state):
+        if not new:
+            continue
+        with ask_project(table.changes) as (control, manager):
             control.process([place.row.name for place in new.values()])
-            verdicts = judge(control, Globals.dep_manager)
+            verdicts = judge(control, manager)
             states = {verdict.task: verdict.status for verdict in verdicts}
-            reader = _Reader(table.rows, state, states)
+            reader = _Reader(table.rows, manager.backend, states)
             results |= {folder: reader.read(place) for folder, place in new.items()}
     return results
 

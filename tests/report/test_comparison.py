@@ -229,3 +229,50 @@ def test_programs_get_the_same_keys_of_every_result():
     records = list_records(Comparison(results, ["variant"], ["training.seed"], ["r_factor"]))
     assert records[0].keys() == records[1].keys()
     assert records[0]["training.seed"] is None
+
+
+# --- several scans, and variants for once ------------------------------------------------------
+
+
+def test_each_scan_has_a_line(built_project, ours, build):
+    root = built_project
+    shutil.rmtree(root / "runs")
+    (root / "raw").mkdir()
+    for name, source in (("one", "tiny_source"), ("two", "tiny")):
+        shutil.copy(root / f"fixtures/{source}.npz", root / f"raw/{name}.npz")
+    config = {"name": "beam", "backend": "epie", "training": {"epochs": 3}}
+    config |= {"source": {"files": ["raw/*.npz"]}, "fixture": {"scans": ["one"]}}
+    (root / "ptycho.yaml").write_text(yaml.safe_dump(config))
+    build(root)
+    records = ask(ours, root, "--baseline", "one", "--sort", "scan")
+    assert [(record["variant"], record["scan"]) for record in records] == [
+        ("default", "one"),
+        ("default", "two"),
+    ]
+    one, two = records
+    assert one["training_seconds"] == two["training_seconds"]
+    assert two["r_factor_difference"] == two["r_factor"] - one["r_factor"]
+    (two,) = ask(ours, root, "default/two")
+    assert two["scan"] == "two"
+    (root / "raw/two.npz").unlink()
+    _, out, _ = ours(root, "prune", "--runs", "--json")
+    runs = [item["path"] for item in json.loads(out) if item["kind"] == "runs"]
+    assert runs == ["runs/default/inference/two"]
+
+
+def test_a_variant_for_once_is_compared_and_kept(built_project, doit, ours, build, capsys):
+    doit(built_project, "infer", "training.epochs=3")
+    once, default = ask(ours, built_project, "--reverse")
+    assert (once["variant"], once["state"], once["training.epochs"]) == ("epochs3", "fresh", 3)
+    assert (default["variant"], default["training.epochs"]) == ("default", 5)
+    _, out, _ = ours(built_project, "prune", "--runs")
+    assert out.startswith("nothing to remove")
+    _, out, _ = ours(built_project, "prune", "--runs", "--one-offs")
+    assert "runs/epochs3 " in out
+    for arguments in (["list"], ["list", "training.epochs=3"], ["why"]):
+        capsys.readouterr()
+        build(built_project, *arguments)
+        assert capsys.readouterr().err == ""
+    ours(built_project, "prune", "--runs", "--one-offs", "--yes")
+    assert not (built_project / "runs/epochs3").exists()
+    assert [record["variant"] for record in ask(ours, built_project)] == ["default"]
