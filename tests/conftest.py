@@ -11,7 +11,6 @@ import pytest
 from doit.globals import Globals
 from hypothesis import settings
 
-from ptycho_tasks.commands import cli as command_line
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.project import (  # noqa: F401
     DOIT,
@@ -111,6 +110,8 @@ def project(write_project: Callable[..., Path]) -> Path:
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run `ptycho-tasks` in a project, in this process; gives exit status, stdout and stderr."""
+
+    from ptycho_tasks.commands import cli as command_line
 
     def run(root: Path, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(root)

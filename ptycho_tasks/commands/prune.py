@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,27 +64,39 @@ def prune_command(
     from ptycho_tasks.builds.pruning import choose_unused, list_unused, remove_unused
     from ptycho_tasks.builds.state import State
 
-    exit_if_held()
-    with ExitStack() as held:
-        if yes:
-            lock = ProjectLock()
-            lock.acquire()
-            held.callback(lock.release)
+    def choose() -> tuple[list[Unused], Inventory]:
         inventory = list_unused(
             with_shared=with_shared, with_runs=with_runs, with_one_offs=with_one_offs
         )
-        chosen = choose_unused(inventory, older_than_s=older_than or 0.0, most_bytes=max_size)
-        if as_json:
-            print_text(json.dumps([_make_record(item) for item in chosen], indent=1) + "\n")
-        else:
-            _print_list(chosen)
-        if yes:
+        return choose_unused(
+            inventory, older_than_s=older_than or 0.0, most_bytes=max_size
+        ), inventory
+
+    exit_if_held()
+    chosen, inventory = choose()
+    if yes and chosen:
+        with _hold_project():
+            chosen, inventory = choose()  # a run may have begun and ended meanwhile
             for item in chosen:
                 remove_unused(item)
             if with_one_offs:
                 forget_one_offs(State(STATE_NAME))
-    if not as_json:
+    if as_json:
+        print_text(json.dumps([_make_record(item) for item in chosen], indent=1) + "\n")
+    else:
+        _print_list(chosen)
         _print_end(chosen, inventory, max_size, is_done=yes)
+
+
+@contextmanager
+def _hold_project() -> Iterator[None]:
+    """Keep runs from beginning in the block."""
+    lock = ProjectLock()
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _make_record(item: Unused) -> dict[str, Any]:

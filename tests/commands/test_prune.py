@@ -95,6 +95,18 @@ def test_a_size_that_cannot_be_reached_is_told(changed, ours):
     assert re.search(r"^\d+ kB stay: variants of this project name them", out, re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", [["prune", "--yes", "--runs"], ["compare"]])
+@pytest.mark.parametrize("config", [None, "name: [", "name: tiny\nsource: {files: [no*.npz]}\n"])
+def test_without_a_project_nothing_changes(tmp_path, ours, command, config):
+    if config is not None:
+        (tmp_path / "ptycho.yaml").write_text(config)
+    before = {*tmp_path.rglob("*")}
+    code, out, err = ours(tmp_path, *command)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "ptycho.yaml" in err
+    assert {*tmp_path.rglob("*")} == before
+
+
 @pytest.mark.parametrize("text", ["3", "d", "3 years", "-1d", "1e3d"])
 def test_a_wrong_amount_is_a_mistake(built_project, ours, text):
     for option in ("--older-than", "--max-size"):
