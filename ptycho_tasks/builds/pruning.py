@@ -168,7 +168,7 @@ def remove_unused(item: Unused) -> None:
     Raises:
         FileWriteError: it cannot be removed.
     """
-    if item.foreign:
+    if item.foreign or not os.path.lexists(item.path):  # another project was faster
         return
     with report_write_errors(item.path):
         if not item.path.is_dir() or item.path.is_symlink():

@@ -165,12 +165,18 @@ class UpToDate(Answer):
     def _ignore_code(self, built: Built | None, now: Identity) -> bool:
         """Take the outputs as made by the code as it is, where the user asks for that and nothing
         else is new."""
-        is_requested = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
-        if not is_requested or any(reason.kind != "code" for reason in self.reasons):
+        if any(reason.kind != "code" for reason in self.reasons) or not self._is_code_ignored():
             return False
         assert built is not None
         self._adopt(built._replace(key=now.key()))
         return True
+
+    def _is_code_ignored(self) -> bool:
+        """Whether any task was given the option; looked for once a command."""
+        if self.state.ignores_code is None:
+            options = (task.options or {} for task in self.tasks.values())
+            self.state.ignores_code = any(given.get(IGNORE_CODE) for given in options)
+        return self.state.ignores_code
 
     def _adopt(self, built: Built) -> None:
         """Have the database know the outputs as what the task makes now."""

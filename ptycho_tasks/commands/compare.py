@@ -25,6 +25,7 @@ _TITLES = {
 }
 _WIDE = 100_000
 """Columns of what is no terminal: a line stays one line."""
+_GAP = "  "
 
 
 @click.command("compare")
@@ -89,24 +90,24 @@ def _format_table(comparison: Comparison) -> str:
 
 def _draw_table(comparison: Comparison) -> str | None:
     """A table, with colours on a terminal only; None where it is too wide."""
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     titles, lines = _list_cells(comparison)
-    texts = len(comparison.labels) + 1 + len(comparison.settings)
-    for index, title in enumerate(titles):
-        table.add_column(Text(title), justify="left" if index < texts else "right", no_wrap=True)
-    for cells in lines:
-        table.add_row(*map(Text, cells))
+    widths = [max(map(cell_len, column)) for column in zip(titles, *lines, strict=True)]
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE, no_color=True)
-    needed = Measurement.get(console, console.options.update(width=_WIDE), table).maximum
-    if needed > console.width:
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > console.width:
         return None
+    table = Table(box=None, padding=(0, len(_GAP), 0, 0), pad_edge=False, header_style="bold")
+    texts = len(comparison.labels) + 1 + len(comparison.settings)
+    for index, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        table.add_column(Text(title), justify="left" if index < texts else "right", width=width)
+    for cells in lines:
+        table.add_row(*map(Text, cells))
     with console.capture() as capture:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
