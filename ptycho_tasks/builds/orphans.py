@@ -31,15 +31,27 @@ def find_orphans(rows: Iterable[Row]) -> list[str]:
     Returns:
         Paths as `runs/old`, and `runs/default/inference/old` of a scan, sorted.
     """
-    folders = {os.path.dirname(path) for row in rows for path in row.outputs}  # noqa: PTH120
-    known = {folder for folder in folders if folder.startswith(f"{_RUNS}/")}
-    variants = {"/".join(folder.split("/")[:2]) for folder in known}
+    rows = [*rows]
+    known, variants = _find_known(rows), find_variants(rows)
     orphans = [
-        folder for folder in _list_folders(_RUNS) if folder not in variants and _has_results(folder)
+        folder
+        for folder in _list_folders(_RUNS)
+        if folder.rpartition("/")[2] not in variants and _has_results(folder)
     ]
     for place in {folder.rpartition("/")[0] for folder in known if folder.count("/") > 2}:
         orphans += [folder for folder in _list_folders(place) if folder not in known]
     return sorted(orphans)
+
+
+def find_variants(rows: Iterable[Row]) -> set[str]:
+    """The names of all variants."""
+    return {folder.split("/")[1] for folder in _find_known(rows)}
+
+
+def _find_known(rows: Iterable[Row]) -> set[str]:
+    """The folders of results that tasks have."""
+    folders = {os.path.dirname(path) for row in rows for path in row.outputs}  # noqa: PTH120
+    return {folder for folder in folders if folder.startswith(f"{_RUNS}/")}
 
 
 def _list_folders(place: str) -> Iterator[str]:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
-from ptycho_tasks.builds.orphans import find_orphans, list_foreign_files, read_known_outputs
+from ptycho_tasks.builds.orphans import (
+    find_orphans,
+    find_variants,
+    list_foreign_files,
+    read_known_outputs,
+)
 from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.results import identify
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import DAMAGED, LINKS, NEW, Entry, Store, remove_entry
 from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import judge
+from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.files import report_write_errors
+from ptycho_tasks.system.lock import STATE_DIR
 
-RUNS = "runs"
+RUNS, WORK = "runs", "work"
 _DAY_S = 86400
 
 
@@ -30,8 +37,8 @@ class Unused(NamedTuple):
 
     kind: str
     """A stage: a result of the store; `damaged`: one that was set aside; `unfinished`: what a run
-    left that was killed; `links`: what belonged to results that are gone; `runs`: a folder of
-    results."""
+    left that was killed; `links`: what belonged to results that are gone; `work`: from where a
+    training would go on; `runs`: a folder of results."""
     label: str
     """Of a result, the task that made it."""
     path: Path
@@ -39,6 +46,11 @@ class Unused(NamedTuple):
     made: datetime
     foreign: Sequence[Path] = ()
     """Files in it that no run made; it stays then."""
+
+    @property
+    def is_in_store(self) -> bool:
+        """Whether it is a part of the store."""
+        return self.kind not in (RUNS, WORK)
 
     @property
     def age_s(self) -> float:
@@ -78,6 +90,7 @@ def list_unused(
         roots = store.roots if with_shared else [store.own]
         unused = [item for root in roots for item in _list_in_store(root, store, used)]
         rows = [row for table in tables for row in table.rows]
+        unused += _list_work(find_variants(rows))
         runs = [*_list_runs(find_orphans(rows), manager.backend)] if with_runs else []
     shared = None if with_shared else store.shared
     every = sorted([*unused, *runs], key=lambda item: (item.made, item.path))
@@ -126,6 +139,13 @@ def _describe(kind: str, path: Path) -> Unused:
     return Unused(kind, path.name.removesuffix(LINKS)[:12], path, measure_size(path), made)
 
 
+def _list_work(variants: Container[str]) -> Iterator[Unused]:
+    """Trainings from which those of other settings could go on, of variants that are no more."""
+    for folder in Path(STATE_DIR, WORK).glob("*"):
+        if folder.name not in variants and list_work_folders(folder):
+            yield _describe(WORK, folder)._replace(label=f"{WORK} {folder.name}")
+
+
 def _list_runs(orphans: Iterable[str], state: State) -> Iterator[Unused]:
     known = read_known_outputs(state)
     for folder in map(Path, orphans):
@@ -150,16 +170,16 @@ def choose_unused(
         inventory: of `list_unused`.
         older_than_s: what is younger stays.
         most_bytes: what the store may hold: the oldest go first, until it does not hold more.
-            None: all go. Folders in `runs/` are no part of the store.
+            None: all go. What is no part of the store is not bounded by it.
     """
     old = [item for item in inventory.unused if item.age_s >= older_than_s]
     if most_bytes is None:
         return old
-    in_store = [item for item in old if item.kind != RUNS]
+    in_store = [item for item in old if item.is_in_store]
     # What the store holds when each one's turn comes.
     left = accumulate((-item.bytes for item in in_store), initial=inventory.store_bytes)
     chosen = {item.path for item, held in zip(in_store, left, strict=False) if held > most_bytes}
-    return [item for item in old if item.kind == RUNS or item.path in chosen]
+    return [item for item in old if not item.is_in_store or item.path in chosen]
 
 
 def remove_unused(item: Unused) -> None:
@@ -173,6 +193,8 @@ def remove_unused(item: Unused) -> None:
     with report_write_errors(item.path):
         if not item.path.is_dir() or item.path.is_symlink():
             item.path.unlink(missing_ok=True)
+        elif item.kind == WORK:
+            remove_work_folders(item.path)
         elif item.kind in (RUNS, "damaged", "unfinished"):
             shutil.rmtree(item.path)
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.options import STAGES
 from ptycho_tasks.system.clock import STAMP
 from ptycho_tasks.system.lock import ProjectLock, exit_if_held
 from ptycho_tasks.system.terminal import echo, print_text
@@ -57,8 +58,9 @@ def prune_command(
 ) -> None:
     """List results in the store that no variant names now; with --yes, remove them.
 
-    Also damaged ones that were set aside, and what killed runs left. What is removed is made
-    again if a variant comes to name it. Other projects may need what the shared store holds.
+    Also damaged ones that were set aside, what killed runs left, and checkpoints of trainings of
+    variants that are no more. What is removed is made again if a variant comes to name it. Other
+    projects may need what the shared store holds.
     """
     from ptycho_tasks.builds.project import forget_one_offs
     from ptycho_tasks.builds.pruning import choose_unused, list_unused, remove_unused
@@ -124,8 +126,8 @@ def _print_list(chosen: list[Unused]) -> None:
 
 def _name(item: Unused) -> str:
     """The task that made it, the folder in runs/, or what it is."""
-    is_known = ":" in item.label or item.label in (item.kind, str(item.path))
-    return item.label if is_known else f"{item.kind} {item.label}"
+    names_itself = item.kind in STAGES or not item.is_in_store
+    return item.label if names_itself else f"{item.kind} {item.label}"
 
 
 def _print_end(
@@ -133,7 +135,7 @@ def _print_end(
 ) -> None:
     removable = [item for item in chosen if not item.foreign]
     size = format_size(sum(item.bytes for item in removable))
-    left = inventory.store_bytes - sum(item.bytes for item in removable if item.kind != "runs")
+    left = inventory.store_bytes - sum(item.bytes for item in removable if item.is_in_store)
     held = f"the store holds {format_size(left if is_done else inventory.store_bytes)}"
     if not removable:
         echo(f"nothing to remove; {held}")

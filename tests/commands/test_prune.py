@@ -159,6 +159,17 @@ def test_what_killed_runs_and_damage_left_goes_too(built_project, ours):
     assert new.is_dir()
 
 
+def test_trainings_of_variants_that_are_no_more_go_too(built_project, ours):
+    for variant in ("default", "old"):
+        folder = built_project / ".ptycho/work" / variant / ("a" * 16)
+        folder.mkdir(parents=True)
+        (folder / "state.npz").write_text("x")
+    (item,) = listing(ours, built_project)
+    assert (item["kind"], item["path"]) == ("work", ".ptycho/work/old")
+    ours(built_project, "prune", "--yes")
+    assert [path.name for path in (built_project / ".ptycho/work").iterdir()] == ["default"]
+
+
 def test_links_stay_with_the_results_that_need_them(built_project, ours):
     store = Store(built_project / STORE_NAME)
     identity = Identity("{}", {}, {}, {}, {"linked.h5": "a" * 64})
