@@ -51,7 +51,7 @@ def stub(name):
 
     payload = read_project_table().payload(row)
     built = make_result(row, current_state(), project_store(), payload, write)
-    return {"built": built._asdict()}
+    return built.to_values()
 
 
 stage_tasks.run_stage = stub

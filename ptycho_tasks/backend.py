@@ -188,6 +188,8 @@ class Backend(Protocol):
     - `memory(request) -> float`: bytes that `train`, `infer` or `refine` will take for a request,
       from shapes alone; more than there is, or than `execution.memory_gb`, is refused before
       anything is computed. Without, 20 complex64 canvases and 0.6 GB.
+    - `uses_gpu(execution) -> bool`: whether a training with such options works on a GPU: then one
+      runs at a time, unless `execution.at_once` says otherwise.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
     """

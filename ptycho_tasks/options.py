@@ -125,6 +125,10 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         Annotated[float, limits(gt=0.0)] | None,
         doc("memory to use at most, GB; null: what the machine has left"),
     ] = None
+    at_once: Annotated[
+        Annotated[int, limits(ge=1)] | None,
+        doc("trainings that run together, whatever `doit -n` says; null: one where they use a GPU"),
+    ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
 
 

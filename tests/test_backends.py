@@ -314,6 +314,8 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "sums otherwise (0 to 4096)\n"
         "  inference_batch_size: 64  # frames (or groups) per inference step\n"
         "  memory_gb: null           # memory to use at most, GB; null: what the machine has left\n"
+        "  at_once: null             # trainings that run together, whatever `doit -n` says; null: "
+        "one where they use a GPU\n"
         "  quiet: false              # no progress on the terminal\n"
     )
     assert not (tmp_path / "imported").exists()

@@ -60,7 +60,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
                 built = make_result(row, state, project_store(), payload, run)
         except Exception as error:
             return report_failure(error, backends)
-    return {"built": built._asdict()}
+    return built.to_values()
 
 
 @contextmanager

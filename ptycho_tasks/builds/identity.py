@@ -35,8 +35,10 @@ class Identity(NamedTuple):
 
     def key(self) -> str:
         """sha256 of all of it, as hexadecimal digits."""
-        parts = [self.settings, _dump(self.versions), _digest_sources(self.sources)]
-        parts += [_dump(self.inputs), _dump(self.read)]
+        parts = [self.settings, _digest(self.versions), _digest(self.sources)]
+        parts += [f"{role}={self.inputs[role]}" for role in sorted(self.inputs)]
+        if self.read:
+            parts.append(_dump(self.read))
         return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def without(self, *names: str) -> Identity:
@@ -134,17 +136,18 @@ def _dump(mapping: Mapping[str, Any]) -> str:
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-_digests: dict[int, tuple[Mapping[str, str | None], str]] = {}
+_MOST_DIGESTS = 100
+_digests: dict[int, tuple[Mapping[str, Any], str]] = {}
 
 
-def _digest_sources(sources: Mapping[str, str | None]) -> str:
-    """sha256 of what source files say. A thousand tasks share one mapping of a hundred files."""
-    if not sources:
-        return ""
-    known = _digests.get(id(sources))
-    if known is None or known[0] is not sources:
-        digest = hashlib.sha256(_dump(sources).encode("utf-8", "surrogatepass")).hexdigest()
-        known = _digests[id(sources)] = sources, digest
+def _digest(mapping: Mapping[str, Any]) -> str:
+    """sha256 of a mapping that a thousand tasks share."""
+    known = _digests.get(id(mapping))
+    if known is None or known[0] is not mapping:
+        if len(_digests) >= _MOST_DIGESTS:
+            _digests.clear()
+        digest = hashlib.sha256(_dump(mapping).encode("utf-8", "surrogatepass")).hexdigest()
+        known = _digests[id(mapping)] = mapping, digest
     return known[1]
 
 

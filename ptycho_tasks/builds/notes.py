@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 
 def seal_note(note: Mapping[str, Any]) -> str:
-    """A note as text for the database, in which damage shows."""
-    text = json.dumps(note, separators=(",", ":"))
+    """A note as short text for the database, in which damage shows."""
+    packed = zlib.compress(json.dumps(note, separators=(",", ":")).encode(), level=1)
+    text = binascii.b2a_base64(packed, newline=False).decode()
     return f"{hashlib.sha256(text.encode()).hexdigest()}{text}"
 
 
@@ -21,7 +24,10 @@ def open_note(note: object) -> dict[str, Any]:
     digest, text = note[:64], note[64:]
     if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != digest:
         return {}
-    return parse_mapping(text)
+    try:
+        return parse_mapping(zlib.decompress(binascii.a2b_base64(text)).decode())
+    except (ValueError, zlib.error):
+        return {}
 
 
 def parse_mapping(text: str) -> dict[str, Any]:

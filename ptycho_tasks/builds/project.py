@@ -96,7 +96,9 @@ def list_tables(state: State) -> list[Table]:
 def project_store() -> Store:
     """The store of the project in the current folder."""
     table = read_project_table()
-    return Store(Path(STORE_NAME), Path(table.store) if table.store else None)
+    state = current_state()
+    mends = state is not None and state.running
+    return Store(Path(STORE_NAME), Path(table.store) if table.store else None, mends=mends)
 
 
 def _read_changes() -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from ptycho_tasks.builds.state import Built, State
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder, format_age
 from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, utc_now
-from ptycho_tasks.system.files import link_files, remove_leftovers
+from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -186,6 +187,8 @@ def make_result(
     with store.begin(row.stage) as folder:
         is_there = store.find(row.stage, now, state.sha256) is not None
         began = monotonic()
+        if row.stage == "train":
+            _take_over_training(payload, now)
         payload = replace(payload, staging=folder)
         run(payload)
         record = make_record(now, row.name, monotonic() - began)
@@ -200,6 +203,22 @@ def make_result(
             entry = describe_folder(folder, row.stage, record)
         place_files(row, entry)
     return describe_built(row, entry)
+
+
+def _take_over_training(payload: Payload, now: Identity) -> None:
+    """Go on with a training that a variant began which is called otherwise now."""
+    from ptycho_tasks.builds.project import read_project_table
+
+    work_dir = payload.work_dir(now.without("training.epochs").key())  # type: ignore[attr-defined]
+    rows = read_project_table().rows
+    names = {name.partition(":")[2] for row in rows for name in (row.name, *row.aliases)}
+    for other in work_dir.parents[1].glob(f"*/{work_dir.name}"):
+        if other.parent.name not in names and not work_dir.exists():
+            with report_write_errors(work_dir):
+                work_dir.parent.mkdir(parents=True, exist_ok=True)
+                other.rename(work_dir)
+            with suppress(OSError):
+                other.parent.rmdir()
 
 
 def take_result(row: Row, state: State, store: Store, entry: Entry, why: str) -> bool:

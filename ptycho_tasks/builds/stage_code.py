@@ -88,11 +88,12 @@ STAGE_CODE = {
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
-    "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "config/document",
-    "config/factories", "config/facts", "config/fields", "config/layers", "config/payload",
-    "config/sections", "config/variants", "errors", "layout", "options",
+    "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "builds/turns",
+    "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
+    "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/plausibility",
-    "system/clock", "system/files", "system/memory", "system/sources", "system/terminal",
+    "system/clock", "system/files", "system/memory", "system/processes", "system/sources",
+    "system/terminal",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""

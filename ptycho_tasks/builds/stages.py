@@ -175,6 +175,7 @@ def train(payload: TrainingPayload) -> Path:
 def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Path) -> TrainedModel:
     """Have the backend train; gives what it made, checked."""
     from ptycho_tasks.builds.cost import check_cost
+    from ptycho_tasks.builds.turns import take_turn
     from ptycho_tasks.results.folder_record import record_changes
 
     backend, quiet = payload.backend, payload.execution.quiet
@@ -194,7 +195,11 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
             payload.log_dir,
         )
         check_scans(backend, request)
-        with check_cost(backend, request, payload.display_path(trained_on)).explain_memory_errors():
+        name = payload.display_path(trained_on)
+        with (
+            take_turn(backend, request),
+            check_cost(backend, request, name).explain_memory_errors(),
+        ):
             model = backend.train(request)
     return checked_model(model, backend.name)
 
@@ -245,6 +250,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
     from ptycho_tasks.builds.cost import check_cost
+    from ptycho_tasks.builds.turns import take_turn
     from ptycho_tasks.results.bundle import load_bundle
 
     refuse_folders(payload.output_files)
@@ -267,9 +273,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     ):
         options = _trained_options(payload, bundle.params)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress)
-        cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
-        with cost.explain_memory_errors():
-            result = payload.backend.infer(request)
+        with take_turn(payload.backend, request):
+            cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
+            with cost.explain_memory_errors():
+                result = payload.backend.infer(request)
     with cost.explain_memory_errors():
         reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         metrics = publish_reconstruction(payload, scan, reconstruction, identity)
@@ -291,6 +298,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         FileWriteError: the outputs cannot be written; earlier ones are unchanged.
     """
     from ptycho_tasks.builds.cost import check_cost
+    from ptycho_tasks.builds.turns import take_turn
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.product import read_product
 
@@ -310,9 +318,11 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     label = f"refine {refiner.name}"
     with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
         request = RefineRequest(scan, start, payload.options, payload.execution, progress)
-        with check_cost(
-            refiner, request, payload.display_path(payload.scan_file)
-        ).explain_memory_errors():
+        name = payload.display_path(payload.scan_file)
+        with (
+            take_turn(refiner, request),
+            check_cost(refiner, request, name).explain_memory_errors(),
+        ):
             # The payload's factory saw that it is there.
             result = refiner.refine(request)  # type: ignore[attr-defined]
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")

@@ -190,7 +190,7 @@ class UpToDate(Answer):
         state.adopt(
             row.name,
             {
-                "_values_:": {"built": built._asdict()},
+                "_values_:": built.to_values(),
                 "checker:": "Checker",
                 **absent,
                 **inputs,

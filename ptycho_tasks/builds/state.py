@@ -75,6 +75,8 @@ class State:
         Raises:
             SystemExit: a run is at work, which this is not of.
         """
+        if key == "result:" and self.outputs(task) is not None:
+            return  # it says the same as the values: see `_result`
         if not self.running and key in ("_values_:", "ignore:"):
             exit_if_held()
         record = self._record(task, make=True)
@@ -331,19 +333,31 @@ class Built(NamedTuple):
     """Of the identity that they have."""
     entry: str
     """The key in the store under which stands what they were made from; another one where the
-    user had code ignored that is new."""
+    user had code ignored that is new; empty where the store has it not."""
     read: Mapping[str, str | None]
     """Further files that were read, as those behind links, by path, to sha256."""
     outputs: Mapping[str, str | None]
     """Path to sha256."""
 
+    def to_values(self) -> dict[str, Any]:
+        """What is kept of it; see `read_built`."""
+        built: dict[str, Any] = {"key": self.key, "outputs": dict(self.outputs)}
+        if self.entry != self.key:
+            built["entry"] = self.entry
+        if self.read:
+            built["read"] = dict(self.read)
+        return {"built": built}
+
 
 def read_built(values: Mapping[str, Any] | None) -> Built | None:
     """What the values of a task's record say of its outputs; None where they say nothing."""
     built = (values or {}).get("built")
-    if not isinstance(built, dict) or built.keys() != {*Built._fields}:
+    if not isinstance(built, dict):
         return None
-    is_right = all(isinstance(built[name], str) for name in ("key", "entry")) and all(
-        isinstance(built[name], dict) for name in ("read", "outputs")
-    )
-    return Built(**built) if is_right else None
+    key, outputs = built.get("key"), built.get("outputs")
+    entry, read = built.get("entry", key), built.get("read", {})
+    if not (isinstance(key, str) and isinstance(entry, str)):
+        return None
+    if not (isinstance(outputs, dict) and isinstance(read, dict)):
+        return None
+    return Built(key, entry, read, outputs)

@@ -33,6 +33,7 @@ from ptycho_tasks.system.files import (
     sha256_file,
     write_atomic,
 )
+from ptycho_tasks.system.lock import is_alive
 from ptycho_tasks.system.terminal import echo
 
 FORMAT = 1
@@ -84,15 +85,16 @@ class Entry(NamedTuple):
 class Store:
     """One folder, or two: the project's own, and one that it shares with others."""
 
-    def __init__(self, own: Path, shared: Path | None = None) -> None:
+    def __init__(self, own: Path, shared: Path | None = None, *, mends: bool = True) -> None:
         """The store of a project.
 
         Args:
             own: a folder in the project; nothing is written until there is a result.
             shared: a folder that several projects use, which may be read-only. What is made goes
                 there if it can.
+            mends: whether damaged entries are set aside; who only asks changes nothing.
         """
-        self.own, self.shared = own, shared
+        self.own, self.shared, self._mends = own, shared, mends
 
     @property
     def roots(self) -> list[Path]:
@@ -159,6 +161,8 @@ class Store:
 
     def set_aside(self, folder: Path, problem: str) -> None:
         """Move a damaged entry out of the way, and say so."""
+        if not self._mends:
+            return
         aside = folder.parents[1] / DAMAGED
         try:
             aside.mkdir(exist_ok=True)
@@ -199,7 +203,8 @@ class Store:
         with report_write_errors(place):
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.own)
-            folder = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
+            _remove_unfinished(place)
+            folder = Path(tempfile.mkdtemp(prefix=f"{NEW}{os.getpid()}-", dir=place))
             folder.chmod(0o755)
         try:
             yield folder
@@ -376,10 +381,12 @@ def _add_links(path: Path, links: list[str]) -> None:
         write_atomic(path, json.dumps([*known, links]).encode())
 
 
-def remove_unfinished(root: Path) -> None:
-    """Remove what a killed run of the project left in its own store."""
-    for folder in root.glob(f"*/{NEW}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove_unfinished(place: Path) -> None:
+    """Remove what runs of the project left that were killed."""
+    for folder in place.glob(f"{NEW}*-*"):
+        number = folder.name.removeprefix(NEW).partition("-")[0]
+        if number.isdecimal() and not is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def format_age(seconds: float) -> str:

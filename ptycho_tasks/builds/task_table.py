@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TrainingPayload,
     )
 
-_FORMAT = 6
+_FORMAT = 7
 _NOTE = "tasks"
 _SETTLED_NS = 100_000_000
 

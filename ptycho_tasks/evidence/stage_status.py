@@ -39,7 +39,7 @@ def _describe(verdict: Verdict) -> str:
 def _is_stale(verdict: Verdict, control: TaskControl) -> bool:
     """Whether a verdict says that a task itself is stale, and not only one before it."""
     if verdict.status != "stale":
-        return verdict.status == "ignored"
+        return verdict.status in ("ignored", "stored")
     stage = verdict.task.partition(":")[0]
     is_unknown = {reason.kind for reason in verdict.reasons} <= {"new", "upstream"}
     is_there = all(Path(target).is_file() for target in control.tasks[verdict.task].targets)

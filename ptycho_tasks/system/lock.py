@@ -247,13 +247,18 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_dead(holder: dict[str, Any]) -> bool:
     if holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
         return False
+    return not is_alive(holder["pid"])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there; True where that cannot be known."""
     try:
-        os.kill(holder["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except OSError:
         return False
-    return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _sentence(holder: dict[str, Any], place: str = "this project") -> str:

@@ -359,3 +359,40 @@ def test_a_dodo_with_variables_of_its_own_keeps_them(built_project, doit):
     done = doit(built_project, "infer", "colour=red", "training.epochs=5")
     assert done.returncode == 0, done.stderr
     assert "colour red" in done.stdout
+
+
+# --- kills -------------------------------------------------------------------------------------
+
+
+TRAIN = """
+    def train(self, request):
+        begun = request.work_dir / "begun"
+        if not begun.exists():
+            begun.write_text("")
+            raise RuntimeError("stopped")
+        return TrainedModel(models={})
+"""
+
+
+def test_a_training_under_way_goes_on_under_another_name(built_project, change, build, doit):
+    backend = built_project / "backends/epie.py"
+    text = backend.read_text()
+    begin, end = text.index("    def train"), text.index("    def infer")
+    backend.write_text(f"{text[:begin]}{TRAIN.strip(chr(10))}\n\n{text[end:]}")
+    variants = [{"name": "one", "training.seed": 1}, {"name": "two", "training.epochs": 6}]
+    change(variants=variants)
+    assert doit(built_project, "train:one").returncode == 1
+    # Of the same key but for `epochs`, yet of a variant that is still there.
+    change(variants=[*variants, {"name": "more", "training.seed": 1, "training.epochs": 9}])
+    assert doit(built_project, "train:more").returncode == 1
+    change(variants=[{"name": "first", "training.seed": 1}, *variants[1:]])
+    assert build(built_project, "train:first") == ["train"]
+    assert not (built_project / ".ptycho/work/one").exists()
+
+
+def test_what_a_killed_run_left_in_the_store_goes(built_project, build, change):
+    left = built_project / STORE_NAME / "train/new-999999999-abc"
+    left.mkdir()
+    change(training__epochs=4)
+    build(built_project)
+    assert not left.exists()

@@ -32,6 +32,12 @@ class Pinn:
         pixels = max(math.prod(canvas_sides(scan)) for scan in scans)
         return 10 * 8.0 * pixels + 6e8
 
+    def uses_gpu(self, execution: ExecutionOptions) -> bool:
+        """Whether a training works on a GPU."""
+        from ptycho_tasks_torch.device import find_device
+
+        return find_device(execution.accelerator).type != "cpu"
+
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on one scan or several, going on from the checkpoint in the work folder.
 

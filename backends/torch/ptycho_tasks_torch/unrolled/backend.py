@@ -22,6 +22,12 @@ class Unrolled:
         """Refuse options that do not fit each other; torch is not imported."""
         check_options(options, TorchExecution.from_execution(execution))
 
+    def uses_gpu(self, execution: ExecutionOptions) -> bool:
+        """Whether a training works on a GPU."""
+        from ptycho_tasks_torch.device import find_device
+
+        return find_device(execution.accelerator).type != "cpu"
+
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on one scan or several, going on from the checkpoint in the work folder.
 

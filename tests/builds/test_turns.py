@@ -1,0 +1,87 @@
+"""However many tasks run side by side, no more compute together than fit."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+BACKEND = '''\
+import time
+from pathlib import Path
+
+from ptycho_tasks.backend import Reconstruction, TrainedModel, TrainingOptions
+from ptycho_tasks.options import ExecutionOptions
+
+
+class Slow:
+    """Notes when it begins and ends to train."""
+
+    name, version, options_type, api_version = "slow", "1", TrainingOptions, 2
+    execution_type = ExecutionOptions
+
+    def uses_gpu(self, execution):
+        return execution.accelerator == "gpu"
+
+    def memory(self, request):
+        return MEMORY
+
+    def train(self, request):
+        with Path("trainings.txt").open("a") as file:
+            print("begin", file=file, flush=True)
+            time.sleep(0.3)
+            print("end", file=file, flush=True)
+        return TrainedModel(models={})
+
+    def infer(self, request):
+        raise NotImplementedError
+
+
+backend = Slow()
+'''
+
+
+@pytest.fixture
+def run(write_project, doit):
+    """Train three variants side by side; gives the largest number that trained together, and what
+    was said."""
+
+    def run(settings, memory=1e6):
+        root = write_project(
+            "source: {simulate: {size: 16, grid: 6}}\nbackend: slow\n"
+            f"matrix: {{training.seed: [0, 1, 2]}}\nexecution: {settings}\n"
+        )
+        (root / "backends/slow.py").write_text(BACKEND.replace("MEMORY", repr(memory)))
+        done = doit(root, "-n", "3", "train")
+        assert done.returncode == 0, done.stderr
+        now = most = 0
+        for line in (root / "trainings.txt").read_text().split():
+            now += 1 if line == "begin" else -1
+            most = max(most, now)
+        return most, done.stdout
+
+    return run
+
+
+def test_trainings_wait_for_their_turn(run):
+    most, said = run("{at_once: 1}")
+    assert most == 1
+    assert ": waits for its turn: 1 training at once\n" in said
+
+
+def test_a_gpu_is_for_one_training(run):
+    assert run("{accelerator: gpu}")[0] == 1
+
+
+def test_without_a_bound_all_run(run):
+    most, said = run("{}")
+    assert most > 1
+    assert "waits" not in said
+
+
+def test_a_training_waits_for_memory(run):
+    most, said = run(
+        "{memory_gb: 1e6}", memory=0.7 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    assert most == 1
+    assert ": waits for memory: it needs about " in said
