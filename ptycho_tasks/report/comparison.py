@@ -187,7 +187,7 @@ class _Reader:
     def _find_entry(self, row: Row | None) -> Entry | None:
         """What the store has of the outputs of a task."""
         built = None if row is None else read_built(self.state.get(row.name, "_values_:"))
-        if row is None or built is None:
+        if row is None or built is None or not built.entry:
             return None
         return self.store.read(row.stage, built.entry)
 
