@@ -11,7 +11,7 @@ from typing import Any
 from doit.cmd_list import List as _List
 from doit.task import Task
 
-from ptycho_tasks.builds.orphans import mention_orphans
+from ptycho_tasks.builds.orphans import has_stages, mention_orphans
 from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.units import format_size
@@ -31,7 +31,7 @@ class List(_List):  # type: ignore[misc]
     def _print_task(
         self, template: str, task: Task, status: bool, list_deps: bool, tasks: Any
     ) -> None:
-        if status:
+        if status and has_stages(self.task_list):
             task.doc = f"{_describe_outputs(task):<26}{task.doc}"
         super()._print_task(template, task, status, list_deps, tasks)
 

@@ -66,13 +66,18 @@ def _has_results(folder: str) -> bool:
     return any(os.path.isdir(f"{folder}/{stage}") for stage in _STAGES)  # noqa: PTH112
 
 
+def has_stages(tasks: Iterable[Task]) -> bool:
+    """Whether some tasks are stages of a project of ours."""
+    return any(isinstance(one, UpToDate) for task in tasks for one, _, _ in task.uptodate)
+
+
 def mention_orphans(tasks: Iterable[Task]) -> None:
     """Say in one line which results belong to no task, if there are some.
 
     Args:
         tasks: of a dodo.py, which may have none of a project of ours.
     """
-    if not any(isinstance(one, UpToDate) for task in tasks for one, _, _ in task.uptodate):
+    if not has_stages(tasks):
         return
     table, state = read_project_table(), current_state()
     if table.changes or state is None:  # a one-off variant is not all of the project

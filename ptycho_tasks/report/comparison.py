@@ -21,7 +21,7 @@ from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import judge
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
-from ptycho_tasks.layout import METRICS
+from ptycho_tasks.layout import CONFIG_NAME, METRICS
 
 R_FACTOR, DEVIANCE = "r_factor", "poisson_deviance"
 TRAINING, INFERENCE, MEMORY = "training_seconds", "inference_seconds", "memory_bytes"
@@ -100,6 +100,8 @@ def compare_results(
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
     places = [*_list_places(read_tables())]
+    if not places:
+        raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
     base = [] if baseline is None else _find_places(baseline, places)
     chosen = [place for name in names for place in _find_places(name, places)] or places
     results = _read_results([*chosen, *base])

@@ -276,3 +276,9 @@ def test_the_list_with_status_says_sizes_and_ages(built_project, build, capsys):
     assert re.match(r"U train +[\d.]+ kB, (just now|\d+ minutes? ago) +train the ", lines["train"])
     build(built_project, "list")
     assert "kB" not in capsys.readouterr().out
+
+
+def test_the_list_of_other_projects_is_that_of_doit(tmp_path, doit):
+    (tmp_path / "dodo.py").write_text("def task_a():\n    return {'actions': ['true']}\n")
+    done = doit(tmp_path, "list", "--status")
+    assert (done.stdout, done.stderr) == ("R a   \n", "")

@@ -149,6 +149,13 @@ def test_csv_has_the_same_as_json(compared, ours):
     assert lines[-1]["r_factor"] == ""
 
 
+def test_a_project_of_evidence_alone_has_nothing_to_compare(tmp_path, ours):
+    (tmp_path / "evidence.yaml").write_text("initiative: i\n")
+    code, out, err = ours(tmp_path, "compare")
+    assert (code, out) == (2, "")
+    assert "nothing to compare" in err
+
+
 # --- what files may hold -----------------------------------------------------------------------
 
 
