@@ -159,6 +159,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def _summary(self) -> Iterator[str]:
         """What was made, and what failed, where more than the last line says it."""
         yield from self.progress.summarize()
+        if self.progress.has_made:  # to look at the store takes time
+            from ptycho_tasks.builds.pruning import describe_large_store
+
+            yield from describe_large_store()
         if len(self.failed) + len(self.not_run) > 1:
             yield f"failed: {', '.join(self.failed)}"
             if self.not_run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import accumulate
 from pathlib import Path
@@ -17,16 +18,18 @@ from ptycho_tasks.builds.orphans import (
     list_foreign_files,
     read_known_outputs,
 )
-from ptycho_tasks.builds.project import project_store
+from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.results import identify
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import DAMAGED, LINKS, NEW, Entry, Store, remove_entry
 from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import judge
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.files import report_write_errors
 from ptycho_tasks.system.lock import STATE_DIR
+from ptycho_tasks.system.units import format_size
 
 RUNS, WORK = "runs", "work"
 _DAY_S = 86400
@@ -159,6 +162,20 @@ def measure_size(path: Path) -> int:
         return path.lstat().st_size if os.path.lexists(path) else 0
     files = (Path(root, name) for root, _, names in os.walk(path) for name in names)
     return sum(file.lstat().st_size for file in files)
+
+
+def describe_large_store() -> Iterator[str]:
+    """A line where the project's own store is larger than `execution.store_gb`."""
+    table = read_project_table()
+    row = next((row for row in table.rows if row.stage == "train"), None)
+    bound = None
+    with suppress(PtychoTasksError):  # a backend that was changed while the run was at work
+        bound = None if row is None else table.payload(row).execution.store_gb
+    if bound is not None and (size := measure_size(project_store().own)) > bound * 1e9:
+        yield (
+            f"the store holds {format_size(size)}, and execution.store_gb is {bound:g}; "
+            f"`ptycho-tasks prune --max-size {bound:g}GB` lists what can go"
+        )
 
 
 def choose_unused(

@@ -40,6 +40,11 @@ class RunProgress:
             self._taken += question.is_taken
             self._up_to_date += not question.is_taken
 
+    @property
+    def has_made(self) -> bool:
+        """Whether a stage ran and succeeded."""
+        return bool(self._seconds)
+
     def summarize(self) -> Iterator[str]:
         """One line, where more than one stage ran: how many were made, and which took longest."""
         if len(self._begun) < 2:

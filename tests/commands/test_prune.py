@@ -261,6 +261,19 @@ def test_a_sweep_ends_with_what_it_did(built_project, build, doit):
     assert line.endswith("), taken from the store 2, up to date 4")
 
 
+def test_a_run_mentions_a_large_store(built_project, doit):
+    write(built_project, training={"epochs": 4}, execution={"store_gb": 1e-4})
+    line = doit(built_project, "-n", "2").stdout.splitlines()[-1]
+    assert re.fullmatch(
+        r"the store holds \d+ kB, and execution.store_gb is 0.0001; "
+        r"`ptycho-tasks prune --max-size 0.0001GB` lists what can go",
+        line,
+    )
+    assert "the store holds" not in doit(built_project).stdout
+    write(built_project, training={"epochs": 3}, execution={"store_gb": 1})
+    assert "the store holds" not in doit(built_project, "train").stdout
+
+
 @pytest.mark.parametrize("options", [[], ["train"], ["-v0", "-a", "infer"]])
 def test_little_is_not_summed_up(built_project, doit, options):
     write(built_project, inference={"n_groups": 30})
