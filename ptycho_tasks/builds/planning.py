@@ -16,6 +16,7 @@ from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.layers import Variant, merge
 from ptycho_tasks.config.payload import Payload, RefinementPayload
 from ptycho_tasks.config.scans import read_scans
+from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 from ptycho_tasks.options import STAGES
@@ -67,6 +68,8 @@ class _Planner:
         self._has_variants = len(self.variants) > 1 or bool(self.variants[0].overrides)
         self._rows: dict[str, dict[str, Row]] = {stage: {} for stage in STAGES}
         self._writers: dict[str, Row] = {}
+        self._cut: dict[tuple[Any, ...], Config] = {}
+        """Sections whose source and fixture have rows; kept, so that no other gets their id."""
         self._watched: set[str] = set()
         self._backends: set[tuple[Any, Path | None]] = set()
         self._store = ""
@@ -78,9 +81,14 @@ class _Planner:
         for scan in scans.names:
             payloads = create_payloads(self.file, variant, scan)
             own = _Rows(payloads, has_variants=self._has_variants)
-            self._add(own.source())
-            if scan in scans.learned:
-                self._add(own.fixture())
+            # A thousand variants share these sections, as one object each.
+            config = payloads.training.config
+            sections = scan, id(config.source), id(config.fixture), scan in scans.learned
+            if sections not in self._cut:
+                self._cut[sections] = config
+                self._add(own.source())
+                if scan in scans.learned:
+                    self._add(own.fixture())
             if scan in scans.inferred:
                 self._add(own.infer())
                 if payloads.refinement is not None:

@@ -62,20 +62,21 @@ def digest_of_input(row: Row, state: State, path: str) -> str | None:
     not there, as it was when its fixture was cut. None where none of these is known."""
     digest = state.expected.get(path) or state.sha256(path)
     if digest is None and row.stage in ("source", "fixture"):
-        digest = state.get(row.name, path) or _find_in_sidecars(Path(path).name)
+        digest = state.get(row.name, path) or _find_in_sidecars(row, path)
     return digest
 
 
-def _find_in_sidecars(name: str) -> str | None:
-    """What the project's fixtures say was the sha256 of the scan that they were cut from."""
-    for path in sorted(Path("fixtures").glob("*.json")):
-        try:
-            source = json.loads(path.read_text())["source"]
-            if source["name"] == name:
-                return str(source["sha256"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue
-    return None
+def _find_in_sidecars(row: Row, path: str) -> str | None:
+    """What the fixtures of a scan say was its sha256 when they were cut from it; None where they
+    say nothing, or not the same."""
+    sidecars = [Path(row.outputs[1])] if row.stage == "fixture" else Path("fixtures").glob("*.json")
+    digests = set()
+    for sidecar in sidecars:
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            source = json.loads(sidecar.read_text())["source"]
+            if source["name"] == Path(path).name:
+                digests.add(str(source["sha256"]))
+    return digests.pop() if len(digests) == 1 else None
 
 
 def find_result(

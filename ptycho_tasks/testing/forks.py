@@ -129,6 +129,7 @@ def _become(request: dict[str, Any]) -> int:
     sys.path[0] = request["cwd"]
     module, *arguments = request["arguments"]
     sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)  # runpy would warn of one that is there
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:

@@ -139,7 +139,8 @@ def check_settings(code: str, folder: Path, where: str) -> None:
     if "ptychi" in code and importlib.util.find_spec("ptycho_tasks_ptychi") is None:
         return
     part = folder / "part"
-    part.mkdir(exist_ok=True)
+    (part / "scans").mkdir(parents=True, exist_ok=True)
+    (part / "scans/scan0012.cxi").touch()  # for globs
     source = "" if "source:" in code else "source: {simulate: {}}\n"
     (part / "ptycho.yaml").write_text(f"name: part\n{source}{code}")
     run(["ptycho-tasks", "config"], part, where)
