@@ -118,8 +118,11 @@ def _find_used(table: Table) -> Iterator[tuple[str, str]]:
 
 def _list_in_store(root: Path, store: Store, used: set[tuple[str, str]]) -> Iterator[Unused]:
     kept = set()
-    for entry in store.entries([root]):
-        if (entry.stage, entry.key) not in used:
+    for folder in store.list_folders([root]):
+        entry = store.read(folder.parent.name, folder.name, root)
+        if entry is None:
+            yield _describe("damaged", folder)
+        elif (entry.stage, entry.key) not in used:
             size = measure_size(entry.folder)
             yield Unused(entry.stage, entry.record.label, entry.folder, size, entry.moment)
         else:

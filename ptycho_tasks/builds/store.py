@@ -285,14 +285,19 @@ class Store:
                 remove_entry(final)
         raise FileWriteError(f"cannot write {final}; check its permissions and run again")
 
-    def entries(self, roots: Iterable[Path] | None = None) -> Iterator[Entry]:
-        """Every entry of the store."""
-        for root in self.roots if roots is None else roots:
+    def entries(self) -> Iterator[Entry]:
+        """Every entry of the store that is whole."""
+        for folder in self.list_folders(self.roots):
+            entry = self.read(folder.parent.name, folder.name, folder.parents[1])
+            if entry is not None:
+                yield entry
+
+    def list_folders(self, roots: Iterable[Path]) -> Iterator[Path]:
+        """The folders of entries, be they whole or damaged."""
+        for root in roots:
             for folder in sorted(root.glob(f"*/{'[0-9a-f]' * 64}")):
                 if folder.parent.name != DAMAGED:
-                    entry = self.read(folder.parent.name, folder.name, root)
-                    if entry is not None:
-                        yield entry
+                    yield folder
 
 
 def describe_folder(folder: Path, stage: str, record: Record) -> Entry:

@@ -159,6 +159,17 @@ def test_what_killed_runs_and_damage_left_goes_too(built_project, ours):
     assert new.is_dir()
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[1]", None])
+def test_a_damaged_record_is_no_obstacle(changed, ours, text):
+    for record in [*(changed / STORE_NAME).glob("train/*/record.json")]:
+        record.chmod(0o644)
+        record.unlink() if text is None else record.write_text(text)
+    kinds = sorted(item["kind"] for item in listing(ours, changed))
+    assert kinds == ["damaged", "damaged", "infer"]
+    ours(changed, "prune", "--yes")
+    assert not [*(changed / STORE_NAME).glob("train/*")]
+
+
 def test_trainings_of_variants_that_are_no_more_go_too(built_project, ours):
     for variant in ("default", "old"):
         folder = built_project / ".ptycho/work" / variant / ("a" * 16)
