@@ -59,7 +59,9 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
                 run = getattr(stages, _FUNCTIONS[row.stage])
                 built = make_result(row, state, project_store(), payload, run)
         except Exception as error:
-            return report_failure(error, backends)
+            failure = report_failure(error, backends)
+            # Where the other scans go on, it is not true that nothing was started.
+            return TaskFailed(failure.message, report=False) if row.scan else failure
     return built.to_values()
 
 

@@ -59,11 +59,21 @@ def identify(row: Row, state: State, read: Iterable[str] = ()) -> Identity:
 
 def digest_of_input(row: Row, state: State, path: str) -> str | None:
     """sha256 of an input of a task: of the file that is there, or that will be; of a scan that is
-    not there, as it was when its fixture was cut. None where none of these is known."""
+    not there, as it was when it was read. None where none of these is known."""
     digest = state.expected.get(path) or state.sha256(path)
-    if digest is None and row.stage in ("source", "fixture"):
-        digest = state.get(row.name, path) or _find_in_sidecars(row, path)
+    if digest is None and may_be_absent(row, path):
+        digest = state.get(row.name, path)
+        if digest is None and row.stage in ("source", "fixture"):
+            digest = _find_in_sidecars(row, path)
     return digest
+
+
+def may_be_absent(row: Row, path: str) -> bool:
+    """Whether an input is a scan of the user's, which may go when all is made of it. Of one scan
+    alone, that is a mistake wherever it is to be reconstructed."""
+    if row.stage in ("source", "fixture"):
+        return True
+    return bool(row.scan) and path in (row.inputs.get("scan"), row.inputs.get("product"))
 
 
 def _find_in_sidecars(row: Row, path: str) -> str | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 
 from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import clean, run_stage
 from ptycho_tasks.builds.project import read_project_table
+from ptycho_tasks.builds.results import may_be_absent
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import IGNORE_CODE, UpToDate
 from ptycho_tasks.builds.state import Checker, State
@@ -105,9 +106,13 @@ def _alias(row: Row, name: str) -> Task:
 
 def _task(row: Row, made: Collection[str]) -> Task:
     inputs = [*row.inputs.values()]
-    if row.stage in ("source", "fixture"):
+    if row.scan or row.stage in ("source", "fixture"):
         # A missing scan is the action's to report: doit would not say which key names it.
-        inputs = [path for path in inputs if path in made or Path(path).exists()]
+        inputs = [
+            path
+            for path in inputs
+            if path in made or not may_be_absent(row, path) or os.path.exists(path)  # noqa: PTH110
+        ]
     task = Task(
         row.name,
         [(run_stage, [row.name])],

@@ -26,6 +26,7 @@ from ptycho_tasks.builds.run import begin_run
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry
 from ptycho_tasks.system.faults import exit_on_error
+from ptycho_tasks.system.terminal import echo
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
@@ -89,6 +90,8 @@ class UpToDate(Answer):
         if built is not None and built.key == now.key():
             self.reasons = list(self._changed_outputs(built))
             if not self.reasons:
+                if is_run and row.stage == "source":
+                    self._tell_absent(task)
                 if {*(state.get(row.name, "deps:") or ())} != task.file_dep:
                     self._adopt(built)
                 return True
@@ -98,6 +101,11 @@ class UpToDate(Answer):
             if self._take(built, now, is_run=is_run) or self._ignore_code(built, now):
                 self.reasons = []
         return not self.reasons
+
+    def _tell_absent(self, task: Task) -> None:
+        for path in self.row.inputs.values():
+            if path not in task.file_dep:
+                echo(f"{self.row.name}: {path} is not there; what was made of it stays")
 
     def _changed_outputs(self, built: Built) -> Iterator[Reason]:
         for path in self.row.outputs:

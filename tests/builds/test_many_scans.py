@@ -85,6 +85,16 @@ def test_a_new_scan_is_checked_and_reconstructed_and_nothing_else(built_beam, do
     (beam / "raw/two.npz").unlink()
     assert ran(doit(beam)) == []
     assert (beam / "runs/default/inference/two/reconstruction.h5").is_file()
+    edit(beam, ("[raw/*.npz]", "[raw/one.npz, raw/two.npz]"))
+    done = doit(beam)
+    assert ran(done) == []
+    assert "source:two: raw/two.npz is not there; what was made of it stays\n" in done.stdout
+    edit(beam, ("epochs: 3", "epochs: 4"))
+    done = doit(beam)
+    assert done.returncode == 1
+    assert ".  infer:one\n" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "ptycho.yaml:2: scan `two`: source.file: there is no" in line
 
 
 def test_a_glob_of_scans_to_learn_from_is_told_by_why(beam, doit):
