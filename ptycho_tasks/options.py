@@ -129,6 +129,10 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         Annotated[int, limits(ge=1)] | None,
         doc("trainings that run together, whatever `doit -n` says; null: one where they use a GPU"),
     ] = None
+    store_gb: Annotated[
+        Annotated[float, limits(gt=0.0)] | None,
+        doc("size of the project's own store from which on runs mention it, GB; null: never do"),
+    ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
 
 

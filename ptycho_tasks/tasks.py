@@ -24,6 +24,7 @@ from doit.task import Task
 
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
+from ptycho_tasks.builds.run_progress import RunProgress
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
@@ -80,6 +81,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Names of tasks that failed."""
         self.not_run: list[str] = []
         """Names of tasks that did not run, since one before them failed."""
+        self.progress = RunProgress()
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Begin a run."""
@@ -112,9 +114,20 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def execute_task(self, task: Any) -> None:
         """Say that a task runs, also to who asks for the lock."""
         begin_task(task.name)
+        self.progress.begin(task)
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
         print_text("", self.outstream)
+
+    def add_success(self, task: Any) -> None:
+        """Note that a task ran."""
+        self.progress.end(task)
+        super().add_success(task)
+
+    def skip_uptodate(self, task: Any) -> None:
+        """Note that a task need not run."""
+        self.progress.skip(task)
+        super().skip_uptodate(task)
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:
         """Note that a task failed, or did not run since one before it failed."""
@@ -144,7 +157,12 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         end_run()
 
     def _summary(self) -> Iterator[str]:
-        """What failed, where more than the last line says it."""
+        """What was made, and what failed, where more than the last line says it."""
+        yield from self.progress.summarize()
+        if self.progress.has_made:  # to look at the store takes time
+            from ptycho_tasks.builds.pruning import describe_large_store
+
+            yield from describe_large_store()
         if len(self.failed) + len(self.not_run) > 1:
             yield f"failed: {', '.join(self.failed)}"
             if self.not_run:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from doit.globals import Globals
 from hypothesis import settings
 
+from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.project import (  # noqa: F401
     DOIT,
     Completed,
@@ -102,6 +105,25 @@ def write_project(tmp_path: Path) -> Callable[..., Path]:
 def project(write_project: Callable[..., Path]) -> Path:
     """A tiny simulated project, nothing built yet."""
     return write_project()
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run `ptycho-tasks` in a project, in this process; gives exit status, stdout and stderr."""
+
+    from ptycho_tasks.commands import cli as command_line
+
+    def run(root: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(root)
+        forget_all()
+        monkeypatch.setattr(Globals, "dep_manager", None)
+        monkeypatch.setattr("sys.argv", ["ptycho-tasks", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            command_line.main()
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

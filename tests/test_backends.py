@@ -316,6 +316,8 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "  memory_gb: null           # memory to use at most, GB; null: what the machine has left\n"
         "  at_once: null             # trainings that run together, whatever `doit -n` says; null: "
         "one where they use a GPU\n"
+        "  store_gb: null            # size of the project's own store from which on runs mention "
+        "it, GB; null: never do\n"
         "  quiet: false              # no progress on the terminal\n"
     )
     assert not (tmp_path / "imported").exists()

@@ -78,6 +78,11 @@ def read_one_offs(state: State) -> list[dict[str, str]]:
     return noted if is_right else []
 
 
+def forget_one_offs(state: State) -> None:
+    """Forget which one-off variants were asked for."""
+    state.note(_ONE_OFFS, "[]")
+
+
 def list_tables(state: State) -> list[Table]:
     """The project's tasks, and those of each one-off variant that was asked for and that still is
     right."""

@@ -74,6 +74,8 @@ class UpToDate(Answer):
         self.row = row
         self.stored: Entry | None = None
         """What the store has, where it is not in its place and nothing is run."""
+        self.is_taken = False
+        """Whether this run put the outputs in their places from the store."""
         self.changed: list[Reason] = []
         """Outputs that are not as they were left."""
 
@@ -155,9 +157,13 @@ class UpToDate(Answer):
             return False
         entry = find_result(row, state, store, now, self._old_entry(built), add=is_run)
         why = self.changed[0].text if self.changed else ""
-        if entry is None or (is_run and not take_result(row, state, store, entry, why)):
+        if entry is None:
             return False
-        if not is_run and not is_in_place(row, state, entry):
+        is_there = is_in_place(row, state, entry)
+        if is_run and not take_result(row, state, store, entry, why):
+            return False
+        self.is_taken = is_run and not is_there
+        if not is_run and not is_there:
             self.stored = entry
             files = entry.record.files
             state.expected |= {path: files.get(name) for path, name in name_outputs(row).items()}
@@ -167,12 +173,18 @@ class UpToDate(Answer):
     def _ignore_code(self, built: Built | None, now: Identity) -> bool:
         """Take the outputs as made by the code as it is, where the user asks for that and nothing
         else is new."""
-        is_requested = any((task.options or {}).get(IGNORE_CODE) for task in self.tasks.values())
-        if not is_requested or any(reason.kind != "code" for reason in self.reasons):
+        if any(reason.kind != "code" for reason in self.reasons) or not self._is_code_ignored():
             return False
         assert built is not None
         self._adopt(built._replace(key=now.key()))
         return True
+
+    def _is_code_ignored(self) -> bool:
+        """Whether any task was given the option; looked for once a command."""
+        if self.state.ignores_code is None:
+            options = (task.options or {} for task in self.tasks.values())
+            self.state.ignores_code = any(given.get(IGNORE_CODE) for given in options)
+        return self.state.ignores_code
 
     def _adopt(self, built: Built) -> None:
         """Have the database know the outputs as what the task makes now."""

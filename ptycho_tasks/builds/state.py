@@ -42,6 +42,8 @@ class State:
         self.name = name
         self.running = False
         """Whether tasks are being run, and not merely asked about."""
+        self.ignores_code: bool | None = None
+        """Whether what was built is to be taken as made by the code as it is; None: not known."""
         self.snapshots: dict[str, dict[str, str | None]] = {}
         """Of tasks that were checked: their inputs' hashes at that time."""
         self._database = Database(name, self._everything)

@@ -39,8 +39,11 @@ from ptycho_tasks.system.terminal import echo
 FORMAT = 1
 RECORD = "record.json"
 _HEAD = "store.json"
-_DAMAGED = "damaged"
-_NEW = "new-"
+DAMAGED = "damaged"
+"""The folder for entries that were set aside."""
+LINKS = ".links.json"
+"""How a file ends that lists further files which results were made from."""
+NEW = "new-"
 """How the folder of an entry begins that is not whole yet."""
 Hash = Callable[[str], "str | None"]
 """Gives the sha256 of the file at a path; None where there is no file."""
@@ -123,7 +126,7 @@ class Store:
         """Keys with the further files that results of this identity were made from."""
         plain = identity._replace(read={})
         for root in self.roots:
-            for paths in _read_links(root / stage / f"{plain.key()}.links.json"):
+            for paths in _read_links(root / stage / f"{plain.key()}{LINKS}"):
                 yield plain._replace(read={path: sha256(path) for path in paths}).key()
 
     def read(self, stage: str, key: str, root: Path | None = None) -> Entry | None:
@@ -160,7 +163,7 @@ class Store:
         """Move a damaged entry out of the way, and say so."""
         if not self._mends:
             return
-        aside = folder.parents[1] / _DAMAGED
+        aside = folder.parents[1] / DAMAGED
         try:
             aside.mkdir(exist_ok=True)
             place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-", dir=aside))
@@ -201,7 +204,7 @@ class Store:
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.own)
             _remove_unfinished(place)
-            folder = Path(tempfile.mkdtemp(prefix=f"{_NEW}{os.getpid()}-", dir=place))
+            folder = Path(tempfile.mkdtemp(prefix=f"{NEW}{os.getpid()}-", dir=place))
             folder.chmod(0o755)
         try:
             yield folder
@@ -248,7 +251,7 @@ class Store:
             place = self.shared / stage
             place.mkdir(parents=True, exist_ok=True)
             _mark(self.shared)
-            copy = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            copy = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
             copy.chmod(0o755)
             shutil.copytree(folder, copy, copy_function=_copy_read_only, dirs_exist_ok=True)
             return self._place(copy, self.shared, stage, record, replace)
@@ -269,7 +272,7 @@ class Store:
         final = root / stage / key
         if record.identity.read:
             plain = record.identity._replace(read={})
-            _add_links(root / stage / f"{plain.key()}.links.json", list(record.identity.read))
+            _add_links(root / stage / f"{plain.key()}{LINKS}", list(record.identity.read))
         for _ in range(3):
             with suppress(OSError):  # there is one already
                 folder.rename(final)
@@ -282,14 +285,19 @@ class Store:
                 remove_entry(final)
         raise FileWriteError(f"cannot write {final}; check its permissions and run again")
 
-    def entries(self, roots: Iterable[Path] | None = None) -> Iterator[Entry]:
-        """Every entry of the store."""
-        for root in self.roots if roots is None else roots:
+    def entries(self) -> Iterator[Entry]:
+        """Every entry of the store that is whole."""
+        for folder in self.list_folders(self.roots):
+            entry = self.read(folder.parent.name, folder.name, folder.parents[1])
+            if entry is not None:
+                yield entry
+
+    def list_folders(self, roots: Iterable[Path]) -> Iterator[Path]:
+        """The folders of entries, be they whole or damaged."""
+        for root in roots:
             for folder in sorted(root.glob(f"*/{'[0-9a-f]' * 64}")):
-                if folder.parent.name != _DAMAGED:
-                    entry = self.read(folder.parent.name, folder.name, root)
-                    if entry is not None:
-                        yield entry
+                if folder.parent.name != DAMAGED:
+                    yield folder
 
 
 def describe_folder(folder: Path, stage: str, record: Record) -> Entry:
@@ -310,7 +318,7 @@ def remove_entry(folder: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    away = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder.parent))
+    away = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
     folder.rename(away / folder.name)
     shutil.rmtree(away)
 
@@ -386,8 +394,8 @@ def _add_links(path: Path, links: list[str]) -> None:
 
 def _remove_unfinished(place: Path) -> None:
     """Remove what runs of the project left that were killed."""
-    for folder in place.glob(f"{_NEW}*-*"):
-        number = folder.name.removeprefix(_NEW).partition("-")[0]
+    for folder in place.glob(f"{NEW}*-*"):
+        number = folder.name.removeprefix(NEW).partition("-")[0]
         if number.isdecimal() and not is_alive(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from doit.control import TaskControl
 from doit.task import Task
 
 from ptycho_tasks.builds.order import sort_tasks
+from ptycho_tasks.builds.orphans import mention_orphans
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
 from ptycho_tasks.builds.store import format_age
@@ -124,11 +125,15 @@ class _Ask(DoitCmdBase):  # type: ignore[misc]
         else:
             text = "".join(f"{one_line(line)}\n" for line in self.lines(verdicts))
         print_text(text, self.outstream)
+        self.end()
         return 0
 
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
         """What is shown."""
         raise NotImplementedError
+
+    def end(self) -> None:
+        """Say what else the user should know."""
 
 
 class Why(_Ask):
@@ -148,6 +153,10 @@ class Why(_Ask):
             yield f"{verdict.task:<{width}}  {texts.get(verdict.status, verdict.status)}"
             for reason in verdict.reasons:
                 yield f"{'':<{width}}    {reason.text}"
+
+    def end(self) -> None:
+        """Results that no task has."""
+        mention_orphans(self.task_list)
 
 
 class DryRun(_Ask):

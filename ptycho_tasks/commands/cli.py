@@ -9,10 +9,12 @@ import click
 
 from ptycho_tasks.commands.backends import backends_command
 from ptycho_tasks.commands.bundle import bundle
+from ptycho_tasks.commands.compare import compare_command
 from ptycho_tasks.commands.completion import completion_command
 from ptycho_tasks.commands.config import config_command
 from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
+from ptycho_tasks.commands.prune import prune_command
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
 from ptycho_tasks.commands.train_infer import infer_command, train_command
 from ptycho_tasks.commands.why import dry_run_command, why_command
@@ -56,6 +58,7 @@ def cli(debug: bool) -> None:
 for _command in (
     backends_command,
     bundle,
+    compare_command,
     completion_command,
     config_command,
     dry_run_command,
@@ -64,6 +67,7 @@ for _command in (
     infer_command,
     init_command,
     plan,
+    prune_command,
     simulate_command,
     train_command,
     why_command,

@@ -66,3 +66,10 @@ def complete_tasks(context: click.Context, param: click.Parameter, incomplete: s
         names += [row.name for row in read_table(Path.cwd(), None).rows]
     groups = [name.partition(":")[0] for name in names]
     return [name for name in dict.fromkeys([*groups, *names]) if name.startswith(incomplete)]
+
+
+def complete_results(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The variants and scans of the project that begin like this."""
+    tasks = complete_tasks(context, param, "infer:")
+    names = [name.partition(":")[2] for name in tasks]
+    return [name for name in names if name.startswith(incomplete)]

@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -96,7 +96,7 @@ def read_one_off(changes: Mapping[str, str], base: Mapping[str, Any]) -> Variant
 
 def _label_changes(changes: Mapping[str, Any], keys: list[str]) -> str:
     """The label of changes to some of the keys that may be changed."""
-    names = dict(zip(keys, _shorten_keys(keys), strict=True))
+    names = dict(zip(keys, shorten_keys(keys), strict=True))
     return make_label({names[key]: value for key, value in changes.items()})
 
 
@@ -203,7 +203,7 @@ def _prefixes(parts: list[str]) -> Iterable[str]:
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _shorten_keys(keys: list[str]) -> list[str]:
+def shorten_keys(keys: Sequence[str]) -> list[str]:
     """The last part of each key, or as many parts as tell the keys apart."""
     parts = [key.split(".") for key in keys]
     lengths = range(1, max(map(len, parts), default=0) + 1)

@@ -1,7 +1,6 @@
 """Whether the stages of the project in the current folder are up to date; nothing is run.
 
-The judgement is that of `doit why`. Nothing is written, not even to the database: this may be a
-check in a clone, or stand beside a run.
+The judgement is that of `doit why`.
 """
 
 from __future__ import annotations
@@ -9,22 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from doit.control import TaskControl
-from doit.dependency import Dependency
-from doit.globals import Globals
 
-from ptycho_tasks.builds.stage_tasks import create_all_tasks
-from ptycho_tasks.builds.state import Checker, State
+from ptycho_tasks.builds.asking import ask_project
 from ptycho_tasks.builds.why import Verdict, judge
-from ptycho_tasks.layout import STATE_NAME
 
 _WITHOUT_RECIPE = ("source", "fixture")
 """Stages whose results do not say what they were made from: only the database does."""
-
-
-class _ReadOnly(State):
-    """The database, of which nothing changes."""
-
-    is_read_only = True
 
 
 def find_stage_problem(stage: str) -> str:
@@ -36,16 +25,10 @@ def find_stage_problem(stage: str) -> str:
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
-    manager = Dependency(_ReadOnly, STATE_NAME, checker_cls=Checker)
-    before, Globals.dep_manager = Globals.dep_manager, manager
-    try:
-        control = TaskControl(create_all_tasks())
+    with ask_project() as (control, manager):
         names = [name for name in control.tasks if stage in (name, name.partition(":")[0])]
         control.process(names)
         stale = [verdict for verdict in judge(control, manager) if _is_stale(verdict, control)]
-    finally:
-        manager.close()
-        Globals.dep_manager = before
     return next((f"{verdict.task}: {_describe(verdict)}" for verdict in stale), "")
 
 

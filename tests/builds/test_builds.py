@@ -251,7 +251,9 @@ def test_lines_of_parallel_tasks_are_whole_and_name_their_task(project, doit):
     done = doit(project, "-n", "4")
     assert done.returncode == 0, done.stderr
     named = r"(source|fixture|(train|infer):(default|seed[1-3]))"
-    for line in done.stdout.splitlines():
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("made 10 (")
+    for line in lines:
         assert re.fullmatch(rf"\.  {named}|{named}: \w+ +\S.*|{named}: +\S.*", line), line
     assert sum("amplitude_ssim" in line for line in done.stdout.splitlines()) == 4
     assert executed(doit(project)) == []

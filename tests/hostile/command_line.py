@@ -151,6 +151,8 @@ _fails("train_no_scan", "train", "--train-data-file", "nobody.npz", "--output-di
 _fails("train_over_the_scan", "train", "--train-data-file", "scan.npz", "--output-dir", "scan.npz")
 _fails("config_folder", "train", "--config", ".", "--output-dir", "o")
 _fails("no_project_why", "why")
+_fails("no_project_compare", "compare", "--csv")
+_fails("no_project_prune_store", "prune", "--yes", "--runs")
 _fails("no_project_config", "config")
 _fails("no_project_plan", "plan", "show")
 _fails("no_project_prune", "evidence", "prune", "--keep", "1")

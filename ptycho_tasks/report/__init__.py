@@ -1,0 +1,1 @@
+"""Results shown together: side by side, and what a project has of them."""

@@ -1,0 +1,11 @@
+"""What lies in a project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def list_stamps(root: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of every file of a project but for compiled code."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
