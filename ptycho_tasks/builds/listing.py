@@ -14,6 +14,8 @@ from doit.task import Task
 from ptycho_tasks.builds.orphans import has_stages, mention_orphans
 from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.system.clock import utc_now
+from ptycho_tasks.system.faults import WRITE_ERRORS
+from ptycho_tasks.system.terminal import give_up_output
 from ptycho_tasks.system.units import format_size
 
 
@@ -24,7 +26,13 @@ class List(_List):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: Any) -> Any:
         """Print the tasks, and which results no task has."""
-        code = super().execute(opt_values, pos_args)
+        try:
+            code = super().execute(opt_values, pos_args)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.errno not in WRITE_ERRORS:
+                raise
+            give_up_output(error)
+            return 1
         mention_orphans(self.task_list)
         return code
 

@@ -112,7 +112,7 @@ def test_a_plain_project_becomes_part_of_a_matrix(built_project, change, build, 
     change(matrix=None, variants=[{"name": "base"}])
     capsys.readouterr()
     assert build(built_project) == []
-    assert "train from the store, made just now" in capsys.readouterr().out
+    assert "train from the store, made " in capsys.readouterr().out
     assert (built_project / "runs/base/training/wts.h5.zip").is_file()
 
 
@@ -255,7 +255,7 @@ def test_a_shared_store_serves_several_projects(built_project, tmp_path, change,
     assert build(other) == []
     lines = capsys.readouterr().out
     for task in ("source", "fixture", "train", "infer"):
-        assert f"{task} from the store, made just now" in lines
+        assert f"{task} from the store, made " in lines
 
 
 def test_a_store_that_cannot_be_written_is_read_all_the_same(
