@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pkgutil
+import re
 import resource
 import shutil
 import subprocess
