@@ -14,8 +14,7 @@ from doit.task import Task
 from ptycho_tasks.builds.orphans import has_stages, mention_orphans
 from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.system.clock import utc_now
-from ptycho_tasks.system.faults import WRITE_ERRORS
-from ptycho_tasks.system.terminal import give_up_output
+from ptycho_tasks.system.terminal import WRITE_ERRORS, give_up_output
 from ptycho_tasks.system.units import format_size
 
 
