@@ -14,7 +14,7 @@ from ptycho_tasks.builds.progress import duration
 from ptycho_tasks.builds.watched_run import WatchedRun
 from ptycho_tasks.config.scans import NoMatchError
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.scans.arrivals import Arrival, Arrivals, Stamp, read_stamp
+from ptycho_tasks.scans.arrivals import SETTLED_S, Arrival, Arrivals, Stamp, read_stamp
 from ptycho_tasks.system.file_system import is_local
 from ptycho_tasks.system.lock import describe_holder
 from ptycho_tasks.system.processes import Stopped, handle_signals
@@ -117,6 +117,8 @@ class _Watcher:
     def run(self) -> None:
         """Look, and again when something is new, until that is to end."""
         self.look()
+        if self._is_waiting and not self._stop.wait(2 * SETTLED_S):
+            self.look()  # what came a moment ago is there as well
         if not self.options.once and not self._stop.is_set():
             shown = ", ".join(map(self._show, self._folders))
             echo(f"watching {shown}; Ctrl-C ends")
