@@ -206,7 +206,8 @@ def run_watch(
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until and process.poll() is None:
         ends = watch.find_ends()
-        if all(len(ends.get(name, ())) >= variants for name in came):
+        failed = [line.split()[0] for _, line in [*watch.lines] if "  failed: " in line]
+        if all(len(ends.get(name, ())) >= variants or name in failed for name in came):
             break
         time.sleep(0.2)
     sizes.append(memory.memory_info().rss)
@@ -223,8 +224,8 @@ def report(came: dict[str, float], watch: Watch, variants: int, sizes: list[int]
     latencies = [max(ends[name]) - came[name] for name in came if name in whole]
     if len(whole) < len(came):
         click.echo(f"{len(came) - len(whole)} scans were not reconstructed:")
-        for _, line in watch.lines[-10:]:
-            click.echo(f"    {line}")
+        odd = [line for _, line in watch.lines if " R-factor " not in line]
+        click.echo("\n".join(f"    {line}" for line in odd[-10:]))
     if latencies:
         click.echo(
             f"{len(latencies)} scans, from the last byte to the product: first "
