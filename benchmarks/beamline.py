@@ -176,7 +176,7 @@ def make_project(
     project.write_config()
     project.write_scan(0)
     click.echo(
-        f"{backend}, {variants} variants, scans of {grid**2} frames of {size} x {size}, "
+        f"{backend}, {variants} variant(s), scans of {grid**2} frames of {size} x {size}, "
         f"{len(project.content) / 1e6:.1f} MB"
     )
     return project
