@@ -11,9 +11,11 @@ from types import FrameType
 
 from ptycho_tasks.builds.present_scans import PresentScans, list_present_scans
 from ptycho_tasks.builds.progress import duration
+from ptycho_tasks.builds.warm_up import warm_up
 from ptycho_tasks.builds.watched_run import WatchedRun
 from ptycho_tasks.config.scans import NoMatchError
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.scans.arrivals import SETTLED_S, Arrival, Arrivals, Stamp, read_stamp
 from ptycho_tasks.system.file_system import is_local
 from ptycho_tasks.system.lock import describe_holder
@@ -100,10 +102,8 @@ class _Watcher:
         """Whether what was stale at the start was built."""
         self._is_waiting = False
         """Whether a file has not come whole yet, or another run is at work."""
-        self._obstacle: object = None
-        """What must change before the next run."""
-        self._present: object = None
-        """What would have to change, of the files that there are now."""
+        self._hopes: object = None
+        """What must be new before another training is tried; None where none failed."""
         self._config = b""
         self._told = ""
         """What is in the way, which is said once."""
@@ -122,6 +122,8 @@ class _Watcher:
         if not self.options.once and not self._stop.is_set():
             shown = ", ".join(map(self._show, self._folders))
             echo(f"watching {shown}; Ctrl-C ends")
+            if not self.tally.reconstructed:
+                warm_up()
         while not self.options.once and not self._stop.is_set():
             folders = self._folders
             for _ in self._wait():
@@ -186,9 +188,12 @@ class _Watcher:
         late = sorted(scans.learned - {*self._done, *new})
         if late:
             return self._tell(f"waiting for {late[0]}, which is learned from")
-        if not (new or not self._is_started) or self._is_in_the_way(scans) or self._is_locked():
+        if self._is_started and not new:
             return None
-        return self._work(new)
+        if self._hopes == self._find_hopes(scans) or self._is_locked():
+            return None
+        self._hopes = None
+        return self._work(scans, new)
 
     def _find_new(self, scans: PresentScans) -> dict[str, tuple[Arrival, ...]]:
         """The scans that have come whole and were not dealt with as they are."""
@@ -204,11 +209,11 @@ class _Watcher:
                 self._is_waiting = True
         return new
 
-    def _is_in_the_way(self, scans: PresentScans) -> bool:
-        """Whether what kept the last run from reconstructing anything is as it was."""
-        learned = [*map(read_stamp, (f for n in sorted(scans.learned) for f in scans.files[n]))]
-        self._present = scans.config, learned
-        return self._obstacle == self._present
+    def _find_hopes(self, scans: PresentScans) -> object:
+        """What may be new where a training failed: ptycho.yaml, what is learned from, or what
+        another run has done."""
+        learned = [path for name in sorted(scans.learned) for path in scans.files[name]]
+        return scans.config, [*map(read_stamp, (*learned, self._root / STATE_NAME))]
 
     def _is_locked(self) -> bool:
         """Whether another run is at work, which is waited for."""
@@ -221,7 +226,7 @@ class _Watcher:
         self._tell(holder, kind="lock")
         return True
 
-    def _work(self, new: Mapping[str, tuple[Arrival, ...]]) -> None:
+    def _work(self, scans: PresentScans, new: Mapping[str, tuple[Arrival, ...]]) -> None:
         """Reconstruct scans, and build what is needed for it."""
         since = {
             name: max((arrival.since for arrival in arrivals), default=time.monotonic())
@@ -239,13 +244,11 @@ class _Watcher:
             run.execute()
             if run.obstacle:
                 raise PtychoTasksError(run.obstacle)
-        except ConfigError as error:
-            self._obstacle = self._present
-            return self._stay(error)
         except ChangedCodeError:
             raise
         except PtychoTasksError as error:
-            self._obstacle = self._present
+            if run.obstacle:
+                self._hopes = self._find_hopes(scans)
             return self._stay(error)
         except Stopped:
             raise
@@ -256,7 +259,7 @@ class _Watcher:
             raise
         finally:
             self._note(run)
-        self._is_started, self._obstacle, self._told = True, None, ""
+        self._is_started, self._told = True, ""
         for name, arrivals in new.items():
             self._done[name] = tuple(arrival.stamp for arrival in arrivals)
         return None

@@ -15,7 +15,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from ptycho_tasks.builds import watching
+from ptycho_tasks.builds import stages, watching
+from ptycho_tasks.builds.warm_up import warm_up
 from ptycho_tasks.builds.watching import WatchOptions, watch
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.options import SimulationOptions
@@ -208,6 +209,44 @@ def test_a_mistake_in_ptycho_yaml_is_told_once_and_scans_wait(
     assert "train ..." in capsys.readouterr().out
 
 
+def test_a_training_that_fails_later_is_tried_again_when_something_is_new(
+    beam: Path,
+    scans: list[Path],
+    watcher: watching._Watcher,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (beam / "raw" / "first.npz").write_text("no scan")
+    make_old(beam / "raw" / "first.npz")
+    drop(scans[1], beam / "raw" / "second.npz")
+    capsys.readouterr()
+    for _ in range(3):
+        watcher.look()
+    out = capsys.readouterr().out
+    assert out.count("neither NPZ") == 2  # of the scan, and of what waits for it
+    assert "scans wait until that is mended" in out
+    drop(scans[2], beam / "raw" / "first.npz")
+    watcher.look()
+    assert watcher.tally.failed == set()
+    assert list_results(beam) == ["first", "second"]
+
+
+def test_a_training_by_doit_lets_scans_go_on(
+    beam: Path, scans: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    once()
+    watcher = watching._Watcher(WatchOptions(may_train=False))
+    watcher.look()
+    (beam / "ptycho.yaml").write_text(CONFIG.replace("epochs: 3", "epochs: 4"))
+    drop(scans[1], beam / "raw" / "second.npz")
+    capsys.readouterr()
+    for _ in range(2):
+        watcher.look()
+    assert capsys.readouterr().out.count("train is stale (training.epochs 3 -> 4)") == 1
+    assert run_command([*DOIT, "train"], cwd=beam).returncode == 0
+    watcher.look()
+    assert watcher.tally.reconstructed == {"second"}
+
+
 def test_a_scan_that_was_removed_keeps_its_results(
     beam: Path,
     scans: list[Path],
@@ -267,6 +306,24 @@ def test_code_that_was_changed_meanwhile_ends_the_watch(
     drop(scans[1], beam / "raw" / "second.npz")
     with pytest.raises(PtychoTasksError, match=r"epie\.py: was changed since the watch began"):
         watcher.look()
+
+
+def test_warming_up_reconstructs_a_few_frames_and_leaves_nothing(
+    beam: Path,
+    watcher: watching._Watcher,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = []
+    infer = stages.infer
+    monkeypatch.setattr(stages, "infer", lambda payload: results.append(infer(payload)))
+    before = {path: path.stat().st_mtime_ns for path in beam.rglob("*")}
+    capsys.readouterr()
+    forget_all()
+    warm_up()
+    assert [metrics["frames"] for metrics in results] == [16]
+    assert {path: path.stat().st_mtime_ns for path in beam.rglob("*")} == before
+    assert capsys.readouterr() == ("", "")
 
 
 # ---------------------------------------------------------------------------------------- arrivals
