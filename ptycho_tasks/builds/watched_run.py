@@ -81,7 +81,10 @@ class WatchedRun(Observer):
             self._last_error = line
         if line.startswith("warning"):
             return f"{self._label}  warning: {line.removeprefix('warning').lstrip(' :')}"
-        return line if " from the store, made " in line else None
+        name, comes_from_store, age = line.partition(" from the store, made ")
+        stage, _, label = name.partition(":")
+        shown = label if stage in _RESULTS and label else name
+        return f"{shown}  from the store, made {age}" if comes_from_store else None
 
     def _say(self, text: str) -> None:
         print_text(f"{one_line(text)}\n", self._stream)

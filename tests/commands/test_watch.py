@@ -103,6 +103,16 @@ def test_a_new_scan_costs_itself_alone(
     assert "train ..." not in capsys.readouterr().out
 
 
+def test_a_scan_that_the_store_has_is_told(
+    beam: Path, scans: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    once()
+    drop(scans[0], beam / "raw" / "again.npz")
+    capsys.readouterr()
+    once()
+    assert capsys.readouterr().out.startswith("again  from the store, made just now\n")
+
+
 def test_a_bad_scan_is_a_line_and_the_others_go_on(
     beam: Path, scans: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
