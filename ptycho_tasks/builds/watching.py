@@ -75,14 +75,16 @@ def watch(options: WatchOptions) -> Tally:
         try:
             watcher.run()
         finally:
-            tally = watcher.tally
-            failed = f", {len(tally.failed)} failed" if tally.failed else ""
-            plural = "" if len(tally.reconstructed) == 1 else "s"
-            echo(
-                f"{len(tally.reconstructed)} scan{plural} reconstructed{failed}, in "
-                f"{duration(time.monotonic() - begun)}"
-            )
-    return tally
+            if watcher.is_started:
+                echo(_describe(watcher.tally, time.monotonic() - begun))
+    return watcher.tally
+
+
+def _describe(tally: Tally, seconds: float) -> str:
+    """A line that sums up."""
+    failed = f", {len(tally.failed)} failed" if tally.failed else ""
+    plural = "" if len(tally.reconstructed) == 1 else "s"
+    return f"{len(tally.reconstructed)} scan{plural} reconstructed{failed}, in {duration(seconds)}"
 
 
 class _Watcher:
@@ -98,7 +100,7 @@ class _Watcher:
         self._done: dict[str, tuple[Stamp | None, ...]] = {}
         """Scans that were dealt with, as their files were then."""
         self._known: dict[str, None] = {}
-        self._is_started = False
+        self.is_started = False
         """Whether what was stale at the start was built."""
         self._is_waiting = False
         """Whether a file has not come whole yet, or another run is at work."""
@@ -188,7 +190,7 @@ class _Watcher:
         late = sorted(scans.learned - {*self._done, *new})
         if late:
             return self._tell(f"waiting for {late[0]}, which is learned from")
-        if self._is_started and not new:
+        if self.is_started and not new:
             return None
         if self._hopes == self._find_hopes(scans) or self._is_locked():
             return None
@@ -259,7 +261,7 @@ class _Watcher:
             raise
         finally:
             self._note(run)
-        self._is_started, self._told = True, ""
+        self.is_started, self._told = True, ""
         for name, arrivals in new.items():
             self._done[name] = tuple(arrival.stamp for arrival in arrivals)
         return None
@@ -286,7 +288,7 @@ class _Watcher:
 
     def _stay(self, error: PtychoTasksError) -> None:
         """Wait until what is wrong is mended; at the start, end."""
-        if self.options.once or not self._is_started:
+        if self.options.once or not self.is_started:
             raise error
         self._tell(f"error: {error}; scans wait until that is mended")
 
