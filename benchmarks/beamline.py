@@ -189,6 +189,19 @@ def run_watch(
     process = subprocess.Popen(
         [*WATCH, *arguments], cwd=project.root, stdout=subprocess.PIPE, text=True
     )
+    try:
+        came, watch, sizes = drop_scans(project, process, scans, every, variants)
+    finally:
+        process.terminate()
+        process.wait()
+    report(came, watch, variants, sizes)
+    click.echo(f"ended by SIGTERM: exit {process.returncode}; {watch.lines[-1][1]}")
+
+
+def drop_scans(
+    project: Project, process: subprocess.Popen[str], scans: int, every: float, variants: int
+) -> tuple[dict[str, float], Watch, list[int]]:
+    """Let scans come; gives when each had come, what `watch` said, and its memory in bytes."""
     watch = Watch(process)
     threading.Thread(target=watch.read, daemon=True).start()
     begun = time.monotonic()
@@ -206,15 +219,15 @@ def run_watch(
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until and process.poll() is None:
         ends = watch.find_ends()
-        failed = [line.split()[0] for _, line in [*watch.lines] if "  failed: " in line]
+        failed = [
+            line.split()[0].rpartition("/")[2] for _, line in [*watch.lines] if "  failed: " in line
+        ]
         if all(len(ends.get(name, ())) >= variants or name in failed for name in came):
             break
         time.sleep(0.2)
-    sizes.append(memory.memory_info().rss)
-    process.terminate()
-    process.wait()
-    report(came, watch, variants, sizes)
-    click.echo(f"ended by SIGTERM: exit {process.returncode}; {watch.lines[-1][1]}")
+    if process.poll() is None:
+        sizes.append(memory.memory_info().rss)
+    return came, watch, sizes
 
 
 def report(came: dict[str, float], watch: Watch, variants: int, sizes: list[int]) -> None:
