@@ -17,6 +17,7 @@ from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.prune import prune_command
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
 from ptycho_tasks.commands.train_infer import infer_command, train_command
+from ptycho_tasks.commands.watch import watch_command
 from ptycho_tasks.commands.why import dry_run_command, why_command
 from ptycho_tasks.errors import DEBUG, PtychoTasksError
 from ptycho_tasks.system.clock import utc_now
@@ -70,6 +71,7 @@ for _command in (
     prune_command,
     simulate_command,
     train_command,
+    watch_command,
     why_command,
 ):
     cli.add_command(_command)

@@ -29,10 +29,20 @@ from ptycho_tasks.config.fields import WHOLE, flatten
 from ptycho_tasks.config.globs import expand_glob, is_glob
 from ptycho_tasks.config.layers import Layers, NamedScan, convert, convert_once
 from ptycho_tasks.config.sections import InferenceOptions, SourceOptions, TrainingFrames
+from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 from ptycho_tasks.system.cache import cached
 
 _SCANS = "fixture.scans"
+
+
+class NoMatchError(ConfigError):
+    """A glob that matches no file: there may be one some day."""
+
+    def __init__(self, text: str, folders: list[str]) -> None:
+        """Take what is wrong, and the folders where a file may come."""
+        super().__init__(text)
+        self.folders = folders
 
 
 @dataclass(frozen=True)
@@ -228,11 +238,12 @@ class _ScanList:
         paths, folders = expand_glob(self.layers.file.root, text)
         self.watched |= dict.fromkeys(folders)
         if not paths:
-            raise self.layers.refuse(
+            refusal = self.layers.refuse(
                 key,
                 f"{shorten(text)} matches no file; correct it, or remove it (hidden and temporary "
                 "files, and the project's `fixtures` and `runs`, do not count)",
             )
+            raise NoMatchError(str(refusal), folders)
         return paths
 
     def _add(self, key: str, scan: NamedScan) -> None:

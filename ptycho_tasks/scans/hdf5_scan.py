@@ -77,6 +77,15 @@ def is_hdf5(path: Path) -> bool:
     return bool(h5py.is_hdf5(path))
 
 
+def can_open(path: Path) -> bool:
+    """Whether an HDF5 file can be opened: it is as long as it says, and no one writes to it."""
+    try:
+        h5py.File(path, "r").close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def open_hdf5_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
     """The arrays of a CXI file, or only its frames where a product gives the rest.

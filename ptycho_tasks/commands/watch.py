@@ -1,0 +1,31 @@
+"""`ptycho-tasks watch`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("watch")
+@click.option("--variant", metavar="NAME", help="Reconstruct with this variant only.")
+@click.option("--train/--no-train", default=True, help="Whether a stale training is run.")
+@click.option("--once", is_flag=True, help="Do what is there, and end; exit 1 if a scan failed.")
+@click.option(
+    "--poll",
+    is_flag=True,
+    help="Look again and again, where the file system tells of no changes; by itself for folders "
+    "that other machines may write to.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show all that the stages say.")
+def watch_command(variant: str | None, train: bool, once: bool, poll: bool, verbose: bool) -> None:
+    """Reconstruct each scan as it comes.
+
+    In a project whose `source.files` lists globs: builds what is stale, as `doit infer` would, then
+    waits for scans. Ctrl-C ends it.
+    """
+    from ptycho_tasks.builds.watching import WatchOptions, watch
+
+    tally = watch(WatchOptions(variant, train, once, poll, verbose))
+    if once and tally.failed:
+        sys.exit(1)
