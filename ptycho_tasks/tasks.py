@@ -88,7 +88,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         # doit has not looked at the list yet: with each task behind those that it needs, none
         # has to wait for another, and they run in the order that `dry-run` shows.
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
-        from ptycho_tasks.builds.project import keep_one_off, refuse_missing_scans
+        from ptycho_tasks.builds.project import (
+            keep_one_off,
+            refuse_missing_scans,
+            refuse_one_off_evidence,
+        )
 
         with exit_on_error():
             refuse_missing_scans(tasks, selected_tasks)
@@ -99,6 +103,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             from ptycho_tasks.evidence.tasks import refuse_unready
 
             with exit_on_error():
+                refuse_one_off_evidence(selected_tasks)
                 refuse_unready(tasks, selected_tasks)
             from ptycho_tasks.evidence.stage_failures import StageFailures
 

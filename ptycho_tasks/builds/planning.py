@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -102,7 +103,22 @@ class _Planner:
         for payload in filter(None, (payloads.training, payloads.refinement)):
             self._backends.add((payload.backend, payload.backend_source))
         shared = payloads.training.config.store
-        self._store = "" if shared is None else str(payloads.training.path(shared))
+        self._store = "" if shared is None else self._check_store(payloads.training.path(shared))
+
+    def _check_store(self, path: Path) -> str:
+        """The folder of shared results, if it can be one.
+
+        Raises:
+            ConfigError: it is a file, or a folder that holds the project's own files.
+        """
+        store, root = os.path.normpath(path), os.path.normpath(self.file.root)
+        own = [root, *(os.path.join(root, name) for name in ("runs", "fixtures", "backends"))]  # noqa: PTH118
+        problem = "is a file" if os.path.isfile(store) else ""  # noqa: PTH113
+        if store in own or any(store.startswith(f"{folder}{os.sep}") for folder in own[1:]):
+            problem = "holds the project's own files"
+        if problem:
+            raise ConfigError(f"{self._place('store')}: store: {store} {problem}; name a folder")
+        return store
 
     def _add(self, row: Row) -> None:
         """Add a task that no other variant has.
@@ -119,7 +135,7 @@ class _Planner:
         known = self._rows[row.stage].setdefault(row.name, row)
         for path in row.outputs or [row.name]:
             other = self._writers.setdefault(path, known)
-            if (other.name, other.settings) != (row.name, row.settings):
+            if (other.name, other.settings, other.inputs) != (row.name, row.settings, row.inputs):
                 names = dict.fromkeys(f"`{one.scan or one.variant}`" for one in (other, row))
                 raise ConfigError(
                     f"{self.file.path.name}: {' and '.join(names)} would both write {path}; "

@@ -14,7 +14,14 @@ from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
-from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, STORE_NAME, is_evidence_alone, project_path
+from ptycho_tasks.layout import (
+    CONFIG_NAME,
+    DODO_NAME,
+    EVIDENCE,
+    STORE_NAME,
+    is_evidence_alone,
+    project_path,
+)
 from ptycho_tasks.system.cache import cached
 
 
@@ -53,6 +60,18 @@ def describe_missing_input(name: str, path: str) -> str | None:
 def read_project_table() -> Table:
     """The project's tasks; each command of doit reads them once."""
     return _table_at(Path.cwd(), current_state(), _read_changes())
+
+
+def refuse_one_off_evidence(selected: Iterable[str]) -> None:
+    """Refuse to gather evidence of a variant for once: it is of the project as it stands.
+
+    Raises:
+        ConfigError: names what was given.
+    """
+    changes = _read_changes()
+    if changes and any(name.partition(":")[0] == EVIDENCE for name in selected):
+        given = " ".join("=".join(change) for change in changes)
+        raise ConfigError(f"{given}: evidence is of the project as it stands; leave it out")
 
 
 _ONE_OFFS = "one-offs"

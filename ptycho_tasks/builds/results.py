@@ -90,7 +90,14 @@ def _find_in_sidecars(row: Row, path: str) -> str | None:
 
 
 def find_result(
-    row: Row, state: State, store: Store, now: Identity, old: Entry | None, *, add: bool
+    row: Row,
+    state: State,
+    store: Store,
+    now: Identity,
+    old: Entry | None,
+    *,
+    is_accepted: bool,
+    add: bool,
 ) -> Entry | None:
     """The result that a task would make, where it was made before.
 
@@ -100,6 +107,7 @@ def find_result(
         store: of the project.
         now: the identity of what the task would make.
         old: what the task's outputs are by the database, if it is in the store.
+        is_accepted: whether the user took `old` as made by the code as it is.
         add: whether the store may be given what is found elsewhere.
     """
     entry = store.find(row.stage, now, state.sha256)
@@ -107,6 +115,8 @@ def find_result(
         return entry
     if old is None:
         return _find_outputs(row, state, store, now, add=add)
+    if is_accepted:
+        return old
     if _is_same(row, old.record.identity, now):
         # But for a setting that is new and at its default, or the way in which code is installed.
         files = {name: old.folder / name for name in old.record.files}

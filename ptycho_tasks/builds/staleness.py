@@ -129,12 +129,12 @@ class UpToDate(Answer):
         differences = list(
             list_differences(old.record.identity, now, paths=row.inputs, at_default=row.at_default)
         )
-        others = list(self._other_scans()) if differences else []
+        others = list(self._other_scans(old.record.identity, now))
         if others:  # fixtures are known by their number, which is another one now
             differences = [reason for reason in differences if reason.kind != "input"]
         return [*others, *differences, *changed]
 
-    def _other_scans(self) -> Iterator[Reason]:
+    def _other_scans(self, old: Identity, new: Identity) -> Iterator[Reason]:
         """How the scans that are learned from are others than they were."""
         before, now = self.state.get(self.row.name, "deps:") or (), self.row.inputs.values()
         if self.row.stage != "train" or len(before) + len(now) < 3:
@@ -143,6 +143,10 @@ class UpToDate(Answer):
             yield Reason("setting", "fixture.scans", f"{path} is new as an input")
         for path in sorted({*before} - {*now}):
             yield Reason("setting", "fixture.scans", f"{path} is no longer an input")
+        same = {*before} == {*now} and {*old.inputs.values()} == {*new.inputs.values()}
+        if same and old.inputs != new.inputs:
+            text = "fixture.scans: the scans are in another order"
+            yield Reason("setting", "fixture.scans", text)
 
     def _old_entry(self, built: Built | None) -> Entry | None:
         """What the store has of the outputs as they were built."""
@@ -155,7 +159,15 @@ class UpToDate(Answer):
         row, state, store = self.row, self.state, project_store()
         if state.is_forgotten(row.name):
             return False
-        entry = find_result(row, state, store, now, self._old_entry(built), add=is_run)
+        entry = find_result(
+            row,
+            state,
+            store,
+            now,
+            self._old_entry(built),
+            is_accepted=built is not None and built.key == now.key(),
+            add=is_run,
+        )
         why = self.changed[0].text if self.changed else ""
         if entry is None:
             return False

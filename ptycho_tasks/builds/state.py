@@ -46,6 +46,7 @@ class State:
         """Whether what was built is to be taken as made by the code as it is; None: not known."""
         self.snapshots: dict[str, dict[str, str | None]] = {}
         """Of tasks that were checked: their inputs' hashes at that time."""
+        self._group = ""
         self._database = Database(name, self._everything)
         self._digests = Digests()
         self._tasks: dict[str, dict[str, Any]] | None = None
@@ -75,6 +76,12 @@ class State:
         Raises:
             SystemExit: a run is at work, which this is not of.
         """
+        if key == "_values_:":
+            # A group of tasks may be called like a stage, of which the record is to stay.
+            is_group = "built" not in (value or {}) and self.outputs(task) is not None
+            self._group = task if is_group else ""
+        if task == self._group:
+            return
         if key == "result:" and self.outputs(task) is not None:
             return  # it says the same as the values: see `_result`
         if not self.running and key in ("_values_:", "ignore:"):

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.identity import Identity, read_identity
 from ptycho_tasks.errors import ConfigError, FileWriteError
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.clock import parse_stamp
 from ptycho_tasks.system.files import (
     copy_or_link,
@@ -140,7 +141,7 @@ class Store:
                 if folder.is_dir():
                     self.set_aside(folder, f"it has no {RECORD}")
                 continue
-            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 record = None
             if record is not None and record.identity.key() == key:
                 return Entry(stage, key, folder, record)
@@ -253,14 +254,16 @@ class Store:
             _mark(self.shared)
             copy = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
             copy.chmod(0o755)
-            shutil.copytree(folder, copy, copy_function=_copy_read_only, dirs_exist_ok=True)
+            for name in (RECORD, *record.files):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                copy_or_link(folder / name, copy / name)
+                (copy / name).chmod(0o444)
             return self._place(copy, self.shared, stage, record, replace)
         except (OSError, FileWriteError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            echo(
-                f"store      {self.shared}: cannot be written ({reason}); the result is kept in "
-                f"{self.own}",
-                err=True,
+            _tell_once(
+                f"store      {self.shared}: cannot be written ({reason}); results are kept in "
+                f"{self.own}"
             )
             return None
         finally:
@@ -323,9 +326,9 @@ def remove_entry(folder: Path) -> None:
     shutil.rmtree(away)
 
 
-def _copy_read_only(source: str, target: str) -> None:
-    copy_or_link(source, target)
-    os.chmod(target, 0o444)  # noqa: PTH101
+@cached
+def _tell_once(text: str) -> None:
+    echo(text, err=True)
 
 
 def _mark(root: Path) -> None:
@@ -403,7 +406,7 @@ def _remove_unfinished(place: Path) -> None:
 def format_age(seconds: float) -> str:
     """How long ago something was: `3 days ago`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        count = int(seconds // length)
+        count = int(max(seconds, 0) // length)
         if count:
             return f"{count} {unit}{'s' * (count > 1)} ago"
     return "just now"

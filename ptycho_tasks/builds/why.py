@@ -76,7 +76,10 @@ def _verdict(
     if dep_manager.status_is_ignore(task):
         return Verdict(task.name, "ignored", ())
     status = dep_manager.get_status(task, tasks, get_log=True)
-    reasons = [*_obstacles(task, tasks), *_own_reasons(task, status)]
+    own = [*_own_reasons(task, status)]
+    # A stage that would not run misses nothing, also where its scan is not there any more.
+    is_settled = not own and any(isinstance(u, UpToDate) for u, _, _ in task.uptodate)
+    reasons = [*([] if is_settled else _obstacles(task, tasks)), *own]
     if any(before[name].status == "ignored" for name in task.task_dep):
         return Verdict(task.name, "ignored", ())
     settled = ("up to date", "stored")
@@ -168,7 +171,10 @@ class DryRun(_Ask):
     def lines(self, verdicts: list[Verdict]) -> Iterator[str]:
         """Each task that would run."""
         due = [verdict for verdict in verdicts if verdict.status in _MARKS]
-        if not due:
+        ignored = [verdict.task for verdict in verdicts if verdict.status == "ignored"]
+        if not due and ignored:
+            yield f"nothing would run: what is not up to date is ignored: {', '.join(ignored)}"
+        elif not due:
             yield "nothing would run: all is up to date"
         for verdict in due:
             first = verdict.reasons[0].text

@@ -35,7 +35,7 @@ from ptycho_tasks.config.payload import (
 )
 from ptycho_tasks.config.scans import Scans, find_scan, read_scans
 from ptycho_tasks.config.sections import Config
-from ptycho_tasks.config.variants import read_one_off, read_variants
+from ptycho_tasks.config.variants import read_one_off, read_variants, refuse_name
 from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
 from ptycho_tasks.options import ExecutionOptions, Section
 from ptycho_tasks.system.cache import cached
@@ -121,7 +121,12 @@ def list_variants(file: ConfigFile, changes: Mapping[str, str] | None = None) ->
         base = create_training_payload(file).values
     except PtychoTasksError:  # some variant may be right all the same
         base = {}
-    return [read_one_off(changes, base)] if changes else read_variants(file, base)
+    if not changes:
+        return read_variants(file, base)
+    one_off = read_one_off(changes, base)
+    if file.data.get("matrix") or file.data.get("variants"):
+        refuse_name(one_off, read_variants(file, base))
+    return [one_off]
 
 
 def create_payloads(file: ConfigFile, variant: Variant, scan: str | None = None) -> Payloads:

@@ -98,7 +98,7 @@ class Payload:
 
     def path(self, text: str) -> Path:
         """A path as the user wrote it: `~` expanded, relative to the project's folder."""
-        return self.root / Path(text).expanduser()
+        return self.root / os.path.expanduser(text)  # noqa: PTH111 (Path's raises for some)
 
     def target(self, path: Path, name: str = "") -> Path:
         """Where a file is written that is to lie at `path`; a staging folder knows it by `name`,

@@ -178,6 +178,10 @@ def _list_scans(asked: _Asked) -> tuple[dict[str, NamedScan], tuple[str, ...]]:
     return scans.by_name, tuple(scans.watched)
 
 
+_STRANGE = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9_.-]")
+"""What no name may hold. A file that came by a glob may be called anything."""
+
+
 class _ScanList:
     """Gathers scans, and refuses those that are not distinct."""
 
@@ -199,6 +203,8 @@ class _ScanList:
             origins = {"source": where, "source.file": where}
             for path in self._expand(key, text) if self._is_glob(text) else [text]:
                 name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 (thousands)
+                if self._is_glob(text):
+                    name = _STRANGE.sub("_", name)
                 self._add(key, NamedScan(name, {"file": path}, origins))
 
     def add_named(self, name: str, value: Any) -> None:

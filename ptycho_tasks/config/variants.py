@@ -28,7 +28,7 @@ from ptycho_tasks.config.layers import DEFAULT_VARIANT, Variant
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import NAME_PATTERN, NAME_RULE
 
-_FIXED = ("name", "matrix", "variants", "evidence")
+_FIXED = ("name", "store", "matrix", "variants", "evidence")
 """Keys that are the same in every variant."""
 _MOST = 10_000
 _LONGEST_VALUE = 40
@@ -57,12 +57,31 @@ def read_variants(file: ConfigFile, base: Mapping[str, Any]) -> list[Variant]:
         # Some file systems do not tell `A` from `a`.
         other = by_name.setdefault(variant.name.casefold(), variant)
         # An axis may write one value in two ways.
-        if other is not variant and (other.name, other.changes) != (variant.name, variant.changes):
+        if other is not variant and not _are_same(other, variant):
             raise ConfigError(
                 f"{where}: variant `{variant.name}`: there is another one called `{other.name}`; "
                 "remove one, or list them under `variants` with names of their own"
             )
     return list(by_name.values()) or [DEFAULT_VARIANT]
+
+
+def _are_same(one: Variant, other: Variant) -> bool:
+    changes = [{key: _normalize(v) for key, v in each.changes.items()} for each in (one, other)]
+    return one.name == other.name and changes[0] == changes[1]
+
+
+def refuse_name(one_off: Variant, others: Iterable[Variant]) -> None:
+    """Refuse a variant of the command line that is called like one of the file, and is another.
+
+    Raises:
+        ConfigError: names the variant.
+    """
+    for other in others:
+        if other.name.casefold() == one_off.name.casefold() and not _are_same(other, one_off):
+            raise ConfigError(
+                f"{' '.join(one_off.origins.values())}: there is a variant called `{other.name}` "
+                "that is another one; rename that"
+            )
 
 
 def read_one_off(changes: Mapping[str, str], base: Mapping[str, Any]) -> Variant:
@@ -76,12 +95,21 @@ def read_one_off(changes: Mapping[str, str], base: Mapping[str, Any]) -> Variant
         ConfigError: a value is no YAML, or a key is one that no variant may change.
     """
     origins = {key: f"{key}={text}" for key, text in changes.items()}
-    overrides = {key: parse_value(text, origins[key]) for key, text in changes.items()}
     _check_keys("the command line", origins)
+    for key, text in changes.items():
+        if not text.strip():
+            raise ConfigError(f"{origins[key]}: gives no value; `null` stands for none")
+    given = {key: parse_value(text, origins[key]) for key, text in changes.items()}
+    overrides = dict(_list_leaves(given))
+    for key in [*overrides]:
+        above = next(name for name in changes if f"{key}.".startswith(f"{name}."))
+        origins[key] = origins[above]
+    origins = {key: origins[key] for key in overrides}
     for key in overrides:
         meant = [known for known in base if known.rpartition(".")[2] == key and known != key]
         if meant and key not in base:
-            shown = " or ".join(f"{known}={changes[key]}" for known in meant)
+            value = origins[key].partition("=")[2]
+            shown = " or ".join(f"{known}={value}" for known in meant)
             raise ConfigError(
                 f"{origins[key]}: no setting is called `{key}`; did you mean {shown}?"
             )
@@ -111,8 +139,19 @@ def _find_changes(overrides: Mapping[str, Any], base: Mapping[str, Any]) -> dict
     return {
         key: overrides[key]
         for key in sorted(overrides)
-        if key not in base or _text(base[key]) != _text(overrides[key])
+        if key not in base or _normalize(base[key]) != _normalize(overrides[key])
     }
+
+
+def _normalize(value: Any) -> str:
+    """One text for a value, however it is written: `1e6` and `1000000`, `./a` and `a`."""
+    if isinstance(value, str):
+        return f"text {PurePath(value)}" if "/" in value else f"text {value}"
+    return canonical_json(int(value) if _is_whole(value) else value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_INTEGER
 
 
 def _combine_matrix(file: ConfigFile, base: Mapping[str, Any]) -> Iterator[tuple[str, Variant]]:
@@ -216,7 +255,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and "/" in value:
         path = PurePath(value)
         value = str(path.parent / path.stem).replace("/", "_")
-    elif isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_INTEGER:
+    elif _is_whole(value):
         value = int(value)
     text = str(value) if isinstance(value, (str, int, float)) else canonical_json(value)
     fits = len(text) <= _LONGEST_VALUE and re.fullmatch(NAME_PATTERN, f"x{text}")

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -189,6 +190,24 @@ def test_what_the_user_asks_for_is_made_again(built_project, build, doit):
     assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
 
 
+def test_variants_of_files_that_are_called_alike_are_not_mixed_up(file_project, doit, build):
+    config = file_project / "ptycho.yaml"
+    with np.load(file_project / "scan.npz") as arrays:
+        other = dict(arrays)
+    other["diff3d"] = other["diff3d"][::-1]
+    np.savez(file_project / "other.npz", **other)
+    (file_project / "other.npz").rename(file_project / "scan.dat")
+    with config.open("a") as stream:
+        stream.write("variants: [{name: one}, {name: two, source.file: scan.dat}]\n")
+    assert build(file_project, "fixture") == ["source", "fixture"]
+    assert len({path.read_bytes() for path in (file_project / "fixtures").glob("*.npz")}) == 2
+    with config.open("a") as stream:
+        stream.write("matrix: {source.file: [./scan.one, ./scan.two]}\n")
+    done = doit(file_project, "list")
+    assert done.returncode == 2
+    assert "there is another one called" in done.stderr
+
+
 # --- damage ------------------------------------------------------------------------------------
 
 
@@ -197,6 +216,14 @@ def damage(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("files", [None, [], {"wts.h5.zip": 7}])
+def test_a_record_of_another_shape_is_damage(built_project, build, files):
+    (record,) = entries(built_project, "train")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"files": files}))
+    (built_project / BUNDLE).unlink()
+    assert build(built_project) == ["train"]
 
 
 @pytest.mark.parametrize("name", ["wts.h5.zip", RECORD])
@@ -375,6 +402,43 @@ def test_a_wrong_one_off_is_one_line_and_changes_nothing(built_project, doit, ch
     (line,) = done.stderr.splitlines()
     assert said in line
     assert sorted(built_project.rglob("*")) == before
+
+
+def test_a_one_off_leaves_what_is_known_of_the_project(built_project, doit):
+    doit(built_project, "train", "training.epochs=4")
+    backend = built_project / "backends/epie.py"
+    backend.write_text(backend.read_text().replace("x64)\n", "x64) + 0\n"))
+    assert "train  stale\n" in doit(built_project, "why", "train").stdout.replace("   ", " ")
+    assert ".  train" not in doit(built_project, "train", "--ignore-code").stdout
+    shutil.rmtree(built_project / "runs/default")
+    assert ".  train" not in doit(built_project, "train").stdout
+    doit(built_project, "clean", "train")
+    assert not (built_project / "runs/default").exists()
+
+
+def test_a_one_off_is_not_called_like_another_variant(built_project, change, doit):
+    change(
+        variants=[{"name": "epochs4", "training.seed": 9}, {"name": "Seed1", "training.seed": 1}]
+    )
+    done = doit(built_project, "train", "training.epochs=4")
+    assert done.returncode == 2
+    assert "there is a variant called `epochs4` that is another one" in done.stderr
+    # One that is the same is that variant.
+    assert doit(built_project, "dry-run", "training={seed: 2}").returncode == 0
+
+
+def test_evidence_is_not_of_a_one_off(built_project, doit):
+    (built_project / "plan.md").write_text("- [ ] a.1\n")
+    with (built_project / "dodo.py").open("a") as stream:
+        stream.write("from ptycho_tasks.tasks import task_evidence\n")
+    with (built_project / "ptycho.yaml").open("a") as stream:
+        stream.write(
+            "evidence: {initiative: i, phase: p, plan: plan.md, ledger: l.md, "
+            "items: [{id: a.1, command: 'true', log: a}]}\n"
+        )
+    done = doit(built_project, "evidence", "training.epochs=4")
+    assert done.returncode == 2
+    assert "training.epochs=4: evidence is of the project as it stands" in done.stderr
 
 
 def test_a_dodo_with_variables_of_its_own_keeps_them(built_project, doit):
