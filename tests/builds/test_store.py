@@ -288,11 +288,12 @@ def test_a_shared_store_serves_several_projects(built_project, tmp_path, change,
 def test_a_store_that_cannot_be_written_is_read_all_the_same(
     built_project, tmp_path, change, build, capsys
 ):
-    """Here because its place is a file; what is made is kept in the project."""
-    (tmp_path / "shared").write_text("")
-    change(store=str(tmp_path / "shared"), training__epochs=4)
+    """Here because a file is in its way; what is made is kept in the project."""
+    (tmp_path / "file").write_text("")
+    change(store=str(tmp_path / "file/shared"), training__epochs=4)
     assert build(built_project) == ["train", "infer"]
-    assert f"{tmp_path / 'shared'}: cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count(f"{tmp_path / 'file/shared'}: cannot be written") == 1
     assert build(built_project) == []
     assert len(entries(built_project, "train")) == 2
 
@@ -484,3 +485,12 @@ def test_what_a_killed_run_left_in_the_store_goes(built_project, build, change):
     change(training__epochs=4)
     build(built_project)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("store", [".", "runs", "fixtures/shared", "ptycho.yaml"])
+def test_a_store_among_the_project_s_own_files_is_refused(built_project, change, doit, store):
+    change(store=store)
+    done = doit(built_project)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert ": store: " in line
