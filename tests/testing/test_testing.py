@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,11 @@ class TestUnbroken(BackendConformance):
     ("check", "broken"),
     [pytest.param(check, b, id=f"{check}-{b[0]}") for check, each in BROKEN.items() for b in each],
 )
-def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch):
+def test_a_broken_backend_fails(check, broken, tmp_path, monkeypatch, request):
     _, code, declared, said = broken
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(checks, "GRACE_S", 0.0)
     given = {"method": "train", "ending": "an error", "monkeypatch": monkeypatch} | declared
     folder = tmp_path / "given"
