@@ -41,6 +41,10 @@ class Identity(NamedTuple):
             parts.append(_dump(self.read))
         return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
+    def without_links(self) -> Identity:
+        """The same, but for the further files that were read."""
+        return self._replace(read={})
+
     def without(self, *names: str) -> Identity:
         """The same, but for some config keys."""
         settings = parse_mapping(self.settings)

@@ -50,7 +50,7 @@ def _describe_outputs(task: Task) -> str:
     if not files:
         return ""
     age = utc_now().timestamp() - max(file.st_mtime for file in files.values())
-    return f"{format_size(sum(size for size, _ in files))}, {format_age(max(age, 0.0))}"
+    return f"{format_size(sum(size for size, _ in files))}, {format_age(age)}"
 
 
 def _stat(task: Task) -> Iterator[tuple[str, stat_result]]:

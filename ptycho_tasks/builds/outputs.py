@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.identity import Identity
 from ptycho_tasks.builds.messages import print_line, print_warning
-from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
+from ptycho_tasks.builds.stage_code import acting_backend, list_sources, list_versions
 from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import (
@@ -174,11 +174,8 @@ def identify_result(payload: Payload, stage: str, inputs: Mapping[str, Path]) ->
         inputs: its files, by role. One that is missing is left out: who reads it says what is
             wrong.
     """
-    # Before the training, no backend has a part in what is made.
-    backend = None if stage in ("source", "fixture") else payload.backend
-    sources = dict(list_core_sources(stage))
-    if backend is not None:
-        sources |= list_backend_sources(backend, payload.backend_source, payload.root)
+    backend = acting_backend(stage, payload.backend)
+    sources = list_sources(stage, backend, payload.backend_source, payload.root)
     return Identity(
         canonical_json(payload.settings(stage)),
         list_versions(stage, backend),

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 from ptycho_tasks.backends import FOLDER
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.stage_code import list_backend_sources, list_core_sources, list_versions
+from ptycho_tasks.builds.stage_code import (
+    acting_backend,
+    list_backend_sources,
+    list_sources,
+    list_versions,
+)
 from ptycho_tasks.config.document import ConfigFile, parse_config
 from ptycho_tasks.config.factories import Payloads, create_payloads, list_variants
 from ptycho_tasks.config.fields import canonical_json
@@ -117,7 +122,9 @@ class _Planner:
         if store in own or any(store.startswith(f"{folder}{os.sep}") for folder in own[1:]):
             problem = "holds the project's own files"
         if problem:
-            raise ConfigError(f"{self._place('store')}: store: {store} {problem}; name a folder")
+            raise ConfigError(
+                f"{self.file.where('store')}: store: {store} {problem}; name a folder"
+            )
         return store
 
     def _add(self, row: Row) -> None:
@@ -128,9 +135,10 @@ class _Planner:
         """
         for path in row.outputs:
             if path in row.inputs.values():
+                where = self.file.where("source.file")
                 raise ConfigError(
-                    f"{self._place('source.file')}: source.file: {path} would be overwritten by "
-                    "the fixture; set another `name`, or move the scan"
+                    f"{where}: source.file: {path} would be overwritten by the fixture; set "
+                    "another `name`, or move the scan"
                 )
         known = self._rows[row.stage].setdefault(row.name, row)
         for path in row.outputs or [row.name]:
@@ -142,9 +150,6 @@ class _Planner:
                     "rename one or write its values otherwise"
                 )
 
-    def _place(self, key: str) -> str:
-        return self.file.where(key)
-
     def finish(self) -> Plan:
         """All rows, each after those that make its inputs."""
         rows = self._rows
@@ -152,7 +157,7 @@ class _Planner:
             # One that all variants share needs no name of its own.
             if [row.scan for row in rows[stage].values()] == [""]:
                 rows[stage] = {n: row._replace(name=stage) for n, row in rows[stage].items()}
-        if [*rows["source"]] and [row.name for row in rows["source"].values()] == ["source"]:
+        if [row.name for row in rows["source"].values()] == ["source"]:
             rows["fixture"] = {
                 n: row._replace(after="source") for n, row in rows["fixture"].items()
             }
@@ -268,8 +273,7 @@ class _Rows:
         return ":".join([stage, "/".join(parts)]) if parts else stage
 
     def _create(self, name: str, stage: str, payload: Payload, files: Files) -> Row:
-        # Before the training, no backend has a part in what is made.
-        backend = None if stage in ("source", "fixture") else payload.backend
+        backend = acting_backend(stage, payload.backend)
         sources = _sources(payload.root, stage, backend, payload.backend_source)
         settings = payload.settings(stage)
         return Row(
@@ -302,11 +306,8 @@ class _Rows:
 
 @cached
 def _sources(root: Path, stage: str, backend: Any, local: Path | None) -> dict[str, str]:
-    """The source files that count for a stage, by name, those of its backend included."""
-    sources = dict(list_core_sources(stage))
-    if backend is not None:
-        sources |= list_backend_sources(backend, local, root)
-    return {name: str(path) for name, path in sources.items()}
+    """The source files that count for a stage, by name: one mapping for all rows of a kind."""
+    return {name: str(path) for name, path in list_sources(stage, backend, local, root).items()}
 
 
 def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:

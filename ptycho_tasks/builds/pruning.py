@@ -136,7 +136,7 @@ def _list_in_store(root: Path, store: Store, used: set[tuple[str, str]]) -> Iter
 
 
 def _name_links(entry: Entry) -> tuple[str, str]:
-    return entry.stage, f"{entry.record.identity._replace(read={}).key()}{LINKS}"
+    return entry.stage, f"{entry.record.identity.without_links().key()}{LINKS}"
 
 
 def _describe(kind: str, path: Path) -> Unused:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State
-from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder, format_age
+from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
 from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, METRICS, RESULTS
-from ptycho_tasks.system.clock import SYSTEM_CLOCK, utc_now
+from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.terminal import echo
 
@@ -255,15 +255,12 @@ def take_result(row: Row, state: State, store: Store, entry: Entry, why: str) ->
     Raises:
         FileWriteError: a file cannot be written; all is as it was.
     """
-    if is_in_place(row, state, entry):
-        return True
     if not store.check(entry, lambda path: state.sha256(str(path)) or ""):
         return False
     refuse_foreign(row, state)
     remove_leftovers(map(Path, row.outputs))
     place_files(row, entry)
-    age = (utc_now() - entry.moment).total_seconds()
-    echo(f"{row.name} from the store, made {format_age(age)}{why and f' ({why})'}")
+    echo(f"{row.name} from the store, made {entry.age}{why and f' ({why})'}")
     return True
 
 
@@ -289,8 +286,12 @@ def refuse_foreign(row: Row, state: State) -> None:
 
 def is_in_place(row: Row, state: State, entry: Entry) -> bool:
     """Whether a task's outputs are the files of an entry."""
-    files = entry.record.files
-    return all(state.sha256(path) == files.get(name) for path, name in name_outputs(row).items())
+    return all(state.sha256(path) == sha256 for path, sha256 in list_digests(row, entry).items())
+
+
+def list_digests(row: Row, entry: Entry) -> dict[str, str | None]:
+    """What the outputs of a task are as the files of an entry: path to sha256."""
+    return {path: entry.record.files.get(name) for path, name in name_outputs(row).items()}
 
 
 def place_files(row: Row, entry: Entry) -> None:
@@ -314,9 +315,8 @@ def place_files(row: Row, entry: Entry) -> None:
 
 def describe_built(row: Row, entry: Entry) -> Built:
     """What the database is to know of outputs that are an entry's files."""
-    files = entry.record.files
-    outputs = {path: files.get(name) for path, name in name_outputs(row).items()}
-    return Built(entry.key, entry.key, entry.record.identity.read, outputs)
+    read = entry.record.identity.read
+    return Built(entry.key, entry.key, read, list_digests(row, entry))
 
 
 def make_record(identity: Identity, label: str, seconds: float) -> Record:

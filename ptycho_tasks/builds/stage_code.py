@@ -107,8 +107,26 @@ def list_versions(stage: str, backend: Backend | None = None) -> dict[str, str |
     return result
 
 
+def acting_backend(stage: str, backend: Backend) -> Backend | None:
+    """The backend that has a part in what a stage makes; before the training, none has."""
+    return None if stage in ("source", "fixture") else backend
+
+
 Sources = dict[str, Path]
 """Source files by name: `project/backends/mine.py`, or a package and its file."""
+
+
+def list_sources(stage: str, acting: Backend | None, local: Path | None, root: Path) -> Sources:
+    """The source files that count for a stage.
+
+    Args:
+        stage: its name.
+        acting: of `acting_backend`.
+        local: the backend's file, as for `list_backend_sources`.
+        root: the project's folder.
+    """
+    of_backend = {} if acting is None else list_backend_sources(acting, local, root)
+    return {**list_core_sources(stage), **of_backend}
 
 
 def list_core_sources(stage: str) -> Sources:

@@ -18,7 +18,7 @@ from ptycho_tasks.builds.results import (
     find_result,
     identify,
     is_in_place,
-    name_outputs,
+    list_digests,
     take_result,
 )
 from ptycho_tasks.builds.rows import Row
@@ -172,13 +172,12 @@ class UpToDate(Answer):
         if entry is None:
             return False
         is_there = is_in_place(row, state, entry)
-        if is_run and not take_result(row, state, store, entry, why):
+        if is_run and not is_there and not take_result(row, state, store, entry, why):
             return False
         self.is_taken = is_run and not is_there
         if not is_run and not is_there:
             self.stored = entry
-            files = entry.record.files
-            state.expected |= {path: files.get(name) for path, name in name_outputs(row).items()}
+            state.expected |= list_digests(row, entry)
         self._adopt(describe_built(row, entry)._replace(key=now.key()))
         return True
 

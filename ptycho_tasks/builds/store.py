@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from ptycho_tasks.builds.identity import Identity, read_identity
 from ptycho_tasks.errors import ConfigError, FileWriteError
 from ptycho_tasks.system.cache import cached
-from ptycho_tasks.system.clock import parse_stamp
+from ptycho_tasks.system.clock import parse_stamp, utc_now
 from ptycho_tasks.system.files import (
     copy_or_link,
     flush,
@@ -82,6 +82,11 @@ class Entry(NamedTuple):
         """When it was made."""
         return parse_stamp(self.record.made)
 
+    @property
+    def age(self) -> str:
+        """How long ago it was made: `3 days ago`."""
+        return format_age((utc_now() - self.moment).total_seconds())
+
 
 class Store:
     """One folder, or two: the project's own, and one that it shares with others."""
@@ -125,7 +130,7 @@ class Store:
 
     def _keys_with_links(self, stage: str, identity: Identity, sha256: Hash) -> Iterator[str]:
         """Keys with the further files that results of this identity were made from."""
-        plain = identity._replace(read={})
+        plain = identity.without_links()
         for root in self.roots:
             for paths in _read_links(root / stage / f"{plain.key()}{LINKS}"):
                 yield plain._replace(read={path: sha256(path) for path in paths}).key()
@@ -274,7 +279,7 @@ class Store:
         key = record.identity.key()
         final = root / stage / key
         if record.identity.read:
-            plain = record.identity._replace(read={})
+            plain = record.identity.without_links()
             _add_links(root / stage / f"{plain.key()}{LINKS}", list(record.identity.read))
         for _ in range(3):
             with suppress(OSError):  # there is one already

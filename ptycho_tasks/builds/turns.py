@@ -18,7 +18,7 @@ import psutil
 
 from ptycho_tasks.backend import Backend, TrainRequest
 from ptycho_tasks.builds.cost import Request, estimate_cost
-from ptycho_tasks.system.lock import STATE_DIR
+from ptycho_tasks.system.lock import STATE_DIR, is_alive, take_flock
 from ptycho_tasks.system.memory import available_bytes, format_gb
 from ptycho_tasks.system.processes import is_worker
 from ptycho_tasks.system.terminal import echo
@@ -64,7 +64,7 @@ def _take_place(count: int | None) -> Iterator[None]:
     while True:
         for number in range(count):
             with (FOLDER / f"train-{number}").open("a") as file:
-                if _lock(file.fileno()):
+                if take_flock(file):
                     yield
                     return
         if not has_waited:
@@ -125,7 +125,7 @@ def _living(text: str) -> dict[str, float]:
         return {}
     if not isinstance(taken, Mapping):
         return {}
-    return {pid: n for pid, n in taken.items() if pid.isdecimal() and psutil.pid_exists(int(pid))}
+    return {pid: n for pid, n in taken.items() if pid.isdecimal() and is_alive(int(pid))}
 
 
 def _not_yet_used(pid: int, reserved: float) -> float:
@@ -134,15 +134,3 @@ def _not_yet_used(pid: int, reserved: float) -> float:
         return max(0.0, reserved - float(psutil.Process(pid).memory_info().rss))
     except psutil.Error:
         return 0.0
-
-
-def _lock(handle: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

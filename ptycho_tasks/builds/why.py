@@ -19,9 +19,7 @@ from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.orphans import mention_orphans
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
-from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.terminal import print_text
 
 _JSON = {
@@ -101,8 +99,7 @@ def _verdict(
         return Verdict(task.name, kind, tuple(texts.values()) if parts else ())
     stored = next((u.stored for u, _, _ in task.uptodate if isinstance(u, UpToDate)), None)
     if stored is not None and not reasons and not waits:
-        age = (utc_now() - stored.moment).total_seconds()
-        text = f"the store has it, made {format_age(age)}"
+        text = f"the store has it, made {stored.age}"
         changed = next(u.changed for u, _, _ in task.uptodate if isinstance(u, UpToDate))
         return Verdict(task.name, "stored", (Reason("stored", task.name, text), *changed))
     kind = "stale" if reasons else "depends" if waits else "up to date"

@@ -285,26 +285,17 @@ def link_files(places: Mapping[Path, Path]) -> None:
     Raises:
         FileWriteError: one cannot be written; what was there is unchanged.
     """
-    temporary: dict[Path, Path] = {}
-    try:
-        for place, source in places.items():
+    # Where place and source are links to one file, the rename does nothing: the stack tidies up.
+    with ExitStack() as stack:
+        new = {place: stack.enter_context(temporary_file(place)) for place in places}
+        for place, temp in new.items():
             with report_write_errors(place):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(
-                    prefix=f".{place.name}.", suffix=".tmp", dir=place.parent
-                )
-                os.close(handle)
-                temporary[place] = Path(name)
-                os.unlink(name)  # noqa: PTH108
-                copy_or_link(source, name)
-        for place, temp in temporary.items():
+                temp.unlink()
+                copy_or_link(places[place], temp)
+        for place, temp in new.items():
             with report_write_errors(place):
                 temp.replace(place)
-    finally:
-        # Also where both are links to one file: then the rename did nothing.
-        for temp in temporary.values():
-            temp.unlink(missing_ok=True)
-    for folder in {place.parent for place in temporary}:
+    for folder in {place.parent for place in places}:
         flush_folder(folder)
 
 

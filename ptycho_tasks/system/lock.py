@@ -57,7 +57,7 @@ class ProjectLock:
             )
         folder = _open_folder(self.path)
         until = time.monotonic() + _DYING_S
-        while not (_flock(file) and _flock(folder)):
+        while not (take_flock(file) and take_flock(folder)):
             holder = _read(self.path)
             if not _is_dead(holder) or time.monotonic() > until:
                 _close(file, folder)
@@ -99,7 +99,7 @@ class ProjectLock:
             return
         with suppress(PtychoTasksError):
             file = self._open()
-            if _flock(file):
+            if take_flock(file):
                 self._file.close()
                 self._file = file
                 return
@@ -148,7 +148,7 @@ def hold_lock(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; allow writing there"
         ) from error
     with file:
-        # As in _flock: a system or file system without locks leaves it to the user.
+        # As in take_flock: a system or file system without locks leaves it to the user.
         with suppress(ImportError, OSError):
             import fcntl
 
@@ -176,7 +176,7 @@ def describe_holder(path: Path | None = None) -> str | None:
     path = path or Path(LOCK_NAME)
     try:
         with path.open("r+") as file:
-            if not _flock(file):
+            if not take_flock(file):
                 return _sentence(_read(path))
     except FileNotFoundError:
         pass
@@ -184,7 +184,7 @@ def describe_holder(path: Path | None = None) -> str | None:
         return None
     folder = _open_folder(path)
     try:
-        return None if _flock(folder) else _sentence(_read(path))
+        return None if take_flock(folder) else _sentence(_read(path))
     finally:
         if folder is not None:
             os.close(folder)
@@ -202,7 +202,7 @@ def exit_if_held() -> None:
         raise SystemExit(LockedError.exit_code)
 
 
-def _flock(file: IO[str] | int | None) -> bool:
+def take_flock(file: IO[str] | int | None) -> bool:
     """Take the kernel's lock of an open file or folder, if there is one; False where another
     process holds it."""
     if file is None:

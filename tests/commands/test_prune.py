@@ -12,9 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import yaml
 
-from project_files import list_stamps
+from project_files import change_settings, list_stamps
 from ptycho_tasks.builds.identity import Identity
 from ptycho_tasks.builds.pruning import Inventory, Unused, choose_unused
 from ptycho_tasks.builds.results import make_record
@@ -27,14 +26,9 @@ BUNDLE = "runs/default/training/wts.h5.zip"
 @pytest.fixture
 def changed(built_project, build):
     """A project in which what was made first is not named any more."""
-    write(built_project, training={"epochs": 4})
+    change_settings(built_project, training={"epochs": 4})
     build(built_project)
     return built_project
-
-
-def write(root, **settings):
-    path = root / "ptycho.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings, sort_keys=False))
 
 
 def listing(ours, root, *arguments):
@@ -63,12 +57,12 @@ def test_what_no_variant_names_is_listed_and_removed(changed, ours, build):
     assert listing(ours, changed) == []
     assert build(changed) == []
     assert build(changed, "why") == []
-    write(changed, training={"epochs": 5})
+    change_settings(changed, training={"epochs": 5})
     assert build(changed) == ["train", "infer"]
 
 
 def test_what_lies_stale_in_its_place_is_kept(built_project, ours):
-    write(built_project, training={"epochs": 4})
+    change_settings(built_project, training={"epochs": 4})
     assert listing(ours, built_project) == []
 
 
@@ -192,7 +186,7 @@ def test_links_stay_with_the_results_that_need_them(built_project, ours):
 def test_a_shared_store_needs_its_own_option(changed, tmp_path, ours):
     shared = tmp_path / "shared"
     shutil.copytree(changed / STORE_NAME, shared)
-    write(changed, store=str(shared))
+    change_settings(changed, store=str(shared))
     _, out, _ = ours(changed, "prune", "--yes")
     assert f"{shared}: other projects may use it; --shared looks there too" in out
     assert len([*shared.glob("train/*")]) == 2
@@ -207,7 +201,7 @@ def test_a_shared_store_needs_its_own_option(changed, tmp_path, ours):
 @pytest.fixture
 def renamed(built_project, build):
     """A project whose variant has another name now."""
-    write(built_project, variants=[{"name": "base"}])
+    change_settings(built_project, variants=[{"name": "base"}])
     build(built_project)
     return built_project
 
@@ -263,7 +257,7 @@ def test_links_in_runs_are_not_followed(renamed, tmp_path, ours):
 
 
 def test_a_sweep_ends_with_what_it_did(built_project, build, doit):
-    write(built_project, matrix={"training.epochs": [5, 4, 3]})
+    change_settings(built_project, matrix={"training.epochs": [5, 4, 3]})
     build(built_project, "infer:epochs4")
     shutil.rmtree(built_project / "runs/default")
     line = doit(built_project, "-n", "2").stdout.splitlines()[-1]
@@ -273,7 +267,7 @@ def test_a_sweep_ends_with_what_it_did(built_project, build, doit):
 
 
 def test_a_run_mentions_a_large_store(built_project, doit):
-    write(built_project, training={"epochs": 4}, execution={"store_gb": 1e-4})
+    change_settings(built_project, training={"epochs": 4}, execution={"store_gb": 1e-4})
     line = doit(built_project, "-n", "2").stdout.splitlines()[-1]
     assert re.fullmatch(
         r"the store holds \d+ kB, and execution.store_gb is 0.0001; "
@@ -281,13 +275,13 @@ def test_a_run_mentions_a_large_store(built_project, doit):
         line,
     )
     assert "the store holds" not in doit(built_project).stdout
-    write(built_project, training={"epochs": 3}, execution={"store_gb": 1})
+    change_settings(built_project, training={"epochs": 3}, execution={"store_gb": 1})
     assert "the store holds" not in doit(built_project, "train").stdout
 
 
 @pytest.mark.parametrize("options", [[], ["train"], ["-v0", "-a", "infer"]])
 def test_little_is_not_summed_up(built_project, doit, options):
-    write(built_project, inference={"n_groups": 30})
+    change_settings(built_project, inference={"n_groups": 30})
     done = doit(built_project, "run", *options)
     assert done.returncode == 0
     assert not re.search("^made ", done.stdout, re.MULTILINE)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project_files import list_stamps
+from project_files import change_settings, list_stamps
 from ptycho_tasks.commands.compare import _draw_table, _format_paragraphs, _list_cells
 from ptycho_tasks.report.comparison import Comparison, Result, list_records, read_measures
 from ptycho_tasks.testing.project import DOIT, run_command
@@ -29,7 +29,7 @@ VARIANTS = [
 @pytest.fixture(scope="module")
 def _compared(_built, tmp_path_factory):
     root = Path(shutil.copytree(_built, tmp_path_factory.mktemp("compared") / "project"))
-    write(root, variants=VARIANTS)
+    change_settings(root, variants=VARIANTS)
     assert run_command([*DOIT, "infer:few", "infer:many"], cwd=root).returncode == 0
     return root
 
@@ -37,11 +37,6 @@ def _compared(_built, tmp_path_factory):
 @pytest.fixture
 def compared(_compared, tmp_path):
     return Path(shutil.copytree(_compared, tmp_path / "compared"))
-
-
-def write(root, **settings):
-    path = root / "ptycho.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings, sort_keys=False))
 
 
 def ask(ours, root, *arguments):
@@ -98,17 +93,17 @@ def test_differences_to_a_baseline(compared, ours):
 
 
 def test_a_changed_setting_is_stale_and_an_earlier_one_is_stored(compared, ours, build):
-    write(compared, variants=[VARIANTS[0] | {"inference.n_groups": 25}, VARIANTS[1]])
+    change_settings(compared, variants=[VARIANTS[0] | {"inference.n_groups": 25}, VARIANTS[1]])
     states = {record["variant"]: record["state"] for record in ask(ours, compared)}
     assert states == {FEW: "stale", MANY: "fresh"}
-    write(compared, variants=[VARIANTS[0] | {"inference.n_groups": 30}])
+    change_settings(compared, variants=[VARIANTS[0] | {"inference.n_groups": 30}])
     (few,) = ask(ours, compared)
     assert few["state"] == "stored"
     assert few["r_factor"] < 0.12
 
 
 def test_a_refined_result_has_a_line_of_its_own(compared, ours, build):
-    write(compared, variants=None, refine={"backend": "further", "epochs": 2})
+    change_settings(compared, variants=None, refine={"backend": "further", "epochs": 2})
     build(compared, "infer")
     refined, first = ask(ours, compared)
     assert (refined["stage"], first["stage"]) == ("refine", "infer")
