@@ -43,6 +43,8 @@ PIECES, PAUSE_S = 8, 0.1
 """Of a scan that is written in several pieces."""
 LIMIT_S = 600.0
 """How long to wait for the last scans."""
+REPORT_EVERY = 20
+"""Scans between two lines of a long run."""
 
 
 @dataclass
@@ -215,6 +217,8 @@ def drop_scans(
         name = project.write_scan(number)
         came[name] = time.monotonic()
         sizes.append(memory.memory_info().rss)
+        if number % REPORT_EVERY == 0:
+            show_so_far(came, watch, variants, sizes)
         time.sleep(max(0.0, due - time.monotonic()))
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until and process.poll() is None:
@@ -230,13 +234,31 @@ def drop_scans(
     return came, watch, sizes
 
 
+def show_so_far(came: dict[str, float], watch: Watch, variants: int, sizes: list[int]) -> None:
+    """Print a line of a long run, so that one that is cut short has said something."""
+    latencies = list_latencies(came, watch, variants)
+    median = f"{statistics.median(latencies):.2f}" if latencies else "-"
+    click.echo(
+        f"    {len(came)} came, {len(latencies)} reconstructed, median {median} s, "
+        f"worst {max(latencies, default=0.0):.2f} s, {sizes[-1] / 1e6:.0f} MB"
+    )
+
+
+def list_latencies(came: dict[str, float], watch: Watch, variants: int) -> list[float]:
+    """Seconds from each scan's last byte to the product of all its variants."""
+    ends = watch.find_ends()
+    return [
+        max(ends[name]) - moment
+        for name, moment in came.items()
+        if len(ends.get(name, ())) >= variants
+    ]
+
+
 def report(came: dict[str, float], watch: Watch, variants: int, sizes: list[int]) -> None:
     """Print latencies and memory."""
-    ends = watch.find_ends()
-    whole = {name for name in came if len(ends.get(name, ())) >= variants}
-    latencies = [max(ends[name]) - came[name] for name in came if name in whole]
-    if len(whole) < len(came):
-        click.echo(f"{len(came) - len(whole)} scans were not reconstructed:")
+    latencies = list_latencies(came, watch, variants)
+    if len(latencies) < len(came):
+        click.echo(f"{len(came) - len(latencies)} scans were not reconstructed:")
         odd = [line for _, line in watch.lines if " R-factor " not in line]
         click.echo("\n".join(f"    {line}" for line in odd[-10:]))
     if latencies:

@@ -104,19 +104,25 @@ def read_table(root: Path, state: State | None, changes: Mapping[str, str] | Non
     # Only here, since this takes longer than all else of a run with nothing to do.
     from ptycho_tasks.builds.planning import make_plan
 
+    begun = now_ns()
     plan = make_plan(path, config)
     stamps = _stamps(plan.watched)
-    if state is not None and not _may_have_changed(stamps):
+    if state is not None and not _may_have_changed(stamps, begun):
         note = {"key": key, "watched": stamps, "store": plan.store, **pack_rows(plan.rows)}
         state.keep_note(_NOTE, seal_note(note))
     return Table(plan.rows, path, config, plan.store)
 
 
-def _may_have_changed(stamps: Mapping[str, Any]) -> bool:
-    """Whether a folder is so young that a file may have come to it while it was listed, or may
-    come without a newer time."""
+def _may_have_changed(stamps: Mapping[str, Any], begun: int) -> bool:
+    """Whether a file may have come to a folder since it was listed, or may come without a newer
+    time.
+
+    Args:
+        stamps: of the folders, read after they were listed.
+        begun: when listing them began, ns.
+    """
     youngest = max((stamp[1] for stamp in stamps.values() if stamp), default=0)
-    return youngest > now_ns() - _SETTLED_NS
+    return youngest > begun - _SETTLED_NS
 
 
 def _key(root: Path, config: bytes) -> str:

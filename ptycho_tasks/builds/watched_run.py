@@ -59,6 +59,11 @@ class WatchedRun(Observer):
         self._stream: TextIO = sys.stdout
         self._last_error = self._label = ""
 
+    @property
+    def scans(self) -> set[str]:
+        """The names of the scans that the project had when the run began."""
+        return {row.scan for row in self._table.rows}
+
     def execute(self) -> None:
         """Run what is stale; see `one_run.run_tasks`.
 

@@ -263,7 +263,8 @@ class _Watcher:
             self._note(run)
         self.is_started, self._told = True, ""
         for name, arrivals in new.items():
-            self._done[name] = tuple(arrival.stamp for arrival in arrivals)
+            if name in run.scans:
+                self._done[name] = tuple(arrival.stamp for arrival in arrivals)
         return None
 
     def _note(self, run: WatchedRun) -> None:

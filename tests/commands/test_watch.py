@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from ptycho_tasks.builds import stages, watching
+from ptycho_tasks.builds import planning, stages, watching
 from ptycho_tasks.builds.warm_up import warm_up
 from ptycho_tasks.builds.watching import WatchOptions, watch
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
@@ -448,3 +448,23 @@ def test_a_beamline(beam: Path, scans: list[Path]) -> None:
         process.wait()
         output.close()
     assert list_results(beam) == ["first", "second"]
+
+
+def test_a_scan_that_comes_while_the_tasks_are_planned_is_not_missed(
+    beam: Path, scans: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    make_plan = planning.make_plan
+
+    def plan_slowly(*arguments: object) -> planning.Plan:
+        plan = make_plan(*arguments)  # type: ignore[arg-type]
+        if not (beam / "raw" / "third.npz").exists():
+            drop(scans[2], beam / "raw" / "third.npz")
+            time.sleep(0.15)
+        return plan
+
+    drop(scans[1], beam / "raw" / "second.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "make_plan", plan_slowly)
+        assert once().reconstructed == {"second"}
+    assert once().reconstructed == {"third"}
