@@ -5,12 +5,17 @@ about three times as fast as all at once. The gradient of a step is written by h
 the same parts as the step: cutting and adding patches are adjoint to each other, and so are the two
 Fourier transforms.
 
+Moduli are compared as sqrt(counts + 3/8): its variance is a quarter for any number of photons but
+the fewest, and its mean is that of the model (Anscombe, Biometrika 35, 246, 1948). The plain root
+of counts is too small on average where photons are few, which pulls the object towards the dark.
+
 Axis letters: B canvases, S, T rows and columns of a canvas, F frames of all canvases, P probe
 modes, N detector pixels along one side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +30,10 @@ from ptycho_tasks_torch.physics.canvas import Place, add_onto, cut_from, cut_pat
 CHUNK_PIXELS = 2**17
 """Complex pixels of a chunk: 1 MiB."""
 DARK = 1e-6
-"""Intensity that is added to every pixel, in units of the mean intensity, so that the slope of the
-modulus is finite where the far field is dark."""
+"""Least intensity that is added to every pixel, in units of the mean intensity, so that the slope
+of the modulus is finite where the far field is dark."""
+ANSCOMBE = 0.375
+"""Photons that are added to every pixel, measured and predicted; see above."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
 
@@ -37,7 +44,7 @@ class Chunk(NamedTuple):
     frames: slice
     places: Sequence[Place]
     amplitude: Tensor
-    """(C, N, N) float32 measured, zero frequency first."""
+    """(C, N, N) float32, as of `Exposure`."""
     probes: Tensor
     """(C, P, N, N) complex64, each moved by the sub-pixel part of its position."""
 
@@ -54,7 +61,7 @@ class Exposure:
     """
 
     amplitude: Tensor
-    """(F, N, N) float32, sqrt of counts, zero frequency first."""
+    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first."""
     probes: Tensor
     """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
     places: Sequence[Place]
@@ -64,6 +71,13 @@ class Exposure:
     """(S, T)."""
     radius: float = 1.0
     """Root mean square radius of the probe's light, pixels; see `spot_radius`."""
+    counts: float = math.inf
+    """Photons of a pixel whose intensity is 1; infinite where that is not known."""
+
+    @property
+    def dark(self) -> float:
+        """Intensity that is added to every pixel, measured and predicted."""
+        return find_dark(self.counts)
 
     @property
     def size(self) -> int:
@@ -107,6 +121,7 @@ class Exposure:
             self.canvases,
             self.shape,
             self.radius,
+            self.counts,
         )
 
     def split_in_turns(self, count: int) -> list[Exposure]:
@@ -149,11 +164,16 @@ class Exposure:
         return total
 
     def predict(self, canvas: Tensor) -> Tensor:
-        """(F, N, N) float32 amplitude of the object on the canvas, zero frequency first."""
+        """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
         amplitude: Tensor = _Prediction.apply(  # type: ignore[no-untyped-call]
             canvas, self.probes, self
         )
         return amplitude
+
+
+def find_dark(counts: float) -> float:
+    """The `dark` of an `Exposure`, from its `counts`."""
+    return max(DARK, ANSCOMBE / counts)
 
 
 def morton_order(places: Sequence[Place]) -> list[int]:
@@ -170,15 +190,15 @@ def morton_order(places: Sequence[Place]) -> list[int]:
     return order
 
 
-def _propagate(canvas: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes, which
-    is not times N. To scale the far field would cost one more pass through memory."""
+def _propagate(canvas: Tensor, chunk: Chunk, dark: float) -> tuple[Tensor, Tensor]:
+    """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes and
+    the dark, which is not times N. To scale the far field would cost one more pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
     square = torch.view_as_real(far).square()
     square = square[..., 0] + square[..., 1]
     total = square[:, 0] if square.shape[1] == 1 else square.sum(dim=1)
     N = far.shape[-1]
-    return far, total.mul_(1 / N**2).add_(DARK).sqrt_()
+    return far, total.mul_(1 / N**2).add_(dark).sqrt_()
 
 
 def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
@@ -208,7 +228,7 @@ class _Correction(torch.autograd.Function):
         by_canvas, by_probes, _ = ctx.needs_input_grad
         total, kept, N = torch.zeros_like(canvas), [], exposure.size
         for chunk in exposure.chunks():
-            far, modulus = _propagate(canvas, chunk)
+            far, modulus = _propagate(canvas, chunk, exposure.dark)
             excess = chunk.amplitude / modulus - 1
             change = _propagate_back(total, far * (excess / N**2)[:, None], chunk)
             if by_canvas or by_probes:
@@ -240,7 +260,7 @@ class _Prediction(torch.autograd.Function):
     def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
         for chunk in exposure.chunks():
-            far, modulus = _propagate(canvas, chunk)
+            far, modulus = _propagate(canvas, chunk, exposure.dark)
             parts.append(modulus)
             if any(ctx.needs_input_grad[:2]):
                 kept.append(far)

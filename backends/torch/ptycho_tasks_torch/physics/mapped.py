@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,9 @@ HELD_BYTES = 2**28
 """Frames and probes up to this size stay in memory; larger ones are read again in every step."""
 
 
-def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> Exposure:
+def expose_scan(
+    scan: ScanData, modes: Tensor, scale: float, multiple: int, photon: float
+) -> Exposure:
     """Place all frames of a scan on one canvas; in memory where they are not large.
 
     Args:
@@ -27,6 +30,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> E
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
         multiple: of what the sides of the canvas are to be multiples.
+        photon: see `find_photon`.
     """
     N = scan.size
     corners, fractions = corners_and_fractions(scan.positions, N)
@@ -38,6 +42,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> E
         canvases=1,
         shape=padded_shape(corners.max(axis=0).tolist(), N, multiple),
         radius=spot_radius(modes),
+        counts=scale**2 / photon if photon else math.inf,
         diffraction=scan.diffraction,
         frames=np.arange(scan.frame_count),
         fractions=fractions.astype(np.float32),
@@ -53,6 +58,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, multiple: int) -> E
         mapped.canvases,
         mapped.shape,
         mapped.radius,
+        mapped.counts,
     )
 
 
@@ -80,7 +86,8 @@ class MappedExposure(Exposure):
             frames = self.frames[some]
             values = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
             release_pages(self.diffraction)
-            amplitude = torch.fft.ifftshift(values.to(self.probes.device), dim=(-2, -1))
+            values = torch.fft.ifftshift(values.to(self.probes.device), dim=(-2, -1))
+            amplitude = values.square_().add_(self.dark).sqrt_()
             fractions = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
             yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, fractions))
 

@@ -53,6 +53,41 @@ def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) 
     return total / max(len(frames) * pixels, 1)
 
 
+SAMPLED_FRAMES = 16
+"""Frames that are looked at to find what a photon is."""
+FAINT, MOST_WHOLE = 1e-6, 1e4
+"""Square amplitudes, over that of a photon: below the first a pixel is dark; above the second
+single precision does not tell whole numbers any more."""
+WHOLE, WHOLE_SHARE = 0.02, 0.99
+"""How near to whole numbers photon counts are, and what share of the pixels must be."""
+
+
+def find_photon(diffraction: NDArray[np.float32]) -> float:
+    """Find the square amplitude that one photon stands for: 1 where frames are roots of counts.
+
+    Frames that were divided by a constant still show their photons, as steps of a fixed height;
+    frames that were resampled or corrected pixel by pixel do not.
+
+    Args:
+        diffraction: (M, N, N) float32 amplitude; may lie on disk.
+
+    Returns:
+        The square amplitude; 0 where no steps are seen.
+    """
+    every = max(1, len(diffraction) // SAMPLED_FRAMES)
+    squares = np.square(np.asarray(diffraction[::every][:SAMPLED_FRAMES], dtype=np.float64))
+    release_pages(diffraction)
+    lit = squares[squares > FAINT * squares.max()]
+    if not lit.size:
+        return 0.0
+    for photon in (1.0, float(lit.min())):
+        counts = lit[lit < MOST_WHOLE * photon] / photon
+        near = (np.abs(counts - np.round(counts)) < WHOLE) & (counts > 1 - WHOLE)
+        if near.size == 0 or near.mean() >= WHOLE_SHARE:
+            return photon
+    return 0.0
+
+
 LEAST_COUNTS, MOST_COUNTS = 1e-18, 1e18
 """Range of mean counts a pixel for which single precision is enough, also for bright pixels."""
 

@@ -1,0 +1,169 @@
+"""How many physics steps a scan needs: until frames held back are explained no better.
+
+A few frames, evenly spread, are left out of the steps, and their misfit is followed. Steps on parts
+of the frames lead far at little cost; when the frames held back no longer gain by them, steps on
+all others average out what noise the parts leave; when these gain nothing either, the frames held
+back are taken in for the last steps. Where photons are few that also keeps the object from fitting
+their noise. Steps that diverge are undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
+from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turns
+
+SHARE, MOST_HELD_BACK = 24, 64
+"""One in so many frames is held back, but no more than so many."""
+LEAST_FRAMES = 12
+"""A scan of fewer frames can spare none."""
+LEAST_STEPS, MOST_STEPS = 24, 100
+"""Bounds. Where photons are few, the low frequencies of the phase gain by steps that the misfit
+of single frames does not show."""
+UNSPARED_STEPS = 48
+"""Steps of a scan that has no frames to spare."""
+GAIN, PATIENCE = 0.002, 6
+"""Share by which the misfit must fall to count, and how many steps without that end a stage."""
+WORSE = 1.3
+"""A misfit so many times the least one: the steps diverge."""
+LAST_SHARE, LEAST_LAST = 0.1, 4
+"""Steps on all frames at the end: as a share of those before, and at least."""
+
+
+class Depth:
+    """Steps on an exposure of one canvas, as many as it needs."""
+
+    def __init__(self, exposure: Exposure, steps: int | None = None) -> None:
+        """Hold frames back, where there are enough.
+
+        Args:
+            exposure: frames and probes.
+            steps: how many steps to take, the last ones included; None takes as many as it needs.
+        """
+        self.exposure, self.steps = exposure, steps
+        held_back = choose_held_back(exposure)
+        self.held_back = exposure.take(held_back) if held_back else None
+        """Frames that are no part of the steps but the last."""
+        rest = sorted({*range(len(exposure.places))} - {*held_back})
+        self.rest = exposure.take(rest) if held_back else exposure
+        self.engine = Engine(self.rest)
+        self.misfits = [self.measure(self.engine.canvas)]
+        """Of the frames held back, before the first step and after each."""
+        self.best = self.engine.canvas
+        """The object with the least misfit."""
+        self.has_diverged = False
+
+    def measure(self, canvas: Tensor) -> float:
+        """Misfit of the frames held back: mean square of what amplitudes differ by; 0 if none
+        are."""
+        if self.held_back is None:
+            return 0.0
+        return float((self.held_back.predict(canvas) - self.held_back.amplitude).square().mean())
+
+    def run(self) -> Iterator[Tensor]:
+        """Yield the object after each step but the last ones."""
+        turns = Turns(self.rest, self.engine.filter)
+        for stage in (turns.coarse, turns.fine, turns.all):
+            least = min(self.misfits)
+            since = 0
+            while not self._is_enough(stage is turns.coarse, since):
+                self.engine.advance(stage[self.engine.steps % len(stage)])
+                misfit = self.measure(self.engine.canvas)
+                if self.held_back is not None and not misfit < WORSE * min(self.misfits):
+                    self._undo()
+                    break
+                since = 0 if misfit < least * (1 - GAIN) else since + 1
+                least = min(least, misfit)
+                if misfit <= min(self.misfits):
+                    self.best = self.engine.canvas
+                self.misfits.append(misfit)
+                yield self.engine.canvas
+
+    def _is_enough(self, is_coarse: bool, since: int) -> bool:
+        done = self.engine.steps
+        if self.steps is not None:
+            limit = max(1, self.steps - self.last_steps)
+            return done >= (min(COARSE_STEPS, limit // 2) if is_coarse else limit)
+        if is_coarse:
+            return done >= COARSE_STEPS
+        if self.held_back is None:
+            return done >= UNSPARED_STEPS
+        return done >= MOST_STEPS or (done >= LEAST_STEPS and since >= PATIENCE)
+
+    def _undo(self) -> None:
+        self.has_diverged = True
+        self.engine.canvas = self.best
+        self.engine.stop()
+
+    @property
+    def last_steps(self) -> int:
+        """How many steps are left for `finish`."""
+        count = self.engine.steps if self.steps is None else self.steps
+        most = LEAST_LAST if self.steps is None else max(1, self.steps // 2)
+        return max(round(LAST_SHARE * count), min(LEAST_LAST, most))
+
+    def finish(self, start: Tensor) -> Iterator[Engine]:
+        """Yield the engine after each of the last steps, on all frames.
+
+        Args:
+            start: (1, S, T) complex64 object to go on from.
+        """
+        count = self.last_steps
+        engine = Engine(self.exposure, start, self.engine.steps)
+        turns = Turns(self.exposure, engine.filter)
+        for _ in range(count):
+            engine.advance(turns.all[0])
+            yield engine
+
+    def describe(self) -> str:
+        """How many steps there were, and why, in a line."""
+        taken = self.engine.steps + self.last_steps
+        if self.steps is not None:
+            return f"{taken} steps, as asked for"
+        if self.held_back is None:
+            return f"{taken} steps; too few frames to hold some back"
+        best = min(range(len(self.misfits)), key=self.misfits.__getitem__)
+        if best == 0:
+            return (
+                f"{taken} steps; frames held back are explained no better than by a flat object: "
+                "check probe and positions"
+            )
+        if self.has_diverged:
+            return f"{taken} steps; diverged, back to step {best}, the best for frames held back"
+        if self.engine.steps >= MOST_STEPS:
+            return f"{taken} steps, the most; the misfit of frames held back still falls"
+        return f"{taken} steps; misfit of frames held back level since {best}"
+
+
+def choose_held_back(exposure: Exposure) -> list[int]:
+    """Frames of an exposure of one canvas to hold back, evenly spread; none if there are few."""
+    order = morton_order(exposure.places)
+    if len(order) < LEAST_FRAMES:
+        return []
+    count = min(MOST_HELD_BACK, max(2, len(order) // SHARE))
+    return sorted(order[int((index + 0.5) * len(order) / count)] for index in range(count))
+
+
+def choose_strength(depth: Depth, correct: Callable[[Engine], Tensor]) -> float:
+    """How much of a correction the frames held back ask for, from 0 to 1.
+
+    Between three strengths, their misfit is a parabola.
+
+    Args:
+        depth: after `run`.
+        correct: gives the corrected object of an engine's.
+    """
+    if depth.held_back is None:
+        return 1.0
+    canvas = depth.engine.canvas
+    change = correct(depth.engine) - canvas
+    none, half, whole = (depth.measure(canvas + share * change) for share in (0.0, 0.5, 1.0))
+    bend = 2 * (none - 2 * half + whole)
+    if not bend > 0:
+        return float(whole < none)
+    lowest = 0.5 * (1 - (whole - none) / bend)
+    return min(max(lowest, 0.0), 1.0)
