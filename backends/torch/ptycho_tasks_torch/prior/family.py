@@ -31,11 +31,12 @@ FRAMES = (60, 120)
 """Least and largest number of frames; fewer where they would not fit on the canvas."""
 REACH = 126.0
 """Largest distance of two frames along an axis, pixels."""
-STEPS = (0.1, 1.1)
-"""Least and largest distance of neighbouring frames, in radii of the spot."""
+STEPS, USUAL_STEPS = (0.1, 1.1), (0.25, 0.8)
+"""Least and largest distance of neighbouring frames, in radii of the spot; and the usual ones, of
+two scans in three."""
 PHOTONS = (3.0, 6.0, 9.0)
 """Powers of ten of the photons a frame: least, the middle below which most scans lie, largest."""
-FEW_PHOTONS = 0.75
+FEW_PHOTONS = 0.85
 """Share of scans below the middle: there is more to learn."""
 FAULTY = 0.25
 """Share of scans with faults."""
@@ -70,7 +71,8 @@ def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario
     """
     probe = draw_probe(generator, SIZE)
     positions = draw_positions(generator, measure_radius(probe), limit_frames(len(probe)))
-    shape = padded_shape(np.floor(positions.max(axis=0) + 1 + MARGIN).tolist(), SIZE, MULTIPLE)
+    last = np.ceil(positions.max(axis=0) + MARGIN).astype(int)
+    shape = padded_shape(last.tolist(), SIZE, MULTIPLE)
     truth = torch.from_numpy(pool.draw(generator, shape, number))[None]
     photons = _draw_photons(generator)
     exact = _expose(probe, positions, shape)
@@ -94,7 +96,7 @@ def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario
 
 
 def limit_frames(modes: int) -> tuple[int, int]:
-    """Least and largest number of frames: several modes cost as much as several times the frames."""
+    """Least and largest number of frames: each mode costs as much as all frames once more."""
     return FRAMES if modes == 1 else (FRAMES[0] // 2, FRAMES[1] // 2)
 
 
@@ -124,7 +126,8 @@ def draw_positions(
         radius: of the spot, pixels.
         frames: least and largest number.
     """
-    step = max(radius * float(np.exp(generator.uniform(*np.log(STEPS)))), 0.7)
+    least, most = np.log(USUAL_STEPS if generator.random() < 2 / 3 else STEPS)
+    step = max(radius * float(np.exp(generator.uniform(least, most))), 0.7)
     count = int(generator.integers(frames[0], frames[1] + 1))
     makers: list[Callable[[Random, int], NDArray[np.float64]]] = [_raster, _jittered, _spiral]
     makers += [_hexagonal, _fly_lines]

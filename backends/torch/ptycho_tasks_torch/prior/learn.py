@@ -30,7 +30,7 @@ BATCH = 4
 """Scans of an update."""
 RATE = 2e-3
 """Largest learning rate."""
-WARM_UP = 100
+WARM_UP = 50
 """Updates in which the rate rises to the largest."""
 CLIP = 1.0
 STEPS = (8, 64)
@@ -39,7 +39,6 @@ CHECKPOINT_S = 60.0
 REPORT_UPDATES = 50
 REPORTED = 2000
 """Scans that a report is about, the last ones."""
-VALIDATION = 96
 VALIDATION_SEED = 2**31
 VALIDATION_STEPS = 32
 
@@ -53,6 +52,8 @@ class Plan:
     seed: int = 0
     kinds: Sequence[str] = KINDS
     """Textures of the objects."""
+    validation: int = 96
+    """Scans from other seeds, with which the result is tried."""
 
     @property
     def updates(self) -> int:
@@ -61,9 +62,12 @@ class Plan:
 
     def rate(self, update: int) -> float:
         """Learning rate of an update: it rises, then falls as a cosine."""
-        return RATE * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(
-            math.pi * update / self.updates
-        ))
+        return (
+            RATE
+            * min(1.0, (update + 1) / WARM_UP)
+            * 0.5
+            * (1 + math.cos(math.pi * update / self.updates))
+        )
 
 
 @dataclass(frozen=True)
@@ -159,16 +163,16 @@ def learn(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
             learning.save(checkpoint)
             saved = now
     learning.save(checkpoint)
-    scores = validate(learning.correction, plan.kinds)
-    say("scans never learned from:\n" + tabulate(scores))
+    scores = validate(learning.correction, plan)
+    say(f"scans never learned from, {VALIDATION_STEPS} steps:\n{tabulate(scores)}")
     write_prior(out, plan, learning.correction, scores)
 
 
 @torch.no_grad()
-def validate(correction: Correction, kinds: Sequence[str] = KINDS) -> list[Score]:
+def validate(correction: Correction, plan: Plan) -> list[Score]:
     """Errors of scans from other seeds than any that is learned from."""
-    pool, scores = TexturePool(VALIDATION_SEED, kinds), []
-    for number in range(VALIDATION):
+    pool, scores = TexturePool(VALIDATION_SEED, plan.kinds), []
+    for number in range(plan.validation):
         generator = np.random.default_rng([VALIDATION_SEED, number])
         scenario = draw_scenario(generator, pool, number)
         scores.append(correct(correction, scenario, VALIDATION_STEPS)[1])
@@ -205,7 +209,7 @@ def write_prior(path: Path, plan: Plan, correction: Correction, scores: Sequence
     }
     arrays = {name: value.numpy() for name, value in correction.state_dict().items()}
     buffer = io.BytesIO()
-    np.savez(buffer, recipe=np.array(json.dumps(recipe)), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, recipe=np.array(json.dumps(recipe)), **arrays)
     write_atomic(path, buffer.getvalue())
 
 

@@ -6,6 +6,7 @@ grid on which a probe is propagated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +52,7 @@ def _measure_light(probe: NDArray[np.complexfloating]) -> tuple[float, float]:
     shares = light.sum(axis=1), light.sum(axis=0)
     means = [float(share @ along) for share in shares]
     squares = [float(share @ along**2) for share in shares]
-    return float(np.sqrt(sum(squares) - sum(m**2 for m in means))), float(np.hypot(*means))
+    return math.sqrt(sum(squares) - sum(m**2 for m in means)), math.hypot(*means)
 
 
 def _is_usable(wave: Wave) -> bool:
@@ -131,7 +132,7 @@ def _mirrors(generator: np.random.Generator, size: int) -> Wave:
 
 
 def _pinhole(generator: np.random.Generator, size: int) -> Wave:
-    """A pinhole or its image, round or nearly, propagated by Fresnel, with a spherical wavefront."""
+    """A pinhole or its image, nearly round, propagated by Fresnel, with a spherical wavefront."""
     grid = 2 * size
     along = (np.arange(grid) - grid // 2)[:, None]
     radius = size / 64 * generator.uniform(6, 25)

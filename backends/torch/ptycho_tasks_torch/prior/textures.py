@@ -119,9 +119,11 @@ def _put_shape(
 def _noise(side: int, generator: Random) -> Image:
     """Gaussian noise whose spectrum falls as a power of the frequency."""
     q = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None]) + 0.5 / side
-    spectrum = fft.rfft2(generator.standard_normal((side, side))) * q ** -generator.uniform(0.9, 2.2)
+    spectrum = fft.rfft2(generator.standard_normal((side, side))) * q ** -generator.uniform(
+        0.9, 2.2
+    )
     field = np.asarray(fft.irfft2(spectrum, s=(side, side)))
-    return field / field.std()
+    return np.asarray(field / field.std())
 
 
 def _levels(side: int, generator: Random) -> Image:
@@ -142,7 +144,7 @@ def _gratings(side: int, generator: Random) -> Image:
     wave = np.sin(2 * np.pi * along / pitches[0])
     if generator.random() < 0.5:
         wave = wave * np.sin(2 * np.pi * across / pitches[1])
-    return wave if generator.random() < 0.3 else np.sign(wave)
+    return np.asarray(wave if generator.random() < 0.3 else np.sign(wave))
 
 
 def _mixture(side: int, generator: Random) -> Image:
@@ -236,7 +238,7 @@ def _cut(
         image = image.T
     y, x = (generator.integers(n - m + 1) for n, m in zip(image.shape, shape, strict=True))
     part = image[y : y + shape[0], x : x + shape[1]]
-    part = np.flip(part, [axis for axis in (0, 1) if generator.random() < 0.5])
+    part = np.flip(part, tuple(axis for axis in (0, 1) if generator.random() < 0.5))
     return np.asarray(part ** np.float32(np.exp(generator.uniform(-0.6, 0.6))))
 
 
