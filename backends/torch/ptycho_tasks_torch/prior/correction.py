@@ -12,13 +12,15 @@ from torch.nn import functional
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
 from ptycho_tasks_torch.unet import EncoderDecoder
 
-FEATURES = 10
+FEATURES = 14
 """Maps that the network sees; see `Correction._describe`."""
 HALVINGS = 5
 """How often the encoder halves the canvas: at few photons the low frequencies of the phase are
 noise too, and the network must see far to mend them."""
 MULTIPLE = 2**HALVINGS
 CHANNELS = 32
+WINDOWS = (3, 9)
+"""Pixels along one side of the windows in which a pixel is compared with the mean."""
 LEAK = 0.1
 """Slope below zero of the ReLUs: without it most deeper maps die where photons are few."""
 TILE, HALO = 512, 224
@@ -68,23 +70,29 @@ class Correction(nn.Module):
             exposure: frames and probes.
             counts: mean measured counts a pixel.
         """
-        modulus = (canvas.real.square() + canvas.imag.square() + 1e-4).sqrt()
-        features = self._describe(canvas, modulus, fields, exposure, counts)
+        phase = canvas / (canvas.real.square() + canvas.imag.square() + 1e-4).sqrt()
         noise = expected_noise(exposure.light, counts)
+        features = self._describe(canvas, phase, fields, exposure, noise)
         # Nothing is invented where no light falls.
-        noise = noise * exposure.illumination / (exposure.illumination + WEAK_LIGHT)
-        along, across = noise * self._correct(features).movedim(1, 0)
-        return canvas + canvas / modulus * torch.complex(along, across)
+        strength = noise * exposure.illumination / (exposure.illumination + WEAK_LIGHT)
+        along, across = strength * self._correct(features).movedim(1, 0)
+        return canvas + phase * torch.complex(along, across)
 
     def _describe(
-        self, canvas: Tensor, modulus: Tensor, fields: Tensor, exposure: Exposure, counts: float
+        self, canvas: Tensor, phase: Tensor, fields: Tensor, exposure: Exposure, noise: Tensor
     ) -> Tensor:
-        """(B, FEATURES, S, T), zero where there is neither light nor object."""
+        """(B, FEATURES, S, T).
+
+        What is to be judged as noise or not is in units of noise, so that a network need not learn
+        to divide by it: the last gradient, and how a pixel differs from its surroundings.
+        """
+        details = [(canvas - _mean_around(canvas, width)) * phase.conj() for width in WINDOWS]
+        parts = [part for detail in details for part in (detail.real, detail.imag)]
+        judged = torch.asinh(torch.stack([*parts, *fields]) / noise)
         light = exposure.illumination
-        photons = torch.log10(1 + exposure.light * counts) / 5
-        maps = [canvas.real - 1, canvas.imag, modulus - 1, photons, *fields, light, light.sqrt()]
+        maps = [canvas.real - 1, canvas.imag, canvas.abs() - 1, -noise.log10(), light, light.sqrt()]
         # Stacked last and moved: the memory layout of the convolutions.
-        return torch.stack(maps, dim=-1).movedim(-1, 1)
+        return torch.stack([*maps, *judged], dim=-1).movedim(-1, 1)
 
     def _correct(self, features: Tensor) -> Tensor:
         """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
@@ -105,3 +113,10 @@ class Correction(nn.Module):
         padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
         correction: Tensor = self.network(padded)[..., :S, :T]
         return correction
+
+
+def _mean_around(canvas: Tensor, width: int) -> Tensor:
+    """Mean of a (B, S, T) complex canvas in a window around each pixel."""
+    parts = torch.view_as_real(canvas).movedim(-1, 0)
+    means = functional.avg_pool2d(parts, width, 1, width // 2, count_include_pad=False)
+    return torch.complex(*means)

@@ -38,7 +38,7 @@ PHOTONS = (3.0, 6.0, 9.0)
 """Powers of ten of the photons a frame: least, the middle below which most scans lie, largest."""
 FEW_PHOTONS = 0.85
 """Share of scans below the middle: there is more to learn."""
-FAULTY = 0.25
+FAULTY = 0.15
 """Share of scans with faults."""
 MARGIN = 2
 """Pixels around the frames for wrong positions."""
@@ -177,8 +177,8 @@ def _fly_lines(generator: Random, count: int) -> NDArray[np.float64]:
 def _mistake(
     generator: Random, probe: NDArray[np.complex64], positions: NDArray[np.float64]
 ) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:
-    """A probe and positions that are a little wrong: some 5 % of flux, a fraction of a radian of
-    defocus and astigmatism, 0.3 pixels."""
+    """A probe and positions that are a little wrong: some 5 % of flux, a tenth of a radian of
+    defocus and astigmatism, up to 0.3 pixels."""
     errors = generator.normal(0, 0.3 * generator.random(), positions.shape)
     moved = positions + np.clip(errors - errors.mean(axis=0), -MARGIN, MARGIN)
     q = np.asarray(fft.fftfreq(probe.shape[-1]))
@@ -187,7 +187,7 @@ def _mistake(
     power = np.square(np.abs(spectrum)).sum(axis=0)
     # In units in which the root mean square frequency of the probe is 1.
     unit = float((square * power).sum() / power.sum())
-    defocus, astigmatism = generator.normal(0, 0.2 * generator.random(), 2) / unit
+    defocus, astigmatism = generator.normal(0, 0.08 * generator.random(), 2) / unit
     wrong = fft.ifft2(spectrum * np.exp(1j * (defocus * square + astigmatism * skew)))
     flux = math.exp(generator.normal(0, 0.025))
     return np.asarray(wrong * flux, dtype=np.complex64), moved
