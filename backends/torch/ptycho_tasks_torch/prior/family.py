@@ -31,9 +31,9 @@ FRAMES = (60, 120)
 """Least and largest number of frames; fewer where they would not fit on the canvas."""
 REACH = 126.0
 """Largest distance of two frames along an axis, pixels."""
-STEPS, USUAL_STEPS = (0.1, 1.1), (0.25, 0.8)
+STEPS, USUAL_STEPS = (0.1, 1.1), (0.3, 0.9)
 """Least and largest distance of neighbouring frames, in radii of the spot; and the usual ones, of
-two scans in three."""
+five scans in six."""
 PHOTONS = (3.0, 6.0, 9.0)
 """Powers of ten of the photons a frame: least, the middle below which most scans lie, largest."""
 FEW_PHOTONS = 0.85
@@ -126,8 +126,8 @@ def draw_positions(
         radius: of the spot, pixels.
         frames: least and largest number.
     """
-    least, most = np.log(USUAL_STEPS if generator.random() < 2 / 3 else STEPS)
-    step = max(radius * float(np.exp(generator.uniform(least, most))), 0.7)
+    least, most = np.log(USUAL_STEPS if generator.random() < 5 / 6 else STEPS)
+    step = max(radius * float(np.exp(generator.uniform(least, most))), 1.0)
     count = int(generator.integers(frames[0], frames[1] + 1))
     makers: list[Callable[[Random, int], NDArray[np.float64]]] = [_raster, _jittered, _spiral]
     makers += [_hexagonal, _fly_lines]

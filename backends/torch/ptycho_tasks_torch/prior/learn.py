@@ -28,7 +28,7 @@ from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
 
 BATCH = 4
 """Scans of an update."""
-RATE = 2e-3
+RATE = 3e-3
 """Largest learning rate."""
 WARM_UP = 50
 """Updates in which the rate rises to the largest."""

@@ -19,6 +19,8 @@ Wave = NDArray[np.complex128]
 
 RADII = (4.0, 18.0)
 """Root mean square radius of the light at N = 64, pixels; in proportion to N otherwise."""
+USUAL_RADIUS = 12.0
+"""Radius at N = 64 below which a spot is the rarer the narrower it is."""
 RIM_SHARE = 0.02
 """Share of the light that may fall on the two outermost rows and columns of a frame."""
 OFF_CENTRE = 4.0
@@ -31,8 +33,9 @@ def draw_probe(generator: np.random.Generator, size: int) -> NDArray[np.complex6
     """A probe (P, N, N) complex64 of unit energy, centred on pixel (N//2, N//2)."""
     kinds: list[Callable[[np.random.Generator, int], Wave]] = [_lens, _mirrors, _pinhole, _gaussian]
     make = kinds[generator.choice(len(kinds), p=[0.6, 0.12, 0.18, 0.1])]
-    wave = make(generator, size)
-    while not _is_usable(wave):
+    wave, usual = make(generator, size), USUAL_RADIUS * size / 64
+    # Wide spots more often: there is more of the object to learn from.
+    while not (_is_usable(wave) and generator.random() < measure_radius(wave) / usual):
         wave = make(generator, size)
     modes = np.stack(_split_coherence(generator, wave))
     return np.asarray(modes / np.linalg.norm(modes), dtype=np.complex64)
