@@ -1,0 +1,1 @@
+"""A prior for objects, learned once from simulated scans of many kinds."""

@@ -1,0 +1,122 @@
+"""A network that corrects what the physics steps lead to, in proportion to the expected noise.
+
+Axis letters: B canvases, S, T rows and columns of a canvas.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
+from ptycho_tasks_torch.unet import EncoderDecoder
+
+FEATURES = 14
+"""Maps that the network sees; see `Correction._describe`."""
+HALVINGS = 5
+"""How often the encoder halves the canvas: at few photons the low frequencies of the phase are
+noise too, and the network must see far to mend them."""
+MULTIPLE = 2**HALVINGS
+CHANNELS = 32
+WINDOWS = (3, 9)
+"""Pixels along one side of the windows in which a pixel is compared with the mean."""
+LEAK = 0.1
+"""Slope below zero of the ReLUs: without it most deeper maps die where photons are few."""
+TILE, HALO = 512, 224
+"""Pixels along one side of a tile that is corrected at once, and of the rim around it that the
+network sees too: its receptive field. Multiples of `MULTIPLE`."""
+
+
+def expected_noise(light: Tensor, counts: float) -> Tensor:
+    """Standard deviation of the real or imaginary part of an object pixel, at most 1.
+
+    The root of counts has a variance of 1/4 (Poisson). An object pixel O that light L falls on,
+    summed over frames, changes the far field by a wave of energy L |dO|^2; half of it is a change
+    of moduli, half one of phases that are not measured. The Fisher information of Re O, and of
+    Im O, is therefore 4 L / 2, and their variance at least 1 / (2 L): the photons on the pixel,
+    twice. That holds for each pixel by itself; low frequencies of the phase are known less well.
+
+    Args:
+        light: (B, S, T) float32, sum of |probe|^2 over frames and modes, in units in which the mean
+            measured intensity of a detector pixel is 1.
+        counts: mean measured counts a pixel.
+    """
+    return (2 * counts * light + 1).rsqrt()
+
+
+class Correction(nn.Module):
+    """A U-Net on the canvas, in units of the expected noise; it does nothing yet when fresh."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        """Weights for `channels` feature maps at full size."""
+        super().__init__()
+        self.network = EncoderDecoder(FEATURES, channels, HALVINGS, leak=LEAK)
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Conv2d) and layer is not self.network.last:
+                # With torch's default, what the deepest of 22 layers see would fade on the way.
+                nn.init.kaiming_normal_(layer.weight, LEAK)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        # On a CPU, so few feature maps are convolved 1.4 times as fast in this memory layout.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, canvas: Tensor, fields: Tensor, exposure: Exposure, counts: float) -> Tensor:
+        """The corrected object (B, S, T) complex64.
+
+        Args:
+            canvas: (B, S, T) complex64 object after the last step.
+            fields: (4, B, S, T) float32, as `run_engine` gives them.
+            exposure: frames and probes.
+            counts: mean measured counts a pixel.
+        """
+        phase = canvas / (canvas.real.square() + canvas.imag.square() + 1e-4).sqrt()
+        noise = expected_noise(exposure.light, counts)
+        features = self._describe(canvas, phase, fields, exposure, noise)
+        # Nothing is invented where no light falls.
+        strength = noise * exposure.illumination / (exposure.illumination + WEAK_LIGHT)
+        along, across = strength * self._correct(features).movedim(1, 0)
+        return canvas + phase * torch.complex(along, across)
+
+    def _describe(
+        self, canvas: Tensor, phase: Tensor, fields: Tensor, exposure: Exposure, noise: Tensor
+    ) -> Tensor:
+        """(B, FEATURES, S, T).
+
+        What is to be judged as noise or not is in units of noise, so that a network need not learn
+        to divide by it: the last gradient, and how a pixel differs from its surroundings.
+        """
+        details = [(canvas - _mean_around(canvas, width)) * phase.conj() for width in WINDOWS]
+        parts = [part for detail in details for part in (detail.real, detail.imag)]
+        judged = torch.asinh(torch.stack([*parts, *fields]) / noise)
+        light = exposure.illumination
+        maps = [canvas.real - 1, canvas.imag, canvas.abs() - 1, -noise.log10(), light, light.sqrt()]
+        # Stacked last and moved: the memory layout of the convolutions.
+        return torch.stack([*maps, *judged], dim=-1).movedim(-1, 1)
+
+    def _correct(self, features: Tensor) -> Tensor:
+        """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
+        B, _, S, T = features.shape
+        if torch.is_grad_enabled() or S * T <= (TILE + 2 * HALO) ** 2:
+            return self._correct_tile(features)
+        result = features.new_empty((B, 2, S, T))
+        for top in range(0, S, TILE):
+            for left in range(0, T, TILE):
+                y, x = max(top - HALO, 0), max(left - HALO, 0)
+                part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
+                tile = self._correct_tile(part)[..., top - y :, left - x :]
+                result[..., top : top + TILE, left : left + TILE] = tile[..., :TILE, :TILE]
+        return result
+
+    def _correct_tile(self, features: Tensor) -> Tensor:
+        S, T = features.shape[-2:]
+        padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
+        correction: Tensor = self.network(padded)[..., :S, :T]
+        return correction
+
+
+def _mean_around(canvas: Tensor, width: int) -> Tensor:
+    """Mean of a (B, S, T) complex canvas in a window around each pixel."""
+    parts = torch.view_as_real(canvas).movedim(-1, 0)
+    means = functional.avg_pool2d(parts, width, 1, width // 2, count_include_pad=False)
+    return torch.complex(*means)

@@ -1,0 +1,231 @@
+"""Learn the prior from simulated scans: `python -m ptycho_tasks_torch.prior.learn --help`.
+
+The same plan gives the same bytes on the same machine, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks_torch.prior.correction import Correction
+from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances
+from ptycho_tasks_torch.prior.engine import run_engine
+from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
+from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
+
+BATCH = 4
+"""Scans of an update."""
+RATE = 3e-3
+"""Largest learning rate."""
+WARM_UP = 50
+"""Updates in which the rate rises to the largest."""
+CLIP = 1.0
+STEPS = (8, 64)
+"""Least and largest number of physics steps before the correction."""
+CHECKPOINT_S = 60.0
+REPORT_UPDATES = 50
+REPORTED = 2000
+"""Scans that a report is about, the last ones."""
+VALIDATION_SEED = 2**31
+VALIDATION_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learned from; together with the code, it settles the result."""
+
+    blocks: int
+    """Simulated scans."""
+    seed: int = 0
+    kinds: Sequence[str] = KINDS
+    """Textures of the objects."""
+    validation: int = 96
+    """Scans from other seeds, with which the result is tried."""
+
+    @property
+    def updates(self) -> int:
+        """Number of changes of the weights."""
+        return math.ceil(self.blocks / BATCH)
+
+    def rate(self, update: int) -> float:
+        """Learning rate of an update: it rises, then falls as a cosine."""
+        return (
+            RATE
+            * min(1.0, (update + 1) / WARM_UP)
+            * 0.5
+            * (1 + math.cos(math.pi * update / self.updates))
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of the object of one scan, root of the square distance over the truth's square."""
+
+    photons: float
+    before: float
+    after: float
+
+
+class Learning:
+    """Weights on their way, and what is needed to go on."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Fresh weights."""
+        torch.manual_seed(plan.seed)
+        self.plan, self.update = plan, 0
+        self.correction = Correction()
+        self._optimizer = torch.optim.Adam(self.correction.parameters(), betas=(0.9, 0.99))
+        self._pool = TexturePool(plan.seed, plan.kinds)
+        self.scores: list[Score] = []
+
+    def advance(self) -> None:
+        """One update."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.update)
+        self._optimizer.zero_grad()
+        for number in range(self.update * BATCH, (self.update + 1) * BATCH):
+            generator = np.random.default_rng([self.plan.seed, number])
+            scenario = draw_scenario(generator, self._pool, number)
+            steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
+            loss, score = correct(self.correction, scenario, steps)
+            (loss / BATCH).backward()  # type: ignore[no-untyped-call]
+            self.scores = [*self.scores[1 - REPORTED :], score]
+        norm = torch.nn.utils.clip_grad_norm_(self.correction.parameters(), CLIP)
+        if torch.isfinite(norm):
+            self._optimizer.step()
+        self.update += 1
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        state = {
+            "plan": asdict(self.plan),
+            "update": self.update,
+            "weights": self.correction.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scores": [asdict(score) for score in self.scores],
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    def restore(self, path: Path) -> bool:
+        """Go on from a checkpoint; False if it is of another plan."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state["plan"] != asdict(self.plan):
+            return False
+        self.correction.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.update = state["update"]
+        self.scores = [Score(**score) for score in state["scores"]]
+        return True
+
+
+def correct(correction: Correction, scenario: Scenario, steps: int) -> tuple[Tensor, Score]:
+    """Run the physics steps, then the correction; its loss, and the errors before and after."""
+    exposure, truth = scenario.exposure, scenario.truth
+    canvas, fields = run_engine(exposure, steps)
+    before = measure_distances(canvas, truth, exposure)
+    after = measure_distances(
+        correction(canvas, fields, exposure, scenario.counts), truth, exposure
+    )
+    errors = (float(distances[0].detach().sqrt()) for distances in (before, after))
+    return compare_distances(after, before), Score(scenario.photons, *errors)
+
+
+def learn(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
+    """Learn, or go on learning, and write `out`."""
+    learning, checkpoint = Learning(plan), out.with_suffix(".checkpoint")
+    if checkpoint.exists() and learning.restore(checkpoint):
+        say(f"goes on after {learning.update} of {plan.updates} updates")
+    began = saved = time.monotonic()
+    first = learning.update
+    while learning.update < plan.updates:
+        learning.advance()
+        now = time.monotonic()
+        if learning.update % REPORT_UPDATES == 0:
+            rate = (learning.update - first) * BATCH / (now - began)
+            say(f"update {learning.update} of {plan.updates}, {rate:.1f} scans/s")
+            say(tabulate(learning.scores))
+        if now - saved > CHECKPOINT_S:
+            learning.save(checkpoint)
+            saved = now
+    learning.save(checkpoint)
+    scores = validate(learning.correction, plan)
+    say(f"scans never learned from, {VALIDATION_STEPS} steps:\n{tabulate(scores)}")
+    write_prior(out, plan, learning.correction, scores)
+
+
+@torch.no_grad()
+def validate(correction: Correction, plan: Plan) -> list[Score]:
+    """Errors of scans from other seeds than any that is learned from."""
+    pool, scores = TexturePool(VALIDATION_SEED, plan.kinds), []
+    for number in range(plan.validation):
+        generator = np.random.default_rng([VALIDATION_SEED, number])
+        scenario = draw_scenario(generator, pool, number)
+        scores.append(correct(correction, scenario, VALIDATION_STEPS)[1])
+    return scores
+
+
+def tabulate(scores: Sequence[Score]) -> str:
+    """Median errors in each decade of photons, before and after the correction, their ratio, and
+    the share of scans that it makes worse by more than 2 %."""
+    lines = ["photons     scans  before   after   ratio  harmed"]
+    for decade in range(3, 9):
+        some = [s for s in scores if decade <= math.log10(s.photons) < decade + 1]
+        if some:
+            before, after = (np.median([getattr(s, n) for s in some]) for n in ("before", "after"))
+            ratio = np.median([s.after / s.before for s in some])
+            harmed = np.mean([s.after > 1.02 * s.before for s in some])
+            lines.append(
+                f"1e{decade}..1e{decade + 1}  {len(some):6d}  {before:.4f}  {after:.4f}  "
+                f"{ratio:6.3f}  {100 * harmed:4.0f} %"
+            )
+    return "\n".join(lines)
+
+
+def write_prior(path: Path, plan: Plan, correction: Correction, scores: Sequence[Score]) -> None:
+    """Write the weights as float32 arrays, and how they were made as JSON, array `recipe`."""
+    recipe = {
+        "plan": asdict(plan),
+        "batch": BATCH,
+        "learning_rate": RATE,
+        "steps": STEPS,
+        "validation": [asdict(score) for score in scores],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    arrays = {name: value.numpy() for name, value in correction.state_dict().items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, recipe=np.array(json.dumps(recipe)), **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Learn the prior from simulated scans.")
+    parser.add_argument("--blocks", type=int, required=True, help="simulated scans")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .npz")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=list(KINDS))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    plan = Plan(options.blocks, options.seed, options.kinds)
+    learn(plan, options.out, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()
