@@ -20,10 +20,11 @@ from scipy import fft
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.canvas import padded_shape
-from ptycho_tasks_torch.physics.exposure import DARK, Exposure
+from ptycho_tasks_torch.physics.exposure import Exposure, find_dark
 from ptycho_tasks_torch.prior.probes import draw_probe, measure_radius
 from ptycho_tasks_torch.prior.textures import Random, TexturePool
-from ptycho_tasks_torch.unrolled.network import MULTIPLE, expose_blocks
+from ptycho_tasks_torch.unrolled.correction import MULTIPLE
+from ptycho_tasks_torch.unrolled.network import expose_blocks
 
 SIZE = 64
 """N."""
@@ -55,8 +56,6 @@ class Scenario:
     """One canvas."""
     truth: Tensor
     """(1, S, T) complex64."""
-    counts: float
-    """Mean measured counts a pixel: what an intensity of 1 in `exposure` stands for."""
     photons: float
     """Mean photons a frame."""
 
@@ -77,11 +76,11 @@ def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario
     photons = _draw_photons(generator)
     exact = _expose(probe, positions, shape)
     with torch.no_grad():
-        expected = (exact.predict(truth).square() - DARK).clamp(min=0)
+        expected = (exact.predict(truth).square() - exact.dark).clamp(min=0)
     scale = photons / SIZE**2 / float(expected.mean())
     counts = generator.poisson(expected.double().numpy() * scale).astype(np.float32)
-    amplitude = torch.from_numpy(np.sqrt(counts))
     mean = float(counts.mean())
+    amplitude = torch.from_numpy(np.sqrt(counts / mean + find_dark(mean)).astype(np.float32))
     factor = math.sqrt(scale / mean)
     if generator.random() < UNSCALED:
         lit = float((exact.illumination * truth.abs().square()).sum() / exact.illumination.sum())
@@ -90,9 +89,9 @@ def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario
         probe, positions = _mistake(generator, probe, positions)
         exact = _expose(probe, positions, shape)
     exposure = replace(
-        exact, amplitude=amplitude / math.sqrt(mean), probes=exact.probes * np.float32(factor)
+        exact, amplitude=amplitude, probes=exact.probes * np.float32(factor), counts=mean
     )
-    return Scenario(exposure, truth, mean, photons)
+    return Scenario(exposure, truth, photons)
 
 
 def limit_frames(modes: int) -> tuple[int, int]:

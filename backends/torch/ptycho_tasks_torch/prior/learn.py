@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks.system.files import write_atomic
-from ptycho_tasks_torch.prior.correction import Correction
 from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances
-from ptycho_tasks_torch.prior.engine import run_engine
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
+from ptycho_tasks_torch.unrolled.correction import Correction
+from ptycho_tasks_torch.unrolled.network import reconstruct
 
 BATCH = 4
 """Scans of an update."""
@@ -33,7 +33,7 @@ RATE = 3e-3
 WARM_UP = 50
 """Updates in which the rate rises to the largest."""
 CLIP = 1.0
-STEPS = (8, 64)
+STEPS = (16, 64)
 """Least and largest number of physics steps before the correction."""
 CHECKPOINT_S = 60.0
 REPORT_UPDATES = 50
@@ -136,11 +136,10 @@ class Learning:
 def correct(correction: Correction, scenario: Scenario, steps: int) -> tuple[Tensor, Score]:
     """Run the physics steps, then the correction; its loss, and the errors before and after."""
     exposure, truth = scenario.exposure, scenario.truth
-    canvas, fields = run_engine(exposure, steps)
-    before = measure_distances(canvas, truth, exposure)
-    after = measure_distances(
-        correction(canvas, fields, exposure, scenario.counts), truth, exposure
-    )
+    engine = reconstruct(exposure, steps)
+    before = measure_distances(engine.canvas, truth, exposure)
+    corrected = correction(engine.canvas, engine.show(), exposure)
+    after = measure_distances(corrected, truth, exposure)
     errors = (float(distances[0].detach().sqrt()) for distances in (before, after))
     return compare_distances(after, before), Score(scenario.photons, *errors)
 

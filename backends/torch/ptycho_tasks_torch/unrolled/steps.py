@@ -117,13 +117,14 @@ def find_momentum(step: int) -> float:
 
 
 def run_steps(exposure: Exposure, count: int) -> Iterator[Engine]:
-    """Yield the engine after each of `count` steps, the last on all frames."""
+    """Yield the engine after each of `count` steps; the last eighth is on all frames."""
     engine = Engine(exposure)
     turns = Turns(exposure, engine.filter)
+    last = max(1, count // 8)
     for k in range(count):
         # A quarter of a short run at least: the last steps are to average the noise out.
         stage = turns.coarse if k < min(COARSE_STEPS, count / 2) else turns.fine
-        turn = stage[k % len(stage)] if k < count - 1 else turns.all[0]
+        turn = stage[k % len(stage)] if k < count - last else turns.all[0]
         engine.advance(turn)
         yield engine
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
 from ptycho_tasks_torch.unet import EncoderDecoder
+from ptycho_tasks_torch.unrolled.steps import modulus
 
 FEATURES = 14
 """Maps that the network sees; see `Correction._describe`."""
@@ -23,6 +24,8 @@ WINDOWS = (3, 9)
 """Pixels along one side of the windows in which a pixel is compared with the mean."""
 LEAK = 0.1
 """Slope below zero of the ReLUs: without it most deeper maps die where photons are few."""
+MOST_COUNTS = 1e8
+"""Photons of a pixel from which on noise is not told from none."""
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
@@ -61,17 +64,16 @@ class Correction(nn.Module):
         # On a CPU, so few feature maps are convolved 1.4 times as fast in this memory layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, canvas: Tensor, fields: Tensor, exposure: Exposure, counts: float) -> Tensor:
+    def forward(self, canvas: Tensor, fields: Tensor, exposure: Exposure) -> Tensor:
         """The corrected object (B, S, T) complex64.
 
         Args:
             canvas: (B, S, T) complex64 object after the last step.
-            fields: (4, B, S, T) float32, as `run_engine` gives them.
+            fields: (4, B, S, T) float32, as `Engine.show` gives them.
             exposure: frames and probes.
-            counts: mean measured counts a pixel.
         """
-        phase = canvas / (canvas.real.square() + canvas.imag.square() + 1e-4).sqrt()
-        noise = expected_noise(exposure.light, counts)
+        phase = canvas / modulus(canvas)
+        noise = expected_noise(exposure.light, min(exposure.counts, MOST_COUNTS))
         features = self._describe(canvas, phase, fields, exposure, noise)
         # Nothing is invented where no light falls.
         strength = noise * exposure.illumination / (exposure.illumination + WEAK_LIGHT)
