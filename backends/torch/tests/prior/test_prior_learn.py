@@ -1,0 +1,119 @@
+"""Learning the prior, and the correction that it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_tasks_torch.prior import correction as corrections
+from ptycho_tasks_torch.prior import family, learn
+from ptycho_tasks_torch.prior.correction import Correction, expected_noise
+from ptycho_tasks_torch.prior.distance import WEIGHTS, compare_distances, measure_distances
+from ptycho_tasks_torch.prior.engine import run_engine
+from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
+from ptycho_tasks_torch.prior.textures import TexturePool
+
+
+@pytest.fixture
+def scenario() -> Scenario:
+    return draw_scenario(np.random.default_rng(1), TexturePool(0, ["noise"]), 0)
+
+
+def awake(channels: int = 4) -> Correction:
+    """A correction with random weights, its last layer too."""
+    torch.manual_seed(0)
+    correction = Correction(channels)
+    torch.nn.init.normal_(correction.network.last.weight, std=0.1)
+    return correction
+
+
+def test_fresh_correction_changes_nothing(scenario: Scenario) -> None:
+    canvas, fields = run_engine(scenario.exposure, 2)
+    same = Correction(4)(canvas, fields, scenario.exposure, scenario.counts)
+    assert torch.equal(same, canvas)
+    distances = measure_distances(canvas, scenario.truth, scenario.exposure)
+    assert float(compare_distances(distances, distances)) == pytest.approx(sum(WEIGHTS))
+
+
+def test_correction_vanishes_with_the_noise(scenario: Scenario) -> None:
+    canvas, fields = run_engine(scenario.exposure, 2)
+    changes = []
+    for counts in (1.0, 1e8):
+        with torch.no_grad():
+            corrected = awake()(canvas, fields, scenario.exposure, counts)
+        changes.append(float((corrected - canvas).abs().max()))
+    assert changes[1] < 1e-2 * changes[0]
+
+
+def test_expected_noise_is_that_of_an_object_pixel() -> None:
+    """Of many noisy measurements of one pixel under a bright spot, the rest known."""
+    generator, counts = np.random.default_rng(0), 1e6
+    probe = np.full((1, 8, 8), 8.0 + 0j)
+    far = np.fft.fft2(probe * np.exp(1j * generator.uniform(0, 6, (1, 8, 8))), norm="ortho")
+    derivative = np.fft.fft2(np.pad(probe[:, :1, :1], ((0, 0), (0, 7), (0, 7))), norm="ortho")
+    slope = (far.conj() * derivative).real / np.abs(far)
+    noise = generator.poisson(np.abs(far) ** 2 * counts, (4000, 8, 8)) ** 0.5 / counts**0.5
+    estimate = ((noise - np.abs(far)) * slope).sum(axis=(1, 2)) / np.square(slope).sum()
+    expected = float(expected_noise(torch.tensor(64.0), counts))
+    assert estimate.std() == pytest.approx(expected, rel=0.3)
+
+
+def test_tiles_give_what_the_whole_canvas_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(1, corrections.FEATURES, 600, 90)
+    correction = awake()
+    with torch.no_grad():
+        whole = correction._correct(features)
+        monkeypatch.setattr(corrections, "TILE", 64)
+        tiled = correction._correct(features)
+    assert torch.allclose(tiled, whole, atol=1e-5)
+
+
+def test_distance_ignores_the_phase_of_the_whole(scenario: Scenario) -> None:
+    exposure, truth = scenario.exposure, scenario.truth
+    turned = truth * torch.polar(torch.tensor(1.0), torch.tensor(2.0))
+    assert float(measure_distances(turned, truth, exposure).max()) < 1e-9
+    assert float(measure_distances(0.9 * truth, truth, exposure)[0]) == pytest.approx(0.01)
+
+
+def test_interrupted_learning_ends_at_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "FRAMES", (4, 6))
+    monkeypatch.setattr(learn, "STEPS", (2, 4))
+    monkeypatch.setattr(learn, "BATCH", 2)
+    monkeypatch.setattr(learn, "CHECKPOINT_S", 0)
+    monkeypatch.setattr(learn, "Correction", lambda: Correction(4))
+    plan = learn.Plan(blocks=6, kinds=["noise"], validation=2)
+    learn.learn(plan, tmp_path / "whole.npz", lambda _: None)
+    advance, done = learn.Learning.advance, []
+
+    def stop_after_two(self: learn.Learning) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(advance(self))
+
+    monkeypatch.setattr(learn.Learning, "advance", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        learn.learn(plan, tmp_path / "parts.npz", lambda _: None)
+    monkeypatch.setattr(learn.Learning, "advance", advance)
+    lines: list[str] = []
+    learn.learn(plan, tmp_path / "parts.npz", lines.append)
+    assert lines[0] == "goes on after 2 of 3 updates"
+    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    weights = np.load(tmp_path / "whole.npz")
+    assert np.abs(weights["network.last.weight"]).max() > 0
+
+
+def test_gradients_that_are_not_finite_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(correction: Correction, *_: object) -> tuple[torch.Tensor, learn.Score]:
+        return correction.network.last.bias.sum() * torch.inf, learn.Score(1e4, 1.0, 1.0)
+
+    monkeypatch.setattr(learn, "correct", fail)
+    monkeypatch.setattr(learn, "draw_scenario", lambda *_: None)
+    learning = learn.Learning(learn.Plan(blocks=4))
+    learning.advance()
+    assert all(bool(p.isfinite().all()) for p in learning.correction.parameters())
+    assert learning.update == 1
