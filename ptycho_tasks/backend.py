@@ -116,6 +116,8 @@ class InferRequest:
     """The training options that the model was trained with."""
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
     progress: Progress = no_progress
+    say: Callable[[str], None] = say_nothing
+    """Shows the user one line, such as how many steps were taken, and why."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class RefineRequest:
     """An instance of the backend's `options_type`, fully resolved."""
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
     progress: Progress = no_progress
+    say: Callable[[str], None] = say_nothing
+    """Shows the user one line, such as how many steps were taken, and why."""
 
 
 @dataclass(frozen=True)

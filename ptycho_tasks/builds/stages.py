@@ -191,7 +191,7 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
             payload.execution,
             progress,
             work_dir,
-            lambda text: print_line(payload, f"{'':<10} {text}"),
+            functools.partial(_say, payload),
             payload.log_dir,
         )
         check_scans(backend, request)
@@ -202,6 +202,11 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
         ):
             model = backend.train(request)
     return checked_model(model, backend.name)
+
+
+def _say(payload: Payload, text: str) -> None:
+    """Show what a backend says."""
+    print_line(payload, f"{'':<10} {text}")
 
 
 def _pack(
@@ -272,7 +277,8 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         show_progress_of(label, payload, scan) as progress,
     ):
         options = _trained_options(payload, bundle.params)
-        request = InferRequest(scan, bundle.model, options, payload.execution, progress)
+        say = functools.partial(_say, payload)
+        request = InferRequest(scan, bundle.model, options, payload.execution, progress, say)
         with take_turn(payload.backend, request):
             cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
             with cost.explain_memory_errors():
@@ -317,7 +323,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
     with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
-        request = RefineRequest(scan, start, payload.options, payload.execution, progress)
+        say = functools.partial(_say, payload)
+        request = RefineRequest(scan, start, payload.options, payload.execution, progress, say)
         name = payload.display_path(payload.scan_file)
         with (
             take_turn(refiner, request),

@@ -192,7 +192,7 @@ def morton_order(places: Sequence[Place]) -> list[int]:
 
 def _propagate(canvas: Tensor, chunk: Chunk, dark: float) -> tuple[Tensor, Tensor]:
     """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes and
-    the dark, which is not times N. To scale the far field would cost one more pass through memory."""
+    the dark, which is not times N. To scale the far field would cost a pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
     square = torch.view_as_real(far).square()
     square = square[..., 0] + square[..., 1]

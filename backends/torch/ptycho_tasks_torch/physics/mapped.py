@@ -16,20 +16,19 @@ from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import CHUNK_PIXELS, Chunk, Exposure
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
+MULTIPLE = 8
+"""Of what the sides of a canvas are multiples: few lengths are as fast to transform."""
 HELD_BYTES = 2**28
 """Frames and probes up to this size stay in memory; larger ones are read again in every step."""
 
 
-def expose_scan(
-    scan: ScanData, modes: Tensor, scale: float, multiple: int, photon: float
-) -> Exposure:
+def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> Exposure:
     """Place all frames of a scan on one canvas; in memory where they are not large.
 
     Args:
         scan: its frames may lie on disk.
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
-        multiple: of what the sides of the canvas are to be multiples.
         photon: see `find_photon`.
     """
     N = scan.size
@@ -40,7 +39,7 @@ def expose_scan(
         probes=modes,
         places=[(0, y, x) for y, x in corners.tolist()],
         canvases=1,
-        shape=padded_shape(corners.max(axis=0).tolist(), N, multiple),
+        shape=padded_shape(corners.max(axis=0).tolist(), N, MULTIPLE),
         radius=spot_radius(modes),
         counts=scale**2 / photon if photon else math.inf,
         diffraction=scan.diffraction,

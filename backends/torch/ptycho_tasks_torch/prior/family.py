@@ -112,7 +112,7 @@ def _expose(
     """Frames that are not measured yet."""
     relative = torch.from_numpy(positions.astype(np.float32))[None, :, None]
     dark = torch.zeros((1, len(positions), SIZE, SIZE))
-    return expose_blocks(dark, relative, torch.from_numpy(probe), torch.ones(1), shape)
+    return expose_blocks(dark, relative, torch.from_numpy(probe), torch.ones(1), shape, photon=0)
 
 
 def draw_positions(

@@ -74,17 +74,32 @@ def read_intensity_scale(model: TrainedModel, scan: ScanData) -> float | None:
         BundleError: the model lacks N or the intensity scale.
         ConfigError: the scan's N is not the model's.
     """
-    N, scale = (model.metadata.get(name) for name in ("N", "intensity_scale"))
-    is_known = isinstance(N, int) and isinstance(scale, (int, float))
-    if not is_known or not LEAST_COUNTS <= (scale or 0) <= MOST_COUNTS:
+    scale = model.metadata.get("intensity_scale")
+    if not isinstance(scale, (int, float)) or not LEAST_COUNTS <= scale <= MOST_COUNTS:
         raise BundleError(
-            f"wts.h5.zip: params.json: metadata: N is {N!r} and intensity_scale is {scale!r}; "
-            f"expected an integer, and a number of {LEAST_COUNTS:g} to {MOST_COUNTS:g}: the bundle "
-            "is not as its training left it; train again"
+            f"wts.h5.zip: params.json: metadata: intensity_scale is {scale!r}; expected a number "
+            f"of {LEAST_COUNTS:g} to {MOST_COUNTS:g}: the bundle is not as its training left it; "
+            "train again"
+        )
+    refuse_other_size(model, scan)
+    return None if SCALES in model.metadata else float(scale)
+
+
+def refuse_other_size(model: TrainedModel, scan: ScanData) -> None:
+    """Refuse a scan of other frames than those that a model was trained on.
+
+    Raises:
+        BundleError: the model lacks N.
+        ConfigError: the scan's N is not the model's.
+    """
+    N = model.metadata.get("N")
+    if not isinstance(N, int):
+        raise BundleError(
+            f"wts.h5.zip: params.json: metadata: N is {N!r}; expected an integer: the bundle is "
+            "not as its training left it; train again"
         )
     if scan.size != N:
         raise ConfigError(
             f"{scan.name}: its frames have {scan.size} x {scan.size} pixels, but the model was "
             f"trained on {N} x {N}; infer a scan of that size, or train on this one"
         )
-    return None if SCALES in model.metadata else float(scale or 0)

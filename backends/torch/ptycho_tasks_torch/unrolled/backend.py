@@ -1,5 +1,5 @@
-"""The backend `unrolled`: physics steps on the object's whole canvas, learned, and a network that
-corrects what they lead to."""
+"""The backend `unrolled`: physics steps on the object's whole canvas, and a network that corrects
+what they lead to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Unrolled:
     """See the module; torch is imported by its methods only."""
 
     name = "unrolled"
-    version = "3"
+    version = "4"
     options_type = UnrolledOptions
     execution_type = TorchExecution
     api_version = 2

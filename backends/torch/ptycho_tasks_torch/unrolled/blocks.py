@@ -22,8 +22,9 @@ from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan, 
 from ptycho_tasks_torch.frames.groups import find_nearest_groups, locate_groups
 from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.canvas import padded_shape
-from ptycho_tasks_torch.physics.exposure import DARK, Exposure
-from ptycho_tasks_torch.unrolled.network import MULTIPLE, expose_blocks
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.mapped import MULTIPLE
+from ptycho_tasks_torch.unrolled.network import expose_blocks
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST
 
@@ -71,6 +72,7 @@ class Simulator:
 
     objects: ObjectPool
     intensity_scale: float
+    photon: float
     probe: Callable[[], Tensor]
     """(P, N, N) complex64 in counts, as the network is given it."""
     shape: tuple[int, int]
@@ -88,14 +90,17 @@ class Simulator:
             seeds: one for each of the B blocks, of its object and noise.
         """
         generators = [np.random.default_rng(seed) for seed in seeds]
-        exposure = expose_batch(batch, probe, self.intensity_scale, self.shape)
+        exposure = expose_batch(batch, probe, self.intensity_scale, self.photon, self.shape)
         truth = [self.objects.draw(generator, self.shape) for generator in generators]
         canvas = torch.from_numpy(np.stack(truth))
         with torch.no_grad():
-            expected = (exposure.predict(canvas).square() - DARK) * self.intensity_scale
-        blocks = np.array_split(expected.clamp(min=0).double().numpy(), len(generators))
+            expected = (exposure.predict(canvas).square() - exposure.dark) * self.intensity_scale
+        # Frames in unknown units are taken for counts.
+        photon = self.photon or 1.0
+        blocks = np.array_split(expected.clamp(min=0).double().numpy() / photon, len(generators))
         counts = [g.poisson(block) for g, block in zip(generators, blocks, strict=True)]
-        x = np.sqrt(np.fft.fftshift(np.concatenate(counts), axes=(-2, -1))).astype(np.float32)
+        measured = np.fft.fftshift(np.concatenate(counts), axes=(-2, -1)) * photon
+        x = np.sqrt(measured).astype(np.float32)
         frames = torch.from_numpy(x).reshape(batch["x"].shape)
         return {**batch, "x": frames, "truth": canvas, "probe": probe}
 
@@ -104,6 +109,7 @@ def expose_batch(
     batch: Batch,
     probe: Tensor,
     intensity_scale: float,
+    photon: float,
     shape: tuple[int, int],
     displacement: Tensor | None = None,
 ) -> Exposure:
@@ -113,6 +119,7 @@ def expose_batch(
         batch: as `Blocks.read` gives it, with groups of one frame.
         probe: (P, N, N) complex64 in counts.
         intensity_scale: mean measured counts a pixel.
+        photon: see `find_photon`.
         shape: (S, T) of the canvases: one for all batches, so that a block's result does not depend
             on which others it comes with.
         displacement: (M, 2) float32 distance of each frame from its position in the scan, pixels.
@@ -122,7 +129,7 @@ def expose_batch(
     if displacement is not None:
         relative = relative + MARGIN + displacement[batch["frames"]][:, :, None]
     scale = torch.full((len(relative),), math.sqrt(intensity_scale), device=relative.device)
-    return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape)
+    return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape, photon)
 
 
 HIDDEN_SHARE = 0.25

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order

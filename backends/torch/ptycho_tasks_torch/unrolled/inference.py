@@ -1,4 +1,4 @@
-"""Reconstruct a scan with the unrolled network. Lightning is not needed here."""
+"""Reconstruct a scan: physics steps, as many as it needs, and what the network corrects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_tasks.backend import InferRequest, Reconstruction
 from ptycho_tasks.errors import BundleError
@@ -18,15 +19,15 @@ from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
-from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
-from ptycho_tasks_torch.training.weights import (
-    PROBE,
-    load_networks,
-    read_intensity_scale,
-    read_losses,
-)
-from ptycho_tasks_torch.unrolled.network import MULTIPLE, make_unrolled_networks
+from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
+from ptycho_tasks_torch.unrolled.depth import MOST_STEPS, Depth, choose_strength
+from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
+from ptycho_tasks_torch.unrolled.steps import Engine
+
+LEAST_STRENGTH = 0.02
+"""Of a correction, below which it is left out."""
 
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
@@ -40,28 +41,54 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
 
     Call it in `torch.inference_mode`.
     """
-    scan, N = request.scan, request.scan.size
-    scale = read_intensity_scale(request.model, scan)
+    scan, N, options = request.scan, request.scan.size, request.options
+    refuse_other_size(request.model, scan)
     device = find_device(TorchExecution.from_execution(request.execution).accelerator)
-    network, autoencoder = make_unrolled_networks(request.options)
+    network, autoencoder = make_unrolled_networks(options)
     load_networks(request.model, network, autoencoder)
     network.to(device)
     intensity = read_intensity(scan, np.arange(scan.frame_count))
-    intensity_scale = intensity if scale is None else scale
+    photon = find_photon(scan.diffraction)
+    scale = math.sqrt(intensity)
     probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2))
-    modes = torch.from_numpy(probe / np.float32(math.sqrt(intensity_scale))).to(device)
-    if request.options.positions == "refined":
-        scan = refine_positions(scan, network, modes, math.sqrt(intensity_scale))
-    exposure = expose_scan(scan, modes, math.sqrt(intensity_scale), MULTIPLE)
+    modes = torch.from_numpy(probe / np.float32(scale)).to(device)
+    if options.positions == "refined":
+        scan = refine_positions(scan, modes, scale, photon)
+    exposure = expose_scan(scan, modes, scale, photon)
     place = canvas_of(scan.positions, N)
     rows, columns = place.shape
     lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-    losses = read_losses(request.model)
-    request.progress(0, network.steps, {})
-    for done, canvas in enumerate(network.objects(exposure), start=1):
+    depth = Depth(exposure, None if options.steps == "auto" else options.steps)
+    most = MOST_STEPS if options.steps == "auto" else options.steps
+
+    def show(canvas: Tensor, done: int) -> Reconstruction:
+        request.progress(done, max(most, done), {})
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        yield Reconstruction(image, place.origin, probe, scan.positions, losses)
-        request.progress(done, network.steps, {})
+        return Reconstruction(image, place.origin, probe, scan.positions, depth.misfits)
+
+    request.progress(0, most, {})
+    for done, canvas in enumerate(depth.run(), start=1):
+        yield show(canvas, done)
+
+    def correct(engine: Engine) -> Tensor:
+        return network.correct(engine, exposure)
+
+    strength = choose_strength(depth, correct)
+    # Where photons are few, more steps than frames held back ask for bring noise, which the
+    # correction takes away, and low frequencies of the phase, which it could not find.
+    start = depth.engine.canvas if strength > LEAST_STRENGTH else depth.best
+    for engine in depth.finish(start):
+        yield show(engine.canvas, engine.steps)
+    request.say(f"{depth.describe()}{_describe_strength(strength)}")
+    if strength > LEAST_STRENGTH:
+        canvas = engine.canvas
+        yield show(canvas + strength * (correct(engine) - canvas), engine.steps)
+
+
+def _describe_strength(strength: float) -> str:
+    if strength <= LEAST_STRENGTH:
+        return "; uncorrected: frames held back are explained no better by the network"
+    return f"; corrected by {100 * strength:.0f} % of what the network says"
 
 
 def _choose_probe(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np.complex64]:

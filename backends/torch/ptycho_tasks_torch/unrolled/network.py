@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure, find_dark
 from ptycho_tasks_torch.physics.forward import intensities, shift_probe, spot_radius
-from ptycho_tasks_torch.unrolled.correction import MULTIPLE, Correction
+from ptycho_tasks_torch.physics.mapped import MULTIPLE
+from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.steps import Engine, run_steps
 

@@ -34,6 +34,7 @@ from ptycho_tasks_torch.physics.forward import (
     spot_radius,
 )
 from ptycho_tasks_torch.physics.probe import RefinedProbe, is_same_probe
+from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.training.objective import Objective, TrainingInputs, take_part
 from ptycho_tasks_torch.training.weights import PROBE
 from ptycho_tasks_torch.unrolled.blocks import (
@@ -47,14 +48,15 @@ from ptycho_tasks_torch.unrolled.blocks import (
     make_frame_blocks,
     nearest_block,
 )
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
+from ptycho_tasks_torch.unrolled.network import (
+    BLOCK_STEPS,
+    UnrolledNetwork,
+    make_unrolled_networks,
+    reconstruct,
+)
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 
-EARLIER = 0.3
-"""Weight of the object after a step, over that after the next step: the last counts most."""
-STEP_RATE = 5.0
-"""Learning rate of the steps' weights, over that of the network."""
 PROBE_RATE = 1.5
 """Learning rate of the probe, whose largest value is 1, over that of the network."""
 EDGES = 0.2
@@ -62,8 +64,8 @@ EDGES = 0.2
 PROBE_EPSILON = 1e-5
 """Adam's epsilon for the probe: rounding must not move dark pixels, which the frames do not fix."""
 CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 32, 12
-"""To calibrate a probe: detector pixels of all frames together, least number of frames, and least
-number of physics steps. With fewer steps a wrong probe looks better than the right one."""
+"""To calibrate a probe: detector pixels of all frames together, least number of frames, and number
+of physics steps. With fewer steps a wrong probe looks better than the right one."""
 CONFIRMING, CERTAIN = 4, 3.0
 """To confirm a probe: number of blocks of other frames, and standard errors that they gain."""
 LIT = 0.1
@@ -91,6 +93,7 @@ class UnrolledObjective(Objective):
         self.blocks, training = make_frame_blocks(scan, options)
         inputs = TrainingInputs.from_scan(scan, options, training)
         self.options, self.intensity_scale = options, inputs.intensity_scale
+        self.photon = find_photon(scan.diffraction)
         self.register_buffer("guess", torch.from_numpy(inputs.probe), persistent=False)
         self.register_buffer("label", inputs.label, persistent=False)
         self.network, _ = make_unrolled_networks(options)
@@ -109,6 +112,7 @@ class UnrolledObjective(Objective):
             self._simulator = Simulator(
                 ObjectPool(options.objects, self._shape, options.seed),
                 self.intensity_scale,
+                self.photon,
                 lambda: self._probe().detach().cpu().clone(),
                 self._shape,
             )
@@ -133,22 +137,19 @@ class UnrolledObjective(Objective):
     def prepare(self, say: Callable[[str], None]) -> None:
         """See `Objective`: fit size, defocus and astigmatism of a probe that is to be refined, and
         the positions where those are."""
-        plain = self._untrained_network(max(CALIBRATING_STEPS, self.options.steps))
         with torch.no_grad():
             if self.refined_probe is not None:
-                self._calibrate(self.refined_probe, plain, say)
+                self._calibrate(self.refined_probe, say)
             if self.displacement is not None:
                 scale = math.sqrt(self.intensity_scale)
                 modes = self._probe() / scale
-                refined = refine_positions(self._scan, plain, modes, scale).positions
+                refined = refine_positions(self._scan, modes, scale, self.photon).positions
                 displacement = refined - self._scan.positions
                 self.displacement.copy_(torch.from_numpy(displacement))
                 distance = math.sqrt(float(np.square(displacement).sum(axis=1).mean()))
                 say(f"positions: moved by {distance:.2f} pixels, root mean square")
 
-    def _calibrate(
-        self, refined: RefinedProbe, plain: UnrolledNetwork, say: Callable[[str], None]
-    ) -> None:
+    def _calibrate(self, refined: RefinedProbe, say: Callable[[str], None]) -> None:
         blocks = self.blocks
         frames = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // self.guess.shape[-1] ** 2)
         some = blocks.read(nearest_block(blocks, frames))
@@ -156,9 +157,10 @@ class UnrolledObjective(Objective):
 
         def misfits(probe: Tensor, batch: Batch) -> Tensor:
             shape = canvas_shape(batch["corners"], self.guess.shape[-1])
-            exposure = expose_batch(batch, probe, self.intensity_scale, shape)
+            exposure = expose_batch(batch, probe, self.intensity_scale, self.photon, shape)
             hidden = torch.arange(batch["held_back"].shape[1])[None] % HIDDEN == 0
-            return self._compare_each(plain, exposure, hidden.expand_as(batch["held_back"]))
+            hidden = hidden.expand_as(batch["held_back"])
+            return self._compare_each(exposure, hidden, CALIBRATING_STEPS)
 
         probe = calibrate_probe(self.guess, lambda probe: float(misfits(probe, some).mean()))
         before, after = (misfits(probe, others) for probe in (self.guess, probe))
@@ -183,11 +185,7 @@ class UnrolledObjective(Objective):
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """See `Objective`."""
-        steps = self.network.step_weights()
-        groups = [
-            {"params": list(self.network.correction.parameters()), "lr": rate},
-            {"params": steps, "lr": rate * STEP_RATE},
-        ]
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "lr": rate}]
         if self.refined_probe is not None:
             own = {"lr": rate * PROBE_RATE, "eps": PROBE_EPSILON}
             groups.append({"params": list(self.refined_probe.parameters()), **own})
@@ -196,7 +194,7 @@ class UnrolledObjective(Objective):
 
     def loss(self, batch: Batch) -> Tensor:
         """The root of the misfit of the hidden frames, or of the distance from a known object: the
-        root weakens small ones less. Of all steps where the object is known."""
+        root weakens small ones less."""
         if "truth" in batch:
             exposure = self._expose(batch, batch["probe"])
             known = torch.ones_like(exposure.light)
@@ -225,11 +223,8 @@ class UnrolledObjective(Objective):
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
         place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
         if place not in self._untrained:
-            plain, exposure = (
-                self._untrained_network(self.options.steps),
-                self._expose(batch, self.guess),
-            )
-            self._untrained[place] = self._compare_each(plain, exposure, batch["held_back"]).mean()
+            exposure = self._expose(batch, self.guess)
+            self._untrained[place] = self._compare_each(exposure, batch["held_back"]).mean()
         return {
             "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
             "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
@@ -270,18 +265,14 @@ class UnrolledObjective(Objective):
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
         # Simulated objects are measured at the scan's own positions.
         displacement = None if "truth" in batch else self.displacement
-        return expose_batch(batch, probe, self.intensity_scale, self._shape, displacement)
+        return expose_batch(
+            batch, probe, self.intensity_scale, self.photon, self._shape, displacement
+        )
 
-    def _untrained_network(self, steps: int) -> UnrolledNetwork:
-        """The physics steps alone: a network whose correction is still zero."""
-        with torch.random.fork_rng():
-            plain = UnrolledNetwork(steps, self.options.subsets, channels=4)
-        return plain.to(self.guess.device)
-
-    def _compare_each(self, network: UnrolledNetwork, exposure: Exposure, hidden: Tensor) -> Tensor:
-        """The misfit of each frame that is hidden from a network."""
+    def _compare_each(self, exposure: Exposure, hidden: Tensor, steps: int = BLOCK_STEPS) -> Tensor:
+        """The misfit of each frame that is hidden from the physics steps."""
         seen, unseen = _split_hidden(exposure, hidden)
-        predicted = unseen.predict(network.object(seen)).square()
+        predicted = unseen.predict(reconstruct(seen, steps).canvas).square()
         pairs = zip(predicted, unseen.amplitude, strict=True)
         return torch.stack([self._compare(*pair, 1.0) for pair in pairs])
 
@@ -301,11 +292,9 @@ class UnrolledObjective(Objective):
 
     def _compare_with_truth(self, exposure: Exposure, truth: Tensor, known: Tensor) -> Tensor:
         weight = (exposure.illumination / LIT).clamp(max=1) * known
-        total = torch.zeros((), device=truth.device)
-        canvas = truth
-        for canvas in self.network.objects(exposure):
-            total = EARLIER * total + _root(_object_distance(canvas, truth, weight)).mean()
-        return total + EDGES * _root(_edge_distance(canvas, truth, weight)).mean()
+        canvas = self.network.object(exposure)
+        distance = _root(_object_distance(canvas, truth, weight)).mean()
+        return distance + EDGES * _root(_edge_distance(canvas, truth, weight)).mean()
 
 
 def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposure]:

@@ -38,16 +38,13 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 60
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
-    steps: Annotated[int, doc("physics steps", ge=2, le=64)] = 12
-    subsets: Annotated[
-        int,
+    steps: Annotated[
+        Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(
-            "parts of the frames that take turns in the first half of the steps, two at a time in "
-            "the second; the last step takes all",
-            ge=1,
-            le=8,
+            "physics steps of a reconstruction; auto: until frames held back are explained no "
+            "better, 100 at most"
         ),
-    ] = 4
+    ] = "auto"
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
     probe: Annotated[
         Literal["fixed", "refined"],

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.physics.exposure import DARK, Chunk, Exposure
+from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
-from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
+from ptycho_tasks_torch.unrolled.network import reconstruct
 
-ROUNDS = 8
+ROUNDS, STEPS = 8, 12
+"""Rounds, and steps of each."""
+MOST_COUNTS = 1e12
+"""Photons of a pixel from which on noise is none."""
 MOST, MOST_A_ROUND = 4.0, 1.0
 """Pixels along an axis that a position may move: altogether, and in a round."""
 EXPECTED = 1.0
@@ -32,21 +35,20 @@ EXPECTED = 1.0
 place."""
 
 
-def refine_positions(
-    scan: ScanData, network: UnrolledNetwork, modes: Tensor, scale: float
-) -> ScanData:
+def refine_positions(scan: ScanData, modes: Tensor, scale: float, photon: float) -> ScanData:
     """Give a scan positions that explain its frames better; without gradients.
 
     Args:
         scan: its frames may lie on disk.
-        network: reconstructs the object.
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
+        photon: see `find_photon`.
     """
     start, moved = scan.positions, np.zeros_like(scan.positions)
     for _ in range(ROUNDS):
-        exposure = expose_scan(scan, modes, scale, MULTIPLE)
-        step = find_displacements(exposure, network.object(exposure), moved, scale)
+        exposure = expose_scan(scan, modes, scale, photon)
+        canvas = reconstruct(exposure, STEPS).canvas
+        step = find_displacements(exposure, canvas, moved)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
         moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
         scan = replace(scan, positions=start + moved)
@@ -54,7 +56,7 @@ def refine_positions(
 
 
 def find_displacements(
-    exposure: Exposure, canvas: Tensor, moved: NDArray[np.float64], scale: float
+    exposure: Exposure, canvas: Tensor, moved: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(M, 2) pixels (y, x) from the place of each frame to where it fits the object better.
 
@@ -65,13 +67,12 @@ def find_displacements(
         exposure: M frames on one canvas.
         canvas: (1, S, T) complex64 object.
         moved: (M, 2) pixels that the frames have moved already.
-        scale: amplitude that is divided out.
     """
     slopes = [(canvas.roll(-1, axis) - canvas.roll(1, axis)) / 2 for axis in (-2, -1)]
     matrices, vectors = [], []
     for chunk in exposure.chunks():
         far = _far(canvas, chunk)
-        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(DARK).sqrt()
+        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(exposure.dark).sqrt()
         changes = torch.stack(
             [(far.conj() * _far(slope, chunk)).real.sum(dim=1) / modulus for slope in slopes], dim=1
         ).flatten(2)
@@ -79,7 +80,7 @@ def find_displacements(
         matrices.append(torch.einsum("cap,cbp->cab", changes, changes))
         vectors.append(torch.einsum("cap,cp->ca", changes, excess))
     matrix, vector = (torch.cat(parts).double().cpu().numpy() for parts in (matrices, vectors))
-    prior = 0.25 / scale**2 / EXPECTED**2
+    prior = 0.25 / min(exposure.counts, MOST_COUNTS) / EXPECTED**2
     step = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
     return np.asarray(step[..., 0])
 

@@ -60,9 +60,7 @@ class Turns:
 class Engine:
     """The object of an exposure, step by step; without gradients."""
 
-    def __init__(
-        self, exposure: Exposure, start: Tensor | None = None, steps: int = 0
-    ) -> None:
+    def __init__(self, exposure: Exposure, start: Tensor | None = None, steps: int = 0) -> None:
         """Begin with a flat object, or with another.
 
         Args:

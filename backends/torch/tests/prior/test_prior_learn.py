@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ptycho_tasks_torch.prior.correction import Correction, expected_noise
+from ptycho_tasks_torch.prior.engine import run_engine
 
 from ptycho_tasks_torch.prior import correction as corrections
 from ptycho_tasks_torch.prior import family, learn
-from ptycho_tasks_torch.prior.correction import Correction, expected_noise
 from ptycho_tasks_torch.prior.distance import WEIGHTS, compare_distances, measure_distances
-from ptycho_tasks_torch.prior.engine import run_engine
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import TexturePool
 
