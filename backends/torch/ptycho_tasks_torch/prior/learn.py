@@ -26,7 +26,10 @@ from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
 from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
-BATCH = 4
+ROUND, REPEATS = 32, 3
+"""Scans that are simulated at a time, and how often each is learned from: a simulation with its
+physics steps takes as long as an update."""
+BATCH = 2
 """Scans of an update."""
 RATE = 3e-3
 """Largest learning rate."""
@@ -36,8 +39,7 @@ CLIP = 1.0
 STEPS = (16, 64)
 """Least and largest number of physics steps before the correction."""
 CHECKPOINT_S = 60.0
-REPORT_UPDATES = 50
-REPORTED = 2000
+REPORTED = 400
 """Scans that a report is about, the last ones."""
 VALIDATION_SEED = 2**31
 VALIDATION_STEPS = 32
@@ -56,9 +58,14 @@ class Plan:
     """Scans from other seeds, with which the result is tried."""
 
     @property
+    def rounds(self) -> int:
+        """Number of times that scans are simulated and learned from."""
+        return math.ceil(self.blocks / ROUND)
+
+    @property
     def updates(self) -> int:
         """Number of changes of the weights."""
-        return math.ceil(self.blocks / BATCH)
+        return self.rounds * REPEATS * (ROUND // BATCH)
 
     def rate(self, update: int) -> float:
         """Learning rate of an update: it rises, then falls as a cosine."""
@@ -79,40 +86,79 @@ class Score:
     after: float
 
 
+class Lesson:
+    """A scan, and what the physics steps lead to."""
+
+    def __init__(self, scenario: Scenario, steps: int) -> None:
+        """Run the steps."""
+        self._scenario = scenario
+        engine = reconstruct(scenario.exposure, steps)
+        self._canvas, self._fields = engine.canvas, engine.show()
+        self._before = self._measure(self._canvas)
+
+    def _measure(self, canvas: Tensor) -> Tensor:
+        return measure_distances(canvas, self._scenario.truth, self._scenario.exposure)
+
+    def correct(self, correction: Correction) -> tuple[Tensor, Score]:
+        """The loss of a correction, and the errors before and after it."""
+        after = self._measure(correction(self._canvas, self._fields, self._scenario.exposure))
+        errors = (float(distances[0].detach().sqrt()) for distances in (self._before, after))
+        return compare_distances(after, self._before), Score(self._scenario.photons, *errors)
+
+
 class Learning:
     """Weights on their way, and what is needed to go on."""
 
     def __init__(self, plan: Plan) -> None:
         """Fresh weights."""
         torch.manual_seed(plan.seed)
-        self.plan, self.update = plan, 0
+        self.plan, self.round, self._update = plan, 0, 0
         self.correction = Correction()
         self._optimizer = torch.optim.Adam(self.correction.parameters(), betas=(0.9, 0.99))
         self._pool = TexturePool(plan.seed, plan.kinds)
         self.scores: list[Score] = []
+        """Of the last scans, each before it was learned from."""
 
     def advance(self) -> None:
+        """Simulate scans, and learn from each several times."""
+        first = self.round * ROUND
+        lessons = [self._prepare(number) for number in range(first, first + ROUND)]
+        generator = np.random.default_rng([self.plan.seed, self.round, REPEATS])
+        for repeat in range(REPEATS):
+            for some in generator.permutation(ROUND).reshape(-1, BATCH):
+                scores = self._learn_from([lessons[index] for index in some])
+                if repeat == 0:
+                    self.scores = [*self.scores, *scores][-REPORTED:]
+        self.round += 1
+
+    def _prepare(self, number: int) -> Lesson:
+        generator = np.random.default_rng([self.plan.seed, number])
+        scenario = draw_scenario(generator, self._pool, number)
+        steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
+        return Lesson(scenario, steps)
+
+    def _learn_from(self, lessons: Sequence[Lesson]) -> list[Score]:
         """One update."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.update)
+            group["lr"] = self.plan.rate(self._update)
         self._optimizer.zero_grad()
-        for number in range(self.update * BATCH, (self.update + 1) * BATCH):
-            generator = np.random.default_rng([self.plan.seed, number])
-            scenario = draw_scenario(generator, self._pool, number)
-            steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
-            loss, score = correct(self.correction, scenario, steps)
-            (loss / BATCH).backward()  # type: ignore[no-untyped-call]
-            self.scores = [*self.scores[1 - REPORTED :], score]
+        scores = []
+        for lesson in lessons:
+            loss, score = lesson.correct(self.correction)
+            (loss / len(lessons)).backward()  # type: ignore[no-untyped-call]
+            scores.append(score)
         norm = torch.nn.utils.clip_grad_norm_(self.correction.parameters(), CLIP)
         if torch.isfinite(norm):
             self._optimizer.step()
-        self.update += 1
+        self._update += 1
+        return scores
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
         state = {
             "plan": asdict(self.plan),
-            "update": self.update,
+            "round": self.round,
+            "update": self._update,
             "weights": self.correction.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scores": [asdict(score) for score in self.scores],
@@ -128,36 +174,24 @@ class Learning:
             return False
         self.correction.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.update = state["update"]
+        self.round, self._update = state["round"], state["update"]
         self.scores = [Score(**score) for score in state["scores"]]
         return True
-
-
-def correct(correction: Correction, scenario: Scenario, steps: int) -> tuple[Tensor, Score]:
-    """Run the physics steps, then the correction; its loss, and the errors before and after."""
-    exposure, truth = scenario.exposure, scenario.truth
-    engine = reconstruct(exposure, steps)
-    before = measure_distances(engine.canvas, truth, exposure)
-    corrected = correction(engine.canvas, engine.show(), exposure)
-    after = measure_distances(corrected, truth, exposure)
-    errors = (float(distances[0].detach().sqrt()) for distances in (before, after))
-    return compare_distances(after, before), Score(scenario.photons, *errors)
 
 
 def learn(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
     """Learn, or go on learning, and write `out`."""
     learning, checkpoint = Learning(plan), out.with_suffix(".checkpoint")
     if checkpoint.exists() and learning.restore(checkpoint):
-        say(f"goes on after {learning.update} of {plan.updates} updates")
+        say(f"goes on after {learning.round} of {plan.rounds} rounds")
     began = saved = time.monotonic()
-    first = learning.update
-    while learning.update < plan.updates:
+    first = learning.round
+    while learning.round < plan.rounds:
         learning.advance()
         now = time.monotonic()
-        if learning.update % REPORT_UPDATES == 0:
-            rate = (learning.update - first) * BATCH / (now - began)
-            say(f"update {learning.update} of {plan.updates}, {rate:.1f} scans/s")
-            say(tabulate(learning.scores))
+        rate = (learning.round - first) * ROUND / (now - began)
+        say(f"round {learning.round} of {plan.rounds}, {rate:.1f} scans/s")
+        say(tabulate(learning.scores))
         if now - saved > CHECKPOINT_S:
             learning.save(checkpoint)
             saved = now
@@ -174,7 +208,7 @@ def validate(correction: Correction, plan: Plan) -> list[Score]:
     for number in range(plan.validation):
         generator = np.random.default_rng([VALIDATION_SEED, number])
         scenario = draw_scenario(generator, pool, number)
-        scores.append(correct(correction, scenario, VALIDATION_STEPS)[1])
+        scores.append(Lesson(scenario, VALIDATION_STEPS).correct(correction)[1])
     return scores
 
 
@@ -199,6 +233,8 @@ def write_prior(path: Path, plan: Plan, correction: Correction, scores: Sequence
     """Write the weights as float32 arrays, and how they were made as JSON, array `recipe`."""
     recipe = {
         "plan": asdict(plan),
+        "round": ROUND,
+        "repeats": REPEATS,
         "batch": BATCH,
         "learning_rate": RATE,
         "steps": STEPS,

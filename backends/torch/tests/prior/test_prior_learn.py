@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ptycho_tasks_torch.prior.correction import Correction, expected_noise
-from ptycho_tasks_torch.prior.engine import run_engine
 
-from ptycho_tasks_torch.prior import correction as corrections
 from ptycho_tasks_torch.prior import family, learn
 from ptycho_tasks_torch.prior.distance import WEIGHTS, compare_distances, measure_distances
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import TexturePool
+from ptycho_tasks_torch.unrolled import correction as corrections
+from ptycho_tasks_torch.unrolled.correction import Correction, expected_noise
+from ptycho_tasks_torch.unrolled.network import reconstruct
 
 
 @pytest.fixture
@@ -31,20 +32,21 @@ def awake(channels: int = 4) -> Correction:
 
 
 def test_fresh_correction_changes_nothing(scenario: Scenario) -> None:
-    canvas, fields = run_engine(scenario.exposure, 2)
-    same = Correction(4)(canvas, fields, scenario.exposure, scenario.counts)
-    assert torch.equal(same, canvas)
-    distances = measure_distances(canvas, scenario.truth, scenario.exposure)
+    engine = reconstruct(scenario.exposure, 2)
+    same = Correction(4)(engine.canvas, engine.show(), scenario.exposure)
+    assert torch.equal(same, engine.canvas)
+    distances = measure_distances(same, scenario.truth, scenario.exposure)
     assert float(compare_distances(distances, distances)) == pytest.approx(sum(WEIGHTS))
 
 
 def test_correction_vanishes_with_the_noise(scenario: Scenario) -> None:
-    canvas, fields = run_engine(scenario.exposure, 2)
+    engine = reconstruct(scenario.exposure, 2)
     changes = []
     for counts in (1.0, 1e8):
         with torch.no_grad():
-            corrected = awake()(canvas, fields, scenario.exposure, counts)
-        changes.append(float((corrected - canvas).abs().max()))
+            exposure = replace(scenario.exposure, counts=counts)
+            corrected = awake()(engine.canvas, engine.show(), exposure)
+        changes.append(float((corrected - engine.canvas).abs().max()))
     assert changes[1] < 1e-2 * changes[0]
 
 
@@ -83,7 +85,7 @@ def test_interrupted_learning_ends_at_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(family, "FRAMES", (4, 6))
     monkeypatch.setattr(learn, "STEPS", (2, 4))
-    monkeypatch.setattr(learn, "BATCH", 2)
+    monkeypatch.setattr(learn, "ROUND", 2)
     monkeypatch.setattr(learn, "CHECKPOINT_S", 0)
     monkeypatch.setattr(learn, "Correction", lambda: Correction(4))
     plan = learn.Plan(blocks=6, kinds=["noise"], validation=2)
@@ -101,19 +103,21 @@ def test_interrupted_learning_ends_at_the_same_bytes(
     monkeypatch.setattr(learn.Learning, "advance", advance)
     lines: list[str] = []
     learn.learn(plan, tmp_path / "parts.npz", lines.append)
-    assert lines[0] == "goes on after 2 of 3 updates"
+    assert lines[0] == "goes on after 2 of 3 rounds"
     assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     weights = np.load(tmp_path / "whole.npz")
     assert np.abs(weights["network.last.weight"]).max() > 0
 
 
-def test_gradients_that_are_not_finite_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(correction: Correction, *_: object) -> tuple[torch.Tensor, learn.Score]:
-        return correction.network.last.bias.sum() * torch.inf, learn.Score(1e4, 1.0, 1.0)
+def test_gradients_that_are_not_finite_are_skipped() -> None:
+    class Broken(learn.Lesson):
+        def __init__(self) -> None:
+            pass
 
-    monkeypatch.setattr(learn, "correct", fail)
-    monkeypatch.setattr(learn, "draw_scenario", lambda *_: None)
+        def correct(self, correction: Correction) -> tuple[torch.Tensor, learn.Score]:
+            loss = correction.network.last.bias.sum() * torch.inf
+            return loss, learn.Score(1e4, 1.0, 1.0)
+
     learning = learn.Learning(learn.Plan(blocks=4))
-    learning.advance()
+    learning._learn_from([Broken()])
     assert all(bool(p.isfinite().all()) for p in learning.correction.parameters())
-    assert learning.update == 1
