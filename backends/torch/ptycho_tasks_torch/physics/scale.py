@@ -80,7 +80,7 @@ def find_photon(diffraction: NDArray[np.float32]) -> float:
     lit = squares[squares > FAINT * squares.max()]
     if not lit.size:
         return 0.0
-    for photon in (1.0, float(lit.min())):
+    for photon in (float(lit.min()), 1.0):
         counts = lit[lit < MOST_WHOLE * photon] / photon
         near = (np.abs(counts - np.round(counts)) < WHOLE) & (counts > 1 - WHOLE)
         if near.size == 0 or near.mean() >= WHOLE_SHARE:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptycho_tasks_torch.physics.exposure import Exposure
-
 LIT = 0.1
 """Share of the strongest light above which a pixel counts in full."""
 COARSE = 8
@@ -21,13 +19,13 @@ LEAST = 1e-8
 """Square distance that makes no difference."""
 
 
-def measure_distances(canvas: Tensor, truth: Tensor, exposure: Exposure) -> Tensor:
+def measure_distances(canvas: Tensor, truth: Tensor, light: Tensor) -> Tensor:
     """(3, B) square distances, over the square of the truth, where light falls.
 
     Of the pixels; of the differences between neighbours, which low frequencies of the phase, found
     last, would hide; and of the mean change of amplitude and phase in cells of `COARSE` pixels.
     """
-    weight = (exposure.illumination / LIT).clamp(max=1)
+    weight = (light / (LIT * light.amax(dim=(-2, -1), keepdim=True))).clamp(max=1)
     overlap = (weight * truth.conj() * canvas.detach()).sum(dim=(-2, -1), keepdim=True)
     # Diffraction does not fix the phase of the whole.
     truth = torch.sgn(overlap) * truth

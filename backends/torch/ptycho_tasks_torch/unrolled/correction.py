@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT
 from ptycho_tasks_torch.unet import EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
@@ -29,6 +29,8 @@ MOST_COUNTS = 1e8
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
+LARGEST = (TILE + 2 * HALO) ** 2
+"""Pixels of a canvas that is corrected at once."""
 
 
 def expected_noise(light: Tensor, counts: float) -> Tensor:
@@ -64,24 +66,25 @@ class Correction(nn.Module):
         # On a CPU, so few feature maps are convolved 1.4 times as fast in this memory layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, canvas: Tensor, fields: Tensor, exposure: Exposure) -> Tensor:
+    def forward(self, canvas: Tensor, fields: Tensor, light: Tensor, counts: float) -> Tensor:
         """The corrected object (B, S, T) complex64.
 
         Args:
             canvas: (B, S, T) complex64 object after the last step.
             fields: (4, B, S, T) float32, as `Engine.show` gives them.
-            exposure: frames and probes.
+            light, counts: of the `Exposure`.
         """
         phase = canvas / modulus(canvas)
-        noise = expected_noise(exposure.light, min(exposure.counts, MOST_COUNTS))
-        features = self._describe(canvas, phase, fields, exposure, noise)
+        noise = expected_noise(light, min(counts, MOST_COUNTS))
+        illumination = light / light.amax(dim=(-2, -1), keepdim=True)
+        features = self._describe(canvas, phase, fields, illumination, noise)
         # Nothing is invented where no light falls.
-        strength = noise * exposure.illumination / (exposure.illumination + WEAK_LIGHT)
+        strength = noise * illumination / (illumination + WEAK_LIGHT)
         along, across = strength * self._correct(features).movedim(1, 0)
         return canvas + phase * torch.complex(along, across)
 
     def _describe(
-        self, canvas: Tensor, phase: Tensor, fields: Tensor, exposure: Exposure, noise: Tensor
+        self, canvas: Tensor, phase: Tensor, fields: Tensor, light: Tensor, noise: Tensor
     ) -> Tensor:
         """(B, FEATURES, S, T).
 
@@ -91,7 +94,6 @@ class Correction(nn.Module):
         details = [(canvas - _mean_around(canvas, width)) * phase.conj() for width in WINDOWS]
         parts = [part for detail in details for part in (detail.real, detail.imag)]
         judged = torch.asinh(torch.stack([*parts, *fields]) / noise)
-        light = exposure.illumination
         maps = [canvas.real - 1, canvas.imag, canvas.abs() - 1, -noise.log10(), light, light.sqrt()]
         # Stacked last and moved: the memory layout of the convolutions.
         return torch.stack([*maps, *judged], dim=-1).movedim(-1, 1)
@@ -99,7 +101,7 @@ class Correction(nn.Module):
     def _correct(self, features: Tensor) -> Tensor:
         """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
         B, _, S, T = features.shape
-        if torch.is_grad_enabled() or S * T <= (TILE + 2 * HALO) ** 2:
+        if torch.is_grad_enabled() or S * T <= LARGEST:
             return self._correct_tile(features)
         result = features.new_empty((B, 2, S, T))
         for top in range(0, S, TILE):

@@ -42,7 +42,9 @@ class UnrolledNetwork(nn.Module):
 
     def correct(self, engine: Engine, exposure: Exposure) -> Tensor:
         """(B, S, T) complex64: the object of an engine, corrected."""
-        corrected: Tensor = self.correction(engine.canvas, engine.show(), exposure)
+        corrected: Tensor = self.correction(
+            engine.canvas, engine.show(), exposure.light, exposure.counts
+        )
         return corrected
 
 

@@ -1,47 +1,62 @@
-"""The unrolled network."""
+"""The correction of what the physics steps lead to."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.unrolled import network as network_module
-from ptycho_tasks_torch.unrolled.network import FEATURES, UnrolledNetwork
+from ptycho_tasks_torch.unrolled.correction import FEATURES, Correction
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
 
 
-def test_feature_maps_below_zero_go_on_learning():
-    correction = UnrolledNetwork(steps=2, subsets=1, channels=4).correction
-    torch.nn.init.ones_(correction.last.weight)
-    for name, parameter in correction.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.constant_(parameter, -10.0)
-    correction(torch.rand(1, FEATURES, 16, 16)).sum().backward()
-    weights = [p for name, p in correction.named_parameters() if name.endswith("weight")]
-    assert all(weight.grad.abs().amax() > 0 for weight in weights)
-
-
-def test_a_correction_by_tiles_is_that_of_the_whole(monkeypatch):
-    """On a canvas that is not square, and whose sides are no multiples of a tile's."""
+@pytest.fixture
+def exposure() -> Exposure:
+    """Frames of nothing in particular, on a canvas that is not square."""
     generator = np.random.default_rng(0)
-    shape, N = (264, 232), 32
+    shape, N = (168, 136), 32
     places = [(0, *(int(generator.integers(n - N + 1)) for n in shape)) for _ in range(60)]
     amplitude, parts = (
         torch.from_numpy(generator.uniform(0, 1, (*outer, 60, N, N)).astype(np.float32))
         for outer in ((), (2,))
     )
     probes = torch.complex(*parts)[:, None]
-    exposure = Exposure(amplitude, probes, places, 1, shape, radius=8.0)
+    return Exposure(amplitude, probes, places, 1, shape, radius=8.0, counts=2.0)
+
+
+def make_network() -> UnrolledNetwork:
+    """One that does something."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = UnrolledNetwork(2, 1, 4)
-        plain = network.object(exposure).detach()
-        for parameter in network.correction.last.parameters():
+        network = UnrolledNetwork(4)
+        for parameter in network.correction.network.last.parameters():
             torch.nn.init.normal_(parameter)
-    with torch.inference_mode():
-        whole = network.object(exposure)
-        monkeypatch.setattr(network_module, "TILE", 40)
-        tiled = network.object(exposure)
-    assert not torch.equal(tiled, whole)  # the tiles were taken
-    torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-4)
-    assert (whole - plain).abs().mean() > 0.1
+    return network
+
+
+def test_feature_maps_below_zero_go_on_learning():
+    network = Correction(channels=4).network
+    torch.nn.init.ones_(network.last.weight)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.constant_(parameter, -10.0)
+    network(torch.rand(1, FEATURES, 32, 32)).sum().backward()
+    weights = [p for name, p in network.named_parameters() if name.endswith("weight")]
+    assert all(weight.grad.abs().amax() > 0 for weight in weights)
+
+
+def test_a_fresh_correction_does_nothing(exposure):
+    engine = reconstruct(exposure, 2)
+    assert torch.equal(UnrolledNetwork(4).correct(engine, exposure), engine.canvas)
+
+
+def test_a_correction_shrinks_with_the_noise(exposure):
+    network, engine = make_network(), reconstruct(exposure, 2)
+    changes = []
+    for counts in (1.0, 1e4, float("inf")):
+        object.__setattr__(exposure, "counts", counts)
+        with torch.inference_mode():
+            change = network.correct(engine, exposure) - engine.canvas
+        changes.append(float(change.abs().mean()))
+    assert changes[0] > 5 * changes[1] > 100 * changes[2]

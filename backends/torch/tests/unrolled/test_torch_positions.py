@@ -14,7 +14,6 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import mapped
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.unrolled.backend import backend
-from ptycho_tasks_torch.unrolled.network import MULTIPLE, UnrolledNetwork
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST, find_displacements, refine_positions
@@ -53,19 +52,14 @@ def modes_of(scan) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def steps() -> UnrolledNetwork:
-    return UnrolledNetwork(12, 4, 4)
-
-
-@pytest.fixture(scope="module")
-def refined(scan, steps) -> np.ndarray:
+def refined(scan) -> np.ndarray:
     """Positions that were wrong by 0.7 pixels."""
-    return refine(with_errors(scan, 0.7), scan, steps)
+    return refine(with_errors(scan, 0.7), scan)
 
 
-def refine(wrong, scan, steps) -> np.ndarray:
+def refine(wrong, scan) -> np.ndarray:
     with torch.inference_mode():
-        return refine_positions(wrong, steps, modes_of(scan), scale_of(scan)).positions
+        return refine_positions(wrong, modes_of(scan), scale_of(scan), 1.0).positions
 
 
 @pytest.mark.parametrize("modes", [1, 2])
@@ -76,17 +70,15 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
     scale = scale_of(scan)
     probe = torch.from_numpy(two / np.float32(scale)).to(torch.complex64)
     with torch.inference_mode():
-        exposure = expose_scan(scan, probe, scale, MULTIPLE)
+        exposure = expose_scan(scan, probe, scale, 1.0)
         y, x = (torch.arange(side) / 9 for side in exposure.shape)
         smooth = 1 + 0.3 * torch.sin(y)[:, None] * torch.cos(x)[None, :]
         canvas = torch.polar(smooth, 0.5 * torch.cos(y)[:, None] * torch.sin(x)[None, :])[None]
         amplitude = exposure.predict(canvas)
-        elsewhere = expose_scan(
-            replace(scan, positions=scan.positions + apart), probe, scale, MULTIPLE
-        )
+        elsewhere = expose_scan(replace(scan, positions=scan.positions + apart), probe, scale, 1.0)
         assert elsewhere.places == exposure.places or modes
         measured = replace(elsewhere, amplitude=amplitude)
-        found = find_displacements(measured, canvas, np.zeros_like(apart), scale)
+        found = find_displacements(measured, canvas, np.zeros_like(apart))
     lit = np.abs(found + apart).max(axis=1)
     assert np.median(lit) < 0.02
 
@@ -97,22 +89,22 @@ def test_positions_come_back(scan, refined):
     np.testing.assert_allclose(refined.mean(axis=0), wrong.positions.mean(axis=0), atol=1e-9)
 
 
-def test_right_positions_stay(scan, steps):
-    assert error(scan, refine(scan, scan, steps)) < 0.2
+def test_right_positions_stay(scan):
+    assert error(scan, refine(scan, scan)) < 0.2
 
 
-def test_a_dark_frame_stays_where_it_is_and_none_goes_far(scan, steps):
+def test_a_dark_frame_stays_where_it_is_and_none_goes_far(scan):
     frames = scan.diffraction.copy()
     frames[7] = 0
     wrong = with_errors(replace(scan, diffraction=frames), 4.0)
-    refined = refine(wrong, scan, steps)
+    refined = refine(wrong, scan)
     assert np.isfinite(refined).all()
     assert np.abs(refined - wrong.positions).max() <= MOST
 
 
-def test_frames_that_are_read_from_disk_give_the_same(scan, steps, refined, monkeypatch):
+def test_frames_that_are_read_from_disk_give_the_same(scan, refined, monkeypatch):
     monkeypatch.setattr(mapped, "HELD_BYTES", 0)
-    again = refine(with_errors(scan, 0.7), scan, steps)
+    again = refine(with_errors(scan, 0.7), scan)
     np.testing.assert_allclose(again, refined, atol=1e-3)
 
 

@@ -1,0 +1,133 @@
+"""Physics steps, as many as a scan needs."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.metrics import score
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scan import ScanData, canvas_of, take_frames
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.scale import find_photon
+from ptycho_tasks_torch.unrolled import depth as depth_module
+from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_strength
+from ptycho_tasks_torch.unrolled.network import reconstruct
+
+
+def expose(scan: ScanData) -> Exposure:
+    scale = float(np.sqrt(np.square(scan.diffraction, dtype=np.float64).mean()))
+    modes = torch.from_numpy(scan.probe / np.float32(scale))
+    return expose_scan(scan, modes, scale, find_photon(scan.diffraction))
+
+
+@torch.inference_mode()
+def run(scan: ScanData, steps: int | None = None) -> tuple[Depth, torch.Tensor]:
+    depth = Depth(expose(scan), steps)
+    deque(depth.run(), maxlen=0)
+    return depth, deque(depth.finish(depth.best), maxlen=1).pop().canvas
+
+
+def scores(scan: ScanData, canvas: torch.Tensor) -> dict[str, float]:
+    place = canvas_of(scan.positions, scan.size)
+    rows, columns = place.shape
+    image = canvas[0, :rows, :columns].numpy()
+    return score(image, place.origin, scan.object, scan.positions, scan.size)
+
+
+@pytest.fixture(scope="module")
+def bright() -> ScanData:
+    return simulate(SimulationOptions(size=32, grid=9, step=3.5, jitter=1.0, photons=1e8, seed=2))
+
+
+@pytest.fixture(scope="module")
+def faint() -> ScanData:
+    return simulate(SimulationOptions(size=32, grid=9, step=2.5, jitter=1.0, photons=2e3, seed=2))
+
+
+def test_nothing_learned_is_better_than_a_few_steps(bright):
+    depth, canvas = run(bright)
+    few = reconstruct(expose(bright), 12).canvas
+    ours, theirs = scores(bright, canvas), scores(bright, few)
+    assert ours["amplitude_psnr_db"] > theirs["amplitude_psnr_db"] + 6
+    assert ours["phase_ssim"] > theirs["phase_ssim"]
+    assert depth.describe().startswith(f"{depth.engine.steps + depth.last_steps} steps")
+
+
+def test_where_photons_are_few_it_ends_early_and_says_so(bright, faint):
+    depth, canvas = run(faint)
+    assert depth.engine.steps < run(bright)[0].engine.steps
+    assert "misfit of frames held back level since" in depth.describe()
+    # No scan ends worse than it was on the way.
+    assert depth.measure(depth.best) == min(depth.misfits)
+    assert depth.measure(depth.best) <= depth.measure(depth.engine.canvas)
+    assert np.isfinite(list(scores(faint, canvas).values())).all()
+
+
+def test_frames_held_back_are_in_no_step_but_the_last(bright):
+    depth, _ = run(bright, 10)
+    spoilt = bright.diffraction.copy()
+    held_back = depth_module.choose_held_back(expose(bright))
+    spoilt[held_back] = spoilt[held_back][:, ::-1]
+    other, last = run(replace(bright, diffraction=spoilt), 10)
+    torch.testing.assert_close(other.engine.canvas, depth.engine.canvas)
+    assert not torch.allclose(last, other.engine.canvas, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 9, 20])
+def test_as_many_steps_as_are_asked_for(bright, steps):
+    depth, _ = run(bright, steps)
+    assert depth.engine.steps + depth.last_steps == steps
+    assert depth.describe() == f"{steps} steps, as asked for"
+
+
+def test_steps_that_diverge_are_undone(bright, monkeypatch):
+    monkeypatch.setattr("ptycho_tasks_torch.unrolled.steps.GAINS", (9.0, 9.0))
+    depth, _ = run(bright)
+    assert depth.has_diverged
+    assert depth.measure(depth.engine.canvas) <= depth_module.WORSE * min(depth.misfits)
+    assert "diverged" in depth.describe() or "flat object" in depth.describe()
+
+
+def test_shuffled_positions_end_early_with_a_line(bright):
+    order = np.random.default_rng(0).permutation(bright.frame_count)
+    depth, _ = run(replace(bright, positions=bright.positions[order]))
+    assert depth.engine.steps < 50
+    assert "diverged" in depth.describe() or "level" in depth.describe()
+
+
+@pytest.mark.parametrize("frames", [1, 4, 11])
+def test_a_scan_without_frames_to_spare(bright, frames):
+    depth, canvas = run(take_frames(bright, np.arange(frames)))
+    assert depth.held_back is None
+    assert "too few frames" in depth.describe()
+    assert torch.isfinite(torch.view_as_real(canvas)).all()
+
+
+def test_frames_held_back_say_how_much_of_a_correction_is_good(bright):
+    """Of one that goes to the truth, and of one that goes away from it."""
+    depth = Depth(expose(bright), 12)
+    with torch.inference_mode():
+        deque(depth.run(), maxlen=0)
+        better = deque(run_on(depth), maxlen=1).pop()
+        worse = depth.engine.canvas + 0.3
+        assert choose_strength(depth, lambda engine: better) > 0.8
+        assert choose_strength(depth, lambda engine: worse) < 0.2
+
+
+def run_on(depth: Depth):
+    for _ in range(40):
+        yield from (engine.canvas for engine in depth.finish(depth.engine.canvas))
+        break
+    yield reconstruct(depth.exposure, 60).canvas
+
+
+def test_the_last_steps_are_few(bright):
+    depth, _ = run(bright)
+    assert LEAST_LAST <= depth.last_steps <= depth.engine.steps / 4
