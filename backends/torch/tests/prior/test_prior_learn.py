@@ -44,7 +44,7 @@ def test_fresh_correction_changes_nothing(scenario: Scenario) -> None:
     engine = reconstruct(scenario.exposure, 2)
     same = correct(Correction(4), engine, scenario.exposure)
     assert torch.equal(same, engine.canvas)
-    distances = measure_distances(same, scenario.truth, scenario.exposure.light)
+    distances = measure_distances(same, scenario.truth, scenario.exposure.light).detach()
     assert float(compare_distances(distances, distances)) == pytest.approx(sum(WEIGHTS))
 
 
