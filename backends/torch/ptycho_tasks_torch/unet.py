@@ -12,21 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+LEAK = 0.1
+"""Slope below zero of the ReLUs. Without it, nine in ten feature maps of the deeper layers become
+zero and stay zero where photons are few and a network learns to ignore their noise."""
+
+
 class Convolutions(nn.Module):
     """Two convolutions of 3 x 3 pixels, each followed by a leaky ReLU;
     (B, F, S, S) -> (B, F', S, S)."""
 
-    def __init__(self, inputs: int, outputs: int, leak: float) -> None:
-        """Weights for `inputs` and `outputs` feature maps; `leak` is the slope below zero."""
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Weights for `inputs` and `outputs` feature maps."""
         super().__init__()
-        self.leak = leak
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both."""
-        first = functional.leaky_relu(self.first(x), self.leak)
-        return functional.leaky_relu(self.second(first), self.leak)
+        first = functional.leaky_relu(self.first(x), LEAK)
+        return functional.leaky_relu(self.second(first), LEAK)
 
 
 class EncoderDecoder(nn.Module):
@@ -35,21 +39,19 @@ class EncoderDecoder(nn.Module):
     (B, inputs, S, T) -> (B, 2, S, T), S and T multiples of 2**halvings.
     """
 
-    def __init__(
-        self, inputs: int, channels: int, halvings: int, doublings: int = 1, leak: float = 0.0
-    ) -> None:
+    def __init__(self, inputs: int, channels: int, halvings: int, doublings: int = 1) -> None:
         """Weights for `channels` feature maps at full size, twice as many after each of the first
-        `doublings` halvings; `leak` as for `Convolutions`."""
+        `doublings` halvings."""
         super().__init__()
         maps = [channels * 2 ** min(level, doublings) for level in range(halvings + 1)]
         self.encoder = nn.ModuleList(
-            Convolutions(before, after, leak) for before, after in pairwise([inputs, *maps[:-1]])
+            Convolutions(before, after) for before, after in pairwise([inputs, *maps[:-1]])
         )
-        self.middle = Convolutions(maps[-2], maps[-1], leak)
+        self.middle = Convolutions(maps[-2], maps[-1])
         # What comes up has as many maps as what was skipped, but for the lowest.
         rising = [*maps[:-2], maps[-1]]
         self.decoder = nn.ModuleList(
-            Convolutions(rising[level] + maps[level], maps[max(level - 1, 0)], leak)
+            Convolutions(rising[level] + maps[level], maps[max(level - 1, 0)])
             for level in reversed(range(halvings))
         )
         self.last = nn.Conv2d(channels, 2, 3, padding=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT
-from ptycho_tasks_torch.unet import EncoderDecoder
+from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
 FEATURES = 14
@@ -22,8 +22,6 @@ MULTIPLE = 2**HALVINGS
 CHANNELS = 32
 WINDOWS = (3, 9)
 """Pixels along one side of the windows in which a pixel is compared with the mean."""
-LEAK = 0.1
-"""Slope below zero of the ReLUs: without it most deeper maps die where photons are few."""
 MOST_COUNTS = 1e8
 """Photons of a pixel from which on noise is not told from none."""
 TILE, HALO = 512, 224
@@ -56,7 +54,7 @@ class Correction(nn.Module):
     def __init__(self, channels: int = CHANNELS) -> None:
         """Weights for `channels` feature maps at full size."""
         super().__init__()
-        self.network = EncoderDecoder(FEATURES, channels, HALVINGS, leak=LEAK)
+        self.network = EncoderDecoder(FEATURES, channels, HALVINGS)
         for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d) and layer is not self.network.last:
                 # With torch's default, what the deepest of 22 layers see would fade on the way.
