@@ -45,7 +45,7 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.system.files import write_atomic
 
-FALLING = ("r_factor",)
+FALLING = ("r_factor", "nrmse")
 """Scores of which less is better."""
 SHOWN = {
     "r_factor": "R-factor",
