@@ -81,7 +81,7 @@ kb_lines_100_1e8       kb         lines      1e8     100    64   9      0.50 1.0
 kb_cells_3modes_1e7    kb         cells      1e7     500    128  16     0.30 2.0   0.6           3     fly
 gauss_blobs_sparse_1e7 gaussian   blobs      1e7     400    64   9      1.00 0.5   0.8           1     spiral
 gauss_wrapped_1e8      gaussian   texture    1e8     1024   64   9      0.30 8.0   0.9           1     raster
-wide_circuit_dense_1e9 diffuser   circuit    1e9     544    64   13     0.09 3.4   0.7           1     raster
+wide_circuit_dense_1e9 diffuser   circuit    1e9     1200   64   13     0.09 3.4   0.7           1     raster
 wide_glyphs_dark_1e7   diffuser   glyphs     1e7     800    64   12     0.30 0.6   0.02          1     spiral
 star_lines_1e9         star       lines      1e9     800    64   13.8   0.40 2.0   0.5           1     raster
 grid_lines_64_1e9      zone_plate grid_lines 1e9     289    64   12     1.67 3.4   0.1           1     grid
@@ -94,7 +94,7 @@ pinhole_siemens_1e3    pinhole    siemens    1e3     2500   64   9      0.35 1.2
 kb_texture_1e3         kb         texture    1e3     1600   64   9      0.30 1.0   0.6           1     raster
 kb_circuit_fly_3e3     kb         circuit    3e3     2000   64   9      0.25 1.5   0.7           1     fly
 gauss_glyphs_1e5       gaussian   glyphs     1e5     900    64   9      0.60 0.8   0.3           1     raster
-wide_circuit_dense_1e4 diffuser   circuit    1e4     544    64   13     0.09 3.4   0.7           1     raster
+wide_circuit_dense_1e4 diffuser   circuit    1e4     1200   64   13     0.09 3.4   0.7           1     raster
 star_siemens_1e4       star       siemens    1e4     800    64   13.8   0.40 2.0   0.5           1     raster
 """  # noqa: E501 - a table is read along its rows
 PUBLISHED = "PtychoPINN after 5 epochs: amplitude / phase SSIM 0.52 / 0.89 to 0.89 / 0.96"

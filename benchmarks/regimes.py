@@ -58,8 +58,12 @@ SCORES = {
     "amplitude_psnr_db": "PSNR dB",
     "frc50": "FRC50",
 }
+DECIDING = ("nrmse", "amplitude_ssim", "phase_ssim")
+"""Scores that a regime is lost by."""
 IMAGES = ".images.npz"
 """How the name of a file of aligned images ends."""
+BEYOND, DIVERGED = 1e6, "diverged"
+"""The amplitude, of an object whose own is at most 1, that is no result any more."""
 PATIENCE = 15
 """Epochs without a better score of any kind that end an engine."""
 
@@ -197,8 +201,11 @@ def measure(
     seconds: float,
     file: Path | None = None,
 ) -> Result:
-    """Let contestants run on a scan, an engine for so many CPU seconds; keep images in a file."""
-    scan, result, kept = make_scan(regime, seed), Result(regime, seed), {}
+    """Let contestants run on a scan, an engine for so many CPU seconds; keep images in a file.
+
+    Ours come first in `names`, for an engine is also looked at after as much CPU time.
+    """
+    scan, result, kept = make_scan(regime, seed), Result(regime, seed), dict[str, list[Entry]]()
     truth = truth_of(scan)
     for name in names:
         try:
@@ -209,13 +216,10 @@ def measure(
             continue
         result.outcomes[name] = outcome
         if images:
-            at = shown_entry(name, outcome)
-            kept[entry_title(name, outcome, at)] = images[at]
-            if name in ENGINES and result.outcomes.keys() & OURS.keys():
-                at = equal_entry(result, outcome)
-                kept[entry_title(name, outcome, at) + "\nat our CPU time"] = images[at]
+            entries = [shown_entry(name, outcome), equal_entry(result, outcome)]
+            kept[name] = [Entry(name, at, *outcome.curve.after[at], images[at]) for at in entries]
     if file is not None:
-        keep_images(file, {"truth": truth, **kept})
+        keep_images(file, {"truth": truth, **chosen_images(kept)})
     return result
 
 
@@ -232,8 +236,8 @@ def follow(
     curve, best = outcome.curve, dict[str, float]()
     for cost, made in run.steps:
         curve.cost = curve.cost.plus(cost)
-        if not np.isfinite(made.object).all():
-            outcome.ended = "NaN"
+        if not np.abs(made.object).max() < BEYOND:  # NaN is not either
+            outcome.ended = DIVERGED
             break
         image, scores = judged(made, scan, truth)
         curve.after.append((curve.cost, scores))
@@ -283,15 +287,38 @@ def equal_entry(result: Result, outcome: Outcome) -> int:
 # --- what is kept --------------------------------------------------------------------------------
 
 
-def entry_title(name: str, outcome: Outcome, at: int) -> str:
-    cost, scores = outcome.curve.after[at]
-    shown = [f"{title} {scores[key]:.4g}" for key, title in SCORES.items() if key in scores]
-    first = f"{TITLES.get(name, name)}, step {at + 1}, {cost.cpu_s:.2f} s CPU"
-    return "\n".join([first, ", ".join(shown[:3]), ", ".join(shown[3:])])
+class Entry(NamedTuple):
+    """What a contestant had come to after one of its steps."""
+
+    name: str
+    at: int
+    cost: Cost
+    scores: Mapping[str, float]
+    image: NDArray[np.complex64]
+
+    @property
+    def title(self) -> str:
+        """Name, cost and scores."""
+        scores = [f"{title} {self.scores[key]:.4g}" for key, title in SCORES.items()]
+        name = TITLES.get(self.name, self.name)
+        first = f"{name}, step {self.at + 1}, {self.cost.cpu_s:.2f} s CPU"
+        return "\n".join([first, ", ".join(scores[:3]), ", ".join(scores[3:])])
+
+
+def chosen_images(kept: Mapping[str, Sequence[Entry]]) -> dict[str, NDArray[np.complex64]]:
+    """All of ours, the best of any engine, and the best of any at our CPU time, by title."""
+    entries = [kept[name][0] for name in kept if name in OURS]
+    engines = [kept[name] for name in kept if name in ENGINES]
+    for which in zip(*engines, strict=True):
+        entries.append(min(which, key=lambda entry: entry.scores["nrmse"]))
+    return {entry.title: entry.image for entry in entries}
 
 
 def keep_images(file: Path, images: Mapping[str, NDArray[Any]]) -> None:
-    """The titles as JSON, and the images by number."""
+    """The titles as JSON, and the images by number; with those of the same truth that are there."""
+    known = read_images(file) if file.is_file() else {}
+    if known and np.array_equal(known["truth"], images["truth"]):
+        images = known | dict(images)
     titles = np.frombuffer(json.dumps(list(images)).encode(), dtype=np.uint8)
     arrays = {f"image{at}": image for at, image in enumerate(images.values())}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -356,12 +383,26 @@ def rows_of(result: Result) -> list[Row]:
             cost, scores = outcome.curve.after[at]
             rows.append(Row(TITLES.get(name, name), at + 1, cost.cpu_s, scores))
     engines = engines_of(result)
+    rows += [row for row in [as_good_row(result)] if row is not None]
     if engines:
         rows.append(Row("engines, each score's best", None, None, engines_best(engines)))
     if engines and our_cpu_s(result) is not None:
         equal = [each.curve.after[equal_entry(result, each)][1] for each in engines]
         rows.append(Row("engines, at our CPU time", None, our_cpu_s(result), best_scores(equal)))
     return rows
+
+
+def as_good_row(result: Result) -> Row | None:
+    """Where the first of ours has come to the least error of any engine; None where it has not."""
+    mine = [result.outcomes[name] for name in OURS if name in result.outcomes]
+    engines = engines_of(result)
+    found = (
+        mine[0].curve.reached("nrmse", engines_best(engines)["nrmse"]) if mine and engines else None
+    )
+    if found is None:
+        return None
+    at, cost = found
+    return Row("  as good as any engine at", at + 1, cost.cpu_s, mine[0].curve.after[at][1])
 
 
 def engines_of(result: Result) -> list[Outcome]:
@@ -398,10 +439,9 @@ def tell(results: Sequence[Result]) -> None:
         tell_row(title, [row for each in rows for row in each if row.title == title], mine)
     for name in CONTESTANTS:
         ended = [each.outcomes[name].ended for each in results if name in each.outcomes]
-        reasons = {each.left_out[name] for each in results if name in each.left_out}
-        if any(why == "NaN" for why in ended):
-            click.echo(f"  {name} ended in NaN with {ended.count('NaN')} of {len(ended)} seeds")
-        for reason in reasons:
+        if DIVERGED in ended:
+            click.echo(f"  {name} diverged with {ended.count(DIVERGED)} of {len(ended)} seeds")
+        for reason in {each.left_out[name] for each in results if name in each.left_out}:
             click.echo(f"  {TITLES.get(name, name)} is left out: {reason}")
 
 
@@ -436,44 +476,38 @@ def described(regime: Regime) -> str:
 
 def tell_lost(results: Iterable[Result]) -> None:
     """Print where ours are not as good as the best of any engine, medians over seeds."""
-    regimes: dict[Regime, list[Result]] = {}
+    groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         if engines_of(result):
-            regimes.setdefault(result.regime, []).append(result)
-    for few, kind in ((False, "more"), (True, "at most")):
-        some = {r: each for r, each in regimes.items() if (r.photons <= FEW_PHOTONS) is few}
+            kind = "at most" if result.regime.photons <= FEW_PHOTONS else "more than"
+            group = groups.setdefault(f"{kind} {FEW_PHOTONS:.0e} photons", {})
+            group.setdefault(result.regime.name, []).append(result)
+    for kind, regimes in groups.items():
         for name in OURS:
-            tell_lost_by(
-                name, f"{kind} than 1e5 photons" if not few else "at most 1e5 photons", some
-            )
+            some = {
+                regime: [each for each in results if name in each.outcomes]
+                for regime, results in regimes.items()
+            }
+            tell_lost_by(name, kind, {regime: each for regime, each in some.items() if each})
 
 
-def tell_lost_by(name: str, kind: str, regimes: Mapping[Regime, Sequence[Result]]) -> None:
-    lost: dict[str, list[str]] = {}
-    count = slow = 0
-    for regime, results in regimes.items():
-        some = [each for each in results if each.outcomes.get(name, None) is not None]
-        if not some:
-            continue
-        count += 1
-        for score in ("nrmse", "amplitude_ssim", "phase_ssim"):
-            found = versus(name, score, some)
-            if found is not None and not no_worse(score, *found):
-                text = f"{regime.name} ({found[0]:.3g}, theirs {found[1]:.3g})"
-                lost.setdefault(score, []).append(text)
-        slow += median(map(partial(times_less, name), some)) < 10
-    if not count:
+def tell_lost_by(name: str, kind: str, regimes: Mapping[str, Sequence[Result]]) -> None:
+    if not regimes:
         return
+    fast = [median(times_less(name, each) for each in some) >= 10 for some in regimes.values()]
     click.echo(
-        f"\n{TITLES[name]}, {kind}, {count} regimes; 1/10 of the best's CPU in {count - slow}"
+        f"\n{TITLES[name]}, {kind}: {len(regimes)} regimes, 1/10 of the CPU time of the engine of "
+        f"the least error in {sum(fast)}"
     )
-    for score in ("nrmse", "amplitude_ssim", "phase_ssim"):
-        names = lost.get(score, [])
-        click.echo(f"  {SCORES[score]}: as good in {count - len(names)}" + told(names))
-
-
-def told(names: Sequence[str]) -> str:
-    return f"; lost: {', '.join(names)}" if names else ""
+    for score in DECIDING:
+        pairs = {regime: versus(name, score, some) for regime, some in regimes.items()}
+        lost = [
+            f"{regime} ({pair[0]:.3g}, theirs {pair[1]:.3g})"
+            for regime, pair in pairs.items()
+            if pair is not None and not no_worse(score, *pair)
+        ]
+        names = f"; lost: {', '.join(lost)}" if lost else ""
+        click.echo(f"  {SCORES[score]}: as good in {len(regimes) - len(lost)}{names}")
 
 
 def versus(name: str, score: str, results: Sequence[Result]) -> tuple[float, float] | None:
