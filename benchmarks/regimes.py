@@ -41,7 +41,7 @@ from measuring import (
     told_in_a_line,
 )
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
-from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.physics.metrics import align, compare, scanned_box
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import write_npz
@@ -64,6 +64,8 @@ IMAGES = ".images.npz"
 """How the name of a file of aligned images ends."""
 BEYOND, DIVERGED = 1e6, "diverged"
 """The amplitude, of an object whose own is at most 1, that is no result any more."""
+WORST = {"nrmse": BEYOND, **dict.fromkeys([*SCORES][1:], 0.0)}
+"""Scores of what is no result."""
 PATIENCE = 15
 """Epochs without a better score of any kind that end an engine."""
 
@@ -236,12 +238,12 @@ def follow(
     curve, best = outcome.curve, dict[str, float]()
     for cost, made in run.steps:
         curve.cost = curve.cost.plus(cost)
-        if not np.abs(made.object).max() < BEYOND:  # NaN is not either
-            outcome.ended = DIVERGED
-            break
         image, scores = judged(made, scan, truth)
         curve.after.append((curve.cost, scores))
         images.append(image.astype(np.complex64))
+        if scores == WORST:
+            outcome.ended = DIVERGED
+            break
         for name, value in scores.items():
             if name not in best or not no_worse(name, best[name], value):
                 best[name], better = value, len(images)
@@ -258,6 +260,8 @@ def follow(
 def judged(made: Reconstruction, scan: ScanData, truth: Image) -> tuple[Image, dict[str, float]]:
     """The image, aligned with the truth over the scanned box, and its scores."""
     assert scan.object is not None
+    if not np.abs(made.object).max() < BEYOND:  # neither is NaN
+        return np.zeros_like(truth), WORST
     box = scanned_box(scan.positions, scan.size)
     image = align(made.object, scan.object, box, made.origin)
     nrmse = float(np.linalg.norm(image - truth) / np.linalg.norm(truth))
@@ -333,14 +337,21 @@ def read_images(file: Path) -> dict[str, Image]:
         return {title: kept[f"image{at}"] for at, title in enumerate(titles)}
 
 
+def read_results(file: Path) -> list[Result]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Result])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{file}: {error}; name a file that is not there, or remove it"
+        ) from error
+
+
 class Store:
     """Results so far, in a file where there is one."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        known: list[Result] = []
-        if file is not None and file.is_file():
-            known = msgspec.json.decode(file.read_bytes(), type=list[Result])
+        known = read_results(file) if file is not None and file.is_file() else []
         # A regime that has been changed since is another one.
         self.results = [each for each in known if REGIMES.get(each.regime.name) == each.regime]
 
@@ -437,8 +448,17 @@ def tell(results: Sequence[Result]) -> None:
     mine = [spent for spent in map(our_cpu_s, results) if spent is not None]
     for title in titles:
         tell_row(title, [row for each in rows for row in each if row.title == title], mine)
+    tell_notes(results)
+
+
+def tell_notes(results: Sequence[Result]) -> None:
+    """Print what the rows of a table do not say: trainings, divergence, who was left out."""
     for name in CONTESTANTS:
-        ended = [each.outcomes[name].ended for each in results if name in each.outcomes]
+        some = [each.outcomes[name] for each in results if name in each.outcomes]
+        learned = [outcome.training.cpu_s for outcome in some]
+        if any(learned):
+            click.echo(f"  {TITLES[name]}: trained before, {median(learned):.3g} s CPU")
+        ended = [outcome.ended for outcome in some]
         if DIVERGED in ended:
             click.echo(f"  {name} diverged with {ended.count(DIVERGED)} of {len(ended)} seeds")
         for reason in {each.left_out[name] for each in results if name in each.left_out}:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,21 @@ pytest.importorskip("threadpoolctl", reason="the benchmarks need the extra `dev`
 
 from look import levelled, side_by_side
 from measuring import Cost, Curve
-from regime_scans import REGIMES, Regime
-from regimes import Outcome, Result, Store, measure, read_images, tell, tell_lost
+from ptycho_tasks.backend import Reconstruction
+from regime_scans import REGIMES, Regime, make_scan
+from regimes import (
+    WORST,
+    Outcome,
+    Result,
+    Run,
+    Store,
+    follow,
+    measure,
+    read_images,
+    tell,
+    tell_lost,
+    truth_of,
+)
 
 TINY = Regime(
     name="tiny", probe="gaussian", object="blobs", photons=1e7, size=32, radius=5.0, frames=49
@@ -54,6 +69,20 @@ def test_an_engine_counts_by_its_best_epoch_and_ours_by_its_end(capsys):
     assert rows["engines, at our CPU time"][-2:] == ["0.4", "0.6"]
     tell_lost([result])
     assert "NRMSE: as good in 0; lost: tiny (0.2, theirs 0.15)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e20])
+def test_what_diverges_counts_as_the_worst(value):
+    """Ours as it ends, an engine by the epochs before."""
+    scan = make_scan(TINY, 0)
+    right = Reconstruction(scan.object, (0, 0), scan.probe, scan.positions)
+    wrong = replace(right, object=np.full_like(scan.object, value))
+    steps = [(Cost(1, 1), made) for made in (right, wrong, right)]
+    found, images = follow(Run(Cost(0, 0), steps), scan, truth_of(scan), seconds=9)
+    assert (found.ended, len(images)) == ("diverged", 2)
+    assert found.best("nrmse") == 0
+    assert found.curve.after[0][1]["amplitude_ssim"] == pytest.approx(1)
+    assert found.curve.after[-1][1] == WORST
 
 
 def test_what_is_in_the_file_is_known_again(tmp_path):
