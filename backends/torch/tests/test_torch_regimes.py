@@ -80,7 +80,7 @@ def test_what_diverges_counts_as_the_worst(value):
     steps = [(Cost(1, 1), made) for made in (right, wrong, right)]
     found, images = follow(Run(Cost(0, 0), steps), scan, truth_of(scan), seconds=9)
     assert (found.ended, len(images)) == ("diverged", 2)
-    assert found.best("nrmse") == 0
+    assert found.best == 0
     assert found.curve.after[0][1]["amplitude_ssim"] == pytest.approx(1)
     assert found.curve.after[-1][1] == WORST
 
