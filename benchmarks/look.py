@@ -1,8 +1,10 @@
-"""Pictures of what bars.py kept: truth, the network's object and LSQML's side by side, and the
-error against CPU time.
+"""Pictures of what bars.py or regimes.py kept: truth, the network's object and the engines' side by
+side, and, for bars.py, the error against CPU time.
 
     python benchmarks/bars.py --out /tmp/bars
     python benchmarks/look.py /tmp/bars                  # /tmp/bars/*/seed0/test.png ...
+    python benchmarks/regimes.py --out /tmp/regimes
+    python benchmarks/look.py /tmp/regimes               # /tmp/regimes/*.images.png
 
 Images are aligned with the truth over the scanned box and share their colours. Of a measured scan
 the object in its file stands for the truth: an engine made it, from all frames.
@@ -27,6 +29,7 @@ from ptycho_tasks.physics.metrics import align, scanned_box
 from ptycho_tasks.results.pictures import colour_limits
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.readers import read_scan
+from regimes import IMAGES, read_images
 from sets import WHOLE
 
 Image = NDArray[np.complex128]
@@ -37,11 +40,20 @@ KEPT = ("ours", "equal", "full")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Of the training to show.")
 def main(folder: Path, seed: int) -> None:
-    """Draw what FOLDER, which bars.py made, holds."""
+    """Draw what FOLDER, which bars.py or regimes.py made, holds."""
     with told_in_a_line():
-        files = sorted(folder.glob(f"*/{RESULTS}"))
-        if not files:
-            raise ConfigError(f"{folder}: holds no */{RESULTS}; run bars.py with --out {folder}")
+        files, regimes = sorted(folder.glob(f"*/{RESULTS}")), sorted(folder.glob(f"*{IMAGES}"))
+        if not files and not regimes:
+            raise ConfigError(
+                f"{folder}: holds neither */{RESULTS} nor *{IMAGES}; run bars.py or regimes.py "
+                f"with --out {folder}"
+            )
+        for file in regimes:
+            images = read_images(file)
+            save(
+                side_by_side(levelled(images), {title: title for title in images}),
+                file.with_suffix(".png"),
+            )
         for file in files:
             result = read_result(file)
             for stem, trials in result.trials.items():
@@ -88,7 +100,11 @@ def aligned(made: Path, kept: Path, stem: str) -> dict[str, Image]:
     for name in KEPT:
         row, column = npz[f"{name}_origin"].tolist()
         images[name] = align(npz[name], truth, box, (row, column))
-    # The truth's mean phase is grey, as the scores have it.
+    return levelled(images)
+
+
+def levelled(images: Mapping[str, Image]) -> dict[str, Image]:
+    """The truth's mean phase is grey, as the scores have it."""
     level = np.exp(-1j * np.angle(images["truth"].sum()))
     return {name: image * level for name, image in images.items()}
 

@@ -45,7 +45,7 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.system.files import write_atomic
 
-FALLING = ("r_factor",)
+FALLING = ("r_factor", "nrmse")
 """Scores of which less is better."""
 SHOWN = {
     "r_factor": "R-factor",
@@ -257,28 +257,33 @@ def by_step(
     """What the network has come to after each of its steps; None where it has none to show."""
     if backend.name != "unrolled":
         return None
+    options = msgspec.convert(bundle.params["training"], backend.options_type)
+    curve = Curve(Cost(0, 0))
+    for cost, made in stepwise(InferRequest(scan, bundle.model, options, execution)):
+        curve.cost = curve.cost.plus(cost)
+        curve.after.append((curve.cost, scored(made, scan)))
+    return curve
+
+
+def stepwise(request: InferRequest, runs: int = 3) -> list[tuple[Cost, Reconstruction]]:
+    """What each step of `unrolled` costs, the first with all that comes before it, and what it
+    came to: medians over some runs."""
     import torch
 
     from ptycho_tasks_torch.device import settings
     from ptycho_tasks_torch.unrolled.inference import reconstruct_stepwise
 
-    options = msgspec.convert(bundle.params["training"], backend.options_type)
-    request = InferRequest(scan, bundle.model, options, execution)
-    runs = []
-    with settings(execution), torch.inference_mode():
-        for _ in range(3):
-            cost, read, costs, made = Cost(0, 0), clock(), [], []
+    costs: list[list[Cost]] = []
+    with settings(request.execution), torch.inference_mode():
+        for _ in range(runs):
+            spent, made, read = [], [], clock()
             for each in reconstruct_stepwise(request):
-                cost = cost.plus(read())
-                costs.append(cost)
+                spent.append(read())
                 made.append(each)
                 read = clock()
-            runs.append(costs)
-    curve = Curve(Cost(0, 0))
-    for costs, each in zip(zip(*runs, strict=True), made, strict=True):
-        curve.cost = median_cost(costs)
-        curve.after.append((curve.cost, scored(each, scan)))
-    return curve
+            costs.append(spent)
+    medians = [median_cost(each) for each in zip(*costs, strict=True)]
+    return list(zip(medians, made, strict=True))
 
 
 # --- scores --------------------------------------------------------------------------------------

@@ -149,8 +149,13 @@ def score(
     _check_covers(object.shape, found_box, "reconstruction")
     if not (np.isfinite(object).all() and np.isfinite(truth[box]).all()):
         return dict.fromkeys(SCORES)
-    wanted = truth[box].astype(np.complex128)
-    found = align(object, truth, box, origin)
+    return compare(align(object, truth, box, origin), truth[box].astype(np.complex128))
+
+
+def compare(
+    found: NDArray[np.complex128], wanted: NDArray[np.complex128]
+) -> dict[str, float | None]:
+    """The scores of `score` for an image (H, W) that is aligned with the truth already."""
     phase, phase_error = _phases(found, wanted)
     amplitude = np.abs(wanted)
     return {

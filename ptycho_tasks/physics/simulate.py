@@ -39,7 +39,7 @@ def simulate(options: SimulationOptions, *, name: str | None = None) -> ScanData
     positions = raster(options, for_positions)
     truth = make_object(options, for_object)
     probe = make_probe(options)
-    diffraction, scale = _measure(truth, probe, positions, options.photons, for_noise)
+    diffraction, scale = measure(truth, probe, positions, options.photons, for_noise)
     return ScanData(
         diffraction=diffraction,
         positions=positions,
@@ -218,14 +218,28 @@ def _radii(size: int) -> Image:
     return np.asarray(np.hypot(along[:, None], along[None, :]))
 
 
-def _measure(
+def measure(
     truth: NDArray[np.complex64],
     probe: NDArray[np.complex64],
     positions: Image,
     photons: float,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.float32], float]:
-    """Amplitudes (M, N, N) float32 with Poisson noise, and the factor that gives the flux."""
+    """Measure an object, with Poisson noise.
+
+    Args:
+        truth: (H, W) complex64 object.
+        probe: (P, N, N) complex64 of any scale.
+        positions: (M, 2) float64 (y, x) in pixels.
+        photons: expected counts of a frame, on average.
+        generator: draws the noise.
+
+    Returns:
+        (M, N, N) float32 amplitudes, and the factor that gives the probe this flux.
+
+    Raises:
+        ScanError: a patch reaches outside the object.
+    """
     size = probe.shape[-1]
     frames = np.empty((len(positions), size, size), dtype=np.float32)
     for chunk, intensity in expected_intensity(truth, probe, positions):
