@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 LEAK = 0.1
 """Slope below zero of the ReLUs. Without it, nine in ten feature maps of the deeper layers become
 zero and stay zero where photons are few and a network learns to ignore their noise."""
