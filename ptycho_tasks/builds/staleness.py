@@ -22,7 +22,7 @@ from ptycho_tasks.builds.results import (
     take_result,
 )
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.run import begin_run
+from ptycho_tasks.builds.run import begin_run, is_all_made
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry
 from ptycho_tasks.system.faults import exit_on_error
@@ -157,7 +157,7 @@ class UpToDate(Answer):
     def _take(self, built: Built | None, now: Identity, *, is_run: bool) -> bool:
         """Whether what the task would make is there already; a run puts it in its places."""
         row, state, store = self.row, self.state, project_store()
-        if state.is_forgotten(row.name):
+        if state.is_forgotten(row.name) or is_all_made():
             return False
         entry = find_result(
             row,
@@ -172,6 +172,8 @@ class UpToDate(Answer):
         if entry is None:
             return False
         is_there = is_in_place(row, state, entry)
+        if not (is_run or is_there or store.seems_whole(entry)):
+            return False
         if is_run and not is_there and not take_result(row, state, store, entry, why):
             return False
         self.is_taken = is_run and not is_there

@@ -184,10 +184,14 @@ def test_a_copy_without_its_scan_infers_from_its_fixture(file_project, build, do
     assert "there is no" in done.stderr
 
 
-def test_what_the_user_asks_for_is_made_again(built_project, build, doit):
+def test_what_the_user_asks_for_is_made_again(built_project, build, doit, capsys):
     doit(built_project, "forget", "train")
     assert build(built_project, "train") == ["train"]
     assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
+    shutil.rmtree(built_project / "runs")
+    capsys.readouterr()
+    assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
+    assert "from the store" not in capsys.readouterr().out
 
 
 def test_variants_of_files_that_are_called_alike_are_not_mixed_up(file_project, doit, build):
@@ -237,6 +241,20 @@ def test_a_damaged_entry_is_set_aside_and_made_again(built_project, build, capsy
     assert f"{record.parent.relative_to(built_project)}: {name} is" in shown
     assert (built_project / BUNDLE).read_bytes() == before
     assert build(built_project) == []
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_is_plainly_damaged_is_not_promised(built_project, doit, is_cut):
+    (record,) = entries(built_project, "train")
+    (built_project / BUNDLE).unlink()
+    assert "to be taken from the store" in doit(built_project, "why", "train").stdout
+    kept = record.parent / "wts.h5.zip"
+    content = kept.read_bytes()
+    kept.unlink()
+    if is_cut:
+        kept.write_bytes(content[:-1])
+    said = doit(built_project, "why", "train").stdout
+    assert "train    stale\n           runs/default/training/wts.h5.zip is missing\n" in said
 
 
 def test_an_edited_output_never_changes_the_store(built_project, build):
@@ -383,6 +401,19 @@ def test_key_and_value_on_the_command_line_are_a_variant(built_project, doit):
     assert doit(built_project, "dry-run").stdout == "nothing would run: all is up to date\n"
     present = doit(built_project, "dry-run", "training.epochs=5")
     assert present.stdout == "nothing would run: all is up to date\n"
+
+
+def test_info_says_of_a_variant_what_why_says(built_project, doit):
+    said = doit(built_project, "info", "infer", "training.epochs=4")
+    assert said.returncode == 1
+    assert "\nstatus     : infer:epochs4 stale\n - it was not built yet\n - tr" in said.stdout
+    doit(built_project, "train", "training.epochs=4")
+    said = doit(built_project, "info", "train:epochs4", "training.epochs=4")
+    assert said.returncode == 0
+    assert said.stdout.endswith("status     : up to date\n")
+    said = doit(built_project, "info", "train:epoch4", "training.epochs=4")
+    assert "no task is called `train:epoch4`; did you mean `train:epochs4`?" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
