@@ -17,7 +17,7 @@ from ptycho_tasks.builds.identity import Identity, list_differences, read_identi
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
-from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, METRICS, RESULTS
+from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.terminal import echo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "source": ("scan.npz",),
-    "fixture": ("fixture.npz", "fixture.json"),
+    "fixture": (FIXTURE_NAME, "fixture.json"),
     "train": (BUNDLE_NAME,),
     "infer": RESULTS,
     "refine": RESULTS,

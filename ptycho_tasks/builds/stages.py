@@ -50,7 +50,7 @@ from ptycho_tasks.config.payload import (
     TrainingPayload,
 )
 from ptycho_tasks.errors import BundleError, ScanError, TrainingError
-from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.layout import BUNDLE_NAME, FIXTURE_NAME
 from ptycho_tasks.scans.mapping import refuse_cut, refuse_cut_files
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def make_fixture(payload: Payload) -> None:
     identity = identity._replace(read=payload.files_read)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
-    output = payload.target(payload.fixture_file, "fixture.npz")
+    output = payload.target(payload.fixture_file, FIXTURE_NAME)
     fixture = cut_fixture(
         scan, source, sha256, payload.fixture, output, made_from=identity.to_record()
     )
