@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -290,8 +290,27 @@ def is_in_place(row: Row, state: State, entry: Entry) -> bool:
 
 
 def list_digests(row: Row, entry: Entry) -> dict[str, str | None]:
-    """What the outputs of a task are as the files of an entry: path to sha256."""
-    return {path: entry.record.files.get(name) for path, name in name_outputs(row).items()}
+    """What the outputs of a task, and kept checkpoints beside them, are as the files of an entry:
+    path to sha256."""
+    names = name_outputs(row) | name_checkpoints(row, entry)
+    return {path: entry.record.files.get(name) for path, name in names.items()}
+
+
+def name_checkpoints(row: Row, entry: Entry) -> dict[str, str]:
+    """What the store calls the checkpoints that an entry keeps, by their paths beside the outputs
+    of a task."""
+    kept = [name for name in entry.record.files if name.startswith(f"{CHECKPOINTS}/")]
+    folders = dict.fromkeys(Path(path).parent for path in row.outputs) if kept else {}
+    return {str(folder / name): name for folder in folders for name in kept}
+
+
+def list_built(row: Row, built: Built) -> Iterator[str]:
+    """The paths that have to be as they were built: of a task's outputs, and of kept checkpoints
+    beside them."""
+    yield from row.outputs
+    if row.stage == "train" and len(built.outputs) > len(row.outputs):
+        folders = {Path(path).parent for path in row.outputs}
+        yield from (path for path in built.outputs if {*Path(path).parents[2:3]} & folders)
 
 
 def place_files(row: Row, entry: Entry) -> None:
@@ -301,16 +320,17 @@ def place_files(row: Row, entry: Entry) -> None:
         FileWriteError: one cannot be written; what was there is unchanged.
     """
     link_files({Path(path): entry.folder / name for path, name in name_outputs(row).items()})
-    kept = [name for name in entry.record.files if name.startswith(f"{CHECKPOINTS}/")]
     if row.stage != "train":
         return
     from ptycho_tasks.results.folder_record import remove_recorded, write_record
 
-    for folder in {Path(path).parent for path in row.outputs}:
-        remove_recorded(folder / CHECKPOINTS)
-        link_files({folder / name: entry.folder / name for name in kept})
-        if kept:
-            write_record(folder / CHECKPOINTS, [folder / name for name in kept])
+    checkpoints = {Path(p): entry.folder / name for p, name in name_checkpoints(row, entry).items()}
+    for folder in {Path(path).parent / CHECKPOINTS for path in row.outputs}:
+        remove_recorded(folder)
+        own = {path: kept for path, kept in checkpoints.items() if folder in path.parents}
+        link_files(own)
+        if own:
+            write_record(folder, own)
 
 
 def describe_built(row: Row, entry: Entry) -> Built:

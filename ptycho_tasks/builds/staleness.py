@@ -18,6 +18,7 @@ from ptycho_tasks.builds.results import (
     find_result,
     identify,
     is_in_place,
+    list_built,
     list_digests,
     take_result,
 )
@@ -108,7 +109,7 @@ class UpToDate(Answer):
                 echo(f"{self.row.name}: {path} is not there; what was made of it stays")
 
     def _changed_outputs(self, built: Built) -> Iterator[Reason]:
-        for path in self.row.outputs:
+        for path in list_built(self.row, built):
             old, new = built.outputs.get(path), self.state.sha256(path)
             if old != new or new is None:
                 text = describe_change(path, old, new, "was not made by this task")

@@ -266,6 +266,23 @@ def test_an_edited_output_never_changes_the_store(built_project, build):
     assert (built_project / BUNDLE).read_bytes() == kept
 
 
+def test_a_kept_checkpoint_that_was_removed_is_noticed(built_project, build, capsys):
+    backend = built_project / "backends/epie.py"
+    text, given = backend.read_text(), "TrainedModel(models={})"
+    kept = f"TrainedModel(models={{}}, checkpoints={{'best': {given}}})"
+    backend.write_text(text.replace(given, kept))
+    build(built_project)
+    checkpoint = built_project / "runs/default/training/checkpoints/best/wts.h5.zip"
+    content = checkpoint.read_bytes()
+    checkpoint.unlink()
+    capsys.readouterr()
+    assert build(built_project) == []
+    assert f"({checkpoint.relative_to(built_project)} is missing)" in capsys.readouterr().out
+    assert checkpoint.read_bytes() == content
+    assert build(built_project) == []
+    assert "from the store" not in capsys.readouterr().out
+
+
 def test_entries_are_read_only(built_project):
     for record in entries(built_project):
         for name in json.loads(record.read_text())["files"]:
