@@ -32,6 +32,9 @@ from ptycho_tasks.system.terminal import echo
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
 
+_ACCEPTED = "accepted "
+"""How the note begins of a key whose result the user took as made by the code as it is."""
+
 
 class Answer(UptodateCalculator):  # type: ignore[misc]
     """An answer to doit's question whether a task is up to date, with reasons."""
@@ -155,20 +158,22 @@ class UpToDate(Answer):
             return None
         return project_store().read(self.row.stage, built.entry)
 
+    def _accepted_entry(self, built: Built | None, now: Identity) -> Entry | None:
+        """What the user took as made by the code as it is now, be it in its place or not."""
+        if built is not None and built.key == now.key():
+            return self._old_entry(built)
+        key = self.state.note(_ACCEPTED + now.key())
+        return project_store().read(self.row.stage, key) if key else None
+
     def _take(self, built: Built | None, now: Identity, *, is_run: bool) -> bool:
         """Whether what the task would make is there already; a run puts it in its places."""
         row, state, store = self.row, self.state, project_store()
         if state.is_forgotten(row.name) or is_all_made():
             return False
-        entry = find_result(
-            row,
-            state,
-            store,
-            now,
-            self._old_entry(built),
-            is_accepted=built is not None and built.key == now.key(),
-            add=is_run,
-        )
+        accepted = self._accepted_entry(built, now)
+        old = accepted or self._old_entry(built)
+        is_accepted = accepted is not None
+        entry = find_result(row, state, store, now, old, is_accepted=is_accepted, add=is_run)
         why = self.changed[0].text if self.changed else ""
         if entry is None:
             return False
@@ -190,6 +195,7 @@ class UpToDate(Answer):
         if any(reason.kind != "code" for reason in self.reasons) or not self._is_code_ignored():
             return False
         assert built is not None
+        self.state.note(_ACCEPTED + now.key(), built.entry)
         self._adopt(built._replace(key=now.key()))
         return True
 

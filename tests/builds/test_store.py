@@ -168,6 +168,19 @@ def test_another_branch_and_back_is_no_work(built_project, build):
     assert build(built_project) == []
 
 
+def test_what_was_taken_as_made_by_the_code_as_it_is_stays_so(built_project, change, build):
+    backend = built_project / "backends/epie.py"
+    text = backend.read_text()
+    backend.write_text(text.replace("x64)\n", "x64) + 0\n"))
+    assert build(built_project, "infer", "--ignore-code") == []
+    change(training__epochs=4)
+    assert build(built_project) == ["train", "infer"]
+    change(training__epochs=5)
+    assert build(built_project) == []
+    backend.write_text(text.replace("x64)\n", "x64) + 1\n"))
+    assert build(built_project) == ["train", "infer"]
+
+
 def test_a_copy_without_its_scan_infers_from_its_fixture(file_project, build, doit):
     config = file_project / "ptycho.yaml"
     config.write_text(config.read_text() + "inference: {scan: fixture}\n")
