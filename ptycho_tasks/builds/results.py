@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
 from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
+from ptycho_tasks.system.memory import measure_peak
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _find_outputs(
         state.sha256(path) != digest for path, digest in digests.items()
     ):
         return None
-    record = make_record(now, row.name, 0.0)
+    record = make_record(now, row.name)
     files = {name: Path(path) for path, name in first.items()}
     if add:
         return store.add(row.stage, record, files)
@@ -211,8 +211,9 @@ def make_result(
         if row.stage == "train":
             _take_over_training(payload, now)
         payload = replace(payload, staging=folder)
-        run(payload)
-        record = make_record(now, row.name, monotonic() - began)
+        with measure_peak() as peak:
+            run(payload)
+            record = make_record(now, row.name, monotonic() - began, peak())
         read: dict[str, str | None] = dict(payload.files_read)
         record = record._replace(identity=now._replace(read=read))
         if identify(row, state) == now:
@@ -339,18 +340,18 @@ def describe_built(row: Row, entry: Entry) -> Built:
     return Built(entry.key, entry.key, read, list_digests(row, entry))
 
 
-def make_record(identity: Identity, label: str, seconds: float) -> Record:
-    """What is to be known of a result that was just made; of its files nothing yet."""
-    import resource
+def make_record(
+    identity: Identity, label: str, seconds: float = 0.0, memory_bytes: int = 0
+) -> Record:
+    """What is to be known of a result; of its files nothing yet. Zeros where it was found."""
     import socket
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Record(
         identity=identity,
         files={},
         made=SYSTEM_CLOCK.stamp(),
         seconds=round(seconds, 3),
-        memory_bytes=peak * (1 if sys.platform == "darwin" else 1024),
+        memory_bytes=memory_bytes,
         machine=socket.gethostname(),
         version=version("ptycho-tasks"),
         label=label,

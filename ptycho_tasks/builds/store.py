@@ -59,9 +59,9 @@ class Record(NamedTuple):
     made: str
     """When, in UTC."""
     seconds: float
-    """How long the stage took."""
+    """How long the stage took; zero where it was not seen run, as for its memory."""
     memory_bytes: int
-    """The largest memory that the program had while it ran."""
+    """The most memory that the process had while the stage ran."""
     machine: str
     version: str
     """Of the program."""
