@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.state import Built, State
+from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
+from ptycho_tasks.errors import ScanError
 from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
@@ -214,6 +215,8 @@ def make_result(
         with measure_peak() as peak:
             run(payload)
             record = make_record(now, row.name, monotonic() - began, peak())
+        if row.stage == "fixture":
+            _refuse_other_size(row, state, folder)
         read: dict[str, str | None] = dict(payload.files_read)
         record = record._replace(identity=now._replace(read=read))
         if identify(row, state) == now:
@@ -225,6 +228,41 @@ def make_result(
             entry = describe_folder(folder, row.stage, record)
         place_files(row, entry)
     return describe_built(row, entry)
+
+
+def _refuse_other_size(row: Row, state: State, folder: Path) -> None:
+    """Refuse a fixture in a folder whose frames are of another size than those of a fixture that
+    the same training takes, and that is as it would be made now.
+
+    Raises:
+        ScanError: names both scans.
+    """
+    from ptycho_tasks.builds.project import read_project_table
+    from ptycho_tasks.scans.fixture import read_frame_size
+
+    rows, own = read_project_table().rows, {*row.outputs}
+    trainings = [{*one.inputs.values()} for one in rows if one.stage == "train"]
+    together = {path for read in trainings if read & own for path in read} - own
+    others = (one for one in rows if together & {*one.outputs} and _is_fresh(one, state))
+    other = next(others, None)
+    if other is None:
+        return
+    size = read_frame_size(folder / FIXTURE_NAME)
+    first = read_frame_size(Path(other.outputs[0]))
+    if size != first:
+        raise ScanError(
+            f"fixture.scans: the frames of {row.scan} have {size} x {size} pixels, those of "
+            f"{other.scan} {first} x {first}; one training takes scans of one size: leave one out, "
+            "or crop or bin it"
+        )
+
+
+def _is_fresh(row: Row, state: State) -> bool:
+    """Whether the outputs of a task are what it would make now."""
+    built = read_built(state.get(row.name, "_values_:"))
+    if built is None or built.key != identify(row, state, built.read).key():
+        return False
+    return all(state.sha256(path) == built.outputs.get(path) for path in row.outputs)
 
 
 def _take_over_training(payload: Payload, now: Identity) -> None:

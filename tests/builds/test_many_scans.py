@@ -121,6 +121,23 @@ def test_a_glob_of_scans_to_learn_from_is_told_by_why(beam, doit):
     assert {"fixture:twelve", "train"} <= {*ran(doit(beam, "train"))}
 
 
+def test_scans_of_two_sizes_are_refused_when_their_fixtures_are_made(beam, doit):
+    add_scan(beam, "two", size=32, seed=2)
+    edit(beam, ("scans: [one]", "scans: [one, two]"))
+    done = doit(beam, "train")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith(
+        "error: fixture.scans: the frames of two have 32 x 32 pixels, those of one 16 x 16; one "
+    )
+    assert not (beam / "fixtures/beam-two.npz").exists()
+    assert "train" not in done.stdout.split("failed:")[0]
+    # What is there of another size is no reason once it would not be made any more.
+    for name in ("one", "two"):
+        add_scan(beam, name, size=32, seed=5)
+    assert doit(beam, "fixture:two").returncode == 0
+
+
 def test_variants_and_scans_combine(beam, doit):
     with (beam / "ptycho.yaml").open("a") as stream:
         stream.write("matrix: {training.seed: [0, 1]}\n")
