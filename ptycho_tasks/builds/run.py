@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any
@@ -87,19 +87,7 @@ class _Run:
 
 
 _run: _Run | None = None
-_options: Mapping[str, Any] = {}
 _last_steps: list[Callable[[], None]] = []
-
-
-def note_options(options: Mapping[str, Any]) -> None:
-    """Note the options of the command that begins a run."""
-    global _options
-    _options = options
-
-
-def is_all_made() -> bool:
-    """Whether the user asked to make again what is up to date, or in the store (`doit -a`)."""
-    return bool(_options.get("always"))
 
 
 def begin_run(state: object) -> None:
@@ -132,7 +120,6 @@ def at_end(step: Callable[[], None]) -> None:
 def end_run() -> None:
     """End the run, if there is one, and put everything back as it was before."""
     global _run
-    note_options({})
     if _run is not None:
         _run.end()
         leave_run()

@@ -23,7 +23,8 @@ from ptycho_tasks.builds.results import (
     take_result,
 )
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.run import begin_run, is_all_made
+from ptycho_tasks.builds.run import begin_run
+from ptycho_tasks.builds.running import is_all_made
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry
 from ptycho_tasks.system.faults import exit_on_error
