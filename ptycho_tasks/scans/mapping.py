@@ -17,7 +17,7 @@ import math
 import mmap
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -39,10 +39,12 @@ class _Place(NamedTuple):
 
 
 _maps: WeakKeyDictionary[mmap.mmap, _Place] = WeakKeyDictionary()
-"""Those that were made in the present block."""
+"""Those that were made in the present blocks."""
 _cut: list[Path] = []
 """Files that were found cut short, of some of which zeros were read."""
-_is_guarded = False
+_blocks = 0
+"""How many were entered and not left: one within another, or in threads."""
+_handler = ExitStack()
 
 
 def map_array(
@@ -64,7 +66,7 @@ def map_array(
         order: of its axes in the file.
     """
     array = np.memmap(file, dtype, "r", offset, shape, order)
-    if _is_guarded:
+    if _blocks:
         base: Any = array.base
         begin = array.ctypes.data - offset % mmap.ALLOCATIONGRANULARITY
         _maps[base] = _Place(path, offset + array.nbytes, begin, len(base))
@@ -98,14 +100,12 @@ def refuse_cut_files() -> Iterator[None]:
     Raises:
         ScanError: names the file, also in place of what else went wrong.
     """
-    global _is_guarded
-    if _is_guarded:
-        yield
-        return
-    _is_guarded = True
+    global _blocks
+    if not _blocks:
+        _handler.enter_context(_handle_bus_errors())
+    _blocks += 1
     try:
-        with _handle_bus_errors():
-            yield
+        yield
         _refuse_found()
     except Exception as error:
         try:
@@ -114,9 +114,11 @@ def refuse_cut_files() -> Iterator[None]:
             raise cut from error
         raise
     finally:
-        _is_guarded = False
-        _maps.clear()
-        _cut.clear()
+        _blocks -= 1
+        if not _blocks:
+            _handler.close()
+            _maps.clear()
+            _cut.clear()
 
 
 def _find_cut() -> list[_Place]:
