@@ -68,6 +68,9 @@ class TrainRequest:
     log_dir: Path | None = None
     """A folder, made if it is needed, for what lets people watch a training; nothing reads it
     later. None where nothing may be written."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where the files lie that the backend's `files` names for the options, under the same names.
+    Empty where the caller leaves it to the backend."""
 
     def __post_init__(self) -> None:
         """Refuse what is no list of scans."""
@@ -189,6 +192,10 @@ class Backend(Protocol):
     - `check(options, execution) -> None`: raise a ConfigError, which begins with the dotted key,
       where training options and execution options do not fit each other. Called before anything
       heavy is imported, so it must import nothing heavy.
+    - `files(options) -> Mapping[str, Path]`: the files that `train` reads with such options, each
+      under the name of the option that decides it; relative to the project's folder where they are
+      relative. Their content is an input: another content trains again, and where they lie does
+      not matter. Called when tasks are listed, so it must import nothing heavy, and open nothing.
     - `memory(request) -> float`: bytes that `train`, `infer` or `refine` will take for a request,
       from shapes alone; more than there is, or than `execution.memory_gb`, is refused before
       anything is computed. Without, 20 complex64 canvases and 0.6 GB.

@@ -45,6 +45,11 @@ def _folder_prefix(root: Path) -> str:
     return f"{os.path.normpath(root)}{os.sep}"
 
 
+def is_fixture(path: str) -> bool:
+    """Whether a path, as the project writes it, is that of a fixture's frames."""
+    return path.startswith("fixtures/") and path.endswith(".npz")
+
+
 def absolute_path(path: Path) -> Path:
     """The absolute path for a path from the command line; `~` is expanded."""
     # A shell leaves the `~` in `--output-dir=~/out` as it is; Path's own expansion may raise.

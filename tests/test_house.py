@@ -37,7 +37,7 @@ ORDER = {
         "errors",
     ),
     "ptycho_tasks_torch": (
-        "load",
+        "load prior",
         "pinn unrolled",
         "training",
         "physics frames",

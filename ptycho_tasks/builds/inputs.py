@@ -76,6 +76,18 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     return scan
 
 
+def refuse_missing_files(payload: Payload) -> None:
+    """Refuse to begin without a file that the backend is to read.
+
+    Raises:
+        ConfigError: names the key that decides it.
+    """
+    for key in payload.backend_files:
+        missing = payload.describe_missing(key)
+        if missing is not None:
+            raise ConfigError(f"{missing}; correct the path")
+
+
 def read_training_scans(payload: TrainingPayload) -> list[ScanData]:
     """Read the frames to learn from: the project's fixtures, or for a command the scan."""
     if not payload.is_of_project:

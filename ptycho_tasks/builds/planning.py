@@ -144,12 +144,17 @@ class _Planner:
         Raises:
             ConfigError: it would write what it reads, or what another one writes.
         """
-        for path in row.outputs:
-            if path in row.inputs.values():
+        for role, path in row.inputs.items():
+            if path in row.outputs and row.stage == "fixture":
                 where = self.file.where("source.file")
                 raise ConfigError(
                     f"{where}: source.file: {path} would be overwritten by the fixture; set "
                     "another `name`, or move the scan"
+                )
+            if path in row.outputs:
+                raise ConfigError(
+                    f"{self.file.where(role)}: {role}: {path} is what the task itself makes; copy "
+                    "it elsewhere, and name the copy"
                 )
         known = self._rows[row.stage].setdefault(row.name, row)
         for path in row.outputs or [row.name]:
@@ -240,7 +245,7 @@ class _Rows:
         what = "the fixture" if len(fixtures) == 1 else f"{len(fixtures)} fixtures"
         files = Files(
             f"train the backend {self.training.backend.name} on {what}; gives {BUNDLE_NAME}",
-            self._paths(fixtures),
+            self._paths(self.training.input_files),
             [self._bundle()],
         )
         name = f"train:{self._variant}" if self._has_variants else "train"

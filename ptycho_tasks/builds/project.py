@@ -50,6 +50,9 @@ def describe_missing_input(name: str, path: str) -> str | None:
     """What to say of a missing input of a stage, where a setting names it: the key and its line."""
     row = read_project_table().row(name)
     payload = read_project_table().payload(row)
+    for key, file in payload.backend_files.items():
+        if project_path(payload.root, file) == path:
+            return payload.describe_missing(key)
     for key in ("source.file", "source.product", "inference.scan"):
         missing = payload.describe_missing(key)
         if missing and project_path(payload.root, payload.path(payload.values[key])) == path:

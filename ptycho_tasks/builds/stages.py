@@ -25,6 +25,7 @@ from ptycho_tasks.builds.inputs import (
     read_scan_to_infer,
     read_source,
     read_training_scans,
+    refuse_missing_files,
 )
 from ptycho_tasks.builds.messages import (
     explain_failures,
@@ -160,7 +161,8 @@ def train(payload: TrainingPayload) -> Path:
 
     refuse_folders([payload.bundle_file])
     # Before anything is read: what is replaced meanwhile must not pass for what was read.
-    identity = identify_result(payload, "train", payload.training_files)
+    refuse_missing_files(payload)
+    identity = identify_result(payload, "train", payload.input_files)
     scans = read_training_scans(payload)
     identity = identity._replace(read=payload.files_read)
     work_dir = payload.work_dir(identity.without("training.epochs").key())
@@ -197,6 +199,7 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
             work_dir,
             functools.partial(_say, payload),
             payload.log_dir,
+            {key.partition(".")[2]: path for key, path in payload.backend_files.items()},
         )
         check_scans(backend, request)
         name = payload.display_path(trained_on)

@@ -27,6 +27,7 @@ from ptycho_tasks.builds.run import begin_run
 from ptycho_tasks.builds.running import is_all_made
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry
+from ptycho_tasks.layout import is_fixture
 from ptycho_tasks.system.faults import exit_on_error
 from ptycho_tasks.system.terminal import echo
 
@@ -136,19 +137,22 @@ class UpToDate(Answer):
         )
         others = list(self._other_scans(old.record.identity, now))
         if others:  # fixtures are known by their number, which is another one now
-            differences = [reason for reason in differences if reason.kind != "input"]
+            differences = [r for r in differences if r.kind != "input" or not is_fixture(r.subject)]
         return [*others, *differences, *changed]
 
     def _other_scans(self, old: Identity, new: Identity) -> Iterator[Reason]:
         """How the scans that are learned from are others than they were."""
-        before, now = self.state.get(self.row.name, "deps:") or (), self.row.inputs.values()
-        if self.row.stage != "train" or len(before) + len(now) < 3:
+        if self.row.stage != "train":
             return
-        for path in sorted({*now} - {*before}):
+        known = self.state.get(self.row.name, "deps:") or ()
+        before, now = ({*filter(is_fixture, p)} for p in (known, self.row.inputs.values()))
+        if len(before) + len(now) < 3:
+            return
+        for path in sorted(now - before):
             yield Reason("setting", "fixture.scans", f"{path} is new as an input")
-        for path in sorted({*before} - {*now}):
+        for path in sorted(before - now):
             yield Reason("setting", "fixture.scans", f"{path} is no longer an input")
-        same = {*before} == {*now} and {*old.inputs.values()} == {*new.inputs.values()}
+        same = before == now and {*old.inputs.values()} == {*new.inputs.values()}
         if same and old.inputs != new.inputs:
             text = "fixture.scans: the scans are in another order"
             yield Reason("setting", "fixture.scans", text)

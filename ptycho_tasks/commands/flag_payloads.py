@@ -45,7 +45,7 @@ def create_training(
         flags=flags.flags,
         folders=Folders(model_dir=output),
     )
-    _check_inputs(payload)
+    _check_inputs(payload, *payload.backend_files)
     _refuse_overwriting(payload, [payload.bundle_file, payload.checkpoints_dir])
     checkpoints = payload.checkpoints_dir.glob(f"*/{BUNDLE_NAME}")
     _check_ours([payload.bundle_file, *sorted(checkpoints)], force=force)
@@ -177,8 +177,8 @@ def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str
     return {**dict.fromkeys(others), **values}
 
 
-def _check_inputs(payload: Payload) -> None:
-    for key in ("source.file", "source.product"):
+def _check_inputs(payload: Payload, *further: str) -> None:
+    for key in ("source.file", "source.product", *further):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")

@@ -115,7 +115,7 @@ class Payload:
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
-        path = self.path(text)
+        path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
         what = f"scan `{self.scan}`: {key}" if self.scan and key.startswith("source.") else key
         if problem:
@@ -131,12 +131,18 @@ class Payload:
         settings = {key: self.values[key] for key in keys}
         if settings.get("inference.scan", "fixture") != "fixture":
             settings["inference.scan"] = "source"  # of a file, the content decides
+        settings |= {key: "a file" for key in self.backend_files if key in settings}
         return settings
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Those keys of `settings` whose value is the default."""
         default = self.facts.default
         return tuple([key for key, value in settings.items() if value == default(key)])
+
+    @functools.cached_property
+    def backend_files(self) -> dict[str, Path]:
+        """The files besides scans that the backend reads, by the key that decides each."""
+        return {}
 
     @property
     def source(self) -> SourceOptions:
@@ -240,6 +246,18 @@ class TrainingPayload(Payload):
             return self.source_files
         paths = map(self._fixture_path, self.training_scans)
         return {f"fixture {n}" if n > 1 else "fixture": path for n, path in enumerate(paths, 1)}
+
+    @functools.cached_property
+    def backend_files(self) -> dict[str, Path]:
+        """See `Payload`."""
+        list_files = getattr(self.backend, "files", None)
+        files = {} if list_files is None else list_files(self.options)
+        return {f"{self.section}.{name}": self.path(str(path)) for name, path in files.items()}
+
+    @property
+    def input_files(self) -> dict[str, Path]:
+        """All files that a training reads, by what they are."""
+        return {**self.training_files, **self.backend_files}
 
     @property
     def log_dir(self) -> Path:

@@ -207,7 +207,9 @@ class _Reader:
         settings: dict[str, Any] = {}
         for maker in filter(None, map(self.makers.get, row.inputs.values())):
             settings |= self._collect_settings(maker)
-        return settings | parse_mapping(row.settings)
+        own = parse_mapping(row.settings)
+        files = {key: path for key, path in row.inputs.items() if key in own}
+        return {**settings, **own, **files}
 
 
 def _describe_state(status: str) -> str:

@@ -9,6 +9,9 @@ say what is special about a backend.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from ptycho_tasks.backends import BackendEntry
@@ -38,6 +41,15 @@ class BackendConformance(
         kind = self.backend.options_type
         with pytest.raises(AttributeError):
             kind().seed = 1  # type: ignore[misc]
+
+    def test_files_are_named_by_options(self) -> None:
+        """What `files` names is a path under the name of an option, and the same each time."""
+        files = self._files(self._options())
+        known = {field.name for field in msgspec.structs.fields(type(self._options()))}
+        assert set(files) <= known, f"`files` names {sorted(set(files) - known)}: no such options"
+        wrong = [name for name, path in files.items() if not isinstance(path, Path)]
+        assert not wrong, f"`files` gives no Path for {wrong}"
+        assert files == self._files(self._options()), "`files` gives other paths when asked again"
 
     def test_declares_what_the_suite_knows(self) -> None:
         """A misspelt feature in `refuses` would refuse nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +135,12 @@ class Suite:
         return execution_type(cls.backend)(accelerator="cpu", threads=1)
 
     @classmethod
+    def _files(cls, options: TrainingOptions) -> Mapping[str, Path]:
+        """The files that the backend reads with some options, as the core gives them."""
+        list_files = getattr(cls.backend, "files", None)
+        return {} if list_files is None else dict(list_files(options))
+
+    @classmethod
     def _has_refine(cls) -> bool:
         return callable(getattr(cls.backend, "refine", None))
 
@@ -160,6 +166,7 @@ class Suite:
             progress,
             work_dir,
             log_dir=log_dir,
+            files=cls._files(options or cls._options()),
         )
         return checked_model(cls.backend.train(request), cls.backend.name)
 

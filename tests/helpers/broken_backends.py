@@ -64,6 +64,16 @@ except BaseException:
             threading.Thread(target=ends.wait, args=(1,), name="at work").start()
             raise"""
 
+
+def with_files(files: str) -> str:
+    """The stranger with a method `files` that gives some expression."""
+    method = (
+        "    def files(self, options):\n        import os\n        from pathlib import Path\n"
+        f"        return {files}\n\n"
+    )
+    return instead("    def train(self", f"{method}    def train(self")
+
+
 # Per check: what is broken, its code, what the class declares, what the check says.
 Broken = tuple[str, str, dict[str, Any], str]
 BROKEN: dict[str, list[Broken]] = {
@@ -72,6 +82,16 @@ BROKEN: dict[str, list[Broken]] = {
     ],
     "options_are_frozen": [
         ("mutable", instead("frozen=True", "frozen=False"), {}, "DID NOT RAISE"),
+    ],
+    "files_are_named_by_options": [
+        ("no option", with_files("{'weights': Path('w')}"), {}, "names .'weights'.: no such"),
+        ("text", with_files("{'seed': 'w'}"), {}, "gives no Path for .'seed'."),
+        (
+            "another each time",
+            with_files("{'seed': Path(str(id(object())) + str(os.urandom(8)))}"),
+            {},
+            "gives other paths",
+        ),
     ],
     "declares_what_the_suite_knows": [
         ("misspelt", STRANGER, {"refuses": ["other scan"]}, "`refuses` names .'other scan'."),

@@ -338,7 +338,7 @@ def _spoilt_json(rng: Rng) -> Trial:
 def _trained(backend: str) -> bytes:
     def make() -> None:
         save()
-        small = ", steps: 2, channels: 4, subsets: 1, on: scan" if backend == "unrolled" else ""
+        small = ", start: nothing, channels: 4, on: scan" if backend == "unrolled" else ""
         Path("small.yaml").write_text(
             f"source: {{file: scan.npz}}\nbackend: {backend}\ntraining: {{epochs: 1{small}}}\n"
             "execution: {accelerator: cpu, threads: 1}\n"

@@ -28,6 +28,7 @@ class TestUnrolled(BackendConformance):
     backend = unrolled
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = UnrolledOptions(
+        start="nothing",
         epochs=3,
         learning_rate=1e-3,
         channels=4,
@@ -37,3 +38,11 @@ class TestUnrolled(BackendConformance):
         probe="refined",
         probe_modes=2,
     )
+
+
+class TestUntrained(BackendConformance):
+    """As it comes: the network of the package, and nothing learned."""
+
+    backend = unrolled
+    execution = TorchExecution(accelerator="cpu", threads=1)
+    options = UnrolledOptions()

@@ -26,6 +26,8 @@ from ptycho_tasks_torch.prior.textures import Random, TexturePool
 from ptycho_tasks_torch.unrolled.correction import MULTIPLE
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 
+VERSION = 1
+"""Raised when other scenarios are drawn."""
 SIZE = 64
 """N."""
 FRAMES = (60, 120)

@@ -1,13 +1,14 @@
-"""Learn the prior from simulated scans: `python -m ptycho_tasks_torch.prior.learn --help`.
+"""Learn the network that comes with the package from simulated scans, and write its bundle.
 
-The same plan gives the same bytes on the same machine, interrupted or not.
+`python -m ptycho_tasks_torch.prior.learn --help`. The same plan gives the same bytes on the same
+machine, interrupted or not.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances
-from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
+from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
 from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.network import reconstruct
@@ -38,7 +41,8 @@ WARM_UP = 50
 CLIP = 1.0
 STEPS = (16, 64)
 """Least and largest number of physics steps before the correction."""
-CHECKPOINT_S = 60.0
+CHECKPOINT, CHECKPOINT_S = "learning.checkpoint", 60.0
+"""Its name, and how often it is written."""
 REPORTED = 400
 """Scans that a report is about, the last ones."""
 VALIDATION_SEED = 2**31
@@ -170,6 +174,7 @@ class Learning:
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
         state = {
+            "family": VERSION,
             "plan": asdict(self.plan),
             "round": self.round,
             "update": self._update,
@@ -182,9 +187,9 @@ class Learning:
         write_atomic(path, buffer.getvalue())
 
     def restore(self, path: Path) -> bool:
-        """Go on from a checkpoint; False if it is of another plan."""
+        """Go on from a checkpoint; False if it is of another plan or family."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state["plan"] != asdict(self.plan):
+        if (state.get("family", 1), state["plan"]) != (VERSION, asdict(self.plan)):
             return False
         self.correction.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -193,11 +198,34 @@ class Learning:
         return True
 
 
-def learn(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
-    """Learn, or go on learning, and write `out`."""
-    learning, checkpoint = Learning(plan), out.with_suffix(".checkpoint")
+def learn(
+    plan: Plan, folder: Path, work: Path, say: Callable[[str], None], *, as_is: bool = False
+) -> None:
+    """Learn, or go on learning, and write the bundle.
+
+    Args:
+        plan: what is learned from.
+        folder: gets the bundle.
+        work: folder of the checkpoint.
+        say: shows the user one line or several.
+        as_is: take what the checkpoint holds, learned to the end or not.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    learning, checkpoint = Learning(plan), work / CHECKPOINT
     if checkpoint.exists() and learning.restore(checkpoint):
         say(f"goes on after {learning.round} of {plan.rounds} rounds")
+    elif as_is:
+        raise SystemExit(f"{checkpoint}: there is none of this plan")
+    if not as_is:
+        _learn_to_end(learning, checkpoint, say)
+    scores = validate(learning.correction, plan)
+    say(f"scans never learned from, {VALIDATION_STEPS} steps:\n{tabulate(scores)}")
+    recipe = describe(learning, scores)
+    write_atomic(folder / BUNDLE_NAME, bundle_prior(learning.correction, recipe))
+
+
+def _learn_to_end(learning: Learning, checkpoint: Path, say: Callable[[str], None]) -> None:
+    plan = learning.plan
     began = saved = time.monotonic()
     first = learning.round
     while learning.round < plan.rounds:
@@ -210,9 +238,6 @@ def learn(plan: Plan, out: Path, say: Callable[[str], None]) -> None:
             learning.save(checkpoint)
             saved = now
     learning.save(checkpoint)
-    scores = validate(learning.correction, plan)
-    say(f"scans never learned from, {VALIDATION_STEPS} steps:\n{tabulate(scores)}")
-    write_prior(out, plan, learning.correction, scores)
 
 
 @torch.no_grad()
@@ -226,54 +251,66 @@ def validate(correction: Correction, plan: Plan) -> list[Score]:
     return scores
 
 
-def tabulate(scores: Sequence[Score]) -> str:
-    """Median errors in each decade of photons, before and after the correction, their ratio, and
-    the share of scans that it makes worse by more than 2 %."""
-    lines = ["photons     scans  before   after   ratio  harmed"]
+def summarize(scores: Sequence[Score]) -> list[dict[str, float]]:
+    """In each decade of photons, the median errors before and after the correction, their median
+    ratio, and the share of scans that it makes worse by more than 2 %."""
+    summaries = []
     for decade in range(3, 9):
         some = [s for s in scores if decade <= math.log10(s.photons) < decade + 1]
         if some:
-            before, after = (np.median([getattr(s, n) for s in some]) for n in ("before", "after"))
-            ratio = np.median([s.after / s.before for s in some])
-            harmed = np.mean([s.after > 1.02 * s.before for s in some])
-            lines.append(
-                f"1e{decade}..1e{decade + 1}  {len(some):6d}  {before:.4f}  {after:.4f}  "
-                f"{ratio:6.3f}  {100 * harmed:4.0f} %"
-            )
-    return "\n".join(lines)
+            measures = {
+                "before": np.median([s.before for s in some]),
+                "after": np.median([s.after for s in some]),
+                "ratio": np.median([s.after / s.before for s in some]),
+                "harmed": np.mean([s.after > 1.02 * s.before for s in some]),
+            }
+            rounded = {name: round(float(value), 4) for name, value in measures.items()}
+            summaries.append({"photons": float(10**decade), "scans": len(some), **rounded})
+    return summaries
 
 
-def write_prior(path: Path, plan: Plan, correction: Correction, scores: Sequence[Score]) -> None:
-    """Write the weights as float32 arrays, and how they were made as JSON, array `recipe`."""
-    recipe = {
-        "plan": asdict(plan),
+def tabulate(scores: Sequence[Score]) -> str:
+    """The table of `summarize`, as text."""
+    line = "{photons:7.0e}  {scans:5d}  {before:.4f}  {after:.4f}  {ratio:6.3f}  {harmed:6.0%}"
+    rows = [line.format(**summary) for summary in summarize(scores)]
+    return "\n".join(["photons  scans  before   after   ratio  harmed", *rows])
+
+
+def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
+    """What a network was learned from, and how good it is, for its bundle to say."""
+    plan = asdict(learning.plan)
+    return {
+        "family": VERSION,
+        "plan": {**plan, "kinds": list(plan["kinds"])},
+        "rounds": learning.round,
+        "planned_rounds": learning.plan.rounds,
         "round": ROUND,
         "repeats": REPEATS,
         "batch": BATCH,
         "learning_rate": RATE,
-        "steps": STEPS,
-        "validation": [asdict(score) for score in scores],
+        "steps": list(STEPS),
+        "validation_steps": VALIDATION_STEPS,
+        "validation": summarize(scores),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-    arrays = {name: value.numpy() for name, value in correction.state_dict().items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, recipe=np.array(json.dumps(recipe)), **arrays)
-    write_atomic(path, buffer.getvalue())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Learn the prior from simulated scans.")
     parser.add_argument("--blocks", type=int, required=True, help="simulated scans")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, .npz")
+    parser.add_argument("--out", type=Path, required=True, help=f"folder of the {BUNDLE_NAME}")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--as-is", action="store_true", help="take the checkpoint as it is")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=list(KINDS))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     plan = Plan(options.blocks, options.seed, options.kinds)
-    learn(plan, options.out, lambda line: print(line, flush=True))
+    say = functools.partial(print, flush=True)
+    learn(plan, options.out, options.work, say, as_is=options.as_is)
 
 
 if __name__ == "__main__":

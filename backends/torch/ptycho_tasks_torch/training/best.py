@@ -10,6 +10,11 @@ from torch import Tensor
 from ptycho_tasks_torch.options import NetworkOptions
 
 
+def copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a `state_dict`, on the CPU."""
+    return {name: values.detach().cpu().clone() for name, values in state.items()}
+
+
 class BestEpoch(NamedTuple):
     """An epoch, with the weights after it."""
 
@@ -45,8 +50,7 @@ class BestEpochs:
         if not value < float("inf") or not self.count:
             return
         if len(self.kept) < self.count or value < self.kept[-1].value:
-            copy = {name: weights.detach().cpu().clone() for name, weights in state.items()}
-            self.kept.append(BestEpoch(value, epoch, copy))
+            self.kept.append(BestEpoch(value, epoch, copy_state(state)))
             self.kept.sort(key=lambda kept: kept[:2])
             del self.kept[self.count :]
 

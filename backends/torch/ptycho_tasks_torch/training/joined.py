@@ -7,7 +7,6 @@ evenly among each other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from ptycho_tasks_torch.training.objective import (
     refuse_flat,
     take_part,
 )
-from ptycho_tasks_torch.training.weights import SCALES
+from ptycho_tasks_torch.training.weights import describe_scales
 
 MOST_SEED = 2**62
 
@@ -53,8 +52,9 @@ class JointObjective(Objective):
         for index, part in enumerate(parts):
             part.follow(parts[:index] or [self])
         self.parts, self.names, self.clip = nn.ModuleList(parts), names, parts[0].clip
-        scales = [part.intensity_scale for part in parts]
-        self.intensity_scale = math.exp(sum(map(math.log, scales)) / len(scales))
+        self.keeps_start = parts[0].keeps_start
+        self._scales = describe_scales([part.intensity_scale for part in parts])
+        self.intensity_scale = self._scales["intensity_scale"]
 
     def plan_epoch(self, options: NetworkOptions) -> EpochPlan:
         """See `Objective`."""
@@ -115,7 +115,7 @@ class JointObjective(Objective):
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`; `intensity_scale` is the geometric mean of the scans' own."""
-        return {**super().describe(), SCALES: [part.intensity_scale for part in self._parts]}
+        return self._scales
 
     def export_further(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """See `Objective`; `NAME_1` is what the first scan has of its own."""

@@ -18,7 +18,7 @@ from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan
 from ptycho_tasks_torch.frames.labels import LEAST_SPREAD, make_label
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
-from ptycho_tasks_torch.training.weights import AUTOENCODER, OBJECT_NETWORK
+from ptycho_tasks_torch.training.weights import name_networks
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Objective(nn.Module):
     """Mean measured counts a pixel; the unit of the loss."""
     clip: float | None = None
     """Largest norm of a training step's gradients; None clips nothing."""
+    keeps_start = False
+    """Whether the network is of use before it is trained: a training that ends no better for the
+    frames held back then gives it as it was."""
 
     def plan_epoch(self, options: NetworkOptions) -> EpochPlan:
         """How an epoch divides the blocks."""
@@ -114,16 +117,7 @@ class Objective(nn.Module):
 
     def export_models(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """The models of a bundle, from a `state_dict` of this objective."""
-        # The same array objects under both names, so that the bundle stores each once.
-        arrays = {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in take_part(state, "network.").items()
-        }
-        return {
-            OBJECT_NETWORK: arrays,
-            AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
-            **self.export_further(state),
-        }
+        return {**name_networks(take_part(state, "network.")), **self.export_further(state)}
 
     def export_further(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """Models beside the network, from a `state_dict` of this objective."""

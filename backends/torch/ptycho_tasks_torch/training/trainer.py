@@ -9,19 +9,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.options import NetworkOptions
-from ptycho_tasks_torch.training.best import BestEpochs
+from ptycho_tasks_torch.training.best import BestEpochs, copy_state
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
 from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
 from ptycho_tasks_torch.training.joined import make_joint_objective
@@ -35,12 +35,17 @@ with warnings.catch_warnings():
     import lightning.pytorch as lightning
 
 
-def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> TrainedModel:
+def train_network(
+    request: TrainRequest,
+    make_objective: ObjectiveFactory,
+    load_start: Callable[[nn.Module], None] | None = None,
+) -> TrainedModel:
     """Train a network; errors are those of the backends' `train`.
 
     Args:
         request: as a backend gets it.
         make_objective: gives the backend's objective.
+        load_start: puts the weights to start from into a fresh network; None leaves it fresh.
     """
     options, execution = request.options, TorchExecution.from_execution(request.execution)
     check_options(options, execution)
@@ -49,6 +54,8 @@ def train_network(request: TrainRequest, make_objective: ObjectiveFactory) -> Tr
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
     with settings(execution, options.seed, execution.devices), silence_lightning():
         objective = make_joint_objective(request.scans, options, make_objective)
+        if load_start is not None:
+            load_start(objective.network)
         state = checkpoints.read()
         if state is not None and not can_resume(state, options, request.say):
             state = None
@@ -119,7 +126,7 @@ def fit(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if run.is_start_unknown else 0,
     )
     # Lightning's handler of SIGTERM talks to the other devices, also in the middle of a step.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -127,6 +134,15 @@ def fit(
         trainer.fit(run, *run.objective.make_loaders(run.epoch, run.order, execution.num_workers))
     if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
         raise KeyboardInterrupt
+
+
+class Start(NamedTuple):
+    """The network before the first epoch."""
+
+    metrics: dict[str, float]
+    """How well it explains the frames held back."""
+    state: dict[str, Tensor]
+    """Of the objective, on the CPU."""
 
 
 class TrainingRun(lightning.LightningModule):
@@ -151,6 +167,8 @@ class TrainingRun(lightning.LightningModule):
         """Learning rate at the end of every epoch."""
         self.seconds = 0.0
         """Time spent in the epochs done."""
+        self.start: Start | None = None
+        """Kept where the objective asks for it."""
         self._start = time.monotonic()
         self._sums: dict[str, list[float]] = {}
         self._resumed: Mapping[str, Any] | None = None
@@ -185,6 +203,7 @@ class TrainingRun(lightning.LightningModule):
             "rates": self.rates,
             "seconds": self.seconds,
             "best": self.best.state(),
+            "start": self.start and tuple(self.start),
             "objective": self.objective.state_dict(),
             "adam": self.adam.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -196,6 +215,7 @@ class TrainingRun(lightning.LightningModule):
         self.history, self.rates = state["history"], state["rates"]
         self.seconds = state["seconds"]
         self.best.resume(state["best"])
+        self.start = state["start"] and Start(*state["start"])
         self.objective.load_state_dict(state["objective"])
         self.order.set_state(state["order"])
         # Adam is made later, when the weights are on their device.
@@ -243,6 +263,23 @@ class TrainingRun(lightning.LightningModule):
         now = 0.0 if self._member.devices > 1 else time.monotonic() - self._start
         return (self.seconds + now) / (60 * self.options.max_minutes)
 
+    @property
+    def is_start_unknown(self) -> bool:
+        """Whether the network is to be validated before the first epoch."""
+        return self.objective.keeps_start and self.start is None and not self.history
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the clock, where the network is validated as it starts."""
+        if self.trainer.sanity_checking:
+            self._start = time.monotonic()
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the network as it starts, with its scores."""
+        if self.trainer.sanity_checking:
+            metrics = self._take_means()
+            self.start = Start(metrics, copy_state(self.objective.state_dict()))
+            self._count_seconds()
+
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
         self._start = time.monotonic()
@@ -283,11 +320,8 @@ class TrainingRun(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep the means and the state of the epoch, and report; Lightning validates before."""
-        epoch = {name: float(np.mean(values)) for name, values in self._sums.items()}
-        self._sums.clear()
-        seconds = self._member.take_first({"seconds": time.monotonic() - self._start})["seconds"]
-        self.seconds, self._start = self.seconds + seconds, time.monotonic()
-        self.history.append(self._member.take_first(epoch))
+        self._count_seconds()
+        self.history.append(self._take_means())
         self.rates.append(self._rate)
         self.best.consider(len(self.history), self.history[-1], self.objective.state_dict())
         self.trainer.should_stop = self.is_finished
@@ -317,8 +351,31 @@ class TrainingRun(lightning.LightningModule):
         if self.options.early_stop_patience is not None and self.best.kept:
             _, epoch, state = self.best.kept[0]
             metadata = {**metadata, "epoch": epoch}
-        self.objective.refuse_useless(self.history[epoch - 1], say)
+        metrics = self.history[epoch - 1]
+        if self.start is not None:
+            metadata = {**metadata, "start_loss": self.start.metrics["val_loss"]}
+            if not metrics["val_loss"] < self.start.metrics["val_loss"]:
+                say(
+                    "the bundle gets the network as it was at the start: training ended no better "
+                    f"for the frames held back, at a misfit of {metrics['val_loss']:.4g}, not "
+                    f"{self.start.metrics['val_loss']:.4g}; train longer, on more frames, or lower "
+                    "training.learning_rate"
+                )
+                metrics, state = self.start
+                metadata = {**metadata, "epoch": 0}
+        self.objective.refuse_useless(metrics, say)
         return TrainedModel(export(state), metadata, self.history, checkpoints)
+
+    def _take_means(self) -> dict[str, float]:
+        """The means of what was noted, of the first device; begin anew."""
+        means = {name: float(np.mean(values)) for name, values in self._sums.items()}
+        self._sums.clear()
+        return self._member.take_first(means)
+
+    def _count_seconds(self) -> None:
+        """Count the time since the clock was started, and start it anew."""
+        seconds = self._member.take_first({"seconds": time.monotonic() - self._start})["seconds"]
+        self.seconds, self._start = self.seconds + seconds, time.monotonic()
 
     def _note(self, name: str, value: float, *, is_new: bool = True) -> None:
         """Note a value, or add it to the last one."""

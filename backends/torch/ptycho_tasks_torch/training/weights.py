@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.errors import BundleError, ConfigError
@@ -32,6 +37,16 @@ def load_networks(
     Raises:
         BundleError: the arrays are not those of this network.
     """
+    load_weights(model, network)
+    return {OBJECT_NETWORK: network.eval(), AUTOENCODER: autoencoder.eval()}
+
+
+def load_weights(model: TrainedModel, network: nn.Module) -> None:
+    """Put the weights of a bundle into a backend's network.
+
+    Raises:
+        BundleError: the arrays are not those of this network.
+    """
     try:
         arrays = model.models[OBJECT_NETWORK]
         network.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
@@ -46,7 +61,25 @@ def load_networks(
             f"wts.h5.zip: wts.h5: the weights do not fit the network that params.json asks for; "
             f"train again: {reason[:300]}"
         ) from error
-    return {OBJECT_NETWORK: network.eval(), AUTOENCODER: autoencoder.eval()}
+
+
+def name_networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
+    """The models of a bundle that hold the weights of a network, from its `state_dict`."""
+    # The same array objects under both names, so that the bundle stores each once.
+    arrays = {name: value.detach().cpu().numpy().copy() for name, value in weights.items()}
+    return {
+        OBJECT_NETWORK: arrays,
+        AUTOENCODER: {f"network.{name}": array for name, array in arrays.items()},
+    }
+
+
+def describe_scales(scales: Sequence[float]) -> dict[str, Any]:
+    """A bundle's metadata of the intensity scales of its scans: of several, the geometric mean,
+    and each."""
+    if len(scales) == 1:
+        return {"intensity_scale": scales[0]}
+    mean = math.exp(sum(map(math.log, scales)) / len(scales))
+    return {"intensity_scale": mean, SCALES: list(scales)}
 
 
 def read_losses(model: TrainedModel) -> list[float]:

@@ -3,6 +3,10 @@ what they lead to."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
 from ptycho_tasks.backend import (
     InferRequest,
     Reconstruction,
@@ -13,6 +17,7 @@ from ptycho_tasks.backend import (
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.start import list_files, load_start
 
 
 class Unrolled:
@@ -28,6 +33,10 @@ class Unrolled:
         """Refuse options that do not fit each other; torch is not imported."""
         check_options(options, TorchExecution.from_execution(execution))
 
+    def files(self, options: UnrolledOptions) -> Mapping[str, Path]:
+        """The bundle that a training starts from; torch is not imported, nothing opened."""
+        return list_files(options)
+
     def uses_gpu(self, execution: ExecutionOptions) -> bool:
         """Whether a training works on a GPU."""
         from ptycho_tasks_torch.device import find_device
@@ -37,17 +46,25 @@ class Unrolled:
     def train(self, request: TrainRequest) -> TrainedModel:
         """Train on one scan or several, going on from the checkpoint in the work folder.
 
+        With no epochs, nothing is learned: the network is that of the start, and what is made to
+        fit the frames is the probe, where that is to be refined.
+
         Raises:
-            TrainingError: the loss became NaN, the object is flat, or the network is no better than
-                the untrained steps.
+            TrainingError: the loss became NaN, or the object is flat.
+            BundleError: the file to start from is damaged, or of another backend or network.
             ScanError: too few frames, or a label that is of no use.
             ConfigError: accelerator, devices, deterministic kernels or logger are not there, or the
                 scan has no label to learn from.
         """
+        load = functools.partial(load_start, request, self.version)
+        if not request.options.epochs:
+            from ptycho_tasks_torch.unrolled.untrained import take_start
+
+            return take_start(request, load)
         from ptycho_tasks_torch.training.trainer import train_network
         from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 
-        return train_network(request, UnrolledObjective)
+        return train_network(request, UnrolledObjective, load)
 
     def infer(self, request: InferRequest) -> Reconstruction:
         """Reconstruct a scan.

@@ -102,6 +102,11 @@ class Depth:
         self.engine.stop()
 
     @property
+    def most_steps(self) -> int:
+        """How many steps there are at most, the last ones included."""
+        return round((1 + LAST_SHARE) * MOST_STEPS) if self.steps is None else self.steps
+
+    @property
     def last_steps(self) -> int:
         """How many steps are left for `finish`."""
         count = self.engine.steps if self.steps is None else self.steps

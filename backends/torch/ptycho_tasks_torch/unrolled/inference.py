@@ -21,7 +21,7 @@ from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
-from ptycho_tasks_torch.unrolled.depth import MOST_STEPS, Depth, choose_strength
+from ptycho_tasks_torch.unrolled.depth import Depth, choose_strength
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.steps import Engine
@@ -59,30 +59,33 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
     rows, columns = place.shape
     lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
     depth = Depth(exposure, None if options.steps == "auto" else options.steps)
-    most = MOST_STEPS if options.steps == "auto" else options.steps
+    total = depth.most_steps + 1  # the correction
 
     def show(canvas: Tensor, done: int) -> Reconstruction:
-        request.progress(done, max(most, done), {})
+        request.progress(done, total, {})
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
         return Reconstruction(image, place.origin, probe, scan.positions, depth.misfits)
 
-    request.progress(0, most, {})
+    request.progress(0, total, {})
     for done, canvas in enumerate(depth.run(), start=1):
         yield show(canvas, done)
 
     def correct(engine: Engine) -> Tensor:
         return network.correct(engine, exposure)
 
-    strength = choose_strength(depth, correct)
+    is_idle = network.correction.is_idle
+    strength = 0.0 if is_idle else choose_strength(depth, correct)
     # Where photons are few, more steps than frames held back ask for bring noise, which the
     # correction takes away, and low frequencies of the phase, which it could not find.
     start = depth.engine.canvas if strength > LEAST_STRENGTH else depth.best
     for engine in depth.finish(start):
         yield show(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{_describe_strength(strength)}")
+    request.say(f"{depth.describe()}{'' if is_idle else _describe_strength(strength)}")
     if strength > LEAST_STRENGTH:
         canvas = engine.canvas
-        yield show(canvas + strength * (correct(engine) - canvas), engine.steps)
+        yield show(canvas + strength * (correct(engine) - canvas), total)
+    else:
+        request.progress(total, total, {})
 
 
 def _describe_strength(strength: float) -> str:

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.frames.objects import ObjectPool
@@ -81,6 +80,7 @@ class UnrolledObjective(Objective):
     """(M, 2) float32 pixels from the positions of the scan to the refined ones."""
     network: UnrolledNetwork
     clip = 1.0
+    keeps_start = True
 
     def __init__(self, scan: ScanData, options: UnrolledOptions) -> None:
         """Make a network that does nothing but its physics steps yet.
@@ -117,7 +117,6 @@ class UnrolledObjective(Objective):
                 self._shape,
             )
         self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
-        self._untrained: dict[tuple[int, ...], Tensor] = {}
 
     def follow(self, others: Sequence[Objective]) -> None:
         """See `Objective`; from one guess, one probe is refined, with the frames of all scans."""
@@ -213,7 +212,7 @@ class UnrolledObjective(Objective):
         return torch.stack([_root(self._compare(*pair, 1.0)) for pair in pairs]).mean()
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Objective`; `untrained_loss` is the loss of the physics steps alone.
+        """See `Objective`.
 
         Of the frames hidden from the network, in blocks that it is not trained on.
         """
@@ -221,14 +220,9 @@ class UnrolledObjective(Objective):
         canvas = self.network.object(seen)
         flat = unseen.predict(torch.ones_like(canvas)).square()
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
-        place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
-        if place not in self._untrained:
-            exposure = self._expose(batch, self.guess)
-            self._untrained[place] = self._compare_each(exposure, batch["held_back"]).mean()
         return {
             "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
             "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
-            "untrained_loss": self._untrained[place],
             "spread": object_spread(canvas, seen.light),
         }
 
@@ -240,20 +234,6 @@ class UnrolledObjective(Objective):
         values = take_part(state, "refined_probe.")
         modes = self.refined_probe.evaluate(values).cpu().numpy()
         return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
-
-    def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
-        """See `Objective`.
-
-        Raises:
-            TrainingError: also where the physics steps alone explain the frames held back as well.
-        """
-        super().refuse_useless(metrics, say)
-        if not metrics["val_loss"] < metrics["untrained_loss"]:
-            raise TrainingError(
-                f"the network is no better than its untrained steps: misfit of the frames held "
-                f"back {metrics['val_loss']:.4g}, untrained {metrics['untrained_loss']:.4g}; train "
-                "longer, on more frames, or lower training.learning_rate"
-            )
 
     def _probe(self) -> Tensor:
         if self._lender is not None:

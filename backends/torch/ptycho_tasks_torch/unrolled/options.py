@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from ptycho_tasks.options import doc, limits
+from ptycho_tasks.options import TEXT_PATTERN, doc, limits
 from ptycho_tasks_torch.options import NetworkOptions
 
 Family = Literal["lines", "blobs", "siemens"]
+PRETRAINED, NOTHING = "pretrained", "nothing"
+CHANNELS = 32
+"""Of the network that comes with this package."""
 
 
 class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
@@ -16,6 +19,15 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     unlabelled: ClassVar[str] = "unsupervised"
     most_neighbours: ClassVar[int] = 128
 
+    start: Annotated[
+        str,
+        doc(
+            "the network to start from. pretrained: the one that comes with the package, for scans "
+            "of all kinds; nothing: a fresh one, which corrects nothing before it is trained; or a "
+            "wts.h5.zip, or the folder that holds it",
+            pattern=TEXT_PATTERN,
+        ),
+    ] = PRETRAINED
     on: Annotated[
         Literal["scan", "simulated", "both"],
         doc(
@@ -35,7 +47,13 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         Literal["poisson", "mae"],
         doc("misfit of the scan's frames: Poisson likelihood, or mean error of the amplitudes"),
     ] = "poisson"
-    epochs: Annotated[int, doc("passes over the training frames", ge=1)] = 60
+    epochs: Annotated[
+        int,
+        doc(
+            "passes over the training frames, 60 say; 0 learns nothing and takes `start` as it is",
+            ge=0,
+        ),
+    ] = 0
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
     learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
     steps: Annotated[
@@ -45,7 +63,9 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
             "better, 100 at most"
         ),
     ] = "auto"
-    channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = 32
+    channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = (
+        CHANNELS
+    )
     probe: Annotated[
         Literal["fixed", "refined"],
         doc("whether the scan's probe is taken as it is, or made to fit its frames better"),
@@ -72,6 +92,16 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""
         NetworkOptions.__post_init__(self)
+        if self.start == PRETRAINED and self.channels != CHANNELS:
+            raise ValueError(
+                f"channels {self.channels} does not fit the pretrained network, which has "
+                f"{CHANNELS}: leave channels out, or take start: {NOTHING}"
+            )
+        if self.max_minutes is not None and not self.epochs:
+            raise ValueError(
+                f"max_minutes {self.max_minutes:g} ends a training, and with epochs 0 there is "
+                "none: set epochs, to 1000 say, or leave max_minutes out"
+            )
         if self.on == "simulated" and self.model_type == "supervised":
             raise ValueError(
                 "model_type supervised learns from the scan, but on: simulated does not: "

@@ -17,7 +17,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
-from ptycho_tasks_torch.unrolled.depth import MOST_STEPS, Depth
+from ptycho_tasks_torch.unrolled.depth import Depth
 
 
 def refine_on_canvas(request: RefineRequest) -> Reconstruction:
@@ -33,12 +33,11 @@ def refine_on_canvas(request: RefineRequest) -> Reconstruction:
         exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
         place = canvas_of(scan.positions, scan.size)
         depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
-        most = MOST_STEPS if steps == "auto" else steps
-        request.progress(0, most, {})
+        request.progress(0, depth.most_steps, {})
         for done, _ in enumerate(depth.run(), start=1):
-            request.progress(done, max(most, done), {})
+            request.progress(done, depth.most_steps, {})
         engine = deque(depth.finish(depth.best), maxlen=1).pop()
-        request.progress(engine.steps, max(most, engine.steps), {})
+        request.progress(depth.most_steps, depth.most_steps, {})
         request.say(depth.describe())
         rows, columns = place.shape
         lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0

@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_tasks.backend import TrainRequest
+from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.results.bundle import load_bundle
+from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.prior import family, learn
 from ptycho_tasks_torch.prior.distance import WEIGHTS, compare_distances, measure_distances
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import TexturePool
 from ptycho_tasks_torch.unrolled import correction as corrections
+from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import Correction, expected_noise
-from ptycho_tasks_torch.unrolled.network import reconstruct
+from ptycho_tasks_torch.unrolled.network import make_unrolled_networks, reconstruct
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.start import PRIOR, load_start
 from ptycho_tasks_torch.unrolled.steps import Engine
 
 
@@ -45,6 +52,8 @@ def test_fresh_correction_changes_nothing(scenario: Scenario) -> None:
     same = correct(Correction(4), engine, scenario.exposure)
     assert torch.equal(same, engine.canvas)
     distances = measure_distances(same, scenario.truth, scenario.exposure.light).detach()
+    assert Correction(4).is_idle
+    assert not awake().is_idle
     assert float(compare_distances(distances, distances)) == pytest.approx(sum(WEIGHTS))
 
 
@@ -100,7 +109,10 @@ def test_interrupted_learning_ends_at_the_same_bytes(
     monkeypatch.setattr(learn, "CHECKPOINT_S", 0)
     monkeypatch.setattr(learn, "Correction", lambda: Correction(4))
     plan = learn.Plan(blocks=6, kinds=["noise"], validation=2)
-    learn.learn(plan, tmp_path / "whole.npz", lambda _: None)
+    whole, parts, work = (tmp_path / name for name in ("whole", "parts", "work"))
+    for folder in (whole, parts):
+        folder.mkdir()
+    learn.learn(plan, whole, tmp_path / "other", lambda _: None)
     advance, done = learn.Learning.advance, []
 
     def stop_after_two(self: learn.Learning) -> None:
@@ -110,14 +122,28 @@ def test_interrupted_learning_ends_at_the_same_bytes(
 
     monkeypatch.setattr(learn.Learning, "advance", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        learn.learn(plan, tmp_path / "parts.npz", lambda _: None)
+        learn.learn(plan, parts, work, lambda _: None)
     monkeypatch.setattr(learn.Learning, "advance", advance)
     lines: list[str] = []
-    learn.learn(plan, tmp_path / "parts.npz", lines.append)
+    learn.learn(plan, parts, work, lines.append)
     assert lines[0] == "goes on after 2 of 3 rounds"
-    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
-    weights = np.load(tmp_path / "whole.npz")
-    assert np.abs(weights["network.last.weight"]).max() > 0
+    assert (parts / BUNDLE_NAME).read_bytes() == (whole / BUNDLE_NAME).read_bytes()
+    models, params = load_inference_bundle(whole)
+    assert params["N"] == family.SIZE
+    assert not models["diffraction_to_obj"].correction.is_idle
+    learned_from = load_bundle(whole).params["metadata"]["learned_from"]
+    assert learned_from["plan"]["blocks"] == 6
+    assert (learned_from["rounds"], learned_from["planned_rounds"]) == (3, 3)
+    assert sum(row["scans"] for row in learned_from["validation"]) == 2
+
+
+def test_shipped_network_fits_this_version() -> None:
+    """And says what it was learned from; nothing in it is larger than a download may be."""
+    network, _ = make_unrolled_networks(UnrolledOptions())
+    load_start(TrainRequest([None], UnrolledOptions()), backend.version, network)
+    assert not network.correction.is_idle
+    assert load_bundle(PRIOR).params["metadata"]["learned_from"]["family"] == family.VERSION
+    assert PRIOR.stat().st_size < 5e6
 
 
 def test_gradients_that_are_not_finite_are_skipped() -> None:

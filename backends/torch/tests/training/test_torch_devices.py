@@ -32,7 +32,7 @@ from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 OPTIONS = PinnOptions(epochs=3, gridsize=1, channels=4, steps=1, batch_size=32, neighbours=16)
 UNROLLED = UnrolledOptions(
-    on="scan", epochs=2, channels=4, steps=4, batch_size=32, neighbours=16, seed=5
+    on="scan", start="nothing", epochs=2, channels=4, steps=4, batch_size=32, neighbours=16, seed=5
 )
 ONE = TorchExecution(accelerator="cpu", threads=1)
 TWO = msgspec.structs.replace(ONE, devices=2)

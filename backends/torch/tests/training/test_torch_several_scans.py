@@ -29,7 +29,7 @@ from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 pytestmark = pytest.mark.usefixtures("few_objects", "few_trials")
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL: dict[str, Any] = {"epochs": 2, "batch_size": 16, "neighbours": 16}
-PLAIN = UnrolledOptions(**SMALL, steps=4, channels=4)
+PLAIN = UnrolledOptions(**SMALL, start="nothing", steps=4, channels=4)
 OPTIONS = {
     "pinn": (pinn, PinnOptions(**SMALL, channels=4, steps=1, learning_rate=1e-3)),
     "labels": (pinn, PinnOptions(**SMALL, channels=4, steps=1, model_type="supervised")),

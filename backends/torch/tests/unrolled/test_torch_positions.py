@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("few_objects")
 CPU = TorchExecution(accelerator="cpu", threads=1)
 OPTIONS = UnrolledOptions(
     on="scan",
+    start="nothing",
     epochs=2,
     channels=4,
     batch_size=16,

@@ -27,7 +27,7 @@ from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 CPU = TorchExecution(accelerator="cpu", threads=1)
 SMALL = UnrolledOptions(
-    on="scan", epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, seed=5
+    on="scan", start="nothing", epochs=4, channels=4, steps=4, batch_size=16, neighbours=16, seed=5
 )
 
 

@@ -1,0 +1,27 @@
+"""`doit prior` makes the network anew that comes with this package: some hours of one core.
+
+A run that was interrupted goes on; the same settings give the same bytes on the same machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+SOURCES = Path("ptycho_tasks_torch")
+FOLDER, WORK = SOURCES / "prior", Path("build/prior")
+DOIT_CONFIG = {"default_tasks": []}
+
+
+def task_prior() -> dict[str, Any]:
+    """Learn the network that comes with the package from simulated scans."""
+    learn = [sys.executable, "-m", "ptycho_tasks_torch.prior.learn"]
+    places = ["--out", FOLDER, "--work", WORK]
+    parts = ("prior", "unrolled", "physics")
+    return {
+        "actions": [[*learn, *places, "--blocks", "9000", "--seed", "0"]],
+        "file_dep": [path for part in parts for path in sorted(SOURCES.glob(f"{part}/*.py"))],
+        "targets": [FOLDER / "wts.h5.zip"],
+        "verbosity": 2,
+    }
