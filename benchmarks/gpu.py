@@ -356,13 +356,16 @@ def measure_training(plan: Plan, device: torch.device) -> Iterator[Row]:
             with peak(device, row):
                 row["patterns/s"] = step.frames / seconds(step, device, plan.repeats)
             yield row
-        row = {"N": size, "what": f"training, {max(plan.blocks) * plan.block_frames} frames a step"}
-        with peak(device, row):
-            row["patterns/s"] = train(scan, plan, device)
-        yield row
+        for deterministic, kernels in ((None, "deterministic"), (False, "the fastest")):
+            row = {"N": size, "what": f"training, kernels: {kernels}"}
+            with peak(device, row):
+                row["patterns/s"] = train(scan, plan, device, deterministic)
+            yield row
 
 
-def train(scan: ScanData, plan: Plan, device: torch.device) -> float | None:
+def train(
+    scan: ScanData, plan: Plan, device: torch.device, deterministic: bool | None
+) -> float | None:
     """Patterns a second of a training, without its first epoch, which warms up."""
     backend = backend_named("unrolled")
     options = UnrolledOptions(
@@ -370,7 +373,12 @@ def train(scan: ScanData, plan: Plan, device: torch.device) -> float | None:
         batch_size=max(plan.blocks) * plan.block_frames,
         neighbours=plan.block_frames,
     )
-    given = {"accelerator": device.type, "num_workers": 4, "checkpointing": False}
+    given = {
+        "accelerator": device.type,
+        "deterministic": deterministic,
+        "num_workers": 4,
+        "checkpointing": False,
+    }
     ends: list[float] = []
 
     def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:

@@ -109,7 +109,8 @@ class MappedExposure(Exposure):
         values = np.asarray(self.diffraction[frames.cpu().numpy()]) / np.float32(self.scale)
         release_pages(self.diffraction)
         moved = torch.from_numpy(values).to(self.probes.device)
-        return torch.fft.ifftshift(moved, dim=(-2, -1)).square_().add_(self.dark).sqrt_()
+        amplitude: Tensor = torch.fft.ifftshift(moved, dim=(-2, -1))
+        return amplitude.square_().add_(self.dark).sqrt_()
 
     def hold(self) -> MappedExposure:
         """The same, with all frames in the device's memory."""
