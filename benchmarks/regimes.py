@@ -122,7 +122,7 @@ def epochs(scan: ScanData, options: Any, threads: int) -> Iterator[tuple[Cost, R
 
 
 OURS: dict[str, Contestant] = {
-    "nothing": partial(untrained, {"steps": 64}),
+    "nothing": partial(untrained, {}),
     "prior": partial(ours, {"start": "pretrained", "epochs": 0}),
     # The time is to end the training, and nothing else.
     "tuned": partial(

@@ -48,9 +48,8 @@ def check_scan_to_infer(payload: InferencePayload, training: TrainingPayload) ->
 def read_source(payload: Payload, path: Path) -> ScanData:
     """Read the source, or another scan in its format.
 
-    The frames stay memory-mapped, so that a scan may be larger than memory. The price: should
-    another program cut the file short meanwhile, the kernel ends this process with a bus error,
-    which Python cannot catch. A scan is to be replaced by renaming, not rewritten in place.
+    The frames stay memory-mapped, so that a scan may be larger than memory; what becomes of a file
+    that another program cuts short meanwhile, see `ptycho_tasks.scans.mapping`.
     """
     from ptycho_tasks.scans.readers import read_scan, refuse_changed
 

@@ -40,6 +40,12 @@ class Observer:
         run."""
 
 
+class _State(State):
+    """The database, for a program that goes on while files come that cannot be scans."""
+
+    skips_strays = True
+
+
 def run_tasks(choose: Callable[[Table], Iterable[str]], observer: Observer) -> None:
     """Run tasks of the project in the current folder and what they need, as far as it is stale.
     A failure stops only what needs the failed task.
@@ -54,7 +60,7 @@ def run_tasks(choose: Callable[[Table], Iterable[str]], observer: Observer) -> N
             told; or a signal asked this process to end.
     """
     forget_all()  # files and ptycho.yaml may have changed
-    manager = Dependency(State, STATE_NAME, checker_cls=Checker)
+    manager = Dependency(_State, STATE_NAME, checker_cls=Checker)
     Globals.dep_manager = manager
     try:
         names = [*choose(read_project_table())]

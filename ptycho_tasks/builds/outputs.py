@@ -92,6 +92,7 @@ def publish_reconstruction(
     from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
+    from ptycho_tasks.scans.mapping import refuse_cut
     from ptycho_tasks.system.files import replace_file
 
     misfit = data_misfit(
@@ -101,6 +102,7 @@ def publish_reconstruction(
         reconstruction.positions,
         scan.diffraction,
     )
+    refuse_cut()
     _refuse_worthless(misfit)
     metrics = {
         "frames": scan.frame_count,

@@ -45,20 +45,29 @@ class Plan(NamedTuple):
     """The files and folders besides ptycho.yaml that decide the rows."""
     store: str
     """The folder of results that is shared with others; empty where there is none."""
+    has_strays: bool
+    """Whether files were left out."""
 
 
-def make_plan(path: Path, config: bytes, changes: Mapping[str, str] | None = None) -> Plan:
+def make_plan(
+    path: Path,
+    config: bytes,
+    changes: Mapping[str, str] | None = None,
+    *,
+    skips_strays: bool = False,
+) -> Plan:
     """Make the rows of a project.
 
     Args:
         path: of ptycho.yaml.
         config: its bytes.
         changes: KEY=VALUE of the command line: then the rows are those of this one-off variant.
+        skips_strays: whether files that cannot be told from other scans are left out.
 
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
-    file = parse_config(path, config)
+    file = parse_config(path, config, skips_strays=skips_strays)
     planner = _Planner(file, list_variants(file, changes))
     for variant in planner.variants:
         planner.add_variant(variant)
@@ -79,11 +88,13 @@ class _Planner:
         self._watched: set[str] = set()
         self._backends: set[tuple[Any, Path | None]] = set()
         self._store = ""
+        self._has_strays = False
 
     def add_variant(self, variant: Variant) -> None:
         """Add the tasks of a variant: the training, and those of each scan."""
         scans = read_scans(merge(self.file, variant))
         self._watched |= {*scans.watched}
+        self._has_strays |= bool(scans.strays)
         for scan in scans.names:
             payloads = create_payloads(self.file, variant, scan)
             own = _Rows(payloads, has_variants=self._has_variants)
@@ -164,7 +175,8 @@ class _Planner:
         for backend in self._backends:
             self._watched |= {*_modules(self.file.path.absolute().parent, *backend)}
         every = [row for stage in rows.values() for row in stage.values()]
-        return Plan([*_merge_equal(every)], sorted(self._watched), self._store)
+        merged = [*_merge_equal(every)]
+        return Plan(merged, sorted(self._watched), self._store, self._has_strays)
 
 
 def _merge_equal(rows: Iterable[Row]) -> Iterator[Row]:

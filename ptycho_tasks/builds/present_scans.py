@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import list_variants
 from ptycho_tasks.config.layers import Variant, merge
-from ptycho_tasks.config.scans import read_scans
+from ptycho_tasks.config.scans import Stray, read_scans
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
 from ptycho_tasks.system.cache import forget_all
@@ -26,6 +26,8 @@ class PresentScans(NamedTuple):
     """The names of those that are learned from."""
     folders: tuple[Path, ...]
     """Where files may come that globs match; absolute."""
+    strays: tuple[Stray, ...]
+    """Files that are left out, since they cannot be told from other scans by name."""
     label: str | None
     """The variant whose tasks are wanted, if not all are."""
 
@@ -40,14 +42,16 @@ def list_present_scans(root: Path, variant: str | None = None) -> PresentScans:
     """
     forget_all()
     config = read_config_bytes(root / CONFIG_NAME)
-    file = parse_config(root / CONFIG_NAME, config)
+    file = parse_config(root / CONFIG_NAME, config, skips_strays=True)
     files: dict[str, set[Path]] = {}
     learned: set[str] = set()
     folders: dict[Path, None] = {}
+    strays: dict[Stray, None] = {}
     variants = list_variants(file)
     for one in _choose_variants(variants, variant):
         scans = read_scans(merge(file, one))
         folders |= dict.fromkeys(map(Path, scans.watched))
+        strays |= dict.fromkeys(scans.strays)
         learned |= {name for name in scans.learned if name is not None}
         for name, scan in scans.by_name.items():
             if name in {*scans.inferred, *scans.learned}:
@@ -61,7 +65,7 @@ def list_present_scans(root: Path, variant: str | None = None) -> PresentScans:
         )
     own_files = {name: tuple(sorted(paths)) for name, paths in files.items()}
     label = variant if len(variants) > 1 or variants[0].overrides else None
-    return PresentScans(config, own_files, frozenset(learned), tuple(folders), label)
+    return PresentScans(config, own_files, frozenset(learned), tuple(folders), tuple(strays), label)
 
 
 def _choose_variants(variants: list[Variant], wanted: str | None) -> list[Variant]:

@@ -103,15 +103,21 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def show_progress_of(label: str, payload: Payload, scan: ScanData) -> Iterator[Progress]:
-    """A `Progress` at which the frames that were read are let go of, so that a backend need not
-    do so to reconstruct a scan that is larger than memory."""
+def show_progress_of(
+    label: str, payload: Payload, scan: ScanData | None = None
+) -> Iterator[Progress]:
+    """A `Progress` that ends a stage whose scan was cut short meanwhile. With a scan, the frames
+    that were read are let go of at each step, so that a backend need not do so to reconstruct one
+    that is larger than memory."""
     from ptycho_tasks.scan import release_pages
+    from ptycho_tasks.scans.mapping import refuse_cut
 
     with show_progress(label, quiet=payload.execution.quiet) as shown:
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-            release_pages(scan.diffraction)
+            refuse_cut()
+            if scan is not None:
+                release_pages(scan.diffraction)
             shown(done, total, metrics)
 
         yield progress

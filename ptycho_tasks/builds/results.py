@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.state import Built, State
+from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
-from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, METRICS, RESULTS
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
+from ptycho_tasks.system.memory import measure_peak
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "source": ("scan.npz",),
-    "fixture": ("fixture.npz", "fixture.json"),
+    "fixture": (FIXTURE_NAME, "fixture.json"),
     "train": (BUNDLE_NAME,),
     "infer": RESULTS,
     "refine": RESULTS,
@@ -148,7 +149,7 @@ def _find_outputs(
         state.sha256(path) != digest for path, digest in digests.items()
     ):
         return None
-    record = make_record(now, row.name, 0.0)
+    record = make_record(now, row.name)
     files = {name: Path(path) for path, name in first.items()}
     if add:
         return store.add(row.stage, record, files)
@@ -211,8 +212,11 @@ def make_result(
         if row.stage == "train":
             _take_over_training(payload, now)
         payload = replace(payload, staging=folder)
-        run(payload)
-        record = make_record(now, row.name, monotonic() - began)
+        with measure_peak() as peak:
+            run(payload)
+            record = make_record(now, row.name, monotonic() - began, peak())
+        if row.stage == "fixture":
+            _refuse_other_size(row, state, folder)
         read: dict[str, str | None] = dict(payload.files_read)
         record = record._replace(identity=now._replace(read=read))
         if identify(row, state) == now:
@@ -224,6 +228,41 @@ def make_result(
             entry = describe_folder(folder, row.stage, record)
         place_files(row, entry)
     return describe_built(row, entry)
+
+
+def _refuse_other_size(row: Row, state: State, folder: Path) -> None:
+    """Refuse a fixture in a folder whose frames are of another size than those of a fixture that
+    the same training takes, and that is as it would be made now.
+
+    Raises:
+        ScanError: names both scans.
+    """
+    from ptycho_tasks.builds.project import read_project_table
+    from ptycho_tasks.scans.fixture import read_frame_size
+
+    rows, own = read_project_table().rows, {*row.outputs}
+    trainings = [{*one.inputs.values()} for one in rows if one.stage == "train"]
+    together = {path for read in trainings if read & own for path in read} - own
+    others = (one for one in rows if together & {*one.outputs} and _is_fresh(one, state))
+    other = next(others, None)
+    if other is None:
+        return
+    size = read_frame_size(folder / FIXTURE_NAME)
+    first = read_frame_size(Path(other.outputs[0]))
+    if size != first:
+        raise ScanError(
+            f"fixture.scans: the frames of {row.scan} have {size} x {size} pixels, those of "
+            f"{other.scan} {first} x {first}; one training takes scans of one size: leave one out, "
+            "or crop or bin it"
+        )
+
+
+def _is_fresh(row: Row, state: State) -> bool:
+    """Whether the outputs of a task are what it would make now."""
+    built = read_built(state.get(row.name, "_values_:"))
+    if built is None or built.key != identify(row, state, built.read).key():
+        return False
+    return all(state.sha256(path) == built.outputs.get(path) for path in row.outputs)
 
 
 def _take_over_training(payload: Payload, now: Identity) -> None:
@@ -290,8 +329,27 @@ def is_in_place(row: Row, state: State, entry: Entry) -> bool:
 
 
 def list_digests(row: Row, entry: Entry) -> dict[str, str | None]:
-    """What the outputs of a task are as the files of an entry: path to sha256."""
-    return {path: entry.record.files.get(name) for path, name in name_outputs(row).items()}
+    """What the outputs of a task, and kept checkpoints beside them, are as the files of an entry:
+    path to sha256."""
+    names = name_outputs(row) | name_checkpoints(row, entry)
+    return {path: entry.record.files.get(name) for path, name in names.items()}
+
+
+def name_checkpoints(row: Row, entry: Entry) -> dict[str, str]:
+    """What the store calls the checkpoints that an entry keeps, by their paths beside the outputs
+    of a task."""
+    kept = [name for name in entry.record.files if name.startswith(f"{CHECKPOINTS}/")]
+    folders = dict.fromkeys(Path(path).parent for path in row.outputs) if kept else {}
+    return {str(folder / name): name for folder in folders for name in kept}
+
+
+def list_built(row: Row, built: Built) -> Iterator[str]:
+    """The paths that have to be as they were built: of a task's outputs, and of kept checkpoints
+    beside them."""
+    yield from row.outputs
+    if row.stage == "train" and len(built.outputs) > len(row.outputs):
+        folders = {Path(path).parent for path in row.outputs}
+        yield from (path for path in built.outputs if {*Path(path).parents[2:3]} & folders)
 
 
 def place_files(row: Row, entry: Entry) -> None:
@@ -301,16 +359,17 @@ def place_files(row: Row, entry: Entry) -> None:
         FileWriteError: one cannot be written; what was there is unchanged.
     """
     link_files({Path(path): entry.folder / name for path, name in name_outputs(row).items()})
-    kept = [name for name in entry.record.files if name.startswith(f"{CHECKPOINTS}/")]
     if row.stage != "train":
         return
     from ptycho_tasks.results.folder_record import remove_recorded, write_record
 
-    for folder in {Path(path).parent for path in row.outputs}:
-        remove_recorded(folder / CHECKPOINTS)
-        link_files({folder / name: entry.folder / name for name in kept})
-        if kept:
-            write_record(folder / CHECKPOINTS, [folder / name for name in kept])
+    checkpoints = {Path(p): entry.folder / name for p, name in name_checkpoints(row, entry).items()}
+    for folder in {Path(path).parent / CHECKPOINTS for path in row.outputs}:
+        remove_recorded(folder)
+        own = {path: kept for path, kept in checkpoints.items() if folder in path.parents}
+        link_files(own)
+        if own:
+            write_record(folder, own)
 
 
 def describe_built(row: Row, entry: Entry) -> Built:
@@ -319,18 +378,18 @@ def describe_built(row: Row, entry: Entry) -> Built:
     return Built(entry.key, entry.key, read, list_digests(row, entry))
 
 
-def make_record(identity: Identity, label: str, seconds: float) -> Record:
-    """What is to be known of a result that was just made; of its files nothing yet."""
-    import resource
+def make_record(
+    identity: Identity, label: str, seconds: float = 0.0, memory_bytes: int = 0
+) -> Record:
+    """What is to be known of a result; of its files nothing yet. Zeros where it was found."""
     import socket
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Record(
         identity=identity,
         files={},
         made=SYSTEM_CLOCK.stamp(),
         seconds=round(seconds, 3),
-        memory_bytes=peak * (1 if sys.platform == "darwin" else 1024),
+        memory_bytes=memory_bytes,
         machine=socket.gethostname(),
         version=version("ptycho-tasks"),
         label=label,

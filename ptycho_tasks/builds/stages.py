@@ -41,7 +41,7 @@ from ptycho_tasks.builds.outputs import (
     refuse_folders,
     remove_other_trainings,
 )
-from ptycho_tasks.builds.progress import show_progress, show_progress_of
+from ptycho_tasks.builds.progress import show_progress_of
 from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import (
     InferencePayload,
@@ -50,7 +50,8 @@ from ptycho_tasks.config.payload import (
     TrainingPayload,
 )
 from ptycho_tasks.errors import BundleError, ScanError, TrainingError
-from ptycho_tasks.layout import BUNDLE_NAME
+from ptycho_tasks.layout import BUNDLE_NAME, FIXTURE_NAME
+from ptycho_tasks.scans.mapping import refuse_cut, refuse_cut_files
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import TrainedModel
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
+@refuse_cut_files()
 def check_source(payload: Payload) -> ScanData:
     """Simulate the source or check the user's; say what was found.
 
@@ -84,6 +86,7 @@ def check_source(payload: Payload) -> ScanData:
     return scan
 
 
+@refuse_cut_files()
 def make_fixture(payload: Payload) -> None:
     """Cut the source to the fixture and publish it with its sidecar.
 
@@ -96,7 +99,7 @@ def make_fixture(payload: Payload) -> None:
     identity = identity._replace(read=payload.files_read)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
-    output = payload.target(payload.fixture_file, "fixture.npz")
+    output = payload.target(payload.fixture_file, FIXTURE_NAME)
     fixture = cut_fixture(
         scan, source, sha256, payload.fixture, output, made_from=identity.to_record()
     )
@@ -142,6 +145,7 @@ def cut_fixture(
     return read_fixture(output)
 
 
+@refuse_cut_files()
 def train(payload: TrainingPayload) -> Path:
     """Train on the fixture and publish the bundle. Gives the bundle's path.
 
@@ -178,12 +182,12 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
     from ptycho_tasks.builds.turns import take_turn
     from ptycho_tasks.results.folder_record import record_changes
 
-    backend, quiet = payload.backend, payload.execution.quiet
+    backend = payload.backend
     trained_on = next(iter(payload.training_files.values()))
     with (
         record_changes(payload.log_dir),
         explain_failures(payload),
-        show_progress(f"train {backend.name}", quiet=quiet) as progress,
+        show_progress_of(f"train {backend.name}", payload) as progress,
     ):
         request = TrainRequest(
             scans,
@@ -201,6 +205,7 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
             check_cost(backend, request, name).explain_memory_errors(),
         ):
             model = backend.train(request)
+    refuse_cut()
     return checked_model(model, backend.name)
 
 
@@ -241,6 +246,7 @@ def _publish_checkpoints(payload: TrainingPayload, bundles: Mapping[str, bytes])
         write_record(folder, paths.values())
 
 
+@refuse_cut_files()
 def infer(payload: InferencePayload) -> dict[str, Any]:
     """Reconstruct the scan with the bundle; publish product, pictures and metrics.
 
@@ -290,6 +296,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     return metrics
 
 
+@refuse_cut_files()
 def refine(payload: RefinementPayload) -> dict[str, Any]:
     """Go on from the reconstruction with an iterative backend; publish what `infer` publishes.
 
@@ -320,9 +327,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     except TrainingError as error:
         shown = payload.display_path(payload.start_file)
         raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
-    quiet = payload.execution.quiet
     label = f"refine {refiner.name}"
-    with explain_failures(payload), show_progress(label, quiet=quiet) as progress:
+    with explain_failures(payload), show_progress_of(label, payload) as progress:
         say = functools.partial(_say, payload)
         request = RefineRequest(scan, start, payload.options, payload.execution, progress, say)
         name = payload.display_path(payload.scan_file)

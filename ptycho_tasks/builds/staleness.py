@@ -18,11 +18,13 @@ from ptycho_tasks.builds.results import (
     find_result,
     identify,
     is_in_place,
+    list_built,
     list_digests,
     take_result,
 )
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run
+from ptycho_tasks.builds.running import is_all_made
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry
 from ptycho_tasks.system.faults import exit_on_error
@@ -30,6 +32,9 @@ from ptycho_tasks.system.terminal import echo
 
 IGNORE_CODE = "ignore_code"
 """The option of every task that takes the code as it is."""
+
+_ACCEPTED = "accepted "
+"""How the note begins of a key whose result the user took as made by the code as it is."""
 
 
 class Answer(UptodateCalculator):  # type: ignore[misc]
@@ -108,7 +113,7 @@ class UpToDate(Answer):
                 echo(f"{self.row.name}: {path} is not there; what was made of it stays")
 
     def _changed_outputs(self, built: Built) -> Iterator[Reason]:
-        for path in self.row.outputs:
+        for path in list_built(self.row, built):
             old, new = built.outputs.get(path), self.state.sha256(path)
             if old != new or new is None:
                 text = describe_change(path, old, new, "was not made by this task")
@@ -154,24 +159,28 @@ class UpToDate(Answer):
             return None
         return project_store().read(self.row.stage, built.entry)
 
+    def _accepted_entry(self, built: Built | None, now: Identity) -> Entry | None:
+        """What the user took as made by the code as it is now, be it in its place or not."""
+        if built is not None and built.key == now.key():
+            return self._old_entry(built)
+        key = self.state.note(_ACCEPTED + now.key())
+        return project_store().read(self.row.stage, key) if key else None
+
     def _take(self, built: Built | None, now: Identity, *, is_run: bool) -> bool:
         """Whether what the task would make is there already; a run puts it in its places."""
         row, state, store = self.row, self.state, project_store()
-        if state.is_forgotten(row.name):
+        if state.is_forgotten(row.name) or is_all_made():
             return False
-        entry = find_result(
-            row,
-            state,
-            store,
-            now,
-            self._old_entry(built),
-            is_accepted=built is not None and built.key == now.key(),
-            add=is_run,
-        )
+        accepted = self._accepted_entry(built, now)
+        old = accepted or self._old_entry(built)
+        is_accepted = accepted is not None
+        entry = find_result(row, state, store, now, old, is_accepted=is_accepted, add=is_run)
         why = self.changed[0].text if self.changed else ""
         if entry is None:
             return False
         is_there = is_in_place(row, state, entry)
+        if not (is_run or is_there or store.seems_whole(entry)):
+            return False
         if is_run and not is_there and not take_result(row, state, store, entry, why):
             return False
         self.is_taken = is_run and not is_there
@@ -187,6 +196,7 @@ class UpToDate(Answer):
         if any(reason.kind != "code" for reason in self.reasons) or not self._is_code_ignored():
             return False
         assert built is not None
+        self.state.note(_ACCEPTED + now.key(), built.entry)
         self._adopt(built._replace(key=now.key()))
         return True
 

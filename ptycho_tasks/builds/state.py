@@ -35,6 +35,8 @@ class State:
     desc = "SQLite, committed as each task completes; for ptycho-tasks"
     is_read_only = False
     """Whether nothing is to be written, not even what only saves time."""
+    skips_strays = False
+    """Whether the tasks are those without files that cannot be told from other scans by name."""
 
     def __init__(self, name: str, codec: Any = None, *, module_name: str | None = None) -> None:
         """The database at `name`; it is read at first use, and made when there is something

@@ -59,14 +59,16 @@ class Record(NamedTuple):
     made: str
     """When, in UTC."""
     seconds: float
-    """How long the stage took."""
+    """How long the stage took; zero where it was not seen run, as for its memory."""
     memory_bytes: int
-    """The largest memory that the program had while it ran."""
+    """The most memory that the process had while the stage ran."""
     machine: str
     version: str
     """Of the program."""
     label: str = ""
     """The name that the task had in the project that made it."""
+    sizes: Mapping[str, int] = {}
+    """Bytes of the files, by path; empty in records of older versions."""
 
 
 class Entry(NamedTuple):
@@ -164,6 +166,17 @@ class Store:
                 self.set_aside(entry.folder, f"{name} is missing or damaged")
                 return False
         return True
+
+    def seems_whole(self, entry: Entry) -> bool:
+        """Whether an entry's files are there and as long as they were; a look that costs little.
+        What is not in the store yet has no folder, and is whole."""
+        if entry.folder == Path():
+            return True
+        try:
+            sizes = {name: (entry.folder / name).stat().st_size for name in entry.record.files}
+        except OSError:
+            return False
+        return all(sizes.get(name) == size for name, size in entry.record.sizes.items())
 
     def set_aside(self, folder: Path, problem: str) -> None:
         """Move a damaged entry out of the way, and say so."""
@@ -317,7 +330,9 @@ def describe_folder(folder: Path, stage: str, record: Record) -> Entry:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     with report_write_errors(folder):
         files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
-    return Entry(stage, record.identity.key(), folder, record._replace(files=files))
+        sizes = {name: (folder / name).stat().st_size for name in files}
+    record = record._replace(files=files, sizes=sizes)
+    return Entry(stage, record.identity.key(), folder, record)
 
 
 def remove_entry(folder: Path) -> None:
@@ -366,8 +381,9 @@ def _parse_record(data: Any) -> Record | None:
         return None
     parse_stamp(data["made"])
     numbers = float(data["seconds"]), int(data["memory_bytes"])
-    texts = (str(data[key]) for key in ("machine", "version", "label"))
-    return Record(identity, files, data["made"], *numbers, *texts)
+    machine, made_by, label = (str(data[key]) for key in ("machine", "version", "label"))
+    sizes = {name: int(size) for name, size in data.get("sizes", {}).items() if name in files}
+    return Record(identity, files, data["made"], *numbers, machine, made_by, label, sizes)
 
 
 def _is_file_entry(item: tuple[str, Any]) -> bool:

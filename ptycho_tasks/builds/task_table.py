@@ -75,7 +75,8 @@ class Table:
         from ptycho_tasks.config.document import parse_config
         from ptycho_tasks.config.factories import list_variants
 
-        file = parse_config(self.path, self.config)
+        # A file that came since these tasks were planned is not in their way.
+        file = parse_config(self.path, self.config, skips_strays=True)
         return file, {v.name: v for v in list_variants(file, self.changes)}
 
 
@@ -84,7 +85,8 @@ def read_table(root: Path, state: State | None, changes: Mapping[str, str] | Non
 
     Args:
         root: the project's folder.
-        state: the database, which may hold the table.
+        state: the database, which may hold the table, and knows whether files that cannot be told
+            from other scans are left out.
         changes: KEY=VALUE of the command line; then the tasks are those of this one-off variant.
 
     Raises:
@@ -105,9 +107,10 @@ def read_table(root: Path, state: State | None, changes: Mapping[str, str] | Non
     from ptycho_tasks.builds.planning import make_plan
 
     begun = now_ns()
-    plan = make_plan(path, config)
+    plan = make_plan(path, config, skips_strays=state is not None and state.skips_strays)
     stamps = _stamps(plan.watched)
-    if state is not None and not _may_have_changed(stamps, begun):
+    # Of a plan that left something out, no other program is to make use.
+    if state is not None and not plan.has_strays and not _may_have_changed(stamps, begun):
         note = {"key": key, "watched": stamps, "store": plan.store, **pack_rows(plan.rows)}
         state.keep_note(_NOTE, seal_note(note))
     return Table(plan.rows, path, config, plan.store)

@@ -27,7 +27,7 @@ def warm_up() -> None:
 
     with suppress(Exception), sift_output(lambda line: None, sys.stdout):
         table = read_project_table()
-        file = parse_config(table.path, table.config)
+        file = parse_config(table.path, table.config, skips_strays=True)
         variants = {variant.name: variant for variant in list_variants(file)}
         row = next(
             row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,7 @@ from ptycho_tasks.builds.present_scans import PresentScans, list_present_scans
 from ptycho_tasks.builds.progress import duration
 from ptycho_tasks.builds.warm_up import warm_up
 from ptycho_tasks.builds.watched_run import WatchedRun
-from ptycho_tasks.config.scans import NoMatchError
+from ptycho_tasks.config.scans import NoMatchError, Stray
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.scans.arrivals import SETTLED_S, Arrival, Arrivals, Stamp, read_stamp
@@ -51,6 +51,8 @@ class Tally:
 
     reconstructed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    left_out: Mapping[str, Stray] = field(default_factory=dict)
+    """By file, those that are there now and cannot be told from other scans by name."""
 
 
 class ChangedCodeError(PtychoTasksError):
@@ -83,6 +85,8 @@ def watch(options: WatchOptions) -> Tally:
 def _describe(tally: Tally, seconds: float) -> str:
     """A line that sums up."""
     failed = f", {len(tally.failed)} failed" if tally.failed else ""
+    if tally.left_out:
+        failed += f", {len(tally.left_out)} files left out"
     plural = "" if len(tally.reconstructed) == 1 else "s"
     return f"{len(tally.reconstructed)} scan{plural} reconstructed{failed}, in {duration(seconds)}"
 
@@ -180,6 +184,7 @@ class _Watcher:
         except ConfigError as error:
             return self._stay(error)
         self._folders = scans.folders
+        self._note_strays(scans.strays)
         self._note_missing(scans.files)
         if scans.config != self._config:
             # It may hold what a scan needs that failed.
@@ -299,10 +304,19 @@ class _Watcher:
             self._told = kind or text
             echo(text)
 
+    def _note_strays(self, strays: Iterable[Stray]) -> None:
+        """Say which files are left out, once, in a line for those of one name."""
+        known = {stray.problem for stray in self.tally.left_out.values()}
+        for problem in dict.fromkeys(stray.problem for stray in strays):
+            if problem not in known:
+                echo(f"left out: {problem}")
+        self.tally.left_out = {stray.file: stray for stray in strays}
+
     def _note_missing(self, names: Mapping[str, object]) -> None:
         """Say which scans are not there any more."""
+        left_out = {stray.name for stray in self.tally.left_out.values()}
         for name in self._known:
-            if name not in names:
+            if name not in names and name not in left_out:
                 echo(f"{name}  was removed; its results stay")
                 self._done.pop(name, None)
         self._known = dict.fromkeys(names)

@@ -1,10 +1,11 @@
-"""The doit commands `why` and `dry-run`: what is stale and for which reasons, and what would run.
+"""The doit commands `why`, `dry-run` and `info`: what is stale, why, and what would run.
 
-Neither runs or changes anything, and both work while a run is at work.
+None runs or changes anything, and all work while a run is at work.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,13 +13,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
+from doit.cmd_info import Info as _Info
 from doit.control import TaskControl
+from doit.exceptions import InvalidCommand
 from doit.task import Task
 
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.orphans import mention_orphans
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer, UpToDate
+from ptycho_tasks.builds.state import State
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.system.terminal import print_text
 
@@ -181,6 +185,34 @@ class DryRun(_Ask):
             yield "?  runs only if a task before it gives something new"
         if any(verdict.status == "stored" for verdict in due):
             yield "=  does not run: what it would make is put in its places"
+
+
+class Info(_Info):  # type: ignore[misc]
+    """`doit info`, of which doit's own reasons are those of `doit why`."""
+
+    name = "info"
+
+    def _execute(self, pos_args: Any, hide_status: bool = False) -> Any:
+        tasks = {task.name: task for task in self.task_list}
+        is_ours = isinstance(self.dep_manager.backend, State)
+        if len(pos_args) == 1 and pos_args[0] not in tasks:
+            near = difflib.get_close_matches(pos_args[0], tasks, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "`doit list --all` shows all"
+            raise InvalidCommand(f"no task is called `{pos_args[0]}`; {hint}")
+        if not is_ours or hide_status or len(pos_args) != 1:
+            return super()._execute(pos_args, hide_status)
+        control = TaskControl(self.task_list)
+        control.process(pos_args)
+        # What a task only stands for is said of its parts, whose states decide.
+        verdicts = {verdict.task: verdict for verdict in judge(control, self.dep_manager)}
+        shown = pos_args if pos_args[0] in verdicts else tasks[pos_args[0]].task_dep
+        own = [verdicts[name] for name in shown if name in verdicts]
+        super()._execute(pos_args, hide_status=True)
+        for verdict in own:
+            name = "" if [verdict.task] == pos_args else f"{verdict.task} "
+            texts = [f"\n - {one_line(reason.text)}" for reason in verdict.reasons]
+            print_text(f"\n{'status':11}: {name}{verdict.status}{''.join(texts)}\n", self.outstream)
+        return int(any(verdict.status != "up to date" for verdict in own))
 
 
 _MARKS = {"stale": ".", "depends": "?", "stored": "="}

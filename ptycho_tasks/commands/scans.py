@@ -51,6 +51,7 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
 
     from ptycho_tasks.builds.stages import cut_fixture
     from ptycho_tasks.scans.cutting import check_output
+    from ptycho_tasks.scans.mapping import refuse_cut_files
     from ptycho_tasks.scans.plausibility import doubts
     from ptycho_tasks.scans.readers import read_scan
     from ptycho_tasks.system.files import sha256_file
@@ -58,10 +59,11 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
     product = None if reading.product is None else Path(reading.product)
     check_output(output, [source, *([product] if product else [])], force=force)
     follow = tuple(map(Path, reading.follow))
-    scan = read_scan(source, product=product, follow=follow, **reading.reading)
-    for note in scan.notes:
-        echo(f"{source}: {note}")
-    for doubt in doubts(scan):
-        echo(f"warning: {source}: {doubt}", err=True)
-    frames = cut_fixture(scan, source, sha256_file, options, output)
+    with refuse_cut_files():
+        scan = read_scan(source, product=product, follow=follow, **reading.reading)
+        for note in scan.notes:
+            echo(f"{source}: {note}")
+        for doubt in doubts(scan):
+            echo(f"warning: {source}: {doubt}", err=True)
+        frames = cut_fixture(scan, source, sha256_file, options, output)
     echo(f"{output}: {frames.frame_count} frames of {frames.size} x {frames.size}")

@@ -27,5 +27,5 @@ def watch_command(variant: str | None, train: bool, once: bool, poll: bool, verb
     from ptycho_tasks.builds.watching import WatchOptions, watch
 
     tally = watch(WatchOptions(variant, train, once, poll, verbose))
-    if once and tally.failed:
+    if once and (tally.failed or tally.left_out):
         sys.exit(1)

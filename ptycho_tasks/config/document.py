@@ -80,6 +80,9 @@ class ConfigFile:
     data: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
     """Dotted key path to line number, counted from 1."""
+    skips_strays: bool = False
+    """Whether files that only globs match are left out, and not refused, where they cannot be told
+    from other scans by name: see `ptycho_tasks.config.scans.Stray`."""
 
     @property
     def root(self) -> Path:
@@ -112,12 +115,13 @@ def read_config(path: Path) -> ConfigFile:
     return parse_config(path, read_config_bytes(path))
 
 
-def parse_config(path: Path, content: bytes) -> ConfigFile:
+def parse_config(path: Path, content: bytes, *, skips_strays: bool = False) -> ConfigFile:
     """Parse the text of a ptycho.yaml without judging its values.
 
     Args:
         path: where it lies.
         content: its bytes.
+        skips_strays: see `ConfigFile`.
 
     Raises:
         ConfigError: it is not UTF-8, not YAML, gives a key twice, or is too large or too deep.
@@ -126,7 +130,7 @@ def parse_config(path: Path, content: bytes) -> ConfigFile:
     data = document.read(_text(path, content))
     if not isinstance(data, dict):
         raise ConfigError(f"{path.name}:1: expected `key: value` lines, got {_kind(data)}")
-    return ConfigFile(path.absolute(), data, document.lines)
+    return ConfigFile(path.absolute(), data, document.lines, skips_strays)
 
 
 def parse_value(text: str, name: str) -> Any:

@@ -23,6 +23,7 @@ from ptycho_tasks.config.variants import make_label
 from ptycho_tasks.layout import (
     BUNDLE_NAME,
     CHECKPOINTS,
+    FIXTURE_NAME,
     LOGS,
     RECONSTRUCTION,
     RESULTS,
@@ -265,7 +266,8 @@ class TrainingPayload(Payload):
             size: N of the training scan.
         """
         training: dict[str, Any] = msgspec.to_builtins(self.options)
-        read = next(iter(self.training_files.values()))
+        # A project's bundle may be another's too, so that it says what is the same in both.
+        read = FIXTURE_NAME if self.is_of_project else project_path(self.root, self.source_file)
         gridsize = training.get("gridsize", 1)
         flat = {
             "N": size,
@@ -278,7 +280,7 @@ class TrainingPayload(Payload):
             "object.big": gridsize > 1,
             "probe.trainable": training.get("probe") == "refined"
             or training.get("refine_probe", False),
-            "train_data_file_path": project_path(self.root, read),
+            "train_data_file_path": read,
         }
         return {
             "backend": self.backend.name,

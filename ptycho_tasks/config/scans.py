@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptycho_tasks.config.document import shorten
 from ptycho_tasks.config.fields import WHOLE, flatten
@@ -45,6 +45,17 @@ class NoMatchError(ConfigError):
         self.folders = folders
 
 
+class Stray(NamedTuple):
+    """A file that a glob matches, and that is left out since it cannot be told from another scan by
+    name."""
+
+    name: str
+    """What the scan would be called."""
+    file: str
+    problem: str
+    """What is wrong, where, and what to do."""
+
+
 @dataclass(frozen=True)
 class Scans:
     """The scans of a variant. A scan's name is None where `source` names no `files`: then there is
@@ -59,6 +70,8 @@ class Scans:
     watched: tuple[str, ...]
     """The folders whose listing decides what globs match; absolute; some may not be there."""
     by_name: Mapping[str, NamedScan]
+    strays: tuple[Stray, ...] = ()
+    """Files that are left out, where ptycho.yaml was read so."""
 
 
 _ONE_SCAN = Scans((None,), (None,), (None,), (), {})
@@ -121,9 +134,11 @@ class _Asked:
 @cached
 def _choose_scans(asked: _Asked, listed: _Asked) -> Scans:
     layers, (*_, wanted, what) = asked.layers, asked.parts
-    by_name, watched = _list_scans(listed)
+    listing = _list_scans(listed)
+    by_name = listing.by_name
     names = tuple(by_name)
     if wanted is not None:
+        _refuse_strays(wanted, listing)
         learned = tuple(dict.fromkeys(_match_names(layers, wanted, by_name)))
     elif len(names) == 1:
         learned = names
@@ -140,7 +155,20 @@ def _choose_scans(asked: _Asked, listed: _Asked) -> Scans:
             f"with `source.files`, expected `source` (each scan) or `fixture` (of each that is "
             f"learned from), got {shorten(what)}; list that file under `source.files`",
         )
-    return Scans(names, learned, inferred, watched, by_name)
+    return Scans(names, learned, inferred, tuple(listing.watched), by_name, tuple(listing.strays))
+
+
+def _refuse_strays(wanted: Iterable[str], listing: _ScanList) -> None:
+    """Refuse to learn from a scan that was left out: what is learned from is no guess.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    for stray in listing.strays:
+        if stray.name not in listing.by_name and any(
+            fnmatch.fnmatch(stray.name, text) for text in wanted
+        ):
+            raise ConfigError(stray.problem)
 
 
 def _match_names(layers: Layers, wanted: Iterable[str], names: Mapping[str, Any]) -> Iterator[str]:
@@ -160,8 +188,7 @@ def _describe_unknown(text: str, names: Iterable[str]) -> str:
 
 
 @cached
-def _list_scans(asked: _Asked) -> tuple[dict[str, NamedScan], tuple[str, ...]]:
-    """All scans by name, and the folders to watch."""
+def _list_scans(asked: _Asked) -> _ScanList:
     layers = asked.layers
     files = layers.data["source"]["files"]
     scans = _ScanList(layers)
@@ -170,12 +197,14 @@ def _list_scans(asked: _Asked) -> tuple[dict[str, NamedScan], tuple[str, ...]]:
     elif isinstance(files, dict):
         for name, value in files.items():
             scans.add_named(name, value)
+    if scans.strays and not scans.by_name:
+        raise NoMatchError(scans.strays[0].problem, list(scans.watched))
     if not scans.by_name:
         raise layers.refuse(
             WHOLE,
             f"expected a list of paths and globs, or `name: path` lines, got {shorten(files)}",
         )
-    return scans.by_name, tuple(scans.watched)
+    return scans
 
 
 _STRANGE = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9_.-]")
@@ -183,12 +212,15 @@ _STRANGE = re.compile(r"^[^A-Za-z0-9_]|[^A-Za-z0-9_.-]")
 
 
 class _ScanList:
-    """Gathers scans, and refuses those that are not distinct."""
+    """Gathers scans, and the folders to watch; refuses, or leaves out, what is not distinct."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.by_name: dict[str, NamedScan] = {}
         self.watched: dict[str, None] = {}
+        self.strays: list[Stray] = []
+        self._matched: dict[int, NamedScan] = {}
+        """Scans that may be left out, by their id."""
         self._root = str(layers.file.root)
         self._names: dict[str, NamedScan] = {}
         self._contents: dict[tuple[str, str], str] = {}
@@ -201,11 +233,15 @@ class _ScanList:
                 raise self.layers.refuse(key, f"expected a path or a glob, got {shorten(text)}")
             where = self.layers.where(key)
             origins = {"source": where, "source.file": where}
-            for path in self._expand(key, text) if self._is_glob(text) else [text]:
+            has_glob = self._is_glob(text)
+            for path in self._expand(key, text) if has_glob else [text]:
                 name = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 (thousands)
-                if self._is_glob(text):
-                    name = _STRANGE.sub("_", name)
-                self._add(key, NamedScan(name, {"file": path}, origins))
+                if not has_glob:
+                    self._add(key, NamedScan(name, {"file": path}, origins))
+                else:
+                    self._add_matched(
+                        key, NamedScan(_STRANGE.sub("_", name), {"file": path}, origins)
+                    )
 
     def add_named(self, name: str, value: Any) -> None:
         """Add a scan with a name of its own: its file, or its settings."""
@@ -252,13 +288,36 @@ class _ScanList:
             raise NoMatchError(str(refusal), folders)
         return paths
 
+    def _add_matched(self, key: str, scan: NamedScan) -> None:
+        """Add the scan of a file that a glob matches, which may have come at any time."""
+        if not self.layers.file.skips_strays:
+            self._add(key, scan)
+        elif self._describe_content(scan) not in self._contents:
+            self._matched[id(scan)] = scan
+            self._add(key, scan)
+
+    def _leave_out(self, problem: ConfigError, *scans: NamedScan) -> None:
+        """Leave out those scans that may be.
+
+        Raises:
+            ConfigError: the problem, where none may be left out.
+        """
+        strays = [scan for scan in scans if id(scan) in self._matched]
+        if not strays:
+            raise problem
+        for scan in strays:
+            if self.by_name.get(scan.name) is scan:
+                del self.by_name[scan.name]
+            self.strays.append(Stray(scan.name, scan.settings["file"], str(problem)))
+
     def _add(self, key: str, scan: NamedScan) -> None:
         if not re.fullmatch(NAME_PATTERN, scan.name):
-            raise self.layers.refuse(
+            problem = self.layers.refuse(
                 key,
                 f"{shorten(scan.name)} cannot name a scan: expected {NAME_RULE}; write "
                 f"`files: {{NAME: {scan.settings.get('file')}}}`",
             )
+            return self._leave_out(problem, scan)
         content = self._describe_content(scan)
         if content in self._contents:
             where = self.layers.where(self._contents[content])
@@ -268,13 +327,16 @@ class _ScanList:
         # Some file systems do not tell `A` from `a`.
         other = self._names.setdefault(scan.name.casefold(), scan)
         if other is not scan:
-            raise self.layers.refuse(
+            problem = self.layers.refuse(
                 key,
                 f"{_show_file(other)} and {_show_file(scan)} would both be called `{scan.name}`; "
-                "name them, as in `files: {first: PATH, second: PATH}`",
+                "rename one, or name them, as in `files: {first: PATH, second: PATH}`",
             )
+            self._leave_out(problem, other, scan)
         self._contents[content] = key
-        self.by_name[scan.name] = scan
+        if other is scan or id(scan) not in self._matched:
+            self._names[scan.name.casefold()] = self.by_name[scan.name] = scan
+        return None
 
     def _describe_content(self, scan: NamedScan) -> tuple[str, str]:
         """What tells a scan from others: its file and its settings; its name, where simulated."""

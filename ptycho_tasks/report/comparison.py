@@ -231,11 +231,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _measure_cost(training: Entry | None, own: Entry | None) -> dict[str, float]:
-    costs = {}
-    for name, entry in ((TRAINING, training), (INFERENCE, own)):
-        if entry is not None:
-            costs[name] = entry.record.seconds
-    memory = [entry.record.memory_bytes for entry in (training, own) if entry is not None]
+    """What is known of the cost; nothing of a result that was found, and not seen made."""
+    made = {TRAINING: training, INFERENCE: own}
+    records = {n: one.record for n, one in made.items() if one and one.record.memory_bytes}
+    costs: dict[str, float] = {name: record.seconds for name, record in records.items()}
+    memory = [record.memory_bytes for record in records.values()]
     return costs | ({MEMORY: max(memory)} if memory else {})
 
 

@@ -18,6 +18,7 @@ from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.options import FixtureOptions
 from ptycho_tasks.scan import ScanData, evenly_spaced
 from ptycho_tasks.scans.fixture import FORMAT, FORMAT_VERSION, is_whole
+from ptycho_tasks.scans.mapping import refuse_cut
 from ptycho_tasks.scans.npz import Rows, scan_arrays, write_npz
 from ptycho_tasks.system.files import (
     check_replaceable,
@@ -108,6 +109,7 @@ def write_fixture(
         with report_write_errors(npz_path):
             write_npz(npz_temp, arrays)
             flush(npz_temp)
+        refuse_cut()
         sidecar["npz"] = {"sha256": sha256_file(npz_temp)}
         with report_write_errors(sidecar_path):
             text = json.dumps(sidecar, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -55,6 +55,15 @@ def read_fixture(npz_path: Path) -> ScanData:
     return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 
 
+def read_frame_size(npz_path: Path) -> int:
+    """N of the frames of a fixture, as its sidecar says.
+
+    Raises:
+        ScanError: see `read_sidecar`.
+    """
+    return int(read_sidecar(npz_path.with_suffix(".json"))["arrays"]["diff3d"]["shape"][-1])
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """What a fixture's sidecar says.
 

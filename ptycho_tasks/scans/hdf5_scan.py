@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
+from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.scans.raw_scan import (
     METRES,
     Array,
@@ -220,17 +221,17 @@ def _require_dataset(file: LinkedFiles, path: Path, key: str, expected: str) -> 
 
 def _map(dataset: h5py.Dataset) -> Array:
     """A memory map of a dataset that lies in one piece in its file, else the dataset."""
-    path = dataset.file.filename
+    path = Path(dataset.file.filename)
     offset = dataset.id.get_offset()  # None where chunked, virtual or in another file
     mappable = (
         offset is not None
         and dataset.dtype.kind in "fiu"
         and not dataset.external
         # Mapped past the end of the file, it would end the process with a bus error.
-        and offset + dataset.nbytes <= Path(path).stat().st_size
+        and offset + dataset.nbytes <= path.stat().st_size
     )
     array: Array = (
-        np.memmap(path, dataset.dtype, "r", offset, dataset.shape) if mappable else dataset
+        map_array(path, path, dataset.dtype, offset, dataset.shape) if mappable else dataset
     )
     return array
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, release_pages
+from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.system.files import replace_file
 from ptycho_tasks.system.memory import has_memory_for
 
@@ -175,7 +176,7 @@ class NpzFile:
         file = self._archive.fp
         assert file is not None
         offset = _data_offset(file, member) + start
-        array: NDArray[Any] = np.memmap(file, dtype, "r", offset, shape or (1,), order)
+        array = map_array(self.path, file, dtype, offset, shape or (1,), order)
         return array.reshape(shape, order=order)
 
     @contextmanager

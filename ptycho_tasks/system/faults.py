@@ -30,6 +30,8 @@ _LONGEST = 300
 _OURS = "ptycho_tasks"
 _LOCAL = "ptycho_tasks_local_"
 """What the names of our packages, and of modules that hold a project's own backends, begin with."""
+_PASSES_ON = "ptycho_tasks.builds.running"
+"""Our module which all of doit's run is below, and which has no part in its faults."""
 
 
 def show_fault(error: BaseException, culprit: str = "") -> str:
@@ -91,6 +93,8 @@ def find_owner(error: BaseException) -> Literal["us", "user", "library"]:
     installed = tuple(f"{paths[name]}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
+        if module == _PASSES_ON:
+            continue
         if module.startswith(_OURS):
             return "user" if module.startswith(_LOCAL) else "us"
         if not frame.f_code.co_filename.startswith(("<", *installed)):

@@ -102,6 +102,15 @@ def _digest_sources() -> None:
             source_digest(path)
 
 
+def _remember_plugins() -> None:
+    """Look for doit's plugins once: it reads what is installed four times a command."""
+    import doit.plugin
+
+    doit.plugin.entry_points = cache(doit.plugin.entry_points)
+    for category in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
+        doit.plugin.entry_points(group=f"doit.{category}")
+
+
 def _serve() -> dict[str, Any] | None:
     """Fork for each request and answer with its exit code; gives the request in the fork."""
     for line in sys.stdin:
@@ -158,6 +167,7 @@ if __name__ == "__main__":
         with suppress(ImportError):
             importlib.import_module(name)
     _digest_sources()
+    _remember_plugins()
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))

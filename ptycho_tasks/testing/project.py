@@ -24,6 +24,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.forks import Completed, run_forked
 
+_entry_points = cache(entry_points)
+"""doit reads what is installed four times a command."""
 TIMEOUT_S = 300
 PYTHON = (sys.executable, "-m")
 DOIT = (*PYTHON, "doit")
@@ -125,6 +129,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.chdir(root)
         forget_all()
         monkeypatch.setattr(Globals, "dep_manager", None)
+        monkeypatch.setattr("doit.plugin.entry_points", _entry_points)
         dodo = {name: getattr(tasks, name) for name in tasks.__all__}
         dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}
         assert DoitMain(ModuleTaskLoader(dodo)).run(list(arguments)) == 0

@@ -106,3 +106,18 @@ def test_of_several_scans_to_learn_from_the_one_with_the_stray_position_is_named
     assert said.startswith("s.npz: b: a canvas of ")
     found = cost.check_cost(Plain(), TrainRequest(scans[:1] * 2, TrainingOptions()), "s.npz")
     assert found.memory_bytes == pytest.approx(6e8, rel=0.01)
+
+
+def test_the_memory_of_a_stage_is_not_that_of_one_before():
+    megabytes = 2**17
+    before = np.ones(200 * megabytes)
+    del before
+    with memory.measure_peak() as small:
+        held = np.ones(10 * megabytes)
+        first = small()
+    del held
+    with memory.measure_peak() as large:
+        held = np.ones(90 * megabytes)
+        second = large()
+        assert held[-1] == 1
+    assert 60 * 2**20 < second - first < 120 * 2**20

@@ -97,6 +97,21 @@ def test_a_new_scan_is_checked_and_reconstructed_and_nothing_else(built_beam, do
     assert "ptycho.yaml:2: scan `two`: source.file: there is no" in line
 
 
+def test_a_scan_that_is_cut_short_while_it_is_read_costs_itself_alone(beam, doit):
+    code = beam / "backends" / "epie.py"
+    cut = "if scan.name == 'one': __import__('os').truncate('raw/one.npz', 0)"
+    begin = "        canvas = canvas_of(scan.positions, N)\n"
+    assert begin in code.read_text()
+    code.write_text(code.read_text().replace(begin, f"{begin}        {cut}\n"))
+    done = doit(beam)
+    assert done.returncode == 1
+    assert ".  infer:two\n" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "raw/one.npz: was cut short while it was read; run again once it is complete" in line
+    results = beam / "runs/default/inference"
+    assert [path.name for path in results.iterdir()] == ["two"]
+
+
 def test_a_glob_of_scans_to_learn_from_is_told_by_why(beam, doit):
     edit(beam, ("scans: [one]", "scans: ['t*']"))
     assert "train" in ran(doit(beam, "train"))
@@ -104,6 +119,23 @@ def test_a_glob_of_scans_to_learn_from_is_told_by_why(beam, doit):
     shown = doit(beam, "why").stdout
     assert "fixtures/beam-twelve.npz is new as an input" in shown
     assert {"fixture:twelve", "train"} <= {*ran(doit(beam, "train"))}
+
+
+def test_scans_of_two_sizes_are_refused_when_their_fixtures_are_made(beam, doit):
+    add_scan(beam, "two", size=32, seed=2)
+    edit(beam, ("scans: [one]", "scans: [one, two]"))
+    done = doit(beam, "train")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith(
+        "error: fixture.scans: the frames of two have 32 x 32 pixels, those of one 16 x 16; one "
+    )
+    assert not (beam / "fixtures/beam-two.npz").exists()
+    assert "train" not in done.stdout.split("failed:")[0]
+    # What is there of another size is no reason once it would not be made any more.
+    for name in ("one", "two"):
+        add_scan(beam, name, size=32, seed=5)
+    assert doit(beam, "fixture:two").returncode == 0
 
 
 def test_variants_and_scans_combine(beam, doit):

@@ -168,6 +168,19 @@ def test_another_branch_and_back_is_no_work(built_project, build):
     assert build(built_project) == []
 
 
+def test_what_was_taken_as_made_by_the_code_as_it_is_stays_so(built_project, change, build):
+    backend = built_project / "backends/epie.py"
+    text = backend.read_text()
+    backend.write_text(text.replace("x64)\n", "x64) + 0\n"))
+    assert build(built_project, "infer", "--ignore-code") == []
+    change(training__epochs=4)
+    assert build(built_project) == ["train", "infer"]
+    change(training__epochs=5)
+    assert build(built_project) == []
+    backend.write_text(text.replace("x64)\n", "x64) + 1\n"))
+    assert build(built_project) == ["train", "infer"]
+
+
 def test_a_copy_without_its_scan_infers_from_its_fixture(file_project, build, doit):
     config = file_project / "ptycho.yaml"
     config.write_text(config.read_text() + "inference: {scan: fixture}\n")
@@ -184,10 +197,14 @@ def test_a_copy_without_its_scan_infers_from_its_fixture(file_project, build, do
     assert "there is no" in done.stderr
 
 
-def test_what_the_user_asks_for_is_made_again(built_project, build, doit):
+def test_what_the_user_asks_for_is_made_again(built_project, build, doit, capsys):
     doit(built_project, "forget", "train")
     assert build(built_project, "train") == ["train"]
     assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
+    shutil.rmtree(built_project / "runs")
+    capsys.readouterr()
+    assert build(built_project, "-a", "train") == ["source", "fixture", "train"]
+    assert "from the store" not in capsys.readouterr().out
 
 
 def test_variants_of_files_that_are_called_alike_are_not_mixed_up(file_project, doit, build):
@@ -239,6 +256,20 @@ def test_a_damaged_entry_is_set_aside_and_made_again(built_project, build, capsy
     assert build(built_project) == []
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_is_plainly_damaged_is_not_promised(built_project, doit, is_cut):
+    (record,) = entries(built_project, "train")
+    (built_project / BUNDLE).unlink()
+    assert "to be taken from the store" in doit(built_project, "why", "train").stdout
+    kept = record.parent / "wts.h5.zip"
+    content = kept.read_bytes()
+    kept.unlink()
+    if is_cut:
+        kept.write_bytes(content[:-1])
+    said = doit(built_project, "why", "train").stdout
+    assert "train    stale\n           runs/default/training/wts.h5.zip is missing\n" in said
+
+
 def test_an_edited_output_never_changes_the_store(built_project, build):
     (record,) = entries(built_project, "train")
     kept = (record.parent / "wts.h5.zip").read_bytes()
@@ -246,6 +277,23 @@ def test_an_edited_output_never_changes_the_store(built_project, build):
     assert (record.parent / "wts.h5.zip").read_bytes() == kept
     assert build(built_project) == []
     assert (built_project / BUNDLE).read_bytes() == kept
+
+
+def test_a_kept_checkpoint_that_was_removed_is_noticed(built_project, build, capsys):
+    backend = built_project / "backends/epie.py"
+    text, given = backend.read_text(), "TrainedModel(models={})"
+    kept = f"TrainedModel(models={{}}, checkpoints={{'best': {given}}})"
+    backend.write_text(text.replace(given, kept))
+    build(built_project)
+    checkpoint = built_project / "runs/default/training/checkpoints/best/wts.h5.zip"
+    content = checkpoint.read_bytes()
+    checkpoint.unlink()
+    capsys.readouterr()
+    assert build(built_project) == []
+    assert f"({checkpoint.relative_to(built_project)} is missing)" in capsys.readouterr().out
+    assert checkpoint.read_bytes() == content
+    assert build(built_project) == []
+    assert "from the store" not in capsys.readouterr().out
 
 
 def test_entries_are_read_only(built_project):
@@ -383,6 +431,19 @@ def test_key_and_value_on_the_command_line_are_a_variant(built_project, doit):
     assert doit(built_project, "dry-run").stdout == "nothing would run: all is up to date\n"
     present = doit(built_project, "dry-run", "training.epochs=5")
     assert present.stdout == "nothing would run: all is up to date\n"
+
+
+def test_info_says_of_a_variant_what_why_says(built_project, doit):
+    said = doit(built_project, "info", "infer", "training.epochs=4")
+    assert said.returncode == 1
+    assert "\nstatus     : infer:epochs4 stale\n - it was not built yet\n - tr" in said.stdout
+    doit(built_project, "train", "training.epochs=4")
+    said = doit(built_project, "info", "train:epochs4", "training.epochs=4")
+    assert said.returncode == 0
+    assert said.stdout.endswith("status     : up to date\n")
+    said = doit(built_project, "info", "train:epoch4", "training.epochs=4")
+    assert "no task is called `train:epoch4`; did you mean `train:epochs4`?" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

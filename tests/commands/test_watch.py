@@ -456,8 +456,8 @@ def test_a_scan_that_comes_while_the_tasks_are_planned_is_not_missed(
     once()
     make_plan = planning.make_plan
 
-    def plan_slowly(*arguments: object) -> planning.Plan:
-        plan = make_plan(*arguments)  # type: ignore[arg-type]
+    def plan_slowly(*arguments: object, **options: object) -> planning.Plan:
+        plan = make_plan(*arguments, **options)  # type: ignore[arg-type]
         if not (beam / "raw" / "third.npz").exists():
             drop(scans[2], beam / "raw" / "third.npz")
             time.sleep(0.15)
@@ -468,3 +468,36 @@ def test_a_scan_that_comes_while_the_tasks_are_planned_is_not_missed(
         patch.setattr(planning, "make_plan", plan_slowly)
         assert once().reconstructed == {"second"}
     assert once().reconstructed == {"third"}
+
+
+def test_files_of_one_name_cost_themselves_alone(
+    beam: Path, scans: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.replace("raw/*.npz", "raw/*.npz, raw/*/*.npz, raw/f*.npz")
+    (beam / "ptycho.yaml").write_text(config)
+    for name in ("x", "y"):
+        (beam / "raw" / name).mkdir()
+    drop(scans[1], beam / "raw" / "x" / "a.npz")
+    assert once().reconstructed == {"first", "a"}
+    drop(scans[2], beam / "raw" / "y" / "a.npz")
+    drop(scans[2], beam / "raw" / "second.npz")
+    capsys.readouterr()
+    tally = once()
+    assert (tally.reconstructed, tally.failed) == ({"second"}, set())
+    told = [line for line in capsys.readouterr().out.splitlines() if "a.npz" in line]
+    assert told == [
+        "left out: ptycho.yaml:2: source.files[1]: 'raw/x/a.npz' and 'raw/y/a.npz' would both be "
+        "called `a`; rename one, or name them, as in `files: {first: PATH, second: PATH}`"
+    ]
+    (beam / "raw" / "y" / "a.npz").rename(beam / "raw" / "y" / "b.npz")
+    once()
+    assert list_results(beam) == ["a", "b", "first", "second"]
+
+
+def test_what_is_learned_from_is_no_guess(beam: Path, scans: list[Path]) -> None:
+    (beam / "ptycho.yaml").write_text(CONFIG.replace("raw/*.npz", "raw/*.npz, raw/*/*.npz"))
+    (beam / "raw" / "x").mkdir()
+    drop(scans[1], beam / "raw" / "x" / "first.npz")
+    drop(scans[2], beam / "raw" / "second.npz")
+    with pytest.raises(ConfigError, match="both be called `first`"):
+        once()

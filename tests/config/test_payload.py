@@ -160,7 +160,7 @@ def test_the_bundle_gets_the_flat_names_that_users_know(read):
     assert params["flat"]["nepochs"] == 7
     assert params["flat"]["object.big"] is True
     assert params["flat"]["probe.trainable"] is False
-    assert params["flat"]["train_data_file_path"] == "fixtures/star.npz"
+    assert params["flat"]["train_data_file_path"] == "fixture.npz"
     assert params["training"]["rate"] == 0.1
 
 

@@ -63,6 +63,26 @@ def scans_of(root: Path, text: str, index: int = 0) -> Scans:
     return read_scans(merge(file, list_variants(file)[index]))
 
 
+def test_files_that_only_globs_match_may_be_left_out(root):
+    touch(root, "s/x.cxi", "t/b.npz", f"t/{'n' * 101}.npz")
+    text = "source: {files: [x.cxi, '*/*.npz', 's/*.npz', 's/*.cxi']}\nfixture: {scans: [x]}"
+    file = parse_config(
+        root / "ptycho.yaml", f"name: p\nbackend: mine\n{text}".encode(), skips_strays=True
+    )
+    scans = read_scans(merge(file, DEFAULT_VARIANT))
+    assert {name: scan.settings["file"] for name, scan in scans.by_name.items()} == {
+        "x": "x.cxi",
+        "a": "s/a.npz",
+    }
+    assert [stray.file for stray in scans.strays] == [
+        "s/b.npz",
+        "t/b.npz",
+        f"t/{'n' * 101}.npz",
+        "s/x.cxi",
+    ]
+    assert "cannot name a scan" in scans.strays[2].problem
+
+
 def files_of(root: Path, files: str) -> dict[str, str]:
     scans = scans_of(root, f"source: {{files: {files}}}\nfixture: {{scans: ['*']}}")
     return {name: scan.settings["file"] for name, scan in scans.by_name.items()}

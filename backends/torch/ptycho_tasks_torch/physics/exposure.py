@@ -161,9 +161,18 @@ class Exposure:
             canvas: (B, S, T) complex64 object.
 
         Returns:
-            (B, S, T) complex64, with gradients for the canvas and `probes`.
+            (B, S, T) complex64, without gradients.
         """
-        total: Tensor = _Correction.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
+        total, per_pixel = torch.zeros_like(canvas), 1 / self.size**2
+        with torch.no_grad():
+            for chunk in self.chunks():
+                far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
+                # In place: memory that is asked for anew costs half as much as the transforms.
+                excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
+                excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
+                waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
+                patches = waves.mul_(chunk.probes.conj())
+                add_onto(total, _sum_modes(patches), chunk.places)
         return total
 
     def predict(self, canvas: Tensor) -> Tensor:
@@ -204,11 +213,18 @@ def _propagate(canvas: Tensor, chunk: Chunk, dark: float) -> tuple[Tensor, Tenso
     """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes and
     the dark, which is not times N. To scale the far field would cost a pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
-    square = torch.view_as_real(far).square()
-    square = square[..., 0] + square[..., 1]
-    total = square[:, 0] if square.shape[1] == 1 else square.sum(dim=1)
     N = far.shape[-1]
-    return far, total.mul_(1 / N**2).add_(dark).sqrt_()
+    return far, _sum_intensity(far).mul_(1 / N**2).add_(dark).sqrt_()
+
+
+def _sum_intensity(far: Tensor) -> Tensor:
+    """(C, N, N) float32: |far|^2 of (C, P, N, N) complex64, summed over modes."""
+    square = torch.view_as_real(far).square()
+    return _sum_modes(square[..., 0] + square[..., 1])
+
+
+def _sum_modes(values: Tensor) -> Tensor:
+    return values[:, 0] if values.shape[1] == 1 else values.sum(dim=1)
 
 
 def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
@@ -220,49 +236,8 @@ def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
         chunk: the frames.
     """
     waves: Tensor = torch.fft.ifft2(far, norm="forward")
-    patches = waves * chunk.probes.conj()
-    add_onto(canvas, patches[:, 0] if patches.shape[1] == 1 else patches.sum(dim=1), chunk.places)
+    add_onto(canvas, _sum_modes(waves * chunk.probes.conj()), chunk.places)
     return waves
-
-
-def _project(far: Tensor, wave: Tensor) -> Tensor:
-    """(C, N, N) float32: Re conj(far) wave, summed over modes."""
-    product = torch.view_as_real(far) * torch.view_as_real(wave)
-    projection: Tensor = (product[..., 0] + product[..., 1]).sum(dim=1)
-    return projection
-
-
-class _Correction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
-        by_canvas, by_probes, _ = ctx.needs_input_grad
-        total, kept, N = torch.zeros_like(canvas), [], exposure.size
-        for chunk in exposure.chunks():
-            far, modulus = _propagate(canvas, chunk, exposure.dark)
-            excess = chunk.amplitude / modulus - 1
-            change = _propagate_back(total, far * (excess / N**2)[:, None], chunk)
-            if by_canvas or by_probes:
-                kept.append((far, modulus, excess, change if by_probes else None))
-        ctx.exposure, ctx.kept = exposure, kept
-        ctx.save_for_backward(canvas, probes)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        canvas, _ = ctx.saved_tensors
-        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
-        for chunk, (far, modulus, excess, change) in zip(
-            ctx.exposure.chunks(), ctx.kept, strict=True
-        ):
-            behind = chunk.cut(gradients[0])
-            wave = torch.fft.fft2(chunk.probes * behind)
-            # A change of the modulus alone is lost, because the modulus is replaced.
-            lost = (excess + 1) * _project(far, wave) / (modulus * N).square()
-            wave = wave * (excess / N**2)[:, None] - far * (lost / N**2)[:, None]
-            wave = _propagate_back(by_canvas, wave, chunk)
-            if ctx.needs_input_grad[1]:
-                by_probes.append(behind.conj() * change + wave * chunk.cut(canvas).conj())
-        return by_canvas, torch.cat(by_probes) if by_probes else None, None
 
 
 class _Prediction(torch.autograd.Function):

@@ -3,7 +3,13 @@ what they lead to."""
 
 from __future__ import annotations
 
-from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.backend import (
+    InferRequest,
+    Reconstruction,
+    RefineRequest,
+    TrainedModel,
+    TrainRequest,
+)
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
@@ -54,6 +60,17 @@ class Unrolled:
         from ptycho_tasks_torch.unrolled.inference import reconstruct_on_canvas
 
         return reconstruct_on_canvas(request)
+
+    def refine(self, request: RefineRequest) -> Reconstruction:
+        """Go on from a reconstruction with physics steps; of the options, `steps` counts.
+
+        Raises:
+            ConfigError: the accelerator is not there.
+            ScanError: every frame is dark.
+        """
+        from ptycho_tasks_torch.unrolled.refinement import refine_on_canvas
+
+        return refine_on_canvas(request)
 
 
 backend = Unrolled()

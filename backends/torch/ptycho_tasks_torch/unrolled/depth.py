@@ -36,12 +36,15 @@ LAST_SHARE, LEAST_LAST = 0.1, 4
 class Depth:
     """Steps on an exposure of one canvas, as many as it needs."""
 
-    def __init__(self, exposure: Exposure, steps: int | None = None) -> None:
+    def __init__(
+        self, exposure: Exposure, steps: int | None = None, start: Tensor | None = None
+    ) -> None:
         """Hold frames back, where there are enough.
 
         Args:
             exposure: frames and probes.
             steps: how many steps to take, the last ones included; None takes as many as it needs.
+            start: (1, S, T) complex64 object to go on from; None begins with a flat one.
         """
         self.exposure, self.steps = exposure, steps
         held_back = choose_held_back(exposure)
@@ -49,7 +52,7 @@ class Depth:
         """Frames that are no part of the steps but the last."""
         rest = sorted({*range(len(exposure.places))} - {*held_back})
         self.rest = exposure.take(rest) if held_back else exposure
-        self.engine = Engine(self.rest)
+        self.engine = Engine(self.rest, start)
         self.misfits = [self.measure(self.engine.canvas)]
         """Of the frames held back, before the first step and after each."""
         self.best = self.engine.canvas
@@ -128,8 +131,8 @@ class Depth:
         best = min(range(len(self.misfits)), key=self.misfits.__getitem__)
         if best == 0:
             return (
-                f"{taken} steps; frames held back are explained no better than by a flat object: "
-                "check probe and positions"
+                f"{taken} steps; frames held back are explained no better than at the start: check "
+                "probe and positions"
             )
         if self.has_diverged:
             return f"{taken} steps; diverged, back to step {best}, the best for frames held back"

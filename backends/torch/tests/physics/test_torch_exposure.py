@@ -75,13 +75,9 @@ def test_derivatives_by_object_and_probe_are_those_of_finite_differences(modes, 
         exposure.probes.clone().requires_grad_(),
     )
 
-    def correction(canvas, probes):
-        return torch.view_as_real(replace(exposure, probes=probes).correction(canvas))
-
     def predicted(canvas, probes):
         return replace(exposure, probes=probes).predict(canvas)
 
-    assert torch.autograd.gradcheck(correction, inputs)
     assert torch.autograd.gradcheck(predicted, inputs)
 
 

@@ -1,0 +1,57 @@
+"""Go on from another reconstruction with physics steps, as many as frames held back ask for."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_tasks.backend import Reconstruction, RefineRequest
+from ptycho_tasks.scan import Canvas, canvas_of
+from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
+from ptycho_tasks_torch.unrolled.depth import MOST_STEPS, Depth
+
+
+def refine_on_canvas(request: RefineRequest) -> Reconstruction:
+    """Take steps from a start's object, with its probe and positions; see `Unrolled.refine`."""
+    execution = TorchExecution.from_execution(request.execution)
+    with settings(execution), torch.inference_mode():
+        start, steps = request.start, request.options.steps
+        scan = replace(request.scan, probe=start.probe, positions=start.positions)
+        scale = math.sqrt(read_intensity(scan, np.arange(scan.frame_count)))
+        modes = torch.from_numpy(start.probe / np.float32(scale)).to(
+            find_device(execution.accelerator)
+        )
+        exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
+        place = canvas_of(scan.positions, scan.size)
+        depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
+        most = MOST_STEPS if steps == "auto" else steps
+        request.progress(0, most, {})
+        for done, _ in enumerate(depth.run(), start=1):
+            request.progress(done, max(most, done), {})
+        engine = deque(depth.finish(depth.best), maxlen=1).pop()
+        request.progress(engine.steps, max(most, engine.steps), {})
+        request.say(depth.describe())
+        rows, columns = place.shape
+        lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
+        image = engine.canvas[0, :rows, :columns].cpu().numpy() * lit
+    return Reconstruction(image, place.origin, start.probe, scan.positions, depth.misfits)
+
+
+def _lay(start: Reconstruction, place: Canvas, exposure: Exposure) -> Tensor:
+    """(1, S, T) canvas with the object of a start where it was seen, and 1 elsewhere."""
+    canvas = np.ones(exposure.shape, np.complex64)
+    seen = np.where(start.seen, start.object, np.complex64(1))
+    row, column = (here - there for here, there in zip(start.origin, place.origin, strict=True))
+    top, left = max(row, 0), max(column, 0)
+    part = seen[top - row :, left - column :][: canvas.shape[0] - top, : canvas.shape[1] - left]
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return torch.from_numpy(canvas)[None].to(exposure.light.device)
