@@ -31,6 +31,7 @@ from ptycho_tasks.backend import (
     Backend,
     InferRequest,
     Reconstruction,
+    TrainedModel,
     TrainRequest,
     checked_model,
     checked_reconstruction,
@@ -232,6 +233,18 @@ def trained_on(
 ) -> Training:
     """Train the backend of a name on the scan in a file."""
     return trained(backend_named(name), read_scan(file), options, execution, folder)
+
+
+def untrained_model(scan: ScanData, options: Any) -> TrainedModel:
+    """The backend `unrolled` with the weights that it would begin to learn with."""
+    from ptycho_tasks_torch.physics.scale import read_intensity
+    from ptycho_tasks_torch.training.weights import OBJECT_NETWORK
+    from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
+
+    weights = make_unrolled_networks(options)[0].state_dict()
+    arrays = {name: weight.contiguous().numpy() for name, weight in weights.items()}
+    scale = read_intensity(scan, np.arange(scan.frame_count))
+    return TrainedModel({OBJECT_NETWORK: arrays}, {"N": scan.size, "intensity_scale": scale})
 
 
 def inference(

@@ -39,8 +39,9 @@ from measuring import (
     no_worse,
     stepwise,
     told_in_a_line,
+    untrained_model,
 )
-from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
+from ptycho_tasks.backend import InferRequest, Reconstruction, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.physics.metrics import align, compare, scanned_box
 from ptycho_tasks.scan import ScanData
@@ -97,16 +98,9 @@ def ours(training: Mapping[str, Any], scan: ScanData, threads: int) -> Run:
 
 def untrained(training: Mapping[str, Any], scan: ScanData, threads: int) -> Run:
     """The backend `unrolled` with the weights that it would begin to learn with."""
-    from ptycho_tasks_torch.physics.scale import read_intensity
-    from ptycho_tasks_torch.training.weights import OBJECT_NETWORK
-    from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
-
     backend = backend_named("unrolled")
     options = msgspec.convert(dict(training), backend.options_type)
-    weights = make_unrolled_networks(options)[0].state_dict()
-    arrays = {name: weight.contiguous().numpy() for name, weight in weights.items()}
-    scale = read_intensity(scan, np.arange(scan.frame_count))
-    model = TrainedModel({OBJECT_NETWORK: arrays}, {"N": scan.size, "intensity_scale": scale})
+    model = untrained_model(scan, options)
     request = InferRequest(scan, model, options, execution_of(backend, threads))
     return Run(Cost(0, 0), stepwise(request))
 

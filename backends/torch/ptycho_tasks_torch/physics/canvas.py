@@ -6,39 +6,86 @@ along one side of a patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Place = tuple[int, int, int]
-"""Canvas, and the row and column of a patch's top-left pixel on it."""
+
+class Way(NamedTuple):
+    """How patches are cut out and added; arguments as for `cut_from` and `add_onto`."""
+
+    cut: Callable[[Tensor, Tensor, int], Tensor]
+    add: Callable[[Tensor, Tensor, Tensor], None]
 
 
-def list_places(corners: Tensor) -> list[Place]:
-    """Of the B * F frames whose (B, F, 2) corners lie on B canvases, canvas after canvas."""
-    return [(b, y, x) for b, canvas in enumerate(corners.tolist()) for y, x in canvas]
+def list_places(corners: Tensor) -> Tensor:
+    """(B * F, 3) int64 places, canvas after canvas, of frames with (B, F, 2) int64 corners.
+
+    A place is a canvas, and the row and column of a patch's top-left pixel on it. Places lie on the
+    device of the canvases.
+    """
+    canvases = torch.arange(len(corners), device=corners.device)[:, None, None]
+    return torch.cat([canvases.expand(*corners.shape[:2], 1), corners], dim=-1).flatten(0, 1)
 
 
-def cut_from(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
+def cut_from(canvas: Tensor, places: Tensor, size: int) -> Tensor:
     """`cut_patches` without gradients."""
+    return choose_way(canvas).cut(canvas, places, size)
+
+
+def add_onto(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
+    """Add (F, N, N) patches to (B, S, T) contiguous canvases in place, without gradients."""
+    choose_way(canvas).add(canvas, patches, places)
+
+
+def choose_way(canvas: Tensor) -> Way:
+    """The fastest on the canvas' device: a GPU would start a kernel for each slice."""
+    return SLICES if canvas.is_cpu else INDEX
+
+
+def _cut_slices(canvas: Tensor, places: Tensor, size: int) -> Tensor:
     canvases = canvas.unbind()
-    return torch.stack([canvases[b][y : y + size, x : x + size] for b, y, x in places])
+    return torch.stack([canvases[b][y : y + size, x : x + size] for b, y, x in places.tolist()])
 
 
-def add_onto(canvas: Tensor, patches: Tensor, places: Sequence[Place]) -> None:
-    """Add (F, N, N) patches to (B, S, T) canvases in place, without gradients."""
+def _add_slices(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
     size, canvases = patches.shape[-1], canvas.unbind()
-    for (b, y, x), patch in zip(places, patches.unbind(), strict=True):
+    for (b, y, x), patch in zip(places.tolist(), patches.unbind(), strict=True):
         canvases[b][y : y + size, x : x + size].add_(patch)
+
+
+def _cut_index(canvas: Tensor, places: Tensor, size: int) -> Tensor:
+    return canvas.flatten()[_pixels(canvas, places, size)]
+
+
+def _add_index(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
+    pixels = _pixels(canvas, places, patches.shape[-1])
+    # Where torch is to be deterministic, it sorts what is added to a pixel.
+    canvas.view(-1).index_add_(0, pixels.flatten(), patches.flatten())
+
+
+def _pixels(canvas: Tensor, places: Tensor, size: int) -> Tensor:
+    """(F, N, N) int64 indices of the pixels of patches among all pixels of the canvases.
+
+    Computed each time: that takes less time than the patches themselves, and kept they would take
+    as much memory as these.
+    """
+    _, S, T = canvas.shape
+    b, y, x = places.unbind(dim=1)
+    along = torch.arange(size, device=places.device)
+    return ((b * S + y) * T + x)[:, None, None] + (along[:, None] * T + along)
+
+
+SLICES, INDEX = Way(_cut_slices, _add_slices), Way(_cut_index, _add_index)
 
 
 # Slices with an adjoint written by hand: the backward pass of an indexed gather takes about ten
 # times as long on a CPU.
 class _Cut(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
+    def forward(ctx: Any, canvas: Tensor, places: Tensor, size: int) -> Tensor:
         ctx.places, ctx.shape = places, canvas.shape
         return cut_from(canvas, places, size)
 
@@ -51,9 +98,7 @@ class _Cut(torch.autograd.Function):
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, patches: Tensor, places: Sequence[Place], shape: tuple[int, int, int]
-    ) -> Tensor:
+    def forward(ctx: Any, patches: Tensor, places: Tensor, shape: tuple[int, int, int]) -> Tensor:
         ctx.places, ctx.size = places, patches.shape[-1]
         canvas = patches.new_zeros(shape)
         add_onto(canvas, patches, places)
@@ -64,12 +109,13 @@ class _Add(torch.autograd.Function):
         return cut_from(gradients[0], ctx.places, ctx.size), None, None
 
 
-def cut_patches(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
+def cut_patches(canvas: Tensor, places: Tensor, size: int) -> Tensor:
     """Cut windows out of canvases.
 
     Args:
         canvas: (B, S, T), real or complex.
-        places: of the windows, which must lie inside their canvas.
+        places: (F, 3) int64 of the windows, which must lie inside their canvas; see
+            `list_places`.
         size: N.
 
     Returns:
@@ -79,12 +125,13 @@ def cut_patches(canvas: Tensor, places: Sequence[Place], size: int) -> Tensor:
     return patches
 
 
-def add_patches(patches: Tensor, places: Sequence[Place], shape: tuple[int, int, int]) -> Tensor:
+def add_patches(patches: Tensor, places: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Sum patches onto empty canvases.
 
     Args:
         patches: (F, N, N), real or complex.
-        places: of the patches, which must lie inside their canvas.
+        places: (F, 3) int64 of the patches, which must lie inside their canvas; see
+            `list_places`.
         shape: (B, S, T).
 
     Returns:

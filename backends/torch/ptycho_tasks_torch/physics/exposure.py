@@ -1,6 +1,6 @@
 """Frames on canvases, and the physics step that they ask for there.
 
-Frames are computed in chunks that fit into the cache of a CPU: their Fourier transforms are then
+Frames are computed in chunks. On a CPU these fit into its cache: their Fourier transforms are then
 about three times as fast as all at once. The gradient of a step is written by hand, because it has
 the same parts as the step: cutting and adding patches are adjoint to each other, and so are the two
 Fourier transforms.
@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_tasks_torch.physics.canvas import Place, add_onto, cut_from, cut_patches
+from ptycho_tasks_torch.physics.canvas import add_onto, cut_from, cut_patches
 
-CHUNK_PIXELS = 2**17
-"""Complex pixels of a chunk: 1 MiB."""
+CHUNK_PIXELS, GPU_CHUNK_PIXELS = 2**17, 2**25
+"""Complex pixels of a chunk: 1 MiB fits into the cache of a CPU. A GPU gets as many as keep it
+busy; a step takes about ten times their 256 MiB."""
 DARK = 1e-6
 """Least intensity that is added to every pixel, in units of the mean intensity, so that the slope
 of the modulus is finite where the far field is dark."""
@@ -42,7 +43,8 @@ class Chunk(NamedTuple):
     """Some of the frames."""
 
     frames: slice
-    places: Sequence[Place]
+    places: Tensor
+    """(C, 3) int64, as of `Exposure`."""
     amplitude: Tensor
     """(C, N, N) float32, as of `Exposure`."""
     probes: Tensor
@@ -64,7 +66,8 @@ class Exposure:
     """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first."""
     probes: Tensor
     """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
-    places: Sequence[Place]
+    places: Tensor
+    """(F, 3) int64, on the device of the frames; see `list_places`."""
     canvases: int
     """B."""
     shape: tuple[int, int]
@@ -104,9 +107,8 @@ class Exposure:
         return self.light.amax(dim=(-2, -1), keepdim=True)
 
     def chunks(self) -> Iterator[Chunk]:
-        """The frames, as many at a time as fit into a CPU's cache."""
-        modes, size = self.probes.shape[1], self.size
-        step = max(1, CHUNK_PIXELS // (modes * size**2))
+        """The frames, as many at a time as suit the device."""
+        step = count_chunk_frames(self.probes[:1])
         for first in range(0, len(self.places), step):
             some = slice(first, min(first + step, len(self.places)))
             yield Chunk(some, self.places[some], self.amplitude[some], self.probes[some])
@@ -117,7 +119,7 @@ class Exposure:
         return Exposure(
             self.amplitude[chosen],
             self.probes[chosen],
-            [self.places[frame] for frame in frames],
+            self.places[chosen],
             self.canvases,
             self.shape,
             self.radius,
@@ -130,8 +132,9 @@ class Exposure:
         Into fewer where a canvas has fewer frames.
         """
         orders: dict[int, list[int]] = {}
+        canvases = self.places[:, 0].tolist()
         for frame in morton_order(self.places):
-            orders.setdefault(self.places[frame][0], []).append(frame)
+            orders.setdefault(canvases[frame], []).append(frame)
         count = min(count, *(len(order) for order in orders.values()))
         if count == 1:
             return [self]
@@ -185,9 +188,16 @@ def find_dark(counts: float) -> float:
     return max(DARK, ANSCOMBE / counts)
 
 
-def morton_order(places: Sequence[Place]) -> list[int]:
-    """Indices of places in Morton order (G. M. Morton, IBM, 1966): neighbours stay neighbours."""
-    canvases, *axes = np.asarray(places, dtype=np.int64).T
+def count_chunk_frames(modes: Tensor) -> int:
+    """Frames of a chunk, from the modes of one probe on the device of the frames."""
+    pixels = CHUNK_PIXELS if modes.is_cpu else GPU_CHUNK_PIXELS
+    return max(1, pixels // modes.numel())
+
+
+def morton_order(places: Tensor) -> list[int]:
+    """Indices of (F, 3) places in Morton order (G. M. Morton, IBM, 1966): neighbours stay
+    neighbours."""
+    canvases, *axes = places.cpu().numpy().T
     corners = np.stack(axes, axis=1)
     for canvas in np.unique(canvases):
         corners[canvases == canvas] -= corners[canvases == canvas].min(axis=0)

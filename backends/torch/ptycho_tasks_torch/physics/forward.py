@@ -116,8 +116,9 @@ def spot_radius(probe: Tensor) -> float:
     Args:
         probe: (P, N, N) complex64 modes; not all dark.
     """
-    light = probe.detach().abs().square().sum(dim=0).double()
-    index = torch.arange(light.shape[-1], dtype=light.dtype, device=light.device)
+    # On the CPU: a GPU would be waited for twice, and one of Apple's has no double precision.
+    light = probe.detach().abs().square().sum(dim=0).cpu().double()
+    index = torch.arange(light.shape[-1], dtype=light.dtype)
     variance = 0.0
     for axis in (0, 1):
         share = light.sum(dim=1 - axis) / light.sum()

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, release_pages
-from ptycho_tasks_torch.physics.canvas import padded_shape
-from ptycho_tasks_torch.physics.exposure import CHUNK_PIXELS, Chunk, Exposure
+from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
+from ptycho_tasks_torch.physics.exposure import Chunk, Exposure, count_chunk_frames
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 MULTIPLE = 8
 """Of what the sides of a canvas are multiples: few lengths are as fast to transform."""
 HELD_BYTES = 2**28
 """Frames and probes up to this size stay in memory; larger ones are read again in every step."""
+GPU_HELD_SHARE, GPU_FRAMES_SHARE = 1 / 8, 1 / 2
+"""Of a GPU's memory, that frames and probes may take, three times over while parts of them take
+turns; and that frames alone may take, whose probes are then moved again in every step."""
 
 
 def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> Exposure:
@@ -37,18 +40,20 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
     mapped = MappedExposure(
         amplitude=modes.real.new_empty((0, N, N)),
         probes=modes,
-        places=[(0, y, x) for y, x in corners.tolist()],
+        places=list_places(torch.from_numpy(corners)[None]).to(modes.device),
         canvases=1,
         shape=padded_shape(corners.max(axis=0).tolist(), N, MULTIPLE),
         radius=spot_radius(modes),
         counts=scale**2 / photon if photon else math.inf,
         diffraction=scan.diffraction,
-        frames=np.arange(scan.frame_count),
-        fractions=fractions.astype(np.float32),
+        frames=torch.arange(scan.frame_count, device=modes.device),
+        fractions=torch.from_numpy(fractions.astype(np.float32)).to(modes.device),
         scale=scale,
     )
-    if scan.frame_count * N**2 * (4 + 8 * len(modes)) > HELD_BYTES:
-        return mapped
+    whole, frames_alone = find_room(modes.device)
+    pixels = scan.frame_count * N**2
+    if pixels * (4 + 8 * len(modes)) > whole:
+        return mapped.hold() if pixels * 4 <= frames_alone else mapped
     chunks = list(mapped.chunks())
     return Exposure(
         torch.cat([chunk.amplitude for chunk in chunks]),
@@ -61,6 +66,14 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
     )
 
 
+def find_room(device: torch.device) -> tuple[int, int]:
+    """Bytes that may stay in a device's memory: of frames and probes, and of frames alone."""
+    if device.type != "cuda":
+        return HELD_BYTES, 0
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return int(GPU_HELD_SHARE * memory), int(GPU_FRAMES_SHARE * memory)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MappedExposure(Exposure):
     """Reads frames, and moves the probe, when they are needed.
@@ -71,26 +84,47 @@ class MappedExposure(Exposure):
 
     diffraction: NDArray[np.float32]
     """(M, N, N) amplitude, zero frequency at N//2; may be a memmap."""
-    frames: NDArray[np.int64]
-    """(F,) indices of the frames on the canvas."""
-    fractions: NDArray[np.float32]
-    """(M, 2) sub-pixel parts (y, x) of the positions."""
+    frames: Tensor
+    """(F,) int64 indices of the frames on the canvas."""
+    fractions: Tensor
+    """(F, 2) float32 sub-pixel parts (y, x) of their positions."""
     scale: float
+    held: Tensor | None = None
+    """(M, N, N) `amplitude` of all frames, in the device's memory; None reads them from the file.
+    """
 
     def chunks(self) -> Iterator[Chunk]:
         """See `Exposure`."""
-        step = max(1, CHUNK_PIXELS // self.probes.numel())
+        step = count_chunk_frames(self.probes)
         for first in range(0, len(self.frames), step):
             some = slice(first, min(first + step, len(self.frames)))
-            frames = self.frames[some]
-            values = torch.from_numpy(np.asarray(self.diffraction[frames]) / np.float32(self.scale))
-            release_pages(self.diffraction)
-            values = torch.fft.ifftshift(values.to(self.probes.device), dim=(-2, -1))
-            amplitude = values.square_().add_(self.dark).sqrt_()
-            fractions = torch.from_numpy(self.fractions[frames]).to(self.probes.device)
-            yield Chunk(some, self.places[some], amplitude, shift_probe(self.probes, fractions))
+            amplitude = self._read(self.frames[some])
+            probes = shift_probe(self.probes, self.fractions[some])
+            yield Chunk(some, self.places[some], amplitude, probes)
+
+    def _read(self, frames: Tensor) -> Tensor:
+        """(C, N, N) amplitude of some frames."""
+        if self.held is not None:
+            return self.held[frames]
+        values = np.asarray(self.diffraction[frames.cpu().numpy()]) / np.float32(self.scale)
+        release_pages(self.diffraction)
+        moved = torch.from_numpy(values).to(self.probes.device)
+        amplitude: Tensor = torch.fft.ifftshift(moved, dim=(-2, -1))
+        return amplitude.square_().add_(self.dark).sqrt_()
+
+    def hold(self) -> MappedExposure:
+        """The same, with all frames in the device's memory."""
+        held = self.amplitude.new_empty((len(self.diffraction), *self.probes.shape[1:]))
+        for chunk in self.chunks():
+            held[self.frames[chunk.frames]] = chunk.amplitude
+        return replace(self, held=held)
 
     def take(self, frames: Sequence[int]) -> MappedExposure:
         """See `Exposure`."""
-        places = [self.places[frame] for frame in frames]
-        return replace(self, frames=self.frames[np.asarray(frames)], places=places)
+        chosen = torch.as_tensor(frames, device=self.frames.device)
+        return replace(
+            self,
+            frames=self.frames[chosen],
+            fractions=self.fractions[chosen],
+            places=self.places[chosen],
+        )

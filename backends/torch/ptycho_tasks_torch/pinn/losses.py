@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks_torch.physics.canvas import Place, add_patches, cut_patches, list_places
+from ptycho_tasks_torch.physics.canvas import add_patches, cut_patches, list_places
 from ptycho_tasks_torch.physics.forward import (
     amplitude_misfit,
     intensities,
@@ -37,10 +37,10 @@ class StitchedBlocks:
     """(B, D, N, N) float32 measured amplitude."""
     probes: Tensor
     """(B, D, P, N, N) complex64 in counts, shifted by the sub-pixel rest."""
-    places: list[Place]
-    """Of the B * D frames on the blocks' canvases."""
-    origin: list[tuple[int, int]]
-    """Of the B canvases on the object grid."""
+    places: Tensor
+    """(B * D, 3) int64 of the frames on the blocks' canvases; see `list_places`."""
+    origin: Tensor
+    """(B, 2) int64 of the canvases on the object grid."""
 
     @classmethod
     def predict(
@@ -66,9 +66,8 @@ class StitchedBlocks:
         # A pixel at the rim of all spots must not become a huge quotient.
         floor = 1e-3 * total.amax(dim=(-2, -1), keepdim=True)
         objects = add_patches(light * patches, places, shape) / (total + floor)
-        origin = [(y, x) for y, x in batch["origin"].tolist()]
         probes = probes.reshape(B, K * C, -1, N, N)
-        return cls(objects, total, x.reshape(B, K * C, N, N), probes, places, origin)
+        return cls(objects, total, x.reshape(B, K * C, N, N), probes, places, batch["origin"])
 
     def counts(self, objects: Tensor) -> Tensor:
         """(B, D, N, N) expected counts of every frame from (B, S, T) objects."""
@@ -154,11 +153,8 @@ class LabelLoss(nn.Module):
 
     def _truth(self, stitched: StitchedBlocks) -> Tensor:
         """(B, D, N, N) complex64 patches of the label, where the frames lie."""
-        origins = [stitched.origin[b] for b, _, _ in stitched.places]
-        places = [
-            (0, top + y, left + x)
-            for (top, left), (_, y, x) in zip(origins, stitched.places, strict=True)
-        ]
+        corners = stitched.places[:, 1:] + stitched.origin[stitched.places[:, 0]]
+        places = list_places(corners[None])
         N = stitched.amplitude.shape[-1]
         return cut_patches(self.label[None], places, N).reshape(stitched.amplitude.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ LEAST_STRENGTH = 0.02
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
     with settings(TorchExecution.from_execution(request.execution)), torch.inference_mode():
-        return deque(reconstruct_stepwise(request), maxlen=1).pop()
+        return deque(_run_steps(request), maxlen=1).pop()()
 
 
 def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
@@ -41,6 +41,13 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
 
     Call it in `torch.inference_mode`.
     """
+    for show in _run_steps(request):
+        yield show()
+
+
+def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
+    """Yield after each step what makes a result of the object: on a GPU it waits for the step, and
+    brings the object from there."""
     scan, N, options = request.scan, request.scan.size, request.options
     refuse_other_size(request.model, scan)
     device = find_device(TorchExecution.from_execution(request.execution).accelerator)
@@ -61,14 +68,17 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
     depth = Depth(exposure, None if options.steps == "auto" else options.steps)
     total = depth.most_steps + 1  # the correction
 
-    def show(canvas: Tensor, done: int) -> Reconstruction:
+    def report(canvas: Tensor, done: int) -> Callable[[], Reconstruction]:
         request.progress(done, total, {})
+        return lambda: show(canvas)
+
+    def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
         return Reconstruction(image, place.origin, probe, scan.positions, depth.misfits)
 
     request.progress(0, total, {})
     for done, canvas in enumerate(depth.run(), start=1):
-        yield show(canvas, done)
+        yield report(canvas, done)
 
     def correct(engine: Engine) -> Tensor:
         return network.correct(engine, exposure)
@@ -79,11 +89,11 @@ def reconstruct_stepwise(request: InferRequest) -> Iterator[Reconstruction]:
     # correction takes away, and low frequencies of the phase, which it could not find.
     start = depth.engine.canvas if strength > LEAST_STRENGTH else depth.best
     for engine in depth.finish(start):
-        yield show(engine.canvas, engine.steps)
+        yield report(engine.canvas, engine.steps)
     request.say(f"{depth.describe()}{'' if is_idle else _describe_strength(strength)}")
     if strength > LEAST_STRENGTH:
         canvas = engine.canvas
-        yield show(canvas + strength * (correct(engine) - canvas), total)
+        yield report(canvas + strength * (correct(engine) - canvas), total)
     else:
         request.progress(total, total, {})
 

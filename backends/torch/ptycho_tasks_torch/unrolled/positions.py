@@ -79,7 +79,7 @@ def find_displacements(
         excess = (chunk.amplitude - modulus).flatten(1)
         matrices.append(torch.einsum("cap,cbp->cab", changes, changes))
         vectors.append(torch.einsum("cap,cp->ca", changes, excess))
-    matrix, vector = (torch.cat(parts).double().cpu().numpy() for parts in (matrices, vectors))
+    matrix, vector = (torch.cat(parts).cpu().double().numpy() for parts in (matrices, vectors))
     prior = 0.25 / min(exposure.counts, MOST_COUNTS) / EXPECTED**2
     step = np.linalg.solve(matrix + prior * np.eye(2), (vector - prior * moved)[..., None])
     return np.asarray(step[..., 0])

@@ -77,7 +77,9 @@ class Engine:
         self.gradient = self.velocity
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
+        # Once, for a GPU waits for each constant that is sent there.
         self._gains = self.velocity.new_tensor(GAINS)[:, None, None, None]
+        self._weights = self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
         self._lit = exposure.light
 
     def advance(self, turn: Turn) -> None:
@@ -86,9 +88,7 @@ class Engine:
         phase = self.canvas / modulus(self.canvas)
         self.gradient = torch.view_as_real(step * phase.conj()).movedim(-1, 0)
         self._lit = turn.lit
-        weights = self.velocity.new_tensor(
-            [EARLY_WEIGHTS if self.steps < COARSE_STEPS else WEIGHTS]
-        )
+        weights = self._weights[0 if self.steps < COARSE_STEPS else 1]
         across = turn.lit * self.filter(turn.lit * self.gradient[1:], weights) / turn.reach
         velocity = self.velocity * find_momentum(self.steps) + self._gains * self.gradient
         velocity[1] += across[0]

@@ -22,7 +22,7 @@ def exposure() -> Exposure:
         for outer in ((), (2,))
     )
     probes = torch.complex(*parts)[:, None]
-    return Exposure(amplitude, probes, places, 1, shape, radius=8.0, counts=2.0)
+    return Exposure(amplitude, probes, torch.tensor(places), 1, shape, radius=8.0, counts=2.0)
 
 
 def make_network() -> UnrolledNetwork:

@@ -181,7 +181,7 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
     def objects(self, exposure):
         """The label, put where the first frame lies, and nonsense where there is none."""
         nonlocal beyond
-        _, y, x = exposure.places[0]
+        _, y, x = exposure.places[0].tolist()
         top, left = corners[frames[0]] - (y, x) - off
         canvas = np.full(exposure.shape, 7 + 0j, np.complex64)
         S, T = exposure.shape

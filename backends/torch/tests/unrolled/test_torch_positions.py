@@ -77,7 +77,6 @@ def test_a_frame_is_found_where_the_known_object_fits_it(scan, modes):
         canvas = torch.polar(smooth, 0.5 * torch.cos(y)[:, None] * torch.sin(x)[None, :])[None]
         amplitude = exposure.predict(canvas)
         elsewhere = expose_scan(replace(scan, positions=scan.positions + apart), probe, scale, 1.0)
-        assert elsewhere.places == exposure.places or modes
         measured = replace(elsewhere, amplitude=amplitude)
         found = find_displacements(measured, canvas, np.zeros_like(apart))
     lit = np.abs(found + apart).max(axis=1)
