@@ -27,7 +27,9 @@ UNIT = 0.1
 SIZES = (-3, -2, -1, 0, 1, 2, 3)
 DEFOCI = (-4, -2, -1, 0, 1, 2, 4)
 """The grid, in those units; it still finds a probe that is off by a third."""
-TRIALS, ENOUGH = 80, 0.02
+FILLED, DISTANCES = 0.3, 12
+"""Radius of the widest spot of a wide search, over N, and number of distances on each side."""
+TRIALS, ENOUGH = 60, 0.05
 """Number of probes to try after the grid, and the change of the numbers that ends the search."""
 
 
@@ -47,8 +49,7 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         value = misfit(lens(numbers))
         return value if math.isfinite(value) else math.inf
 
-    grid = [np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)]
-    start = min(grid, key=cost)
+    start = _find_start(cost)
     simplex = np.vstack([start, start + np.eye(len(start)) / 2])
     result = minimize(
         cost,
@@ -57,6 +58,30 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         options={"maxfev": TRIALS, "initial_simplex": simplex, "xatol": ENOUGH, "fatol": 0.0},
     )
     return lens(result.x)
+
+
+def _find_start(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np.float64]:
+    """The guess where no change of a single number is better, else the best of the grid."""
+    guess = np.zeros(4)
+    least = cost(guess)
+    changes = [sign * row for row in np.eye(4) for sign in (-1.0, 1.0)]
+    if all(cost(change) > least for change in changes):
+        return guess
+    return min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
+
+
+def find_defocus(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
+    """Find the defocus with the least misfit in a wide range, on both sides of the focus.
+
+    Args:
+        focus: (P, N, N) complex64.
+        misfit: gives the misfit of such a probe.
+    """
+    lens, N = Lens(focus), focus.shape[-1]
+    largest = FILLED * N / (UNIT * spot_radius(focus))
+    sizes = np.geomspace(min(1.0, largest / 2), largest, DISTANCES)
+    probes = [focus, *(lens(np.array([0.0, s, 0.0, 0.0])) for s in (*sizes, *-sizes))]
+    return min(probes, key=misfit)
 
 
 class Lens:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.canvas import Place, add_onto, cut_from, cut_patches
+from ptycho_tasks_torch.physics.forward import shift_ramp
 
 CHUNK_PIXELS = 2**17
 """Complex pixels of a chunk: 1 MiB."""
@@ -162,6 +163,29 @@ class Exposure:
         """
         total: Tensor = _Correction.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
         return total
+
+    def probe_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same changes, as they are asked of the probe: an ePIE step of all frames together,
+        not divided by the object yet (Maiden and Rodenburg, Ultramicroscopy 109, 1256, 2009).
+
+        Args:
+            canvas: (B, S, T) complex64 object.
+            fractions: (F, 2) float32 pixels (y, x) by which the probe was moved for each frame.
+
+        Returns:
+            (P, N, N) complex64, the sum over frames of conj(O) times the change of the wave, moved
+            back; and (N, N) float32, the sum of |O|^2.
+        """
+        change, light, N = 0j * self.probes[0], canvas.real.new_zeros(()), self.size
+        for chunk in self.chunks():
+            far, modulus = _propagate(canvas, chunk, self.dark)
+            excess = (chunk.amplitude / modulus - 1) / N**2
+            waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
+            patches = chunk.cut(canvas)
+            ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
+            change = change + (torch.fft.fft2(waves * patches.conj()) * ramp).sum(dim=0)
+            light = light + patches.abs().square().sum(dim=(0, 1))
+        return torch.fft.ifft2(change), light
 
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
