@@ -49,7 +49,10 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         value = misfit(lens(numbers))
         return value if math.isfinite(value) else math.inf
 
-    start = _find_start(cost)
+    start = _step_to_minimum(cost)
+    if start is not None:
+        return lens(start)
+    start = min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
     simplex = np.vstack([start, start + np.eye(len(start)) / 2])
     result = minimize(
         cost,
@@ -60,14 +63,17 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
     return lens(result.x)
 
 
-def _find_start(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np.float64]:
-    """The guess where no change of a single number is better, else the best of the grid."""
-    guess = np.zeros(4)
-    least = cost(guess)
-    changes = [sign * row for row in np.eye(4) for sign in (-1.0, 1.0)]
-    if all(cost(change) > least for change in changes):
-        return guess
-    return min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
+def _step_to_minimum(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np.float64] | None:
+    """The lowest points of the parabolas along each number, about the guess; None where a change of
+    a single number is better than the guess, which is then not near the minimum."""
+    numbers = np.eye(4)
+    middle = cost(np.zeros(4))
+    sides = np.array([[cost(-row), cost(row)] for row in numbers])
+    if not (sides > middle).all():
+        return None
+    bend = sides.sum(axis=1) - 2 * middle
+    lowest = (sides[:, 0] - sides[:, 1]) / (2 * bend)
+    return lowest if cost(lowest) < middle else np.zeros(4)
 
 
 def find_defocus(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:

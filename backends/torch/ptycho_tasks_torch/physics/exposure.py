@@ -159,9 +159,9 @@ class Exposure:
             canvas: (B, S, T) complex64 object.
 
         Returns:
-            (B, S, T) complex64, with gradients for the canvas and `probes`.
+            (B, S, T) complex64, with gradients for the canvas.
         """
-        total: Tensor = _Correction.apply(canvas, self.probes, self)  # type: ignore[no-untyped-call]
+        total: Tensor = _Correction.apply(canvas, self)  # type: ignore[no-untyped-call]
         return total
 
     def probe_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,9 +189,7 @@ class Exposure:
 
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
-        amplitude: Tensor = _Prediction.apply(  # type: ignore[no-untyped-call]
-            canvas, self.probes, self
-        )
+        amplitude: Tensor = _Prediction.apply(canvas, self)  # type: ignore[no-untyped-call]
         return amplitude
 
 
@@ -225,18 +223,16 @@ def _propagate(canvas: Tensor, chunk: Chunk, dark: float) -> tuple[Tensor, Tenso
     return far, total.mul_(1 / N**2).add_(dark).sqrt_()
 
 
-def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
-    """Add conj(P) F^-1[far] to the canvas, and return F^-1[far], (C, P, N, N) complex64.
+def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> None:
+    """Add conj(P) F^-1[far] to the canvas.
 
     Args:
         canvas: (B, S, T) complex64.
         far: (C, P, N, N) complex64 waves on the detector, divided by N.
         chunk: the frames.
     """
-    waves: Tensor = torch.fft.ifft2(far, norm="forward")
-    patches = waves * chunk.probes.conj()
+    patches = torch.fft.ifft2(far, norm="forward") * chunk.probes.conj()
     add_onto(canvas, patches[:, 0] if patches.shape[1] == 1 else patches.sum(dim=1), chunk.places)
-    return waves
 
 
 def _project(far: Tensor, wave: Tensor) -> Tensor:
@@ -248,58 +244,48 @@ def _project(far: Tensor, wave: Tensor) -> Tensor:
 
 class _Correction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
-        by_canvas, by_probes, _ = ctx.needs_input_grad
+    def forward(ctx: Any, canvas: Tensor, exposure: Exposure) -> Tensor:
         total, kept, N = torch.zeros_like(canvas), [], exposure.size
         for chunk in exposure.chunks():
             far, modulus = _propagate(canvas, chunk, exposure.dark)
             excess = chunk.amplitude / modulus - 1
-            change = _propagate_back(total, far * (excess / N**2)[:, None], chunk)
-            if by_canvas or by_probes:
-                kept.append((far, modulus, excess, change if by_probes else None))
+            _propagate_back(total, far * (excess / N**2)[:, None], chunk)
+            if ctx.needs_input_grad[0]:
+                kept.append((far, modulus, excess))
         ctx.exposure, ctx.kept = exposure, kept
-        ctx.save_for_backward(canvas, probes)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        canvas, _ = ctx.saved_tensors
-        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
-        for chunk, (far, modulus, excess, change) in zip(
-            ctx.exposure.chunks(), ctx.kept, strict=True
-        ):
-            behind = chunk.cut(gradients[0])
-            wave = torch.fft.fft2(chunk.probes * behind)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        by_canvas, N = torch.zeros_like(gradients[0]), ctx.exposure.size
+        for chunk, (far, modulus, excess) in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
+            wave = torch.fft.fft2(chunk.probes * chunk.cut(gradients[0]))
             # A change of the modulus alone is lost, because the modulus is replaced.
             lost = (excess + 1) * _project(far, wave) / (modulus * N).square()
             wave = wave * (excess / N**2)[:, None] - far * (lost / N**2)[:, None]
-            wave = _propagate_back(by_canvas, wave, chunk)
-            if ctx.needs_input_grad[1]:
-                by_probes.append(behind.conj() * change + wave * chunk.cut(canvas).conj())
-        return by_canvas, torch.cat(by_probes) if by_probes else None, None
+            _propagate_back(by_canvas, wave, chunk)
+        return by_canvas, None
 
 
 class _Prediction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
+    def forward(ctx: Any, canvas: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
         for chunk in exposure.chunks():
             far, modulus = _propagate(canvas, chunk, exposure.dark)
             parts.append(modulus)
-            if any(ctx.needs_input_grad[:2]):
+            if ctx.needs_input_grad[0]:
                 kept.append(far)
-        ctx.exposure, ctx.kept = exposure, kept
+        ctx.exposure, ctx.kept, ctx.shape = exposure, kept, canvas.shape
         predicted = torch.cat(parts)
-        ctx.save_for_backward(canvas, probes, predicted)
+        ctx.save_for_backward(predicted)
         return predicted
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        canvas, _, predicted = ctx.saved_tensors
-        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (predicted,), N = ctx.saved_tensors, ctx.exposure.size
         slope = gradients[0] / (predicted * N**2)
+        by_canvas = ctx.exposure.probes.new_zeros(ctx.shape)
         for chunk, far in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
-            wave = _propagate_back(by_canvas, far * slope[chunk.frames][:, None], chunk)
-            if ctx.needs_input_grad[1]:
-                by_probes.append(wave * chunk.cut(canvas).conj())
-        return by_canvas, torch.cat(by_probes) if by_probes else None, None
+            _propagate_back(by_canvas, far * slope[chunk.frames][:, None], chunk)
+        return by_canvas, None

@@ -146,7 +146,9 @@ class UnrolledObjective(Objective):
             brightest._scan, brightest.guess, len(modes), say, frames=brightest._training
         )
         fitted = fitted * (self.guess.norm() / brightest.guess.norm())
-        modes.copy_(torch.view_as_real(fitted))
+        # A guess that is kept may have fewer modes; dark ones are left out later.
+        modes.zero_()
+        modes[: len(fitted)] = torch.view_as_real(fitted)
 
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int
@@ -205,7 +207,7 @@ class UnrolledObjective(Objective):
         (P, N, N) complex64 in counts."""
         if self.modes is None:
             return {}
-        modes = torch.view_as_complex(state["modes"]).cpu().numpy()
+        modes = _take_lit(state["modes"]).cpu().numpy()
         return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
 
     def refuse_useless(self, metrics: Mapping[str, float], say: Callable[[str], None]) -> None:
@@ -227,7 +229,7 @@ class UnrolledObjective(Objective):
             lent: Tensor = self._lender._probe()
             lent = lent * (self.guess.norm() / self._lender.guess.norm())
             return lent
-        return self.guess if self.modes is None else torch.view_as_complex(self.modes)
+        return self.guess if self.modes is None else _take_lit(self.modes)
 
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
         # Simulated objects are measured at the scan's own positions.
@@ -269,6 +271,11 @@ def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposur
     is_hidden = hidden.flatten().tolist()
     seen, unseen = ([f for f, h in enumerate(is_hidden) if h == kind] for kind in (False, True))
     return exposure.take(seen), exposure.take(unseen)
+
+
+def _take_lit(modes: Tensor) -> Tensor:
+    """The complex modes of (P, N, N, 2) that hold light."""
+    return torch.view_as_complex(modes[modes.flatten(1).any(dim=1)])
 
 
 def _root(misfit: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ LEAST_FRAMES = 32
 """Fewer do not tell a probe from an object."""
 HELD_BACK = 12
 """One in so many frames is held back."""
-CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 32, 12
+CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**18, 32, 12
 """To calibrate a probe: detector pixels of all frames together, least number of frames, and number
 of physics steps. With fewer steps a wrong probe looks better than the right one."""
 FIRST_STEPS, STEPS = 12, 3
@@ -91,7 +91,7 @@ def fit_probe(
 
     Returns:
         (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are orthogonal,
-        the strongest first. The guess itself, with modes added or left out, where it is kept.
+        the strongest first. Where the guess is kept, its first P modes.
     """
     frames = np.arange(scan.frame_count) if frames is None else frames
     if len(frames) < LEAST_FRAMES:
