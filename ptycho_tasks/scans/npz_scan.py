@@ -74,7 +74,8 @@ def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
         raw.numbers = frame_numbers(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
     if _BAD_PIXELS in npz:
         raw.bad_pixels = Keyed(npz.path, _BAD_PIXELS, npz[_BAD_PIXELS])
-    raw.is_probe_estimated = not with_product and ESTIMATED_PROBE in npz
+    if ESTIMATED_PROBE in npz and not with_product:
+        raw.is_probe_estimated = bool(np.any(npz[ESTIMATED_PROBE]))
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
 

@@ -29,6 +29,10 @@ DEFOCI = (-4, -2, -1, 0, 1, 2, 4)
 """The grid, in those units; it still finds a probe that is off by a third."""
 FILLED, DISTANCES = 0.3, 12
 """Radius of the widest spot of a wide search, over N, and number of distances on each side."""
+FARTHEST = 1e6
+"""Largest misfit that counts, over that of the guess."""
+PINHOLES = 0.04, 0.4
+"""Radii of pinholes that are tried, over N."""
 TRIALS, ENOUGH = 60, 0.05
 """Number of probes to try after the grid, and the change of the numbers that ends the search."""
 
@@ -68,7 +72,8 @@ def _step_to_minimum(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np
     a single number is better than the guess, which is then not near the minimum."""
     numbers = np.eye(4)
     middle = cost(np.zeros(4))
-    sides = np.array([[cost(-row), cost(row)] for row in numbers])
+    # A side without a misfit is as bad as need be.
+    sides = np.array([[cost(-row), cost(row)] for row in numbers]).clip(max=FARTHEST * middle)
     if not (sides > middle).all():
         return None
     bend = sides.sum(axis=1) - 2 * middle
@@ -76,8 +81,12 @@ def _step_to_minimum(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np
     return lowest if cost(lowest) < middle else np.zeros(4)
 
 
-def find_defocus(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
-    """Find the defocus with the least misfit in a wide range, on both sides of the focus.
+def search_widely(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
+    """Find the probe with the least misfit among defocused ones, on both sides of the focus, and
+    pinholes of any size.
+
+    A pinhole's far field changes its sign from ring to ring, which a probe of its modulus and of no
+    phase lacks: no defocus leads from one to the other.
 
     Args:
         focus: (P, N, N) complex64.
@@ -85,9 +94,14 @@ def find_defocus(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
     """
     lens, N = Lens(focus), focus.shape[-1]
     largest = FILLED * N / (UNIT * spot_radius(focus))
-    sizes = np.geomspace(min(1.0, largest / 2), largest, DISTANCES)
-    probes = [focus, *(lens(np.array([0.0, s, 0.0, 0.0])) for s in (*sizes, *-sizes))]
-    return min(probes, key=misfit)
+    distances = np.geomspace(min(1.0, largest / 2), largest, DISTANCES)
+    paths = [np.array([0.0, path, 0.0, 0.0]) for path in (*distances, *-distances)]
+    along = torch.arange(N, device=focus.device) - N // 2
+    r = torch.hypot(along[:, None].float(), along[None, :].float())
+    holes = [torch.sigmoid(R - r) for R in np.geomspace(*PINHOLES, DISTANCES) * N]
+    pinholes = [(hole * (focus.norm() / hole.norm()))[None].to(focus.dtype) for hole in holes]
+    probe: Tensor = min([focus, *map(lens, paths), *pinholes], key=misfit)
+    return probe
 
 
 class Lens:

@@ -193,7 +193,7 @@ class UnrolledObjective(Objective):
         flat = flat * (unseen.amplitude.square().sum() / flat.sum())
         place = tuple((batch["origin"][:, None] + batch["corners"]).flatten().tolist())
         if place not in self._untrained:
-            exposure = self._expose(batch, self.guess)
+            exposure = self._expose(batch, self._probe())
             self._untrained[place] = self._compare_each(exposure, batch["held_back"]).mean()
         return {
             "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, take_frames
-from ptycho_tasks_torch.physics.calibration import calibrate_probe, find_defocus
+from ptycho_tasks_torch.physics.calibration import calibrate_probe, search_widely
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 from ptycho_tasks_torch.physics.mapped import HELD_BYTES, expose_scan
@@ -82,16 +82,16 @@ def fit_probe(
     """Fit a probe, or keep the guess where frames held back gain nothing by another.
 
     Args:
-        scan: its frames may lie on disk; where its probe is an estimate, the defocus is searched
-            widely.
+        scan: its frames may lie on disk; where its probe is an estimate, the search is a
+            wide one.
         guess: (Q, N, N) complex64 in counts.
         modes: P; modes that the guess lacks are added.
         say: shows the user one line.
         frames: (K,) those that may be used; None is all.
 
     Returns:
-        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are orthogonal,
-        the strongest first. Where the guess is kept, its first P modes.
+        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are
+        orthogonal, the strongest first. Where the guess is kept, its first P modes.
     """
     frames = np.arange(scan.frame_count) if frames is None else frames
     if len(frames) < LEAST_FRAMES:
@@ -131,7 +131,7 @@ def _calibrate(
 
     start = guess
     if scan.is_probe_estimated:
-        start = find_defocus(guess, misfit)
+        start = search_widely(guess, misfit)
     probe = calibrate_probe(start, misfit)
     if probe_distance(probe.cpu().numpy(), guess.cpu().numpy()) < SAME_PROBE:
         return guess
@@ -140,8 +140,8 @@ def _calibrate(
         return guess
     old, new = spot_radius(guess), spot_radius(probe)
     say(
-        f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} pixels; misfit "
-        f"of frames held back {before.mean():.3g} -> {after.mean():.3g}"
+        f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} pixels; "
+        f"misfit of frames held back {before.mean():.3g} -> {after.mean():.3g}"
     )
     return probe
 
@@ -214,7 +214,7 @@ def _fit_modes(block: _Block, probe: Tensor, rounds: int) -> Tensor:
 
 
 def _refine_modes(block: _Block, modes: Tensor, rounds: int) -> Iterator[tuple[Tensor, float]]:
-    """Yield the modes before every round, and after the last, and the misfit of frames held back."""
+    """Yield the modes before each round and after the last, with the misfit of frames held back."""
     exposure, velocity = block.expose(modes), torch.zeros_like(modes)
     engine = Engine(exposure.take(block.rest))
     for index in range(rounds):
