@@ -85,9 +85,8 @@ class UnrolledObjective(Objective):
         self._training = training
         modes = None
         if options.probe == "refined" or scan.is_probe_estimated:
-            modes = torch.view_as_real(
-                add_modes(self.guess, options.probe_modes or len(self.guess))
-            )
+            count = options.probe_modes or len(self.guess)
+            modes = torch.view_as_real(add_modes(self.guess, count)).clone()
         self.register_buffer("modes", modes)
         self._lender: UnrolledObjective | None = None
         self._borrowers: list[UnrolledObjective] = []

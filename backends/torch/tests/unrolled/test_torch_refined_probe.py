@@ -37,7 +37,7 @@ def with_options(**values) -> UnrolledOptions:
     return msgspec.structs.replace(SMALL, **values)
 
 
-REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
+REFINING = with_options(probe="refined", epochs=3)
 
 
 def train(scan, options, **more) -> TrainedModel:
@@ -159,7 +159,7 @@ def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):
     model, lines = train(scan, with_options(epochs=1, probe="fixed")), []
     made = backend.infer(InferRequest(blind, model, SMALL, CPU, say=lines.append))
     overlaps = [abs(np.vdot(unit(scan.probe), unit(p))) for p in (made.probe, blind.probe)]
-    assert overlaps[0] > 0.9 > 0.5 > overlaps[1]
+    assert overlaps[0] > 0.97 > 0.7 > overlaps[1]
     assert lines[0].startswith("probe: size, defocus and astigmatism fitted")
     known = backend.infer(InferRequest(scan, model, SMALL, CPU))
     assert r_factor(blind, made) < 1.1 * r_factor(scan, known)
