@@ -90,6 +90,7 @@ GUESSES: dict[str, Callable[[Probe], Probe]] = {
     "defocused": defocused,
     "wide": wide,
     "shifted": shifted,
+    "bright": lambda probe: probe * np.float32(np.sqrt(3.0)),
 }
 
 

@@ -45,6 +45,13 @@ def no_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
     """A `Progress` that shows nothing."""
 
 
+ROUGH_PROBE = (
+    "warning: the probe is a rough estimate from the frames (source.probe: estimate), taken as "
+    "it is; the backend `unrolled` fits one"
+)
+"""What a backend says that fits no probe to a scan whose probe is an estimate."""
+
+
 def say_nothing(text: str) -> None:
     """A `say` that shows nothing."""
 

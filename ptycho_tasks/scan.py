@@ -64,6 +64,8 @@ class ScanData:
     """Exposure of one frame in seconds; zero where the scan does not say."""
     name: str = "scan"
     """Name for messages and for the product: the file's stem."""
+    is_probe_estimated: bool = False
+    """Whether the probe is no more than a first estimate from the frames; see `raw_scan`."""
     notes: tuple[str, ...] = field(default=())
     """What was changed on reading (axis order, dtype, sqrt), one sentence each."""
     doubts: tuple[str, ...] = field(default=())

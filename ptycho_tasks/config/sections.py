@@ -79,6 +79,13 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         Literal["refuse", "ignore"],
         doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
     ] = "refuse"
+    probe: Annotated[
+        Literal["estimate"] | None,
+        doc(
+            "estimate: the probe is estimated from the frames, not read, and to be fitted later; "
+            "null: the scan's own"
+        ),
+    ] = None
     follow: Annotated[
         list[FileName],
         doc("folders besides its own that links in an HDF5 scan may lead to", affects=()),

@@ -29,6 +29,7 @@ from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.scans.raw_scan import (
     METRES,
+    WITHOUT_PROBE,
     Array,
     Keyed,
     RawScan,
@@ -102,7 +103,7 @@ def open_hdf5_scan(path: Path, reading: Reading, *, with_product: bool) -> Itera
             raw.numbers = frame_numbers(_find(file, path, ("indexes",)))
         else:
             _add_cxi_positions(raw, file, reading)
-            _add_cxi_probe(raw, file)
+            _add_cxi_probe(raw, file, reading)
         raw.bad_pixels = _find(file, path, (_MASK, "bad_pixels"))
         _note_files(raw, file)
         yield raw
@@ -463,19 +464,21 @@ def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float,
     return height, width
 
 
-def _add_cxi_probe(raw: RawScan, file: LinkedFiles) -> None:
+def _add_cxi_probe(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
     for key in _ILLUMINATIONS:
         dataset = file.dataset(key)
         # A real array is an intensity, from which no probe follows.
         if dataset is not None and dataset.dtype.kind == "c":
             raw.probe = Keyed(raw.path, key, _modes(raw, key, dataset))
             return
+    if reading.probe == "estimate":
+        return
     raise refused(
         raw.path,
         _ILLUMINATIONS[0],
         "is missing or damaged",
         "a probe, (N, N) or (P, N, N) complex",
-        "add it, or give a Ptychodus product with one in source.product",
+        f"add it, give a Ptychodus product with one in source.product, or {WITHOUT_PROBE}",
     )
 
 

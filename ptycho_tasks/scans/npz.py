@@ -29,6 +29,9 @@ from ptycho_tasks.system.memory import has_memory_for
 CHUNK_BYTES = 16 << 20
 """How much of a large array is in memory at a time while it is read, checked or written."""
 
+ESTIMATED_PROBE = "probe_is_estimated"
+"""The key that says so of `probeGuess`."""
+
 _ALIGNMENT = 64
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _ZIP64_FIELD_BYTES = 20
@@ -269,6 +272,8 @@ def scan_arrays(
     # Without it, a reader could not tell the order of the axes where M equals N.
     arrays["frame_axis"] = np.zeros((), dtype=np.int64)
     arrays["probeGuess"] = scan.probe
+    if scan.is_probe_estimated:
+        arrays[ESTIMATED_PROBE] = np.ones((), dtype=np.bool_)
     if scan.object is not None:
         arrays["objectGuess"] = scan.object
     if scan.pixel_size_m is not None:

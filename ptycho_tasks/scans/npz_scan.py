@@ -8,8 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_tasks.scans.npz import NpzFile
-from ptycho_tasks.scans.raw_scan import FrameAxis, Keyed, RawScan, Reading, frame_numbers, refused
+from ptycho_tasks.scans.npz import ESTIMATED_PROBE, NpzFile
+from ptycho_tasks.scans.raw_scan import (
+    WITHOUT_PROBE,
+    FrameAxis,
+    Keyed,
+    RawScan,
+    Reading,
+    frame_numbers,
+    refused,
+)
 
 _FRAMES = ("diff3d", "diffraction", "patterns")
 """The contract's key, PtychoPINN's older name for it, and Ptychodus' key, which holds counts."""
@@ -31,7 +39,7 @@ _NEEDED = {
     "ycoords": "(M,) float64 pixels",
     "probeGuess": "(N, N) or (P, N, N) complex64",
 }
-_METADATA = ("frame_axis", "pixel_size_m", "energy_ev", "distance_m", "exposure_s")
+_METADATA = (ESTIMATED_PROBE, "frame_axis", "pixel_size_m", "energy_ev", "distance_m", "exposure_s")
 
 
 @contextmanager
@@ -48,7 +56,7 @@ def open_npz_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterat
 def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
     frame_keys = [key for key in _FRAMES if key in npz]
     columns = {} if with_product else {f: key for f, key in _COLUMNS.items() if key in npz}
-    _check_keys(npz, frame_keys, {} if with_product else _NEEDED)
+    _check_keys(npz, frame_keys, {} if with_product else _NEEDED, reading)
     frames = frame_keys[0]
     raw = RawScan(
         npz.path,
@@ -66,12 +74,18 @@ def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
         raw.numbers = frame_numbers(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
     if _BAD_PIXELS in npz:
         raw.bad_pixels = Keyed(npz.path, _BAD_PIXELS, npz[_BAD_PIXELS])
+    if ESTIMATED_PROBE in npz and not with_product:
+        raw.is_probe_estimated = bool(np.any(npz[ESTIMATED_PROBE]))
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
 
 
-def _check_keys(npz: NpzFile, frame_keys: list[str], needed: Mapping[str, str]) -> None:
+def _check_keys(
+    npz: NpzFile, frame_keys: list[str], needed: Mapping[str, str], reading: Reading
+) -> None:
     present = {*npz, "diff3d"} if frame_keys else {*npz}
+    if reading.probe == "estimate":
+        present.add("probeGuess")
     for key in ("diff3d", *needed):
         if key not in present:
             raise refused(
@@ -79,7 +93,7 @@ def _check_keys(npz: NpzFile, frame_keys: list[str], needed: Mapping[str, str]) 
                 key,
                 f"is missing (found: {', '.join(npz) or 'nothing'})",
                 _NEEDED[key],
-                "add it, or give another file",
+                "add it, or " + (WITHOUT_PROBE if key == "probeGuess" else "give another file"),
             )
     for key in npz:
         npz.check_plain(key)  # an ignored key too

@@ -29,6 +29,9 @@ Units = Literal["auto", "pixels", "m", "mm", "um", "nm"]
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 """What a unit of length is in metres."""
 
+WITHOUT_PROBE = "set source.probe to estimate to have one estimated from the frames"
+"""What can be done where a scan has none."""
+
 _LOG = logging.getLogger(__name__)
 _LARGEST_OBJECT = 32768
 """Pixels along a side; some hundred times what is usual, and 8 GiB."""
@@ -97,6 +100,8 @@ class Reading:
     """A few frames that lie far from all others."""
     bad_pixels: Literal["refuse", "ignore"] = "refuse"
     """Pixels that the file marks as bad."""
+    probe: Literal["estimate"] | None = None
+    """Whether the probe is estimated from the frames; None takes that of the scan."""
     follow: tuple[Path, ...] = ()
     """Folders besides the scan's own that may hold a part of it."""
 
@@ -186,7 +191,9 @@ class RawScan:
     y: Keyed | None = None
     """(M,) pixels."""
     probe: Keyed | None = None
-    """(N, N) or (P, N, N) complex."""
+    """(N, N) or (P, N, N) complex; None where it is to be estimated."""
+    is_probe_estimated: bool = False
+    """Whether the file says that its probe is an estimate."""
     object: Keyed | None = None
     """(H, W) complex."""
     scan_index: Keyed | None = None
@@ -247,9 +254,11 @@ class RawScan:
         self._check_spread(positions[keep], explicit=reading.units != "auto")
         self._check_bad_pixels(size, reading.bad_pixels)
         root = self._is_counts(reading.measurement)
+        estimates = reading.probe == "estimate"
         scan = ScanData(
             positions=positions,
-            probe=self._probe(size),
+            probe=np.zeros((1, size, size), np.complex64) if estimates else self._probe(size),
+            is_probe_estimated=estimates or self.is_probe_estimated,
             object=self._object(),
             scan_index=index,
             start_positions=self._start_positions(len(positions)),
@@ -269,6 +278,9 @@ class RawScan:
             )
         if len(keep) < scan.frame_count:
             scan = take_frames(scan, keep)
+        if estimates:
+            scan = replace(scan, probe=estimate_probe(scan.diffraction))
+            self.note("probe: estimated from the mean frame: in focus, centred")
         self._doubt_full(scan)
         return replace(scan, notes=tuple(self.notes), files=self.files, doubts=tuple(self.doubts))
 
@@ -722,6 +734,27 @@ class RawScan:
     def _note_cast(self, keyed: Keyed, dtype: np.dtype[Any]) -> None:
         if keyed.array.dtype != dtype:
             self.note(f"{keyed.key}: {keyed.array.dtype} cast to {dtype}")
+
+
+def estimate_probe(diffraction: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """A first guess of a probe, from the frames alone: in focus, centred, of their mean counts.
+
+    The mean frame is about the light in the aperture, blurred by what the object scatters. Of its
+    phase nothing is known but that most of it is defocus, which can be searched: it is flat here.
+
+    Args:
+        diffraction: (M, N, N) amplitude, zero frequency at index N//2; may be a memmap.
+
+    Returns:
+        (1, N, N).
+    """
+    total = np.zeros(diffraction.shape[1:])
+    for part in row_chunks(diffraction.shape, diffraction.dtype):
+        total += np.square(diffraction[part], dtype=np.float64).sum(axis=0)
+        release_pages(diffraction)
+    aperture = np.fft.ifftshift(np.sqrt(total / len(diffraction)))
+    focus = np.fft.fftshift(np.fft.ifft2(aperture, norm="ortho"))
+    return focus[None].astype(np.complex64)
 
 
 def ranges(numbers: NDArray[np.int64]) -> str:

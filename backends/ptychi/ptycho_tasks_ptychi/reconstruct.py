@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.backend import Reconstruction, RefineRequest, TrainedModel, TrainRequest
+from ptycho_tasks.backend import (
+    ROUGH_PROBE,
+    Reconstruction,
+    RefineRequest,
+    TrainedModel,
+    TrainRequest,
+)
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.scan import Canvas, ScanData, canvas_of
 from ptycho_tasks_ptychi.evaluate import MODEL, count_frames, cut_window
@@ -35,6 +41,8 @@ CHUNK = 64
 def reconstruct_scan(request: TrainRequest) -> TrainedModel:
     """Iterate from a flat object; see `Ptychi.train`."""
     scan = request.scan
+    if scan.is_probe_estimated:
+        request.say(ROUGH_PROBE)
     counts = read_counts(scan)
     result = iterate(request, make_flat_start(scan, request.options, float(counts.mean())))
     arrays: dict[str, NDArray[Any]] = {

@@ -18,7 +18,7 @@ from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F40
 from ptycho_tasks_torch.frames import objects
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.training import checkpoints
-from ptycho_tasks_torch.unrolled import objective
+from ptycho_tasks_torch.unrolled import probe_fit
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)
@@ -31,11 +31,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="module")
 def few_trials() -> Iterator[None]:
-    """Hardly any probes are tried before a training, and in a few steps."""
+    """Hardly any probes are tried before a training, and these are hardly fitted."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("SIZES", (0,)), ("DEFOCI", (0,)), ("TRIALS", 2)):
             patch.setattr(calibration, name, value)
-        patch.setattr(objective, "CALIBRATING_STEPS", 3)
+        patch.setattr(probe_fit, "CALIBRATING_STEPS", 3)
+        patch.setattr(probe_fit, "ROUNDS", 2)
         yield
 
 

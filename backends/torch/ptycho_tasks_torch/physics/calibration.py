@@ -27,7 +27,13 @@ UNIT = 0.1
 SIZES = (-3, -2, -1, 0, 1, 2, 3)
 DEFOCI = (-4, -2, -1, 0, 1, 2, 4)
 """The grid, in those units; it still finds a probe that is off by a third."""
-TRIALS, ENOUGH = 80, 0.02
+FILLED, DISTANCES = 0.3, 12
+"""Radius of the widest spot of a wide search, over N, and number of distances on each side."""
+FARTHEST = 1e6
+"""Largest misfit that counts, over that of the guess."""
+PINHOLES = 0.04, 0.4
+"""Radii of pinholes that are tried, over N."""
+TRIALS, ENOUGH = 60, 0.05
 """Number of probes to try after the grid, and the change of the numbers that ends the search."""
 
 
@@ -47,8 +53,10 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         value = misfit(lens(numbers))
         return value if math.isfinite(value) else math.inf
 
-    grid = [np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)]
-    start = min(grid, key=cost)
+    start = _step_to_minimum(cost)
+    if start is not None:
+        return lens(start)
+    start = min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
     simplex = np.vstack([start, start + np.eye(len(start)) / 2])
     result = minimize(
         cost,
@@ -57,6 +65,43 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
         options={"maxfev": TRIALS, "initial_simplex": simplex, "xatol": ENOUGH, "fatol": 0.0},
     )
     return lens(result.x)
+
+
+def _step_to_minimum(cost: Callable[[NDArray[np.float64]], float]) -> NDArray[np.float64] | None:
+    """The lowest points of the parabolas along each number, about the guess; None where a change of
+    a single number is better than the guess, which is then not near the minimum."""
+    numbers = np.eye(4)
+    middle = cost(np.zeros(4))
+    # A side without a misfit is as bad as need be.
+    sides = np.array([[cost(-row), cost(row)] for row in numbers]).clip(max=FARTHEST * middle)
+    if not (sides > middle).all():
+        return None
+    bend = sides.sum(axis=1) - 2 * middle
+    lowest = (sides[:, 0] - sides[:, 1]) / (2 * bend)
+    return lowest if cost(lowest) < middle else np.zeros(4)
+
+
+def search_widely(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
+    """Find the probe with the least misfit among defocused ones, on both sides of the focus, and
+    pinholes of any size.
+
+    A pinhole's far field changes its sign from ring to ring, which a probe of its modulus and of no
+    phase lacks: no defocus leads from one to the other.
+
+    Args:
+        focus: (P, N, N) complex64.
+        misfit: gives the misfit of such a probe.
+    """
+    lens, N = Lens(focus), focus.shape[-1]
+    largest = FILLED * N / (UNIT * spot_radius(focus))
+    distances = np.geomspace(min(1.0, largest / 2), largest, DISTANCES)
+    paths = [np.array([0.0, path, 0.0, 0.0]) for path in (*distances, *-distances)]
+    along = torch.arange(N, device=focus.device) - N // 2
+    r = torch.hypot(along[:, None].float(), along[None, :].float())
+    holes = [torch.sigmoid(R - r) for R in np.geomspace(*PINHOLES, DISTANCES) * N]
+    pinholes = [(hole * (focus.norm() / hole.norm()))[None].to(focus.dtype) for hole in holes]
+    probe: Tensor = min([focus, *map(lens, paths), *pinholes], key=misfit)
+    return probe
 
 
 class Lens:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.canvas import add_onto, cut_from, cut_patches
+from ptycho_tasks_torch.physics.forward import shift_ramp
 
 CHUNK_PIXELS, GPU_CHUNK_PIXELS = 2**17, 2**25
 """Complex pixels of a chunk: 1 MiB fits into the cache of a CPU. A GPU gets as many as keep it
@@ -175,11 +176,32 @@ class Exposure:
                 add_onto(total, _sum_modes(patches), chunk.places)
         return total
 
+    def probe_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same changes, as they are asked of the probe: an ePIE step of all frames together,
+        not divided by the object yet (Maiden and Rodenburg, Ultramicroscopy 109, 1256, 2009).
+
+        Args:
+            canvas: (B, S, T) complex64 object.
+            fractions: (F, 2) float32 pixels (y, x) by which the probe was moved for each frame.
+
+        Returns:
+            (P, N, N) complex64, the sum over frames of conj(O) times the change of the wave, moved
+            back; and (N, N) float32, the sum of |O|^2.
+        """
+        change, light, N = 0j * self.probes[0], canvas.real.new_zeros(()), self.size
+        for chunk in self.chunks():
+            far, modulus = _propagate(canvas, chunk, self.dark)
+            excess = (chunk.amplitude / modulus - 1) / N**2
+            waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
+            patches = chunk.cut(canvas)
+            ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
+            change = change + (torch.fft.fft2(waves * patches.conj()) * ramp).sum(dim=0)
+            light = light + patches.abs().square().sum(dim=(0, 1))
+        return torch.fft.ifft2(change), light
+
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
-        amplitude: Tensor = _Prediction.apply(  # type: ignore[no-untyped-call]
-            canvas, self.probes, self
-        )
+        amplitude: Tensor = _Prediction.apply(canvas, self)  # type: ignore[no-untyped-call]
         return amplitude
 
 
@@ -227,40 +249,37 @@ def _sum_modes(values: Tensor) -> Tensor:
     return values[:, 0] if values.shape[1] == 1 else values.sum(dim=1)
 
 
-def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> Tensor:
-    """Add conj(P) F^-1[far] to the canvas, and return F^-1[far], (C, P, N, N) complex64.
+def _propagate_back(canvas: Tensor, far: Tensor, chunk: Chunk) -> None:
+    """Add conj(P) F^-1[far] to the canvas.
 
     Args:
         canvas: (B, S, T) complex64.
         far: (C, P, N, N) complex64 waves on the detector, divided by N.
         chunk: the frames.
     """
-    waves: Tensor = torch.fft.ifft2(far, norm="forward")
+    waves = torch.fft.ifft2(far, norm="forward")
     add_onto(canvas, _sum_modes(waves * chunk.probes.conj()), chunk.places)
-    return waves
 
 
 class _Prediction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, canvas: Tensor, probes: Tensor, exposure: Exposure) -> Tensor:
+    def forward(ctx: Any, canvas: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
         for chunk in exposure.chunks():
             far, modulus = _propagate(canvas, chunk, exposure.dark)
             parts.append(modulus)
-            if any(ctx.needs_input_grad[:2]):
+            if ctx.needs_input_grad[0]:
                 kept.append(far)
-        ctx.exposure, ctx.kept = exposure, kept
+        ctx.exposure, ctx.kept, ctx.shape = exposure, kept, canvas.shape
         predicted = torch.cat(parts)
-        ctx.save_for_backward(canvas, probes, predicted)
+        ctx.save_for_backward(predicted)
         return predicted
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        canvas, _, predicted = ctx.saved_tensors
-        by_canvas, by_probes, N = torch.zeros_like(canvas), [], ctx.exposure.size
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (predicted,), N = ctx.saved_tensors, ctx.exposure.size
         slope = gradients[0] / (predicted * N**2)
+        by_canvas = ctx.exposure.probes.new_zeros(ctx.shape)
         for chunk, far in zip(ctx.exposure.chunks(), ctx.kept, strict=True):
-            wave = _propagate_back(by_canvas, far * slope[chunk.frames][:, None], chunk)
-            if ctx.needs_input_grad[1]:
-                by_probes.append(wave * chunk.cut(canvas).conj())
-        return by_canvas, torch.cat(by_probes) if by_probes else None, None
+            _propagate_back(by_canvas, far * slope[chunk.frames][:, None], chunk)
+        return by_canvas, None

@@ -36,14 +36,22 @@ def shift_probe(probe: Tensor, fractions: Tensor) -> Tensor:
     Returns:
         (..., P, N, N) complex64, `probe(u - fraction)`.
     """
-    size = probe.shape[-1]
-    frequency = torch.fft.fftfreq(size, device=probe.device)
-    angle_y = fractions[..., 0, None] * frequency
-    angle_x = fractions[..., 1, None] * frequency
-    angle = -2 * torch.pi * (angle_y[..., :, None] + angle_x[..., None, :])
-    ramp = torch.polar(torch.ones_like(angle), angle)[..., None, :, :]
+    ramp = shift_ramp(probe.shape[-1], fractions)[..., None, :, :]
     moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
     return moved
+
+
+def shift_ramp(size: int, fractions: Tensor) -> Tensor:
+    """(..., N, N) complex64 factors of the Fourier transform, zero frequency first, of a wave that
+    is moved.
+
+    Args:
+        size: N.
+        fractions: (..., 2) float32 shift (y, x) in pixels.
+    """
+    angle = -2 * torch.pi * fractions[..., None] * torch.fft.fftfreq(size, device=fractions.device)
+    along = torch.polar(torch.ones_like(angle), angle)
+    return along[..., 0, :, None] * along[..., 1, None, :]
 
 
 def intensities(patches: Tensor, probes: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
-"""A probe that is learned together with the object.
+"""Probes of several modes, and what of them diffraction does not fix.
 
 Diffraction fixes probe and object only together: a factor, a shift, and a phase ramp can move from
-one to the other. The refined probe therefore keeps those of the guess: its counts, and the centres
-of its light in the plane of the object and in the far field.
+one to the other. A probe that is fitted therefore keeps those of its guess: its counts, and the
+centres of its light in the plane of the object and in the far field.
+
+Axis letters: P, Q probe modes, N detector pixels along one side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptycho_tasks_torch.physics.forward import far_field, shift_probe
 
@@ -32,68 +32,52 @@ def probe_distance(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> 
     return float(np.linalg.norm(one / np.linalg.norm(one) - other / np.linalg.norm(other)))
 
 
-class RefinedProbe(nn.Module):
-    """(P, N, N) complex64 modes that are trained, from a guess on."""
+class Gauge:
+    """What diffraction does not fix of a probe."""
 
-    counts: Tensor
-    centre: Tensor
-    tilt: Tensor
+    def __init__(self, probe: Tensor) -> None:
+        """Take it from a (P, N, N) complex64 probe."""
+        self._flux = probe.abs().square().sum()
+        self._centre, self._tilt = _centre(probe), _centre(far_field(probe))
 
-    def __init__(self, guess: Tensor, modes: int) -> None:
-        """Start from a guess.
-
-        Args:
-            guess: (Q, N, N) complex64 in counts; where Q > P, its first modes are taken.
-            modes: P; a mode that the guess lacks begins as a weak product of its first mode with a
-                Hermite-like polynomial. A beam that vibrates or is partly coherent has such modes.
-        """
-        super().__init__()
-        self.unit = float(guess.abs().max())
-        self.modes = nn.Parameter(torch.empty((modes, *guess.shape[1:], 2), device=guess.device))
-        for name in ("counts", "centre", "tilt"):
-            self.register_buffer(name, torch.empty(() if name == "counts" else 2))
-        self.start_from(guess)
-
-    def start_from(self, guess: Tensor) -> None:
-        """Start from another guess, as above."""
-        count = len(self.modes)
-        modes = _add_modes(guess, count)[:count]
-        self.modes.data.copy_(torch.view_as_real(modes / self.unit))
-        self.counts, self.centre = guess.abs().square().sum(), _centre(guess)
-        self.tilt = _centre(far_field(guess))
-
-    def forward(self) -> Tensor:
-        """(P, N, N) complex64 in counts; factor, shift and phase ramp are those of the guess."""
-        modes = torch.view_as_complex(self.modes) * self.unit
-        with torch.no_grad():
-            flux = modes.abs().square().sum()
-            moved, turned = self.centre - _centre(modes), self.tilt - _centre(far_field(modes))
-        modes = shift_probe(modes * (self.counts / flux).sqrt(), moved)
+    def keep(self, modes: Tensor) -> Tensor:
+        """(Q, N, N) complex64 modes with this factor, shift and phase ramp."""
+        factor = (self._flux / modes.abs().square().sum()).sqrt()
+        turned = self._tilt - _centre(far_field(modes))
+        modes = shift_probe(modes * factor, self._centre - _centre(modes))
         N = modes.shape[-1]
         along = torch.arange(N, device=modes.device) - N // 2
         angle = 2 * torch.pi / N * (turned[0] * along[:, None] + turned[1] * along[None, :])
         probe: Tensor = modes * torch.polar(torch.ones_like(angle), angle)
         return probe
 
-    def evaluate(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The result of `forward` in another state, without gradients."""
-        current = {name: value.clone() for name, value in self.state_dict().items()}
-        try:
-            self.load_state_dict(dict(state))
-            probe: Tensor = self()
-            return probe.detach()
-        finally:
-            self.load_state_dict(current)
+
+def sort_modes(modes: Tensor, guess: Tensor) -> Tensor:
+    """Orthogonal modes that give the same frames, the strongest first.
+
+    Incoherent modes may be mixed by any unitary matrix; the phase of the strongest is that of the
+    first mode of the guess.
+
+    Args:
+        modes: (P, N, N) complex64.
+        guess: (Q, N, N) complex64.
+    """
+    _, sizes, rows = torch.linalg.svd(modes.flatten(1), full_matrices=False)
+    ordered = (sizes[:, None] * rows).reshape(modes.shape)
+    overlap = (ordered[0].conj() * guess[0]).sum()
+    return torch.cat([ordered[:1] * torch.sgn(overlap), ordered[1:]])
 
 
-def _centre(waves: Tensor) -> Tensor:
-    """(2,) float32 mean place (y, x) of the light of (P, N, N) waves, pixels."""
-    light = waves.detach().abs().square().sum(dim=0)
-    index = torch.arange(light.shape[-1], device=light.device, dtype=light.dtype)
-    return torch.stack([(light.sum(dim=1 - axis) * index).sum() for axis in (0, 1)]) / light.sum()
+def add_modes(guess: Tensor, modes: int) -> Tensor:
+    """(P, N, N) complex64: the first modes of a guess, and further ones where it lacks them.
 
+    A mode that is added is a weak product of the first mode with a Hermite-like polynomial. A beam
+    that vibrates or is partly coherent has such modes.
 
-def _add_modes(guess: Tensor, modes: int) -> Tensor:
+    Args:
+        guess: (Q, N, N) complex64.
+        modes: P.
+    """
     N = guess.shape[-1]
     along = torch.arange(N, device=guess.device, dtype=torch.float32) - N // 2
     y, x = along[:, None], along[None, :]
@@ -110,4 +94,11 @@ def _add_modes(guess: Tensor, modes: int) -> Tensor:
     for shape in shapes[: max(modes - len(guess), 0)]:
         mode = guess[0] * shape
         further.append(mode * (FIRST_SHARE * guess[0].norm() / mode.norm()))
-    return torch.cat([guess, torch.stack(further)]) if further else guess
+    return torch.cat([guess, torch.stack(further)]) if further else guess[:modes]
+
+
+def _centre(waves: Tensor) -> Tensor:
+    """(2,) float32 mean place (y, x) of the light of (P, N, N) waves, pixels."""
+    light = waves.abs().square().sum(dim=0)
+    index = torch.arange(light.shape[-1], device=light.device, dtype=light.dtype)
+    return torch.stack([(light.sum(dim=1 - axis) * index).sum() for axis in (0, 1)]) / light.sum()

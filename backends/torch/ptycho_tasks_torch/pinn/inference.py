@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.backend import ROUGH_PROBE, InferRequest, Reconstruction
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
@@ -22,6 +22,8 @@ from ptycho_tasks_torch.training.weights import load_networks, read_intensity_sc
 def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
     """Predict the object patches of every frame, then stitch them; see `Pinn.infer`."""
     scan, options = request.scan, request.options
+    if scan.is_probe_estimated:
+        request.say(ROUGH_PROBE)
     N, known = scan.size, read_intensity_scale(request.model, scan)
     execution = TorchExecution.from_execution(request.execution)
     device = find_device(execution.accelerator)

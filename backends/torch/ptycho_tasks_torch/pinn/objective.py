@@ -9,9 +9,12 @@ only: aligning them in training changed no score.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ptycho_tasks.backend import ROUGH_PROBE
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import (
     Batch,
@@ -45,6 +48,7 @@ class PinnObjective(Objective):
         inputs = TrainingInputs.from_scan(scan, options, training)
         self.blocks = make_group_blocks(scan, options, training, validation)
         self.intensity_scale = inputs.intensity_scale
+        self._is_probe_estimated = scan.is_probe_estimated
         self.register_buffer("probe", torch.from_numpy(inputs.probe), persistent=False)
         self.network, _ = make_pinn_networks(options)
         self._loss: Loss = (
@@ -52,6 +56,11 @@ class PinnObjective(Objective):
             if inputs.label is None
             else LabelLoss(inputs.label)
         )
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """See `Objective`."""
+        if self._is_probe_estimated:
+            say(ROUGH_PROBE)
 
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int

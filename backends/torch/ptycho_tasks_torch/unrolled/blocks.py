@@ -220,12 +220,3 @@ def canvas_shape(corners: Tensor, size: int) -> tuple[int, int]:
     """(S, T) of a canvas that holds each of the blocks with (B, D, 2) corners; `size` is N."""
     reach = corners.amax(dim=1) - corners.amin(dim=1)
     return padded_shape(reach.amax(dim=0).tolist(), size, MULTIPLE)
-
-
-def nearest_block(blocks: Blocks, count: int) -> NDArray[np.int64]:
-    """(1, K) one block: a frame to train on and its neighbours, `count` frames or all there are."""
-    frames = np.unique(blocks.training)
-    corners = blocks.groups.corners[frames, 0]
-    middle = blocks.groups.corners[blocks.training[0, 0], 0]
-    order = np.argsort(np.square(corners - middle).sum(axis=1), kind="stable")
-    return frames[None, order[:count]]

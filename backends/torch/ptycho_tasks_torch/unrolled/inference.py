@@ -24,6 +24,7 @@ from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_oth
 from ptycho_tasks_torch.unrolled.depth import Depth, choose_strength
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
+from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import Engine
 
 LEAST_STRENGTH = 0.02
@@ -57,7 +58,7 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     photon = find_photon(scan.diffraction)
     scale = math.sqrt(intensity)
-    probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2))
+    probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2), device)
     modes = torch.from_numpy(probe / np.float32(scale)).to(device)
     if options.positions == "refined":
         scan = refine_positions(scan, modes, scale, photon)
@@ -104,14 +105,21 @@ def _describe_strength(strength: float) -> str:
     return f"; corrected by {100 * strength:.0f} % of what the network says"
 
 
-def _choose_probe(request: InferRequest, guess: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """The probe that the training refined, if from this guess; else the guess."""
+def _choose_probe(
+    request: InferRequest, guess: NDArray[np.complex64], device: torch.device
+) -> NDArray[np.complex64]:
+    """The probe that the training fitted, if from this guess; else the guess, which is fitted where
+    it is an estimate."""
     refined = [
         _check_probe(name, arrays)
         for name, arrays in request.model.models.items()
         if name.partition("_")[0] == PROBE
     ]
     same = [probe for probe in refined if is_same_probe(guess, probe["guess"])]
+    if not same and request.scan.is_probe_estimated:
+        modes = request.options.probe_modes or len(guess)
+        start = torch.from_numpy(guess).to(device)
+        return fit_probe(request.scan, start, modes, request.say).cpu().numpy()
     if not same:
         return guess
     nearest = min(same, key=lambda probe: probe_distance(guess, probe["guess"]))

@@ -24,28 +24,19 @@ from torch import Tensor
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.frames.objects import ObjectPool
-from ptycho_tasks_torch.physics.calibration import calibrate_probe
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.physics.forward import (
-    amplitude_misfit,
-    object_spread,
-    poisson_misfit,
-    spot_radius,
-)
-from ptycho_tasks_torch.physics.probe import RefinedProbe, is_same_probe
+from ptycho_tasks_torch.physics.forward import amplitude_misfit, object_spread, poisson_misfit
+from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
 from ptycho_tasks_torch.physics.scale import find_photon
-from ptycho_tasks_torch.training.objective import Objective, TrainingInputs, take_part
+from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
 from ptycho_tasks_torch.training.weights import PROBE
 from ptycho_tasks_torch.unrolled.blocks import (
-    HIDDEN,
     MARGIN,
     RandomBatches,
     Simulator,
-    canvas_shape,
     common_shape,
     expose_batch,
     make_frame_blocks,
-    nearest_block,
 )
 from ptycho_tasks_torch.unrolled.network import (
     BLOCK_STEPS,
@@ -55,18 +46,10 @@ from ptycho_tasks_torch.unrolled.network import (
 )
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
+from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 
-PROBE_RATE = 1.5
-"""Learning rate of the probe, whose largest value is 1, over that of the network."""
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
-PROBE_EPSILON = 1e-5
-"""Adam's epsilon for the probe: rounding must not move dark pixels, which the frames do not fix."""
-CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**19, 32, 12
-"""To calibrate a probe: detector pixels of all frames together, least number of frames, and number
-of physics steps. With fewer steps a wrong probe looks better than the right one."""
-CONFIRMING, CERTAIN = 4, 3.0
-"""To confirm a probe: number of blocks of other frames, and standard errors that they gain."""
 LIT = 0.1
 """Share of the strongest light above which a pixel of a known object counts in full."""
 
@@ -76,6 +59,8 @@ class UnrolledObjective(Objective):
 
     guess: Tensor
     label: Tensor | None
+    modes: Tensor | None
+    """(P, N, N, 2) float32: the fitted probe in counts; None where it is fixed, or another's."""
     displacement: Tensor | None
     """(M, 2) float32 pixels from the positions of the scan to the refined ones."""
     network: UnrolledNetwork
@@ -97,10 +82,14 @@ class UnrolledObjective(Objective):
         self.register_buffer("guess", torch.from_numpy(inputs.probe), persistent=False)
         self.register_buffer("label", inputs.label, persistent=False)
         self.network, _ = make_unrolled_networks(options)
-        self.refined_probe = None
+        self._training = training
+        modes = None
+        if options.probe == "refined" or scan.is_probe_estimated:
+            count = options.probe_modes or len(self.guess)
+            modes = torch.view_as_real(add_modes(self.guess, count)).clone()
+        self.register_buffer("modes", modes)
         self._lender: UnrolledObjective | None = None
-        if options.probe == "refined":
-            self.refined_probe = RefinedProbe(self.guess, options.probe_modes or len(self.guess))
+        self._borrowers: list[UnrolledObjective] = []
         refines_positions = options.positions == "refined"
         self._scan = scan
         self.register_buffer(
@@ -119,26 +108,27 @@ class UnrolledObjective(Objective):
         self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
 
     def follow(self, others: Sequence[Objective]) -> None:
-        """See `Objective`; from one guess, one probe is refined, with the frames of all scans."""
+        """See `Objective`; from one guess, one probe is fitted, to the scan with most light."""
         super().follow(others)
         lenders = (
             other
             for other in others
             if isinstance(other, UnrolledObjective)
-            and other.refined_probe is not None
+            and other.modes is not None
             and is_same_probe(self.guess.numpy(), other.guess.numpy())
         )
         lender = next(lenders, None)
         if lender is not None:
-            self.refined_probe = None
+            self.modes = None
             object.__setattr__(self, "_lender", lender)  # no module of this one
+            lender._borrowers.append(self)
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        """See `Objective`: fit size, defocus and astigmatism of a probe that is to be refined, and
-        the positions where those are."""
+        """See `Objective`: fit a probe that is to be refined, and then the positions where those
+        are."""
+        if self.modes is not None:
+            self._fit_probe(self.modes, say)
         with torch.no_grad():
-            if self.refined_probe is not None:
-                self._calibrate(self.refined_probe, say)
             if self.displacement is not None:
                 scale = math.sqrt(self.intensity_scale)
                 modes = self._probe() / scale
@@ -148,30 +138,15 @@ class UnrolledObjective(Objective):
                 distance = math.sqrt(float(np.square(displacement).sum(axis=1).mean()))
                 say(f"positions: moved by {distance:.2f} pixels, root mean square")
 
-    def _calibrate(self, refined: RefinedProbe, say: Callable[[str], None]) -> None:
-        blocks = self.blocks
-        frames = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // self.guess.shape[-1] ** 2)
-        some = blocks.read(nearest_block(blocks, frames))
-        others = blocks.read(blocks.validation[:CONFIRMING])
-
-        def misfits(probe: Tensor, batch: Batch) -> Tensor:
-            shape = canvas_shape(batch["corners"], self.guess.shape[-1])
-            exposure = expose_batch(batch, probe, self.intensity_scale, self.photon, shape)
-            hidden = torch.arange(batch["held_back"].shape[1])[None] % HIDDEN == 0
-            hidden = hidden.expand_as(batch["held_back"])
-            return self._compare_each(exposure, hidden, CALIBRATING_STEPS)
-
-        probe = calibrate_probe(self.guess, lambda probe: float(misfits(probe, some).mean()))
-        before, after = (misfits(probe, others) for probe in (self.guess, probe))
-        gain = before - after
-        # A probe that explains one block by chance does not explain others.
-        if gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)):
-            old, new = spot_radius(self.guess), spot_radius(probe)
-            say(
-                f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} "
-                f"pixels; misfit before training {before.mean():.3g} -> {after.mean():.3g}"
-            )
-            refined.start_from(probe)
+    def _fit_probe(self, modes: Tensor, say: Callable[[str], None]) -> None:
+        brightest = max([self, *self._borrowers], key=lambda one: one.intensity_scale)
+        fitted = fit_probe(
+            brightest._scan, brightest.guess, len(modes), say, frames=brightest._training
+        )
+        fitted = fitted * (self.guess.norm() / brightest.guess.norm())
+        # A guess that is kept may have fewer modes; dark ones are left out later.
+        modes.zero_()
+        modes[: len(fitted)] = torch.view_as_real(fitted)
 
     def make_loaders(
         self, epoch: EpochPlan, order: torch.Generator, workers: int
@@ -184,10 +159,7 @@ class UnrolledObjective(Objective):
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """See `Objective`."""
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "lr": rate}]
-        if self.refined_probe is not None:
-            own = {"lr": rate * PROBE_RATE, "eps": PROBE_EPSILON}
-            groups.append({"params": list(self.refined_probe.parameters()), **own})
+        groups = [{"params": list(self.network.parameters()), "lr": rate}]
         # A training is short: gradients of a thousand steps ago are useless.
         return [{**group, "betas": (0.9, 0.99)} for group in groups]
 
@@ -197,10 +169,7 @@ class UnrolledObjective(Objective):
         if "truth" in batch:
             exposure = self._expose(batch, batch["probe"])
             known = torch.ones_like(exposure.light)
-            loss = self._compare_with_truth(exposure, batch["truth"], known)
-            # Simulated frames teach nothing about the probe, but several devices need a gradient of
-            # every parameter.
-            return loss if self.refined_probe is None else loss + 0 * self.refined_probe.modes.sum()
+            return self._compare_with_truth(exposure, batch["truth"], known)
         exposure = self._expose(batch, self._probe())
         if self.label is not None:
             return self._compare_with_truth(exposure, *self._cut_label(batch, exposure.shape))
@@ -227,12 +196,11 @@ class UnrolledObjective(Objective):
         }
 
     def export_further(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
-        """See `Objective`; a refined probe is a model `probe` with `guess` and `modes`, each
+        """See `Objective`; a fitted probe is a model `probe` with `guess` and `modes`, each
         (P, N, N) complex64 in counts."""
-        if self.refined_probe is None:
+        if self.modes is None:
             return {}
-        values = take_part(state, "refined_probe.")
-        modes = self.refined_probe.evaluate(values).cpu().numpy()
+        modes = _take_lit(state["modes"]).cpu().numpy()
         return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
 
     def _probe(self) -> Tensor:
@@ -240,7 +208,7 @@ class UnrolledObjective(Objective):
             lent: Tensor = self._lender._probe()
             lent = lent * (self.guess.norm() / self._lender.guess.norm())
             return lent
-        return self.guess if self.refined_probe is None else self.refined_probe()
+        return self.guess if self.modes is None else _take_lit(self.modes)
 
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
         # Simulated objects are measured at the scan's own positions.
@@ -282,6 +250,11 @@ def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposur
     is_hidden = hidden.flatten().tolist()
     seen, unseen = ([f for f, h in enumerate(is_hidden) if h == kind] for kind in (False, True))
     return exposure.take(seen), exposure.take(unseen)
+
+
+def _take_lit(modes: Tensor) -> Tensor:
+    """The complex modes of (P, N, N, 2) that hold light."""
+    return torch.view_as_complex(modes[modes.flatten(1).any(dim=1)])
 
 
 def _root(misfit: Tensor) -> Tensor:

@@ -15,12 +15,14 @@ from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.scan import take_frames
+from ptycho_tasks.scans.raw_scan import estimate_probe
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.physics.calibration import Lens
 from ptycho_tasks_torch.training.best import BestEpochs
 from ptycho_tasks_torch.training.trainer import TrainingRun
-from ptycho_tasks_torch.unrolled import objective as objective_module
+from ptycho_tasks_torch.unrolled import probe_fit
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
@@ -35,7 +37,7 @@ def with_options(**values) -> UnrolledOptions:
     return msgspec.structs.replace(SMALL, **values)
 
 
-REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
+REFINING = with_options(probe="refined", epochs=3)
 
 
 def train(scan, options, **more) -> TrainedModel:
@@ -58,7 +60,7 @@ def _coarse_search():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("SIZES", (-2, 0, 2)), ("DEFOCI", (-2, 0, 2)), ("TRIALS", 50)):
             patch.setattr(calibration, name, value)
-        patch.setattr(objective_module, "CALIBRATING_PIXELS", 2**15)
+        patch.setattr(probe_fit, "CALIBRATING_PIXELS", 2**15)
         yield
 
 
@@ -93,7 +95,7 @@ def unit(waves: np.ndarray) -> np.ndarray:
 
 
 def test_a_wrong_probe_is_refined(scan, blurred, refined):
-    fixed = train(blurred, msgspec.structs.replace(REFINING, probe="fixed"))
+    fixed = replace(refined, models={n: m for n, m in refined.models.items() if n != "probe"})
     ours, theirs = (infer(blurred, model, REFINING) for model in (refined, fixed))
     assert r_factor(blurred, ours) < 0.5 * r_factor(blurred, theirs)
     # A global phase is free.
@@ -118,9 +120,8 @@ def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, num
     guess = Lens(right)(np.array(numbers)).numpy()
     objective, lines = UnrolledObjective(replace(scan, probe=guess), REFINING), []
     objective.prepare(lines.append)
-    (line,) = lines
-    assert re.fullmatch(r"probe: .* radius [\d.]+ -> [\d.]+ pixels; misfit .* -> .*", line)
-    found = objective.refined_probe().detach().numpy()
+    assert re.fullmatch(r"probe: .* radius [\d.]+ -> [\d.]+ pixels; misfit .* -> .*", lines[0])
+    found = objective.export_further(objective.state_dict())["probe"]["modes"]
     before, after = (abs(np.vdot(unit(p), unit(scan.probe))) for p in (guess, found))
     assert 1 - after < 0.1 * (1 - before)
     assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
@@ -129,29 +130,49 @@ def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, num
 def test_a_guess_that_is_right_is_about_kept(scan):
     objective = UnrolledObjective(scan, REFINING)
     objective.prepare(lambda line: None)
-    found = objective.refined_probe().detach().numpy()
+    found = objective.export_further(objective.state_dict())["probe"]["modes"]
     assert abs(np.vdot(unit(found), unit(scan.probe))) > 0.99
 
 
-def test_what_other_frames_do_not_confirm_is_not_taken(scan, monkeypatch):
+def test_what_frames_held_back_do_not_confirm_is_not_taken(scan, monkeypatch):
     wrong = Lens(torch.from_numpy(scan.probe))(np.array([3.0, 0, 0, 0]))
-    monkeypatch.setattr(objective_module, "calibrate_probe", lambda guess, misfit: wrong)
-    objective, lines = UnrolledObjective(scan, REFINING), []
-    objective.prepare(lines.append)
-    assert not lines
-    found = objective.refined_probe().detach().numpy()
-    np.testing.assert_allclose(unit(found), unit(scan.probe), atol=1e-4)
+    monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: wrong)
+    monkeypatch.setattr(probe_fit, "_fit_modes", lambda block, probe, rounds: wrong)
+    guess, lines = torch.from_numpy(scan.probe), []
+    found = probe_fit.fit_probe(scan, guess, 3, lines.append)
+    assert lines == [
+        "probe: kept as it is; frames held back are explained no better by a fitted one"
+    ]
+    np.testing.assert_array_equal(found, guess)
 
 
-def test_a_training_that_goes_on_looks_for_no_probe(scan, tmp_path, every_epoch):
-    guess = Lens(torch.from_numpy(scan.probe))(np.array([1.8, 0, 0, 0])).numpy()
-    wrong, options = replace(scan, probe=guess), with_options(probe="refined", epochs=2)
+def test_too_few_frames_tell_no_probe(scan):
+    few, lines = take_frames(scan, np.arange(20)), []
+    found = probe_fit.fit_probe(few, torch.from_numpy(scan.probe), 1, lines.append)
+    assert lines == ["probe: kept as it is, 20 frames are too few to fit it"]
+    np.testing.assert_array_equal(found, scan.probe)
+
+
+def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):
+    """Without a training that knows it."""
+    blind = replace(scan, probe=estimate_probe(scan.diffraction), is_probe_estimated=True)
+    model, lines = train(scan, with_options(epochs=1, probe="fixed")), []
+    made = backend.infer(InferRequest(blind, model, SMALL, CPU, say=lines.append))
+    overlaps = [abs(np.vdot(unit(scan.probe), unit(p))) for p in (made.probe, blind.probe)]
+    assert overlaps[0] > 0.97 > 0.7 > overlaps[1]
+    assert lines[0].startswith("probe: size, defocus and astigmatism fitted")
+    known = backend.infer(InferRequest(scan, model, SMALL, CPU))
+    assert r_factor(blind, made) < 1.5 * r_factor(scan, known)
+
+
+def test_a_training_that_goes_on_looks_for_no_probe(blurred, tmp_path, every_epoch):
+    wrong, options = blurred, REFINING
     lines = []
     first = train(wrong, options, work_dir=tmp_path, say=lines.append)
     assert lines[0].startswith("probe: ")
     lines.clear()
     again = train(wrong, options, work_dir=tmp_path, say=lines.append)
-    assert lines == ["takes the finished training: all 2 epochs are done"]
+    assert lines == ["takes the finished training: all 3 epochs are done"]
     assert again.history == first.history
     for name, arrays in first.models.items():
         for key, array in arrays.items():

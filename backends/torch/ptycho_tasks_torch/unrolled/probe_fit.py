@@ -1,0 +1,250 @@
+"""Fit a probe to the frames of a scan, between physics steps on its object.
+
+First size, defocus and astigmatism of the guess; then every pixel of its modes. The wave that a
+frame asks for, less the wave that is there, is what probe and object have to change together. The
+object takes its part in a step (see `steps`), the probe in a step of its own, with momentum: the
+sum over frames of conj(O) times that difference, divided by the sum of |O|^2. A mode moves by as
+much as it is lit, so that weak modes would come last; theirs is divided by their share of the
+light, too.
+
+A block of neighbouring frames is enough. Some of its frames are held back, and decide whether what
+was found is taken.
+
+Axis letters: M frames of a scan, H frames held back, P, Q probe modes, N detector pixels along one
+side, S, T rows and columns of the canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_tasks.scan import ScanData, corners_and_fractions, take_frames
+from ptycho_tasks_torch.physics.calibration import calibrate_probe, search_widely
+from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
+from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
+from ptycho_tasks_torch.physics.mapped import HELD_BYTES, expose_scan
+from ptycho_tasks_torch.physics.probe import (
+    SAME_PROBE,
+    Gauge,
+    add_modes,
+    probe_distance,
+    sort_modes,
+)
+from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
+from ptycho_tasks_torch.unrolled.network import reconstruct
+from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turns
+
+FRAME_ROWS = 600 * 64
+"""Detector rows of all frames that are fitted, so that larger frames are fewer."""
+LEAST_FRAMES = 32
+"""Fewer do not tell a probe from an object."""
+HELD_BACK = 12
+"""One in so many frames is held back."""
+CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**18, 32, 12
+"""To calibrate a probe: detector pixels of all frames together, least number of frames, and number
+of physics steps. With fewer steps a wrong probe looks better than the right one."""
+FIRST_STEPS, STEPS = 12, 3
+"""Steps on the object before the first round, and in each."""
+ROUNDS, ROUNDS_OF_ESTIMATE = 16, 60
+"""Most rounds, of a guess and of a first estimate."""
+SUBSETS, TURNS = 4, 2
+"""Parts of the frames that take turns in moving the probe, and how many do in a round."""
+GAIN, LAST_GAIN, MOMENTUM = 0.5, 0.05, 0.8
+"""Of a step of the probe; the gain falls from round to round."""
+MOST_GAIN = 10.0
+"""Of a weak mode, over that of the strongest."""
+DIM = 0.05
+"""Share of the strongest |O|^2 that is added before dividing by it."""
+WORSE = 1.3
+"""A misfit so many times the least one ends the rounds."""
+CONFIRMING_STEPS, CERTAIN = 24, 3.0
+"""To confirm a probe: steps on the object, and standard errors that frames held back gain."""
+
+Say = Callable[[str], None]
+
+
+@torch.no_grad()
+def fit_probe(
+    scan: ScanData,
+    guess: Tensor,
+    modes: int,
+    say: Say,
+    *,
+    frames: NDArray[np.int64] | None = None,
+) -> Tensor:
+    """Fit a probe, or keep the guess where frames held back gain nothing by another.
+
+    Args:
+        scan: its frames may lie on disk; where its probe is an estimate, the search is a
+            wide one.
+        guess: (Q, N, N) complex64 in counts.
+        modes: P; modes that the guess lacks are added.
+        say: shows the user one line.
+        frames: (K,) those that may be used; None is all.
+
+    Returns:
+        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are
+        orthogonal, the strongest first. Where the guess is kept, its first P modes.
+    """
+    frames = np.arange(scan.frame_count) if frames is None else frames
+    if len(frames) < LEAST_FRAMES:
+        say(f"probe: kept as it is, {len(frames)} frames are too few to fit it")
+        return guess[:modes]
+    block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, modes)
+    start = _calibrate(block, scan, frames, guess, say)
+    before = block.measure(start)
+    rounds = ROUNDS_OF_ESTIMATE if scan.is_probe_estimated else ROUNDS
+    fitted = sort_modes(
+        Gauge(start).keep(_fit_modes(block, add_modes(start, modes), rounds)), start
+    )
+    after = block.measure(fitted)
+    if not _is_better(before, after):
+        if start is guess:
+            say("probe: kept as it is; frames held back are explained no better by a fitted one")
+        return start[:modes]
+    power = fitted.abs().square().sum(dim=(1, 2))
+    shares = ", ".join(f"{100 * share:.3g}" for share in (power / power.sum()).tolist())
+    parts = f" ({len(fitted)} modes with {shares} % of the light)" if len(fitted) > 1 else ""
+    say(
+        f"probe: fitted to {len(block.exposure.places)} frames{parts}; misfit of frames held back "
+        f"{before.mean():.3g} -> {after.mean():.3g}"
+    )
+    return fitted
+
+
+def _calibrate(
+    block: _Block, scan: ScanData, frames: NDArray[np.int64], guess: Tensor, say: Say
+) -> Tensor:
+    """The guess with another size, defocus and astigmatism, if they explain more."""
+    few = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // scan.size**2)
+    small = _Block.choose(scan, frames, guess, few, len(guess))
+
+    def misfit(probe: Tensor) -> float:
+        return float(small.measure(probe, CALIBRATING_STEPS).mean())
+
+    start = guess
+    if scan.is_probe_estimated:
+        start = search_widely(guess, misfit)
+    probe = calibrate_probe(start, misfit)
+    if probe_distance(probe.cpu().numpy(), guess.cpu().numpy()) < SAME_PROBE:
+        return guess
+    before, after = block.measure(guess), block.measure(probe)
+    if not _is_better(before, after):
+        return guess
+    old, new = spot_radius(guess), spot_radius(probe)
+    say(
+        f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} pixels; "
+        f"misfit of frames held back {before.mean():.3g} -> {after.mean():.3g}"
+    )
+    return probe
+
+
+def _is_better(before: Tensor, after: Tensor) -> bool:
+    """Whether (H,) misfits of frames fall by more than chance."""
+    gain = before - after
+    return bool(gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)))
+
+
+class _Block:
+    """Neighbouring frames on a canvas, with any probe."""
+
+    def __init__(self, scan: ScanData, guess: Tensor) -> None:
+        """Take all frames of a scan into memory."""
+        photon, count = find_photon(scan.diffraction), scan.frame_count
+        self.scale = math.sqrt(read_intensity(scan, np.arange(count)))
+        self.exposure = expose_scan(scan, guess / self.scale, self.scale, photon)
+        _, fractions = corners_and_fractions(scan.positions, scan.size)
+        self.fractions = torch.from_numpy(fractions.astype(np.float32)).to(guess.device)
+        order = morton_order(self.exposure.places)
+        self.held_back = sorted(order[HELD_BACK // 2 :: HELD_BACK])
+        rest = sorted({*order} - {*self.held_back}, key=order.index)
+        self.rest = sorted(rest)
+        self.parts = [sorted(rest[part::SUBSETS]) for part in range(SUBSETS)]
+        """Frames that take turns in moving the probe, each part evenly spread."""
+
+    @classmethod
+    def choose(
+        cls, scan: ScanData, frames: NDArray[np.int64], guess: Tensor, count: int, modes: int
+    ) -> _Block:
+        """Of the frames that may be used, those nearest to the middle: `count`, or fewer where
+        memory is short of it."""
+        count = min(count, HELD_BYTES // (scan.size**2 * (4 + 8 * modes)))
+        positions = scan.positions[frames]
+        distance = np.square(positions - np.median(positions, axis=0)).sum(axis=1)
+        nearest = frames[np.argsort(distance, kind="stable")[: max(count, LEAST_FRAMES)]]
+        return cls(take_frames(scan, np.sort(nearest)), guess)
+
+    def expose(self, modes: Tensor) -> Exposure:
+        """All frames, with (P, N, N) modes in units of `scale`."""
+        radius = spot_radius(modes)
+        return replace(self.exposure, probes=shift_probe(modes, self.fractions), radius=radius)
+
+    def measure(self, probe: Tensor, steps: int = CONFIRMING_STEPS) -> Tensor:
+        """(H,) misfit of each frame held back, after steps on the others.
+
+        Args:
+            probe: (P, N, N) complex64 in counts.
+            steps: on the object, from a flat one on.
+        """
+        exposure = self.expose(probe / self.scale)
+        canvas = reconstruct(exposure.take(self.rest), steps).canvas
+        return _compare(exposure.take(self.held_back), canvas)
+
+
+def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
+    return (exposure.predict(canvas) - exposure.amplitude).square().mean(dim=(1, 2))
+
+
+def _fit_modes(block: _Block, probe: Tensor, rounds: int) -> Tensor:
+    """(P, N, N) complex64 modes in counts, of the round that explains the frames held back best."""
+    least, best = math.inf, probe
+    for modes, misfit in _refine_modes(block, probe / block.scale, rounds):
+        if misfit < least:
+            least, best = misfit, modes * block.scale
+        if not misfit < WORSE * least:
+            break
+    return best
+
+
+def _refine_modes(block: _Block, modes: Tensor, rounds: int) -> Iterator[tuple[Tensor, float]]:
+    """Yield the modes before each round and after the last, with the misfit of frames held back."""
+    exposure, velocity = block.expose(modes), torch.zeros_like(modes)
+    engine = Engine(exposure.take(block.rest))
+    for index in range(rounds):
+        engine = _advance(engine, exposure.take(block.rest), STEPS if index else FIRST_STEPS)
+        yield modes, float(_compare(exposure.take(block.held_back), engine.canvas).mean())
+        gain = GAIN + (LAST_GAIN - GAIN) * index / rounds
+        for turn in range(TURNS):
+            part = block.parts[(TURNS * index + turn) % SUBSETS]
+            step = _find_step(exposure.take(part), block.fractions[part], engine.canvas, modes)
+            velocity = MOMENTUM * velocity + gain * step
+            modes = modes + velocity
+            exposure = block.expose(modes)
+    engine = _advance(engine, exposure.take(block.rest), STEPS)
+    yield modes, float(_compare(exposure.take(block.held_back), engine.canvas).mean())
+
+
+def _advance(engine: Engine, exposure: Exposure, steps: int) -> Engine:
+    """Go on with other probes."""
+    after = Engine(exposure, engine.canvas, engine.steps)
+    after.velocity = engine.velocity
+    turns = Turns(exposure, after.filter)
+    for _ in range(steps):
+        stage = turns.coarse if after.steps < COARSE_STEPS else turns.fine
+        after.advance(stage[after.steps % len(stage)])
+    return after
+
+
+def _find_step(exposure: Exposure, fractions: Tensor, canvas: Tensor, modes: Tensor) -> Tensor:
+    """(P, N, N) complex64 step of the modes that the frames of an exposure ask for."""
+    change, light = exposure.probe_correction(canvas, fractions)
+    power = modes.abs().square().sum(dim=(1, 2), keepdim=True)
+    weakness = (power.max() / power).clamp(max=MOST_GAIN)
+    return weakness * change / (light + DIM * light.max())
