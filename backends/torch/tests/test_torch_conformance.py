@@ -32,7 +32,6 @@ class TestUnrolled(BackendConformance):
         epochs=3,
         learning_rate=1e-3,
         channels=4,
-        steps=3,
         batch_size=16,
         neighbours=16,
         probe="refined",

@@ -199,6 +199,16 @@ class Exposure:
             light = light + patches.abs().square().sum(dim=(0, 1))
         return torch.fft.ifft2(change), light
 
+    def measure_misfit(self, canvas: Tensor) -> float:
+        """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
+        `counts` is noise. Of (B, S, T) complex64, without gradients."""
+        total = canvas.real.new_zeros(())
+        with torch.no_grad():
+            for chunk in self.chunks():
+                _, modulus = _propagate(canvas, chunk, self.dark)
+                total += modulus.sub_(chunk.amplitude).square_().sum()
+        return float(total) / (len(self.places) * self.size**2)
+
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
         amplitude: Tensor = _Prediction.apply(canvas, self)  # type: ignore[no-untyped-call]

@@ -10,14 +10,15 @@ their noise. Steps that diverge are undone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
 from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turns
 
-SHARE, MOST_HELD_BACK = 24, 64
-"""One in so many frames is held back, but no more than so many."""
+SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
+"""One in so many frames is held back, and bounds of their number."""
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
 LEAST_STEPS, MOST_STEPS = 24, 100
@@ -27,7 +28,7 @@ UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.002, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
-WORSE = 1.3
+WORSE = 2.0
 """A misfit so many times the least one: the steps diverge."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
@@ -60,11 +61,10 @@ class Depth:
         self.has_diverged = False
 
     def measure(self, canvas: Tensor) -> float:
-        """Misfit of the frames held back: mean square of what amplitudes differ by; 0 if none
-        are."""
-        if self.held_back is None:
-            return 0.0
-        return float((self.held_back.predict(canvas) - self.held_back.amplitude).square().mean())
+        """Misfit of the frames held back, or of all if none are: mean square of what amplitudes
+        differ by."""
+        frames = self.exposure if self.held_back is None else self.held_back
+        return frames.measure_misfit(canvas)
 
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
@@ -75,7 +75,7 @@ class Depth:
             while not self._is_enough(stage is turns.coarse, since):
                 self.engine.advance(stage[self.engine.steps % len(stage)])
                 misfit = self.measure(self.engine.canvas)
-                if self.held_back is not None and not misfit < WORSE * min(self.misfits):
+                if not misfit < WORSE * min(self.misfits):
                     self._undo()
                     break
                 since = 0 if misfit < least * (1 - GAIN) else since + 1
@@ -147,12 +147,19 @@ class Depth:
 
 
 def choose_held_back(exposure: Exposure) -> list[int]:
-    """Frames of an exposure of one canvas to hold back, evenly spread; none if there are few."""
+    """Frames of an exposure of one canvas to hold back, evenly spread; none if there are few.
+
+    Of neighbours, the one where most light falls: a frame at the rim shows what no other does.
+    """
     order = morton_order(exposure.places)
     if len(order) < LEAST_FRAMES:
         return []
-    count = min(MOST_HELD_BACK, max(2, len(order) // SHARE))
-    return sorted(order[int((index + 0.5) * len(order) / count)] for index in range(count))
+    count = min(MOST_HELD_BACK, max(LEAST_HELD_BACK, len(order) // SHARE))
+    rows, columns = (exposure.places[:, 1:] + exposure.size // 2).T
+    light = exposure.light[0, rows, columns].tolist()
+    bounds = [index * len(order) // count for index in range(count + 1)]
+    neighbours = (order[first:last] for first, last in pairwise(bounds))
+    return sorted(max(some, key=light.__getitem__) for some in neighbours)
 
 
 def choose_strength(depth: Depth, correct: Callable[[Engine], Tensor]) -> float:

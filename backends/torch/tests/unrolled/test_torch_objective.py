@@ -107,7 +107,7 @@ def measured(scan, seed: int, factor: float = 1.0):
     probe = torch.from_numpy(scan.probe * np.float32(factor))
     shape = common_shape(blocks)
     objects = ObjectPool(("blobs", "lines"), shape, seed=3)
-    simulator = Simulator(objects, objective.intensity_scale * factor**2, lambda: probe, shape)
+    simulator = Simulator(objects, objective.intensity_scale * factor**2, 1.0, lambda: probe, shape)
     members = blocks.training[[0, 40]]
     return simulator.measure(blocks.read(members), probe, [seed, seed + 10]), members
 
@@ -178,7 +178,7 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
     label = objective.label.numpy()
     off, beyond = (0, 0), 0
 
-    def objects(self, exposure):
+    def find_object(self, exposure):
         """The label, put where the first frame lies, and nonsense where there is none."""
         nonlocal beyond
         _, y, x = exposure.places[0].tolist()
@@ -196,9 +196,9 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
         )
         canvas[inside] = label[there]
         beyond += (rows >= height).any() + (columns >= width).any()
-        yield torch.from_numpy(canvas)[None]
+        return torch.from_numpy(canvas)[None]
 
-    monkeypatch.setattr(UnrolledNetwork, "objects", objects)
+    monkeypatch.setattr(UnrolledNetwork, "object", find_object)
     for frames in objective.blocks.training:
         batch = objective.blocks.read(frames[None])
         off = (0, 0)
