@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -30,6 +31,8 @@ GAIN, PATIENCE = 0.002, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
 WORSE = 2.0
 """A misfit so many times the least one: the steps diverge."""
+LEAST_STRENGTH, MOST_AFTER = 0.02, 4
+"""Of a correction: strength below which it is left out, and most steps that follow it."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -126,6 +129,21 @@ class Depth:
             engine.advance(turns.all[0])
             yield engine
 
+    def go_on(self, start: Tensor, steps: int, *, takes_all: bool = False) -> Iterator[Engine]:
+        """Yield the engine after each of some steps that begin without momentum.
+
+        Args:
+            start: (1, S, T) complex64 object.
+            steps: their number.
+            takes_all: whether the frames held back are taken in.
+        """
+        exposure = self.exposure if takes_all else self.rest
+        engine = Engine(exposure, start)
+        turn = Turns(exposure, engine.filter).all[0]
+        for _ in range(steps):
+            engine.advance(turn)
+            yield engine
+
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
         taken = self.engine.steps + self.last_steps
@@ -162,22 +180,41 @@ def choose_held_back(exposure: Exposure) -> list[int]:
     return sorted(max(some, key=light.__getitem__) for some in neighbours)
 
 
-def choose_strength(depth: Depth, correct: Callable[[Engine], Tensor]) -> float:
-    """How much of a correction the frames held back ask for, from 0 to 1.
+class Share(NamedTuple):
+    """How much of a correction is taken."""
 
-    Between three strengths, their misfit is a parabola.
+    strength: float
+    """From 0 to 1."""
+    steps: int
+    """On all frames, which follow on the corrected object."""
+
+
+def choose_share(depth: Depth, correct: Callable[[Engine], Tensor]) -> Share:
+    """How much of a correction frames held back ask for.
+
+    A part of it, where that is best: between three strengths, their misfit is a parabola. Or all of
+    it, and a few steps that bring back what of the frames it took away.
 
     Args:
         depth: after `run`.
         correct: gives the corrected object of an engine's.
     """
     if depth.held_back is None:
-        return 1.0
+        return Share(1.0, 0)
     canvas = depth.engine.canvas
     change = correct(depth.engine) - canvas
     none, half, whole = (depth.measure(canvas + share * change) for share in (0.0, 0.5, 1.0))
     bend = 2 * (none - 2 * half + whole)
-    if not bend > 0:
-        return float(whole < none)
-    lowest = 0.5 * (1 - (whole - none) / bend)
-    return min(max(lowest, 0.0), 1.0)
+    strength = 0.5 * (1 - (whole - none) / bend) if bend > 0 else float(whole < none)
+    strength = min(max(strength, 0.0), 1.0)
+    if strength < LEAST_STRENGTH:
+        return Share(0.0, 0)
+    misfits = [whole]
+    for engine in depth.go_on(canvas + change, MOST_AFTER):
+        misfits.append(depth.measure(engine.canvas))
+        if not misfits[-1] < misfits[-2]:
+            break
+    steps = misfits.index(min(misfits))
+    if steps and misfits[steps] < depth.measure(canvas + strength * change):
+        return Share(1.0, steps)
+    return Share(strength, 0)

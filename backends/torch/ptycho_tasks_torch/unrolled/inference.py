@@ -21,14 +21,11 @@ from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
-from ptycho_tasks_torch.unrolled.depth import Depth, choose_strength
+from ptycho_tasks_torch.unrolled.depth import Depth, Share, choose_share
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import Engine
-
-LEAST_STRENGTH = 0.02
-"""Of a correction, below which it is left out."""
 
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
@@ -85,24 +82,29 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
         return network.correct(engine, exposure)
 
     is_idle = network.correction.is_idle
-    strength = 0.0 if is_idle else choose_strength(depth, correct)
+    share = Share(0.0, 0) if is_idle else choose_share(depth, correct)
     # Where photons are few, more steps than frames held back ask for bring noise, which the
     # correction takes away, and low frequencies of the phase, which it could not find.
-    start = depth.engine.canvas if strength > LEAST_STRENGTH else depth.best
+    start = depth.engine.canvas if share.strength else depth.best
     for engine in depth.finish(start):
         yield report(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{'' if is_idle else _describe_strength(strength)}")
-    if strength > LEAST_STRENGTH:
+    request.say(f"{depth.describe()}{'' if is_idle else _describe_share(share)}")
+    if share.strength:
         canvas = engine.canvas
-        yield report(canvas + strength * (correct(engine) - canvas), total)
+        canvas = canvas + share.strength * (correct(engine) - canvas)
+        for engine in depth.go_on(canvas, share.steps, takes_all=True):
+            canvas = engine.canvas
+        yield report(canvas, total)
     else:
         request.progress(total, total, {})
 
 
-def _describe_strength(strength: float) -> str:
-    if strength <= LEAST_STRENGTH:
+def _describe_share(share: Share) -> str:
+    if not share.strength:
         return "; uncorrected: frames held back are explained no better by the network"
-    return f"; corrected by {100 * strength:.0f} % of what the network says"
+    if share.steps:
+        return f"; corrected by the network, and {share.steps} more"
+    return f"; corrected by {100 * share.strength:.0f} % of what the network says"
 
 
 def _choose_probe(

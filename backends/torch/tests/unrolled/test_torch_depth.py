@@ -17,7 +17,7 @@ from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
-from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_strength
+from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_share
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
 
@@ -117,8 +117,8 @@ def test_frames_held_back_say_how_much_of_a_correction_is_good(bright):
         deque(depth.run(), maxlen=0)
         better = deque(run_on(depth), maxlen=1).pop()
         worse = depth.engine.canvas + 0.3
-        assert choose_strength(depth, lambda engine: better) > 0.8
-        assert choose_strength(depth, lambda engine: worse) < 0.2
+        assert choose_share(depth, lambda engine: better).strength > 0.8
+        assert choose_share(depth, lambda engine: worse).strength < 0.2
 
 
 def run_on(depth: Depth):
