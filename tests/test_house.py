@@ -49,7 +49,8 @@ ORDER = {
 """Top to bottom. Wings on one line do not import one another."""
 PUBLIC = {
     "backend": {
-        "API_VERSION", "Backend", "InferRequest", "Progress", "Reconstruction", "RefineRequest",
+        "API_VERSION", "Backend", "InferRequest", "Progress",
+        "ROUGH_PROBE", "Reconstruction", "RefineRequest",
         "SEEN_LEVEL", "TrainRequest", "TrainedModel", "checked_model", "checked_reconstruction",
         "no_progress", "say_nothing",
     },
