@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -31,8 +30,8 @@ GAIN, PATIENCE = 0.002, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
 WORSE = 2.0
 """A misfit so many times the least one: the steps diverge."""
-LEAST_STRENGTH, MOST_AFTER = 0.02, 4
-"""Of a correction: strength below which it is left out, and most steps that follow it."""
+MOST_AFTER = 4
+"""Steps that may follow a correction."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -180,41 +179,26 @@ def choose_held_back(exposure: Exposure) -> list[int]:
     return sorted(max(some, key=light.__getitem__) for some in neighbours)
 
 
-class Share(NamedTuple):
-    """How much of a correction is taken."""
+def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> int | None:
+    """Whether a correction is taken, and how many steps on all frames follow it: None leaves it
+    out.
 
-    strength: float
-    """From 0 to 1."""
-    steps: int
-    """On all frames, which follow on the corrected object."""
-
-
-def choose_share(depth: Depth, correct: Callable[[Engine], Tensor]) -> Share:
-    """How much of a correction frames held back ask for.
-
-    A part of it, where that is best: between three strengths, their misfit is a parabola. Or all of
-    it, and a few steps that bring back what of the frames it took away.
+    Steps that follow bring back what of the frames a correction took away; as long as frames held
+    back gain by them. The correction is taken if these gain by it, against as many steps without.
 
     Args:
         depth: after `run`.
         correct: gives the corrected object of an engine's.
     """
     if depth.held_back is None:
-        return Share(1.0, 0)
-    canvas = depth.engine.canvas
-    change = correct(depth.engine) - canvas
-    none, half, whole = (depth.measure(canvas + share * change) for share in (0.0, 0.5, 1.0))
-    bend = 2 * (none - 2 * half + whole)
-    strength = 0.5 * (1 - (whole - none) / bend) if bend > 0 else float(whole < none)
-    strength = min(max(strength, 0.0), 1.0)
-    if strength < LEAST_STRENGTH:
-        return Share(0.0, 0)
-    misfits = [whole]
-    for engine in depth.go_on(canvas + change, MOST_AFTER):
+        return 0
+    canvas, corrected = depth.engine.canvas, correct(depth.engine)
+    misfits = [depth.measure(corrected)]
+    for engine in depth.go_on(corrected, MOST_AFTER):
         misfits.append(depth.measure(engine.canvas))
         if not misfits[-1] < misfits[-2]:
             break
     steps = misfits.index(min(misfits))
-    if steps and misfits[steps] < depth.measure(canvas + strength * change):
-        return Share(1.0, steps)
-    return Share(strength, 0)
+    for engine in depth.go_on(canvas, steps):
+        canvas = engine.canvas
+    return steps if misfits[steps] < depth.measure(canvas) else None

@@ -21,7 +21,7 @@ from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
-from ptycho_tasks_torch.unrolled.depth import Depth, Share, choose_share
+from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
@@ -82,29 +82,26 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
         return network.correct(engine, exposure)
 
     is_idle = network.correction.is_idle
-    share = Share(0.0, 0) if is_idle else choose_share(depth, correct)
+    steps_after = None if is_idle else choose_correction(depth, correct)
     # Where photons are few, more steps than frames held back ask for bring noise, which the
     # correction takes away, and low frequencies of the phase, which it could not find.
-    start = depth.engine.canvas if share.strength else depth.best
+    start = depth.best if steps_after is None else depth.engine.canvas
     for engine in depth.finish(start):
         yield report(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{'' if is_idle else _describe_share(share)}")
-    if share.strength:
-        canvas = engine.canvas
-        canvas = canvas + share.strength * (correct(engine) - canvas)
-        for engine in depth.go_on(canvas, share.steps, takes_all=True):
+    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(steps_after)}")
+    if steps_after is None:
+        request.progress(total, total, {})
+    else:
+        canvas = correct(engine)
+        for engine in depth.go_on(canvas, steps_after, takes_all=True):
             canvas = engine.canvas
         yield report(canvas, total)
-    else:
-        request.progress(total, total, {})
 
 
-def _describe_share(share: Share) -> str:
-    if not share.strength:
+def _describe_correction(steps_after: int | None) -> str:
+    if steps_after is None:
         return "; uncorrected: frames held back are explained no better by the network"
-    if share.steps:
-        return f"; corrected by the network, and {share.steps} more"
-    return f"; corrected by {100 * share.strength:.0f} % of what the network says"
+    return "; corrected by the network" + (f", then {steps_after} more" if steps_after else "")
 
 
 def _choose_probe(
