@@ -30,8 +30,6 @@ GAIN, PATIENCE = 0.002, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
 WORSE = 2.0
 """A misfit so many times the least one: the steps diverge."""
-MOST_AFTER = 4
-"""Steps that may follow a correction."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -128,20 +126,17 @@ class Depth:
             engine.advance(turns.all[0])
             yield engine
 
-    def go_on(self, start: Tensor, steps: int, *, takes_all: bool = False) -> Iterator[Engine]:
-        """Yield the engine after each of some steps that begin without momentum.
+    def find_step(self, canvas: Tensor, *, takes_all: bool = False) -> Tensor:
+        """(1, S, T) complex64 object after one step from another, without momentum.
 
         Args:
-            start: (1, S, T) complex64 object.
-            steps: their number.
+            canvas: (1, S, T) complex64.
             takes_all: whether the frames held back are taken in.
         """
         exposure = self.exposure if takes_all else self.rest
-        engine = Engine(exposure, start)
-        turn = Turns(exposure, engine.filter).all[0]
-        for _ in range(steps):
-            engine.advance(turn)
-            yield engine
+        engine = Engine(exposure, canvas)
+        engine.advance(Turns(exposure, engine.filter).all[0])
+        return engine.canvas
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
@@ -179,26 +174,28 @@ def choose_held_back(exposure: Exposure) -> list[int]:
     return sorted(max(some, key=light.__getitem__) for some in neighbours)
 
 
-def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> int | None:
-    """Whether a correction is taken, and how many steps on all frames follow it: None leaves it
-    out.
+def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> float | None:
+    """Whether a correction is taken, and what share of a step on all frames follows it: None leaves
+    it out.
 
-    Steps that follow bring back what of the frames a correction took away; as long as frames held
-    back gain by them. The correction is taken if these gain by it, against as many steps without.
+    A step that follows brings back what of the frames a correction took away, and their noise.
+    Between three shares of it, the misfit of frames held back is a parabola. The correction is
+    taken if these gain by it, against the same step without.
 
     Args:
         depth: after `run`.
         correct: gives the corrected object of an engine's.
     """
     if depth.held_back is None:
-        return 0
-    canvas, corrected = depth.engine.canvas, correct(depth.engine)
-    misfits = [depth.measure(corrected)]
-    for engine in depth.go_on(corrected, MOST_AFTER):
-        misfits.append(depth.measure(engine.canvas))
-        if not misfits[-1] < misfits[-2]:
-            break
-    steps = misfits.index(min(misfits))
-    for engine in depth.go_on(canvas, steps):
-        canvas = engine.canvas
-    return steps if misfits[steps] < depth.measure(canvas) else None
+        return 0.0
+    corrected = correct(depth.engine)
+    change = depth.find_step(corrected) - corrected
+    none, half, whole = (depth.measure(corrected + share * change) for share in (0.0, 0.5, 1.0))
+    bend = 2 * (none - 2 * half + whole)
+    share = 0.5 * (1 - (whole - none) / bend) if bend > 0 else float(whole < none)
+    share = min(max(share, 0.0), 1.0)
+    canvas = depth.engine.canvas
+    if share:
+        canvas = canvas + share * (depth.find_step(canvas) - canvas)
+    is_better = depth.measure(corrected + share * change) < depth.measure(canvas)
+    return share if is_better else None

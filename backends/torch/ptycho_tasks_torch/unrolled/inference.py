@@ -82,26 +82,27 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
         return network.correct(engine, exposure)
 
     is_idle = network.correction.is_idle
-    steps_after = None if is_idle else choose_correction(depth, correct)
+    share = None if is_idle else choose_correction(depth, correct)
     # Where photons are few, more steps than frames held back ask for bring noise, which the
     # correction takes away, and low frequencies of the phase, which it could not find.
-    start = depth.best if steps_after is None else depth.engine.canvas
+    start = depth.best if share is None else depth.engine.canvas
     for engine in depth.finish(start):
         yield report(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(steps_after)}")
-    if steps_after is None:
+    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(share)}")
+    if share is None:
         request.progress(total, total, {})
     else:
         canvas = correct(engine)
-        for engine in depth.go_on(canvas, steps_after, takes_all=True):
-            canvas = engine.canvas
+        if share:
+            canvas = canvas + share * (depth.find_step(canvas, takes_all=True) - canvas)
         yield report(canvas, total)
 
 
-def _describe_correction(steps_after: int | None) -> str:
-    if steps_after is None:
+def _describe_correction(share: float | None) -> str:
+    if share is None:
         return "; uncorrected: frames held back are explained no better by the network"
-    return "; corrected by the network" + (f", then {steps_after} more" if steps_after else "")
+    after = f", then {share:.2g} of a step" if share >= 0.01 else ""
+    return f"; corrected by the network{after}"
 
 
 def _choose_probe(
