@@ -83,3 +83,15 @@ def test_inference_needs_no_lightning(scan, tmp_path):
     loaded = modules_after(INFER, *map(str, folders))
     assert "torch" in loaded
     assert {"lightning", "pytorch_lightning"} & loaded == set()
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_torch_leave_the_cores_to_others_unless_told_otherwise(
+    monkeypatch, given, found
+):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    code = "import os, ptycho_tasks_torch; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == found
