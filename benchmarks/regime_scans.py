@@ -124,14 +124,8 @@ def make_scan(regime: Regime, seed: int) -> ScanData:
     positions = make_positions(regime, for_positions)
     shape = np.ceil(positions.max(axis=0)).astype(int) + regime.size // 2 + MARGIN
     probe, truth = make_probe(regime, for_probe), make_object(regime, shape, for_object)
-    diffraction, factor = measure(truth, probe, positions, regime.photons, for_noise)
-    return ScanData(
-        diffraction=diffraction,
-        positions=positions,
-        probe=(probe * factor).astype(np.complex64),
-        object=truth,
-        name=f"{regime.name}_seed{seed}",
-    )
+    name = f"{regime.name}_seed{seed}"
+    return measure(truth, probe, positions, regime.photons, for_noise, name)
 
 
 def is_here(regime: Regime) -> bool:

@@ -39,14 +39,8 @@ def simulate(options: SimulationOptions, *, name: str | None = None) -> ScanData
     positions = raster(options, for_positions)
     truth = make_object(options, for_object)
     probe = make_probe(options)
-    diffraction, scale = measure(truth, probe, positions, options.photons, for_noise)
-    return ScanData(
-        diffraction=diffraction,
-        positions=positions,
-        probe=(probe * scale).astype(np.complex64),
-        object=truth,
-        name=name or f"simulated_{options.object}_{options.probe}_seed{options.seed}",
-    )
+    name = name or f"simulated_{options.object}_{options.probe}_seed{options.seed}"
+    return measure(truth, probe, positions, options.photons, for_noise, name)
 
 
 def raster(options: SimulationOptions, generator: np.random.Generator) -> Image:
@@ -224,7 +218,8 @@ def measure(
     positions: Image,
     photons: float,
     generator: np.random.Generator,
-) -> tuple[NDArray[np.float32], float]:
+    name: str,
+) -> ScanData:
     """Measure an object, with Poisson noise.
 
     Args:
@@ -233,9 +228,10 @@ def measure(
         positions: (M, 2) float64 (y, x) in pixels.
         photons: expected counts of a frame, on average.
         generator: draws the noise.
+        name: the scan's.
 
     Returns:
-        (M, N, N) float32 amplitudes, and the factor that gives the probe this flux.
+        A scan of M frames; `object` is the ground truth, and `probe` carries the flux.
 
     Raises:
         ScanError: a patch reaches outside the object.
@@ -247,4 +243,10 @@ def measure(
     gain = photons * len(positions) / float(frames.sum(dtype=np.float64))
     for frame in frames:
         np.sqrt(generator.poisson(gain * frame.astype(np.float64)), out=frame, casting="same_kind")
-    return frames, float(np.sqrt(gain))
+    return ScanData(
+        diffraction=frames,
+        positions=positions,
+        probe=(probe * float(np.sqrt(gain))).astype(np.complex64),
+        object=truth,
+        name=name,
+    )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
+
 LIT = 0.1
 """Share of the strongest light above which a pixel counts in full."""
 COARSE = 8
@@ -26,16 +28,10 @@ def measure_distances(canvas: Tensor, truth: Tensor, light: Tensor) -> Tensor:
     last, would hide; and of the mean change of amplitude and phase in cells of `COARSE` pixels.
     """
     weight = (light / (LIT * light.amax(dim=(-2, -1), keepdim=True))).clamp(max=1)
-    overlap = (weight * truth.conj() * canvas.detach()).sum(dim=(-2, -1), keepdim=True)
-    # Diffraction does not fix the phase of the whole.
-    truth = torch.sgn(overlap) * truth
+    truth = align_phase(truth, canvas, weight)
     change = canvas - truth
-    energy = (weight * _square(truth)).sum(dim=(-2, -1))
-    pixels = (weight * _square(change)).sum(dim=(-2, -1))
-    edges = torch.zeros_like(pixels)
-    for axis in (-2, -1):
-        inner = weight.narrow(axis, 1, weight.shape[axis] - 1)
-        edges = edges + (inner * _square(change.diff(dim=axis))).sum(dim=(-2, -1))
+    energy = sum_pixels(truth, weight)
+    pixels, edges = sum_pixels(change, weight), sum_edges(change, weight)
     turned = torch.view_as_real(weight * change * truth.conj()).movedim(-1, 0)
     cells = functional.avg_pool2d(turned, COARSE).square().sum(dim=(0, -2, -1)) * COARSE**2
     return torch.stack([pixels, edges, cells]) / energy
@@ -46,7 +42,3 @@ def compare_distances(after: Tensor, before: Tensor) -> Tensor:
     alike whatever its dose; `sum(WEIGHTS)` where nothing is gained."""
     ratios = ((after + LEAST) / (before + LEAST)).sqrt()
     return (ratios * ratios.new_tensor(WEIGHTS)[:, None]).sum(dim=0).mean()
-
-
-def _square(field: Tensor) -> Tensor:
-    return field.real.square() + field.imag.square()

@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
-from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turns
+from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turn, Turns
 
 SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
@@ -121,9 +121,9 @@ class Depth:
         """
         count = self.last_steps
         engine = Engine(self.exposure, start, self.engine.steps)
-        turns = Turns(self.exposure, engine.filter)
+        turn = Turn([self.exposure], engine.filter)
         for _ in range(count):
-            engine.advance(turns.all[0])
+            engine.advance(turn)
             yield engine
 
     def find_step(self, canvas: Tensor, *, takes_all: bool = False) -> Tensor:
@@ -135,7 +135,7 @@ class Depth:
         """
         exposure = self.exposure if takes_all else self.rest
         engine = Engine(exposure, canvas)
-        engine.advance(Turns(exposure, engine.filter).all[0])
+        engine.advance(Turn([exposure], engine.filter))
         return engine.canvas
 
     def describe(self) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.frames.objects import ObjectPool
+from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.forward import amplitude_misfit, object_spread, poisson_misfit
 from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
@@ -38,12 +39,7 @@ from ptycho_tasks_torch.unrolled.blocks import (
     expose_batch,
     make_frame_blocks,
 )
-from ptycho_tasks_torch.unrolled.network import (
-    BLOCK_STEPS,
-    UnrolledNetwork,
-    make_unrolled_networks,
-    reconstruct,
-)
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
@@ -159,9 +155,8 @@ class UnrolledObjective(Objective):
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """See `Objective`."""
-        groups = [{"params": list(self.network.parameters()), "lr": rate}]
         # A training is short: gradients of a thousand steps ago are useless.
-        return [{**group, "betas": (0.9, 0.99)} for group in groups]
+        return [{"params": list(self.network.parameters()), "lr": rate, "betas": (0.9, 0.99)}]
 
     def loss(self, batch: Batch) -> Tensor:
         """The root of the misfit of the hidden frames, or of the distance from a known object: the
@@ -217,13 +212,6 @@ class UnrolledObjective(Objective):
             batch, probe, self.intensity_scale, self.photon, self._shape, displacement
         )
 
-    def _compare_each(self, exposure: Exposure, hidden: Tensor, steps: int = BLOCK_STEPS) -> Tensor:
-        """The misfit of each frame that is hidden from the physics steps."""
-        seen, unseen = _split_hidden(exposure, hidden)
-        predicted = unseen.predict(reconstruct(seen, steps).canvas).square()
-        pairs = zip(predicted, unseen.amplitude, strict=True)
-        return torch.stack([self._compare(*pair, 1.0) for pair in pairs])
-
     def _cut_label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(B, S, T) of the label where the canvases lie, and 1 where there is a label, else 0."""
         assert self.label is not None
@@ -263,10 +251,8 @@ def _root(misfit: Tensor) -> Tensor:
 
 def _object_distance(canvas: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """(B,) weighted square distance of (B, S, T) objects from the truth, over its square."""
-    sides = (-2, -1)
-    change = canvas - _align_phase(truth, canvas, weight)
-    distance: Tensor = (weight * _square(change)).sum(dim=sides)
-    return distance / (weight * _square(truth)).sum(dim=sides)
+    change = canvas - align_phase(truth, canvas, weight)
+    return sum_pixels(change, weight) / sum_pixels(truth, weight)
 
 
 def _edge_distance(canvas: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -274,20 +260,5 @@ def _edge_distance(canvas: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
     Low frequencies of the phase, which are found last, would otherwise hide the fine structure.
     """
-    change = canvas - _align_phase(truth, canvas, weight)
-    total, scale = weight.new_zeros(len(canvas)), weight.new_zeros(len(canvas))
-    for axis in (-2, -1):
-        inner = weight.narrow(axis, 1, weight.shape[axis] - 1)
-        total = total + (inner * _square(change.diff(dim=axis))).sum(dim=(-2, -1))
-        scale = scale + (inner * _square(truth.diff(dim=axis))).sum(dim=(-2, -1))
-    return total / (scale + 1e-9)
-
-
-def _square(field: Tensor) -> Tensor:
-    return field.real.square() + field.imag.square()
-
-
-def _align_phase(truth: Tensor, canvas: Tensor, weight: Tensor) -> Tensor:
-    """The truth with the global phase of the canvas, which diffraction does not fix."""
-    overlap = (weight * truth.conj() * canvas.detach()).sum(dim=(-2, -1), keepdim=True)
-    return torch.sgn(overlap) * truth
+    change = canvas - align_phase(truth, canvas, weight)
+    return sum_edges(change, weight) / (sum_edges(truth, weight) + 1e-9)
