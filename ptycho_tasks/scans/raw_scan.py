@@ -703,12 +703,11 @@ class RawScan:
         """Whether frames are as they are to be: every bad pixel is NaN already."""
         for first, frames in self._frames(axis):
             bad = self._find_bad(frames, first, axis)
-            if bad is not None and np.isfinite(frames[bad]).any():
+            if bad is not None and not np.isnan(frames[bad]).all():
                 return False
-            if self._clips and np.nanmin(frames) < 0:
+            if self._clips and (frames < 0).any():
                 return False
-            if bad is None or not bad.all():
-                self._check_values(frames, bad, first)
+            self._check_values(frames, bad, first)
             self._note_light(frames, bad)
         return True
 
@@ -785,15 +784,15 @@ class RawScan:
         if frames.dtype.kind == "f" and frames.max() == np.inf:
             place = int(np.argmax(frames.max(axis=(1, 2)) == np.inf))
             found = "values beyond single precision"
-            raise self._bad_frame(first + place, found, "finite values", "scale the frames")
+            raise self._bad_frame(first + place, found, "finite values", "correct the file")
         if frames.dtype.kind != "u" and frames.min() < 0 and not self._clips:
             place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
             raise self._bad_frame(
                 first + place,
                 f"negative values, down to {frames.min():.3g}",
                 "values of at least zero",
-                "if a dark image was taken away, set source.negative_counts to clip (to zero) or "
-                "mask",
+                "set source.negative_counts to clip (to zero) or mask, if a dark image was "
+                "subtracted",
             )
 
     def _bad_frame(self, place: int, found: str, expected: str, advice: str) -> ScanError:
