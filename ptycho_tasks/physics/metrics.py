@@ -419,7 +419,8 @@ def data_misfit(
 ) -> Misfit:
     """How well object and probe predict the measured frames; no scale is fitted.
 
-    Over the pixels that were measured: those that are NaN in the frames count nowhere. With I the expected counts, A the measured amplitude and k = A^2:
+    Pixels that were not measured (NaN) count nowhere. With I the expected counts, A the measured
+    amplitude and k = A^2:
 
     - R factor: sum |sqrt(I) - A| / sum A over all pixels;
     - Poisson deviance: mean over pixels of 2 (I - k + k log(k / I)) (McCullagh and Nelder,
@@ -455,30 +456,19 @@ def data_misfit(
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
-            predicted = np.sqrt(expected)
             bad = np.isnan(amplitude)
-            is_whole = not bad.any()
-            levels += np.bincount(
-                _level(predicted if is_whole else predicted[~bad]), minlength=_LEVELS
-            )
-            flat_amplitude, flat_intensity = flat
-            if not is_whole:
-                # Equal values in the place of what was not measured: they add nothing to a sum.
-                for one in (amplitude, predicted):
-                    one[bad] = 0.0
-                expected[bad] = _NOTHING
-                flat_amplitude, flat_intensity = (
-                    np.where(bad, nothing, one) for nothing, one in zip((0.0, _NOTHING), flat)
-                )
             pixels += bad.size - np.count_nonzero(bad)
+            here = _without_bad(amplitude, expected, flat, bad) if bad.any() else flat
+            predicted = np.sqrt(expected)
+            levels += np.bincount(_level(predicted), minlength=_LEVELS)
             predicted -= amplitude
             residual[frames] = np.abs(predicted, out=predicted).sum(axis=(1, 2))
             measured[frames] = amplitude.sum(axis=(1, 2))
-            np.subtract(flat_amplitude, amplitude, out=predicted)
+            np.subtract(here.amplitude, amplitude, out=predicted)
             flat_sums[0] += np.abs(predicted, out=predicted).sum()
             counts = np.square(amplitude, out=amplitude)
             deviance += _deviance(expected, counts)
-            flat_sums[1] += _deviance(flat_intensity, counts)
+            flat_sums[1] += _deviance(here.intensity, counts)
     if not measured.any():
         raise ScanError("every frame is dark: there is nothing to compare the prediction with")
     if not (np.isfinite(residual).all() and np.isfinite(deviance)):
@@ -486,6 +476,7 @@ def data_misfit(
             "object and probe predict counts that are not finite in single precision: the largest "
             f"|object| is {np.abs(object).max():.3g}, the largest |probe| {np.abs(probe).max():.3g}"
         )
+    levels[0] -= diffraction.size - pixels
     total = measured.sum()
     share = residual * len(residual) / total
     return Misfit(
@@ -508,6 +499,19 @@ class _Flat(NamedTuple):
     """(N, N), of the one with the least R factor."""
     intensity: NDArray[np.float64]
     """(N, N) counts, of the one with the least deviance."""
+
+
+def _without_bad(
+    amplitude: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    flat: _Flat,
+    bad: NDArray[np.bool_],
+) -> _Flat:
+    """Put nothing where pixels are bad, which adds nothing to any sum: in place into measured
+    amplitudes and expected counts (m, N, N), and into what is given back, (m, N, N) for each frame.
+    """
+    amplitude[bad], expected[bad] = 0.0, _NOTHING
+    return _Flat(np.where(bad, 0.0, flat.amplitude), np.where(bad, _NOTHING, flat.intensity))
 
 
 SAMPLE_PIXELS = 2**17
