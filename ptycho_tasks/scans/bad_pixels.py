@@ -18,8 +18,6 @@ from ptycho_tasks.errors import ScanError, one_line
 
 FROM_FILE, ONLY_MARKED, SEARCH, IGNORE = "file", "marked", "auto", "ignore"
 """What `source.bad_pixels` may say, besides a key or a file."""
-MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
-"""Of the names of files that hold a mask; what ends otherwise is a key."""
 CXI_GOOD_BITS = 0x20 | 0x800 | 0x2000 | 0x4000 | 0x10000
 """Bits of a CXI mask that say nothing bad: in a peak's mask, artefact corrected, a peak for a
 hit finder, background corrected, has signal. (CXI file format, version 1.60, pixel masks; the
@@ -47,11 +45,6 @@ class Mark(NamedTuple):
     reason: str
     low: float
     high: float
-
-
-def is_mask_file(setting: str | None) -> bool:
-    """Whether `source.bad_pixels` names a file."""
-    return setting is not None and setting.lower().endswith(MASK_ENDINGS)
 
 
 def read_mask(path: Path) -> tuple[str, NDArray[Any]]:

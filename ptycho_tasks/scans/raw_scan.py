@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, one_line
+from ptycho_tasks.layout import is_mask_file
 from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages, take_frames
 from ptycho_tasks.scans.bad_pixels import (
     FROM_FILE,
@@ -30,7 +31,6 @@ from ptycho_tasks.scans.bad_pixels import (
     fill_nearest,
     find_glaring,
     find_marks,
-    is_mask_file,
     read_mask,
     search_closely,
 )

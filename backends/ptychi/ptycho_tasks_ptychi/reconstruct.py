@@ -38,8 +38,8 @@ NEW_MODE_FLUX = 0.02
 CHUNK = 64
 """Frames that the difference map works on at once; decides speed and memory, not the result."""
 LEAST_COUNTS = 1e-6
-"""Of a pixel that was measured, over the mean, where others were not: the library knows by less than
-that which pixels of a frame are bad."""
+"""Of a pixel that was measured, over the mean, where others were not: by less than that the library
+knows which pixels of a frame are bad."""
 
 
 def reconstruct_scan(request: TrainRequest) -> TrainedModel:
