@@ -47,11 +47,12 @@ def simulate(options: SimulationOptions, *, name: str | None = None) -> ScanData
 
 def make_bad_pixels(options: SimulationOptions) -> NDArray[np.bool_]:
     """(N, N) the detector's bad pixels: a gap of columns a third across, and single ones."""
-    N, half = options.size, options.bad_pixels / 2
+    N = options.size
+    gap = max(1, round(options.bad_pixels / 2 * N))
+    single = max(0, round(options.bad_pixels * N * N) - gap * N)
     bad = np.zeros((N, N), dtype=np.bool_)
-    bad[:, N // 3 : N // 3 + round(half * N)] = True
-    generator = np.random.default_rng([options.seed, N])
-    bad.flat[generator.permutation(N * N)[: round(half * N * N)]] = True
+    bad.flat[np.random.default_rng([options.seed, N]).permutation(N * N)[:single]] = True
+    bad[:, N // 3 : N // 3 + gap] = True
     return bad
 
 

@@ -28,7 +28,7 @@ NEGATIVE_MARKS = (-1, -2)
 """The same, of detectors that write signed numbers: a gap, a defect."""
 SAMPLED = 16
 """Frames of which the marks are told."""
-GLARING, HOT = 10.0, 5.0
+HOT = 10.0
 """Times its neighbours' counts: what no far field does. The support of a probe is at most some half
 of the frame, so that neighbouring pixels have much in common."""
 LEAST_FRAMES = 8
@@ -212,7 +212,8 @@ class BadPixels:
                 parts.append(f"{np.count_nonzero(always)} in every frame{_places(always)}")
             if (tally[~always] > 0).any():
                 parts.append(f"{tally[~always].sum() / self._frames:.3g} a frame in some")
-            yield f"bad pixels, {reason}: {', '.join(parts)}"
+            if parts:
+                yield f"bad pixels, {reason}: {', '.join(parts)}"
 
 
 def _places(found: NDArray[np.bool_]) -> str:
@@ -229,8 +230,10 @@ def find_glaring(sample: NDArray[np.float32]) -> NDArray[np.bool_]:
     neighbours in any; not in the middle, where the direct beam may fall."""
     if len(sample) < LEAST_FRAMES:
         return np.zeros(sample.shape[1:], np.bool_)
-    least, most = (np.square(f.reduce(sample, axis=0), dtype=float) for f in (np.fmin, np.fmax))
-    return _off_middle(least > GLARING * _neighbours(most))
+    least, most = (np.square(one.reduce(sample, axis=0), dtype=float) for one in (np.fmin, np.fmax))
+    # What is seldom measured is compared with nothing.
+    most[np.isnan(sample).sum(axis=0) > len(sample) / 2] = np.nan
+    return _off_middle((least > HOT * _neighbours(most)) & ~np.isnan(most))
 
 
 def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -243,6 +246,7 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
         return nothing, nothing
     from scipy.ndimage import binary_closing
 
+    # Of a pixel that is seldom measured this is NaN, which sorts last.
     level = np.square(np.sort(sample, axis=0)[len(sample) // 2], dtype=np.float64)
     hot = _off_middle(level > HOT * _neighbours(level) + HOT)
     dark = np.fmax.reduce(sample, axis=0) == 0
@@ -258,13 +262,14 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
 
 def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, N) the upper median of the eight neighbours, NaN left out; a pair or triple of bad
-    neighbours does not raise it."""
+    neighbours does not raise it. NaN where fewer than three are known."""
     padded = np.pad(values, 1, mode="reflect")
     N = len(values)
     shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
     around = np.sort([padded[y : y + N, x : x + N] for y, x in shifts], axis=0)
-    middle = np.isfinite(around).sum(axis=0, keepdims=True) // 2
-    return np.asarray(np.take_along_axis(around, middle, axis=0)[0])
+    known = np.isfinite(around).sum(axis=0)
+    middle = np.take_along_axis(around, known[None] // 2, axis=0)[0]
+    return np.where(known < 3, np.nan, middle)
 
 
 def _off_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
