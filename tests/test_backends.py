@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -219,6 +220,17 @@ def test_a_backend_of_the_first_api_is_given_one_scan_and_refused_several(tmp_pa
     assert str(caught.value) == (
         "backend `mine` is written for backend API version 1, which learns from one scan, but 2 "
         "are given, which takes version 2; name one under fixture.scans, or upgrade the backend"
+    )
+
+
+def test_a_backend_of_the_first_api_is_refused_bad_pixels(tmp_path):
+    scan = replace(scan_of("a"), bad_pixels=np.eye(8, dtype=bool))
+    backend = find_backend("mine", write_local(tmp_path, with_api("1"))).load()
+    with pytest.raises(BackendError) as caught:
+        check_scans(backend, train_request(scan))
+    assert str(caught.value) == (
+        "backend `mine` is written for backend API version 1, which knows of no bad pixels, but a "
+        "has some, which takes version 2; choose or upgrade the backend"
     )
 
 

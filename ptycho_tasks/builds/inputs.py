@@ -71,6 +71,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         {
             project_path(payload.root, file): sha256_of_input(payload.root, file)
             for file in scan.files
+            if file not in payload.mask_files.values()  # an input by its content, wherever it lies
         }
     )
     refuse_changed(scan.files)
