@@ -323,3 +323,23 @@ def test_several_scans_are_refused_before_anything_is_computed(scan):
     for act in (backend.memory, backend.train):
         with pytest.raises(ConfigError, match=r"^fixture\.scans: names 2 scans, but the backend"):
             act(request)
+
+
+@pytest.mark.parametrize("algorithm", ["LSQML", "rPIE", "DM"])
+def test_bad_pixels_are_left_out(scan, algorithm):
+    """Of every frame or of one: the object explains whole frames as well, and the loss is of good
+    pixels."""
+    frames, middle = np.array(scan.diffraction), scan.size // 2
+    frames[:, :, middle + 2] = np.nan
+    frames[::3, middle - 3 : middle] = np.nan
+    bad = np.isnan(frames).all(axis=0)
+    options = PtychiOptions(epochs=5, algorithm=algorithm, refine_probe=False)
+    results = []
+    for one in (scan, replace(scan, diffraction=frames, bad_pixels=bad)):
+        model = backend.train(TrainRequest([one], options, CPU))
+        result = backend.infer(InferRequest(one, model, options, CPU))
+        found = result.object, result.origin, result.probe, result.positions
+        results.append((data_misfit(*found, scan.diffraction).r_factor, model.history[-1]["loss"]))
+    (whole, loss), (ours, our_loss) = results
+    assert ours < 1.25 * whole
+    assert our_loss < 1.25 * loss
