@@ -17,7 +17,6 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.forward import far_field, spot_radius
@@ -56,6 +55,9 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
     start = _step_to_minimum(cost)
     if start is not None:
         return lens(start)
+    # It takes a tenth of a second to import, and few scans need it.
+    from scipy.optimize import minimize
+
     start = min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
     simplex = np.vstack([start, start + np.eye(len(start)) / 2])
     result = minimize(

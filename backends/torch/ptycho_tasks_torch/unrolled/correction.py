@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT
+from ptycho_tasks_torch.threads import compute_ahead
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
@@ -27,6 +28,8 @@ MOST_COUNTS = 1e8
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
+MOST_TILES = 2
+"""At once: each takes some 300 MB."""
 LARGEST = (TILE + 2 * HALO) ** 2
 """Pixels of a canvas that is corrected at once."""
 
@@ -107,12 +110,17 @@ class Correction(nn.Module):
         if torch.is_grad_enabled() or S * T <= LARGEST:
             return self._correct_tile(features)
         result = features.new_empty((B, 2, S, T))
-        for top in range(0, S, TILE):
-            for left in range(0, T, TILE):
-                y, x = max(top - HALO, 0), max(left - HALO, 0)
-                part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
-                tile = self._correct_tile(part)[..., top - y :, left - x :]
-                result[..., top : top + TILE, left : left + TILE] = tile[..., :TILE, :TILE]
+        corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
+
+        def correct(corner: tuple[int, int]) -> Tensor:
+            top, left = corner
+            y, x = max(top - HALO, 0), max(left - HALO, 0)
+            part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
+            return self._correct_tile(part)[..., top - y :, left - x :][..., :TILE, :TILE]
+
+        tiles = compute_ahead(correct, corners, MOST_TILES)
+        for (top, left), tile in zip(corners, tiles, strict=True):
+            result[..., top : top + TILE, left : left + TILE] = tile
         return result
 
     def _correct_tile(self, features: Tensor) -> Tensor:

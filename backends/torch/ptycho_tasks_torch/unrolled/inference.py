@@ -20,6 +20,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
 from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
@@ -30,7 +31,8 @@ from ptycho_tasks_torch.unrolled.steps import Engine
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
-    with settings(TorchExecution.from_execution(request.execution)), torch.inference_mode():
+    execution = TorchExecution.from_execution(request.execution)
+    with settings(execution), chunks_on_threads(), torch.inference_mode():
         return deque(_run_steps(request), maxlen=1).pop()()
 
 
