@@ -5,11 +5,13 @@ Axis letters: B canvases, S, T rows and columns of a canvas.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
 from ptycho_tasks_torch.threads import compute_ahead
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
@@ -28,6 +30,9 @@ MOST_COUNTS = 1e8
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
+LEARNED_POWERS, LEARNED_STEPS = (3.0, 9.0), (0.1, 1.1)
+"""What the shipped network has learned from: photons a frame, as powers of ten, and distances of
+neighbouring frames, in radii of the spot."""
 MOST_TILES = 2
 """At once: each takes some 300 MB."""
 LARGEST = (TILE + 2 * HALO) ** 2
@@ -128,6 +133,24 @@ class Correction(nn.Module):
         padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
         correction: Tensor = self.network(padded)[..., :S, :T]
         return correction
+
+
+def list_unlearned(exposure: Exposure) -> list[str]:
+    """What of an exposure of one canvas lies outside of what the shipped network has learned from,
+    in a few words each."""
+    least, most = (10**power for power in LEARNED_POWERS)
+    photons = exposure.counts * exposure.size**2  # the mean intensity is about 1
+    found = []
+    if math.isfinite(photons) and not least <= photons <= most:
+        found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
+    rows, columns = (
+        exposure.places[:, 1:].amax(dim=0) - exposure.places[:, 1:].amin(dim=0)
+    ).tolist()
+    step = math.sqrt(rows * columns / len(exposure.places)) / exposure.radius
+    least, most = LEARNED_STEPS
+    if not least <= step <= most:
+        found.append(f"frames {step:.2g} radii of the spot apart ({least} to {most})")
+    return found
 
 
 def _mean_around(canvas: Tensor, width: int) -> Tensor:
