@@ -55,9 +55,9 @@ PUBLIC = {
         "no_progress", "say_nothing",
     },
     "backends": {
-        "BackendEntry", "FOLDER", "GROUP", "LOCAL_MODULE", "OBJECT", "api_version", "available",
-        "check_scans", "describe", "describe_all", "execution_type", "find_backend",
-        "import_failure", "sections_of",
+        "BackendEntry", "FOLDER", "GROUP", "LOCAL_MODULE", "OBJECT", "api_version",
+        "available", "check_bad_pixels", "check_scans", "describe", "describe_all",
+        "execution_type", "find_backend", "import_failure", "sections_of",
     },
     "errors": {
         "BackendError", "BundleError", "ConfigError", "DEBUG", "FileWriteError", "PlanError",

@@ -67,7 +67,8 @@ class Exposure:
     """
 
     amplitude: Tensor
-    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first."""
+    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first; NaN where a
+    pixel was not measured."""
     probes: Tensor
     """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
     places: Tensor
@@ -80,6 +81,8 @@ class Exposure:
     """Root mean square radius of the probe's light, pixels; see `spot_radius`."""
     counts: float = math.inf
     """Photons of a pixel whose intensity is 1; infinite where that is not known."""
+    has_bad_pixels: bool = False
+    """Whether a pixel may be NaN; where none is, nothing is spent on it."""
 
     @property
     def dark(self) -> float:
@@ -144,6 +147,7 @@ class Exposure:
             self.shape,
             self.radius,
             self.counts,
+            self.has_bad_pixels,
         )
 
     def split_in_turns(self, count: int) -> list[Exposure]:
@@ -175,7 +179,8 @@ class Exposure:
 
             sum over frames of conj(P) * F^-1[ F(P O) (A / |F(P O)| - 1) ]
 
-        with the modulus |F(P O)| of all modes together.
+        with the modulus |F(P O)| of all modes together. Where a pixel was not measured, the modulus
+        stays.
 
         Args:
             canvas: (B, S, T) complex64 object.
@@ -190,6 +195,8 @@ class Exposure:
             # In place: memory that is asked for anew costs half as much as the transforms.
             excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
             excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
+            if self.has_bad_pixels:
+                excess.nan_to_num_(nan=0.0)
             waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
             return _sum_modes(waves.mul_(chunk.probes.conj()))
 
@@ -215,6 +222,8 @@ class Exposure:
         def correct(chunk: Chunk) -> tuple[Tensor, Tensor]:
             far, modulus = _propagate(canvas, chunk, self.dark)
             excess = (chunk.amplitude / modulus - 1) / N**2
+            if self.has_bad_pixels:
+                excess = excess.nan_to_num(nan=0.0)
             waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
             patches = chunk.cut(canvas)
             ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
@@ -229,12 +238,16 @@ class Exposure:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
         `counts` is noise. Of (B, S, T) complex64, without gradients."""
 
-        def measure(chunk: Chunk) -> Tensor:
+        def measure(chunk: Chunk) -> tuple[Tensor, int]:
             _, modulus = _propagate(canvas, chunk, self.dark)
-            return modulus.sub_(chunk.amplitude).square_().sum()
+            square = modulus.sub_(chunk.amplitude).square_()
+            bad = int(square.isnan().sum()) if self.has_bad_pixels else 0
+            return (square.nan_to_num_(nan=0.0) if bad else square).sum(), square.numel() - bad
 
-        total = sum(misfit for _, misfit in self.compute(measure))
-        return float(total) / (len(self.places) * self.size**2)
+        total, pixels = canvas.real.new_zeros(()), 0
+        for _, (of_chunk, measured) in self.compute(measure):
+            total, pixels = total + of_chunk, pixels + measured
+        return float(total) / max(pixels, 1)
 
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
