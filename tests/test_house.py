@@ -41,7 +41,7 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device",
+        "device threads",
         "execution",
         "options unet",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, release_pages
 from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
-from ptycho_tasks_torch.physics.exposure import Chunk, Exposure, count_chunk_frames
+from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 MULTIPLE = 8
@@ -95,14 +95,10 @@ class MappedExposure(Exposure):
     """(M, N, N) `amplitude` of all frames, in the device's memory; None reads them from the file.
     """
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunk(self, frames: slice) -> Chunk:
         """See `Exposure`."""
-        step = count_chunk_frames(self.probes)
-        for first in range(0, len(self.frames), step):
-            some = slice(first, min(first + step, len(self.frames)))
-            amplitude = self._read(self.frames[some])
-            probes = shift_probe(self.probes, self.fractions[some])
-            yield Chunk(some, self.places[some], amplitude, probes)
+        probes = shift_probe(self.probes, self.fractions[frames])
+        return Chunk(frames, self.places[frames], self._read(self.frames[frames]), probes)
 
     def _read(self, frames: Tensor) -> Tensor:
         """(C, N, N) amplitude of some frames."""

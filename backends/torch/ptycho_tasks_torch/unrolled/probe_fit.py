@@ -147,8 +147,11 @@ def _calibrate(
 
 
 def _is_better(before: Tensor, after: Tensor) -> bool:
-    """Whether (H,) misfits of frames fall by more than chance."""
-    gain = before - after
+    """Whether (H,) misfits of frames fall by more than chance.
+
+    Each counts by its own change: a wrong probe may explain a few frames a thousand times worse.
+    """
+    gain = (before - after) / (before + after)
     return bool(gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)))
 
 
