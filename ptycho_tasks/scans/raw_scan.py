@@ -267,6 +267,7 @@ class RawScan:
         """
         assert self.x is not None
         assert self.y is not None
+        self._choose_mask(reading.bad_pixels)
         positions = self._positions(self.x, self.y) * self._pixels_a_unit(self.x, reading)
         axis = self._axis(reading.frame_axis, len(positions))
         size = self._size(axis)
@@ -517,10 +518,9 @@ class RawScan:
 
     def _settle_bad_pixels(self, reading: Reading, axis: int, size: int, root: bool) -> None:
         """Decide how bad pixels are told."""
-        setting = reading.bad_pixels
-        mask = self._whole_mask(self._chosen_mask(setting), size)
+        mask = self._take_whole_mask(size)
         marks: list[Mark] = []
-        if setting not in (IGNORE, ONLY_MARKED):
+        if reading.bad_pixels not in (IGNORE, ONLY_MARKED):
             takes_negative = reading.negative_counts == "refuse"
             sample = self._sample(axis)
             marks += find_marks(sample, holds_counts=root, takes_negative=takes_negative)
@@ -533,15 +533,23 @@ class RawScan:
         self._clips = reading.negative_counts == "clip"
         self._bad = BadPixels(size, mask, marks)
 
-    def _chosen_mask(self, setting: str) -> Keyed | None:
-        """The mask that is to be used: the file's own, or the one that a setting names."""
+    def _choose_mask(self, setting: str) -> None:
+        """Take the mask that is to be used: the file's own, or the one that a setting names."""
         keyed = self.bad_pixels
         if setting == IGNORE:
             if keyed is not None and np.any(keyed.array[:]):
                 self.note(f"{keyed.key}: ignored, its bad pixels count as measured")
-            return None
-        if setting in (FROM_FILE, ONLY_MARKED, SEARCH) or (keyed and keyed.key == setting):
-            return keyed
+            self.bad_pixels = None
+        elif setting not in (FROM_FILE, ONLY_MARKED, SEARCH, keyed and keyed.key):
+            self.bad_pixels = self._read_mask(setting)
+            self.good_bits = 0
+
+    def _read_mask(self, setting: str) -> Keyed:
+        """The mask in a file of its own.
+
+        Raises:
+            ScanError: it is no file, or one without a mask.
+        """
         if not is_mask_file(setting):
             raise refused(
                 self.path,
@@ -554,12 +562,11 @@ class RawScan:
         key, array = read_mask(path)
         stamp = file_stamp(path)
         self.files |= {} if stamp is None else {path: stamp}
-        self.good_bits = 0
         return Keyed(path, key, array)
 
-    def _whole_mask(self, keyed: Keyed | None, size: int) -> NDArray[np.bool_] | None:
-        """(N, N) pixels that a mask says are bad in every frame; keeps one of single frames."""
-        self.bad_pixels = None
+    def _take_whole_mask(self, size: int) -> NDArray[np.bool_] | None:
+        """(N, N) pixels that the mask says are bad in every frame; leaves one of single frames."""
+        keyed = self.bad_pixels
         if keyed is None:
             return None
         shape, whole = tuple(keyed.array.shape), (size, size)
@@ -570,8 +577,8 @@ class RawScan:
                 "correct or remove it, or set source.bad_pixels",
             )
         if shape != whole:
-            self.bad_pixels = keyed
             return None
+        self.bad_pixels = None
         mask = self._as_mask(keyed.array[:])
         if mask.all():
             raise keyed.refused(
