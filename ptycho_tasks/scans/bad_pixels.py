@@ -159,18 +159,16 @@ class BadPixels:
         if not found:
             self._frames += len(frames)
             return None
-        bad = np.zeros(frames.shape, np.bool_)
-        firsts = []
-        for reason, one in found:
-            firsts.append((reason, one & ~bad))
-            bad |= one
+        bad = np.logical_or.reduce([one for _, one in found])
         # A frame without any good pixel says nothing about its pixels.
         some = ~bad.all(axis=(1, 2))
         self._frames += int(some.sum())
-        for reason, one in firsts:
+        counted = np.zeros_like(bad)
+        for reason, one in found:
             tally = self._tally.setdefault(reason, np.zeros((self._size,) * 2, np.int64))
-            tally += one[some].sum(axis=0)
-        return bad
+            tally += (one & ~counted)[some].sum(axis=0)
+            counted |= one
+        return np.asarray(bad)
 
     def _look(
         self, frames: NDArray[Any], masks: NDArray[np.bool_] | None
@@ -193,7 +191,8 @@ class BadPixels:
 
     def add(self, reason: str, found: NDArray[np.bool_]) -> None:
         """Count (N, N) pixels as bad in every frame."""
-        self._tally[reason] = np.where(found, self._frames, 0)
+        if found.any():
+            self._tally[reason] = np.where(found, self._frames, 0)
 
     @property
     def everywhere(self) -> NDArray[np.bool_] | None:

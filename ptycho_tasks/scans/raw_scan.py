@@ -619,28 +619,25 @@ class RawScan:
             return diffraction
         some = evenly_spaced(len(diffraction), min(SAMPLED, len(diffraction)))
         sample = np.asarray(diffraction[some])
-        hot, dead = find_glaring(sample), np.zeros(sample.shape[1:], np.bool_)
+        found = {"hot": find_glaring(sample)}
         if setting == SEARCH:
-            closely, dead = search_closely(sample)
-            hot |= closely
-            if dead.any():
-                dead &= ~np.any([frame[...] > 0 for frame in diffraction], axis=0)
-        elif hot.any():
+            hot, dead = search_closely(sample)
+            found = {"hot": found["hot"] | hot, "dead": dead & _is_always_dark(diffraction, dead)}
+        elif found["hot"].any():
             self.doubts.append(
-                f"{self.frames.key}: {np.count_nonzero(hot)} pixels far brighter than their "
-                "neighbours in every frame are taken as bad; set source.bad_pixels to marked if "
-                "they are right, or to auto to look closely"
+                f"{self.frames.key}: {np.count_nonzero(found['hot'])} pixels far brighter than "
+                "their neighbours in every frame are taken as bad; set source.bad_pixels to marked "
+                "if they are right, or to auto to look closely"
             )
-        found = hot | dead
-        if not found.any():
+        unlikely = np.logical_or.reduce([*found.values()])
+        if not unlikely.any():
             return diffraction
-        for reason, some_pixels in (("hot", hot), ("dead", dead)):
-            if some_pixels.any():
-                self._bad.add(reason, some_pixels)
+        for reason, pixels in found.items():
+            self._bad.add(reason, pixels)
         if not diffraction.flags.writeable:
             self._refuse_too_large(diffraction.size)
             diffraction = np.array(diffraction)
-        diffraction[:, found] = np.nan
+        diffraction[:, unlikely] = np.nan
         return diffraction
 
     def _without_dark(self, keep: NDArray[np.int64], axis: int, do: str) -> NDArray[np.int64]:
@@ -914,6 +911,18 @@ def estimate_probe(diffraction: NDArray[np.float32]) -> NDArray[np.complex64]:
     aperture = np.fft.ifftshift(np.sqrt(fill_nearest(total / np.maximum(count, 1), count > 0)))
     focus = np.fft.fftshift(np.fft.ifft2(aperture, norm="ortho"))
     return focus[None].astype(np.complex64)
+
+
+def _is_always_dark(
+    diffraction: NDArray[np.float32], pixels: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(N, N) which of some pixels are zero in every frame."""
+    dark = pixels.copy()
+    if pixels.any():
+        for part in row_chunks(diffraction.shape, diffraction.dtype):
+            dark[pixels] &= ~(diffraction[part][:, pixels] > 0).any(axis=0)
+            release_pages(diffraction)
+    return np.asarray(dark)
 
 
 def ranges(numbers: NDArray[np.int64]) -> str:
