@@ -55,6 +55,7 @@ _READING = (
     "scans/raw_scan",
     "scans/readers",
     "scans/recognition",
+    "scans/shaping",
 )
 _RESULT = (
     *_READING,
@@ -92,6 +93,7 @@ STAGE_CODE = {
             "scans/raw_scan",
             "scans/readers",
             "scans/recognition",
+            "scans/shaping",
         ),
     ),
     "infer": StageCode(4, _RESULT),
