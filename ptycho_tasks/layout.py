@@ -16,8 +16,9 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for evidence.yaml."""
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 STORE_NAME = f"{STATE_DIR}/store"
-FILES_BESIDE = ("product", "probe", "positions")
-"""The settings of `source:` that may name a file besides the scan."""
+OF_EVERY_SCAN = ("probe", "bad_pixels")
+FILES_BESIDE = ("product", "positions", *OF_EVERY_SCAN)
+"""The settings of `source:` that may name a file besides the scan; some hold for every scan."""
 BUNDLE_NAME = "wts.h5.zip"
 FIXTURE_NAME = "fixture.npz"
 """What every project's store calls a fixture."""
@@ -96,3 +97,17 @@ def read_config_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
+"""Of the names of files that `source.bad_pixels` may name; what ends otherwise is a key."""
+
+
+def names_file(setting: str, text: str) -> bool:
+    """Whether one of `FILES_BESIDE` names a file, and does not say what is done without one."""
+    return is_mask_file(text) if setting == "bad_pixels" else text != "estimate"
+
+
+def is_mask_file(setting: str) -> bool:
+    """Whether `source.bad_pixels` names a file."""
+    return setting.lower().endswith(MASK_ENDINGS)

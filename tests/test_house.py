@@ -42,7 +42,7 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device",
+        "device threads",
         "execution",
         "options unet",
     ),
@@ -56,8 +56,8 @@ PUBLIC = {
         "no_progress", "say_nothing",
     },
     "backends": {
-        "BackendEntry", "KIND", "api_version", "available", "check_scans", "describe",
-        "describe_all", "execution_type", "find_backend", "sections_of",
+        "BackendEntry", "KIND", "api_version", "available", "check_bad_pixels", "check_scans",
+        "describe", "describe_all", "execution_type", "find_backend", "sections_of",
     },
     "errors": {
         "BackendError", "BundleError", "ConfigError", "DEBUG", "FileWriteError", "PlanError",

@@ -23,10 +23,13 @@ from ptycho_tasks.config.variants import make_label
 from ptycho_tasks.layout import (
     BUNDLE_NAME,
     CHECKPOINTS,
+    FILES_BESIDE,
     FIXTURE_NAME,
     LOGS,
+    OF_EVERY_SCAN,
     RECONSTRUCTION,
     RESULTS,
+    names_file,
     project_path,
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
@@ -47,13 +50,6 @@ class Folders:
 
 _CHOICE = "fixture.scans"
 """It says which fixtures are made and learned from, and changes none of them."""
-
-_NO_FILES = {
-    ("inference.scan", "source"),
-    ("inference.scan", "fixture"),
-    ("source.probe", "estimate"),
-}
-"""Keys that name a file, with a value that is none."""
 
 PROJECT_FOLDERS = Folders()
 """What doit takes: the project's own."""
@@ -123,7 +119,10 @@ class Payload:
     def describe_missing(self, key: str) -> str | None:
         """A message if a key names a file that is not there; None if all is well."""
         text = self.values[key]
-        if text is None or (key, text) in _NO_FILES:
+        if text is None or (key == "inference.scan" and text in ("source", "fixture")):
+            return None
+        section, _, name = key.partition(".")
+        if section == "source" and name in FILES_BESIDE and not names_file(name, text):
             return None
         path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
@@ -178,6 +177,11 @@ class Payload:
         """The files that hold the scan, by what they are."""
         beside = self.source.files_beside.items()
         return {"scan": self.source_file, **{name: self.path(text) for name, text in beside}}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a scan is read, by the names that `readers.read_scan` gives it."""
+        return self.source.reading(self.path)
 
     def label_changes(self, *sections: str) -> str:
         """What the variant changes in some sections, as one word; empty if it changes nothing.
@@ -336,8 +340,9 @@ class InferencePayload(Payload):
         """The files that hold it, by what they are."""
         if self.scan_file == self.source_file:
             return self.source_files
-        probe = self.source.files_beside.get("probe")
-        return {"scan": self.scan_file, **({} if probe is None else {"probe": self.path(probe)})}
+        beside = self.source.files_beside.items()
+        shared = {name: self.path(text) for name, text in beside if name in OF_EVERY_SCAN}
+        return {"scan": self.scan_file, **shared}
 
     @property
     def output_dir(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from ptycho_tasks.layout import FILES_BESIDE
+from ptycho_tasks.layout import FILES_BESIDE, names_file
 from ptycho_tasks.options import (
     NAME_PATTERN,
     FixtureOptions,
@@ -85,8 +85,19 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         doc("a few frames far from all others: refuse the scan, drop them, or keep them"),
     ] = "refuse"
     bad_pixels: Annotated[
-        Literal["refuse", "ignore"],
-        doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
+        FileName,
+        doc(
+            "pixels to leave out. file: those that its mask and its values mark, and glaring ones; "
+            "auto: also hot and dead ones; marked: its mask and NaN alone; ignore: none by a mask; "
+            "or a key of the file, or a file (npy, npz, h5, tif) that holds a mask, true where bad"
+        ),
+    ] = "file"
+    saturated: Annotated[
+        Positive | None, doc("counts from which on a pixel of a frame is bad; null: no such limit")
+    ] = None
+    negative_counts: Annotated[
+        Literal["refuse", "clip", "mask"],
+        doc("negative counts: refuse the scan, take them as zero, or as bad pixels"),
     ] = "refuse"
     probe: Annotated[
         FileName | None,
@@ -138,13 +149,16 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         """
         values = {name: getattr(self, name) for name in READING}
         files = {name: text for name, text in self.files_beside.items() if name != "product"}
-        return values | {name: locate(text) for name, text in files.items()}
+        paths: dict[str, Any] = {name: locate(text) for name, text in files.items()}
+        if "bad_pixels" in paths:  # may be a key too
+            paths["bad_pixels"] = str(paths["bad_pixels"])
+        return values | paths
 
     @property
     def files_beside(self) -> dict[str, str]:
         """The files besides the scan's own that give a part of it, by the setting that says so."""
         named = {name: getattr(self, name) for name in FILES_BESIDE}
-        return {name: text for name, text in named.items() if text not in (None, "estimate")}
+        return {name: text for name, text in named.items() if text and names_file(name, text)}
 
 
 READING = tuple(

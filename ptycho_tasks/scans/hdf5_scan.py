@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.bad_pixels import CXI_GOOD_BITS
 from ptycho_tasks.scans.hdf5_values import (
     ENERGIES,
     JOULES_PER_EV,
@@ -114,7 +115,9 @@ def _read(file: LinkedFiles, path: Path, reading: Reading, frames: Sequence[str]
     raw.grid = _side(raw)
     if reading.needs_probe:
         _add_cxi_probe(raw, file)
-    raw.bad_pixels = find_array(file, path, (_MASK, "bad_pixels"))
+    raw.bad_pixels = find_array(file, path, (reading.bad_pixels, _MASK, "bad_pixels"))
+    if raw.bad_pixels is not None and raw.bad_pixels.key.endswith("/mask"):
+        raw.good_bits = CXI_GOOD_BITS
     raw.note_files(path, file.stamps)
     return raw
 

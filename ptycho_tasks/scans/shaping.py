@@ -57,11 +57,6 @@ class Window:
         """Whether nothing changes."""
         return self.frame == (self.side, self.side) and self.corner == (0, 0) and self.bin == 1
 
-    @property
-    def pixels_outside(self) -> int:
-        """How many of its pixels lie beyond the detector."""
-        return self.side**2 - int(self.cut(np.ones((1, *self.frame), np.int64)).sum())
-
     def cut(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(m, side, side) of (m, H, W); zero beyond the detector."""
         out = np.zeros((len(frames), self.side, self.side), frames.dtype)
@@ -73,10 +68,16 @@ class Window:
         out[:, y : y + part.shape[1], x : x + part.shape[2]] = part
         return out
 
-    def cut_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n, n) of (H, W): a pixel is bad where one of those that it is made of is."""
-        bad = self.blocks(self.cut(mask[None])).max(axis=(2, 4))
-        return np.asarray(bad[0], dtype=np.bool_)
+    def mask_outside(self) -> NDArray[np.bool_]:
+        """(n, n) pixels of which a part lies beyond the detector."""
+        outside = self.cut_masks(np.zeros((1, *self.frame), np.bool_))
+        return np.asarray(outside[0], dtype=np.bool_)
+
+    def cut_masks(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(m, n, n) of (m, H, W): a pixel is bad where one of those that it is made of is, or lies
+        beyond the detector."""
+        good = self.blocks(self.cut(~masks)).min(axis=(2, 4))
+        return np.asarray(~good, dtype=np.bool_)
 
     def blocks(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(m, n, bin, n, bin) of (m, side, side)."""

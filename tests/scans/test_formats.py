@@ -187,8 +187,9 @@ def test_metadata_are_followed(tmp_path: Path, write: Callable[[Path], Any]) -> 
 
 def test_the_mask_of_a_ptyd_is_its_bad_pixels(tmp_path: Path) -> None:
     path, settings = ptyd(tmp_path)
-    said = message(path, **settings | {"bad_pixels": "refuse"})
-    assert f"marks 1 of {N * N} pixels as bad" in said
+    scan = read_scan(path, **settings | {"bad_pixels": "marked"})
+    assert scan.bad_pixels is not None
+    np.testing.assert_array_equal(np.argwhere(scan.bad_pixels), [[2, 3]])
 
 
 def test_the_parameters_of_dp_are_an_input(tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ def test_metadata_come_from_caller_product_and_frames_in_this_order(tmp_path: Pa
 
 
 def test_a_bad_frame_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
-    frames = save(tmp_path, {"diff3d": with_value(canonical()["diff3d"], (4, 1, 1), -1)})
+    frames = save(tmp_path, {"diff3d": with_value(canonical()["diff3d"], (4, 1, 1), -3)})
     text = message(frames, product=write_product(tmp_path / "p.h5"))
-    assert "negative values (first at frame 4)" in text
+    assert "negative values, down to -3 (first at frame 4)" in text
 
 
 def test_frame_numbers_must_be_as_many_as_frames(tmp_path: Path) -> None:

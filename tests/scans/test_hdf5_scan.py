@@ -188,7 +188,7 @@ CXI_REFUSED: list[tuple[str, Arrays, str, str]] = [
     ),
     (
         "negative counts",
-        {"entry_1/data_1/data": with_value(COUNTS, (2, 0, 0), -1)},
+        {"entry_1/data_1/data": with_value(COUNTS, (2, 0, 0), -3)},
         "entry_1/data_1/data",
         "frame 2",
     ),

@@ -157,8 +157,6 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
         "diff3d",
         "has 6 frames",
     ),
-    ("NaN", {"diff3d": with_value(C["diff3d"], (3, 0, 1), np.nan)}, {}, "diff3d", "frame 3"),
-    ("Inf", {"diff3d": with_value(C["diff3d"], (5, 7, 1), np.inf)}, {}, "diff3d", "frame 5"),
     ("negative", {"diff3d": with_value(C["diff3d"], (2, 1, 1), -1)}, {}, "diff3d", "frame 2"),
     (
         "overflow of float32",
@@ -169,14 +167,7 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
     ),
     (
         "negative counts",
-        {"diff3d": with_value(COUNTS, (1, 1, 1), -1)},
-        {"measurement": "counts"},
-        "diff3d",
-        "frame 1",
-    ),
-    (
-        "dead pixels",
-        {"diff3d": with_value(COUNTS.astype("u4"), (1, 1, 1), 2**32 - 1)},
+        {"diff3d": with_value(COUNTS, (1, 1, 1), -3)},
         {"measurement": "counts"},
         "diff3d",
         "frame 1",

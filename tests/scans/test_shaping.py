@@ -121,7 +121,9 @@ def test_frames_off_centre_are_put_right(write: Any, simulated: ScanData, centre
     assert misfit(read_scan(write(diff3d=rolled)), simulated) > 0.3
     scan = read_scan(write(diff3d=rolled), centre=centre)
     assert misfit(scan, simulated) < 0.02
-    assert any("lie beyond the detector" in note for note in scan.notes)
+    # What comes in from beyond the detector was not measured.
+    assert scan.bad_pixels is not None
+    assert np.count_nonzero(scan.bad_pixels) == 32 * 32 - 29 * 30
 
 
 def test_a_hot_pixel_does_not_draw_the_centre(write: Any, simulated: ScanData) -> None:
@@ -207,13 +209,29 @@ def test_what_the_detector_does_not_have_is_one_line(
     assert said in message(save(tmp_path, canonical()), **settings)
 
 
-def test_bad_pixels_are_cut_with_the_frames(tmp_path: Path) -> None:
-    bad = np.zeros((N, N), bool)
-    bad[0, 0] = True
+@pytest.mark.parametrize("single_frames", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "places"), [({}, [[1, 1]]), ({"crop": 4}, []), ({"bin": 2}, [[0, 0]])]
+)
+def test_bad_pixels_are_cut_with_the_frames(
+    tmp_path: Path, settings: dict[str, Any], places: list[list[int]], single_frames: bool
+) -> None:
+    bad = np.zeros((M, N, N) if single_frames else (N, N), bool)
+    bad[..., 1, 1] = True
     path = save(tmp_path, canonical() | {"bad_pixels": bad})
-    assert "marks 1 of 64 pixels" in message(path)
-    assert read_scan(path, crop=6).size == 6
-    assert "marks 1 of 16 pixels" in message(path, bin=2)
+    found = read_scan(path, bad_pixels="marked", **settings).bad_pixels
+    count = N // 2 if settings else N
+    found = np.zeros((count, count), bool) if found is None else found
+    np.testing.assert_array_equal(np.argwhere(found), np.reshape(places, (-1, 2)))
+
+
+def test_a_mask_in_a_file_of_its_own_is_of_the_whole_detector(tmp_path: Path) -> None:
+    bad = np.zeros((N, N), bool)
+    bad[3, 5] = True
+    np.save(tmp_path / "mask.npy", bad)
+    path = save(tmp_path, canonical())
+    found = read_scan(path, bad_pixels=str(tmp_path / "mask.npy"), crop=4).bad_pixels
+    np.testing.assert_array_equal(np.argwhere(found), [[1, 3]])
 
 
 POSITIONS = [

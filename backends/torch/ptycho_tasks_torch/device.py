@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks_torch.execution import TorchExecution
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -41,6 +45,8 @@ def settings(
 ) -> Iterator[None]:
     """Set threads, random numbers and kernels; restore them afterwards.
 
+    Memory that is freed is kept for the next use from then on.
+
     Args:
         execution: gives the number of threads, and which kernels to take.
         seed: of torch's random numbers; None leaves them alone.
@@ -49,6 +55,7 @@ def settings(
     Raises:
         ConfigError: a kernel is not deterministic, but has to be.
     """
+    _keep_freed_memory()
     threads = torch.get_num_threads()
     deterministic = _read_deterministic()
     benchmark = torch.backends.cudnn.benchmark
@@ -77,6 +84,21 @@ def settings(
             if _read_deterministic() != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
             torch.backends.cudnn.benchmark = benchmark
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have the C library keep freed memory, where it is glibc.
+
+    It gives that of each intermediate result back to the system otherwise, which clears it before
+    the next one has it: a quarter of the time of a step, and more on threads.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError, OSError):
+        return
+    for option, size in ((_TRIM_THRESHOLD, 2**27), (_MMAP_THRESHOLD, 2**25)):
+        set_option(option, size)
 
 
 def _read_deterministic() -> tuple[bool, bool]:

@@ -22,8 +22,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.groups import Groups, find_nearest_groups, make_groups
-from ptycho_tasks_torch.frames.read_ahead import read_ahead
 from ptycho_tasks_torch.options import NetworkOptions
+from ptycho_tasks_torch.threads import work_ahead
 
 LEAST_FRAMES = 16
 """Frames that a scan must have at least."""
@@ -224,7 +224,7 @@ class Batches(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of a pass."""
-        yield from read_ahead(self.read, self.draw(), self.workers)
+        yield from work_ahead(self.read, self.draw(), self.workers)
 
 
 class Loader(Batches):

@@ -17,7 +17,6 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.forward import far_field, spot_radius
@@ -31,8 +30,12 @@ FILLED, DISTANCES = 0.3, 12
 """Radius of the widest spot of a wide search, over N, and number of distances on each side."""
 FARTHEST = 1e6
 """Largest misfit that counts, over that of the guess."""
-PINHOLES = 0.04, 0.4
-"""Radii of pinholes that are tried, over N."""
+PINHOLES, RADII = (0.04, 0.4), 60
+"""Least and largest radius of a pinhole, over N, and number of radii."""
+CONES = 0.005, 0.3
+"""Least and largest radius of the cone of light behind a curved pinhole, over N."""
+PINHOLES_TRIED = 8
+"""Of those whose far fields are most like the mean frame."""
 TRIALS, ENOUGH = 60, 0.05
 """Number of probes to try after the grid, and the change of the numbers that ends the search."""
 
@@ -56,6 +59,9 @@ def calibrate_probe(guess: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
     start = _step_to_minimum(cost)
     if start is not None:
         return lens(start)
+    # It takes a tenth of a second to import, and few scans need it.
+    from scipy.optimize import minimize
+
     start = min((np.array([*place, 0.0, 0.0]) for place in product(SIZES, DEFOCI)), key=cost)
     simplex = np.vstack([start, start + np.eye(len(start)) / 2])
     result = minimize(
@@ -96,12 +102,27 @@ def search_widely(focus: Tensor, misfit: Callable[[Tensor], float]) -> Tensor:
     largest = FILLED * N / (UNIT * spot_radius(focus))
     distances = np.geomspace(min(1.0, largest / 2), largest, DISTANCES)
     paths = [np.array([0.0, path, 0.0, 0.0]) for path in (*distances, *-distances)]
+    probe: Tensor = min([focus, *map(lens, paths), *_list_pinholes(focus)], key=misfit)
+    return probe
+
+
+def _list_pinholes(focus: Tensor) -> list[Tensor]:
+    """(1, N, N) pinholes whose far fields are most like that of `focus`, flat and curved to either
+    side: the far field does not tell which."""
+    N = focus.shape[-1]
     along = torch.arange(N, device=focus.device) - N // 2
     r = torch.hypot(along[:, None].float(), along[None, :].float())
-    holes = [torch.sigmoid(R - r) for R in np.geomspace(*PINHOLES, DISTANCES) * N]
-    pinholes = [(hole * (focus.norm() / hole.norm()))[None].to(focus.dtype) for hole in holes]
-    probe: Tensor = min([focus, *map(lens, paths), *pinholes], key=misfit)
-    return probe
+    aperture = far_field(focus).abs().square().sum(dim=0).sqrt()
+    cones = (0.0, *np.geomspace(*CONES, DISTANCES))
+    found = []
+    for radius in np.geomspace(*PINHOLES, RADII) * N:
+        hole = torch.sigmoid(radius - r)
+        for cone in cones:
+            pinhole = torch.polar(hole, math.pi * cone / radius * r**2)
+            pinhole = pinhole * (focus.norm() / hole.norm())
+            found.append((float((far_field(pinhole).abs() * aperture).sum()), pinhole[None]))
+    found.sort(key=lambda pair: -pair[0])
+    return [wave for _, pinhole in found[:PINHOLES_TRIED] for wave in (pinhole, pinhole.conj())]
 
 
 class Lens:

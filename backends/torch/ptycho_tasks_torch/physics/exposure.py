@@ -16,10 +16,10 @@ modes, N detector pixels along one side.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from torch import Tensor
 
 from ptycho_tasks_torch.physics.canvas import add_onto, cut_from, cut_patches
 from ptycho_tasks_torch.physics.forward import shift_ramp
+from ptycho_tasks_torch.threads import compute_ahead
+
+T = TypeVar("T")
 
 CHUNK_PIXELS, GPU_CHUNK_PIXELS = 2**17, 2**25
 """Complex pixels of a chunk: 1 MiB fits into the cache of a CPU. A GPU gets as many as keep it
@@ -64,7 +67,8 @@ class Exposure:
     """
 
     amplitude: Tensor
-    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first."""
+    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first; NaN where a
+    pixel was not measured."""
     probes: Tensor
     """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
     places: Tensor
@@ -77,6 +81,8 @@ class Exposure:
     """Root mean square radius of the probe's light, pixels; see `spot_radius`."""
     counts: float = math.inf
     """Photons of a pixel whose intensity is 1; infinite where that is not known."""
+    has_bad_pixels: bool = False
+    """Whether a pixel may be NaN; where none is, nothing is spent on it."""
 
     @property
     def dark(self) -> float:
@@ -91,10 +97,14 @@ class Exposure:
     @cached_property
     def light(self) -> Tensor:
         """(B, S, T) float32: the sum of |probe|^2 over frames and modes."""
-        total = self.amplitude.new_zeros((self.canvases, *self.shape))
-        for chunk in self.chunks():
+
+        def measure(chunk: Chunk) -> Tensor:
             probes = chunk.probes.detach()
-            add_onto(total, probes.real.square().add(probes.imag.square()).sum(dim=1), chunk.places)
+            return probes.real.square().add(probes.imag.square()).sum(dim=1)
+
+        total = self.amplitude.new_zeros((self.canvases, *self.shape))
+        for frames, light in self.compute(measure):
+            add_onto(total, light, self.places[frames])
         return total
 
     @cached_property
@@ -107,12 +117,24 @@ class Exposure:
         """(B, 1, 1) the largest `light` of each canvas."""
         return self.light.amax(dim=(-2, -1), keepdim=True)
 
+    def parts(self) -> list[slice]:
+        """Frames of each chunk: as many at a time as suit the device."""
+        step = count_chunk_frames(self.probes)
+        return [slice(at, at + step) for at in range(0, len(self.places), step)]
+
+    def chunk(self, frames: slice) -> Chunk:
+        """Some of the frames."""
+        return Chunk(frames, self.places[frames], self.amplitude[frames], self.probes[frames])
+
     def chunks(self) -> Iterator[Chunk]:
-        """The frames, as many at a time as suit the device."""
-        step = count_chunk_frames(self.probes[:1])
-        for first in range(0, len(self.places), step):
-            some = slice(first, min(first + step, len(self.places)))
-            yield Chunk(some, self.places[some], self.amplitude[some], self.probes[some])
+        """All frames, part by part."""
+        return map(self.chunk, self.parts())
+
+    def compute(self, what: Callable[[Chunk], T]) -> Iterator[tuple[slice, T]]:
+        """Compute something of each chunk, without gradients; see `chunks_on_threads`."""
+        parts, most = self.parts(), None if self.probes.is_cpu else 1
+        results = compute_ahead(lambda frames: what(self.chunk(frames)), parts, most)
+        return zip(parts, results, strict=True)
 
     def take(self, frames: Sequence[int]) -> Exposure:
         """Some of the frames, on the same canvases."""
@@ -125,6 +147,7 @@ class Exposure:
             self.shape,
             self.radius,
             self.counts,
+            self.has_bad_pixels,
         )
 
     def split_in_turns(self, count: int) -> list[Exposure]:
@@ -156,7 +179,8 @@ class Exposure:
 
             sum over frames of conj(P) * F^-1[ F(P O) (A / |F(P O)| - 1) ]
 
-        with the modulus |F(P O)| of all modes together.
+        with the modulus |F(P O)| of all modes together. Where a pixel was not measured, the modulus
+        stays.
 
         Args:
             canvas: (B, S, T) complex64 object.
@@ -165,15 +189,20 @@ class Exposure:
             (B, S, T) complex64, without gradients.
         """
         total, per_pixel = torch.zeros_like(canvas), 1 / self.size**2
+
+        def correct(chunk: Chunk) -> Tensor:
+            far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
+            # In place: memory that is asked for anew costs half as much as the transforms.
+            excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
+            excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
+            if self.has_bad_pixels:
+                excess.nan_to_num_(nan=0.0)
+            waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
+            return _sum_modes(waves.mul_(chunk.probes.conj()))
+
         with torch.no_grad():
-            for chunk in self.chunks():
-                far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
-                # In place: memory that is asked for anew costs half as much as the transforms.
-                excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
-                excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
-                waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
-                patches = waves.mul_(chunk.probes.conj())
-                add_onto(total, _sum_modes(patches), chunk.places)
+            for frames, patches in self.compute(correct):
+                add_onto(total, patches, self.places[frames])
         return total
 
     def probe_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,25 +218,36 @@ class Exposure:
             back; and (N, N) float32, the sum of |O|^2.
         """
         change, light, N = 0j * self.probes[0], canvas.real.new_zeros(()), self.size
-        for chunk in self.chunks():
+
+        def correct(chunk: Chunk) -> tuple[Tensor, Tensor]:
             far, modulus = _propagate(canvas, chunk, self.dark)
             excess = (chunk.amplitude / modulus - 1) / N**2
+            if self.has_bad_pixels:
+                excess = excess.nan_to_num(nan=0.0)
             waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
             patches = chunk.cut(canvas)
             ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
-            change = change + (torch.fft.fft2(waves * patches.conj()) * ramp).sum(dim=0)
-            light = light + patches.abs().square().sum(dim=(0, 1))
+            moved = torch.fft.fft2(waves * patches.conj()) * ramp
+            return moved.sum(dim=0), patches.abs().square().sum(dim=(0, 1))
+
+        for _, (of_chunk, light_of_chunk) in self.compute(correct):
+            change, light = change + of_chunk, light + light_of_chunk
         return torch.fft.ifft2(change), light
 
     def measure_misfit(self, canvas: Tensor) -> float:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
         `counts` is noise. Of (B, S, T) complex64, without gradients."""
-        total = canvas.real.new_zeros(())
-        with torch.no_grad():
-            for chunk in self.chunks():
-                _, modulus = _propagate(canvas, chunk, self.dark)
-                total += modulus.sub_(chunk.amplitude).square_().sum()
-        return float(total) / (len(self.places) * self.size**2)
+
+        def measure(chunk: Chunk) -> tuple[Tensor, int]:
+            _, modulus = _propagate(canvas, chunk, self.dark)
+            square = modulus.sub_(chunk.amplitude).square_()
+            bad = int(square.isnan().sum()) if self.has_bad_pixels else 0
+            return (square.nan_to_num_(nan=0.0) if bad else square).sum(), square.numel() - bad
+
+        total, pixels = canvas.real.new_zeros(()), 0
+        for _, (of_chunk, measured) in self.compute(measure):
+            total, pixels = total + of_chunk, pixels + measured
+        return float(total) / max(pixels, 1)
 
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
@@ -220,10 +260,10 @@ def find_dark(counts: float) -> float:
     return max(DARK, ANSCOMBE / counts)
 
 
-def count_chunk_frames(modes: Tensor) -> int:
-    """Frames of a chunk, from the modes of one probe on the device of the frames."""
-    pixels = CHUNK_PIXELS if modes.is_cpu else GPU_CHUNK_PIXELS
-    return max(1, pixels // modes.numel())
+def count_chunk_frames(probes: Tensor) -> int:
+    """Frames of a chunk, from (..., P, N, N) probes on the device of the frames."""
+    pixels = CHUNK_PIXELS if probes.is_cpu else GPU_CHUNK_PIXELS
+    return max(1, pixels // math.prod(probes.shape[-3:]))
 
 
 def morton_order(places: Tensor) -> list[int]:
@@ -275,8 +315,9 @@ class _Prediction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, canvas: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
-        for chunk in exposure.chunks():
-            far, modulus = _propagate(canvas, chunk, exposure.dark)
+        for _, (far, modulus) in exposure.compute(
+            lambda chunk: _propagate(canvas, chunk, exposure.dark)
+        ):
             parts.append(modulus)
             if ctx.needs_input_grad[0]:
                 kept.append(far)

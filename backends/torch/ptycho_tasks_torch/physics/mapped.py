@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, release_pages
 from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
-from ptycho_tasks_torch.physics.exposure import Chunk, Exposure, count_chunk_frames
+from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 MULTIPLE = 8
@@ -45,6 +45,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
         shape=padded_shape(corners.max(axis=0).tolist(), N, MULTIPLE),
         radius=spot_radius(modes),
         counts=scale**2 / photon if photon else math.inf,
+        has_bad_pixels=scan.bad_pixels is not None,
         diffraction=scan.diffraction,
         frames=torch.arange(scan.frame_count, device=modes.device),
         fractions=torch.from_numpy(fractions.astype(np.float32)).to(modes.device),
@@ -63,6 +64,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
         mapped.shape,
         mapped.radius,
         mapped.counts,
+        mapped.has_bad_pixels,
     )
 
 
@@ -93,14 +95,10 @@ class MappedExposure(Exposure):
     """(M, N, N) `amplitude` of all frames, in the device's memory; None reads them from the file.
     """
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunk(self, frames: slice) -> Chunk:
         """See `Exposure`."""
-        step = count_chunk_frames(self.probes)
-        for first in range(0, len(self.frames), step):
-            some = slice(first, min(first + step, len(self.frames)))
-            amplitude = self._read(self.frames[some])
-            probes = shift_probe(self.probes, self.fractions[some])
-            yield Chunk(some, self.places[some], amplitude, probes)
+        probes = shift_probe(self.probes, self.fractions[frames])
+        return Chunk(frames, self.places[frames], self._read(self.frames[frames]), probes)
 
     def _read(self, frames: Tensor) -> Tensor:
         """(C, N, N) amplitude of some frames."""

@@ -12,10 +12,10 @@ from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.groups import Groups, cover_frames
-from ptycho_tasks_torch.frames.read_ahead import read_ahead
 from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
 from ptycho_tasks_torch.pinn.network import expose_groups, make_pinn_networks
 from ptycho_tasks_torch.pinn.stitching import Stitcher
+from ptycho_tasks_torch.threads import work_ahead
 from ptycho_tasks_torch.training.weights import load_networks, read_intensity_scale, read_losses
 
 
@@ -47,7 +47,7 @@ def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
     with settings(execution), torch.inference_mode():
         modes, done = torch.from_numpy(probe).to(device), 0
         request.progress(0, len(groups), {})
-        for some, frames in read_ahead(read, batches, execution.num_workers):
+        for some, frames in work_ahead(read, batches, execution.num_workers):
             exposure = expose_groups(
                 frames.to(device),
                 torch.from_numpy(some.relative).to(device),

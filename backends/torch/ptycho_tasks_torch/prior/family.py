@@ -23,7 +23,7 @@ from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure, find_dark
 from ptycho_tasks_torch.prior.probes import draw_probe, measure_radius
 from ptycho_tasks_torch.prior.textures import Random, TexturePool
-from ptycho_tasks_torch.unrolled.correction import MULTIPLE
+from ptycho_tasks_torch.unrolled.correction import LEARNED_POWERS, LEARNED_STEPS, MULTIPLE
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 
 VERSION = 1
@@ -34,10 +34,10 @@ FRAMES = (60, 120)
 """Least and largest number of frames; fewer where they would not fit on the canvas."""
 REACH = 126.0
 """Largest distance of two frames along an axis, pixels."""
-STEPS, USUAL_STEPS = (0.1, 1.1), (0.3, 0.9)
+STEPS, USUAL_STEPS = LEARNED_STEPS, (0.3, 0.9)
 """Least and largest distance of neighbouring frames, in radii of the spot; and the usual ones, of
 five scans in six."""
-PHOTONS = (3.0, 6.0, 9.0)
+PHOTONS = (LEARNED_POWERS[0], 6.0, LEARNED_POWERS[1])
 """Powers of ten of the photons a frame: least, the middle below which most scans lie, largest."""
 FEW_PHOTONS = 0.85
 """Share of scans below the middle: there is more to learn."""

@@ -5,11 +5,14 @@ Axis letters: B canvases, S, T rows and columns of a canvas.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
+from ptycho_tasks_torch.threads import compute_ahead
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
@@ -27,6 +30,11 @@ MOST_COUNTS = 1e8
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
+LEARNED_POWERS, LEARNED_STEPS = (3.0, 9.0), (0.1, 1.1)
+"""What the shipped network has learned from: photons a frame, as powers of ten, and distances of
+neighbouring frames, in radii of the spot."""
+MOST_TILES = 2
+"""At once: each takes some 300 MB."""
 LARGEST = (TILE + 2 * HALO) ** 2
 """Pixels of a canvas that is corrected at once."""
 
@@ -107,12 +115,17 @@ class Correction(nn.Module):
         if torch.is_grad_enabled() or S * T <= LARGEST:
             return self._correct_tile(features)
         result = features.new_empty((B, 2, S, T))
-        for top in range(0, S, TILE):
-            for left in range(0, T, TILE):
-                y, x = max(top - HALO, 0), max(left - HALO, 0)
-                part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
-                tile = self._correct_tile(part)[..., top - y :, left - x :]
-                result[..., top : top + TILE, left : left + TILE] = tile[..., :TILE, :TILE]
+        corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
+
+        def correct(corner: tuple[int, int]) -> Tensor:
+            top, left = corner
+            y, x = max(top - HALO, 0), max(left - HALO, 0)
+            part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
+            return self._correct_tile(part)[..., top - y :, left - x :][..., :TILE, :TILE]
+
+        tiles = compute_ahead(correct, corners, MOST_TILES)
+        for (top, left), tile in zip(corners, tiles, strict=True):
+            result[..., top : top + TILE, left : left + TILE] = tile
         return result
 
     def _correct_tile(self, features: Tensor) -> Tensor:
@@ -120,6 +133,24 @@ class Correction(nn.Module):
         padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
         correction: Tensor = self.network(padded)[..., :S, :T]
         return correction
+
+
+def list_unlearned(exposure: Exposure) -> list[str]:
+    """What of an exposure of one canvas lies outside of what the shipped network has learned from,
+    in a few words each."""
+    least, most = (10**power for power in LEARNED_POWERS)
+    photons = exposure.counts * exposure.size**2  # the mean intensity is about 1
+    found = []
+    if math.isfinite(photons) and not least <= photons <= most:
+        found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
+    rows, columns = (
+        exposure.places[:, 1:].amax(dim=0) - exposure.places[:, 1:].amin(dim=0)
+    ).tolist()
+    step = math.sqrt(rows * columns / len(exposure.places)) / exposure.radius
+    least, most = LEARNED_STEPS
+    if not least <= step <= most:
+        found.append(f"frames {step:.2g} radii of the spot apart ({least} to {most})")
+    return found
 
 
 def _mean_around(canvas: Tensor, width: int) -> Tensor:

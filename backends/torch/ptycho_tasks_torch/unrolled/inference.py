@@ -17,10 +17,13 @@ from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
+from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
@@ -30,7 +33,8 @@ from ptycho_tasks_torch.unrolled.steps import Engine
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
-    with settings(TorchExecution.from_execution(request.execution)), torch.inference_mode():
+    execution = TorchExecution.from_execution(request.execution)
+    with settings(execution), chunks_on_threads(), torch.inference_mode():
         return deque(_run_steps(request), maxlen=1).pop()()
 
 
@@ -88,7 +92,7 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     start = depth.best if share is None else depth.engine.canvas
     for engine in depth.finish(start):
         yield report(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(share)}")
+    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(share, exposure)}")
     if share is None:
         request.progress(total, total, {})
     else:
@@ -98,11 +102,13 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
         yield report(canvas, total)
 
 
-def _describe_correction(share: float | None) -> str:
+def _describe_correction(share: float | None, exposure: Exposure) -> str:
     if share is None:
         return "; uncorrected: frames held back are explained no better by the network"
     after = f", then {share:.2g} of a step" if share >= 0.01 else ""
-    return f"; corrected by the network{after}"
+    unlearned = " and ".join(list_unlearned(exposure))
+    doubt = f"; it has not learned from scans like this: {unlearned}" if unlearned else ""
+    return f"; corrected by the network{after}{doubt}"
 
 
 def _choose_probe(

@@ -147,8 +147,11 @@ def _calibrate(
 
 
 def _is_better(before: Tensor, after: Tensor) -> bool:
-    """Whether (H,) misfits of frames fall by more than chance."""
-    gain = before - after
+    """Whether (H,) misfits of frames fall by more than chance.
+
+    Each counts by its own change: a wrong probe may explain a few frames a thousand times worse.
+    """
+    gain = (before - after) / (before + after)
     return bool(gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)))
 
 
@@ -199,7 +202,8 @@ class _Block:
 
 
 def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
-    return (exposure.predict(canvas) - exposure.amplitude).square().mean(dim=(1, 2))
+    square = (exposure.predict(canvas) - exposure.amplitude).square()
+    return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
 
 
 def _fit_modes(block: _Block, probe: Tensor, rounds: int) -> Tensor:

@@ -17,13 +17,14 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
+from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.unrolled.depth import Depth
 
 
 def refine_on_canvas(request: RefineRequest) -> Reconstruction:
     """Take steps from a start's object, with its probe and positions; see `Unrolled.refine`."""
     execution = TorchExecution.from_execution(request.execution)
-    with settings(execution), torch.inference_mode():
+    with settings(execution), chunks_on_threads(), torch.inference_mode():
         start, steps = request.start, request.options.steps
         scan = replace(request.scan, probe=start.probe, positions=start.positions)
         scale = math.sqrt(read_intensity(scan, np.arange(scan.frame_count)))

@@ -16,6 +16,7 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.scale import read_intensity
+from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.training.weights import describe_scales, name_networks
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 
@@ -29,7 +30,8 @@ def take_start(request: TrainRequest, load: Callable[[nn.Module], None]) -> Trai
     """
     scans, options = request.scans, request.options
     request.progress(0, 1, {})
-    with settings(TorchExecution.from_execution(request.execution), options.seed):
+    execution = TorchExecution.from_execution(request.execution)
+    with settings(execution, options.seed), chunks_on_threads():
         network, _ = make_unrolled_networks(options)
         load(network)
         models = name_networks(network.state_dict())

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_tasks_torch.physics.calibration import Lens, calibrate_probe, magnify
-from ptycho_tasks_torch.physics.forward import spot_radius
+from ptycho_tasks_torch.physics.calibration import (
+    Lens,
+    calibrate_probe,
+    magnify,
+    search_widely,
+)
+from ptycho_tasks_torch.physics.forward import far_field, spot_radius
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,14 @@ def test_a_probe_whose_misfit_is_no_number_is_never_taken(guess):
         return math.nan if spot_radius(probe) < spot_radius(guess) else spot_radius(probe)
 
     assert spot_radius(calibrate_probe(guess, misfit)) >= spot_radius(guess)
+
+
+@pytest.mark.parametrize(("radius", "cone"), [(8.0, 0.0), (5.3, 0.02), (6.0, -0.1)])
+def test_a_pinhole_is_found_from_its_far_field(radius, cone):
+    along = torch.arange(32) - 16
+    r = torch.hypot(along[:, None].float(), along[None, :].float())
+    hole = torch.polar(torch.sigmoid(2 * (radius - r)), math.pi * cone / radius * r**2)[None]
+    aperture = torch.fft.ifftshift(far_field(hole).abs(), dim=(-2, -1))
+    focus = torch.fft.fftshift(torch.fft.ifft2(aperture, norm="ortho"), dim=(-2, -1))
+    assert overlap(focus, hole) < 0.95
+    assert overlap(search_widely(focus, lambda probe: -overlap(probe, hole)), hole) > 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
+from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
@@ -124,3 +126,14 @@ def test_frames_held_back_say_whether_a_correction_is_good(bright):
 def test_the_last_steps_are_few(bright):
     depth, _ = run(bright)
     assert LEAST_LAST <= depth.last_steps <= depth.engine.steps / 4
+
+
+def test_what_the_network_has_not_learned_from_is_named(bright):
+    exposure = expose(bright)
+    a_frame = exposure.size**2
+    assert list_unlearned(replace(exposure, counts=1e6 / a_frame)) == []
+    assert list_unlearned(replace(exposure, counts=math.inf)) == []
+    few = list_unlearned(replace(exposure, counts=200 / a_frame))
+    assert few == ["2.0e+02 photons a frame (1e+03 to 1e+09)"]
+    (apart,) = list_unlearned(replace(exposure, counts=1e6 / a_frame, radius=0.5))
+    assert apart.endswith("radii of the spot apart (0.1 to 1.1)")

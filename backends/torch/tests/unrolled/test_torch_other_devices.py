@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_tasks_torch.device import settings
+from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import canvas, exposure, mapped
 from ptycho_tasks_torch.physics.canvas import INDEX
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import MappedExposure, expose_scan
+from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
 from ptycho_tasks_torch.unrolled.positions import find_displacements
 from ptycho_tasks_torch.unrolled.steps import Engine, Turns, run_steps
@@ -91,3 +94,20 @@ def test_the_way_of_a_gpu_leads_to_the_same_object(scan, monkeypatch):
     *_, index = (engine.canvas for engine in run_steps(made, 12))
     torch.testing.assert_close(index, slices, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(find_displacements(made, slices, flat), moved, atol=1e-3)
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_the_object_does_not_depend_on_the_number_of_threads(scan, is_mapped, monkeypatch):
+    monkeypatch.setattr(exposure, "CHUNK_PIXELS", 8 * scan.size**2)
+    if is_mapped:
+        monkeypatch.setattr(mapped, "find_room", lambda device: (0, 0))
+    objects = []
+    for threads in (1, 3):
+        with settings(TorchExecution(threads=threads)), chunks_on_threads():
+            made = expose(scan)
+            assert torch.get_num_threads() == 1
+            assert len(made.parts()) > 3
+            *_, canvases = (engine.canvas for engine in run_steps(made, 12))
+            change, light = made.probe_correction(canvases, torch.zeros(scan.frame_count, 2))
+            objects.append((canvases, change, light, made.measure_misfit(canvases)))
+    torch.testing.assert_close(*objects, rtol=0, atol=0)
