@@ -16,6 +16,9 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for evidence.yaml."""
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 STORE_NAME = f"{STATE_DIR}/store"
+OF_EVERY_SCAN = ("probe", "bad_pixels")
+FILES_BESIDE = ("product", "positions", *OF_EVERY_SCAN)
+"""The settings of `source:` that may name a file besides the scan; some hold for every scan."""
 BUNDLE_NAME = "wts.h5.zip"
 FIXTURE_NAME = "fixture.npz"
 """What every project's store calls a fixture."""
@@ -98,6 +101,11 @@ def read_config_bytes(path: Path) -> bytes:
 
 MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
 """Of the names of files that `source.bad_pixels` may name; what ends otherwise is a key."""
+
+
+def names_file(setting: str, text: str) -> bool:
+    """Whether one of `FILES_BESIDE` names a file, and does not say what is done without one."""
+    return is_mask_file(text) if setting == "bad_pixels" else text != "estimate"
 
 
 def is_mask_file(setting: str) -> bool:

@@ -27,6 +27,7 @@ ORDER = {
         "builds",
         "config",
         "results",
+        "reader",
         "scans",
         "backends",
         "backend",
@@ -55,23 +56,24 @@ PUBLIC = {
         "no_progress", "say_nothing",
     },
     "backends": {
-        "BackendEntry", "FOLDER", "GROUP", "LOCAL_MODULE", "OBJECT", "api_version",
-        "available", "check_bad_pixels", "check_scans", "describe", "describe_all",
-        "execution_type", "find_backend", "import_failure", "sections_of",
+        "BackendEntry", "KIND", "api_version", "available", "check_bad_pixels", "check_scans",
+        "describe", "describe_all", "execution_type", "find_backend", "sections_of",
     },
     "errors": {
         "BackendError", "BundleError", "ConfigError", "DEBUG", "FileWriteError", "PlanError",
-        "PtychoTasksError", "ScanError", "TrainingError", "one_line",
+        "PtychoTasksError", "ReaderError", "ScanError", "TrainingError", "one_line",
     },
     "options": {
         "ExecutionOptions", "FixtureOptions", "ID_PATTERN", "NAME_PATTERN", "NAME_RULE",
-        "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions", "Stages", "TEXT_PATTERN",
+        "OrientationOptions", "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions",
+        "Stages", "TEXT_PATTERN",
         "TrainingOptions", "default_of", "description_of", "doc", "limits",
     },
     "scan": {
         "Canvas", "ScanData", "canvas_of", "canvas_sides", "corners_and_fractions",
         "evenly_spaced", "release_pages", "scan_numbers", "take_frames",
     },
+    "reader": set(),  # all of it stands in scans/
     "tasks": {
         "DOIT_CONFIG", "DefaultContinue", "Reporter", "task_evidence", "task_fixture",
         "task_infer", "task_source", "task_train",

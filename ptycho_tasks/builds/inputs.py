@@ -9,7 +9,7 @@ from ptycho_tasks.builds.messages import print_doubts, print_scan
 from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import project_path
+from ptycho_tasks.layout import FILES_BESIDE, OF_EVERY_SCAN, project_path
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
@@ -56,8 +56,8 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     source = payload.source
     # The product is that of the source, and of no other scan.
     own = path == payload.source_file
-    files = ("source.file", "source.product") if own else ("inference.scan",)
-    for key in (*files, "source.bad_pixels"):
+    beside = FILES_BESIDE if own else OF_EVERY_SCAN
+    for key in ("source.file" if own else "inference.scan", *(f"source.{one}" for one in beside)):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
@@ -65,7 +65,8 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         path,
         product=payload.product_file if own else None,
         follow=tuple(map(payload.path, source.follow)),
-        **payload.reading,
+        root=payload.root,
+        **(payload.reading if own else payload.reading | {"positions": None}),
     )
     payload.files_read.update(
         {

@@ -18,6 +18,7 @@ from ptycho_tasks.layout import (
     CONFIG_NAME,
     DODO_NAME,
     EVIDENCE,
+    FILES_BESIDE,
     STORE_NAME,
     is_evidence_alone,
     project_path,
@@ -53,7 +54,7 @@ def describe_missing_input(name: str, path: str) -> str | None:
     for key, file in payload.backend_files.items():
         if project_path(payload.root, file) == path:
             return payload.describe_missing(key)
-    for key in ("source.file", "source.product", "inference.scan"):
+    for key in ("source.file", *(f"source.{name}" for name in FILES_BESIDE), "inference.scan"):
         missing = payload.describe_missing(key)
         if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
             return missing

@@ -23,14 +23,17 @@ from ptycho_tasks.config.variants import make_label
 from ptycho_tasks.layout import (
     BUNDLE_NAME,
     CHECKPOINTS,
+    FILES_BESIDE,
     FIXTURE_NAME,
     LOGS,
+    OF_EVERY_SCAN,
     RECONSTRUCTION,
     RESULTS,
-    is_mask_file,
+    names_file,
     project_path,
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.scans.recognition import ReaderEntry
 from ptycho_tasks.system.files import find_file_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
@@ -82,6 +85,8 @@ class Payload:
     execution: ExecutionOptions
     """How to run, typed by it."""
     folders: Folders
+    reader: ReaderEntry | None = field(default=None, compare=False, kw_only=True)
+    """What `source.reader` names."""
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
     """Files that hold a part of the scan besides those that are named, by `project_path`, to
     sha256; the stage that reads the scan fills it."""
@@ -116,7 +121,8 @@ class Payload:
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
-        if key == "source.bad_pixels" and not is_mask_file(text):
+        section, _, name = key.partition(".")
+        if section == "source" and name in FILES_BESIDE and not names_file(name, text):
             return None
         path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
@@ -134,8 +140,8 @@ class Payload:
         settings = {key: self.values[key] for key in keys}
         if settings.get("inference.scan", "fixture") != "fixture":
             settings["inference.scan"] = "source"  # of a file, the content decides
-        by_content = (*self.backend_files, *(f"source.{key}" for key in self.mask_files))
-        settings |= {key: "a file" for key in by_content if key in settings}
+        files = [*self.backend_files, *(f"source.{name}" for name in self.source.files_beside)]
+        settings |= {key: "a file" for key in files if key in settings}
         return settings
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -169,21 +175,13 @@ class Payload:
     @property
     def source_files(self) -> dict[str, Path]:
         """The files that hold the scan, by what they are."""
-        product = self.product_file
-        product_files = {} if product is None else {"product": product}
-        return {"scan": self.source_file, **product_files, **self.mask_files}
-
-    @property
-    def mask_files(self) -> dict[str, Path]:
-        """The file that says which pixels are bad, if one does, by what it is."""
-        setting = self.source.bad_pixels
-        return {"bad_pixels": self.path(setting)} if is_mask_file(setting) else {}
+        beside = self.source.files_beside.items()
+        return {"scan": self.source_file, **{name: self.path(text) for name, text in beside}}
 
     @property
     def reading(self) -> dict[str, Any]:
         """How a scan is read, by the names that `readers.read_scan` gives it."""
-        masks = {key: str(path) for key, path in self.mask_files.items()}
-        return {**self.source.reading, **masks}
+        return self.source.reading(self.path)
 
     def label_changes(self, *sections: str) -> str:
         """What the variant changes in some sections, as one word; empty if it changes nothing.
@@ -342,7 +340,9 @@ class InferencePayload(Payload):
         """The files that hold it, by what they are."""
         if self.scan_file == self.source_file:
             return self.source_files
-        return {"scan": self.scan_file, **self.mask_files}
+        beside = self.source.files_beside.items()
+        shared = {name: self.path(text) for name, text in beside if name in OF_EVERY_SCAN}
+        return {"scan": self.scan_file, **shared}
 
     @property
     def output_dir(self) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
+from ptycho_tasks.layout import FILES_BESIDE, names_file
 from ptycho_tasks.options import (
     NAME_PATTERN,
     FixtureOptions,
+    OrientationOptions,
     Section,
     SimulationOptions,
     Stages,
@@ -32,7 +36,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     # Of files, the content decides.
     file: Annotated[
-        FileName | None, doc("the scan to read: NPZ or CXI, relative to this file", affects=())
+        FileName | None,
+        doc("the scan to read: NPZ, CXI and others, relative to this file", affects=()),
     ] = None
     files: Annotated[
         list[FileName] | dict[str, FileName | OwnSettings] | None,
@@ -48,6 +53,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     product: Annotated[
         FileName | None,
         doc("a Ptychodus product (HDF5) that gives probe and positions for `file`", affects=()),
+    ] = None
+    reader: Annotated[
+        FileName | None,
+        doc("what reads the scan, by name; null: what knows the file by its content"),
     ] = None
     measurement: Annotated[
         Literal["auto", "amplitude", "counts"],
@@ -91,12 +100,35 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         doc("negative counts: refuse the scan, take them as zero, or as bad pixels"),
     ] = "refuse"
     probe: Annotated[
-        Literal["estimate"] | None,
+        FileName | None,
         doc(
             "estimate: the probe is estimated from the frames, not read, and to be fitted later; "
-            "null: the scan's own"
+            "or a file that holds it (NPZ, NPY or HDF5); null: the scan's own"
         ),
     ] = None
+    positions: Annotated[
+        FileName | None,
+        doc("a text or CSV file with the positions, a line a frame: columns x and y", affects=()),
+    ] = None
+    datasets: Annotated[
+        dict[str, FileName] | None,
+        doc("for any HDF5 file: our key to a path in it, as in `{diff3d: entry/frames}`"),
+    ] = None
+    orientation: Annotated[
+        OrientationOptions, doc("how the positions lie to the columns and rows of the frames")
+    ] = OrientationOptions()
+    centre: Annotated[
+        Annotated[list[float], limits(min_length=2, max_length=2)] | Literal["auto"] | None,
+        doc(
+            "[row, column] of the detector's pixel where the zero frequency lies; auto finds it; "
+            "null: the middle"
+        ),
+    ] = None
+    crop: Annotated[
+        Annotated[int, limits(ge=2, multiple_of=2)] | None,
+        doc("pixels along a side of the square around the centre that is taken of each frame"),
+    ] = None
+    bin: Annotated[int, doc("pixels along a side that are read as one", ge=1)] = 1
     follow: Annotated[
         list[FileName],
         doc("folders besides its own that links in an HDF5 scan may lead to", affects=()),
@@ -109,10 +141,24 @@ class SourceOptions(Section, frozen=True, kw_only=True):
                 "give exactly one of `file` (a scan to read), `files` (several) and `simulate`"
             )
 
+    def reading(self, locate: Callable[[str], Path]) -> dict[str, Any]:
+        """How the scan is read, by the names that `readers.read_scan` gives it.
+
+        Args:
+            locate: gives the path of a file from its text.
+        """
+        values = {name: getattr(self, name) for name in READING}
+        files = {name: text for name, text in self.files_beside.items() if name != "product"}
+        paths: dict[str, Any] = {name: locate(text) for name, text in files.items()}
+        if "bad_pixels" in paths:  # may be a key too
+            paths["bad_pixels"] = str(paths["bad_pixels"])
+        return values | paths
+
     @property
-    def reading(self) -> dict[str, Any]:
-        """How the scan is read, by the names that `readers.read_scan` gives it."""
-        return {name: getattr(self, name) for name in READING}
+    def files_beside(self) -> dict[str, str]:
+        """The files besides the scan's own that give a part of it, by the setting that says so."""
+        named = {name: getattr(self, name) for name in FILES_BESIDE}
+        return {name: text for name, text in named.items() if text and names_file(name, text)}
 
 
 READING = tuple(

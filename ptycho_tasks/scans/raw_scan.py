@@ -9,7 +9,7 @@ Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.layout import is_mask_file
+from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages, take_frames
 from ptycho_tasks.scans.bad_pixels import (
     FROM_FILE,
@@ -35,6 +36,7 @@ from ptycho_tasks.scans.bad_pixels import (
     search_closely,
 )
 from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.scans.shaping import ShapedFrames, Window, choose_window, find_centre, orient
 from ptycho_tasks.system.files import FileStamp, file_stamp
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 
@@ -47,6 +49,7 @@ METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 WITHOUT_PROBE = "set source.probe to estimate to have one estimated from the frames"
 """What can be done where a scan has none."""
 
+_AS_IT_IS = OrientationOptions()
 _LOG = logging.getLogger(__name__)
 _LARGEST_OBJECT = 32768
 """Pixels along a side; some hundred times what is usual, and 8 GiB."""
@@ -119,10 +122,38 @@ class Reading:
     """Counts from which on a pixel of a frame is bad."""
     negative_counts: Literal["refuse", "clip", "mask"] = "refuse"
     """Negative values that are no mark of a bad pixel."""
-    probe: Literal["estimate"] | None = None
-    """Whether the probe is estimated from the frames; None takes that of the scan."""
+    probe: Literal["estimate"] | Path | None = None
+    """Whether the probe is estimated from the frames, or the file that holds it; None takes that of
+    the scan."""
+    positions: Path | None = None
+    """A file that holds the positions; None takes those of the scan."""
+    datasets: Mapping[str, str] | None = None
+    """Our keys to paths in an HDF5 file of any layout."""
+    orientation: OrientationOptions = _AS_IT_IS
+    """How the positions lie to the columns and rows of the frames."""
+    centre: Literal["auto"] | Sequence[float] | None = None
+    """[row, column] of the zero frequency in a frame of the file; auto finds it; None is the
+    middle."""
+    crop: int | None = None
+    """Pixels along a side of the square around the centre that is taken; None takes all."""
+    bin: int = 1
+    """Pixels along a side that are read as one."""
     follow: tuple[Path, ...] = ()
     """Folders besides the scan's own that may hold a part of it."""
+    reader: str | None = None
+    """The name of the reader; None has the file recognised."""
+    has_product: bool = False
+    """Whether a product gives the positions, the probe and the object."""
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the scan's own file must give the positions."""
+        return not self.has_product and self.positions is None
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the scan's own file must give the probe."""
+        return not self.has_product and self.probe is None
 
 
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
@@ -174,6 +205,16 @@ def frame_numbers(indexes: Keyed | None) -> NDArray[np.int64] | None:
     return numbers
 
 
+def first_variation(raw: RawScan, key: str, probe: Array) -> NDArray[Any]:
+    """(N, N) or (P, N, N) of a probe that may have an axis of variations before that."""
+    array: NDArray[Any] = np.asarray(probe[()])
+    if array.ndim == 4 and len(array):
+        if len(array) > 1:
+            raw.note(f"{key}: first of {len(array)} probe variations taken")
+        array = array[0]
+    return array
+
+
 def finite_column(keyed: Keyed) -> NDArray[np.float64]:
     """(M,) float64 copy of coordinates.
 
@@ -219,10 +260,16 @@ class RawScan:
     """(M,) integers."""
     positions_are_pixels: bool = False
     """Whether the reader has converted them, from units that the file says."""
+    unit_m: float | None = None
+    """What the unit of the positions is in metres, where the file says it; None: they are pixels.
+    What the user says goes before it."""
     start_x: Keyed | None = None
     """(M,) pixels."""
     start_y: Keyed | None = None
     """(M,) pixels."""
+    grid: int | None = None
+    """Pixels along a side of the frames that `pixel_size_m` and positions in pixels are of; None:
+    those of the scan's own probe, or else of its frames."""
     frame_axis: FrameAxis = "auto"
     """What the file says about the order of its axes."""
     rows: NDArray[np.int64] | None = None
@@ -244,6 +291,8 @@ class RawScan:
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     """What looks as if it were not what it is taken for, in a sentence each."""
+    _taken_window: Window | None = None
+    """The part of the detector that is taken, where that is not all of it."""
     _bad: BadPixels = field(default_factory=lambda: BadPixels(0, None, ()))
     _clips: bool = False
     """Whether negative values are taken as zero."""
@@ -259,6 +308,14 @@ class RawScan:
         self.notes.append(one_line(sentence))
         _LOG.info("%s: %s", self.path, self.notes[-1])
 
+    def note_files(self, path: Path, stamps: Mapping[Path, FileStamp]) -> None:
+        """Note the files behind links in a file, of which the scan is read too."""
+        if stamps:
+            names = [file.name for file in stamps]
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            self.note(f"{len(names)} further files hold a part of {path.name}: {shown}")
+        self.files |= stamps
+
     def checked(self, reading: Reading) -> ScanData:
         """Check everything, cheap checks first, and convert to canonical order and dtypes.
 
@@ -267,10 +324,15 @@ class RawScan:
         """
         assert self.x is not None
         assert self.y is not None
-        self._choose_mask(reading.bad_pixels)
-        positions = self._positions(self.x, self.y) * self._pixels_a_unit(self.x, reading)
+        positions = self._positions(self.x, self.y)
         axis = self._axis(reading.frame_axis, len(positions))
+        scale = self._shape(axis, reading)
         size = self._size(axis)
+        factor = self._pixels_a_unit(self.x, reading, scale)
+        positions = positions * factor
+        start = self._start_positions(len(positions))
+        start = None if start is None else orient(start * factor, reading.orientation, positions)
+        positions = orient(positions, reading.orientation, positions)
         index = self._scan_index(len(positions))
         keep = self._frames_of_scan(index, reading.scan_index, len(positions))
         keep = self._without_strays(positions, keep, size, reading.stray_frames)
@@ -286,7 +348,7 @@ class RawScan:
             is_probe_estimated=estimates or self.is_probe_estimated,
             object=self._object(),
             scan_index=index,
-            start_positions=self._start_positions(len(positions)),
+            start_positions=start,
             diffraction=self._without_unlikely(self._diffraction(axis, root), reading.bad_pixels),
             bad_pixels=self._bad.everywhere,
             pixel_size_m=self.pixel_size_m,
@@ -388,6 +450,119 @@ class RawScan:
         else:
             self.note(f"{self.frames.key}: {total - taken} of {total} frames have no position")
 
+    def _shape(self, axis: int, reading: Reading) -> float:
+        """Take the part of each frame that is asked for, and of the probe what belongs to it.
+
+        Returns:
+            What positions in pixels are to be multiplied by.
+        """
+        if reading.orientation != _AS_IT_IS:
+            self._leave_out_object("orientation moves positions on it")
+        if reading.centre is None and reading.crop is None and reading.bin == 1:
+            return 1.0
+        window = self._window(axis, reading)
+        if window is None:  # `_size` says what is wrong
+            return 1.0
+        grid = self.grid or self._probe_side(reading) or window.frame[0]
+        if grid == window.size:  # as it is to be
+            grid = window.side
+        scale = window.side / grid
+        if not window.is_whole:
+            self._cut(axis, window, scale, reading)
+        return scale
+
+    def _window(self, axis: int, reading: Reading) -> Window | None:
+        """The part of the detector that is asked for; None where it cannot be told.
+
+        Raises:
+            ScanError: the detector has no such part.
+        """
+        shape = self.frames.array.shape
+        frame = (shape[1], shape[2]) if axis == 0 else (shape[0], shape[1])
+        if reading.crop is None and (frame[0] != frame[1] or frame[0] % 2):
+            return None
+        try:
+            return choose_window(frame, self._centre(axis, reading), reading.crop, reading.bin)
+        except ValueError as error:
+            raise self.frames.refused(
+                f"has frames of {frame[0]} x {frame[1]} pixels: {error}",
+                "an even number of pixels after source.crop and source.bin, within the frames",
+                "correct the setting",
+            ) from error
+
+    def _cut(self, axis: int, window: Window, scale: float, reading: Reading) -> None:
+        """Take a part of each frame, and what belongs to it of all else."""
+        are_counts = self._is_counts(reading.measurement)
+        frames = ShapedFrames(self.frames.array, axis, window, are_counts=are_counts)
+        self.frames = replace(self.frames, array=frames)
+        self._cut_probe(window)
+        self._taken_window = window
+        if scale != 1.0:
+            self._leave_out_object("crop changes its pixels")
+            if self.pixel_size_m is not None:
+                height, width = self.pixel_size_m
+                self.pixel_size_m = height / scale, width / scale
+        y, x = window.corner
+        side, (rows, columns) = window.side, window.frame
+        binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
+        self.note(
+            f"{self.frames.key}: {side} x {side} of {rows} x {columns} pixels taken, from ({y}, "
+            f"{x}){binned}"
+        )
+
+    def _centre(self, axis: int, reading: Reading) -> tuple[int, int] | None:
+        """The pixel where the zero frequency lies; None is the middle."""
+        if reading.centre is None:
+            return None
+        if reading.centre == "auto":
+            are_counts = self._is_counts(reading.measurement)
+            y, x = find_centre(self.frames.array, axis, are_counts=are_counts)
+            self.note(f"{self.frames.key}: zero frequency found at pixel ({y}, {x})")
+        else:
+            y, x = (int(np.rint(value)) for value in reading.centre)
+        return y, x
+
+    def _probe_side(self, reading: Reading) -> int | None:
+        """N of the scan's own probe."""
+        if self.probe is None or reading.probe is not None or not self.probe.array.shape:
+            return None
+        return int(self.probe.array.shape[-1])
+
+    def _cut_probe(self, window: Window) -> None:
+        """Cut the probe as the frames, where it is not so already."""
+        probe = self.probe
+        if probe is None or probe.array.shape[-1] == window.size:
+            return
+        values = self._complex(probe)
+        if values.ndim in (2, 3) and values.shape[-1] == values.shape[-2]:
+            cut = window.cut_probe(values.reshape(-1, *values.shape[-2:]))
+            self.probe = replace(probe, array=cut)
+
+    def _cut_mask(self, keyed: Keyed | None, axis: int) -> Keyed | None:
+        """Cut a mask of the detector as the frames; what lies beyond it is bad."""
+        window = self._taken_window
+        if window is None:
+            return keyed
+        if keyed is None:
+            outside = window.mask_outside()
+            found = Keyed(self.path, "source.centre", outside)
+            return found if outside.any() else None
+        shape = tuple(keyed.array.shape)
+        frame = shape[1:] if axis == 0 or len(shape) == 2 else shape[:2]
+        if (shape if len(shape) == 2 else frame) != window.frame:
+            return keyed
+        values = self._as_mask(np.asarray(keyed.array[:]))
+        self.good_bits = 0
+        if len(shape) == 2:
+            return replace(keyed, array=window.cut_masks(values[None])[0])
+        cut = window.cut_masks(values if axis == 0 else np.moveaxis(values, -1, 0))
+        return replace(keyed, array=cut if axis == 0 else np.moveaxis(cut, 0, -1))
+
+    def _leave_out_object(self, reason: str) -> None:
+        if self.object is not None:
+            self.note(f"{self.object.key}: left out: {reason}")
+            self.object = None
+
     def _size(self, axis: int) -> int:
         shape = self.frames.array.shape
         height, width = shape[1:] if axis == 0 else shape[:2]
@@ -395,26 +570,32 @@ class RawScan:
             raise self.frames.refused(
                 f"has frames of {height} x {width} pixels (shape {shape})",
                 "square frames",
-                "crop the detector to a square, zero frequency at index N//2",
+                f"set source.crop to {min(height, width) // 2 * 2} or less, and source.centre to "
+                "the zero frequency where that is not in the middle",
             )
         if height % 2:
             raise self.frames.refused(
-                f"has frames of {height} x {width} pixels", "an even size", "crop by one pixel"
+                f"has frames of {height} x {width} pixels",
+                "an even size",
+                f"set source.crop to {height - 1} or less",
             )
         return int(height)
 
-    def _pixels_a_unit(self, x: Keyed, reading: Reading) -> NDArray[np.float64]:
-        """(2,) what a unit of (y, x) is in pixels."""
-        if reading.units in ("auto", "pixels") or self.positions_are_pixels:
-            return np.ones(2)
+    def _pixels_a_unit(self, x: Keyed, reading: Reading, scale: float) -> NDArray[np.float64]:
+        """(2,) what a unit of (y, x) is in pixels; `scale` is what one of the file is."""
+        metres = self.unit_m if reading.units == "auto" else METRES.get(reading.units)
+        if metres is None or self.positions_are_pixels:
+            return np.full(2, scale)
+        unit = f"a unit of {metres:g} m" if reading.units == "auto" else reading.units
         if self.pixel_size_m is None:
+            says = "as source.units says" if reading.units != "auto" else "as the file says"
             raise x.refused(
-                f"is in {reading.units}, as source.units says, and the size of a pixel is unknown",
+                f"is in {unit}, {says}, and the size of a pixel is unknown",
                 "the size of an object pixel",
                 "set source.pixel_size_m",
             )
-        self.note(f"{x.key}: {reading.units} converted to pixels")
-        return METRES[reading.units] / np.array(self.pixel_size_m)
+        self.note(f"{x.key}: {unit} converted to pixels")
+        return metres / np.array(self.pixel_size_m)
 
     def _frames_of_scan(
         self, index: NDArray[np.int64] | None, wanted: int | None, count: int
@@ -518,6 +699,8 @@ class RawScan:
 
     def _settle_bad_pixels(self, reading: Reading, axis: int, size: int, root: bool) -> None:
         """Decide how bad pixels are told."""
+        self._choose_mask(reading.bad_pixels)
+        self.bad_pixels = self._cut_mask(self.bad_pixels, axis)
         mask = self._take_whole_mask(size)
         marks: list[Mark] = []
         if reading.bad_pixels not in (IGNORE, ONLY_MARKED):
