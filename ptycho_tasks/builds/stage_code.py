@@ -41,6 +41,7 @@ _READING = (
     "builds/inputs",
     "builds/stages",
     "scan",
+    "scans/bad_pixels",
     "scans/hdf5_scan",
     "scans/linked_files",
     "scans/mapping",
@@ -62,9 +63,9 @@ _RESULT = (
     "scans/fixture",
 )
 STAGE_CODE = {
-    "source": StageCode(2, (*_READING, "options", "physics/forward", "physics/simulate")),
+    "source": StageCode(3, (*_READING, "options", "physics/forward", "physics/simulate")),
     "fixture": StageCode(
-        3, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
+        4, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
     ),
     "train": StageCode(
         1,
@@ -77,6 +78,7 @@ STAGE_CODE = {
             "config/payload",
             "results/bundle",
             "scan",
+            "scans/bad_pixels",
             "scans/fixture",
             "scans/mapping",
             "scans/npz",
@@ -85,8 +87,8 @@ STAGE_CODE = {
             "scans/readers",
         ),
     ),
-    "infer": StageCode(4, _RESULT),
-    "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(5, _RESULT),
+    "refine": StageCode(4, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
