@@ -24,6 +24,8 @@ SAMPLES = {
     "--dark-frames": ("drop", "drop"),
     "--stray-frames": ("keep", "keep"),
     "--bad-pixels": ("ignore", "ignore"),
+    "--saturated": ("9e4", 9e4),
+    "--negative-counts": ("clip", "clip"),
     "--probe": ("estimate", "estimate"),
     "--backend": ("plain", "plain"),
     "--model-type": ("supervised", "supervised"),
@@ -93,10 +95,11 @@ def test_every_flag_of_the_contract_is_there():
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
         "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
-        "dark-frames stray-frames bad-pixels probe force memory-gb",
+        "dark-frames stray-frames bad-pixels saturated negative-counts probe force memory-gb",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
-        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels probe force "
+        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels saturated "
+        "negative-counts probe force "
         "memory-gb",
     }
     for command, names in contract.items():
