@@ -24,7 +24,7 @@ SAMPLES = {
     "--dark-frames": ("drop", "drop"),
     "--stray-frames": ("keep", "keep"),
     "--bad-pixels": ("ignore", "ignore"),
-    "--saturated": ("9e4", 9e4),
+    "--saturated": ("60000", 60000.0),
     "--negative-counts": ("clip", "clip"),
     "--probe": ("estimate", "estimate"),
     "--backend": ("plain", "plain"),
