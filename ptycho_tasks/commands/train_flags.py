@@ -49,7 +49,8 @@ _WORKERS = Flag("--num-workers", "execution.num_workers", "Workers that read fra
 
 def _reading() -> Iterator[Flag]:
     """A flag for each setting that says how a scan is read."""
-    kinds = {"scan_index": int, "pixel_size_m": float, "energy_ev": float, "distance_m": float}
+    numbers = dict.fromkeys(("pixel_size_m", "energy_ev", "distance_m", "saturated"), float)
+    kinds = {"scan_index": int, **numbers}
     for field in msgspec.structs.fields(SourceOptions):
         if field.name in READING:
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))

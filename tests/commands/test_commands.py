@@ -24,7 +24,7 @@ SAMPLES = {
     "--dark-frames": ("drop", "drop"),
     "--stray-frames": ("keep", "keep"),
     "--bad-pixels": ("ignore", "ignore"),
-    "--saturated": ("60000", 60000.0),
+    "--saturated": ("6e4", 6e4),
     "--negative-counts": ("clip", "clip"),
     "--probe": ("estimate", "estimate"),
     "--backend": ("plain", "plain"),
