@@ -68,11 +68,12 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         root=payload.root,
         **(payload.reading if own else payload.reading | {"positions": None}),
     )
+    named = {payload.path(text) for text in source.files_beside.values()}
     payload.files_read.update(
         {
             project_path(payload.root, file): sha256_of_input(payload.root, file)
             for file in scan.files
-            if file not in payload.mask_files.values()  # an input by its content, wherever it lies
+            if file not in named  # an input by its content, wherever it lies
         }
     )
     refuse_changed(scan.files)

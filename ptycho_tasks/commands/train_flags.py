@@ -64,7 +64,7 @@ def _reading() -> Iterator[Flag]:
     """A flag for each setting that says how a scan is read."""
     kinds: dict[str, Any] = {
         **dict.fromkeys(("scan_index", "crop", "bin"), int),
-        **dict.fromkeys(("pixel_size_m", "energy_ev", "distance_m"), float),
+        **dict.fromkeys(("pixel_size_m", "energy_ev", "distance_m", "saturated"), float),
         **dict.fromkeys(("datasets", "orientation", "centre"), mapping),
         "positions": _FILE,
         "probe": _FileOrEstimate(dir_okay=False, path_type=Path),

@@ -112,7 +112,8 @@ def find_marks(sample: NDArray[Any], *, holds_counts: bool, takes_negative: bool
     for count in MAXIMA:
         value = float(count) if holds_counts else float(np.sqrt(count))
         # In the file's own precision, in which 2^32 - 1 is 2^32.
-        value = float(dtype.type(value)) if dtype.kind == "f" else value
+        with np.errstate(over="ignore"):
+            value = float(dtype.type(value)) if dtype.kind == "f" else value
         is_type_maximum = dtype.kind == "u" and count == np.iinfo(dtype).max
         if float(top) == value and is_frequent and not is_type_maximum:
             yield Mark(f"at {value:.10g}, a mark of dead or saturated pixels", value, value)
@@ -141,7 +142,7 @@ class BadPixels:
         Args:
             size: N.
             mask: (N, N) bad in every frame; None if no pixel is.
-            marks: values that mean bad pixels; NaN and Inf always do.
+            marks: values that mean bad pixels; NaN always does.
         """
         self.mask = mask if mask is not None and mask.any() else None
         self._marks, self._frames = marks, 0
@@ -178,8 +179,8 @@ class BadPixels:
         if masks is not None:
             yield "masked", masks
         low, high = float(frames.min()), float(frames.max())
-        if not np.isfinite((low, high)).all():
-            yield "NaN or Inf", ~np.isfinite(frames)
+        if np.isnan(low):
+            yield "NaN", np.isnan(frames)
             low, high = -np.inf, np.inf
         for mark in self._marks:
             if mark.low <= high and mark.high >= low:

@@ -968,10 +968,11 @@ class RawScan:
         """Refuse values of good pixels that are no measurement."""
         if bad is not None:
             frames = np.where(bad, frames.dtype.type(0), frames)
-        if frames.dtype.kind == "f" and frames.max() == np.inf:
-            place = int(np.argmax(frames.max(axis=(1, 2)) == np.inf))
-            found = "values beyond single precision"
-            raise self._bad_frame(first + place, found, "finite values", "correct the file")
+        if frames.dtype.kind == "f" and max(frames.max(), -frames.min()) == np.inf:
+            place = int(np.argmax(np.isinf(frames).any(axis=(1, 2))))
+            found = "Inf, or values beyond single precision"
+            advice = "correct it, or write NaN where a pixel is bad"
+            raise self._bad_frame(first + place, found, "finite values", advice)
         if frames.dtype.kind != "u" and frames.min() < 0 and not self._clips:
             place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
             raise self._bad_frame(

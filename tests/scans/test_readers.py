@@ -157,6 +157,7 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
         "diff3d",
         "has 6 frames",
     ),
+    ("Inf", {"diff3d": with_value(C["diff3d"], (5, 7, 1), np.inf)}, {}, "diff3d", "frame 5"),
     ("negative", {"diff3d": with_value(C["diff3d"], (2, 1, 1), -1)}, {}, "diff3d", "frame 2"),
     (
         "overflow of float32",
