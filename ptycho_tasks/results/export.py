@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.layout import RECONSTRUCTION
 from ptycho_tasks.results.pictures import SOFTWARE, centred_phase
 from ptycho_tasks.results.product import ProductArrays, read_product_arrays
 from ptycho_tasks.scans.hdf5_scan import JOULES_PER_EV
 from ptycho_tasks.scans.npz import write_npz
-from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks.system.files import find_file_problem, write_atomic
 
 _CXI_VERSION = 160
 _INSTRUMENT = "entry_1/instrument_1"
@@ -65,8 +65,16 @@ def export_product(path: Path, output: Path) -> None:
 
 
 def find_reconstruction(path: Path) -> Path:
-    """The file of a reconstruction, of which the folder may be given."""
-    return path / RECONSTRUCTION if path.is_dir() else path
+    """The file of a reconstruction, of which the folder may be given.
+
+    Raises:
+        ScanError: it is not there, or no file.
+    """
+    file = path / RECONSTRUCTION if path.is_dir() else path
+    problem = find_file_problem(file)
+    if problem or not file.exists():
+        raise ScanError(f"{file}: {problem or 'no such file'}; give what `doit infer` made")
+    return file
 
 
 def find_format(output: Path) -> Callable[[ProductArrays], bytes]:

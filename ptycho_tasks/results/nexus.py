@@ -26,8 +26,8 @@ def add_views(
 ) -> None:
     """Add views of a product to the group of ours in it, which holds all that is drawn.
 
-    Coordinates are metres in the frame of the product's positions, and pixels of the scan's
-    object grid where the size of a pixel is unknown.
+    Coordinates are those of pixels' centres, as Ptychodus has them: in metres, in the frame of
+    the positions, or in pixels where their size is unknown.
 
     Args:
         entry: the group; the product's own datasets lie beside it, in the root.
@@ -39,8 +39,10 @@ def add_views(
     pixel = pixel_size_m or (1.0, 1.0)
     root.attrs.update(NX_class="NXroot", default=entry.name.lstrip("/"))
     entry.attrs.update(NX_class="NXentry", default=IMAGE)
-    for name in ("probe_position_y_m", "probe_position_x_m"):
-        root[name].attrs["units"] = unit
+    places = {name: root[name] for name in ("probe_position_x_m", "probe_position_y_m")}
+    if pixel_size_m is not None:
+        for dataset in places.values():
+            dataset.attrs["units"] = unit
     entry["illumination"].attrs["units"] = "counts"
 
     image = _add_view(entry, IMAGE, {"object": root["object"]}, (".", "y", "x"))
@@ -49,10 +51,9 @@ def add_views(
     for axis in ("y", "x"):
         light[axis] = image[axis]
     probe = _add_view(entry, "probe", {"probe": root["probe"]}, (".", ".", "y", "x"))
-    side = reconstruction.probe.shape[-1]
-    _add_axes(probe, (-(side // 2), -(side // 2)), pixel, unit)
+    corner = -reconstruction.probe.shape[-1] / 2
+    _add_axes(probe, (corner, corner), pixel, unit)
     # Of a scatter, the horizontal axis comes first.
-    places = {name: root[name] for name in ("probe_position_x_m", "probe_position_y_m")}
     _add_view(entry, "misfit", {"residual": entry["residual"], **places}, tuple(places))
     if len(root["loss_values"]):
         losses = {name: root[name] for name in ("loss_values", "loss_epochs")}
@@ -75,10 +76,10 @@ def _add_view(
 
 
 def _add_axes(
-    view: h5py.Group, first: tuple[int, int], pixel: tuple[float, float], unit: str
+    view: h5py.Group, corner: tuple[float, float], pixel: tuple[float, float], unit: str
 ) -> None:
-    """The coordinates of the rows and columns of a view's image, of which `first` is the first."""
+    """The coordinates of rows and columns of a view's image, whose corner is given in pixels."""
     signal = view[view.attrs["signal"]]
-    for name, start, length, step in zip("yx", first, signal.shape[-2:], pixel, strict=True):
-        view[name] = (start + np.arange(length)) * np.float64(step)
+    for name, start, length, step in zip("yx", corner, signal.shape[-2:], pixel, strict=True):
+        view[name] = (start + 0.5 + np.arange(length)) * np.float64(step)
         view[name].attrs["units"] = unit
