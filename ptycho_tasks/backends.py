@@ -5,12 +5,9 @@ A backend is looked up by name and imported only when used.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import entry_points, version
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +22,17 @@ from ptycho_tasks.options import (
     default_of,
     description_of,
 )
+from ptycho_tasks.system.plugins import Plugin, PluginKind, import_failure, list_plugins
 from ptycho_tasks.system.processes import Stopped
 
-GROUP = "ptycho_tasks.backends"
-FOLDER = "backends"
-OBJECT = "backend"
-"""The name that a one-file local backend must define."""
+KIND = PluginKind("backend", "ptycho_tasks.backends", "backends")
 _SEVERAL_SCANS = 2
 """The first API version in which `train` may be given several scans."""
 
 
 @dataclass(frozen=True)
-class BackendEntry:
+class BackendEntry(Plugin):
     """A backend that could be loaded."""
-
-    name: str
-    origin: str
-    """The distribution and its version, or the local file."""
-    importer: Callable[[], Any]
-    source: Path | None = None
-    """The file of a local backend."""
-    namesake: str = ""
-    """The origin of another backend of this name, which makes both unusable."""
 
     def load(self) -> Backend:
         """Import the backend and check that it is one.
@@ -74,7 +60,7 @@ class BackendEntry:
         except (Exception, SystemExit) as error:
             raise BackendError(
                 f"backend `{self.name}` ({self.origin}) cannot be loaded: "
-                f"{import_failure(error, self.source)}"
+                f"{import_failure(error, self.source, KIND.word)}"
             ) from error
         self._refuse(backend, members)
         return backend  # type: ignore[no-any-return]
@@ -154,15 +140,7 @@ _OPTIONAL_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
 
 def available(root: Path) -> dict[str, BackendEntry]:
     """Every backend that a project at `root` can name, by name; none is imported."""
-    entries: dict[str, BackendEntry] = {}
-    installed = [_installed(point) for point in entry_points(group=GROUP)]
-    files = sorted((root / FOLDER).glob("*.py")) if (root / FOLDER).is_dir() else []
-    local = [_local(path, root) for path in files if not path.name.startswith("_")]
-    for entry in [*installed, *local]:
-        other = entries.setdefault(entry.name, entry)
-        if other.origin != entry.origin:
-            entries[entry.name] = replace(other, namesake=entry.origin)
-    return entries
+    return {name: BackendEntry(**vars(plugin)) for name, plugin in list_plugins(KIND, root).items()}
 
 
 def find_backend(name: str, root: Path) -> BackendEntry:
@@ -176,7 +154,7 @@ def find_backend(name: str, root: Path) -> BackendEntry:
         known = ", ".join(sorted(entries)) or "none is installed"
         raise BackendError(
             f"unknown backend `{name}`; known here: {known}; "
-            f"install one, or write {FOLDER}/{name}.py"
+            f"install one, or write {KIND.folder}/{name}.py"
         )
     return entries[name]
 
@@ -270,65 +248,3 @@ def _described(kind: type[Section]) -> list[dict[str, Any]]:
 
 def _first_line(method: Callable[..., Any]) -> str:
     return (method.__doc__ or "").strip().partition("\n")[0]
-
-
-def _installed(point: Any) -> BackendEntry:
-    dist = point.dist
-    origin = f"{dist.name} {dist.version}" if dist is not None else point.value
-    return BackendEntry(point.name, origin, point.load)
-
-
-def _local(path: Path, root: Path) -> BackendEntry:
-    def importer() -> Any:
-        spec = importlib.util.spec_from_file_location(f"{LOCAL_MODULE}{path.stem}", path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"not a Python module: {path}")
-        module = importlib.util.module_from_spec(spec)
-        # Where types and dataclasses look for what their annotations name.
-        sys.modules[spec.name] = module
-        # Python takes compiled files for fresh by size and whole seconds: someone who tries an
-        # idea is faster.
-        sys.dont_write_bytecode = True
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # for the helpers beside it
-        try:
-            exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
-            return getattr(module, OBJECT)
-        except BaseException:
-            del sys.modules[spec.name]
-            raise
-
-    return BackendEntry(path.stem, str(path.relative_to(root)), importer, path)
-
-
-def import_failure(error: BaseException, source: Path | None = None) -> str:
-    """Why an import failed, in one line: the module that is really missing, or the line at fault.
-
-    Args:
-        error: what the import raised.
-        source: the file being imported, to find the line in it.
-    """
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"the module `{error.name}` is missing; install it in this environment"
-    if isinstance(error, SyntaxError):
-        # A null byte in the file stands in no line, and Python names no file then.
-        file = Path(error.filename or source or "?").name
-        return (
-            f"{file}: {error.msg}"
-            if error.lineno is None
-            else f"{file}:{error.lineno}: {error.msg}"
-        )
-    if isinstance(error, AttributeError) and f"'{OBJECT}'" in str(error):
-        return f"it defines no `{OBJECT}`; end the file with `{OBJECT} = YourBackend()`"
-    text = " ".join(str(error).split()) or "no message"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if source is not None and frame.filename == str(source)
-    ]
-    where = f"{source.name}:{lines[-1]}: " if source is not None and lines else ""
-    return f"{where}{type(error).__name__}: {text}"
-
-
-LOCAL_MODULE = "ptycho_tasks_local_"
-"""What the names of modules begin with that hold a project's own backends."""

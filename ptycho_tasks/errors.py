@@ -9,6 +9,7 @@ Their text is shown as one line, never as a traceback:
     +-- FileWriteError      a file that cannot be written (full disk, read-only folder)
     +-- ConfigError         exit 2: wrong configuration or usage; nothing was started
         +-- BackendError    a backend that is unknown or cannot be loaded
+        +-- ReaderError     a reader that is unknown or cannot be loaded
         +-- PlanError       a plan or ledger whose rows are not what was asked for
 """
 
@@ -63,3 +64,7 @@ class PlanError(ConfigError):
 
 class BackendError(ConfigError):
     """A backend that is not installed or cannot be imported."""
+
+
+class ReaderError(ConfigError):
+    """A reader of scans that is not installed or cannot be imported."""

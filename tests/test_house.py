@@ -55,13 +55,12 @@ PUBLIC = {
         "no_progress", "say_nothing",
     },
     "backends": {
-        "BackendEntry", "FOLDER", "GROUP", "LOCAL_MODULE", "OBJECT", "api_version", "available",
-        "check_scans", "describe", "describe_all", "execution_type", "find_backend",
-        "import_failure", "sections_of",
+        "BackendEntry", "KIND", "api_version", "available", "check_scans", "describe",
+        "describe_all", "execution_type", "find_backend", "sections_of",
     },
     "errors": {
         "BackendError", "BundleError", "ConfigError", "DEBUG", "FileWriteError", "PlanError",
-        "PtychoTasksError", "ScanError", "TrainingError", "one_line",
+        "PtychoTasksError", "ReaderError", "ScanError", "TrainingError", "one_line",
     },
     "options": {
         "ExecutionOptions", "FixtureOptions", "ID_PATTERN", "NAME_PATTERN", "NAME_RULE",

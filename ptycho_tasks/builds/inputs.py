@@ -64,6 +64,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         path,
         product=payload.product_file if own else None,
         follow=tuple(map(payload.path, source.follow)),
+        root=payload.root,
         **source.reading,
     )
     payload.files_read.update(

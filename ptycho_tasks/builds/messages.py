@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.backends import import_failure
 from ptycho_tasks.config.payload import (
     InferencePayload,
     Payload,
 )
 from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
+from ptycho_tasks.system.plugins import import_failure
 from ptycho_tasks.system.processes import Stopped
 from ptycho_tasks.system.terminal import echo
 

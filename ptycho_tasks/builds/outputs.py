@@ -177,10 +177,10 @@ def identify_result(payload: Payload, stage: str, inputs: Mapping[str, Path]) ->
             wrong.
     """
     backend = acting_backend(stage, payload.backend)
-    sources = list_sources(stage, backend, payload.backend_source, payload.root)
+    sources = list_sources(stage, backend, payload.backend_source, payload.root, payload.reader)
     return Identity(
         canonical_json(payload.settings(stage)),
-        list_versions(stage, backend),
+        list_versions(stage, backend, payload.reader),
         {name: digest_of_source(path) for name, path in sources.items()},
         {role: sha256_of_input(payload.root, p) for role, p in inputs.items() if p.is_file()},
     )

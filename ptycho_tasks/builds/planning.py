@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptycho_tasks.backends import FOLDER
+from ptycho_tasks.backends import KIND
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.stage_code import (
     acting_backend,
     list_backend_sources,
+    list_reader_sources,
     list_sources,
     list_versions,
 )
@@ -26,6 +27,8 @@ from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
 from ptycho_tasks.options import STAGES
+from ptycho_tasks.scans import recognition
+from ptycho_tasks.scans.recognition import ReaderEntry
 from ptycho_tasks.system.cache import cached
 
 
@@ -177,8 +180,11 @@ class _Planner:
             rows["fixture"] = {
                 n: row._replace(after="source") for n, row in rows["fixture"].items()
             }
+        root = self.file.path.absolute().parent
+        self._watched.add(str(root / recognition.KIND.folder))
+        self._watched |= {*map(str, list_reader_sources(root).values())}
         for backend in self._backends:
-            self._watched |= {*_modules(self.file.path.absolute().parent, *backend)}
+            self._watched |= {*_modules(root, *backend)}
         every = [row for stage in rows.values() for row in stage.values()]
         merged = [*_merge_equal(every)]
         return Plan(merged, sorted(self._watched), self._store, self._has_strays)
@@ -291,7 +297,7 @@ class _Rows:
 
     def _create(self, name: str, stage: str, payload: Payload, files: Files) -> Row:
         backend = acting_backend(stage, payload.backend)
-        sources = _sources(payload.root, stage, backend, payload.backend_source)
+        sources = _sources(payload.root, stage, backend, payload.backend_source, payload.reader)
         settings = payload.settings(stage)
         return Row(
             name=name,
@@ -304,7 +310,7 @@ class _Rows:
             after="",
             settings=canonical_json(settings),
             at_default=payload.keys_at_default(settings),
-            versions=list_versions(stage, backend),
+            versions=list_versions(stage, backend, payload.reader),
             sources=sources,
         )
 
@@ -322,14 +328,17 @@ class _Rows:
 
 
 @cached
-def _sources(root: Path, stage: str, backend: Any, local: Path | None) -> dict[str, str]:
+def _sources(
+    root: Path, stage: str, backend: Any, local: Path | None, reader: ReaderEntry | None
+) -> dict[str, str]:
     """The source files that count for a stage, by name: one mapping for all rows of a kind."""
-    return {name: str(path) for name, path in list_sources(stage, backend, local, root).items()}
+    sources = list_sources(stage, backend, local, root, reader)
+    return {name: str(path) for name, path in sources.items()}
 
 
 def _modules(root: Path, backend: Any, local: Path | None) -> Iterator[str]:
     """Files and folders that decide, by their presence and content, what a backend is."""
-    yield str(root / FOLDER)
+    yield str(root / KIND.folder)
     if local is not None:
         # What one of them imports decides which others count.
         yield from map(str, list_backend_sources(backend, local, root).values())

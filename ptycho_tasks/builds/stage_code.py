@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho_tasks.backends import LOCAL_MODULE
+from ptycho_tasks import backends
 from ptycho_tasks.builds.identity import PROJECT_CODE
+from ptycho_tasks.scans import recognition
 from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.plugins import LOCAL_MODULE, list_local_files
 from ptycho_tasks.system.sources import is_installed
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
+    from ptycho_tasks.scans.recognition import ReaderEntry
 
 
 _HERE = Path(__file__).parents[1]
@@ -41,13 +44,17 @@ _READING = (
     "builds/inputs",
     "builds/stages",
     "scan",
+    "scans/content",
     "scans/hdf5_scan",
+    "scans/hdf5_values",
     "scans/linked_files",
     "scans/mapping",
     "scans/npz",
     "scans/npz_scan",
+    "scans/own_readers",
     "scans/raw_scan",
     "scans/readers",
+    "scans/recognition",
 )
 _RESULT = (
     *_READING,
@@ -81,8 +88,10 @@ STAGE_CODE = {
             "scans/mapping",
             "scans/npz",
             "scans/npz_scan",
+            "scans/own_readers",
             "scans/raw_scan",
             "scans/readers",
+            "scans/recognition",
         ),
     ),
     "infer": StageCode(4, _RESULT),
@@ -94,18 +103,33 @@ BESIDE = frozenset({
     "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
     "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/plausibility",
-    "system/clock", "system/files", "system/memory", "system/processes", "system/sources",
-    "system/terminal",
+    "system/clock", "system/files", "system/memory", "system/plugins", "system/processes",
+    "system/sources", "system/terminal",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""
 
 
-def list_versions(stage: str, backend: Backend | None = None) -> dict[str, str | int]:
-    """The versions that count for a stage, by the name that the user is told."""
+READS_SCANS = frozenset(STAGE_CODE) - {"train"}
+"""The stages that read a scan; what is learned from are fixtures."""
+
+
+def list_versions(
+    stage: str, backend: Backend | None = None, reader: ReaderEntry | None = None
+) -> dict[str, str | int]:
+    """The versions that count for a stage, by the name that the user is told.
+
+    Args:
+        stage: its name.
+        backend: of `acting_backend`.
+        reader: the one that `source.reader` names. One that is recognised is known only when a
+            scan is read.
+    """
     result: dict[str, str | int] = {f"stage {stage}": STAGE_CODE[stage].version}
     if backend is not None:
         result[f"backend {backend.name}"] = backend.version
+    if reader is not None and stage in READS_SCANS and not reader.is_ours and not reader.source:
+        result[f"reader {reader.name}"] = reader.origin
     return result
 
 
@@ -118,7 +142,13 @@ Sources = dict[str, Path]
 """Source files by name: `project/backends/mine.py`, or a package and its file."""
 
 
-def list_sources(stage: str, acting: Backend | None, local: Path | None, root: Path) -> Sources:
+def list_sources(
+    stage: str,
+    acting: Backend | None,
+    local: Path | None,
+    root: Path,
+    reader: ReaderEntry | None = None,
+) -> Sources:
     """The source files that count for a stage.
 
     Args:
@@ -126,9 +156,25 @@ def list_sources(stage: str, acting: Backend | None, local: Path | None, root: P
         acting: of `acting_backend`.
         local: the backend's file, as for `list_backend_sources`.
         root: the project's folder.
+        reader: the one that `source.reader` names; None where it is recognised.
     """
     of_backend = {} if acting is None else list_backend_sources(acting, local, root)
-    return {**list_core_sources(stage), **of_backend}
+    of_readers = list_reader_sources(root, reader) if stage in READS_SCANS else {}
+    return {**list_core_sources(stage), **of_readers, **of_backend}
+
+
+def list_reader_sources(root: Path, reader: ReaderEntry | None = None) -> Sources:
+    """The source files of a project's own readers, and the modules of the project that they
+    import; of all of them where none is named, as each has a say in which one reads a file."""
+    files = list_local_files(recognition.KIND, root)
+    if reader is not None:
+        files = [path for path in files if path == reader.source]
+    found = {path for file in files for path in _with_imports(file, root)}
+    return _name_project_files(found, root)
+
+
+def _name_project_files(files: Iterable[Path], root: Path) -> Sources:
+    return {f"{PROJECT_CODE}/{file.relative_to(root).as_posix()}": file for file in sorted(files)}
 
 
 def list_core_sources(stage: str) -> Sources:
@@ -149,9 +195,7 @@ def list_backend_sources(backend: object, local: Path | None, root: Path) -> Sou
     """
     if local is not None:
         files = _with_imports(local, root) | _imported_now(root)
-        named = {
-            f"{PROJECT_CODE}/{file.relative_to(root).as_posix()}": file for file in sorted(files)
-        }
+        named = _name_project_files(files, root)
         return {**named, **_core_imports(tuple(named.values()))}
     package = type(backend).__module__.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)
@@ -197,12 +241,17 @@ def _imported(file: Path, root: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _files_of((root, root / "backends"), alias.name.split("."))
+                yield from _files_of(_folders(root), alias.name.split("."))
         elif isinstance(node, ast.ImportFrom):
-            places = (file.parents[node.level - 1],) if node.level else (root, root / "backends")
+            places = (file.parents[node.level - 1],) if node.level else _folders(root)
             parts = node.module.split(".") if node.module else []
             for alias in node.names:
                 yield from _files_of(places, [*parts, alias.name])
+
+
+def _folders(root: Path) -> tuple[Path, ...]:
+    """Where the modules of a project lie."""
+    return (root, root / backends.KIND.folder, root / recognition.KIND.folder)
 
 
 def _files_of(places: tuple[Path, ...], parts: list[str]) -> Iterator[Path]:

@@ -60,7 +60,7 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
     check_output(output, [source, *([product] if product else [])], force=force)
     follow = tuple(map(Path, reading.follow))
     with refuse_cut_files():
-        scan = read_scan(source, product=product, follow=follow, **reading.reading)
+        scan = read_scan(source, product=product, follow=follow, root=Path.cwd(), **reading.reading)
         for note in scan.notes:
             echo(f"{source}: {note}")
         for doubt in doubts(scan):

@@ -36,8 +36,9 @@ from ptycho_tasks.config.payload import (
 from ptycho_tasks.config.scans import Scans, find_scan, read_scans
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.config.variants import read_one_off, read_variants, refuse_name
-from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError
+from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError, ReaderError
 from ptycho_tasks.options import ExecutionOptions, Section
+from ptycho_tasks.scans.recognition import ReaderEntry, find_reader
 from ptycho_tasks.system.cache import cached
 
 
@@ -250,7 +251,20 @@ def _settle(laid: _Laid, folders: Folders) -> dict[str, Any]:
         "options": sections["training"],
         "execution": sections["execution"],
         "folders": folders,
+        "reader": _find_reader(layers, config.source.reader),
     }
+
+
+def _find_reader(layers: Layers, name: str | None) -> ReaderEntry | None:
+    if name is None:
+        return None
+    try:
+        return _find_once(name, layers.file.root)
+    except ReaderError as error:
+        raise ReaderError(f"{layers.where('source.reader')}: {error}") from error
+
+
+_find_once = cached(find_reader)
 
 
 _BACKEND_SECTIONS = ("training", "execution", "refine")

@@ -30,6 +30,7 @@ from ptycho_tasks.layout import (
     project_path,
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
+from ptycho_tasks.scans.recognition import ReaderEntry
 from ptycho_tasks.system.files import find_file_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
@@ -81,6 +82,8 @@ class Payload:
     execution: ExecutionOptions
     """How to run, typed by it."""
     folders: Folders
+    reader: ReaderEntry | None = field(default=None, compare=False, kw_only=True)
+    """What `source.reader` names."""
     files_read: dict[str, str] = field(default_factory=dict, compare=False, kw_only=True)
     """Files that hold a part of the scan besides those that are named, by `project_path`, to
     sha256; the stage that reads the scan fills it."""

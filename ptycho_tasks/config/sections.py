@@ -49,6 +49,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         FileName | None,
         doc("a Ptychodus product (HDF5) that gives probe and positions for `file`", affects=()),
     ] = None
+    reader: Annotated[
+        FileName | None,
+        doc("what reads the scan, by name; null: what knows the file by its content"),
+    ] = None
     measurement: Annotated[
         Literal["auto", "amplitude", "counts"],
         doc("what the frames hold; auto: amplitude in NPZ, counts in CXI"),

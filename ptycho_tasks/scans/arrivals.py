@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ptycho_tasks.scans.content import has_hdf5_signature
 from ptycho_tasks.system.files import file_stamp
 
 SETTLED_S = 0.3
@@ -84,6 +85,8 @@ def is_complete(path: Path) -> bool:
         return zipfile.is_zipfile(path)
     if not head.strip(b"\0"):  # empty, or room that was made beforehand
         return False
-    from ptycho_tasks.scans.hdf5_scan import can_open, is_hdf5
+    if not has_hdf5_signature(path):
+        return True
+    from ptycho_tasks.scans.hdf5_scan import can_open
 
-    return not is_hdf5(path) or can_open(path)
+    return can_open(path)

@@ -51,7 +51,7 @@ def read_fixture(npz_path: Path) -> ScanData:
             "(sha256 differs); make the fixture again"
         )
     # What was settled when the source was read is not asked again.
-    scan = read_scan(npz_path, units="pixels", stray_frames="keep")
+    scan = read_scan(npz_path, reader="npz", units="pixels", stray_frames="keep")
     return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 
 

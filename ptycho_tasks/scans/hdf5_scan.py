@@ -1,49 +1,46 @@
-"""Scans in HDF5: CXI (Maia, Nature Methods 9, 854, 2012), Ptychodus' frames and products.
+"""Scans in CXI (Maia, Nature Methods 9, 854, 2012) and NXcxi_ptycho, and frames of Ptychodus.
 
 CXI holds counts, SI units and the zero frequency in the centre. Its translations are taken as
-positions of the beam on the object, x to the right and y down, as Ptychodus takes them.
+positions of the beam on the object, x to the right and y down, as Ptychodus takes them. A raster
+scan of NXcxi_ptycho has two axes of frames, which are read as one.
 
-Ptychodus counts object pixels from the centre of the first one to the centre of the array,
-(W - 1) / 2, and puts the patch's own centre, (N - 1) / 2, on the position. Here the position
-is where the patch's pixel N // 2 lies, so with N even it is half a pixel larger: W / 2.
-
-Axis letters:  M frames,  N detector pixels along one side,  P probe modes,  C probe
-variations,  L object layers,  H, W object grid.
+Axis letters:  M frames,  N detector pixels along one side,  P probe modes.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
-from ptycho_tasks.scans.mapping import map_array
+from ptycho_tasks.scans.hdf5_values import (
+    ENERGIES,
+    JOULES_PER_EV,
+    LENGTHS,
+    METRE_EV,
+    find_array,
+    map_frames,
+    open_linked,
+    read_number,
+    read_unit,
+)
+from ptycho_tasks.scans.linked_files import LinkedFiles
 from ptycho_tasks.scans.raw_scan import (
     METRES,
     WITHOUT_PROBE,
-    Array,
     Keyed,
     RawScan,
     Reading,
-    check_stack,
     finite_column,
+    first_variation,
     frame_numbers,
     refused,
-    whole_numbers,
 )
-
-JOULES_PER_EV = 1.602176634e-19
-METRE_EV = 1.2398419843320026e-06
-"""Wavelength in metres times photon energy in eV: Planck's constant times speed of light."""
 
 _SOURCE = "entry_1/instrument_1/source_1"
 _DETECTOR = "entry_1/instrument_1/detector_1"
@@ -66,17 +63,9 @@ _MASK = f"{_DETECTOR}/mask"
 _BASIS = f"{_DETECTOR}/basis_vectors"
 _SHIFTED = "is_fft_shifted"
 """What CXI calls the flag of an image whose zero frequency lies in the corner."""
-_LENGTHS = {**METRES, "metre": 1.0, "meter": 1.0, "cm": 1e-2, "\u00b5m": 1e-6, "\u03bcm": 1e-6,
-            "micron": 1e-6, "pm": 1e-12}  # fmt: skip
-_ENERGIES = {"j": 1.0, "joule": 1.0, "ev": JOULES_PER_EV, "kev": 1e3 * JOULES_PER_EV}
 _SMALLEST_PIXEL_M, _LARGEST_PIXEL_M = 1e-13, 1e-2
 _HIGHEST_ENERGY_J = 1e-11
 """Some 60 MeV. A larger number was not written in joules."""
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a file starts like HDF5."""
-    return bool(h5py.is_hdf5(path))
 
 
 def can_open(path: Path) -> bool:
@@ -89,35 +78,72 @@ def can_open(path: Path) -> bool:
 
 
 @contextmanager
-def open_hdf5_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
-    """The arrays of a CXI file, or only its frames where a product gives the rest.
+def open_cxi_scan(path: Path, reading: Reading) -> Iterator[RawScan]:
+    """The arrays of a CXI file, but for those that come from elsewhere.
 
     Raises:
         ScanError: the file cannot be read, or lacks what a scan needs.
     """
-    with _open_file(path, reading) as file:
-        raw = _frames(file, path, with_product=with_product)
-        _refuse_shifted(file, raw)
-        _add_cxi_metadata(raw, file, reading)
-        if with_product:
-            raw.numbers = frame_numbers(_find(file, path, ("indexes",)))
-        else:
-            _add_cxi_positions(raw, file, reading)
-            _add_cxi_probe(raw, file, reading)
-        raw.bad_pixels = _find(file, path, (_MASK, "bad_pixels"))
-        _note_files(raw, file)
-        yield raw
+    with open_linked(path, reading) as file:
+        yield _read(file, path, reading, _CXI_FRAMES)
 
 
-def _frames(file: LinkedFiles, path: Path, *, with_product: bool) -> RawScan:
-    for key in _CXI_FRAMES + (_OTHER_FRAMES if with_product else ()):
-        dataset = file.dataset(key, in_part=True)
-        if dataset is not None:
-            frames = Keyed(path, key, _map(dataset))
-            check_stack(frames)
-            unwritten = partial(file.unwritten, dataset, key)
-            return RawScan(path, frames, holds_counts=True, unwritten=unwritten)
-    raise _without_frames(file, path, with_product=with_product)
+@contextmanager
+def open_ptychodus_frames(path: Path, reading: Reading) -> Iterator[RawScan]:
+    """The frames of a file of Ptychodus, which holds neither positions nor a probe.
+
+    Raises:
+        ScanError: the file cannot be read, or nothing gives the positions and the probe.
+    """
+    with open_linked(path, reading) as file:
+        if reading.needs_positions or reading.needs_probe:
+            raise _frames_alone(file, path)
+        yield _read(file, path, reading, _OTHER_FRAMES)
+
+
+def _read(file: LinkedFiles, path: Path, reading: Reading, frames: Sequence[str]) -> RawScan:
+    raw = _frames(file, path, frames)
+    _refuse_shifted(file, raw)
+    _add_cxi_metadata(raw, file, reading)
+    if reading.needs_positions:
+        _add_cxi_positions(raw, file, reading)
+    else:
+        raw.numbers = frame_numbers(find_array(file, path, ("indexes",)))
+    if reading.needs_probe:
+        _add_cxi_probe(raw, file)
+    raw.bad_pixels = find_array(file, path, (_MASK, "bad_pixels"))
+    raw.note_files(path, file.stamps)
+    return raw
+
+
+def _frames(file: LinkedFiles, path: Path, keys: Sequence[str]) -> RawScan:
+    for key in keys:
+        found = map_frames(file, path, key)
+        if found is not None:
+            raw = RawScan(path, found.frames, holds_counts=True, unwritten=found.unwritten)
+            if found.raster is not None:
+                rows, columns = found.raster
+                raw.note(f"{key}: {rows} rows of {columns} frames read as {rows * columns} frames")
+            return raw
+    raise refused(
+        path,
+        keys[0],
+        f"and {keys[1]!r} are missing or damaged",
+        "frames (M, N, N)",
+        "give a CXI file, or say with source.datasets where the file has its frames",
+    )
+
+
+def _frames_alone(file: LinkedFiles, path: Path) -> ScanError:
+    if file.dataset("probe_position_x_m") is not None:
+        return ScanError(
+            f"{path}: a Ptychodus product, which holds no frames; give the frames in source.file "
+            "and this file in source.product"
+        )
+    return ScanError(
+        f"{path}: holds frames alone, and neither positions nor a probe; set source.product to the "
+        "product that belongs to them, or source.positions and source.probe"
+    )
 
 
 def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
@@ -137,125 +163,8 @@ def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
         )
 
 
-def _note_files(raw: RawScan, file: LinkedFiles) -> None:
-    """Note the files besides its own that a scan is read from."""
-    if file.stamps:
-        names = [path.name for path in file.stamps]
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raw.note(f"{len(names)} further files hold a part of {file.path.name}: {shown}")
-    raw.files |= file.stamps
-
-
-def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
-    """Take positions, probe, object and metadata of a scan from a Ptychodus product.
-
-    Raises:
-        ScanError: the product cannot be read, or does not belong to the frames.
-    """
-    with _open_file(path, reading) as file:
-        _refuse_near_field(file, path)
-        product_object = _require_dataset(file, path, "object", "(L, H, W) complex64")
-        raw.pixel_size_m = _product_pixel(product_object, path)
-        raw.object = _product_object(raw, product_object, path)
-        raw.probe = _product_probe(raw, file, path)
-        _place_by_product(raw, file, path, product_object)
-        values = {
-            name: _attribute(file.root, path, name)
-            for name in (
-                "photon_energy_eV",
-                "probe_energy_eV",
-                "detector_object_distance_m",
-                "exposure_time_s",
-            )
-        }
-        _note_files(raw, file)
-    # The caller's word goes before the product's, and that before the frames' own file's.
-    energy_ev = values["photon_energy_eV"] or values["probe_energy_eV"]
-    raw.energy_ev = reading.energy_ev or energy_ev or raw.energy_ev
-    raw.distance_m = reading.distance_m or values["detector_object_distance_m"] or raw.distance_m
-    raw.exposure_s = values["exposure_time_s"] or raw.exposure_s
-    if reading.pixel_size_m:
-        raw.note(f"pixel_size_m: ignored, the pixel of the product {path.name} is taken")
-    raw.note(f"positions, probe and object taken from the product {path.name}")
-
-
-def _refuse_near_field(file: LinkedFiles, path: Path) -> None:
-    if not _attribute(file.root, path, "far_field", missing=1.0):
-        raise refused(
-            path,
-            "far_field",
-            "is false",
-            "a scan in the far field",
-            "reconstruct it with a program that propagates in the near field",
-        )
-
-
-@contextmanager
-def _open_file(path: Path, reading: Reading) -> Iterator[LinkedFiles]:
-    # Detectors compress with filters that h5py knows only after this import.
-    with suppress(ImportError):
-        importlib.import_module("hdf5plugin")
-    with LinkedFiles(path, reading.follow) as file:
-        try:
-            yield file
-        except DAMAGE as error:
-            raise ScanError(
-                f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be "
-                "truncated, copy or make it again"
-            ) from error
-
-
-def _find(file: LinkedFiles, path: Path, keys: Sequence[str]) -> Keyed | None:
-    for key in keys:
-        dataset = file.dataset(key)
-        if dataset is not None:
-            return Keyed(path, key, _map(dataset))
-    return None
-
-
-def _require_dataset(file: LinkedFiles, path: Path, key: str, expected: str) -> h5py.Dataset:
-    dataset = file.dataset(key)
-    if dataset is None:
-        raise refused(path, key, "is missing or damaged", expected, "add it, or give another file")
-    return dataset
-
-
-def _map(dataset: h5py.Dataset) -> Array:
-    """A memory map of a dataset that lies in one piece in its file, else the dataset."""
-    path = Path(dataset.file.filename)
-    offset = dataset.id.get_offset()  # None where chunked, virtual or in another file
-    mappable = (
-        offset is not None
-        and dataset.dtype.kind in "fiu"
-        and not dataset.external
-        # Mapped past the end of the file, it would end the process with a bus error.
-        and offset + dataset.nbytes <= path.stat().st_size
-    )
-    array: Array = (
-        map_array(path, path, dataset.dtype, offset, dataset.shape) if mappable else dataset
-    )
-    return array
-
-
-def _without_frames(file: LinkedFiles, path: Path, *, with_product: bool) -> ScanError:
-    if file.dataset("probe_position_x_m") is not None:
-        return ScanError(
-            f"{path}: a Ptychodus product, which holds no frames; give the frames in source.file "
-            "and this file in source.product"
-        )
-    return refused(
-        path,
-        _CXI_FRAMES[0],
-        f"and {_CXI_FRAMES[1]!r} are missing or damaged",
-        "frames (M, N, N)",
-        "give Ptychodus' frames, as source.file"
-        if with_product
-        else "give a CXI file, or set source.product to the product that belongs to the frames",
-    )
-
-
 def _add_cxi_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
-    energy_j = _number(file, raw, f"{_SOURCE}/energy", _ENERGIES)
+    energy_j = read_number(file, raw, f"{_SOURCE}/energy", ENERGIES)
     if energy_j > _HIGHEST_ENERGY_J and not reading.energy_ev:
         raise refused(
             raw.path,
@@ -266,71 +175,14 @@ def _add_cxi_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None
         )
     raw.energy_ev = reading.energy_ev or energy_j / JOULES_PER_EV
     raw.distance_m = reading.distance_m or abs(
-        _number(file, raw, f"{_DETECTOR}/distance", _LENGTHS)
+        read_number(file, raw, f"{_DETECTOR}/distance", LENGTHS)
     )
-    raw.exposure_s = _number(file, raw, _EXPOSURE, {"s": 1.0})
+    raw.exposure_s = read_number(file, raw, _EXPOSURE, {"s": 1.0})
     raw.pixel_size_m = reading.pixel_size_m
 
 
-def _number(file: LinkedFiles, raw: RawScan, key: str, units: Mapping[str, float]) -> float:
-    """A scalar, or the common value of an array, in SI units; zero where there is none."""
-    dataset = file.dataset(key)
-    if dataset is None:
-        return 0.0
-    values = np.ravel(dataset[()]) if dataset.dtype.kind in "fiu" else np.empty(0)
-    if not len(values) or not np.isfinite(values).all() or np.ptp(values) > 1e-6 * abs(values[0]):
-        raise refused(
-            raw.path,
-            key,
-            f"is {dataset.dtype} of shape {dataset.shape}, or varies",
-            "one finite number",
-            "correct the file",
-        )
-    return float(values[0]) * _unit(raw, key, dataset, units)
-
-
-def _unit(raw: RawScan, key: str, dataset: h5py.Dataset, units: Mapping[str, float]) -> float:
-    """What the unit that a dataset is in is in SI; one where it does not say."""
-    unit = dataset.attrs.get("units", dataset.attrs.get("unit"))
-    if isinstance(unit, np.ndarray) and unit.size == 1:
-        unit = unit.reshape(-1)[0]
-    text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit
-    if text is None or (isinstance(text, str) and not text.strip()):
-        return 1.0
-    name = text.strip().casefold() if isinstance(text, str) else ""
-    name = name if name in units else name.removesuffix("s")
-    if name not in units:
-        raise refused(
-            raw.path,
-            key,
-            f"has the units {str(text)[:40]!r}",
-            f"one of {', '.join(units)}",
-            "correct the attribute",
-        )
-    if units[name] != 1.0:
-        raw.note(f"{key}: in {name}, as it says")
-    return units[name]
-
-
-def _attribute(item: h5py.HLObject, path: Path, name: str, missing: float = 0.0) -> float:
-    """An attribute that is one number; `missing` where there is none."""
-    try:
-        values = np.ravel(item.attrs.get(name, missing))
-    except (TypeError, ValueError):  # of a type that numpy has no name for
-        values = np.empty(0)
-    if values.dtype.kind not in "fiub" or len(values) != 1 or not np.isfinite(values[0]):
-        raise refused(
-            path,
-            name,
-            f"is an attribute of {item.name} without a usable value",
-            "one finite number",
-            "write the product again",
-        )
-    return float(values[0])
-
-
 def _add_cxi_positions(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
-    translation = _find(file, raw.path, _TRANSLATIONS)
+    translation = find_array(file, raw.path, _TRANSLATIONS)
     if translation is None:
         raise refused(
             raw.path,
@@ -367,7 +219,7 @@ def _pixel_in_unit(
     dataset = file.dataset(key)
     assert dataset is not None
     auto = reading.units == "auto"
-    metres = _unit(raw, key, dataset, _LENGTHS) if auto else METRES[reading.units]
+    metres = read_unit(raw, key, dataset, LENGTHS) if auto else METRES[reading.units]
     return raw.pixel_size_m[0] / metres, raw.pixel_size_m[1] / metres
 
 
@@ -392,7 +244,7 @@ def _basis(raw: RawScan, file: LinkedFiles) -> NDArray[np.float64] | None:
 
     CXI names them from the slow axis of the frames to the fast one.
     """
-    keyed = _find(file, raw.path, (_BASIS,))
+    keyed = find_array(file, raw.path, (_BASIS,))
     if keyed is None:
         return None
     array = keyed.array
@@ -416,6 +268,9 @@ def _translation_columns(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     array = translation.array
     shape = tuple(array.shape)
+    if len(shape) == 3 and shape[2] in (2, 3):  # of a raster
+        array = array[:].reshape(-1, shape[2])
+        shape = array.shape
     if len(shape) != 2 or (shape[1] not in (2, 3) and shape[0] not in (2, 3)):
         raise translation.refused(
             f"is {array.dtype} of shape {shape}", "(M, 3) or (M, 2) metres", "correct the file"
@@ -431,7 +286,7 @@ def _translation_columns(
 def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float, float]:
     """(height, width) of the object pixel: wavelength times distance over detector width."""
     pixels = {axis: f"{_DETECTOR}/{axis}_pixel_size" for axis in "yx"}
-    values = {key: _number(file, raw, key, _LENGTHS) for key in pixels.values()}
+    values = {key: read_number(file, raw, key, LENGTHS) for key in pixels.values()}
     basis = _basis(raw, file)
     for axis, vector in zip("yx", () if basis is None else basis, strict=False):
         values[pixels[axis]] = values[pixels[axis]] or float(np.linalg.norm(vector))
@@ -464,15 +319,13 @@ def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float,
     return height, width
 
 
-def _add_cxi_probe(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
+def _add_cxi_probe(raw: RawScan, file: LinkedFiles) -> None:
     for key in _ILLUMINATIONS:
         dataset = file.dataset(key)
         # A real array is an intensity, from which no probe follows.
         if dataset is not None and dataset.dtype.kind == "c":
-            raw.probe = Keyed(raw.path, key, _modes(raw, key, dataset))
+            raw.probe = Keyed(raw.path, key, first_variation(raw, key, dataset))
             return
-    if reading.probe == "estimate":
-        return
     raise refused(
         raw.path,
         _ILLUMINATIONS[0],
@@ -480,102 +333,3 @@ def _add_cxi_probe(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
         "a probe, (N, N) or (P, N, N) complex",
         f"add it, give a Ptychodus product with one in source.product, or {WITHOUT_PROBE}",
     )
-
-
-def _modes(raw: RawScan, key: str, dataset: h5py.Dataset) -> NDArray[Any]:
-    """(N, N) or (P, N, N) of a probe that may have an axis of variations before that."""
-    array: NDArray[Any] = np.asarray(dataset[()])
-    if array.ndim == 4 and len(array):
-        if len(array) > 1:
-            raw.note(f"{key}: first of {len(array)} probe variations taken")
-        array = array[0]
-    return array
-
-
-def _product_pixel(dataset: h5py.Dataset, path: Path) -> tuple[float, float]:
-    names = ("pixel_height_m", "pixel_width_m")
-    height, width = (_attribute(dataset, path, name) for name in names)
-    if height <= 0 or width <= 0:
-        raise refused(
-            path,
-            "object",
-            f"has pixels of {width:g} m x {height:g} m",
-            "attributes pixel_width_m and pixel_height_m above zero",
-            "write the product again",
-        )
-    return height, width
-
-
-def _product_object(raw: RawScan, dataset: h5py.Dataset, path: Path) -> Keyed | None:
-    if dataset.ndim not in (2, 3) or not dataset.size:
-        raise refused(
-            path,
-            "object",
-            f"is {dataset.dtype} of shape {dataset.shape}",
-            "(L, H, W) complex64",
-            "write the product again",
-        )
-    if dataset.ndim == 3 and len(dataset) > 1:
-        raw.note(f"object: ignored, it has {len(dataset)} layers")
-        return None
-    return Keyed(path, "object", dataset[0] if dataset.ndim == 3 else dataset[()])
-
-
-def _product_probe(raw: RawScan, file: LinkedFiles, path: Path) -> Keyed:
-    dataset = _require_dataset(file, path, "probe", "(C, P, N, N) complex64")
-    return Keyed(path, "probe", _modes(raw, "probe", dataset))
-
-
-def _place_by_product(
-    raw: RawScan, file: LinkedFiles, path: Path, product_object: h5py.Dataset
-) -> None:
-    index_key = "probe_position_indexes"
-    indexes = _require_dataset(file, path, index_key, "(M,) frame numbers")
-    numbers = whole_numbers(Keyed(path, index_key, indexes))
-    x_m, y_m = (_metres(raw, file, path, f"probe_position_{axis}_m") for axis in "xy")
-    if not len(numbers) or not len(numbers) == len(x_m) == len(y_m):
-        raise refused(
-            path,
-            "probe_position_indexes",
-            f"has {len(numbers)} entries, x {len(x_m)} and y {len(y_m)}",
-            "equal numbers of each",
-            "write the product again",
-        )
-    height, width = raw.pixel_size_m or (1.0, 1.0)
-    rows, columns = product_object.shape[-2:]
-    x_px = (x_m - _attribute(product_object, path, "center_x_m")) / width + columns / 2
-    y_px = (y_m - _attribute(product_object, path, "center_y_m")) / height + rows / 2
-    frames, order = _match_frames(raw, path, numbers)
-    raw.rows = frames
-    raw.x = Keyed(path, "probe_position_x_m", x_px[order])
-    raw.y = Keyed(path, "probe_position_y_m", y_px[order])
-    raw.positions_are_pixels = True
-
-
-def _metres(raw: RawScan, file: LinkedFiles, path: Path, key: str) -> NDArray[np.float64]:
-    dataset = _require_dataset(file, path, key, "(M,) metres")
-    return finite_column(Keyed(path, key, dataset)) * _unit(raw, key, dataset, _LENGTHS)
-
-
-def _match_frames(
-    raw: RawScan, path: Path, numbers: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted places of the numbered frames, and the order that sorts the positions so."""
-    places = numbers
-    if raw.numbers is not None:
-        by_number = {int(number): place for place, number in enumerate(raw.numbers)}
-        places = np.array([by_number.get(int(n), -1) for n in numbers], dtype=np.int64)
-    order = np.argsort(places, kind="stable")
-    places = places[order]
-    doubles = np.flatnonzero(np.diff(places) == 0)
-    if places[0] < 0 or len(doubles):
-        problem = "not among the frames" if places[0] < 0 else "there twice"
-        wrong = order[0] if places[0] < 0 else order[doubles[0]]
-        raise refused(
-            path,
-            "probe_position_indexes",
-            f"has frame {numbers[wrong]}, which is {problem}",
-            "one position a frame",
-            "give the frames that the product was made from",
-        )
-    return places, order

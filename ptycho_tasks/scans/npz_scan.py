@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,20 +43,22 @@ _METADATA = (ESTIMATED_PROBE, "frame_axis", "pixel_size_m", "energy_ev", "distan
 
 
 @contextmanager
-def open_npz_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
-    """The arrays of an NPZ file, or only its frames where a product gives the rest.
+def open_npz_scan(path: Path, reading: Reading) -> Iterator[RawScan]:
+    """The arrays of an NPZ file, but for those that come from elsewhere.
 
     Raises:
         ScanError: the file cannot be read, or lacks what a scan needs.
     """
     with NpzFile(path) as npz:
-        yield _read(npz, reading, with_product=with_product)
+        yield _read(npz, reading)
 
 
-def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
+def _read(npz: NpzFile, reading: Reading) -> RawScan:
     frame_keys = [key for key in _FRAMES if key in npz]
-    columns = {} if with_product else {f: key for f, key in _COLUMNS.items() if key in npz}
-    _check_keys(npz, frame_keys, {} if with_product else _NEEDED, reading)
+    columns = {field: key for field, key in _COLUMNS.items() if key in npz}
+    if reading.has_product:
+        columns = {}
+    _check_keys(npz, frame_keys, reading)
     frames = frame_keys[0]
     raw = RawScan(
         npz.path,
@@ -70,23 +72,21 @@ def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
     )
     for name, key in columns.items():
         setattr(raw, name, Keyed(npz.path, key, npz[key]))
-    if with_product and _FRAME_NUMBERS in npz:
+    if reading.has_product and _FRAME_NUMBERS in npz:
         raw.numbers = frame_numbers(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
     if _BAD_PIXELS in npz:
         raw.bad_pixels = Keyed(npz.path, _BAD_PIXELS, npz[_BAD_PIXELS])
-    if ESTIMATED_PROBE in npz and not with_product:
+    if ESTIMATED_PROBE in npz and not reading.has_product:
         raw.is_probe_estimated = bool(np.any(npz[ESTIMATED_PROBE]))
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
 
 
-def _check_keys(
-    npz: NpzFile, frame_keys: list[str], needed: Mapping[str, str], reading: Reading
-) -> None:
+def _check_keys(npz: NpzFile, frame_keys: list[str], reading: Reading) -> None:
     present = {*npz, "diff3d"} if frame_keys else {*npz}
-    if reading.probe == "estimate":
-        present.add("probeGuess")
-    for key in ("diff3d", *needed):
+    present |= set() if reading.needs_positions else {"xcoords", "ycoords"}
+    present |= set() if reading.needs_probe else {"probeGuess"}
+    for key in _NEEDED:
         if key not in present:
             raise refused(
                 npz.path,

@@ -9,7 +9,7 @@ Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -104,6 +104,20 @@ class Reading:
     """Whether the probe is estimated from the frames; None takes that of the scan."""
     follow: tuple[Path, ...] = ()
     """Folders besides the scan's own that may hold a part of it."""
+    reader: str | None = None
+    """The name of the reader; None has the file recognised."""
+    has_product: bool = False
+    """Whether a product gives the positions, the probe and the object."""
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the scan's own file must give the positions."""
+        return not self.has_product
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the scan's own file must give the probe."""
+        return not self.has_product and self.probe is None
 
 
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:
@@ -153,6 +167,16 @@ def frame_numbers(indexes: Keyed | None) -> NDArray[np.int64] | None:
             f"has the number {values[counts > 1][0]} twice", "a number a frame", "correct it"
         )
     return numbers
+
+
+def first_variation(raw: RawScan, key: str, probe: Array) -> NDArray[Any]:
+    """(N, N) or (P, N, N) of a probe that may have an axis of variations before that."""
+    array: NDArray[Any] = np.asarray(probe[()])
+    if array.ndim == 4 and len(array):
+        if len(array) > 1:
+            raw.note(f"{key}: first of {len(array)} probe variations taken")
+        array = array[0]
+    return array
 
 
 def finite_column(keyed: Keyed) -> NDArray[np.float64]:
@@ -234,6 +258,14 @@ class RawScan:
         """Keep and log what was changed on reading."""
         self.notes.append(one_line(sentence))
         _LOG.info("%s: %s", self.path, self.notes[-1])
+
+    def note_files(self, path: Path, stamps: Mapping[Path, FileStamp]) -> None:
+        """Note the files behind links in a file, of which the scan is read too."""
+        if stamps:
+            names = [file.name for file in stamps]
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            self.note(f"{len(names)} further files hold a part of {path.name}: {shown}")
+        self.files |= stamps
 
     def checked(self, reading: Reading) -> ScanData:
         """Check everything, cheap checks first, and convert to canonical order and dtypes.

@@ -1,4 +1,4 @@
-"""Read a scan: NPZ, CXI, or frames with a Ptychodus product; the content says which it is."""
+"""Read a scan, with the reader that knows the file or is named."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.scans.npz_scan import open_npz_scan
-from ptycho_tasks.scans.raw_scan import RawScan, Reading
-from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem
-
-_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
+from ptycho_tasks.scans.recognition import ReaderEntry, choose_reader
+from ptycho_tasks.system.files import FileStamp, file_stamp
 
 
 def read_scan(
@@ -23,32 +21,39 @@ def read_scan(
     pixel_size_m: float | tuple[float, float] | None = None,
     energy_ev: float | None = None,
     distance_m: float | None = None,
+    root: Path | None = None,
     **settings: Any,
 ) -> ScanData:
     """Read and check one scan; frames stay memory-mapped where the file allows it.
 
     Args:
-        path: NPZ after the raw-scan contract, CXI, or Ptychodus' frames.
-        product: a Ptychodus product (HDF5) that gives positions, probe and object for the
+        path: of a file that a reader knows.
+        product: a Ptychodus product (HDF5 or NPZ) that gives positions, probe and object for the
             frames in `path`, matched by frame number.
         pixel_size_m: object pixel, one number or (height, width); overrides the file's.
         energy_ev: photon energy in eV; overrides the file's.
         distance_m: object to detector in metres; overrides the file's.
+        root: of a project whose `readers/` count too.
         **settings: the other fields of `raw_scan.Reading`.
 
     Raises:
         ScanError: one line that names the file, the key, what was expected, what to do.
+        ReaderError: `reader` names none, or one cannot be loaded.
     """
     path = Path(path)
     size = (pixel_size_m, pixel_size_m) if isinstance(pixel_size_m, int | float) else pixel_size_m
     reading = Reading(
-        pixel_size_m=size, energy_ev=energy_ev or 0.0, distance_m=distance_m or 0.0, **settings
+        pixel_size_m=size,
+        energy_ev=energy_ev or 0.0,
+        distance_m=distance_m or 0.0,
+        has_product=product is not None,
+        **settings,
     )
     read = [path, *([] if product is None else [Path(product)])]
     stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
-    with _open_scan(path, reading, with_product=product is not None) as raw:
+    with _open_scan(path, reading, root) as raw:
         if product is not None:
-            from ptycho_tasks.scans.hdf5_scan import apply_product
+            from ptycho_tasks.scans.product_scan import apply_product
 
             apply_product(raw, Path(product), reading)
         scan = raw.checked(reading)
@@ -57,22 +62,49 @@ def read_scan(
 
 
 @contextmanager
-def _open_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
-    """The arrays of a scan file; an HDF5 file stays open in the block."""
-    if _is_zip(path):
-        with open_npz_scan(path, reading, with_product=with_product) as raw:
+def _open_scan(path: Path, reading: Reading, root: Path | None) -> Iterator[RawScan]:
+    """What the file's reader gives; the file may stay open in the block."""
+    entry, reader = choose_reader(path, reading.reader, root)
+    with entry.explain_failures(path):
+        stamps = _stamp_files(entry, path, reader.files(path, reading))
+        with reader.open(path, reading) as raw:
+            _refuse_unusable(entry, path, raw, reading)
+            raw.files |= stamps
             yield raw
-        return
-    # Most scans are NPZ; h5py costs more to import than the rest of this module.
-    from ptycho_tasks.scans.hdf5_scan import is_hdf5, open_hdf5_scan
 
-    if not is_hdf5(path):
-        raise ScanError(
-            f"{path}: neither NPZ (a zip) nor CXI (HDF5); expected a scan in one of these; "
-            "give another file, or copy it again if it should be one"
-        )
-    with open_hdf5_scan(path, reading, with_product=with_product) as raw:
-        yield raw
+
+def _stamp_files(entry: ReaderEntry, path: Path, files: object) -> dict[Path, FileStamp]:
+    """What the further files of a scan are before they are read."""
+    if not isinstance(files, list | tuple) or not all(isinstance(file, Path) for file in files):
+        raise entry.refuse(path, f"{files!r} as its files", "a list of paths")
+    stamps = {}
+    for file in files:
+        stamp = file_stamp(file)
+        if stamp is None:
+            raise ScanError(f"{path}: needs the file {file}, which is not there; copy it there")
+        stamps[file] = stamp
+    return stamps
+
+
+_NEEDED = {"frames": "(M, N, N)", "x": "(M,)", "y": "(M,)", "probe": "(N, N) or (P, N, N)"}
+
+
+def _refuse_unusable(entry: ReaderEntry, path: Path, raw: object, reading: Reading) -> None:
+    """Refuse what a reader gives if that cannot be a scan; its values are checked later."""
+    if not isinstance(raw, RawScan):
+        raise entry.refuse(path, f"a {type(raw).__name__}", "a RawScan")
+    needed = {"frames"}
+    needed |= {"x", "y"} if reading.needs_positions else set()
+    needed |= {"probe"} if reading.needs_probe else set()
+    for name in (*_NEEDED, "object", "scan_index", "start_x", "start_y", "bad_pixels"):
+        keyed = getattr(raw, name)
+        if keyed is None and name not in needed:
+            continue
+        array = keyed.array if isinstance(keyed, Keyed) else None
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            found = "no array" if isinstance(keyed, Keyed) else f"{type(keyed).__name__}"
+            what = f"a Keyed with an array, {_NEEDED[name]}" if name in _NEEDED else "a Keyed"
+            raise entry.refuse(path, f"{found} as `{name}`", what)
 
 
 def refuse_changed(stamps: Mapping[Path, FileStamp]) -> None:
@@ -86,18 +118,3 @@ def refuse_changed(stamps: Mapping[Path, FileStamp]) -> None:
             raise ScanError(
                 f"{path}: changed while it was read; wait until it is complete, then run again"
             )
-
-
-def _is_zip(path: Path) -> bool:
-    problem = find_file_problem(path)
-    if problem:
-        raise ScanError(f"{path}: {problem}; give the scan's file")
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) in _ZIP_MAGICS
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise ScanError(
-            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
-        ) from error
