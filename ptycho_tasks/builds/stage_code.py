@@ -64,6 +64,7 @@ _RESULT = (
     "physics/forward",
     "physics/metrics",
     "results/bundle",
+    "results/nexus",
     "results/pictures",
     "results/product",
     "scans/fixture",
@@ -94,8 +95,8 @@ STAGE_CODE = {
             "scans/recognition",
         ),
     ),
-    "infer": StageCode(4, _RESULT),
-    "refine": StageCode(3, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(5, _RESULT),
+    "refine": StageCode(4, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",

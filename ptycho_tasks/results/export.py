@@ -17,7 +17,7 @@ from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.layout import RECONSTRUCTION
 from ptycho_tasks.results.pictures import SOFTWARE, centred_phase
 from ptycho_tasks.results.product import ProductArrays, read_product_arrays
-from ptycho_tasks.scans.hdf5_scan import JOULES_PER_EV
+from ptycho_tasks.scans.hdf5_values import JOULES_PER_EV
 from ptycho_tasks.scans.npz import write_npz
 from ptycho_tasks.system.files import find_file_problem, write_atomic
 

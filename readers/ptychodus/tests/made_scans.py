@@ -1,0 +1,319 @@
+"""Files as facilities write them, of one small simulated scan; made from what the readers read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scans.hdf5_values import METRE_EV
+
+SIZE, GRID = 16, 5
+PIXEL_M = 20e-9
+ENERGY_EV = 8000.0
+UM, NM, MM = 1e-6, 1e-9, 1e-3
+
+
+def distance_for(detector_pixel_m: float) -> float:
+    """The distance at which an object pixel is `PIXEL_M` wide."""
+    return PIXEL_M * SIZE * detector_pixel_m * ENERGY_EV / METRE_EV
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What all the files hold."""
+
+    counts: NDArray[np.uint32]
+    """(M, N, N), M = 25 on 5 lines."""
+    x_m: NDArray[np.float64]
+    y_m: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+
+    @property
+    def lines(self) -> NDArray[np.uint32]:
+        """(5, 5, N, N)."""
+        return self.counts.reshape(GRID, GRID, SIZE, SIZE)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A scan of a facility."""
+
+    path: Path
+    positions: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of `source`: what such files do not say."""
+
+
+def make_truth() -> Truth:
+    scan = simulate(SimulationOptions(size=SIZE, grid=GRID, step=2.0, jitter=0.5, seed=4))
+    counts = np.rint(scan.diffraction**2).astype(np.uint32)
+    y_m, x_m = scan.positions.T * PIXEL_M
+    return Truth(counts, x_m, y_m, scan.probe)
+
+
+def write_hdf5(path: Path, contents: dict[str, Any]) -> Path:
+    """Write datasets by their paths; `path@name` is an attribute of one."""
+    with h5py.File(path, "w") as file:
+        for key, value in contents.items():
+            owner, _, name = key.partition("@")
+            if name:
+                file[owner].attrs[name] = value
+            else:
+                file[owner] = value
+    return path
+
+
+def _beam(detector_pixel_m: float, *lacks: str) -> dict[str, float]:
+    said = {"energy_ev": ENERGY_EV, "distance_m": distance_for(detector_pixel_m)}
+    return {key: value for key, value in said.items() if key not in lacks}
+
+
+def _write_csv(path: Path, truth: Truth) -> Path:
+    # Ptychodus' CSV has y first, in metres.
+    np.savetxt(path, np.stack([truth.y_m, truth.x_m], axis=1), delimiter=",")
+    return path
+
+
+def nanomax(folder: Path, truth: Truth) -> Made:
+    positions = {
+        f"entry/measurement/pseudo/{axis}": values / UM
+        for axis, values in (("x", truth.x_m), ("y", truth.y_m))
+    }
+    data = write_hdf5(folder / "data.h5", {"frames": truth.counts})
+    path = write_hdf5(folder / "000012.h5", positions)
+    with h5py.File(path, "a") as file:
+        file["entry/measurement/Eiger/data"] = h5py.ExternalLink(data.name, "frames")
+    return Made(path, None, {"pixel_size_m": PIXEL_M})
+
+
+def cssi(folder: Path, truth: Truth) -> Made:
+    motors = np.stack([truth.x_m, truth.y_m], axis=1) / MM
+    contents = {"exchange/data": truth.counts, "exchange/motor_pos": motors}
+    return Made(write_hdf5(folder / "cssi.h5", contents), None, {"pixel_size_m": PIXEL_M})
+
+
+def lcls(folder: Path, truth: Truth) -> Made:
+    beam = np.full(len(truth.x_m), 2500.0)
+    beam[3] = 100.0  # too weak: Ptychodus leaves out its position, and interpolates it
+    contents = {
+        "jungfrau1M/image_img": truth.counts.astype(np.float32),
+        "lmc/ch03": -truth.x_m / UM,  # at an angle of 180 degrees
+        "lmc/ch04": np.zeros(len(beam)),
+        "lmc/ch05": -truth.y_m / UM,
+        "ipm2/sum": beam,
+    }
+    return Made(write_hdf5(folder / "lcls.h5", contents), None, {"pixel_size_m": PIXEL_M})
+
+
+def nsls_1(folder: Path, truth: Truth) -> Made:
+    contents = {
+        "entry/data/data": truth.counts,
+        "scan/energy": ENERGY_EV,
+        "scan/exposure_time": 0.1,
+        "scan/scan_positions": np.stack([truth.x_m, truth.y_m]) / UM,
+    }
+    return Made(write_hdf5(folder / "nsls.h5", contents), None, {"pixel_size_m": PIXEL_M})
+
+
+def nsls_2(folder: Path, truth: Truth) -> Made:
+    contents = {
+        "diffamp": np.sqrt(truth.counts).astype(np.float32),
+        "ccd_pixel_um": 55.0,
+        "lambda_nm": METRE_EV / ENERGY_EV / NM,
+        "z_m": distance_for(55e-6),
+        "angle": 0.0,
+        "points": np.stack([truth.x_m, truth.y_m]) / UM,
+    }
+    return Made(write_hdf5(folder / "nsls.h5", contents))
+
+
+def csaxs(folder: Path, truth: Truth) -> Made:
+    contents = {
+        "entry/data/data": truth.counts,
+        "entry/instrument/monochromator/distance": -distance_for(75e-6) / MM,
+        "entry/instrument/monochromator/energy": ENERGY_EV / 1e3,
+        "entry/instrument/eiger_4/x_pixel_size": 75.0,
+        "entry/instrument/eiger_4/y_pixel_size": 75.0,
+    }
+    return Made(write_hdf5(folder / "csaxs.h5", contents), _write_csv(folder / "p.csv", truth))
+
+
+def tiff(folder: Path, truth: Truth) -> Made:
+    for number, frame in enumerate(truth.counts, start=998):  # from 999 to 1000: one digit more
+        tifffile.imwrite(folder / f"scan_7_{number}.tif", frame)
+    tifffile.imwrite(folder / "scan_8_001.tif", truth.counts[0])  # of another scan
+    return Made(
+        folder / "scan_7_998.tif", _write_csv(folder / "p.csv", truth), {"pixel_size_m": PIXEL_M}
+    )
+
+
+def npy(folder: Path, truth: Truth) -> Made:
+    np.save(folder / "frames.npy", truth.counts)
+    text = folder / "p.txt"
+    np.savetxt(text, np.stack([truth.x_m, truth.y_m], axis=1), delimiter=" ")
+    return Made(folder / "frames.npy", text, {"pixel_size_m": PIXEL_M})
+
+
+def lamni(folder: Path, truth: Truth) -> Made:
+    path = write_hdf5(
+        folder / "run_1.h5",
+        {
+            "entry/data/eiger_4": truth.counts,
+            "entry/data/eiger_4@Detector_distance_m": distance_for(75e-6),
+            "entry/data/eiger_4@Photon_energy_kev": ENERGY_EV / 1e3,
+            "entry/data/eiger_4@Pixel_size": 75e-6,
+        },
+    )
+    text = folder / "scan_1.dat"
+    header = "Detector_Count Average_x_st_fzp Stdev_x_st_fzp Average_y_st_fzp Stdev_y_st_fzp"
+    # The stage moves against the beam.
+    rows = [
+        f"{number} {-x / UM:.9f} 0 {-y / UM:.9f} 0"
+        for number, (x, y) in enumerate(zip(truth.x_m, truth.y_m, strict=True), start=1)
+    ]
+    text.write_text("\n".join(["Scan 1, made up", header, *rows]) + "\n")
+    return Made(path, text)
+
+
+def velociprobe(folder: Path, truth: Truth) -> Made:
+    detector = {
+        "detector_distance": (distance_for(75e-6), b"m"),
+        "beam_center_x": (SIZE // 2, b"pixel"),
+        "beam_center_y": (SIZE // 2, b"pixel"),
+        "x_pixel_size": (75e-6, b"m"),
+        "y_pixel_size": (75e-6, b"m"),
+        "detectorSpecific/photon_energy": (ENERGY_EV, b"eV"),
+        "detectorSpecific/nimages": (len(truth.counts), b""),
+        "detectorSpecific/ntrigger": (1, b""),
+        "detectorSpecific/x_pixels_in_detector": (SIZE, b""),
+        "detectorSpecific/y_pixels_in_detector": (SIZE, b""),
+    }
+    contents: dict[str, Any] = {}
+    for key, (value, unit) in detector.items():
+        contents[f"entry/instrument/detector/{key}"] = value
+        contents[f"entry/instrument/detector/{key}@units"] = np.bytes_(unit or b"-")
+    contents["entry/sample/goniometer/chi"] = 0.0
+    contents["entry/sample/goniometer/chi@units"] = np.bytes_(b"degree")
+    master = write_hdf5(folder / "fly1_master.h5", contents)
+    with h5py.File(master, "a") as file:
+        for part, frames in enumerate(np.array_split(truth.counts, [10, 20]), start=1):
+            data = write_hdf5(folder / f"fly1_data_{part:06d}.h5", {"entry/data/data": frames})
+            file[f"entry/data/data_{part:06d}"] = h5py.ExternalLink(data.name, "entry/data/data")
+    rows = np.zeros((len(truth.counts), 8), dtype=np.int64)
+    rows[:, 1], rows[:, 2] = np.rint(truth.x_m / NM), np.rint(truth.y_m / NM)
+    rows[:, 7] = np.arange(len(rows))
+    np.savetxt(folder / "fly1_pos.txt", rows, fmt="%d", delimiter=",")
+    return Made(master, folder / "fly1_pos.txt")
+
+
+def aps_2idd(folder: Path, truth: Truth) -> Made:
+    for line, frames in enumerate(truth.lines, start=1):
+        write_hdf5(folder / f"fly054_data_{line:03d}.h5", {"entry/data/data": frames})
+    write_hdf5(folder / "fly055_data_001.h5", {"entry/data/data": truth.lines[0]})
+    return Made(folder / "fly054_data_001.h5", _write_csv(folder / "p.csv", truth), _beam(75e-6))
+
+
+def isn(folder: Path, truth: Truth) -> Made:
+    for line, frames in enumerate(truth.lines, start=1):
+        contents: dict[str, Any] = {
+            "entry/data/data": frames,
+            "entry/instrument/NDAttributes/Wavelength": [1e10 * METRE_EV / ENERGY_EV] * GRID,
+        }
+        write_hdf5(folder / f"scan_1307_{line:05d}.h5", contents)
+    triggers = {"entry/data/X_Position": truth.x_m / UM, "entry/data/Y_Position": truth.y_m / UM}
+    positions = write_hdf5(folder / "positions.h5", triggers)
+    return Made(folder / "scan_1307_00001.h5", positions, _beam(75e-6, "energy_ev"))
+
+
+def saxs_processed(folder: Path, truth: Truth) -> Made:
+    places = np.stack([np.zeros_like(truth.x_m), truth.y_m, -truth.x_m], axis=1) / NM
+    for line, (frames, rows) in enumerate(
+        zip(truth.lines, places.reshape(GRID, GRID, 3), strict=True), start=1
+    ):
+        write_hdf5(folder / f"sample_012_{line:05d}.h5", {"dp": frames, "positions": rows})
+    master = write_hdf5(folder / "sample_012_master.h5", {"nothing": 0})
+    with h5py.File(master, "a") as file:
+        file.attrs["beam_center_YX"] = [SIZE / 2, SIZE / 2]
+    return Made(master, None, _beam(172e-6))
+
+
+def saxs_tiff(folder: Path, truth: Truth) -> Made:
+    for index, frame in enumerate(truth.counts):
+        name = f"sample_012_{index // GRID:05d}_{index % GRID:05d}"
+        tifffile.imwrite(folder / f"{name}.tif", frame)
+        # Two rows: the stage is read more often than the detector.
+        row = [0.0, truth.y_m[index] / NM, -truth.x_m[index] / NM]
+        np.savetxt(folder / f"{name}.dat", np.array([row, row]))
+    first = folder / "sample_012_00000_00000"
+    return Made(first.with_suffix(".tif"), first.with_suffix(".dat"), _beam(172e-6))
+
+
+def polar(folder: Path, truth: Truth) -> Made:
+    numbers = np.arange(len(truth.counts)) + 41
+    eiger = write_hdf5(
+        folder / "eiger_000001.h5",
+        {
+            "entry/data/data": truth.counts,
+            "entry/instrument/NDAttributes/NDArrayUniqueId": numbers,
+            "entry/instrument/NDAttributes/DetectorDistance": [distance_for(75e-6) / MM],
+        },
+    )
+    primary = "entry/instrument/bluesky/streams/primary"
+    master = write_hdf5(
+        folder / "scan_000001_master.hdf",
+        {
+            "entry/instrument/bluesky/streams/baseline/mono_energy/value_start": ENERGY_EV / 1e3,
+            "entry/instrument/bluesky/metadata/motors": "[nanox, nanoy]",
+            "entry/plan_name": "grid_scan",
+            f"{primary}/nanox/value": -truth.x_m / UM,
+            f"{primary}/nanoy/value": -truth.y_m / UM,
+        },
+    )
+    with h5py.File(master, "a") as file:
+        file["entry/externals/eiger"] = h5py.ExternalLink(eiger.name, "entry/instrument")
+    return Made(master)
+
+
+def nsls_matlab(folder: Path, truth: Truth) -> Made:
+    contents = {
+        "det_data": truth.counts.astype(np.float64),
+        "det_pixel_size": [[55.0]],
+        "det_dist": distance_for(55e-6) / UM,
+        "energy": ENERGY_EV / 1e3,
+        "img_pixel_size_x": PIXEL_M,
+        "img_pixel_size_y": PIXEL_M,
+        "pos_xy": np.stack([np.arange(len(truth.x_m)), truth.x_m / UM, truth.y_m / UM]),
+        "prb": truth.probe,
+        "obj": np.ones((32, 32), np.complex64),
+    }
+    return Made(write_hdf5(folder / "hxn.mat", contents), None, {"pixel_size_m": PIXEL_M})
+
+
+MAKERS: dict[str, Callable[[Path, Truth], Made]] = {
+    "APS_2IDD": aps_2idd,
+    "APS_CSSI": cssi,
+    "APS_ISN": isn,
+    "APS_LamNI": lamni,
+    "APS_Polar": polar,
+    "APS_PtychoSAXS_Processed": saxs_processed,
+    "APS_PtychoSAXS_TIFF": saxs_tiff,
+    "APS_Velociprobe_LI": velociprobe,
+    "LCLS_XPP": lcls,
+    "MAX_IV_NanoMAX": nanomax,
+    "NPY": npy,
+    "NSLS_II_1": nsls_1,
+    "NSLS_II_2": nsls_2,
+    "NSLS_II_MATLAB": nsls_matlab,
+    "SLS_cSAXS": csaxs,
+    "TIFF": tiff,
+}
+"""By the name of the format."""
