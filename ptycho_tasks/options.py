@@ -211,6 +211,20 @@ class SimulationOptions(Section, frozen=True, kw_only=True):
         return self.probe_radius or 0.19 * self.size
 
 
+class OrientationOptions(Section, frozen=True, kw_only=True):
+    """How the positions of a scan lie to the columns and rows of its frames: what is done to those
+    of the file, in this order."""
+
+    affects: ClassVar[Stages] = ("source", "fixture", "infer", "refine")
+
+    swap: Annotated[bool, doc("x and y of the positions are exchanged")] = False
+    flip_x: Annotated[bool, doc("x runs the other way")] = False
+    flip_y: Annotated[bool, doc("y runs the other way")] = False
+    rotate_deg: Annotated[
+        float, doc("degrees by which positions are turned, from x (right) towards y (down)")
+    ] = 0.0
+
+
 class FixtureOptions(Section, frozen=True, kw_only=True):
     """Which frames of the source are taken."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ptycho_tasks.builds.messages import print_doubts, print_scan
 from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
+from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import project_path
 
@@ -56,16 +57,18 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     source = payload.source
     # The product is that of the source, and of no other scan.
     own = path == payload.source_file
-    for key in ("source.file", "source.product") if own else ("inference.scan",):
+    beside = [f"source.{name}" for name in FILES_BESIDE]
+    for key in ("source.file", *beside) if own else ("inference.scan", "source.probe"):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
+    reading = source.reading(payload.path)
     scan = read_scan(
         path,
         product=payload.product_file if own else None,
         follow=tuple(map(payload.path, source.follow)),
         root=payload.root,
-        **source.reading,
+        **(reading if own else reading | {"positions": None}),
     )
     payload.files_read.update(
         {

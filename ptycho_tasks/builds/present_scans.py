@@ -10,6 +10,7 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import list_variants
 from ptycho_tasks.config.layers import Variant, merge
 from ptycho_tasks.config.scans import Stray, read_scans
+from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
 from ptycho_tasks.system.cache import forget_all
@@ -55,8 +56,12 @@ def list_present_scans(root: Path, variant: str | None = None) -> PresentScans:
         learned |= {name for name in scans.learned if name is not None}
         for name, scan in scans.by_name.items():
             if name in {*scans.inferred, *scans.learned}:
-                paths = (scan.settings.get(key) for key in ("file", "product"))
-                own = {_absolute(root, path) for path in paths if isinstance(path, str)}
+                paths = (scan.settings.get(key) for key in ("file", *FILES_BESIDE))
+                own = {
+                    _absolute(root, path)
+                    for path in paths
+                    if path != "estimate" and isinstance(path, str)
+                }
                 files.setdefault(name, set()).update(own)
     if not folders:
         raise ConfigError(

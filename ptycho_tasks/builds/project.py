@@ -13,6 +13,7 @@ from doit.task import Task
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
+from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import (
     CONFIG_NAME,
@@ -53,7 +54,7 @@ def describe_missing_input(name: str, path: str) -> str | None:
     for key, file in payload.backend_files.items():
         if project_path(payload.root, file) == path:
             return payload.describe_missing(key)
-    for key in ("source.file", "source.product", "inference.scan"):
+    for key in ("source.file", *(f"source.{name}" for name in FILES_BESIDE), "inference.scan"):
         missing = payload.describe_missing(key)
         if missing and project_path(payload.root, payload.path(payload.values[key])) == path:
             return missing

@@ -16,6 +16,7 @@ from ptycho_tasks.builds.identity import Identity, list_differences, read_identi
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
+from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
@@ -74,7 +75,7 @@ def may_be_absent(row: Row, path: str) -> bool:
     alone, that is a mistake wherever it is to be reconstructed."""
     if row.stage in ("source", "fixture"):
         return True
-    return bool(row.scan) and path in (row.inputs.get("scan"), row.inputs.get("product"))
+    return bool(row.scan) and path in {row.inputs.get(role) for role in ("scan", *FILES_BESIDE)}
 
 
 def _find_in_sidecars(row: Row, path: str) -> str | None:

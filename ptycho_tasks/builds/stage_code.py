@@ -55,6 +55,7 @@ _READING = (
     "scans/raw_scan",
     "scans/readers",
     "scans/recognition",
+    "scans/shaping",
 )
 _RESULT = (
     *_READING,
@@ -93,6 +94,7 @@ STAGE_CODE = {
             "scans/raw_scan",
             "scans/readers",
             "scans/recognition",
+            "scans/shaping",
         ),
     ),
     "infer": StageCode(5, _RESULT),

@@ -79,7 +79,7 @@ def check_source(payload: Payload) -> ScanData:
             raise ScanError("source.simulate: every frame is dark; raise `photons`")
         place = payload.target(payload.source_file, "scan.npz")
         write_scan(place, scan)
-        scan = replace(read_scan(place, **payload.source.reading), name=scan.name)
+        scan = replace(read_scan(place, **payload.source.reading(payload.path)), name=scan.name)
     else:
         scan = read_source(payload, payload.source_file)
     print_scan("source", payload.source_file, payload, scan)

@@ -13,6 +13,7 @@ from ptycho_tasks.commands.flags import FlagValues
 from ptycho_tasks.config.document import ConfigFile
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
 from ptycho_tasks.config.payload import Folders, InferencePayload, Payload, TrainingPayload
+from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import BUNDLE_NAME, absolute_path
 
@@ -173,12 +174,19 @@ def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str
     """Values for the scan that they name: what a configuration says of another scan is left out."""
     if values.get("source.file", configured) == configured:
         return values
-    others = ("source.simulate", "source.files", "source.product", "fixture.scans")
+    others = (
+        "source.simulate",
+        "source.files",
+        "source.product",
+        "source.positions",
+        "fixture.scans",
+    )
     return {**dict.fromkeys(others), **values}
 
 
 def _check_inputs(payload: Payload, *further: str) -> None:
-    for key in ("source.file", "source.product", *further):
+    beside = [f"source.{name}" for name in FILES_BESIDE]
+    for key in ("source.file", *beside, *further):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")

@@ -57,10 +57,13 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
     from ptycho_tasks.system.files import sha256_file
 
     product = None if reading.product is None else Path(reading.product)
-    check_output(output, [source, *([product] if product else [])], force=force)
+    beside = map(Path, reading.files_beside.values())
+    check_output(output, [source, *beside], force=force)
     follow = tuple(map(Path, reading.follow))
     with refuse_cut_files():
-        scan = read_scan(source, product=product, follow=follow, root=Path.cwd(), **reading.reading)
+        scan = read_scan(
+            source, product=product, follow=follow, root=Path.cwd(), **reading.reading(Path)
+        )
         for note in scan.notes:
             echo(f"{source}: {note}")
         for doubt in doubts(scan):

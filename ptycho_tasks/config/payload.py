@@ -48,6 +48,13 @@ class Folders:
 _CHOICE = "fixture.scans"
 """It says which fixtures are made and learned from, and changes none of them."""
 
+_NO_FILES = {
+    ("inference.scan", "source"),
+    ("inference.scan", "fixture"),
+    ("source.probe", "estimate"),
+}
+"""Keys that name a file, with a value that is none."""
+
 PROJECT_FOLDERS = Folders()
 """What doit takes: the project's own."""
 
@@ -116,7 +123,7 @@ class Payload:
     def describe_missing(self, key: str) -> str | None:
         """A message if a key names a file that is not there; None if all is well."""
         text = self.values[key]
-        if text is None or (key == "inference.scan" and text in ("source", "fixture")):
+        if text is None or (key, text) in _NO_FILES:
             return None
         path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
@@ -134,7 +141,8 @@ class Payload:
         settings = {key: self.values[key] for key in keys}
         if settings.get("inference.scan", "fixture") != "fixture":
             settings["inference.scan"] = "source"  # of a file, the content decides
-        settings |= {key: "a file" for key in self.backend_files if key in settings}
+        files = [*self.backend_files, *(f"source.{name}" for name in self.source.files_beside)]
+        settings |= {key: "a file" for key in files if key in settings}
         return settings
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -168,8 +176,8 @@ class Payload:
     @property
     def source_files(self) -> dict[str, Path]:
         """The files that hold the scan, by what they are."""
-        product = self.product_file
-        return {"scan": self.source_file, **({} if product is None else {"product": product})}
+        beside = self.source.files_beside.items()
+        return {"scan": self.source_file, **{name: self.path(text) for name, text in beside}}
 
     def label_changes(self, *sections: str) -> str:
         """What the variant changes in some sections, as one word; empty if it changes nothing.
@@ -328,7 +336,8 @@ class InferencePayload(Payload):
         """The files that hold it, by what they are."""
         if self.scan_file == self.source_file:
             return self.source_files
-        return {"scan": self.scan_file}
+        probe = self.source.files_beside.get("probe")
+        return {"scan": self.scan_file, **({} if probe is None else {"probe": self.path(probe)})}
 
     @property
     def output_dir(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -9,6 +11,7 @@ import msgspec
 from ptycho_tasks.options import (
     NAME_PATTERN,
     FixtureOptions,
+    OrientationOptions,
     Section,
     SimulationOptions,
     Stages,
@@ -32,7 +35,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
 
     # Of files, the content decides.
     file: Annotated[
-        FileName | None, doc("the scan to read: NPZ or CXI, relative to this file", affects=())
+        FileName | None,
+        doc("the scan to read: NPZ, CXI and others, relative to this file", affects=()),
     ] = None
     files: Annotated[
         list[FileName] | dict[str, FileName | OwnSettings] | None,
@@ -84,12 +88,35 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
     ] = "refuse"
     probe: Annotated[
-        Literal["estimate"] | None,
+        FileName | None,
         doc(
             "estimate: the probe is estimated from the frames, not read, and to be fitted later; "
-            "null: the scan's own"
+            "or a file that holds it (NPZ, NPY or HDF5); null: the scan's own"
         ),
     ] = None
+    positions: Annotated[
+        FileName | None,
+        doc("a text or CSV file with the positions, a line a frame: columns x and y", affects=()),
+    ] = None
+    datasets: Annotated[
+        dict[str, FileName] | None,
+        doc("for any HDF5 file: our key to a path in it, as in `{diff3d: entry/frames}`"),
+    ] = None
+    orientation: Annotated[
+        OrientationOptions, doc("how the positions lie to the columns and rows of the frames")
+    ] = OrientationOptions()
+    centre: Annotated[
+        Annotated[list[float], limits(min_length=2, max_length=2)] | Literal["auto"] | None,
+        doc(
+            "[row, column] of the detector's pixel where the zero frequency lies; auto finds it; "
+            "null: the middle"
+        ),
+    ] = None
+    crop: Annotated[
+        Annotated[int, limits(ge=2, multiple_of=2)] | None,
+        doc("pixels along a side of the square around the centre that is taken of each frame"),
+    ] = None
+    bin: Annotated[int, doc("pixels along a side that are read as one", ge=1)] = 1
     follow: Annotated[
         list[FileName],
         doc("folders besides its own that links in an HDF5 scan may lead to", affects=()),
@@ -102,12 +129,25 @@ class SourceOptions(Section, frozen=True, kw_only=True):
                 "give exactly one of `file` (a scan to read), `files` (several) and `simulate`"
             )
 
+    def reading(self, locate: Callable[[str], Path]) -> dict[str, Any]:
+        """How the scan is read, by the names that `readers.read_scan` gives it.
+
+        Args:
+            locate: gives the path of a file from its text.
+        """
+        values = {name: getattr(self, name) for name in READING}
+        files = {name: text for name, text in self.files_beside.items() if name != "product"}
+        return values | {name: locate(text) for name, text in files.items()}
+
     @property
-    def reading(self) -> dict[str, Any]:
-        """How the scan is read, by the names that `readers.read_scan` gives it."""
-        return {name: getattr(self, name) for name in READING}
+    def files_beside(self) -> dict[str, str]:
+        """The files besides the scan's own that give a part of it, by the setting that says so."""
+        named = {name: getattr(self, name) for name in FILES_BESIDE}
+        return {name: text for name, text in named.items() if text not in (None, "estimate")}
 
 
+FILES_BESIDE = ("product", "probe", "positions")
+"""The settings of a source that may name a file besides the scan."""
 READING = tuple(
     name
     for name in SourceOptions.__struct_fields__

@@ -10,7 +10,7 @@ Axis letters:  M frames,  N detector pixels along one side,  P probe modes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -109,6 +109,9 @@ def _read(file: LinkedFiles, path: Path, reading: Reading, frames: Sequence[str]
         _add_cxi_positions(raw, file, reading)
     else:
         raw.numbers = frame_numbers(find_array(file, path, ("indexes",)))
+        with suppress(ScanError):  # where it is needed, its absence is refused
+            raw.pixel_size_m = raw.pixel_size_m or _far_field_pixel(raw, file, _side(raw))
+    raw.grid = _side(raw)
     if reading.needs_probe:
         _add_cxi_probe(raw, file)
     raw.bad_pixels = find_array(file, path, (_MASK, "bad_pixels"))
@@ -192,8 +195,7 @@ def _add_cxi_positions(raw: RawScan, file: LinkedFiles, reading: Reading) -> Non
             "add them, or give a product",
         )
     x, y = _along_detector(raw, file, *_translation_columns(raw, translation))
-    # In either order of the axes, the middle one is a side of the detector.
-    size = raw.frames.array.shape[1]
+    size = _side(raw)
     raw.pixel_size_m = raw.pixel_size_m or _far_field_pixel(raw, file, size)
     height, width = _pixel_in_unit(raw, file, translation.key, reading)
     # The smallest position puts its patch into the corner of the object grid.
@@ -207,6 +209,11 @@ def _add_cxi_positions(raw: RawScan, file: LinkedFiles, reading: Reading) -> Non
         f"{translation.key}: taken as x (right) and y (down) of the beam on the object, in pixels "
         f"of {raw.pixel_size_m[1]:.6g} m x {raw.pixel_size_m[0]:.6g} m"
     )
+
+
+def _side(raw: RawScan) -> int:
+    """N: in either order of the axes, the middle one is a side of the detector."""
+    return raw.frames.array.shape[1]
 
 
 def _pixel_in_unit(

@@ -9,7 +9,7 @@ Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, one_line
+from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
 from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.scans.shaping import ShapedFrames, Window, find_centre, orient
 from ptycho_tasks.system.files import FileStamp
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 
@@ -32,6 +34,7 @@ METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 WITHOUT_PROBE = "set source.probe to estimate to have one estimated from the frames"
 """What can be done where a scan has none."""
 
+_AS_IT_IS = OrientationOptions()
 _LOG = logging.getLogger(__name__)
 _LARGEST_OBJECT = 32768
 """Pixels along a side; some hundred times what is usual, and 8 GiB."""
@@ -100,8 +103,22 @@ class Reading:
     """A few frames that lie far from all others."""
     bad_pixels: Literal["refuse", "ignore"] = "refuse"
     """Pixels that the file marks as bad."""
-    probe: Literal["estimate"] | None = None
-    """Whether the probe is estimated from the frames; None takes that of the scan."""
+    probe: Literal["estimate"] | Path | None = None
+    """Whether the probe is estimated from the frames, or the file that holds it; None takes that of
+    the scan."""
+    positions: Path | None = None
+    """A file that holds the positions; None takes those of the scan."""
+    datasets: Mapping[str, str] | None = None
+    """Our keys to paths in an HDF5 file of any layout."""
+    orientation: OrientationOptions = _AS_IT_IS
+    """How the positions lie to the columns and rows of the frames."""
+    centre: Literal["auto"] | Sequence[float] | None = None
+    """[row, column] of the zero frequency in a frame of the file; auto finds it; None is the
+    middle."""
+    crop: int | None = None
+    """Pixels along a side of the square around the centre that is taken; None takes all."""
+    bin: int = 1
+    """Pixels along a side that are read as one."""
     follow: tuple[Path, ...] = ()
     """Folders besides the scan's own that may hold a part of it."""
     reader: str | None = None
@@ -112,7 +129,7 @@ class Reading:
     @property
     def needs_positions(self) -> bool:
         """Whether the scan's own file must give the positions."""
-        return not self.has_product
+        return not self.has_product and self.positions is None
 
     @property
     def needs_probe(self) -> bool:
@@ -228,6 +245,9 @@ class RawScan:
     """(M,) pixels."""
     start_y: Keyed | None = None
     """(M,) pixels."""
+    grid: int | None = None
+    """Pixels along a side of the frames that `pixel_size_m` and positions in pixels are of; None:
+    those of the scan's own probe, or else of its frames."""
     frame_axis: FrameAxis = "auto"
     """What the file says about the order of its axes."""
     rows: NDArray[np.int64] | None = None
@@ -275,9 +295,14 @@ class RawScan:
         """
         assert self.x is not None
         assert self.y is not None
-        positions = self._positions(self.x, self.y) * self._pixels_a_unit(self.x, reading)
+        positions = self._positions(self.x, self.y)
         axis = self._axis(reading.frame_axis, len(positions))
+        scale = self._shape(axis, reading)
         size = self._size(axis)
+        positions = positions * self._pixels_a_unit(self.x, reading, scale)
+        start = self._start_positions(len(positions))
+        start = None if start is None else orient(start * scale, reading.orientation, positions)
+        positions = orient(positions, reading.orientation, positions)
         index = self._scan_index(len(positions))
         keep = self._frames_of_scan(index, reading.scan_index, len(positions))
         keep = self._without_strays(positions, keep, size, reading.stray_frames)
@@ -293,7 +318,7 @@ class RawScan:
             is_probe_estimated=estimates or self.is_probe_estimated,
             object=self._object(),
             scan_index=index,
-            start_positions=self._start_positions(len(positions)),
+            start_positions=start,
             diffraction=self._diffraction(axis, root),
             pixel_size_m=self.pixel_size_m,
             energy_ev=self.energy_ev,
@@ -402,6 +427,109 @@ class RawScan:
         else:
             self.note(f"{self.frames.key}: {total - taken} of {total} frames have no position")
 
+    def _shape(self, axis: int, reading: Reading) -> float:
+        """Take the part of each frame that is asked for, and of the probe what belongs to it.
+
+        Returns:
+            What positions in pixels are to be multiplied by.
+        """
+        if reading.orientation != _AS_IT_IS:
+            self._leave_out_object("orientation moves positions on it")
+        if reading.centre is None and reading.crop is None and reading.bin == 1:
+            return 1.0
+        shape = self.frames.array.shape
+        frame = (shape[1], shape[2]) if axis == 0 else (shape[0], shape[1])
+        are_counts = self._is_counts(reading.measurement)
+        window = self._window(frame, self._centre(axis, reading, are_counts=are_counts), reading)
+        if window is None:
+            return 1.0
+        grid = self.grid or self._probe_side(reading) or frame[0]
+        if grid == window.size:  # as it is to be
+            grid = window.side
+        scale = window.side / grid
+        if window.is_whole:
+            return scale
+        frames = ShapedFrames(self.frames.array, axis, window, are_counts=are_counts)
+        self.frames = replace(self.frames, array=frames)
+        self._shape_beside(window)
+        if scale != 1.0 and self.pixel_size_m is not None:
+            height, width = self.pixel_size_m
+            self.pixel_size_m = height / scale, width / scale
+        if scale != 1.0:
+            self._leave_out_object("crop changes its pixels")
+        y, x = window.corner
+        binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
+        self.note(
+            f"{self.frames.key}: {window.side} x {window.side} of {frame[0]} x {frame[1]} pixels "
+            f"taken, from ({y}, {x}){binned}"
+        )
+        return scale
+
+    def _centre(self, axis: int, reading: Reading, *, are_counts: bool) -> tuple[int, int] | None:
+        if reading.centre == "auto":
+            y, x = find_centre(self.frames.array, axis, are_counts=are_counts)
+            self.note(f"{self.frames.key}: zero frequency found at pixel ({y}, {x})")
+            return y, x
+        if reading.centre is None:
+            return None
+        y, x = (int(np.rint(value)) for value in reading.centre)
+        return y, x
+
+    def _window(
+        self, frame: tuple[int, int], centre: tuple[int, int] | None, reading: Reading
+    ) -> Window | None:
+        """The part of the detector that is asked for; None where that must be said.
+
+        Raises:
+            ScanError: the detector has no such part.
+        """
+        height, width = frame
+        side = reading.crop or min(frame)
+        y, x = centre or (height // 2, width // 2)
+        problem = ""
+        if not (0 <= y < height and 0 <= x < width):
+            problem = f"no pixel ({y}, {x}), as source.centre says"
+        elif side > min(frame):
+            problem = f"fewer than {side} pixels along a side, as source.crop asks for"
+        elif reading.crop is None and (height != width or side % 2):
+            return None  # `_size` says what is wrong
+        elif side % (2 * reading.bin):
+            problem = f"{side} pixels along a side, which source.bin {reading.bin} does not divide"
+        if problem:
+            raise self.frames.refused(
+                f"has frames of {height} x {width} pixels: {problem}",
+                "an even number of pixels after source.crop and source.bin, within the frames",
+                "correct the setting",
+            )
+        return Window(frame, (y - side // 2, x - side // 2), side, reading.bin)
+
+    def _probe_side(self, reading: Reading) -> int | None:
+        """N of the scan's own probe."""
+        if self.probe is None or reading.probe is not None or not self.probe.array.shape:
+            return None
+        return int(self.probe.array.shape[-1])
+
+    def _shape_beside(self, window: Window) -> None:
+        """Cut the probe and the bad pixels as the frames."""
+        probe, bad = self.probe, self.bad_pixels
+        if probe is not None and probe.array.shape[-1] != window.size:
+            values = self._complex(probe)
+            if values.ndim in (2, 3) and values.shape[-1] == values.shape[-2]:
+                cut = window.cut_probe(values.reshape(-1, *values.shape[-2:]))
+                self.probe = replace(probe, array=cut)
+        if bad is not None and tuple(bad.array.shape) == window.frame:
+            self.bad_pixels = replace(bad, array=window.cut_mask(np.asarray(bad.array[:]) != 0))
+        if window.pixels_outside:
+            self.note(
+                f"{self.frames.key}: {window.pixels_outside} pixels a frame lie beyond the "
+                "detector, and are read as dark; set source.crop to leave them out"
+            )
+
+    def _leave_out_object(self, reason: str) -> None:
+        if self.object is not None:
+            self.note(f"{self.object.key}: left out: {reason}")
+            self.object = None
+
     def _size(self, axis: int) -> int:
         shape = self.frames.array.shape
         height, width = shape[1:] if axis == 0 else shape[:2]
@@ -409,18 +537,21 @@ class RawScan:
             raise self.frames.refused(
                 f"has frames of {height} x {width} pixels (shape {shape})",
                 "square frames",
-                "crop the detector to a square, zero frequency at index N//2",
+                f"set source.crop to {min(height, width) // 2 * 2} or less, and source.centre to "
+                "the zero frequency where that is not in the middle",
             )
         if height % 2:
             raise self.frames.refused(
-                f"has frames of {height} x {width} pixels", "an even size", "crop by one pixel"
+                f"has frames of {height} x {width} pixels",
+                "an even size",
+                f"set source.crop to {height - 1} or less",
             )
         return int(height)
 
-    def _pixels_a_unit(self, x: Keyed, reading: Reading) -> NDArray[np.float64]:
-        """(2,) what a unit of (y, x) is in pixels."""
+    def _pixels_a_unit(self, x: Keyed, reading: Reading, scale: float) -> NDArray[np.float64]:
+        """(2,) what a unit of (y, x) is in pixels; `scale` is what one of the file is."""
         if reading.units in ("auto", "pixels") or self.positions_are_pixels:
-            return np.ones(2)
+            return np.full(2, scale)
         if self.pixel_size_m is None:
             raise x.refused(
                 f"is in {reading.units}, as source.units says, and the size of a pixel is unknown",

@@ -49,16 +49,30 @@ def read_scan(
         has_product=product is not None,
         **settings,
     )
-    read = [path, *([] if product is None else [Path(product)])]
+    beside = (product, reading.positions, reading.probe)
+    read = [path, *(Path(file) for file in beside if file not in (None, "estimate"))]
     stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
     with _open_scan(path, reading, root) as raw:
         if product is not None:
             from ptycho_tasks.scans.product_scan import apply_product
 
             apply_product(raw, Path(product), reading)
+        _add_files(raw, reading)
         scan = raw.checked(reading)
     refuse_changed({**stamps, **scan.files})
     return scan
+
+
+def _add_files(raw: RawScan, reading: Reading) -> None:
+    """What files besides give; it goes before what the scan's own and a product give."""
+    if reading.positions is not None:
+        from ptycho_tasks.scans.positions_file import apply_positions
+
+        apply_positions(raw, reading.positions)
+    if isinstance(reading.probe, Path):
+        from ptycho_tasks.scans.probe_file import apply_probe
+
+        apply_probe(raw, reading.probe, reading)
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""A probe from a file of its own: NPZ, NPY, or HDF5, as Ptychodus' products and our results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.content import has_hdf5_signature, has_zip_signature
+from ptycho_tasks.scans.npz import NpzFile
+from ptycho_tasks.scans.raw_scan import Array, Keyed, RawScan, Reading, first_variation
+
+_KEYS = ("probeGuess", "probe")
+_HDF5_KEYS = (*_KEYS, "entry_1/instrument_1/source_1/illumination")
+
+
+def apply_probe(raw: RawScan, path: Path, reading: Reading) -> None:
+    """Take the probe of a scan from a file.
+
+    Raises:
+        ScanError: the file cannot be read, or holds no probe.
+    """
+    if not path.is_file():
+        raise ScanError(f"{path}: no such file; check source.probe")
+    key, probe = _read(path, reading)
+    raw.probe = Keyed(path, key, probe)
+    if len(probe.shape) == 4:
+        raw.probe = Keyed(path, key, first_variation(raw, key, probe))
+    raw.is_probe_estimated = False
+    raw.note(f"probe taken from {path.name}")
+
+
+def _read(path: Path, reading: Reading) -> tuple[str, Array]:
+    if has_zip_signature(path):
+        with NpzFile(path) as npz:
+            keys = [key for key in _KEYS if key in npz]
+            if keys:
+                return keys[0], npz[keys[0]]
+    elif has_hdf5_signature(path):
+        from ptycho_tasks.scans.hdf5_values import open_linked
+
+        with open_linked(path, reading) as file:
+            for key in _HDF5_KEYS:
+                dataset = file.dataset(key)
+                if dataset is not None:
+                    return key, np.asarray(dataset[()])
+    else:
+        return "probe", _read_npy(path)
+    raise ScanError(f"{path}: holds no {' and no '.join(_KEYS)}; give a file with a probe")
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ScanError(
+            f"{path}: neither NPZ, NPY nor HDF5; give one of these, with a probe"
+        ) from error
+    return array

@@ -1,0 +1,213 @@
+"""Frames and positions as settings ask for them: the detector around its zero frequency, binned,
+and positions turned.
+
+A smaller part of the detector has the same field of view in fewer, larger pixels of the object;
+binned pixels have a smaller field of view in the same ones. So the probe is cut to the same
+frequencies, or to the same field, and positions in pixels are scaled.
+
+Axis letters:  M, m frames,  H, W rows and columns of the detector,  n pixels along a side after all
+that,  P probe modes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+from ptycho_tasks.options import OrientationOptions
+from ptycho_tasks.scan import evenly_spaced
+
+_SAMPLE = 64
+_DARK = 0.05
+"""Of the brightest pixel: what is darker has no say in where the centre lies."""
+
+
+class _Array(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, item: Any) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square part of the detector, which may reach beyond it."""
+
+    frame: tuple[int, int]
+    """(H, W)."""
+    corner: tuple[int, int]
+    """(row, column) of the first pixel; may be negative."""
+    side: int
+    """Pixels along a side before they are binned."""
+    bin: int = 1
+
+    @property
+    def size(self) -> int:
+        """n."""
+        return self.side // self.bin
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing changes."""
+        return self.frame == (self.side, self.side) and self.corner == (0, 0) and self.bin == 1
+
+    @property
+    def pixels_outside(self) -> int:
+        """How many of its pixels lie beyond the detector."""
+        return self.side**2 - int(self.cut(np.ones((1, *self.frame), np.int64)).sum())
+
+    def cut(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """(m, side, side) of (m, H, W); zero beyond the detector."""
+        out = np.zeros((len(frames), self.side, self.side), frames.dtype)
+        (top, left), (height, width) = self.corner, self.frame
+        rows = slice(max(0, top), max(0, min(height, top + self.side)))
+        columns = slice(max(0, left), max(0, min(width, left + self.side)))
+        part = frames[:, rows, columns]
+        y, x = max(0, -top), max(0, -left)
+        out[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+        return out
+
+    def cut_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(n, n) of (H, W): a pixel is bad where one of those that it is made of is."""
+        bad = np.any(self.blocks(self.cut(mask[None])), axis=(2, 4))
+        return np.asarray(bad)[0] != 0
+
+    def blocks(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """(m, n, bin, n, bin) of (m, side, side)."""
+        return frames.reshape(len(frames), self.size, self.bin, self.size, self.bin)
+
+    def cut_probe(self, probe: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """(P, n, n) of (P, N, N), where N pixels had the detector's field of view."""
+        wave = np.fft.fftshift(np.fft.fft2(_to_corner(probe), norm="ortho"), axes=(1, 2))
+        wave = cut_centre(wave, self.side)
+        near = np.fft.ifft2(_to_corner(wave), norm="ortho")
+        near = np.fft.fftshift(near, axes=(1, 2))
+        return cut_centre(near, self.size).astype(np.complex64)
+
+
+def _to_corner(stack: NDArray[Any]) -> NDArray[Any]:
+    return np.fft.ifftshift(stack, axes=(1, 2))
+
+
+def cut_centre(stack: NDArray[Any], size: int) -> NDArray[Any]:
+    """(m, size, size) around the pixel N // 2 of (m, N, N); zero beyond."""
+    corner = stack.shape[-1] // 2 - size // 2
+    return Window((stack.shape[-2], stack.shape[-1]), (corner, corner), size).cut(stack)
+
+
+class ShapedFrames:
+    """Frames of which a window is taken, and binned, when they are read."""
+
+    def __init__(self, array: _Array, axis: int, window: Window, *, are_counts: bool) -> None:
+        """Take frames.
+
+        Args:
+            array: (M, H, W), or (H, W, M).
+            axis: 0 or -1, which numbers the frames.
+            window: what is taken of them.
+            are_counts: whether binned pixels are sums, or roots of sums of squares.
+        """
+        self._array, self._axis, self._window = array, axis, window
+        self._are_counts = are_counts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, n, n), or (n, n, M)."""
+        count, n = self._array.shape[self._axis], self._window.size
+        return (count, n, n) if self._axis == 0 else (n, n, count)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an entry: of sums of integers one that holds them."""
+        dtype = self._array.dtype
+        wide = {"i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
+        return dtype if self._window.bin == 1 else wide.get(dtype.kind, dtype)
+
+    def __getitem__(self, item: Any) -> NDArray[Any]:
+        """Some of the frames, in memory."""
+        found = np.asarray(self._array[item])
+        frames = found if self._axis == 0 else np.moveaxis(found, -1, 0)
+        out = self._binned(self._window.cut(frames))
+        return out if self._axis == 0 else np.moveaxis(out, 0, -1)
+
+    def _binned(self, frames: NDArray[Any]) -> NDArray[Any]:
+        if self._window.bin == 1:
+            return frames
+        blocks = self._window.blocks(frames)
+        if not self._are_counts:
+            root = np.sqrt(np.square(blocks, dtype=np.float64).sum(axis=(2, 4)))
+            return np.asarray(root, dtype=self.dtype)
+        out = np.asarray(blocks.sum(axis=(2, 4), dtype=self.dtype))
+        # The mark of a dead pixel marks the whole.
+        if frames.dtype.kind == "u":
+            dead = (blocks == np.iinfo(frames.dtype).max).any(axis=(2, 4))
+            out[dead] = np.iinfo(self.dtype).max
+        else:
+            out = np.where((blocks < 0).any(axis=(2, 4)), -1, out).astype(self.dtype)
+        return out
+
+
+def find_centre(array: _Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
+    """(row, column) of the zero frequency: the centre of the light in the mean frame.
+
+    Args:
+        array: (M, H, W), or (H, W, M).
+        axis: 0 or -1, which numbers the frames.
+        are_counts: whether it holds counts, or their square roots.
+    """
+    count = array.shape[axis]
+    total = np.zeros(array.shape[1:] if axis == 0 else array.shape[:2])
+    for place in evenly_spaced(count, min(_SAMPLE, count)):
+        frame = np.asarray(array[int(place)] if axis == 0 else array[:, :, int(place)])
+        light = frame.astype(np.float64)
+        marked = ~(light >= 0) | ~np.isfinite(light)
+        if frame.dtype.kind == "u":
+            marked |= frame == np.iinfo(frame.dtype).max
+        light[marked] = 0.0
+        total += light if are_counts else light**2
+    smooth = median_filter(total, 3)  # of hot pixels nothing is left
+    weights = np.clip(smooth - _DARK * smooth.max(), 0.0, None)
+    if not weights.any():
+        return total.shape[0] // 2, total.shape[1] // 2
+    rows, columns = np.indices(total.shape)
+    return (
+        int(np.rint((weights * rows).sum() / weights.sum())),
+        int(np.rint((weights * columns).sum() / weights.sum())),
+    )
+
+
+def orient(
+    positions: NDArray[np.float64], orientation: OrientationOptions, among: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Positions with their axes exchanged, then mirrored, then turned from x (right) to y (down).
+
+    Args:
+        positions: (m, 2) pixels, (y, x).
+        orientation: what is done.
+        among: (M, 2) those of the scan: mirrored within their range, turned about their mean.
+
+    Returns:
+        (m, 2).
+    """
+    if orientation == OrientationOptions():
+        return positions
+    if orientation.swap:
+        positions, among = positions[:, ::-1], among[:, ::-1]
+    mirrored = among.min(axis=0) + among.max(axis=0) - positions
+    flips = np.array([orientation.flip_y, orientation.flip_x])
+    middle = among.mean(axis=0)
+    if flips.any():
+        middle = np.where(flips, among.min(axis=0) + among.max(axis=0) - middle, middle)
+    y, x = (np.where(flips, mirrored, positions) - middle).T
+    angle = np.deg2rad(orientation.rotate_deg)
+    turned = np.stack(
+        [np.sin(angle) * x + np.cos(angle) * y, np.cos(angle) * x - np.sin(angle) * y]
+    )
+    return np.ascontiguousarray(turned.T + middle)
