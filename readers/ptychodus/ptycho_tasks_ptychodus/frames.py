@@ -1,44 +1,75 @@
 """Frames of a dataset of Ptychodus as one array, of which a part is in memory at a time.
 
-Axis letters:  M frames,  N side of the window,  H, W rows and columns of the detector.
+Axis letters:  M frames,  H, W rows and columns of the detector.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.raw_scan import Reading
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 from ptycho_tasks_ptychodus.opening import Opening
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of the detector."""
+
+    frame: tuple[int, int]
+    """(H, W)."""
+    corner: tuple[int, int]
+    """(row, column) of its first pixel."""
+    height: int
+    width: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of it."""
+        return (self.height, self.width) == self.frame
+
+    def describe(self) -> str:
+        """What was taken, for people."""
+        (y, x), (rows, columns) = self.corner, self.frame
+        return (
+            f"{self.height} x {self.width} of {rows} x {columns} pixels taken, around (y, x) = "
+            f"({y + self.height // 2}, {x + self.width // 2})"
+        )
+
+    def cut_mask(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """The part (height, width) of (H, W)."""
+        y, x = self.corner
+        return mask[y : y + self.height, x : x + self.width]
+
+
 class Stack:
-    """A window (M, N, N) of the frames of all files of a scan.
+    """A window (M, height, width) of the frames of all files of a scan.
 
     Ptychodus reads a file at a time; the last one stays in memory.
     """
 
-    def __init__(self, opening: Opening, dataset: Any, corner: tuple[int, int], size: int) -> None:
+    def __init__(self, opening: Opening, dataset: Any, window: Window) -> None:
         """Take a window of the frames.
 
         Args:
             opening: in which files of them are read.
             dataset: Ptychodus' `DiffractionDataset`.
-            corner: (row, column) of the window on the detector.
-            size: N.
+            window: what is read of each.
         """
         from ptychodus.api.diffraction import CropRegion
 
         self._opening = opening
         self._arrays = [array for array in dataset if len(array.get_indexes())]
         self._starts = np.cumsum([0, *(len(array.get_indexes()) for array in self._arrays)])
-        (y, x) = corner
-        self._region = CropRegion(x_range=(x, x + size), y_range=(y, y + size))
+        y, x = window.corner
+        self._region = CropRegion(x_range=(x, x + window.width), y_range=(y, y + window.height))
         self._last: tuple[int, NDArray[Any]] | None = None
-        self.shape = (int(self._starts[-1]), size, size)
+        self.shape = (int(self._starts[-1]), window.height, window.width)
         self.dtype: np.dtype[Any] = np.dtype(dataset.get_metadata().pattern_dtype)
 
     def list_numbers(self) -> NDArray[np.int64]:
@@ -84,23 +115,29 @@ class Stack:
         return patterns
 
 
-def find_window(metadata: Any) -> tuple[tuple[int, int], int]:
-    """The largest square of even side around the beam on the detector.
+def find_window(metadata: Any, reading: Reading) -> Window:
+    """The largest square of even side around the beam, or as much of it as is asked for.
+
+    Where the caller says where the zero frequency lies, in pixels of the detector, all of it is
+    taken, and the core cuts.
 
     Args:
         metadata: Ptychodus' `DiffractionMetadata`; without a beam centre, the detector's middle
             counts.
-
-    Returns:
-        (row, column) of its corner, and N; the beam is at its pixel (N // 2, N // 2).
+        reading: what the caller says.
 
     Raises:
         ValueError: the beam is beside the detector.
     """
     extent, centre = metadata.detector_extent, metadata.beam_center
-    sides = extent.height_px, extent.width_px
-    middle = (sides[0] // 2, sides[1] // 2) if centre is None else (centre.y_px, centre.x_px)
-    half = min(min(at, side - at) for at, side in zip(middle, sides, strict=True))
+    height, width = extent.height_px, extent.width_px
+    if reading.centre is not None:
+        return Window((height, width), (0, 0), height, width)
+    y, x = (height // 2, width // 2) if centre is None else (centre.y_px, centre.x_px)
+    half = min(y, height - y, x, width - x)
     if half < 1:
-        raise ValueError(f"the beam centre (y, x) = {middle} is beside the detector, {sides}")
-    return (middle[0] - half, middle[1] - half), 2 * half
+        raise ValueError(
+            f"the beam centre (y, x) = ({y}, {x}) is beside the detector of {height} x {width}"
+        )
+    half = min(half, (reading.crop or 2 * half) // 2)
+    return Window((height, width), (y - half, x - half), 2 * half, 2 * half)

@@ -58,4 +58,5 @@ def has_plugin(kind: str, name: str) -> bool:
 
 def list_suffixes(plugin: Any) -> list[str]:
     """The endings of files that a reader is for, as `.mda`: its name for people holds them."""
-    return _SUFFIX.findall(plugin.display_name)
+    suffixes: list[str] = _SUFFIX.findall(plugin.display_name)
+    return suffixes

@@ -42,23 +42,20 @@ def read_facility_scan(
     with opening.read():
         dataset = plugin.strategy.read(path)
         metadata = dataset.get_metadata()
-        corner, size = find_window(metadata)
+        window = find_window(metadata, reading)
         bad = np.asarray(dataset.get_bad_pixels())
-    stack = Stack(opening, dataset, corner, size)
-    raw = RawScan(
-        path,
-        Keyed(path, form.diffraction, stack),
-        holds_counts=form.holds_counts,
-        frame_axis="first",
-    )
+    stack = Stack(opening, dataset, window)
+    frames = Keyed(path, form.diffraction, stack)
+    raw = RawScan(path, frames, holds_counts=form.holds_counts, frame_axis="first")
     raw.files = watch.stamps
     raw.numbers = stack.list_numbers()
-    window = tuple(slice(start, start + size) for start in corner)
-    raw.bad_pixels = Keyed(path, "bad pixels", bad[window]) if bad.any() else None
-    _note_window(raw, metadata, corner, size)
+    raw.bad_pixels = Keyed(path, "bad pixels", window.cut_mask(bad)) if bad.any() else None
+    if not window.is_whole:
+        raw.note(f"{raw.frames.key}: {window.describe()}")
     _describe_beam(raw, metadata, reading)
-    raw.pixel_size_m = reading.pixel_size_m or _pixel(metadata, raw, size)
-    if reading.needs_positions:
+    raw.grid = window.height
+    raw.pixel_size_m = reading.pixel_size_m or _pixel(metadata, raw)
+    if not reading.has_product and (positions is not None or reading.needs_positions):
         name = _positions_reader(form, path, positions)
         of_positions = Opening(positions or path, name, watch)
         _place(raw, form, of_positions)
@@ -69,37 +66,28 @@ def read_facility_scan(
     return raw
 
 
-def _note_window(raw: RawScan, metadata: Any, corner: tuple[int, int], size: int) -> None:
-    extent = metadata.detector_extent
-    if (extent.height_px, extent.width_px) != (size, size):
-        centre = "the beam" if metadata.beam_center is not None else "the detector's middle"
-        raw.note(
-            f"{raw.frames.key}: frames of {extent.height_px} x {extent.width_px} cropped to "
-            f"{size} x {size} around {centre}, (y, x) = "
-            f"({corner[0] + size // 2}, {corner[1] + size // 2})"
-        )
-
-
 def _describe_beam(raw: RawScan, metadata: Any, reading: Reading) -> None:
     raw.energy_ev = reading.energy_ev or float(metadata.photon_energy_eV or 0.0)
     raw.distance_m = reading.distance_m or abs(float(metadata.detector_distance_m or 0.0))
     raw.exposure_s = float(metadata.exposure_time_s or 0.0)
 
 
-def _pixel(metadata: Any, raw: RawScan, size: int) -> tuple[float, float] | None:
+def _pixel(metadata: Any, raw: RawScan) -> tuple[float, float] | None:
     """(height, width) in metres of an object pixel: wavelength times distance over the width of
-    the window; None where something is not known."""
+    the grid; None where something is not known."""
     pixel = metadata.detector_pixel_geometry
     if pixel is None or not raw.energy_ev or not raw.distance_m:
         return None
-    scale = METRE_EV / raw.energy_ev * raw.distance_m / size
+    assert raw.grid is not None
+    scale = METRE_EV / raw.energy_ev * raw.distance_m / raw.grid
     return scale / float(pixel.height_m), scale / float(pixel.width_m)
 
 
 def _positions_reader(form: Format, path: Path, positions: Path | None) -> str:
     """Ptychodus' reader of positions that goes with the ending of the file."""
     own = [name for name in form.positions if has_plugin("probe_position", name)]
-    for name in [*own, *(ANY_POSITIONS if positions else ())]:
+    names: list[str] = own + [*(ANY_POSITIONS if positions else ())]
+    for name in names:
         if (positions or path).suffix.lower() in list_suffixes(find_plugin("probe_position", name)):
             return name
     endings = [end for name in own for end in list_suffixes(find_plugin("probe_position", name))]
@@ -124,7 +112,7 @@ def _place(raw: RawScan, form: Format, opening: Opening) -> None:
             "source.pixel_size_m"
         )
     raw.rows = found.rows
-    (height, width), half = raw.pixel_size_m, raw.frames.array.shape[-1] // 2
+    (height, width), half = raw.pixel_size_m, raw.frames.array.shape[1] // 2
     # The smallest position puts its patch into the corner of the object grid.
     raw.x = Keyed(opening.path, "x", (found.x_m - found.x_m.min()) / width + half)
     raw.y = Keyed(opening.path, "y", (found.y_m - found.y_m.min()) / height + half)

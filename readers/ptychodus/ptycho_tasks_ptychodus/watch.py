@@ -101,10 +101,17 @@ class _WatchedFile(h5py.File):  # type: ignore[misc]
             _watching[-1].note_hdf5(self._watched)
         super().__init__(name, *args, **options)
 
-    def __getitem__(self, key: Any) -> Any:
-        if self._watched is not None and _watching and isinstance(key, str):
-            _watching[-1].note_dataset(self._watched, key)
-        return super().__getitem__(key)
+    def __getitem__(self, name: Any) -> Any:
+        self._note(name)
+        return super().__getitem__(name)
+
+    def get(self, name: Any, *args: Any, **options: Any) -> Any:
+        self._note(name)
+        return super().get(name, *args, **options)
+
+    def _note(self, name: Any) -> None:
+        if self._watched is not None and _watching and isinstance(name, str):
+            _watching[-1].note_dataset(self._watched, name)
 
 
 @contextmanager

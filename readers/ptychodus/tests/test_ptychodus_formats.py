@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import tomllib
-from made_scans import (
+
+from facility_files import (
     MAKERS,
     PIXEL_M,
     SIZE,
@@ -23,7 +24,6 @@ from made_scans import (
     nanomax,
     write_hdf5,
 )
-
 from ptycho_tasks.errors import ReaderError, ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
