@@ -86,7 +86,7 @@ def _pixel(metadata: Any, raw: RawScan) -> tuple[float, float] | None:
 def _positions_reader(form: Format, path: Path, positions: Path | None) -> str:
     """Ptychodus' reader of positions that goes with the ending of the file."""
     own = [name for name in form.positions if has_plugin("probe_position", name)]
-    names: list[str] = own + [*(ANY_POSITIONS if positions else ())]
+    names: list[str] = [*own, *(ANY_POSITIONS if positions else ())]
     for name in names:
         if (positions or path).suffix.lower() in list_suffixes(find_plugin("probe_position", name)):
             return name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -57,6 +58,8 @@ def make_truth() -> Truth:
     scan = simulate(SimulationOptions(size=SIZE, grid=GRID, step=2.0, jitter=0.5, seed=4))
     counts = np.rint(scan.diffraction**2).astype(np.uint32)
     y_m, x_m = scan.positions.T * PIXEL_M
+    # Of a raster, as EPICS drives it, each line has one y.
+    y_m = np.repeat(y_m.reshape(GRID, GRID).mean(axis=1), GRID)
     return Truth(counts, x_m, y_m, scan.probe)
 
 
@@ -298,22 +301,200 @@ def nsls_matlab(folder: Path, truth: Truth) -> Made:
     return Made(write_hdf5(folder / "hxn.mat", contents), None, {"pixel_size_m": PIXEL_M})
 
 
+def _text(text: str) -> bytes:
+    """A counted string of MDA: nothing but its length where it is empty."""
+    if not text:
+        return struct.pack(">i", 0)
+    data = text.encode()
+    return struct.pack(">ii", len(data), len(data)) + data + b"\0" * (-len(data) % 4)
+
+
+def _mda_scan(
+    start: int,
+    positioners: list[NDArray[Any]],
+    channels: dict[str, NDArray[Any]],
+    lower: Callable[[int], list[bytes]] = lambda start: [],
+) -> bytes:
+    """A scan record of EPICS' MDA 1.4, big-endian XDR, with those of the scans below it."""
+    values = [*positioners, *channels.values()]
+    count = len(values[0])
+    below = lower(0)
+    head = struct.pack(">iii", 2 if below else 1, count, count)
+    body = _text("scan") + _text("now")
+    body += struct.pack(">iii", len(positioners), len(channels), 0)
+    for number in range(len(positioners)):
+        body += struct.pack(">i", number) + b"".join(map(_text, ("P", "", "", "", "R", "", "")))
+    for number, name in enumerate(channels):
+        body += struct.pack(">i", number) + _text(f"D{number}") + _text(name) + _text("")
+    body += b"".join(np.asarray(values, ">f8").tobytes() for values in positioners)
+    body += b"".join(np.asarray(values, ">f4").tobytes() for values in channels.values())
+    first = start + len(head) + 4 * len(below) + len(body)
+    records = lower(first)
+    places = np.cumsum([first, *map(len, records)])[: len(records)]
+    return head + np.asarray(places, ">i4").tobytes() + body + b"".join(records)
+
+
+def write_mda(
+    path: Path,
+    unit: float,
+    truth: Truth,
+    kind: Literal["raster", "flat", "channels"] = "raster",
+    spare: int = 0,
+) -> Path:
+    """Write positions as EPICS' MDA.
+
+    Args:
+        path: the file.
+        unit: of the coordinates, in metres.
+        truth: has the positions.
+        kind: lines of a raster; points with two positioners; or with encoders as channels.
+        spare: points that each line has after the last frame.
+    """
+    shape = (GRID, GRID) if kind == "raster" else (GRID * GRID,)
+    header = struct.pack(f">fii{len(shape)}iii", 1.4, 54, len(shape), *shape, 1, 0)
+    x, y = truth.x_m / unit, truth.y_m / unit
+    if kind == "flat":
+        scan = _mda_scan(len(header), [x, y], {})
+    elif kind == "channels":
+        scan = _mda_scan(len(header), [x], {"Piezo Y (all)": y, "X Axis": x})
+    else:
+        rows = [np.concatenate([row, row[-1] + np.arange(spare)]) for row in x.reshape(GRID, GRID)]
+
+        def lines(start: int) -> list[bytes]:
+            return [_mda_scan(start, [row], {}) for row in rows]
+
+        scan = _mda_scan(len(header), [y[::GRID]], {}, lines)
+    path.write_bytes(header + scan)
+    return path
+
+
+def aps_2ide(folder: Path, truth: Truth) -> Made:
+    made = aps_2idd(folder, truth)
+    (folder / "p.csv").unlink()
+    return Made(made.path, write_mda(folder / "2xfm_0054.mda", MM, truth, spare=2), made.settings)
+
+
+def aps_34ide(folder: Path, truth: Truth) -> Made:
+    made = tiff(folder, truth)
+    (folder / "p.csv").unlink()
+    return Made(made.path, write_mda(folder / "p.mda", 1e-5, truth), made.settings)
+
+
+def bnp(folder: Path, truth: Truth) -> Made:
+    made = aps_2idd(folder, truth)
+    (folder / "p.csv").unlink()
+    return Made(made.path, write_mda(folder / "p.mda", UM, truth), made.settings)
+
+
+def hxn(folder: Path, truth: Truth) -> Made:
+    path = write_hdf5(folder / "scan_1.h5", {"entry/data/data": truth.counts})
+    positions = write_mda(folder / "p.mda", UM, truth, kind="flat")
+    return Made(path, positions, {"pixel_size_m": PIXEL_M})
+
+
+def hxn_tiff(folder: Path, truth: Truth) -> Made:
+    made = tiff(folder, truth)
+    (folder / "p.csv").unlink()
+    return Made(made.path, write_mda(folder / "p.mda", UM, truth, kind="flat"), made.settings)
+
+
+def saxs(folder: Path, truth: Truth) -> Made:
+    for index, frame in enumerate(truth.counts):
+        name = f"sample_012_{index // GRID:05d}_{index % GRID:05d}"
+        contents = {
+            "entry/data/data": frame,
+            "entry/instrument/NDAttributes/monoE": [ENERGY_EV],
+            "entry/instrument/NDAttributes/ExposureTime": [0.1],
+        }
+        write_hdf5(folder / f"{name}.h5", contents)
+        row = [0.0, truth.y_m[index] / NM, -truth.x_m[index] / NM]
+        np.savetxt(folder / f"{name}.dat", np.array([row, row]))
+    first = folder / "sample_012_00000_00000"
+    return Made(first.with_suffix(".h5"), first.with_suffix(".dat"), _beam(172e-6, "energy_ev"))
+
+
+def velociprobe_encoder(folder: Path, truth: Truth) -> Made:
+    made = velociprobe(folder, truth)
+    assert made.positions is not None
+    rows = np.loadtxt(made.positions, delimiter=",", dtype=np.int64)
+    rows[:, 5], rows[:, 2] = -rows[:, 2], 0
+    np.savetxt(made.positions, rows, fmt="%d", delimiter=",")
+    return made
+
+
+def training_data(folder: Path, truth: Truth) -> Made:
+    side = 48
+    contents = {
+        "patterns": truth.counts,
+        "bad_pixels": np.zeros((SIZE, SIZE), bool),
+        "probe": truth.probe,
+        "object": np.ones((side, side), np.complex64),
+        "object_pixel_width_m": PIXEL_M,
+        "object_pixel_height_m": PIXEL_M,
+        "probe_position_x_px": truth.x_m / PIXEL_M,
+        "probe_position_y_px": truth.y_m / PIXEL_M,
+        "detector_object_distance_m": distance_for(55e-6),
+        "photon_energy_eV": ENERGY_EV,
+    }
+    return Made(write_hdf5(folder / "training.h5", contents))
+
+
+def polar_fly(folder: Path, truth: Truth) -> Made:
+    made = polar(folder, truth)
+    # Frames are numbered from 1, triggers from 0; each is read three times.
+    triggers = np.repeat(np.arange(len(truth.counts) + 1), 3)
+    rows = np.zeros((len(triggers), 24))
+    rows[:, 0] = rows[:, 1] = np.arange(len(rows))
+    rows[:, 2] = triggers
+    for column, values in ((3, truth.x_m), (4, truth.y_m)):
+        rows[:, column] = -np.concatenate([[0.0], values])[triggers] / NM
+    stream = write_hdf5(folder / "pos_000001.h5", {"entry/data/data": rows})
+    with h5py.File(made.path, "a") as file:
+        file["entry/externals/pos_stream"] = h5py.ExternalLink(stream.name, "entry/instrument")
+    return made
+
+
+def bnp_maps(folder: Path, truth: Truth) -> Made:
+    made = bnp(folder, truth)
+    (folder / "p.mda").unlink()
+    grid = {"MAPS/x_axis": np.arange(GRID) * 0.04, "MAPS/y_axis": np.arange(GRID) * 0.06}
+    return Made(made.path, write_hdf5(folder / "p.mda.h5", grid), made.settings)
+
+
+def isn_mda(folder: Path, truth: Truth) -> Made:
+    made = isn(folder, truth)
+    (folder / "positions.h5").unlink()
+    positions = write_mda(folder / "p.mda", MM, truth, kind="channels")
+    return Made(made.path, positions, made.settings)
+
+
 MAKERS: dict[str, Callable[[Path, Truth], Made]] = {
     "APS_2IDD": aps_2idd,
+    "APS_2IDE": aps_2ide,
+    "APS_34IDE": aps_34ide,
+    "APS_BNP": bnp,
+    "APS_BNP MAPS": bnp_maps,
     "APS_CSSI": cssi,
     "APS_ISN": isn,
+    "APS_ISN MDA": isn_mda,
     "APS_LamNI": lamni,
     "APS_Polar": polar,
+    "APS_Polar fly": polar_fly,
+    "APS_PtychoSAXS": saxs,
     "APS_PtychoSAXS_Processed": saxs_processed,
     "APS_PtychoSAXS_TIFF": saxs_tiff,
     "APS_Velociprobe_LI": velociprobe,
+    "APS_Velociprobe_PE": velociprobe_encoder,
+    "CNM_APS_HXN": hxn,
+    "CNM_APS_HXN_TIFF": hxn_tiff,
     "LCLS_XPP": lcls,
     "MAX_IV_NanoMAX": nanomax,
     "NPY": npy,
     "NSLS_II_1": nsls_1,
     "NSLS_II_2": nsls_2,
     "NSLS_II_MATLAB": nsls_matlab,
+    "Ptychodus_Training_Data": training_data,
     "SLS_cSAXS": csaxs,
     "TIFF": tiff,
 }
-"""By the name of the format."""
+"""By the name of the format, and which of its files."""
