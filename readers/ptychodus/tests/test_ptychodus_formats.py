@@ -155,3 +155,35 @@ def test_without_ptychodus_the_line_says_what_to_install(
             read("APS_CSSI", cssi(tmp_path, truth))
     finally:
         library.load_registry.cache_clear()
+
+
+def test_frames_that_a_detector_compressed(truth: Truth, tmp_path: Path) -> None:
+    hdf5plugin: Any = pytest.importorskip("hdf5plugin")
+    made = cssi(tmp_path, truth)
+    with h5py.File(made.path, "a") as file:
+        del file["exchange/data"]
+        file.create_dataset("exchange/data", data=truth.counts, **hdf5plugin.Bitshuffle())
+    scan = read("APS_CSSI", made)
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(truth.counts), rtol=1e-6)
+
+
+def test_a_centre_of_the_settings_goes_before_the_files(truth: Truth, tmp_path: Path) -> None:
+    counts = np.zeros((len(truth.counts), 24, 30), np.uint32)
+    counts[:, 5 : 5 + SIZE, 7 : 7 + SIZE] = truth.counts
+    made = cssi(tmp_path, truth)
+    with h5py.File(made.path, "a") as file:
+        del file["exchange/data"]
+        file["exchange/data"] = counts
+    scan = read("APS_CSSI", made, centre=[5 + SIZE // 2, 7 + SIZE // 2], crop=SIZE)
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(truth.counts), rtol=1e-6)
+
+
+@pytest.mark.parametrize("crop", [None, SIZE // 2])
+def test_a_smaller_detector_has_larger_pixels(
+    truth: Truth, tmp_path: Path, crop: int | None
+) -> None:
+    scan = read("APS_LamNI", lamni(tmp_path, truth), crop=crop)
+    ratio = SIZE // scan.size
+    assert scan.size == (crop or SIZE)
+    assert scan.pixel_size_m == pytest.approx((ratio * PIXEL_M, ratio * PIXEL_M))
+    assert np.ptp(scan.positions[:, 1]) == pytest.approx(np.ptp(truth.x_m) / PIXEL_M / ratio)
