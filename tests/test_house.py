@@ -65,7 +65,8 @@ PUBLIC = {
     },
     "options": {
         "ExecutionOptions", "FixtureOptions", "ID_PATTERN", "NAME_PATTERN", "NAME_RULE",
-        "OrientationOptions", "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions", "Stages", "TEXT_PATTERN",
+        "OrientationOptions", "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions",
+        "Stages", "TEXT_PATTERN",
         "TrainingOptions", "default_of", "description_of", "doc", "limits",
     },
     "scan": {

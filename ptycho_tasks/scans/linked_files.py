@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.compression import find_unknown_filter
 from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, real_path
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
@@ -100,6 +101,15 @@ class LinkedFiles:
             raise self._error(key, "was written in part only", "let the scan be completed")
         return item
 
+    def names(self, key: str) -> tuple[str, ...]:
+        """The names in a group; none where there is no group at that key.
+
+        Raises:
+            ScanError: see `dataset`.
+        """
+        item = self._find(self.root, key, key)
+        return tuple(item) if isinstance(item, h5py.Group) else ()
+
     def unwritten(self, dataset: h5py.Dataset, key: str, axis: int) -> NDArray[np.int64]:
         """Entries along an axis of which a part was never written; HDF5 reads that as the fill
         value.
@@ -163,6 +173,13 @@ class LinkedFiles:
         """Refuse a dataset of which a part is missing or out of reach."""
         if depth > _MOST_HOPS:
             raise self._error(key, "is a virtual dataset of itself", "write the data out")
+        unknown = find_unknown_filter(dataset)
+        if unknown is not None:
+            raise self._error(
+                key,
+                f"is compressed with {unknown}, which HDF5 does not know by itself",
+                "install hdf5plugin: pip install 'ptycho-tasks[compressed]'",
+            )
         if dataset.external:
             self._check_storage(dataset, key)
         elif dataset.is_virtual:

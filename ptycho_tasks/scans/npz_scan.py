@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_tasks.scans.npz import ESTIMATED_PROBE, NpzFile
 from ptycho_tasks.scans.raw_scan import (
@@ -62,7 +64,7 @@ def _read(npz: NpzFile, reading: Reading) -> RawScan:
     frames = frame_keys[0]
     raw = RawScan(
         npz.path,
-        Keyed(npz.path, frames, npz[frames]),
+        Keyed(npz.path, frames, _without_channel(npz[frames])),
         holds_counts=True if frames == "patterns" else None,
         frame_axis=_frame_axis(npz),
         pixel_size_m=reading.pixel_size_m or _metadata(npz, "pixel_size_m"),
@@ -80,6 +82,11 @@ def _read(npz: NpzFile, reading: Reading) -> RawScan:
         raw.is_probe_estimated = bool(np.any(npz[ESTIMATED_PROBE]))
     _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
     return raw
+
+
+def _without_channel(frames: NDArray[Any]) -> NDArray[Any]:
+    """Frames as images; networks' files may have one channel behind these axes."""
+    return frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
 
 
 def _check_keys(npz: NpzFile, frame_keys: list[str], reading: Reading) -> None:

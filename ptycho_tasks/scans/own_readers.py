@@ -79,4 +79,93 @@ class Ptychodus(OneFile):
         return open_ptychodus_frames(path, reading)
 
 
-npz, cxi, ptychodus = NPZ(), CXI(), Ptychodus()
+class AnyHDF5(OneFile):
+    """HDF5 of any layout, for which `source.datasets` says what lies where."""
+
+    name = "hdf5"
+
+    def claims(self, path: Path) -> bool:
+        """Never: where `source.datasets` is set, it is asked for."""
+        return False
+
+    def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
+        """See `ptycho_tasks.scans.any_hdf5`."""
+        from ptycho_tasks.scans.any_hdf5 import open_any_hdf5
+
+        return open_any_hdf5(path, reading)
+
+
+class Tike(OneFile):
+    """NPZ of tike."""
+
+    name = "tike"
+
+    def claims(self, path: Path) -> bool:
+        """By the names of its arrays."""
+        return (list_npz_keys(path) or frozenset()) >= _TIKE
+
+    def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
+        """See `ptycho_tasks.scans.tike_scan`."""
+        from ptycho_tasks.scans.tike_scan import open_tike_scan
+
+        return open_tike_scan(path, reading)
+
+
+class FoldSlice:
+    """Frames `*_dp.hdf5` with parameters `*_para.hdf5`."""
+
+    name = "fold_slice"
+
+    def claims(self, path: Path) -> bool:
+        """By the name of its frames."""
+        return "dp" in (list_hdf5_names(path) or ())
+
+    def files(self, path: Path, reading: Reading) -> Sequence[Path]:
+        """The parameters, where they are needed."""
+        from ptycho_tasks.scans.fold_slice_scan import find_parameters
+
+        needed = reading.needs_positions or reading.needs_probe
+        return [find_parameters(path)] if needed else []
+
+    def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
+        """See `ptycho_tasks.scans.fold_slice_scan`."""
+        from ptycho_tasks.scans.fold_slice_scan import open_fold_slice_scan
+
+        return open_fold_slice_scan(path, reading)
+
+
+class PtyPy(OneFile):
+    """Data of PtyPy, `.ptyd`."""
+
+    name = "ptypy"
+
+    def claims(self, path: Path) -> bool:
+        """By the groups of its data, or those of its reconstructions."""
+        names = list_hdf5_names(path) or frozenset()
+        return names >= {"chunks"} or names >= {"content", "header"}
+
+    def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
+        """See `ptycho_tasks.scans.ptypy_scan`."""
+        from ptycho_tasks.scans.ptypy_scan import open_ptypy_scan
+
+        return open_ptypy_scan(path, reading)
+
+
+class PtyLab(OneFile):
+    """HDF5 of PtyLab."""
+
+    name = "ptylab"
+
+    def claims(self, path: Path) -> bool:
+        """By the name of its frames."""
+        return "ptychogram" in (list_hdf5_names(path) or ())
+
+    def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
+        """See `ptycho_tasks.scans.ptylab_scan`."""
+        from ptycho_tasks.scans.ptylab_scan import open_ptylab_scan
+
+        return open_ptylab_scan(path, reading)
+
+
+npz, cxi, ptychodus, hdf5 = NPZ(), CXI(), Ptychodus(), AnyHDF5()
+tike, fold_slice, ptypy, ptylab = Tike(), FoldSlice(), PtyPy(), PtyLab()

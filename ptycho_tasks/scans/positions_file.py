@@ -29,7 +29,7 @@ def apply_positions(raw: RawScan, path: Path) -> None:
         raise ScanError(f"{path}: holds no positions; expected a line a frame; {_ADVICE}")
     x, y, rows = _choose_columns(path, rows)
     raw.x, raw.y = (Keyed(path, name, _column(path, rows, i)) for name, i in (("x", x), ("y", y)))
-    raw.positions_are_pixels, raw.rows = False, None
+    raw.positions_are_pixels, raw.unit_m, raw.rows = False, None, None
     if stamp is not None:
         raw.note(f"positions taken from {path.name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.content import has_hdf5_signature, has_zip_signature
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import Array, Keyed, RawScan, Reading, first_variation
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scans.linked_files import LinkedFiles
 
 _KEYS = ("probeGuess", "probe")
 _HDF5_KEYS = (*_KEYS, "entry_1/instrument_1/source_1/illumination")
@@ -41,13 +45,18 @@ def _read(path: Path, reading: Reading) -> tuple[str, Array]:
         from ptycho_tasks.scans.hdf5_values import open_linked
 
         with open_linked(path, reading) as file:
-            for key in _HDF5_KEYS:
+            for key in (*_HDF5_KEYS, *_list_ptypy_probes(file)):
                 dataset = file.dataset(key)
                 if dataset is not None:
                     return key, np.asarray(dataset[()])
     else:
         return "probe", _read_npy(path)
     raise ScanError(f"{path}: holds no {' and no '.join(_KEYS)}; give a file with a probe")
+
+
+def _list_ptypy_probes(file: LinkedFiles) -> list[str]:
+    """Where a reconstruction of PtyPy has its probe: each scan's in a group of its own."""
+    return [f"content/probe/{name}/data" for name in file.names("content/probe")]
 
 
 def _read_npy(path: Path) -> Array:

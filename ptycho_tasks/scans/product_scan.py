@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.content import has_zip_signature
+from ptycho_tasks.scans.content import has_zip_signature, list_hdf5_names
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import (
     Array,
@@ -82,6 +83,9 @@ def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
     Raises:
         ScanError: the product cannot be read, or does not belong to the frames.
     """
+    if "entry_1" in _list_names(path):
+        _apply_cxi(raw, path, reading)
+        return
     with _open(path, reading, raw) as product:
         if not product.number("far_field", missing=1.0):
             raise refused(
@@ -108,6 +112,26 @@ def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
     if reading.pixel_size_m:
         raw.note(f"pixel_size_m: ignored, the pixel of the product {path.name} is taken")
     raw.note(f"positions, probe and object taken from the product {path.name}")
+
+
+def _list_names(path: Path) -> frozenset[str]:
+    names = list_hdf5_names(path) if path.is_file() else None
+    return names or frozenset()
+
+
+def _apply_cxi(raw: RawScan, path: Path, reading: Reading) -> None:
+    """Take what a product gives from a CXI file, which has a position for each frame."""
+    from ptycho_tasks.scans.hdf5_scan import open_cxi_scan
+
+    own = replace(reading, has_product=False, positions=None, probe=None)
+    with open_cxi_scan(path, own) as product:
+        raw.x, raw.y, raw.probe, raw.numbers = product.x, product.y, product.probe, None
+        raw.positions_are_pixels, raw.grid = product.positions_are_pixels, product.grid
+        raw.pixel_size_m = product.pixel_size_m
+        raw.energy_ev, raw.distance_m = product.energy_ev, product.distance_m
+        raw.exposure_s = product.exposure_s or raw.exposure_s
+        raw.files |= product.files
+    raw.note(f"positions and probe taken from the CXI file {path.name}")
 
 
 @contextmanager

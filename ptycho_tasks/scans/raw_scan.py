@@ -241,6 +241,9 @@ class RawScan:
     """(M,) integers."""
     positions_are_pixels: bool = False
     """Whether the reader has converted them, from units that the file says."""
+    unit_m: float | None = None
+    """What the unit of the positions is in metres, where the file says it; None: they are pixels.
+    What the user says goes before it."""
     start_x: Keyed | None = None
     """(M,) pixels."""
     start_y: Keyed | None = None
@@ -299,9 +302,10 @@ class RawScan:
         axis = self._axis(reading.frame_axis, len(positions))
         scale = self._shape(axis, reading)
         size = self._size(axis)
-        positions = positions * self._pixels_a_unit(self.x, reading, scale)
+        factor = self._pixels_a_unit(self.x, reading, scale)
+        positions = positions * factor
         start = self._start_positions(len(positions))
-        start = None if start is None else orient(start * scale, reading.orientation, positions)
+        start = None if start is None else orient(start * factor, reading.orientation, positions)
         positions = orient(positions, reading.orientation, positions)
         index = self._scan_index(len(positions))
         keep = self._frames_of_scan(index, reading.scan_index, len(positions))
@@ -550,16 +554,19 @@ class RawScan:
 
     def _pixels_a_unit(self, x: Keyed, reading: Reading, scale: float) -> NDArray[np.float64]:
         """(2,) what a unit of (y, x) is in pixels; `scale` is what one of the file is."""
-        if reading.units in ("auto", "pixels") or self.positions_are_pixels:
+        metres = self.unit_m if reading.units == "auto" else METRES.get(reading.units)
+        if metres is None or self.positions_are_pixels:
             return np.full(2, scale)
+        unit = f"a unit of {metres:g} m" if reading.units == "auto" else reading.units
         if self.pixel_size_m is None:
+            says = "as source.units says" if reading.units != "auto" else "as the file says"
             raise x.refused(
-                f"is in {reading.units}, as source.units says, and the size of a pixel is unknown",
+                f"is in {unit}, {says}, and the size of a pixel is unknown",
                 "the size of an object pixel",
                 "set source.pixel_size_m",
             )
-        self.note(f"{x.key}: {reading.units} converted to pixels")
-        return METRES[reading.units] / np.array(self.pixel_size_m)
+        self.note(f"{x.key}: {unit} converted to pixels")
+        return metres / np.array(self.pixel_size_m)
 
     def _frames_of_scan(
         self, index: NDArray[np.int64] | None, wanted: int | None, count: int

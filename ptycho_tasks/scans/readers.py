@@ -81,7 +81,8 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
 @contextmanager
 def _open_scan(path: Path, reading: Reading, root: Path | None) -> Iterator[RawScan]:
     """What the file's reader gives; the file may stay open in the block."""
-    entry, reader = choose_reader(path, reading.reader, root)
+    named = reading.reader or ("hdf5" if reading.datasets else None)
+    entry, reader = choose_reader(path, named, root)
     with entry.explain_failures(path):
         stamps = _stamp_files(entry, path, reader.files(path, reading))
         with reader.open(path, reading) as raw:

@@ -201,10 +201,11 @@ def _unknown(path: Path, root: Path | None) -> ScanError:
     from ptycho_tasks.scans.content import has_hdf5_signature
 
     if has_hdf5_signature(path):
-        from ptycho_tasks.scans.hdf5_content import describe_datasets
+        from ptycho_tasks.scans.hdf5_content import list_datasets
 
         return ScanError(
-            f"{path}: no reader knows this HDF5 file; it holds {describe_datasets(path)}; name "
+            f"{path}: no reader knows this HDF5 file; it holds "
+            f"{list_datasets(path).describe()}; name "
             "what is needed, as in `source.datasets: {diff3d: PATH, xcoords: PATH, ycoords: PATH, "
             "probeGuess: PATH}`"
         )

@@ -76,8 +76,8 @@ class Window:
 
     def cut_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(n, n) of (H, W): a pixel is bad where one of those that it is made of is."""
-        bad = np.any(self.blocks(self.cut(mask[None])), axis=(2, 4))
-        return np.asarray(bad)[0] != 0
+        bad = self.blocks(self.cut(mask[None])).max(axis=(2, 4))
+        return np.asarray(bad[0], dtype=np.bool_)
 
     def blocks(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(m, n, bin, n, bin) of (m, side, side)."""
