@@ -45,6 +45,7 @@ _READING = (
     "builds/stages",
     "scan",
     "scans/content",
+    "scans/cxi_product",
     "scans/hdf5_scan",
     "scans/hdf5_values",
     "scans/linked_files",

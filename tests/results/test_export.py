@@ -18,6 +18,8 @@ from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.results.export import FORMATS, export_product
 from ptycho_tasks.results.pictures import centred_phase
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,23 @@ def test_cxi_holds_the_product(product: Path, tmp_path: Path) -> None:
         assert not z.any()
         sides = [PIXEL_M[1] * file["object"].shape[2], PIXEL_M[0] * file["object"].shape[1], 0]
         np.testing.assert_allclose(cxi["entry_1/image_2/image_size"], sides)
+
+
+@pytest.mark.parametrize("suffix", [".cxi", ".npz"])
+def test_an_export_is_read_again(
+    product: Path, reconstruction: Reconstruction, scan: ScanData, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"product{suffix}"
+    export_product(product, output)
+    write_scan(tmp_path / "frames.npz", scan)
+    back = read_scan(tmp_path / "frames.npz", product=output)
+    expected = reconstruction.positions - reconstruction.origin
+    np.testing.assert_allclose(back.positions, expected, atol=1e-9)
+    assert back.object is not None
+    assert np.array_equal(back.object, reconstruction.object)
+    assert np.array_equal(back.probe, reconstruction.probe)
+    assert back.pixel_size_m == PIXEL_M
+    assert (back.energy_ev, back.distance_m, back.exposure_s) == (8000.0, 2.0, 0.1)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

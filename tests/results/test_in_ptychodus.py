@@ -93,7 +93,7 @@ def test_an_export_is_the_same_product(
     assert found.losses == expected.losses
 
 
-@pytest.mark.parametrize("name", ["HDF5", "NPZ"])
+@pytest.mark.parametrize("name", ["CXI", "HDF5", "NPZ"])
 def test_what_ptychodus_writes_is_read_again(
     registry: Any,
     product: Path,
