@@ -28,6 +28,7 @@ ORDER = {
         "builds",
         "config",
         "results",
+        "reader",
         "scans",
         "backends",
         "backend",
@@ -73,6 +74,7 @@ PUBLIC = {
         "Canvas", "ScanData", "canvas_of", "canvas_sides", "corners_and_fractions",
         "evenly_spaced", "release_pages", "scan_numbers", "take_frames",
     },
+    "reader": set(),  # all of it stands in scans/
     "tasks": {
         "DOIT_CONFIG", "DefaultContinue", "Reporter", "task_evidence", "task_fixture",
         "task_infer", "task_source", "task_train",

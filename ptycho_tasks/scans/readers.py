@@ -10,7 +10,7 @@ from typing import Any
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
-from ptycho_tasks.scans.recognition import ReaderEntry, choose_reader
+from ptycho_tasks.scans.recognition import Reader, ReaderEntry, choose_reader
 from ptycho_tasks.system.files import FileStamp, file_stamp
 
 
@@ -49,10 +49,23 @@ def read_scan(
         has_product=product is not None,
         **settings,
     )
+    named = reading.reader or ("hdf5" if reading.datasets else None)
+    entry, reader = choose_reader(path, named, root)
+    return read_with(entry, reader, path, reading, product)
+
+
+def read_with(
+    entry: ReaderEntry, reader: Reader, path: Path, reading: Reading, product: Path | None = None
+) -> ScanData:
+    """Read a scan with a reader, and check it.
+
+    Raises:
+        ScanError: see `read_scan`.
+    """
     beside = (product, reading.positions, reading.probe)
     read = [path, *(Path(file) for file in beside if file not in (None, "estimate"))]
     stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
-    with _open_scan(path, reading, root) as raw:
+    with _open_scan(entry, reader, path, reading) as raw:
         if product is not None:
             from ptycho_tasks.scans.product_scan import apply_product
 
@@ -79,10 +92,10 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
 
 
 @contextmanager
-def _open_scan(path: Path, reading: Reading, root: Path | None) -> Iterator[RawScan]:
-    """What the file's reader gives; the file may stay open in the block."""
-    named = reading.reader or ("hdf5" if reading.datasets else None)
-    entry, reader = choose_reader(path, named, root)
+def _open_scan(
+    entry: ReaderEntry, reader: Reader, path: Path, reading: Reading
+) -> Iterator[RawScan]:
+    """What a reader gives; the file may stay open in the block."""
     with entry.explain_failures(path):
         stamps = _stamp_files(entry, path, reader.files(path, reading))
         with reader.open(path, reading) as raw:

@@ -1,4 +1,4 @@
-"""Help for the tests of backends: the conformance suite."""
+"""Help for the tests of backends and readers: the conformance suites."""
 
 try:
     import pytest  # noqa: F401
@@ -8,5 +8,6 @@ except ImportError:
     ) from None
 
 from ptycho_tasks.testing.conformance import BackendConformance
+from ptycho_tasks.testing.reader import ReaderConformance
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "ReaderConformance"]
