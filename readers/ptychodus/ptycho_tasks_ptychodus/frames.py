@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.raw_scan import Reading
+from ptycho_tasks.reader import Reading
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 from ptycho_tasks_ptychodus.opening import Opening
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ptycho_tasks_ptychodus.formats import FORMATS, Format
 
 if TYPE_CHECKING:
-    from ptycho_tasks.scans.raw_scan import RawScan, Reading
+    from ptycho_tasks.reader import RawScan, Reading
 
 
 class FacilityReader:

@@ -32,14 +32,14 @@ def distance_for(detector_pixel_m: float) -> float:
 class Truth:
     """What all the files hold."""
 
-    counts: NDArray[np.uint32]
-    """(M, N, N), M = 25 on 5 lines."""
+    counts: NDArray[np.generic]
+    """(M, N, N); of most, M = 25 on 5 lines."""
     x_m: NDArray[np.float64]
     y_m: NDArray[np.float64]
     probe: NDArray[np.complex64]
 
     @property
-    def lines(self) -> NDArray[np.uint32]:
+    def lines(self) -> NDArray[Any]:
         """(5, 5, N, N)."""
         return self.counts.reshape(GRID, GRID, SIZE, SIZE)
 
