@@ -101,8 +101,7 @@ class Stack:
         if not has_memory_for(needed):
             raise ScanError(
                 f"{self._opening.path}: {array.get_label()} takes {format_gb(needed)} at once, of "
-                f"which {format_gb(available_bytes())} fit into memory now; read it on a larger "
-                "machine"
+                f"which {format_gb(available_bytes())} fit into memory now; set source.crop"
             )
         with self._opening.read():
             patterns = np.asarray(array.get_patterns(read_region=self._region))
