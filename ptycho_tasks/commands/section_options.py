@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_origin
 
 import click
 import msgspec
@@ -26,7 +26,8 @@ def section_options(
             if field.name in without:
                 continue
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
-            default = default_of(field) or "none"
+            default = default_of(field)
+            default = "none" if not default or isinstance(default, Section) else default
             words = tuple(map(str, list_choices(field.type)))
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
@@ -47,6 +48,31 @@ def _value_word(annotation: Any) -> str:
     return "INTEGER" if int in classes else "NUMBER" if float in classes else "TEXT"
 
 
+def _has_structure(annotation: Any) -> bool:
+    """Whether a field takes a mapping or a list of numbers, which one option gives as YAML."""
+    kinds = [*_parts(annotation)]
+    sections = (one for one in kinds if isinstance(one, type) and issubclass(one, Section))
+    return any(get_origin(one) is dict for one in kinds) or list[float] in kinds or any(sections)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _parts(argument)
+
+
+def parse_yaml_value(value: Any) -> Any:
+    """A text as it would stand in ptycho.yaml; what is no YAML stays a text, to be refused so."""
+    if not isinstance(value, str):
+        return value
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
 def _classes(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, type):
         yield annotation
@@ -60,9 +86,11 @@ def read_section(kind: type[SectionType], values: dict[str, Any]) -> SectionType
     Raises:
         ConfigError: a value is wrong; the option is named.
     """
-    names = {field.name for field in msgspec.structs.fields(kind)}
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
     texts = {
-        key: value for key, value in values.items() if key in names and value not in (None, ())
+        key: parse_yaml_value(value) if _has_structure(fields[key].type) else value
+        for key, value in values.items()
+        if key in fields and value not in (None, ())
     }
     try:
         return make_section(texts, kind, strict=False)

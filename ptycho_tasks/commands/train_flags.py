@@ -12,6 +12,7 @@ import msgspec
 
 from ptycho_tasks.commands.completion import complete_backends
 from ptycho_tasks.commands.flags import Flag, FlagTable, OldName
+from ptycho_tasks.commands.section_options import parse_yaml_value
 from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
 from ptycho_tasks.options import ExecutionOptions
@@ -27,6 +28,18 @@ class _NonEmptyPath(click.Path):
         if not os.fspath(value):
             self.fail("the path is empty; name one", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class _FileOrEstimate(_NonEmptyPath):
+    """A file, or the word that asks for an estimate."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "estimate" else super().convert(value, param, ctx)
+
+
+def mapping(text: str) -> Any:
+    """A value as it would stand in ptycho.yaml; the help names it by this function's name."""
+    return parse_yaml_value(text)
 
 
 _FILE = _NonEmptyPath(dir_okay=False, path_type=Path)
@@ -49,7 +62,13 @@ _WORKERS = Flag("--num-workers", "execution.num_workers", "Workers that read fra
 
 def _reading() -> Iterator[Flag]:
     """A flag for each setting that says how a scan is read."""
-    kinds = {"scan_index": int, "pixel_size_m": float, "energy_ev": float, "distance_m": float}
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(("scan_index", "crop", "bin"), int),
+        **dict.fromkeys(("pixel_size_m", "energy_ev", "distance_m"), float),
+        **dict.fromkeys(("datasets", "orientation", "centre"), mapping),
+        "positions": _FILE,
+        "probe": _FileOrEstimate(dir_okay=False, path_type=Path),
+    }
     for field in msgspec.structs.fields(SourceOptions):
         if field.name in READING:
             meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
@@ -59,11 +78,19 @@ def _reading() -> Iterator[Flag]:
                 f"source.{field.name}",
                 f"{text[0].upper()}{text[1:]}.",
                 kinds.get(field.name, str),
-                words=list_choices(field.type),
+                words=() if field.name in kinds else list_choices(field.type),
             )
 
 
-_READING = tuple(_reading())
+_READING = (
+    Flag(
+        "--product",
+        "source.product",
+        "A Ptychodus product that gives positions and probe to the frames of the scan.",
+        _FILE,
+    ),
+    *_reading(),
+)
 
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.hdf5_content import Content, list_datasets
+from ptycho_tasks.scans.hdf5_content import Content, Listed, list_datasets
 from ptycho_tasks.scans.hdf5_values import (
     ENERGIES,
     JOULES_PER_EV,
@@ -189,13 +189,21 @@ def _parse_part(text: str) -> tuple[int | slice, ...]:
     return tuple(items)
 
 
+def _show_column(one: Listed, column: int) -> str:
+    """A dataset of coordinates, with the part of it where it holds several."""
+    if len(one.shape) < 2 or 1 in one.shape:
+        return one.name
+    return f"{one.name}[:, {column}]" if one.shape[1] <= 3 else f"{one.name}[{column}]"
+
+
 def _guess(key: str, content: Content) -> list[str]:
     """Datasets of the shape and type that a key asks for, those with a name like it first."""
     frames = content.find_frames()
     count = frames.shape[0] if frames is not None else 0
     words = {"diff3d": "data", "xcoords": "x", "ycoords": "y", "probeGuess": "prob"}
+    column = {"xcoords": 0, "ycoords": 1}.get(key, 0)
     fitting = [
-        one.name
+        _show_column(one, column) if "coords" in key else one.name
         for one in content.datasets
         if (key == "diff3d" and len(one.shape) in (3, 4) and one.kind in "fiu")
         or (key == "probeGuess" and len(one.shape) in (2, 3, 4) and one.kind == "c")

@@ -28,6 +28,22 @@ fixture: {subset_size: 25}
 backend: epie
 training: {epochs: 5}
 """
+SPARE = """\
+class Spare:
+    name = "spare"
+
+    def claims(self, path):
+        return False
+
+    def files(self, path, reading):
+        return []
+
+    def open(self, path, reading):
+        raise NotImplementedError
+
+
+reader = Spare()
+"""
 CORE = Path(code.__file__).parents[1]
 KNOWS = "from ptycho_tasks.options import ExecutionOptions\n\n\n"
 REFINE = "refine: {backend: further, epochs: 2}\n"
@@ -61,6 +77,11 @@ def bases(_built, tmp_path_factory):
     shutil.copy(scan, reading / "scan.npz")
     shutil.copy(scan, reading / "copy.npz")
     shutil.copy(_built / "runs/default/inference/reconstruction.h5", reading / "product.h5")
+    with np.load(scan) as arrays:
+        places = np.stack([arrays["xcoords"], arrays["ycoords"]], axis=1)
+    np.savetxt(reading / "positions.txt", places, fmt="%.17g", header="x y", comments="")
+    (reading / "readers").mkdir()
+    (reading / "readers/spare.py").write_text(SPARE)
     (reading / "ptycho.yaml").write_text(FILE_SOURCE)
     for root in (simulated, reading):
         add_backends(root / "backends")
@@ -241,6 +262,10 @@ CHANGES = {
         EPIE, "class EPIE:\n", 'class EPIE:\n    """Text."""\n    # more\n'
     ),
     ("a module that a local backend imports", "other code"): in_file("helper.py", "1", "2"),
+    ("a project's reader", "other code"): in_file("readers/spare.py", "return []", "return ()"),
+    ("a project's reader", "a comment and a docstring"): in_file(
+        "readers/spare.py", "class Spare:\n", 'class Spare:\n    """Text."""\n    # more\n'
+    ),
     (
         "the core's code that cuts the fixture, in an editable install",
         "other code",

@@ -25,6 +25,17 @@ SAMPLES = {
     "--stray-frames": ("keep", "keep"),
     "--bad-pixels": ("ignore", "ignore"),
     "--probe": ("estimate", "estimate"),
+    "--product": ("other.npz", "other.npz"),
+    "--positions": ("other.npz", "other.npz"),
+    "--reader": ("npz", "npz"),
+    "--centre": ("[30, 34]", [30, 34]),
+    "--crop": ("32", 32),
+    "--bin": ("2", 2),
+    "--datasets": ("{diff3d: a/b}", {"diff3d": "a/b"}),
+    "--orientation": (
+        "{swap: true}",
+        {"swap": True, "flip_x": False, "flip_y": False, "rotate_deg": 0.0},
+    ),
     "--backend": ("plain", "plain"),
     "--model-type": ("supervised", "supervised"),
     "--n-groups": ("32", 32),
@@ -82,7 +93,8 @@ def test_every_flag_reaches_the_payload(begun, call, command, name, key, spellin
     assert code == 0, err
     ((stage, payload),) = begun
     assert stage == command
-    assert payload.values[key] == value
+    below = {k.rpartition(".")[2]: v for k, v in payload.values.items() if k.startswith(f"{key}.")}
+    assert payload.values.get(key, below) == value
 
 
 def test_every_flag_of_the_contract_is_there():
@@ -93,11 +105,12 @@ def test_every_flag_of_the_contract_is_there():
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
         "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
-        "dark-frames stray-frames bad-pixels probe force memory-gb",
+        "dark-frames stray-frames bad-pixels probe product positions reader datasets orientation "
+        "centre crop bin force memory-gb",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
-        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels probe force "
-        "memory-gb",
+        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels probe product "
+        "positions reader datasets orientation centre crop bin force memory-gb",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}

@@ -1,0 +1,123 @@
+"""HDF5 of any layout, by `source.datasets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ptycho_tasks.scans.readers import read_scan
+from scan_files import (
+    COUNTS,
+    DETECTOR_PIXEL_M,
+    DISTANCE_M,
+    ENERGY_EV,
+    WAVELENGTH_M,
+    M,
+    N,
+    canonical,
+    message,
+    save,
+)
+
+C = canonical()
+PITCH = DETECTOR_PIXEL_M[0]
+PIXEL_UM = WAVELENGTH_M * DISTANCE_M / (N * PITCH) * 1e6
+PLACES = {
+    "diff3d": "entry/frames",
+    "xcoords": "motors[:, 0]",
+    "ycoords": "motors[:, 1]",
+    "probeGuess": "guess/wave",
+    "energy_ev": "beam/energy",
+    "distance_m": "beam/z",
+    "detector_pixel_m": "beam/pitch",
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["entry/frames"] = COUNTS.astype("u2")
+        file["motors"] = np.stack([C["xcoords"], C["ycoords"], np.zeros(M)], axis=1) * PIXEL_UM
+        file["motors"].attrs["units"] = "um"
+        file["guess/wave"] = C["probeGuess"]
+        for key, value, unit in (
+            ("energy", ENERGY_EV / 1e3, "keV"), ("z", DISTANCE_M * 1e3, "mm"), ("pitch", PITCH, "m")
+        ):  # fmt: skip
+            file[f"beam/{key}"] = value
+            file[f"beam/{key}"].attrs["units"] = unit
+    return tmp_path / "scan.h5"
+
+
+def test_a_file_of_any_layout_is_read_with_its_units(file: Path) -> None:
+    scan = read_scan(file, datasets=PLACES)
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(COUNTS), rtol=1e-6)
+    np.testing.assert_allclose(scan.positions, np.stack([C["ycoords"], C["xcoords"]], axis=1))
+    np.testing.assert_array_equal(scan.probe, C["probeGuess"][None])
+    assert (scan.energy_ev, scan.distance_m) == pytest.approx((ENERGY_EV, DISTANCE_M))
+    assert scan.pixel_size_m == pytest.approx((PIXEL_UM * 1e-6,) * 2)
+
+
+def test_keys_of_ours_need_not_be_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ours.h5", "w") as file:
+        for key, value in C.items():
+            file[key] = value
+    scan = read_scan(tmp_path / "ours.h5", datasets={"diff3d": "diff3d"})
+    np.testing.assert_array_equal(scan.diffraction, C["diff3d"])
+    assert scan.object is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"diff3d": "entry/data"}, "perhaps `diff3d: entry/frames`"),
+        ({"xcoords": "motor_x"}, "perhaps `xcoords: motors[:, 0]`"),
+        ({"ycoords": None}, "ycoords is not in the file"),
+        ({"ycoords": "y"}, "perhaps `ycoords: motors[:, 1]`"),
+        ({"probeGuess": "guess"}, "perhaps `probeGuess: guess/wave`"),
+        ({"xcoords": "motors"}, "as in `xcoords: motors[:, 0]`"),
+        ({"xcoords": "motors[:, 7]"}, "of which [:, 7] cannot be taken"),
+        ({"probe": "guess/wave"}, "unknown key `probe`; known keys: diff3d, xcoords"),
+        ({"energy_ev": "beam/e"}, "energy_ev (beam/e) is not in the file"),
+        ({"energy_ev": None}, "the size of a pixel is unknown"),
+        ({"diff3d": "guess/wave"}, "three axes"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(
+    file: Path, change: dict[str, Any], said: str
+) -> None:
+    places = {key: place for key, place in (PLACES | change).items() if place is not None}
+    text = message(file, datasets=places)
+    assert said in text
+    if "is not in the file" in text:
+        assert "entry/frames (6 x 8 x 8 uint16)" in text
+
+
+def test_a_zip_is_no_hdf5(tmp_path: Path) -> None:
+    assert "not a complete HDF5 file" in message(save(tmp_path, C), datasets=PLACES)
+
+
+def test_the_user_s_word_on_units_goes_first(file: Path) -> None:
+    scan = read_scan(file, datasets=PLACES, units="pixels")
+    assert np.ptp(scan.positions, axis=0) == pytest.approx(
+        np.ptp([C["ycoords"], C["xcoords"]], axis=1) * PIXEL_UM
+    )
+
+
+def test_compression_that_is_not_known_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "packed.h5"
+    with h5py.File(path, "w") as file:
+        for key, value in C.items():
+            file[key] = value
+        del file["diff3d"]
+        file.create_dataset("diff3d", data=C["diff3d"], compression="lzf")
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: number < 256)
+    monkeypatch.setitem(__import__("sys").modules, "hdf5plugin", None)
+    said = message(path, datasets={"diff3d": "diff3d"})
+    assert "'diff3d' is compressed with lzf (32000)" in said
+    assert "pip install 'ptycho-tasks[compressed]'" in said

@@ -1,0 +1,296 @@
+"""Settings that change frames and positions: orientation, centre, crop, bin; probe and positions
+from other files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_tasks.options import OrientationOptions, SimulationOptions
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.scans.shaping import Window, orient
+from scan_files import (
+    COUNTS,
+    DETECTOR_PIXEL_M,
+    DISTANCE_M,
+    WAVELENGTH_M,
+    M,
+    N,
+    canonical,
+    cxi,
+    message,
+    save,
+    save_hdf5,
+)
+
+TURNS = st.builds(
+    OrientationOptions, swap=st.booleans(), flip_x=st.booleans(), flip_y=st.booleans(),
+    rotate_deg=st.floats(-180, 180),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def simulated() -> ScanData:
+    options = SimulationOptions(size=32, grid=5, step=4, photons=1e9, probe_radius=5, seed=2)
+    return simulate(options)
+
+
+@pytest.fixture
+def write(simulated: ScanData, tmp_path: Path) -> Any:
+    def write(**changes: Any) -> Path:
+        write_scan(tmp_path / "scan.npz", simulated)
+        if not changes:
+            return tmp_path / "scan.npz"
+        with np.load(tmp_path / "scan.npz") as arrays:
+            return save(tmp_path, {**arrays, **changes}, "changed.npz")
+
+    return write
+
+
+def misfit(scan: ScanData, truth: ScanData) -> float:
+    """The R-factor of the true object, where the scan's own pixels are those of the truth."""
+    assert truth.object is not None
+    canvas = canvas_of(truth.positions, truth.size)
+    (y, x), (height, width) = canvas.origin, canvas.shape
+    part = truth.object[y : y + height, x : x + width]
+    found = data_misfit(part, canvas.origin, scan.probe, scan.positions, scan.diffraction)
+    return found.r_factor
+
+
+def test_what_asks_for_no_change_leaves_frames_mapped(write: Any) -> None:
+    scan = read_scan(write(), centre=[16, 16], crop=32, bin=1, orientation=OrientationOptions())
+    assert isinstance(scan.diffraction, np.memmap)
+    assert scan.notes == ()
+
+
+def test_orientation_leaves_frames_mapped(write: Any) -> None:
+    scan = read_scan(write(), orientation=OrientationOptions(swap=True))
+    assert isinstance(scan.diffraction, np.memmap)
+    assert scan.object is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "setting"),
+    [
+        (lambda y, x: (x, y), OrientationOptions(swap=True)),
+        (lambda y, x: (y, -x), OrientationOptions(flip_x=True)),
+        (lambda y, x: (-y, -x), OrientationOptions(flip_x=True, flip_y=True)),
+        (lambda y, x: (-x, y), OrientationOptions(swap=True, flip_x=True)),
+    ],
+)
+def test_positions_that_lie_otherwise_are_put_right(
+    write: Any, simulated: ScanData, wrong: Any, setting: OrientationOptions
+) -> None:
+    y, x = wrong(*simulated.positions.T)
+    scan = read_scan(write(ycoords=y, xcoords=x), orientation=setting)
+    moved = scan.positions - scan.positions[0]
+    np.testing.assert_allclose(moved, simulated.positions - simulated.positions[0], atol=1e-9)
+
+
+@given(TURNS)
+def test_distances_stay_and_turning_back_gives_the_same(turn: OrientationOptions) -> None:
+    places = np.random.default_rng(0).uniform(0, 50, (7, 2))
+    turned = orient(places, turn, places)
+    np.testing.assert_allclose(
+        np.linalg.norm(turned - turned[0], axis=1), np.linalg.norm(places - places[0], axis=1)
+    )
+    only_turned = OrientationOptions(rotate_deg=turn.rotate_deg)
+    back = OrientationOptions(rotate_deg=-turn.rotate_deg)
+    there = orient(places, only_turned, places)
+    np.testing.assert_allclose(orient(there, back, there), places, atol=1e-9)
+
+
+def test_a_turn_is_from_x_to_y() -> None:
+    places = np.array([[0.0, -1.0], [0.0, 1.0]])  # (y, x): along x
+    turned = orient(places, OrientationOptions(rotate_deg=90.0), places)
+    np.testing.assert_allclose(turned, [[-1.0, 0.0], [1.0, 0.0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("centre", ["auto", [19, 14]])
+def test_frames_off_centre_are_put_right(write: Any, simulated: ScanData, centre: Any) -> None:
+    rolled = np.roll(simulated.diffraction, (3, -2), (1, 2))
+    assert misfit(read_scan(write(diff3d=rolled)), simulated) > 0.3
+    scan = read_scan(write(diff3d=rolled), centre=centre)
+    assert misfit(scan, simulated) < 0.02
+    assert any("lie beyond the detector" in note for note in scan.notes)
+
+
+def test_a_hot_pixel_does_not_draw_the_centre(write: Any, simulated: ScanData) -> None:
+    hot = simulated.diffraction.copy()
+    hot[:, 2, 29] = hot.max() * 30
+    notes = read_scan(write(diff3d=hot), centre="auto").notes
+    assert any("found at pixel (16, 16)" in note for note in notes)
+
+
+def test_a_crop_keeps_the_field_of_view_in_larger_pixels(write: Any, simulated: ScanData) -> None:
+    scan = read_scan(write(), crop=24, pixel_size_m=1e-8)
+    np.testing.assert_array_equal(scan.diffraction, simulated.diffraction[:, 4:28, 4:28])
+    np.testing.assert_allclose(scan.positions, simulated.positions * 24 / 32)
+    assert scan.pixel_size_m == pytest.approx((1e-8 * 32 / 24,) * 2)
+    # What is lost is light beyond the crop.
+    kept = np.square(np.abs(scan.probe)).sum() / np.square(np.abs(simulated.probe)).sum()
+    assert 0.9 < kept <= 1.0
+
+
+def test_bins_keep_the_pixels_of_a_smaller_field_of_view(write: Any, simulated: ScanData) -> None:
+    scan = read_scan(write(), bin=2)
+    counts = np.square(simulated.diffraction, dtype=np.float64)
+    binned = counts.reshape(len(counts), 16, 2, 16, 2).sum(axis=(2, 4))
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(binned), rtol=1e-5)
+    np.testing.assert_array_equal(scan.positions, simulated.positions)
+    np.testing.assert_allclose(scan.probe[0], simulated.probe[0, 8:24, 8:24], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mark"), [("u1", 255), ("u2", 65535), ("i4", -1), ("f4", np.nan)]
+)
+def test_the_mark_of_a_dead_pixel_marks_its_bin(dtype: str, mark: float) -> None:
+    from ptycho_tasks.scans.shaping import ShapedFrames
+
+    frames = np.ones((2, 4, 4), dtype)
+    frames[1, 0, 0] = mark
+    binned = ShapedFrames(frames, 0, Window((4, 4), (0, 0), 4, 2), are_counts=True)[:]
+    assert (binned[0] == 4).all()
+    dead = binned[1, 0, 0]
+    assert dead in (-1, np.iinfo(np.uint64).max) if dtype != "f4" else np.isnan(dead)
+
+
+def test_frames_last_are_shaped_too(write: Any, simulated: ScanData) -> None:
+    same = read_scan(write(), crop=24, bin=2)
+    last = np.moveaxis(simulated.diffraction, 0, -1).copy()
+    scan = read_scan(write(diff3d=last), frame_axis="last", crop=24, bin=2)
+    np.testing.assert_array_equal(scan.diffraction, same.diffraction)
+
+
+def test_metres_are_converted_to_the_pixels_of_the_crop(tmp_path: Path) -> None:
+    whole = read_scan(save_hdf5(tmp_path, cxi()))
+    scan = read_scan(save_hdf5(tmp_path, cxi()), crop=4)
+    assert scan.pixel_size_m == pytest.approx(
+        [WAVELENGTH_M * DISTANCE_M / (4 * pitch) for pitch in DETECTOR_PIXEL_M]
+    )
+    np.testing.assert_allclose(np.ptp(scan.positions, 0), np.ptp(whole.positions, 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [(COUNTS[:, 1:, 1:], "set source.crop to 6 or less"), (COUNTS[:, :, 2:], "source.crop to 6")],
+)
+def test_frames_of_other_shapes_are_cropped_or_refused(
+    tmp_path: Path, frames: np.ndarray, said: str
+) -> None:
+    path = save(tmp_path, canonical() | {"diff3d": np.sqrt(frames).astype("f4")})
+    assert said in message(path)
+    assert read_scan(path, crop=6).size == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"crop": 10}, "fewer than 10 pixels along a side, as source.crop asks for"),
+        ({"centre": [9, 4]}, "no pixel (9, 4), as source.centre says"),
+        ({"bin": 3}, "which source.bin 3 does not divide"),
+        ({"bin": 8}, "which source.bin 8 does not divide"),
+    ],
+)
+def test_what_the_detector_does_not_have_is_one_line(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    assert said in message(save(tmp_path, canonical()), **settings)
+
+
+def test_bad_pixels_are_cut_with_the_frames(tmp_path: Path) -> None:
+    bad = np.zeros((N, N), bool)
+    bad[0, 0] = True
+    path = save(tmp_path, canonical() | {"bad_pixels": bad})
+    assert "marks 1 of 64 pixels" in message(path)
+    assert read_scan(path, crop=6).size == 6
+    assert "marks 1 of 16 pixels" in message(path, bin=2)
+
+
+POSITIONS = [
+    ("{x!r} {y!r}\n", "# x y of the beam\n", "pixels"),
+    ("{x!r},{y!r}\n", "x,y\n", "auto"),
+    ("{y!r}; 3; {x!r}\n", "ycoords; n; XCOORDS\n", "auto"),
+    ("{x!r}\t{y!r}  # a comment\n", "\ufeff", "auto"),
+]
+
+
+@pytest.mark.parametrize(("line", "head", "units"), POSITIONS)
+def test_positions_from_a_text_file(tmp_path: Path, line: str, head: str, units: str) -> None:
+    arrays = canonical()
+    pairs = zip(arrays["xcoords"].tolist(), arrays["ycoords"].tolist(), strict=True)
+    text = head + "".join(line.format(x=x, y=y) for x, y in pairs)
+    (tmp_path / "places.txt").write_text(text, encoding="utf-8")
+    path = save(tmp_path, arrays | {"xcoords": None, "ycoords": None})
+    scan = read_scan(path, positions=tmp_path / "places.txt", units=units)
+    wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    np.testing.assert_array_equal(scan.positions, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no positions"),
+        ("1 2\n3 four\n", "places.txt:2: '3 four' holds no positions"),
+        ("a b\n1 2\n", "places.txt:1: no columns called x (a, b)"),
+        ("x x y\n1 2 3\n", "2 columns called x"),
+        ("1 2 3\n", "3 columns without names"),
+        ("1 2\n3 4\n", "6 frames"),
+        ("x y\nnan 2\n" + "1 2\n" * 5, "NaN or Inf"),
+    ],
+)
+def test_a_wrong_file_of_positions_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "places.txt").write_text(text)
+    path = save(tmp_path, canonical())
+    with pytest.raises(Exception, match=r"\A.*\Z") as caught:
+        read_scan(path, positions=tmp_path / "places.txt")
+    assert said in str(caught.value)
+
+
+def test_positions_of_another_unit_are_converted_for_cxi(tmp_path: Path) -> None:
+    whole = read_scan(save_hdf5(tmp_path, cxi()))
+    places = cxi()["entry_1/data_1/translation"][:, :2] * 1e6
+    np.savetxt(tmp_path / "places.csv", places, delimiter=",")
+    arrays = cxi() | {"entry_1/data_1/translation": None}
+    path = save_hdf5(tmp_path, arrays)
+    scan = read_scan(path, positions=tmp_path / "places.csv", units="um")
+    np.testing.assert_allclose(np.ptp(scan.positions, 0), np.ptp(whole.positions, 0))
+
+
+@pytest.mark.parametrize("name", ["probe.npz", "probe.npy", "probe.h5"])
+def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
+    probe = 2 * canonical()["probeGuess"][None, None]
+    if name.endswith("npz"):
+        np.savez(tmp_path / name, probe=probe)
+    elif name.endswith("npy"):
+        np.save(tmp_path / name, probe)
+    else:
+        save_hdf5(tmp_path, {"probe": probe}, name)
+    path = save(tmp_path, canonical() | {"probeGuess": None})
+    scan = read_scan(path, probe=tmp_path / name)
+    np.testing.assert_array_equal(scan.probe, probe[0])
+    assert scan.frame_count == M
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "neither NPZ, NPY nor HDF5"), (None, "no such file"), (b"PK\x03\x04", "probe")],
+)
+def test_a_file_without_a_probe_is_one_line(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    path = save(tmp_path, canonical())
+    if content is not None:
+        (tmp_path / "probe").write_bytes(content)
+    with pytest.raises(Exception, match=r"\A.*\Z") as caught:
+        read_scan(path, probe=tmp_path / "probe")
+    assert said in str(caught.value)
