@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ptycho_tasks.errors import ScanError, one_line
+from ptycho_tasks.reader import has_hdf5_signature
+from ptycho_tasks.scans.hdf5_content import list_datasets
 from ptycho_tasks_ptychodus.watch import Watch
 
 _LOG = logging.getLogger("ptychodus")
@@ -47,11 +49,14 @@ class Opening:
             _LOG.propagate = propagates
 
     def _explain(self, error: Exception) -> ScanError:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).strip("\"'").split()) or type(error).__name__
         hint = f" ({self.warnings[-1]})" if self.warnings else ""
+        held = ""
+        if self.path.is_file() and has_hdf5_signature(self.path):
+            held = f"; it holds {list_datasets(self.path).describe()}"
         return ScanError(
-            f"{self.path}: Ptychodus' reader `{self.reader}` cannot read it: {text}{hint}; give a "
-            "file of that format, or name another reader"
+            f"{self.path}: Ptychodus' reader `{self.reader}` cannot read it: {text}{hint}{held}; "
+            "give a file of that format, or name another reader"
         )
 
 

@@ -108,7 +108,7 @@ def test_every_format_is_an_entry_point_and_a_reader_of_ptychodus() -> None:
 
 def test_a_file_of_another_format_is_refused(truth: Truth, tmp_path: Path) -> None:
     other = Made(write_hdf5(tmp_path / "a.h5", {"nothing": 0}), None, {"pixel_size_m": PIXEL_M})
-    with pytest.raises(ScanError, match=r"a\.h5: Ptychodus' reader `APS_CSSI` cannot read it: "):
+    with pytest.raises(ScanError, match=r"a\.h5: .*`APS_CSSI` cannot read it: .*it holds nothing"):
         read("APS_CSSI", other)
 
 
