@@ -58,6 +58,18 @@ _READING = (
     "scans/recognition",
     "scans/shaping",
 )
+_FORMATS = (
+    "scans/any_hdf5",
+    "scans/fold_slice_scan",
+    "scans/positions_file",
+    "scans/probe_file",
+    "scans/product_scan",
+    "scans/ptylab_scan",
+    "scans/ptypy_scan",
+    "scans/stacks",
+    "scans/tike_scan",
+)
+"""Modules that read what only some scans are; they count for the stages that read scans."""
 _RESULT = (
     *_READING,
     "backend",
@@ -106,9 +118,9 @@ BESIDE = frozenset({
     "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "builds/turns",
     "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
     "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
-    "results/folder_record", "results/ownership", "results/work_folders", "scans/plausibility",
-    "system/clock", "system/files", "system/memory", "system/plugins", "system/processes",
-    "system/sources", "system/terminal",
+    "results/folder_record", "results/ownership", "results/work_folders", "scans/compression",
+    "scans/hdf5_content", "scans/plausibility", "system/clock", "system/files", "system/memory",
+    "system/plugins", "system/processes", "system/sources", "system/terminal",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""
@@ -185,7 +197,8 @@ def list_core_sources(stage: str) -> Sources:
     """The source files of the core that count for a stage; none where the core is installed."""
     if is_installed(_HERE):
         return {}
-    return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in STAGE_CODE[stage].modules}
+    modules = (*STAGE_CODE[stage].modules, *(_FORMATS if stage in READS_SCANS else ()))
+    return {f"ptycho_tasks/{n}.py": _HERE / f"{n}.py" for n in modules}
 
 
 def list_backend_sources(backend: object, local: Path | None, root: Path) -> Sources:

@@ -44,14 +44,14 @@ def _section(
         key = f"{prefix}{field.name}"
         nested = backend_types.get(key) or next(section_types(field.type), None)
         yield from _comment_lines(field.type, depth)
-        if nested is not None and (field.name != "simulate" or _has_key_below(values, key)):
+        if nested is not None and (depth == 0 or _has_key_below(values, key)):
             yield f"{'  ' * depth}{field.name}:"
             yield from _section(nested, values, backend_types, f"{key}.", depth + 1)
             if depth == 0:
                 yield ""
             continue
         mark = "" if key in values else "# "
-        value = values.get(key, None if nested else msgspec.to_builtins(default_of(field)))
+        value = values.get(key, msgspec.to_builtins(default_of(field)))
         yield f"{'  ' * depth}{mark}{field.name}: {json.dumps(value)}"
 
 

@@ -46,7 +46,7 @@ def test_the_example_shows_every_setting_with_its_default(folder):
     init_project(folder, backend="epie")
     path = folder / "ptycho.yaml"
     before = create_training_payload(read_config(path))
-    names = {key.rpartition(".")[2] for key in before.values}
+    names = {part for key in before.values for part in key.split(".")}
     path.write_text(uncommented(path.read_text(), names))
     after = create_training_payload(read_config(path))
     assert after.values == before.values
