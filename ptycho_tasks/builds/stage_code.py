@@ -45,7 +45,6 @@ _READING = (
     "builds/stages",
     "scan",
     "scans/content",
-    "scans/cxi_product",
     "scans/hdf5_scan",
     "scans/hdf5_values",
     "scans/linked_files",
@@ -60,6 +59,7 @@ _READING = (
 )
 _FORMATS = (
     "scans/any_hdf5",
+    "scans/cxi_product",
     "scans/fold_slice_scan",
     "scans/positions_file",
     "scans/probe_file",
