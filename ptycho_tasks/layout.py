@@ -16,6 +16,8 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for evidence.yaml."""
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 STORE_NAME = f"{STATE_DIR}/store"
+FILES_BESIDE = ("product", "probe", "positions")
+"""The settings of `source:` that may name a file besides the scan."""
 BUNDLE_NAME = "wts.h5.zip"
 FIXTURE_NAME = "fixture.npz"
 """What every project's store calls a fixture."""

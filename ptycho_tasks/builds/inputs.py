@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from ptycho_tasks.builds.messages import print_doubts, print_scan
 from ptycho_tasks.builds.state import sha256_of_input
 from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
-from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import project_path
+from ptycho_tasks.layout import FILES_BESIDE, project_path
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData

@@ -10,9 +10,8 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.factories import list_variants
 from ptycho_tasks.config.layers import Variant, merge
 from ptycho_tasks.config.scans import Stray, read_scans
-from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import CONFIG_NAME, read_config_bytes
+from ptycho_tasks.layout import CONFIG_NAME, FILES_BESIDE, read_config_bytes
 from ptycho_tasks.system.cache import forget_all
 
 

@@ -13,12 +13,12 @@ from doit.task import Task
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
-from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import (
     CONFIG_NAME,
     DODO_NAME,
     EVIDENCE,
+    FILES_BESIDE,
     STORE_NAME,
     is_evidence_alone,
     project_path,

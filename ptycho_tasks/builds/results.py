@@ -16,9 +16,15 @@ from ptycho_tasks.builds.identity import Identity, list_differences, read_identi
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
-from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.layout import BUNDLE_NAME, CHECKPOINTS, FIXTURE_NAME, METRICS, RESULTS
+from ptycho_tasks.layout import (
+    BUNDLE_NAME,
+    CHECKPOINTS,
+    FILES_BESIDE,
+    FIXTURE_NAME,
+    METRICS,
+    RESULTS,
+)
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.memory import measure_peak

@@ -13,9 +13,8 @@ from ptycho_tasks.commands.flags import FlagValues
 from ptycho_tasks.config.document import ConfigFile
 from ptycho_tasks.config.factories import create_inference_payload, create_training_payload
 from ptycho_tasks.config.payload import Folders, InferencePayload, Payload, TrainingPayload
-from ptycho_tasks.config.sections import FILES_BESIDE
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.layout import BUNDLE_NAME, absolute_path
+from ptycho_tasks.layout import BUNDLE_NAME, FILES_BESIDE, absolute_path
 
 _MANIFEST, _MANIFEST_LIMIT = "manifest.json", 1 << 20
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
+from ptycho_tasks.layout import FILES_BESIDE
 from ptycho_tasks.options import (
     NAME_PATTERN,
     FixtureOptions,
@@ -150,8 +151,6 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         return {name: text for name, text in named.items() if text not in (None, "estimate")}
 
 
-FILES_BESIDE = ("product", "probe", "positions")
-"""The settings of a source that may name a file besides the scan."""
 READING = tuple(
     name
     for name in SourceOptions.__struct_fields__

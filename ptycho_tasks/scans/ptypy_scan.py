@@ -90,10 +90,25 @@ def _add_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
     raw.energy_ev = reading.energy_ev or 1e3 * values["energy"]
     raw.distance_m = reading.distance_m or values["distance"]
     raw.grid = raw.frames.array.shape[1]
+    _doubt_centre(raw, file)
     raw.pixel_size_m = reading.pixel_size_m
     if raw.pixel_size_m is None and all((raw.energy_ev, raw.distance_m, values["psize"])):
         size = METRE_EV / raw.energy_ev * raw.distance_m / (raw.grid * values["psize"])
         raw.pixel_size_m = size, size
+
+
+def _doubt_centre(raw: RawScan, file: LinkedFiles) -> None:
+    centre = find_array(file, raw.path, ("meta/center", "info/center"))
+    if centre is None or centre.array.dtype.kind not in "fiu":
+        return
+    found = np.ravel(centre.array[()])
+    middle = raw.frames.array.shape[1] // 2
+    if found.size == 2 and np.abs(found - middle).max() > 0.5:
+        y, x = found.tolist()
+        raw.doubts.append(
+            f"{centre.key} puts the zero frequency at ({y:g}, {x:g}), and the middle of the frames "
+            f"is ({middle}, {middle}); set source.centre if they were not cut around it"
+        )
 
 
 def _first(file: LinkedFiles, raw: RawScan, key: str, units: dict[str, float]) -> float:

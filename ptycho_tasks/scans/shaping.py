@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import evenly_spaced
@@ -162,6 +161,8 @@ def find_centre(array: _Array, axis: int, *, are_counts: bool) -> tuple[int, int
         axis: 0 or -1, which numbers the frames.
         are_counts: whether it holds counts, or their square roots.
     """
+    from scipy.ndimage import median_filter  # costs more to import than a scan to read
+
     count = array.shape[axis]
     total = np.zeros(array.shape[1:] if axis == 0 else array.shape[:2])
     for place in evenly_spaced(count, min(_SAMPLE, count)):

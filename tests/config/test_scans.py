@@ -355,7 +355,7 @@ def test_a_payload_is_of_one_scan(root):
     training, inference, refinement = create_payloads(read(root, MANY), DEFAULT_VARIANT, "b")
     assert refinement is not None
     assert (inference.scan, inference.source.file, inference.source.files) == ("b", "s/b.npz", None)
-    assert inference.source.reading["units"] == "nm"
+    assert inference.source.units == "nm"
     assert inference.scan_files == {"scan": root / "s/b.npz", "product": root / "b.h5"}
     assert inference.origins["source.units"] == "ptycho.yaml:6"
     assert training.fixture_file == root / "fixtures" / "p-b.npz"
