@@ -39,23 +39,7 @@ def read_facility_scan(
     """
     watch = Watch([path, *([positions] if positions else [])], reading.follow)
     opening = Opening(path, form.diffraction, watch)
-    plugin = find_plugin("diffraction", form.diffraction)
-    with opening.read():
-        dataset = plugin.strategy.read(path)
-        metadata = dataset.get_metadata()
-        window = find_window(metadata, reading)
-        bad = np.asarray(dataset.get_bad_pixels())
-    stack = Stack(opening, dataset, window)
-    frames = Keyed(path, form.diffraction, stack)
-    raw = RawScan(path, frames, holds_counts=form.holds_counts, frame_axis="first")
-    raw.files = watch.stamps
-    raw.numbers = stack.list_numbers()
-    raw.bad_pixels = Keyed(path, "bad pixels", window.cut_mask(bad)) if bad.any() else None
-    if not window.is_whole:
-        raw.note(f"{raw.frames.key}: {window.describe()}")
-    _describe_beam(raw, metadata, reading)
-    raw.grid = window.height
-    raw.pixel_size_m = reading.pixel_size_m or _pixel(metadata, raw)
+    raw = _read_frames(form, opening, reading)
     if not reading.has_product and (positions is not None or reading.needs_positions):
         name = _positions_reader(form, path, positions)
         of_positions = Opening(positions or path, name, watch)
@@ -64,6 +48,29 @@ def read_facility_scan(
             _take_probe(raw, of_positions)
         raw.doubts += of_positions.warnings
     raw.doubts += opening.warnings
+    return raw
+
+
+def _read_frames(form: Format, opening: Opening, reading: Reading) -> RawScan:
+    """Frames, their numbers, and what their file says of detector and beam."""
+    plugin = find_plugin("diffraction", opening.reader)
+    with opening.read():
+        dataset = plugin.strategy.read(opening.path)
+        metadata = dataset.get_metadata()
+        window = find_window(metadata, reading)
+        bad = np.asarray(dataset.get_bad_pixels())
+    stack = Stack(opening, dataset, window)
+    frames = Keyed(opening.path, opening.reader, stack)
+    raw = RawScan(opening.path, frames, holds_counts=form.holds_counts, frame_axis="first")
+    raw.files = opening.watch.stamps
+    raw.numbers = stack.list_numbers()
+    if bad.any():
+        raw.bad_pixels = Keyed(opening.path, "bad pixels", window.cut_mask(bad))
+    if not window.is_whole:
+        raw.note(f"{raw.frames.key}: {window.describe()}")
+    _describe_beam(raw, metadata, reading)
+    raw.grid = window.height
+    raw.pixel_size_m = reading.pixel_size_m or _pixel(metadata, raw)
     return raw
 
 
