@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from made_products import PIXEL_M, make_reconstruction, make_scan, write_product
+from made_products import PIXEL_M, write_product
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.commands.export import export_command
 from ptycho_tasks.errors import ConfigError, ScanError
@@ -20,25 +20,6 @@ from ptycho_tasks.results.pictures import centred_phase
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
-
-
-@pytest.fixture(scope="module")
-def scan() -> ScanData:
-    return make_scan()
-
-
-@pytest.fixture(scope="module")
-def reconstruction(scan: ScanData) -> Reconstruction:
-    return make_reconstruction(scan)
-
-
-@pytest.fixture(scope="module")
-def product(
-    reconstruction: Reconstruction, scan: ScanData, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("inference") / "reconstruction.h5"
-    write_product(path, reconstruction, scan)
-    return path
 
 
 def test_tiff_holds_amplitude_and_phase_of_what_was_seen(

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from made_products import PIXEL_M, make_reconstruction, make_scan, write_product
+from made_products import PIXEL_M
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.results.export import export_product
 from ptycho_tasks.scan import ScanData
@@ -27,25 +27,6 @@ def registry() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         return PluginRegistry.load_plugins()
-
-
-@pytest.fixture(scope="module")
-def scan() -> ScanData:
-    return make_scan()
-
-
-@pytest.fixture(scope="module")
-def reconstruction(scan: ScanData) -> Reconstruction:
-    return make_reconstruction(scan)
-
-
-@pytest.fixture(scope="module")
-def product(
-    reconstruction: Reconstruction, scan: ScanData, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("inference") / "reconstruction.h5"
-    write_product(path, reconstruction, scan)
-    return path
 
 
 def opened(registry: Any, name: str, path: Path) -> Any:

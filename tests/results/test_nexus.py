@@ -11,28 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from made_products import ORIGIN, PIXEL_M, make_reconstruction, make_scan, write_product
+from made_products import ORIGIN, PIXEL_M, write_product
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.scan import ScanData
-
-
-@pytest.fixture(scope="module")
-def scan() -> ScanData:
-    return make_scan()
-
-
-@pytest.fixture(scope="module")
-def reconstruction(scan: ScanData) -> Reconstruction:
-    return make_reconstruction(scan)
-
-
-@pytest.fixture(scope="module")
-def path(
-    reconstruction: Reconstruction, scan: ScanData, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("product") / "reconstruction.h5"
-    write_product(path, reconstruction, scan)
-    return path
 
 
 def default_of(group: h5py.Group) -> h5py.Group:
@@ -48,8 +29,8 @@ def views_of(group: h5py.Group) -> Iterator[h5py.Group]:
             yield item
 
 
-def test_the_default_is_the_object_with_its_axes(path: Path) -> None:
-    with h5py.File(path) as file:
+def test_the_default_is_the_object_with_its_axes(product: Path) -> None:
+    with h5py.File(product) as file:
         view = default_of(file)
         assert view[view.attrs["signal"]] == file["object"]
         assert view.attrs["axes"].tolist() == [".", "y", "x"]
@@ -63,8 +44,8 @@ def test_the_default_is_the_object_with_its_axes(path: Path) -> None:
             np.testing.assert_allclose(place, expected, atol=1e-9)
 
 
-def test_every_view_is_made_of_what_the_file_holds_anyway(path: Path) -> None:
-    with h5py.File(path) as file:
+def test_every_view_is_made_of_what_the_file_holds_anyway(product: Path) -> None:
+    with h5py.File(product) as file:
         stored = [*file.values(), *file["ptycho_tasks"].values()]
         stored = [item for item in stored if isinstance(item, h5py.Dataset)]
         views = list(views_of(file["ptycho_tasks"]))
@@ -97,11 +78,11 @@ def test_what_is_unknown_is_not_shown_as_metres_or_empty(
             assert "units" not in file["probe_position_x_m"].attrs
 
 
-def test_silx_opens_it_on_the_image(path: Path) -> None:
+def test_silx_opens_it_on_the_image(product: Path) -> None:
     nxdata: Any = pytest.importorskip("silx.io.nxdata", reason="silx is not installed")
     import silx.io
 
-    with silx.io.open(str(path)) as file:
+    with silx.io.open(str(product)) as file:
         shown = nxdata.get_default(file)
         assert shown.signal_name == "object"
         assert shown.interpretation == "image"

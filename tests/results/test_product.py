@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from made_products import ORIGIN, PIXEL_M, make_reconstruction, make_scan
+from made_products import ORIGIN, PIXEL_M
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.physics.metrics import data_misfit
@@ -26,16 +26,6 @@ from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 
 PROVENANCE = {"backend": {"name": "epie", "code": None}, "a": [1, "µ"]}
-
-
-@pytest.fixture(scope="module")
-def scan() -> ScanData:
-    return make_scan()
-
-
-@pytest.fixture(scope="module")
-def reconstruction(scan: ScanData) -> Reconstruction:
-    return make_reconstruction(scan)
 
 
 def written(reconstruction: Reconstruction, scan: ScanData) -> bytes:
