@@ -21,7 +21,7 @@ from ptycho_tasks.errors import ScanError, one_line
 from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import ScanData, release_pages, take_frames
 from ptycho_tasks.scans.npz import row_chunks
-from ptycho_tasks.scans.shaping import ShapedFrames, Window, find_centre, orient
+from ptycho_tasks.scans.shaping import ShapedFrames, Window, choose_window, find_centre, orient
 from ptycho_tasks.system.files import FileStamp
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 
@@ -441,71 +441,66 @@ class RawScan:
             self._leave_out_object("orientation moves positions on it")
         if reading.centre is None and reading.crop is None and reading.bin == 1:
             return 1.0
-        shape = self.frames.array.shape
-        frame = (shape[1], shape[2]) if axis == 0 else (shape[0], shape[1])
-        are_counts = self._is_counts(reading.measurement)
-        window = self._window(frame, self._centre(axis, reading, are_counts=are_counts), reading)
-        if window is None:
+        window = self._window(axis, reading)
+        if window is None:  # `_size` says what is wrong
             return 1.0
-        grid = self.grid or self._probe_side(reading) or frame[0]
+        grid = self.grid or self._probe_side(reading) or window.frame[0]
         if grid == window.size:  # as it is to be
             grid = window.side
         scale = window.side / grid
-        if window.is_whole:
-            return scale
-        frames = ShapedFrames(self.frames.array, axis, window, are_counts=are_counts)
-        self.frames = replace(self.frames, array=frames)
-        self._shape_beside(window)
-        if scale != 1.0 and self.pixel_size_m is not None:
-            height, width = self.pixel_size_m
-            self.pixel_size_m = height / scale, width / scale
-        if scale != 1.0:
-            self._leave_out_object("crop changes its pixels")
-        y, x = window.corner
-        binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
-        self.note(
-            f"{self.frames.key}: {window.side} x {window.side} of {frame[0]} x {frame[1]} pixels "
-            f"taken, from ({y}, {x}){binned}"
-        )
+        if not window.is_whole:
+            self._cut(axis, window, scale, reading)
         return scale
 
-    def _centre(self, axis: int, reading: Reading, *, are_counts: bool) -> tuple[int, int] | None:
-        if reading.centre == "auto":
-            y, x = find_centre(self.frames.array, axis, are_counts=are_counts)
-            self.note(f"{self.frames.key}: zero frequency found at pixel ({y}, {x})")
-            return y, x
-        if reading.centre is None:
-            return None
-        y, x = (int(np.rint(value)) for value in reading.centre)
-        return y, x
-
-    def _window(
-        self, frame: tuple[int, int], centre: tuple[int, int] | None, reading: Reading
-    ) -> Window | None:
-        """The part of the detector that is asked for; None where that must be said.
+    def _window(self, axis: int, reading: Reading) -> Window | None:
+        """The part of the detector that is asked for; None where it cannot be told.
 
         Raises:
             ScanError: the detector has no such part.
         """
-        height, width = frame
-        side = reading.crop or min(frame)
-        y, x = centre or (height // 2, width // 2)
-        problem = ""
-        if not (0 <= y < height and 0 <= x < width):
-            problem = f"no pixel ({y}, {x}), as source.centre says"
-        elif side > min(frame):
-            problem = f"fewer than {side} pixels along a side, as source.crop asks for"
-        elif reading.crop is None and (height != width or side % 2):
-            return None  # `_size` says what is wrong
-        elif side % (2 * reading.bin):
-            problem = f"{side} pixels along a side, which source.bin {reading.bin} does not divide"
-        if problem:
+        shape = self.frames.array.shape
+        frame = (shape[1], shape[2]) if axis == 0 else (shape[0], shape[1])
+        if reading.crop is None and (frame[0] != frame[1] or frame[0] % 2):
+            return None
+        try:
+            return choose_window(frame, self._centre(axis, reading), reading.crop, reading.bin)
+        except ValueError as error:
             raise self.frames.refused(
-                f"has frames of {height} x {width} pixels: {problem}",
+                f"has frames of {frame[0]} x {frame[1]} pixels: {error}",
                 "an even number of pixels after source.crop and source.bin, within the frames",
                 "correct the setting",
-            )
-        return Window(frame, (y - side // 2, x - side // 2), side, reading.bin)
+            ) from error
+
+    def _cut(self, axis: int, window: Window, scale: float, reading: Reading) -> None:
+        """Take a part of each frame, and what belongs to it of all else."""
+        are_counts = self._is_counts(reading.measurement)
+        frames = ShapedFrames(self.frames.array, axis, window, are_counts=are_counts)
+        self.frames = replace(self.frames, array=frames)
+        self._cut_beside(window)
+        if scale != 1.0:
+            self._leave_out_object("crop changes its pixels")
+            if self.pixel_size_m is not None:
+                height, width = self.pixel_size_m
+                self.pixel_size_m = height / scale, width / scale
+        y, x = window.corner
+        side, (rows, columns) = window.side, window.frame
+        binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
+        self.note(
+            f"{self.frames.key}: {side} x {side} of {rows} x {columns} pixels taken, from ({y}, "
+            f"{x}){binned}"
+        )
+
+    def _centre(self, axis: int, reading: Reading) -> tuple[int, int] | None:
+        """The pixel where the zero frequency lies; None is the middle."""
+        if reading.centre is None:
+            return None
+        if reading.centre == "auto":
+            are_counts = self._is_counts(reading.measurement)
+            y, x = find_centre(self.frames.array, axis, are_counts=are_counts)
+            self.note(f"{self.frames.key}: zero frequency found at pixel ({y}, {x})")
+        else:
+            y, x = (int(np.rint(value)) for value in reading.centre)
+        return y, x
 
     def _probe_side(self, reading: Reading) -> int | None:
         """N of the scan's own probe."""
@@ -513,7 +508,7 @@ class RawScan:
             return None
         return int(self.probe.array.shape[-1])
 
-    def _shape_beside(self, window: Window) -> None:
+    def _cut_beside(self, window: Window) -> None:
         """Cut the probe and the bad pixels as the frames."""
         probe, bad = self.probe, self.bad_pixels
         if probe is not None and probe.array.shape[-1] != window.size:

@@ -91,6 +91,32 @@ class Window:
         return cut_centre(near, self.size).astype(np.complex64)
 
 
+def choose_window(
+    frame: tuple[int, int], centre: tuple[int, int] | None, crop: int | None, bin_: int
+) -> Window:
+    """The square around the zero frequency.
+
+    Args:
+        frame: (H, W).
+        centre: (row, column) of the zero frequency; None is the middle.
+        crop: pixels along a side; None takes as many as the frame has.
+        bin_: pixels along a side that are read as one.
+
+    Raises:
+        ValueError: the detector has no such part; says why.
+    """
+    height, width = frame
+    side = crop or min(frame)
+    y, x = centre or (height // 2, width // 2)
+    if not (0 <= y < height and 0 <= x < width):
+        raise ValueError(f"no pixel ({y}, {x}), as source.centre says")
+    if side > min(frame):
+        raise ValueError(f"fewer than {side} pixels along a side, as source.crop asks for")
+    if side % (2 * bin_):
+        raise ValueError(f"{side} pixels along a side, which source.bin {bin_} does not divide")
+    return Window(frame, (y - side // 2, x - side // 2), side, bin_)
+
+
 def _to_corner(stack: NDArray[Any]) -> NDArray[Any]:
     return np.fft.ifftshift(stack, axes=(1, 2))
 

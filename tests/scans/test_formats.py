@@ -12,6 +12,8 @@ import pytest
 
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.scans.recognition import find_reader
+from ptycho_tasks.testing import ReaderConformance
 from scan_files import (
     COUNTS,
     DETECTOR_PIXEL_M,
@@ -215,3 +217,16 @@ def test_what_a_layout_lacks_is_one_line(
 def test_a_ptyr_says_that_it_holds_no_frames(tmp_path: Path) -> None:
     ptyd(tmp_path)
     assert "this one in source.probe" in message(tmp_path / "a.ptyr")
+
+
+class TestPtychoFM(ReaderConformance):
+    """A format of two files, held to what readers promise."""
+
+    reader = find_reader("fold_slice", None).load()
+
+    def write_scan(self, folder: Path, scan: ScanData) -> Path:
+        y, x = scan.positions.T * PIXEL_M
+        places = {"probe_position_x_m": x, "probe_position_y_m": y}
+        tree = product() | places | {"probe": scan.probe[None]}
+        save_tree(folder / "a_para.hdf5", tree, object=PIXELS)
+        return save_tree(folder / "a_dp.hdf5", {"dp": np.square(scan.diffraction)})
