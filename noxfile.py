@@ -10,7 +10,9 @@ import nox
 
 nox.options.sessions = ["lint", "test"]
 nox.options.default_venv_backend = "uv|virtualenv"
-PACKAGES = ("ptycho_tasks", "ptycho_tasks_torch", "ptycho_tasks_ptychi")
+PACKAGES = (
+    "ptycho_tasks", "ptycho_tasks_torch", "ptycho_tasks_ptychi", "ptycho_tasks_ptychodus"
+)  # fmt: skip
 QUICK = ("tests/config", "tests/physics", "tests/scans/test_npz.py", "tests/docs/test_scan.py")
 """Tests that meet most of the language and of the libraries, in seconds."""
 

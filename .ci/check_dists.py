@@ -11,6 +11,7 @@ PACKAGES = {
     "ptycho_tasks": Path("ptycho_tasks"),
     "ptycho_tasks_torch": Path("backends/torch/ptycho_tasks_torch"),
     "ptycho_tasks_ptychi": Path("backends/ptychi/ptycho_tasks_ptychi"),
+    "ptycho_tasks_ptychodus": Path("readers/ptychodus/ptycho_tasks_ptychodus"),
 }
 SDIST_EXTRAS = {"LICENSE", "README.md", "PKG-INFO", "pyproject.toml", "setup.cfg"}
 

@@ -18,6 +18,7 @@ PACKAGES = {
     "ptycho_tasks": ROOT / "ptycho_tasks",
     "ptycho_tasks_torch": ROOT / "backends/torch/ptycho_tasks_torch",
     "ptycho_tasks_ptychi": ROOT / "backends/ptychi/ptycho_tasks_ptychi",
+    "ptycho_tasks_ptychodus": ROOT / "readers/ptychodus/ptycho_tasks_ptychodus",
 }
 ORDER = {
     "ptycho_tasks": (

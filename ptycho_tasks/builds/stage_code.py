@@ -60,6 +60,7 @@ _READING = (
 )
 _FORMATS = (
     "scans/any_hdf5",
+    "scans/cxi_product",
     "scans/fold_slice_scan",
     "scans/positions_file",
     "scans/probe_file",
@@ -78,6 +79,7 @@ _RESULT = (
     "physics/forward",
     "physics/metrics",
     "results/bundle",
+    "results/nexus",
     "results/pictures",
     "results/product",
     "scans/fixture",

@@ -12,6 +12,7 @@ from ptycho_tasks.commands.bundle import bundle
 from ptycho_tasks.commands.compare import compare_command
 from ptycho_tasks.commands.completion import completion_command
 from ptycho_tasks.commands.config import config_command
+from ptycho_tasks.commands.export import export_command
 from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.prune import prune_command
@@ -64,6 +65,7 @@ for _command in (
     config_command,
     dry_run_command,
     evidence,
+    export_command,
     fixture_command,
     infer_command,
     init_command,

@@ -108,7 +108,11 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     ] = None
     positions: Annotated[
         FileName | None,
-        doc("a text or CSV file with the positions, a line a frame: columns x and y", affects=()),
+        doc(
+            "a text or CSV file with the positions, a line a frame: columns x and y; or what "
+            "`reader` reads them from",
+            affects=(),
+        ),
     ] = None
     datasets: Annotated[
         dict[str, FileName] | None,

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.backend import SEEN_LEVEL
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.physics.forward import patch_corners
+from ptycho_tasks.results.nexus import add_views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +38,28 @@ if TYPE_CHECKING:
 
 
 GROUP = "ptycho_tasks"
+_ATTRIBUTES = {
+    "name": "name",
+    "comments": "comments",
+    "detector_object_distance_m": "detector_object_distance_m",
+    "probe_energy_eV": "photon_energy_eV",
+    "exposure_time_s": "exposure_time_s",
+    "probe_photon_count": "probe_photon_count",
+}
+"""What the root says, and what Ptychodus' NPZ products call it."""
+_DATASETS = (
+    "object",
+    "object_layer_spacing_m",
+    "probe",
+    "probe_position_indexes",
+    "probe_position_x_m",
+    "probe_position_y_m",
+    "loss_values",
+    "loss_epochs",
+)
+_PIXEL = ("pixel_height_m", "pixel_width_m")
+_GEOMETRY = {"object": ("center_y_m", "center_x_m", *_PIXEL), "probe": _PIXEL}
+"""Attributes of datasets."""
 
 
 def product_bytes(
@@ -55,7 +80,8 @@ def product_bytes(
     - `origin` (2,) int64: (row, column) on the scan's object grid of the pixel object[0, 0];
     - `positions` (M, 2) float64: (y, x) on that grid, which metres would round;
     - `provenance`: JSON text with sorted keys;
-    - attribute `pixel_size_known`: false where one pixel is written as one metre.
+    - attribute `pixel_size_known`: false where one pixel is written as one metre;
+    - `image`, `probe`, `light`, `misfit`, `losses`: views of all this, see `nexus.add_views`.
 
     Args:
         reconstruction: what a backend gave.
@@ -89,6 +115,7 @@ def product_bytes(
         group["origin"] = np.asarray(reconstruction.origin, dtype=np.int64)
         group["positions"] = np.asarray(reconstruction.positions, dtype=np.float64)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
+        add_views(group, reconstruction, scan.pixel_size_m)
     return stream.getvalue()
 
 
@@ -98,20 +125,56 @@ def read_product(path: Path) -> Reconstruction:
     Raises:
         ScanError: the file is missing, damaged, or of another program.
     """
-    import h5py
-
     from ptycho_tasks.backend import Reconstruction
+
+    with _open_product(path) as file:
+        row, column = (int(side) for side in _plain(file, f"{GROUP}/origin"))
+        return Reconstruction(
+            object=_plain(file, "object")[0],
+            origin=(row, column),
+            probe=_plain(file, "probe")[0],
+            positions=_plain(file, f"{GROUP}/positions"),
+            losses=_plain(file, "loss_values").tolist(),
+        )
+
+
+@dataclass(frozen=True)
+class ProductArrays:
+    """What a product holds, without its place in the file."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """All that Ptychodus reads of it, under the names of its NPZ products: `object_center_x_m`,
+    say; numbers and texts are arrays without axes."""
+    seen: NDArray[np.bool_]
+    """(H, W), see `Reconstruction.seen`."""
+    is_pixel_size_known: bool
+    """Whether lengths are metres; else they are pixels."""
+
+
+def read_product_arrays(path: Path) -> ProductArrays:
+    """All that other formats can hold of a product that `product_bytes` made.
+
+    Raises:
+        ScanError: the file is missing, damaged, or of another program.
+    """
+    with _open_product(path) as file:
+        arrays = {new: np.array(file.attrs[name]) for name, new in _ATTRIBUTES.items()}
+        arrays |= {name: _plain(file, name) for name in _DATASETS}
+        for name, attributes in _GEOMETRY.items():
+            values = {key: np.array(file[name].attrs[key]) for key in attributes}
+            arrays |= {f"{name}_{key}": value for key, value in values.items()}
+        known = bool(file[GROUP].attrs["pixel_size_known"])
+        return ProductArrays(arrays, _plain(file, f"{GROUP}/seen"), known)
+
+
+@contextmanager
+def _open_product(path: Path) -> Iterator[h5py.File]:
+    """The open file of a product, in a block that explains what is wrong with it."""
+    import h5py
 
     try:
         with h5py.File(path) as file:
-            row, column = (int(side) for side in _plain(file, f"{GROUP}/origin"))
-            return Reconstruction(
-                object=_plain(file, "object")[0],
-                origin=(row, column),
-                probe=_plain(file, "probe")[0],
-                positions=_plain(file, f"{GROUP}/positions"),
-                losses=_plain(file, "loss_values").tolist(),
-            )
+            yield file
     except (
         OSError,
         LookupError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,7 +202,7 @@ class _Hdf5Product:
 
     def __init__(self, file: LinkedFiles, raw: RawScan) -> None:
         self.path, self.stamps = file.path, file.stamps
-        self._file, self._raw = file, raw
+        self._file, self._raw = file, replace(raw, path=file.path)
 
     def find(self, key: str) -> Array | None:
         dataset = self._file.dataset(key)

@@ -1,4 +1,4 @@
-"""Ptychodus products, HDF5 and NPZ, as what gives positions, probe and object to frames.
+"""Ptychodus products, HDF5, NPZ and CXI, as what gives positions, probe and object to frames.
 
 Ptychodus counts object pixels from the centre of the first one to the centre of the array,
 (W - 1) / 2, and puts the patch's own centre, (N - 1) / 2, on the position. Here the position
@@ -83,10 +83,10 @@ def apply_product(raw: RawScan, path: Path, reading: Reading) -> None:
     Raises:
         ScanError: the product cannot be read, or does not belong to the frames.
     """
-    if "entry_1" in _list_names(path):
-        _apply_cxi(raw, path, reading)
-        return
     with _open(path, reading, raw) as product:
+        if product is None:
+            _apply_cxi(raw, path, reading)
+            return
         if not product.number("far_field", missing=1.0):
             raise refused(
                 path,
@@ -135,7 +135,14 @@ def _apply_cxi(raw: RawScan, path: Path, reading: Reading) -> None:
 
 
 @contextmanager
-def _open(path: Path, reading: Reading, raw: RawScan) -> Iterator[ProductFile]:
+def _open(path: Path, reading: Reading, raw: RawScan) -> Iterator[ProductFile | None]:
+    """The product in a file; None for a CXI file that holds a scan instead."""
+    if "entry_1" in _list_names(path):
+        from ptycho_tasks.scans.cxi_product import open_cxi_product
+
+        with open_cxi_product(path, reading, raw) as cxi:
+            yield cxi
+        return
     if path.is_file() and has_zip_signature(path):
         with NpzFile(path) as npz:
             yield _NpzProduct(npz)

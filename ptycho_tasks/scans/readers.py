@@ -77,8 +77,11 @@ def read_with(
 
 
 def _add_files(raw: RawScan, reading: Reading) -> None:
-    """What files besides give; it goes before what the scan's own and a product give."""
-    if reading.positions is not None:
+    """What files besides give; it goes before what the scan's own and a product give.
+
+    A reader that lists the file of positions among its own has read it.
+    """
+    if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
         apply_positions(raw, reading.positions)

@@ -38,7 +38,10 @@ class Reader(Protocol):
         a file of another one."""
 
     def files(self, path: Path, reading: Reading) -> Sequence[Path]:
-        """The further files that are read for a scan; they are inputs as the scan itself is."""
+        """The further files that are read for a scan; they are inputs as the scan itself is.
+
+        Where `reading.positions` is among them, the reader reads it, and not the core.
+        """
 
     def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
         """The arrays of a scan, which can be read until the block ends.

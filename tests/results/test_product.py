@@ -16,38 +16,16 @@ import h5py
 import numpy as np
 import pytest
 
+from made_products import ORIGIN, PIXEL_M
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.metrics import data_misfit
-from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.results.product import GROUP, overlap_count, product_bytes, read_product
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 
-PIXEL_M = (1.5e-8, 2.0e-8)
-ORIGIN = (2, 3)
 PROVENANCE = {"backend": {"name": "epie", "code": None}, "a": [1, "µ"]}
-
-
-@pytest.fixture(scope="module")
-def scan() -> ScanData:
-    made = simulate(SimulationOptions(size=32, grid=5, step=4.0, jitter=1.0, seed=3), name="demo")
-    return replace(made, pixel_size_m=PIXEL_M, energy_ev=8000.0, distance_m=2.0, exposure_s=0.1)
-
-
-@pytest.fixture(scope="module")
-def reconstruction(scan: ScanData) -> Reconstruction:
-    """The truth, cut so that it starts elsewhere and is not square, under two modes."""
-    assert scan.object is not None
-    return Reconstruction(
-        object=scan.object[ORIGIN[0] :, ORIGIN[1] :],
-        origin=ORIGIN,
-        probe=np.concatenate([scan.probe, 0.1 * scan.probe[:, ::-1]]),
-        positions=scan.positions,
-        losses=(3.0, 2.0, 1.5),
-    )
 
 
 def written(reconstruction: Reconstruction, scan: ScanData) -> bytes:
@@ -67,6 +45,8 @@ def test_has_the_layout_of_a_product(reconstruction: Reconstruction, scan: ScanD
             "detector_object_distance_m": 2.0,
             "probe_energy_eV": 8000.0,
             "exposure_time_s": 0.1,
+            "NX_class": "NXroot",
+            "default": GROUP,
             "probe_photon_count": pytest.approx(
                 np.sum(np.abs(reconstruction.probe) ** 2), rel=1e-5
             ),
@@ -115,7 +95,8 @@ def test_what_ptychodus_has_no_place_for(reconstruction: Reconstruction, scan: S
     with opened(reconstruction, scan) as file:
         group = file["ptycho_tasks"]
         assert " ".join(sorted(group)) == (
-            "illumination origin overlap_count positions provenance residual seen"
+            "illumination image light losses misfit origin overlap_count positions probe "
+            "provenance residual seen"
         )
         assert group["residual"][:].tolist() == list(range(25))
         assert group["origin"][:].tolist() == list(ORIGIN)

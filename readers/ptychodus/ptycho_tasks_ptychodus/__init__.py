@@ -1,0 +1,1 @@
+"""Facilities' raw formats for ptycho-tasks, through Ptychodus' own file readers."""
