@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,15 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.physics.metrics import Box, scanned_box
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan, require_frames
 from ptycho_tasks_torch.frames.groups import find_nearest_groups, locate_groups
-from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
+from ptycho_tasks_torch.prior.textures import Random, TexturePool
+from ptycho_tasks_torch.unrolled.correction import WAYS
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST
@@ -66,23 +69,33 @@ def make_frame_blocks(scan: ScanData, options: UnrolledOptions) -> tuple[Blocks,
     return Blocks(scan.diffraction, singles, training[members], validation, held_back), training
 
 
+OWN_SHARE = 0.5
+"""Share of the simulated objects that are cut from the scan's own reconstruction."""
+TURNS = 3
+"""Ways in which a simulated block lies when it is learned from: it takes longer to simulate."""
+
+
 @dataclass(frozen=True)
 class Simulator:
     """Replaces the frames of blocks by frames of simulated objects."""
 
-    objects: ObjectPool
+    pool: TexturePool
     intensity_scale: float
     photon: float
     probe: Callable[[], Tensor]
     """(P, N, N) complex64 in counts, as the network is given it."""
     shape: tuple[int, int]
     """(S, T) of every block's canvas."""
+    own: Callable[[], Tensor]
+    """(H, W) complex64, what the scan shows, as the network finds it at the start."""
+    own_share: float = OWN_SHARE
 
     def measure(self, batch: Batch, probe: Tensor, seeds: Sequence[int]) -> Batch:
         """Simulate the frames of a batch.
 
-        The result has other frames `x`, the objects `truth` (B, S, T) complex64 that they show, and
-        the `probe` that they are measured with.
+        The result has other frames `x`, the objects `truth` (B, S, T) complex64 that they show, the
+        `probe` that they are measured with, and the `turns` (B, TURNS) int64 in which they are
+        learned from.
 
         Args:
             batch: as `Blocks.read` gives it.
@@ -91,8 +104,7 @@ class Simulator:
         """
         generators = [np.random.default_rng(seed) for seed in seeds]
         exposure = expose_batch(batch, probe, self.intensity_scale, self.photon, self.shape)
-        truth = [self.objects.draw(generator, self.shape) for generator in generators]
-        canvas = torch.from_numpy(np.stack(truth))
+        canvas = torch.from_numpy(np.stack([self._draw(generator) for generator in generators]))
         with torch.no_grad():
             expected = (exposure.predict(canvas).square() - exposure.dark) * self.intensity_scale
         # Frames in unknown units are taken for counts.
@@ -102,7 +114,31 @@ class Simulator:
         measured = np.fft.fftshift(np.concatenate(counts), axes=(-2, -1)) * photon
         x = np.sqrt(measured).astype(np.float32)
         frames = torch.from_numpy(x).reshape(batch["x"].shape)
-        return {**batch, "x": frames, "truth": canvas, "probe": probe}
+        turns = np.stack([g.permutation(WAYS)[:TURNS] for g in generators])
+        drawn = {"truth": canvas, "probe": probe, "turns": torch.from_numpy(turns)}
+        return {**batch, "x": frames, **drawn}
+
+    def _draw(self, generator: Random) -> NDArray[np.complex64]:
+        """(S, T) object, of the scan's mean brightness: the dose is the scan's then."""
+        own = self.own().numpy()
+        if generator.random() < self.own_share:
+            return cut_object(own, generator, self.shape)
+        drawn = self.pool.draw(generator, self.shape, 0)
+        level = np.square(np.abs(own)).mean() / np.square(np.abs(drawn)).mean()
+        return np.asarray(drawn * np.sqrt(level), dtype=np.complex64)
+
+
+def cut_object(
+    image: NDArray[np.complex64], generator: Random, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(S, T) part of an image, turned and mirrored at random; mirrored beyond its rim."""
+    image = np.rot90(image, int(generator.integers(4)))
+    if generator.random() < 0.5:
+        image = image.T
+    lacking = [(0, max(side - there, 0)) for side, there in zip(shape, image.shape, strict=True)]
+    image = np.pad(image, lacking, mode="symmetric")
+    y, x = (generator.integers(n - m + 1) for n, m in zip(image.shape, shape, strict=True))
+    return np.ascontiguousarray(image[y : y + shape[0], x : x + shape[1]])
 
 
 def expose_batch(
@@ -203,6 +239,32 @@ class RandomBatches(Batches):
             hidden = torch.from_numpy(_draw_hidden(batch["held_back"].shape[1], seeds))
             return {**batch, "held_back": hidden}
         return self._simulator.measure(batch, probe, seeds)
+
+
+MOST_SHOWN = 2048
+"""Frames of the part of a scan whose reconstruction objects are cut from."""
+
+
+class Shown(NamedTuple):
+    """A part of a scan."""
+
+    frames: NDArray[np.int64]
+    box: Box
+    """Where their light is, on the scan's object grid."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the box."""
+        rows, columns = self.box
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+def choose_shown(scan: ScanData, training: NDArray[np.int64]) -> Shown:
+    """The frames to train on, those around the middle of the scan if there are many."""
+    positions = scan.positions[training]
+    distance = np.square(positions - np.median(positions, axis=0)).sum(axis=1)
+    frames = np.sort(training[np.argsort(distance, kind="stable")[:MOST_SHOWN]])
+    return Shown(frames, scanned_box(scan.positions[frames], scan.size))
 
 
 def common_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from ptycho_tasks.options import TEXT_PATTERN, doc, limits
 from ptycho_tasks_torch.options import NetworkOptions
 
-Family = Literal["lines", "blobs", "siemens"]
 PRETRAINED, NOTHING = "pretrained", "nothing"
 CHANNELS = 32
 """Of the network that comes with this package."""
@@ -39,10 +38,6 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         Literal["unsupervised", "supervised"],
         doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
     ] = "unsupervised"
-    objects: Annotated[
-        tuple[Family, ...],
-        doc("kinds of objects that are simulated: lines, blobs, siemens", min_length=1),
-    ] = ("lines", "blobs", "siemens")
     loss: Annotated[
         Literal["poisson", "mae"],
         doc("misfit of the scan's frames: Poisson likelihood, or mean error of the amplitudes"),
@@ -55,7 +50,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         ),
     ] = 0
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
-    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
+    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-4
     steps: Annotated[
         Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(

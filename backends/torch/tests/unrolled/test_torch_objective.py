@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from ptycho_tasks_torch.prior.textures import TexturePool
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, ScanError
@@ -15,7 +16,6 @@ from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
-from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, common_shape
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
@@ -52,13 +52,13 @@ def test_the_network_sees_nothing_of_the_frames_that_are_hidden(scan, monkeypatc
     """Their misfit changes with them, the predicted object does not; with the others it does."""
     objective = UnrolledObjective(scan, SMALL)
     made: list[torch.Tensor] = []
-    predict = UnrolledNetwork.object
+    predict = UnrolledNetwork.find_object
 
     def noted(self, *given):
         made.append(predict(self, *given))
         return made[-1]
 
-    monkeypatch.setattr(UnrolledNetwork, "object", noted)
+    monkeypatch.setattr(UnrolledNetwork, "find_object", noted)
     learned, held = batches_of(objective)
     for batch, misfit in (
         (learned[0], objective.loss),
@@ -106,8 +106,15 @@ def measured(scan, seed: int, factor: float = 1.0):
     blocks = objective.blocks
     probe = torch.from_numpy(scan.probe * np.float32(factor))
     shape = common_shape(blocks)
-    objects = ObjectPool(("blobs", "lines"), shape, seed=3)
-    simulator = Simulator(objects, objective.intensity_scale * factor**2, 1.0, lambda: probe, shape)
+    own = torch.from_numpy(scan.object)
+    simulator = Simulator(
+        TexturePool(3, side=max(96, *shape)),
+        objective.intensity_scale * factor**2,
+        1.0,
+        lambda: probe,
+        shape,
+        lambda: own,
+    )
     members = blocks.training[[0, 40]]
     return simulator.measure(blocks.read(members), probe, [seed, seed + 10]), members
 
@@ -178,7 +185,7 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
     label = objective.label.numpy()
     off, beyond = (0, 0), 0
 
-    def find_object(self, exposure):
+    def find_object(self, exposure, steps):
         """The label, put where the first frame lies, and nonsense where there is none."""
         nonlocal beyond
         _, y, x = exposure.places[0].tolist()
@@ -198,7 +205,7 @@ def test_the_label_lies_where_the_frames_see_it(scan, monkeypatch):
         beyond += (rows >= height).any() + (columns >= width).any()
         return torch.from_numpy(canvas)[None]
 
-    monkeypatch.setattr(UnrolledNetwork, "object", find_object)
+    monkeypatch.setattr(UnrolledNetwork, "find_object", find_object)
     for frames in objective.blocks.training:
         batch = objective.blocks.read(frames[None])
         off = (0, 0)

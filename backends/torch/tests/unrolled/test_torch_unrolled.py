@@ -286,7 +286,6 @@ def test_a_longest_time_needs_a_schedule_that_it_can_shape(scheduler):
         ({"on": "simulated", "probe": "refined"}, "probe refined learns from the scan"),
         ({"probe_modes": 2}, "probe_modes needs probe: refined"),
         ({"batch_size": 40, "neighbours": 16}, "is no multiple of neighbours 16"),
-        ({"objects": []}, "length >= 1"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_refused(wrong, message):
