@@ -72,7 +72,7 @@ def make_frame_blocks(scan: ScanData, options: UnrolledOptions) -> tuple[Blocks,
 OWN_SHARE = 0.5
 """Share of the simulated objects that are cut from the scan's own reconstruction."""
 TURNS = 3
-"""Ways in which a simulated block lies when it is learned from: it takes longer to simulate."""
+"""Ways in which a block lies when it is learned from: its steps take longer than the network."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,8 @@ class Simulator:
     def measure(self, batch: Batch, probe: Tensor, seeds: Sequence[int]) -> Batch:
         """Simulate the frames of a batch.
 
-        The result has other frames `x`, the objects `truth` (B, S, T) complex64 that they show, the
-        `probe` that they are measured with, and the `turns` (B, TURNS) int64 in which they are
-        learned from.
+        The result has other frames `x`, the objects `truth` (B, S, T) complex64 that they show, and
+        the `probe` that they are measured with.
 
         Args:
             batch: as `Blocks.read` gives it.
@@ -114,9 +113,7 @@ class Simulator:
         measured = np.fft.fftshift(np.concatenate(counts), axes=(-2, -1)) * photon
         x = np.sqrt(measured).astype(np.float32)
         frames = torch.from_numpy(x).reshape(batch["x"].shape)
-        turns = np.stack([g.permutation(WAYS)[:TURNS] for g in generators])
-        drawn = {"truth": canvas, "probe": probe, "turns": torch.from_numpy(turns)}
-        return {**batch, "x": frames, **drawn}
+        return {**batch, "x": frames, "truth": canvas, "probe": probe}
 
     def _draw(self, generator: Random) -> NDArray[np.complex64]:
         """(S, T) object, of the scan's mean brightness: the dose is the scan's then."""
@@ -168,7 +165,7 @@ def expose_batch(
     return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape, photon)
 
 
-HIDDEN_SHARE = 0.25
+HIDDEN_SHARE = 1 / 8
 """Share of the frames of a block that are hidden from the network in training."""
 
 
@@ -179,6 +176,12 @@ def _draw_hidden(frames: int, seeds: Sequence[int]) -> NDArray[np.bool_]:
     for row, seed in zip(hidden, seeds, strict=True):
         row[np.random.default_rng(seed).permutation(frames)[:count]] = True
     return hidden
+
+
+def _draw_turns(seeds: Sequence[int]) -> NDArray[np.int64]:
+    """(B, TURNS) ways in which each block lies when it is learned from."""
+    generators = (np.random.default_rng([seed, WAYS]) for seed in seeds)
+    return np.stack([generator.permutation(WAYS)[:TURNS] for generator in generators])
 
 
 class RandomBatches(Batches):
@@ -235,6 +238,7 @@ class RandomBatches(Batches):
         seeded, probe = item
         members, seeds = zip(*seeded, strict=True)
         batch = self._blocks.read(self._blocks.training[list(members)])
+        batch["turns"] = torch.from_numpy(_draw_turns(seeds))
         if self._simulator is None or probe is None:
             hidden = torch.from_numpy(_draw_hidden(batch["held_back"].shape[1], seeds))
             return {**batch, "held_back": hidden}

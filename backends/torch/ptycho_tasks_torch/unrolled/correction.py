@@ -137,3 +137,8 @@ def turn_canvas(values: Tensor, way: int) -> Tensor:
     """(..., S, T) turned by quarters, and mirrored for the ways from 4 on."""
     turned = torch.rot90(values, way % 4, (-2, -1))
     return turned.flip(-1) if way >= 4 else turned
+
+
+def turn_back(values: Tensor, way: int) -> Tensor:
+    """What `turn_canvas` turned in this way, as it was."""
+    return torch.rot90(values.flip(-1) if way >= 4 else values, -(way % 4), (-2, -1))

@@ -13,7 +13,7 @@ N detector pixels along one side, H, W rows and columns of the object grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.physics.forward import amplitude_misfit, object_spread, poisson_misfit
+from ptycho_tasks_torch.physics.forward import object_spread
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
 from ptycho_tasks_torch.physics.scale import find_photon
@@ -44,7 +44,7 @@ from ptycho_tasks_torch.unrolled.blocks import (
     expose_batch,
     make_frame_blocks,
 )
-from ptycho_tasks_torch.unrolled.correction import turn_canvas
+from ptycho_tasks_torch.unrolled.correction import turn_back, turn_canvas
 from ptycho_tasks_torch.unrolled.course import Course
 from ptycho_tasks_torch.unrolled.network import (
     UnrolledNetwork,
@@ -54,6 +54,7 @@ from ptycho_tasks_torch.unrolled.network import (
 from ptycho_tasks_torch.unrolled.options import NOTHING, UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
+from ptycho_tasks_torch.unrolled.steps import Engine
 
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
@@ -121,7 +122,6 @@ class UnrolledObjective(Objective):
                 # What a fresh network finds is noisy.
                 0.0 if options.start == NOTHING else OWN_SHARE,
             )
-        self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
 
     def follow(self, others: Sequence[Objective]) -> None:
         """See `Objective`; from one guess, one probe is fitted, to the scan with most light."""
@@ -202,23 +202,26 @@ class UnrolledObjective(Objective):
         return [{"params": list(self.network.parameters()), "lr": rate, "betas": (0.9, 0.99)}]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The mean over blocks of the root of the misfit of the hidden frames, or of the distance
-        from a known object: the root weakens small ones less."""
+        """The mean over blocks of the misfit of the hidden frames, or of the distance from a known
+        object, each over that before the correction: no dose counts more than others."""
         return torch.stack([self._find_loss(block) for block in _split_blocks(batch)]).mean()
 
     def _find_loss(self, batch: Batch) -> Tensor:
         """The loss of a batch of one block."""
         if "truth" in batch:
             exposure = self._expose(batch, batch["probe"])
-            return self._rehearse(exposure, batch["truth"], batch["turns"][0].tolist())
+            return self._learn_object(exposure, batch["truth"], batch["turns"][0].tolist())
         exposure = self._expose(batch, self._probe())
         if self.label is not None:
             return self._compare_with_truth(exposure, *self._cut_label(batch, exposure.shape))
         seen, unseen = _split_hidden(exposure, batch["held_back"])
-        predicted = unseen.predict(self.network.find_object(seen, self._steps)).square()
-        return _root(self._compare(predicted, unseen.amplitude, 1.0))
+        engine = rehearse(seen, self._steps)
+        before = _measure_misfit(unseen, engine.canvas)
+        corrected = self._correct_turned(engine, seen, batch["turns"][0].tolist())
+        losses = [_measure_misfit(unseen, turn_back(canvas, way)) for way, canvas in corrected]
+        return torch.stack(losses).mean() / before
 
-    def _rehearse(self, exposure: Exposure, truth: Tensor, turns: Sequence[int]) -> Tensor:
+    def _learn_object(self, exposure: Exposure, truth: Tensor, turns: Sequence[int]) -> Tensor:
         """The distance of the corrected object from the truth, over that before, as the prior is
         learned; the mean over the ways in which the block lies."""
         engine, light = rehearse(exposure, self._steps), exposure.light
@@ -226,14 +229,21 @@ class UnrolledObjective(Objective):
         truth = scale_truth(truth, engine.canvas, light)
         before = measure_distances(engine.canvas, truth, light)
         losses = []
-        for way in turns:
-            maps = (engine.canvas, engine.show(), light, truth)
-            canvas, fields, lit, wanted = (turn_canvas(values, way) for values in maps)
-            # Half the precision is enough for a gradient, and twice as fast on newer processors.
-            with torch.autocast(canvas.device.type, torch.bfloat16):
-                corrected = self.network.correction(canvas, fields, lit, exposure.counts)
-            losses.append(compare_distances(measure_distances(corrected, wanted, lit), before))
+        for way, canvas in self._correct_turned(engine, exposure, turns):
+            wanted, lit = turn_canvas(truth, way), turn_canvas(light, way)
+            losses.append(compare_distances(measure_distances(canvas, wanted, lit), before))
         return torch.stack(losses).mean()
+
+    def _correct_turned(
+        self, engine: Engine, exposure: Exposure, turns: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The ways in which a block lies, and its corrected object that lies so."""
+        maps = engine.canvas, engine.show(), exposure.light
+        for way in turns:
+            turned = (turn_canvas(values, way) for values in maps)
+            # Half the precision is enough for a gradient, and twice as fast on newer processors.
+            with torch.autocast(engine.canvas.device.type, torch.bfloat16):
+                yield way, self.network.correction(*turned, exposure.counts)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`.
@@ -242,11 +252,11 @@ class UnrolledObjective(Objective):
         """
         seen, unseen = _split_hidden(self._expose(batch, self._probe()), batch["held_back"])
         canvas = self.network.find_object(seen, self._steps)
-        flat = unseen.predict(torch.ones_like(canvas)).square()
-        flat = flat * (unseen.amplitude.square().sum() / flat.sum())
+        flat = unseen.predict(torch.ones_like(canvas))
+        flat = flat * (unseen.amplitude.norm() / flat.norm())
         return {
-            "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
-            "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
+            "val_loss": _measure_misfit(unseen, canvas),
+            "flat_loss": (flat - unseen.amplitude).square().mean(),
             "spread": object_spread(canvas, seen.light),
         }
 
@@ -306,6 +316,11 @@ def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposur
     is_hidden = hidden.flatten().tolist()
     seen, unseen = ([f for f, h in enumerate(is_hidden) if h == kind] for kind in (False, True))
     return exposure.take(seen), exposure.take(unseen)
+
+
+def _measure_misfit(frames: Exposure, canvas: Tensor) -> Tensor:
+    """Mean square of what amplitudes differ by from the measured ones, with gradients."""
+    return (frames.predict(canvas) - frames.amplitude).square().mean()
 
 
 def _take_lit(modes: Tensor) -> Tensor:

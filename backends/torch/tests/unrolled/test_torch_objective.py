@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from ptycho_tasks_torch.prior.textures import TexturePool
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, ScanError
@@ -16,6 +15,7 @@ from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
+from ptycho_tasks_torch.prior.textures import TexturePool
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, common_shape
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork

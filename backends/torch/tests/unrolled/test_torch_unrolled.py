@@ -283,7 +283,6 @@ def test_a_longest_time_needs_a_schedule_that_it_can_shape(scheduler):
     ("wrong", "message"),
     [
         ({"on": "simulated", "model_type": "supervised"}, "supervised learns from the scan"),
-        ({"on": "simulated", "probe": "refined"}, "probe refined learns from the scan"),
         ({"probe_modes": 2}, "probe_modes needs probe: refined"),
         ({"batch_size": 40, "neighbours": 16}, "is no multiple of neighbours 16"),
     ],
