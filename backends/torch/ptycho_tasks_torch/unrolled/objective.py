@@ -58,6 +58,8 @@ from ptycho_tasks_torch.unrolled.steps import Engine
 
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
+COMMON = ("probe", "scan")
+"""What the blocks of a batch have in common."""
 LIT = 0.1
 """Share of the strongest light above which a pixel of a known object counts in full."""
 
@@ -304,9 +306,9 @@ class UnrolledObjective(Objective):
 
 
 def _split_blocks(batch: Batch) -> list[Batch]:
-    """A batch for each block of a batch; a probe is common to them."""
+    """A batch for each block of a batch."""
     return [
-        {name: values if name == "probe" else values[b : b + 1] for name, values in batch.items()}
+        {name: values if name in COMMON else values[b : b + 1] for name, values in batch.items()}
         for b in range(len(batch["x"]))
     ]
 

@@ -45,10 +45,11 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     on: Annotated[
         Literal["scan", "simulated", "both"],
         doc(
-            "what to learn from. scan: its frames; simulated: simulated objects, measured with the "
-            "scan's probe, dose and positions; both: both in turn"
+            "what to learn from. scan: frames that are hidden from the network; simulated: objects "
+            "like the scan's and others, measured with its probe, dose and positions; both: both "
+            "in turn"
         ),
-    ] = "both"
+    ] = "scan"
     model_type: Annotated[  # type: ignore[misc]
         Literal["unsupervised", "supervised"],
         doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
@@ -56,12 +57,15 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     epochs: Annotated[
         int,
         doc(
-            "passes over the training frames, 60 say; 0 learns nothing and takes `start` as it is",
+            "passes over the training frames, 24 say; 0 learns nothing and takes `start` as it is",
             ge=0,
         ),
     ] = 0
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
-    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-4
+    learning_rate: Annotated[
+        float,
+        doc("highest learning rate of Adam; with start: nothing, take 3e-3", gt=0.0, le=1.0),
+    ] = 3e-4
     steps: Annotated[
         Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(

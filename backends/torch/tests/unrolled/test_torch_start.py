@@ -80,10 +80,10 @@ def test_the_default_learns_nothing_and_gives_the_network_of_the_package(scan):
 
 def test_options_without_effect_are_told(scan):
     lines: list[str] = []
-    train(scan, msgspec.structs.replace(FRESH, on="scan", batch_size=16), say=lines.append)
+    train(scan, msgspec.structs.replace(FRESH, on="both", batch_size=16), say=lines.append)
     assert lines == [
         "training.epochs is 0, and nothing is learned: training.on, training.batch_size without "
-        "effect; set training.epochs, 60 say, or leave them out"
+        "effect; set training.epochs, 24 say, or leave them out"
     ]
 
 
