@@ -57,7 +57,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     epochs: Annotated[
         int,
         doc(
-            "passes over the training frames, 24 say; 0 learns nothing and takes `start` as it is",
+            "passes over the training frames, 16 say; 0 learns nothing and takes `start` as it is",
             ge=0,
         ),
     ] = 0

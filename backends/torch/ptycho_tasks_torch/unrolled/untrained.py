@@ -32,7 +32,7 @@ def take_start(request: TrainRequest, load: Callable[[nn.Module], None]) -> Trai
         names = ", ".join(f"training.{name}" for name in options.idle)
         request.say(
             f"training.epochs is 0, and nothing is learned: {names} without effect; set "
-            "training.epochs, 24 say, or leave them out"
+            "training.epochs, 16 say, or leave them out"
         )
     request.progress(0, 1, {})
     with settings(TorchExecution.from_execution(request.execution), options.seed):

@@ -83,7 +83,7 @@ def test_options_without_effect_are_told(scan):
     train(scan, msgspec.structs.replace(FRESH, on="both", batch_size=16), say=lines.append)
     assert lines == [
         "training.epochs is 0, and nothing is learned: training.on, training.batch_size without "
-        "effect; set training.epochs, 24 say, or leave them out"
+        "effect; set training.epochs, 16 say, or leave them out"
     ]
 
 
