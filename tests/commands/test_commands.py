@@ -112,7 +112,8 @@ def test_every_flag_of_the_contract_is_there():
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
         "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels saturated "
-        "negative-counts probe product positions reader datasets orientation centre crop bin force memory-gb",
+        "negative-counts probe product positions reader datasets orientation centre crop bin force "
+        "memory-gb",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}

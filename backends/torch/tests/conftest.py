@@ -15,10 +15,10 @@ from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
-from ptycho_tasks_torch.frames import objects
 from ptycho_tasks_torch.physics import calibration
+from ptycho_tasks_torch.prior import textures
 from ptycho_tasks_torch.training import checkpoints
-from ptycho_tasks_torch.unrolled import probe_fit
+from ptycho_tasks_torch.unrolled import objective, probe_fit
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
 hypothesis.settings.register_profile("torch", deadline=None)
@@ -44,8 +44,8 @@ def few_trials() -> Iterator[None]:
 def few_objects() -> Iterator[None]:
     """Hardly any objects are simulated, and they are small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objects, "POOL", 3)
-        patch.setattr(objects, "LEAST_SIDE", 128)
+        patch.setattr(textures, "POOL", 3)
+        patch.setattr(objective, "SIDE", 96)
         yield
 
 

@@ -27,7 +27,7 @@ def measure_distances(canvas: Tensor, truth: Tensor, light: Tensor) -> Tensor:
     Of the pixels; of the differences between neighbours, which low frequencies of the phase, found
     last, would hide; and of the mean change of amplitude and phase in cells of `COARSE` pixels.
     """
-    weight = (light / (LIT * light.amax(dim=(-2, -1), keepdim=True))).clamp(max=1)
+    weight = _weigh(light)
     truth = align_phase(truth, canvas, weight)
     change = canvas - truth
     energy = sum_pixels(truth, weight)
@@ -35,6 +35,17 @@ def measure_distances(canvas: Tensor, truth: Tensor, light: Tensor) -> Tensor:
     turned = torch.view_as_real(weight * change * truth.conj()).movedim(-1, 0)
     cells = functional.avg_pool2d(turned, COARSE).square().sum(dim=(0, -2, -1)) * COARSE**2
     return torch.stack([pixels, edges, cells]) / energy
+
+
+def scale_truth(truth: Tensor, canvas: Tensor, light: Tensor) -> Tensor:
+    """The truth, at the scale at which it is nearest to the canvas where light falls."""
+    weight, sides = _weigh(light), (-2, -1)
+    overlap = (weight * truth.conj() * canvas).sum(dim=sides, keepdim=True).abs()
+    return truth * (overlap / sum_pixels(truth, weight)[:, None, None])
+
+
+def _weigh(light: Tensor) -> Tensor:
+    return (light / (LIT * light.amax(dim=(-2, -1), keepdim=True))).clamp(max=1)
 
 
 def compare_distances(after: Tensor, before: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
 from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
-from ptycho_tasks_torch.unrolled.correction import Correction
+from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_canvas
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
 ROUND, REPEATS = 32, 3
@@ -106,19 +106,13 @@ class Lesson:
 
         Args:
             correction: is tried.
-            turn: how the scan lies: one of 8 ways.
+            turn: how the scan lies: one of `WAYS`.
         """
-        canvas, fields, light, truth = (_turn(values, turn) for values in self._maps)
+        canvas, fields, light, truth = (turn_canvas(values, turn) for values in self._maps)
         corrected = correction(canvas, fields, light, self._counts)
         after = measure_distances(corrected, truth, light)
         errors = (float(distances[0].detach().sqrt()) for distances in (self._before, after))
         return compare_distances(after, self._before), Score(self._photons, *errors)
-
-
-def _turn(values: Tensor, turn: int) -> Tensor:
-    """(..., S, T) turned by quarters, and mirrored for the ways from 4 on."""
-    turned = torch.rot90(values, turn % 4, (-2, -1))
-    return turned.flip(-1) if turn >= 4 else turned
 
 
 class Learning:
@@ -141,7 +135,7 @@ class Learning:
         generator = np.random.default_rng([self.plan.seed, self.round, REPEATS])
         for repeat in range(REPEATS):
             for some in generator.permutation(ROUND).reshape(-1, BATCH):
-                turns = generator.integers(8, size=BATCH).tolist()
+                turns = generator.integers(WAYS, size=BATCH).tolist()
                 scores = self._learn_from([lessons[index] for index in some], turns)
                 if repeat == 0:
                     self.scores = [*self.scores, *scores][-REPORTED:]

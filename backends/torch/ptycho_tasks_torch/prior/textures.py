@@ -22,7 +22,7 @@ Image = NDArray[np.float64]
 Random = np.random.Generator
 
 SIDE = 288
-"""H."""
+"""H, where no larger canvases are cut."""
 POOL = 64
 """Images that the pool holds at a time."""
 RENEWAL = 8
@@ -180,10 +180,10 @@ def _finish(image: Image, generator: Random) -> Image:
     return np.asarray(np.clip((blurred - low) / max(high - low, 1e-9), 0, 1))
 
 
-def make_texture(kind: str, generator: Random) -> NDArray[np.float32]:
+def make_texture(kind: str, generator: Random, side: int = SIDE) -> NDArray[np.float32]:
     """An image (H, H) float32 of a kind of `KINDS`, from 0 to 1."""
     make = _mixture if kind == "mixture" else BASIC[kind]
-    return _finish(make(SIDE, generator), generator).astype(np.float32)
+    return _finish(make(side, generator), generator).astype(np.float32)
 
 
 class TexturePool:
@@ -193,9 +193,15 @@ class TexturePool:
     where it was interrupted.
     """
 
-    def __init__(self, seed: int, kinds: Sequence[str] = KINDS) -> None:
-        """Make nothing yet: an image is made when it is first drawn."""
-        self._seed, self._kinds = seed, kinds
+    def __init__(self, seed: int, kinds: Sequence[str] = KINDS, side: int = SIDE) -> None:
+        """Make nothing yet: an image is made when it is first drawn.
+
+        Args:
+            seed: of the images.
+            kinds: of `KINDS`.
+            side: H.
+        """
+        self._seed, self._kinds, self._side = seed, kinds, side
         self._made: dict[int, NDArray[np.float32]] = {}
 
     def draw(self, generator: Random, shape: tuple[int, int], number: int) -> NDArray[np.complex64]:
@@ -203,7 +209,7 @@ class TexturePool:
 
         Args:
             generator: draws the object from the pool.
-            shape: (S, T), each at most `SIDE`.
+            shape: (S, T), each at most H.
             number: how many objects were drawn before: it says which images the pool holds.
         """
         oldest = number // RENEWAL
@@ -226,7 +232,9 @@ class TexturePool:
     def _texture(self, index: int) -> NDArray[np.float32]:
         if index not in self._made:
             kind = self._kinds[index % len(self._kinds)]
-            self._made[index] = make_texture(kind, np.random.default_rng([self._seed, index]))
+            generator = np.random.default_rng([self._seed, index])
+            # Threads that ask at once make the same.
+            self._made[index] = make_texture(kind, generator, self._side)
         return self._made[index]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,15 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.physics.metrics import Box, scanned_box
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan, require_frames
 from ptycho_tasks_torch.frames.groups import find_nearest_groups, locate_groups
-from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
+from ptycho_tasks_torch.prior.textures import Random, TexturePool
+from ptycho_tasks_torch.unrolled.correction import WAYS
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import MOST
@@ -66,17 +69,26 @@ def make_frame_blocks(scan: ScanData, options: UnrolledOptions) -> tuple[Blocks,
     return Blocks(scan.diffraction, singles, training[members], validation, held_back), training
 
 
+OWN_SHARE = 0.5
+"""Share of the simulated objects that are cut from the scan's own reconstruction."""
+TURNS = 3
+"""Ways in which a block lies when it is learned from: its steps take longer than the network."""
+
+
 @dataclass(frozen=True)
 class Simulator:
     """Replaces the frames of blocks by frames of simulated objects."""
 
-    objects: ObjectPool
+    pool: TexturePool
     intensity_scale: float
     photon: float
     probe: Callable[[], Tensor]
     """(P, N, N) complex64 in counts, as the network is given it."""
     shape: tuple[int, int]
     """(S, T) of every block's canvas."""
+    own: Callable[[], Tensor]
+    """(H, W) complex64, what the scan shows, as the network finds it at the start."""
+    own_share: float = OWN_SHARE
 
     def measure(self, batch: Batch, probe: Tensor, seeds: Sequence[int]) -> Batch:
         """Simulate the frames of a batch.
@@ -91,8 +103,7 @@ class Simulator:
         """
         generators = [np.random.default_rng(seed) for seed in seeds]
         exposure = expose_batch(batch, probe, self.intensity_scale, self.photon, self.shape)
-        truth = [self.objects.draw(generator, self.shape) for generator in generators]
-        canvas = torch.from_numpy(np.stack(truth))
+        canvas = torch.from_numpy(np.stack([self._draw(generator) for generator in generators]))
         with torch.no_grad():
             expected = (exposure.predict(canvas).square() - exposure.dark) * self.intensity_scale
         # Frames in unknown units are taken for counts.
@@ -105,6 +116,28 @@ class Simulator:
         # The detector is that of the scan.
         frames = frames.masked_fill(torch.isnan(batch["x"]), math.nan)
         return {**batch, "x": frames, "truth": canvas, "probe": probe}
+
+    def _draw(self, generator: Random) -> NDArray[np.complex64]:
+        """(S, T) object, of the scan's mean brightness: the dose is the scan's then."""
+        own = self.own().numpy()
+        if generator.random() < self.own_share:
+            return cut_object(own, generator, self.shape)
+        drawn = self.pool.draw(generator, self.shape, 0)
+        level = np.square(np.abs(own)).mean() / np.square(np.abs(drawn)).mean()
+        return np.asarray(drawn * np.sqrt(level), dtype=np.complex64)
+
+
+def cut_object(
+    image: NDArray[np.complex64], generator: Random, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(S, T) part of an image, turned and mirrored at random; mirrored beyond its rim."""
+    image = np.rot90(image, int(generator.integers(4)))
+    if generator.random() < 0.5:
+        image = image.T
+    lacking = [(0, max(side - there, 0)) for side, there in zip(shape, image.shape, strict=True)]
+    image = np.pad(image, lacking, mode="symmetric")
+    y, x = (generator.integers(n - m + 1) for n, m in zip(image.shape, shape, strict=True))
+    return np.ascontiguousarray(image[y : y + shape[0], x : x + shape[1]])
 
 
 def expose_batch(
@@ -134,7 +167,7 @@ def expose_batch(
     return expose_blocks(batch["x"][:, :, 0], relative, probe, scale, shape, photon)
 
 
-HIDDEN_SHARE = 0.25
+HIDDEN_SHARE = 1 / 8
 """Share of the frames of a block that are hidden from the network in training."""
 
 
@@ -145,6 +178,12 @@ def _draw_hidden(frames: int, seeds: Sequence[int]) -> NDArray[np.bool_]:
     for row, seed in zip(hidden, seeds, strict=True):
         row[np.random.default_rng(seed).permutation(frames)[:count]] = True
     return hidden
+
+
+def _draw_turns(seeds: Sequence[int]) -> NDArray[np.int64]:
+    """(B, TURNS) ways in which each block lies when it is learned from."""
+    generators = (np.random.default_rng([seed, WAYS]) for seed in seeds)
+    return np.stack([generator.permutation(WAYS)[:TURNS] for generator in generators])
 
 
 class RandomBatches(Batches):
@@ -201,10 +240,37 @@ class RandomBatches(Batches):
         seeded, probe = item
         members, seeds = zip(*seeded, strict=True)
         batch = self._blocks.read(self._blocks.training[list(members)])
+        batch["turns"] = torch.from_numpy(_draw_turns(seeds))
         if self._simulator is None or probe is None:
             hidden = torch.from_numpy(_draw_hidden(batch["held_back"].shape[1], seeds))
             return {**batch, "held_back": hidden}
         return self._simulator.measure(batch, probe, seeds)
+
+
+MOST_SHOWN = 2048
+"""Frames of the part of a scan whose reconstruction objects are cut from."""
+
+
+class Shown(NamedTuple):
+    """A part of a scan."""
+
+    frames: NDArray[np.int64]
+    box: Box
+    """Where their light is, on the scan's object grid."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the box."""
+        rows, columns = self.box
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+def choose_shown(scan: ScanData, training: NDArray[np.int64]) -> Shown:
+    """The frames to train on, those around the middle of the scan if there are many."""
+    positions = scan.positions[training]
+    distance = np.square(positions - np.median(positions, axis=0)).sum(axis=1)
+    frames = np.sort(training[np.argsort(distance, kind="stable")[:MOST_SHOWN]])
+    return Shown(frames, scanned_box(scan.positions[frames], scan.size))
 
 
 def common_shape(blocks: Blocks, margin: int = 0) -> tuple[int, int]:

@@ -158,3 +158,18 @@ def _mean_around(canvas: Tensor, width: int) -> Tensor:
     parts = torch.view_as_real(canvas).movedim(-1, 0)
     means = functional.avg_pool2d(parts, width, 1, width // 2, count_include_pad=False)
     return torch.complex(*means)
+
+
+WAYS = 8
+"""In which a canvas can lie on the grid of pixels."""
+
+
+def turn_canvas(values: Tensor, way: int) -> Tensor:
+    """(..., S, T) turned by quarters, and mirrored for the ways from 4 on."""
+    turned = torch.rot90(values, way % 4, (-2, -1))
+    return turned.flip(-1) if way >= 4 else turned
+
+
+def turn_back(values: Tensor, way: int) -> Tensor:
+    """What `turn_canvas` turned in this way, as it was."""
+    return torch.rot90(values.flip(-1) if way >= 4 else values, -(way % 4), (-2, -1))

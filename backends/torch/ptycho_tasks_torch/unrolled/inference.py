@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +18,15 @@ from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
-from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
+from ptycho_tasks_torch.unrolled.course import Course
 from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
-from ptycho_tasks_torch.unrolled.steps import Engine
 
 
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
@@ -67,48 +65,19 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     place = canvas_of(scan.positions, N)
     rows, columns = place.shape
     lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-    depth = Depth(exposure, None if options.steps == "auto" else options.steps)
-    total = depth.most_steps + 1  # the correction
-
-    def report(canvas: Tensor, done: int) -> Callable[[], Reconstruction]:
-        request.progress(done, total, {})
-        return lambda: show(canvas)
+    course = Course(exposure, network, None if options.steps == "auto" else options.steps)
+    total = course.depth.most_steps + 1  # the correction
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        return Reconstruction(image, place.origin, probe, scan.positions, depth.misfits)
+        return Reconstruction(image, place.origin, probe, scan.positions, course.depth.misfits)
 
     request.progress(0, total, {})
-    for done, canvas in enumerate(depth.run(), start=1):
-        yield report(canvas, done)
-
-    def correct(engine: Engine) -> Tensor:
-        return network.correct(engine, exposure)
-
-    is_idle = network.correction.is_idle
-    share = None if is_idle else choose_correction(depth, correct)
-    # Where photons are few, more steps than frames held back ask for bring noise, which the
-    # correction takes away, and low frequencies of the phase, which it could not find.
-    start = depth.best if share is None else depth.engine.canvas
-    for engine in depth.finish(start):
-        yield report(engine.canvas, engine.steps)
-    request.say(f"{depth.describe()}{'' if is_idle else _describe_correction(share, exposure)}")
-    if share is None:
-        request.progress(total, total, {})
-    else:
-        canvas = correct(engine)
-        if share:
-            canvas = canvas + share * (depth.find_step(canvas, takes_all=True) - canvas)
-        yield report(canvas, total)
-
-
-def _describe_correction(share: float | None, exposure: Exposure) -> str:
-    if share is None:
-        return "; uncorrected: frames held back are explained no better by the network"
-    after = f", then {share:.2g} of a step" if share >= 0.01 else ""
-    unlearned = " and ".join(list_unlearned(exposure))
-    doubt = f"; it has not learned from scans like this: {unlearned}" if unlearned else ""
-    return f"; corrected by the network{after}{doubt}"
+    for done, canvas in enumerate(course.run(), start=1):
+        request.progress(done, total, {})
+        yield functools.partial(show, canvas)
+    request.say(course.describe())
+    request.progress(total, total, {})
 
 
 def _choose_probe(

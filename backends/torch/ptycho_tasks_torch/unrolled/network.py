@@ -20,6 +20,7 @@ from ptycho_tasks_torch.physics.forward import (
 )
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
 from ptycho_tasks_torch.unrolled.correction import Correction
+from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.steps import Engine, run_steps
 
@@ -45,6 +46,11 @@ class UnrolledNetwork(nn.Module):
         correction."""
         return self.correct(reconstruct(exposure, steps), exposure)
 
+    def find_object(self, exposure: Exposure, steps: int | None = None) -> Tensor:
+        """(1, S, T) complex64 object of an exposure of one canvas, corrected, after the steps that
+        an inference takes; arguments as for `rehearse`."""
+        return self.correct(rehearse(exposure, steps), exposure)
+
     def correct(self, engine: Engine, exposure: Exposure) -> Tensor:
         """(B, S, T) complex64: the object of an engine, corrected."""
         corrected: Tensor = self.correction(
@@ -57,6 +63,22 @@ def reconstruct(exposure: Exposure, steps: int = BLOCK_STEPS) -> Engine:
     """The engine after some steps; without gradients."""
     with torch.no_grad():
         return deque(run_steps(exposure, steps), maxlen=1).pop()
+
+
+def rehearse(exposure: Exposure, steps: int | None = None) -> Engine:
+    """The engine of one canvas as an inference leaves it for the correction; without gradients.
+
+    What a network learns from must have the noise that an inference shows it: a few steps more on
+    all frames make another.
+
+    Args:
+        exposure: of one canvas.
+        steps: see `Depth`.
+    """
+    with torch.no_grad():
+        depth = Depth(exposure, steps)
+        deque(depth.run(), maxlen=0)
+        return deque(depth.finish(depth.engine.canvas), maxlen=1).pop()
 
 
 class UnrolledAutoencoder(nn.Module):

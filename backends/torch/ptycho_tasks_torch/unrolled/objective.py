@@ -13,7 +13,8 @@ N detector pixels along one side, H, W rows and columns of the object grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,36 +22,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
-from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.physics.forward import (
-    amplitude_misfit,
-    match_light,
-    object_spread,
-    poisson_misfit,
-)
+from ptycho_tasks_torch.physics.forward import match_light, object_spread
+from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
 from ptycho_tasks_torch.physics.scale import find_photon
+from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances, scale_truth
+from ptycho_tasks_torch.prior.textures import SIDE, TexturePool
 from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
 from ptycho_tasks_torch.training.weights import PROBE
 from ptycho_tasks_torch.unrolled.blocks import (
     MARGIN,
+    OWN_SHARE,
     RandomBatches,
     Simulator,
+    choose_shown,
     common_shape,
     expose_batch,
     make_frame_blocks,
 )
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
-from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.correction import turn_back, turn_canvas
+from ptycho_tasks_torch.unrolled.course import Course
+from ptycho_tasks_torch.unrolled.network import (
+    UnrolledNetwork,
+    make_unrolled_networks,
+    rehearse,
+)
+from ptycho_tasks_torch.unrolled.options import NOTHING, UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
+from ptycho_tasks_torch.unrolled.steps import Engine
 
 EDGES = 0.2
 """Weight of the differences between neighbouring pixels of a known object."""
+COMMON = ("probe", "scan")
+"""What the blocks of a batch have in common."""
 LIT = 0.1
 """Share of the strongest light above which a pixel of a known object counts in full."""
 
@@ -64,6 +73,8 @@ class UnrolledObjective(Objective):
     """(P, N, N, 2) float32: the fitted probe in counts; None where it is fixed, or another's."""
     displacement: Tensor | None
     """(M, 2) float32 pixels from the positions of the scan to the refined ones."""
+    own: Tensor | None
+    """(H, W) complex64: what a part of the scan shows; None where nothing is simulated."""
     network: UnrolledNetwork
     clip = 1.0
     keeps_start = True
@@ -97,16 +108,22 @@ class UnrolledObjective(Objective):
             "displacement", torch.zeros((scan.frame_count, 2)) if refines_positions else None
         )
         self._shape = common_shape(self.blocks, MARGIN if refines_positions else 0)
+        self._steps = None if options.steps == "auto" else options.steps
+        self.register_buffer("own", None)
         self._simulator = None
         if options.on != "scan":
+            self._shown = choose_shown(scan, training)
+            self.own = torch.ones(self._shown.shape, dtype=torch.complex64)
             self._simulator = Simulator(
-                ObjectPool(options.objects, self._shape, options.seed),
+                TexturePool(options.seed, side=max(SIDE, *self._shape)),
                 self.intensity_scale,
                 self.photon,
                 lambda: self._probe().detach().cpu().clone(),
                 self._shape,
+                self._read_own,
+                # What a fresh network finds is noisy.
+                0.0 if options.start == NOTHING else OWN_SHARE,
             )
-        self._compare = poisson_misfit if options.loss == "poisson" else amplitude_misfit
 
     def follow(self, others: Sequence[Objective]) -> None:
         """See `Objective`; from one guess, one probe is fitted, to the scan with most light."""
@@ -125,8 +142,8 @@ class UnrolledObjective(Objective):
             lender._borrowers.append(self)
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        """See `Objective`: fit a probe that is to be refined, and then the positions where those
-        are."""
+        """See `Objective`: fit a probe that is to be refined, then the positions where those are,
+        and reconstruct what objects to learn from are cut from."""
         if self.modes is not None:
             self._fit_probe(self.modes, say)
         with torch.no_grad():
@@ -138,6 +155,29 @@ class UnrolledObjective(Objective):
                 self.displacement.copy_(torch.from_numpy(displacement))
                 distance = math.sqrt(float(np.square(displacement).sum(axis=1).mean()))
                 say(f"positions: moved by {distance:.2f} pixels, root mean square")
+            if self.own is not None:
+                self.own.copy_(self._reconstruct())
+
+    def _read_own(self) -> Tensor:
+        assert self.own is not None
+        return self.own.cpu()
+
+    def _reconstruct(self) -> Tensor:
+        """(H, W) complex64 object of the frames of `_shown`, where their light is."""
+        frames, box = self._shown.frames, self._shown.box
+        part = take_frames(self._scan, frames)
+        if self.displacement is not None:
+            moved = part.positions + self.displacement[frames].double().cpu().numpy()
+            part = replace(part, positions=moved)
+        scale = math.sqrt(self.intensity_scale)
+        exposure = expose_scan(part, self._probe() / scale, scale, self.photon)
+        canvas = Course(exposure, self.network, self._steps).finish()[0]
+        origin = canvas_of(part.positions, part.size).origin
+        rows, columns = (
+            slice(side.start - first, side.stop - first)
+            for side, first in zip(box, origin, strict=True)
+        )
+        return canvas[rows, columns]
 
     def _fit_probe(self, modes: Tensor, say: Callable[[str], None]) -> None:
         brightest = max([self, *self._borrowers], key=lambda one: one.intensity_scale)
@@ -164,21 +204,48 @@ class UnrolledObjective(Objective):
         return [{"params": list(self.network.parameters()), "lr": rate, "betas": (0.9, 0.99)}]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The root of the misfit of the hidden frames, or of the distance from a known object: the
-        root weakens small ones less."""
+        """The mean over blocks of the misfit of the hidden frames, or of the distance from a known
+        object, each over that before the correction: no dose counts more than others."""
+        return torch.stack([self._find_loss(block) for block in _split_blocks(batch)]).mean()
+
+    def _find_loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch of one block."""
         if "truth" in batch:
             exposure = self._expose(batch, batch["probe"])
-            known = torch.ones_like(exposure.light)
-            return self._compare_with_truth(exposure, batch["truth"], known)
+            return self._learn_object(exposure, batch["truth"], batch["turns"][0].tolist())
         exposure = self._expose(batch, self._probe())
         if self.label is not None:
             return self._compare_with_truth(exposure, *self._cut_label(batch, exposure.shape))
         seen, unseen = _split_hidden(exposure, batch["held_back"])
-        canvas = self.network.object(seen)
-        predicted = unseen.predict(canvas).square()
-        blocks = len(batch["held_back"])
-        pairs = zip(predicted.chunk(blocks), unseen.amplitude.chunk(blocks), strict=True)
-        return torch.stack([_root(self._compare(*pair, 1.0)) for pair in pairs]).mean()
+        engine = rehearse(seen, self._steps)
+        before = _measure_misfit(unseen, engine.canvas)
+        corrected = self._correct_turned(engine, seen, batch["turns"][0].tolist())
+        losses = [_measure_misfit(unseen, turn_back(canvas, way)) for way, canvas in corrected]
+        return torch.stack(losses).mean() / before
+
+    def _learn_object(self, exposure: Exposure, truth: Tensor, turns: Sequence[int]) -> Tensor:
+        """The distance of the corrected object from the truth, over that before, as the prior is
+        learned; the mean over the ways in which the block lies."""
+        engine, light = rehearse(exposure, self._steps), exposure.light
+        # A scale tells of nothing that the network is to find.
+        truth = scale_truth(truth, engine.canvas, light)
+        before = measure_distances(engine.canvas, truth, light)
+        losses = []
+        for way, canvas in self._correct_turned(engine, exposure, turns):
+            wanted, lit = turn_canvas(truth, way), turn_canvas(light, way)
+            losses.append(compare_distances(measure_distances(canvas, wanted, lit), before))
+        return torch.stack(losses).mean()
+
+    def _correct_turned(
+        self, engine: Engine, exposure: Exposure, turns: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The ways in which a block lies, and its corrected object that lies so."""
+        maps = engine.canvas, engine.show(), exposure.light
+        for way in turns:
+            turned = (turn_canvas(values, way) for values in maps)
+            # Half the precision is enough for a gradient, and twice as fast on newer processors.
+            with torch.autocast(engine.canvas.device.type, torch.bfloat16):
+                yield way, self.network.correction(*turned, exposure.counts)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`.
@@ -186,12 +253,11 @@ class UnrolledObjective(Objective):
         Of the frames hidden from the network, in blocks that it is not trained on.
         """
         seen, unseen = _split_hidden(self._expose(batch, self._probe()), batch["held_back"])
-        canvas = self.network.object(seen)
-        flat = unseen.predict(torch.ones_like(canvas)).square()
-        flat = match_light(flat, unseen.amplitude)
+        canvas = self.network.find_object(seen, self._steps)
+        flat = match_light(unseen.predict(torch.ones_like(canvas)).square(), unseen.amplitude)
         return {
-            "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
-            "flat_loss": self._compare(flat, unseen.amplitude, 1.0),
+            "val_loss": _measure_misfit(unseen, canvas),
+            "flat_loss": _compare(flat.sqrt(), unseen),
             "spread": object_spread(canvas, seen.light),
         }
 
@@ -233,9 +299,17 @@ class UnrolledObjective(Objective):
 
     def _compare_with_truth(self, exposure: Exposure, truth: Tensor, known: Tensor) -> Tensor:
         weight = (exposure.illumination / LIT).clamp(max=1) * known
-        canvas = self.network.object(exposure)
+        canvas = self.network.find_object(exposure, self._steps)
         distance = _root(_object_distance(canvas, truth, weight)).mean()
         return distance + EDGES * _root(_edge_distance(canvas, truth, weight)).mean()
+
+
+def _split_blocks(batch: Batch) -> list[Batch]:
+    """A batch for each block of a batch."""
+    return [
+        {name: values if name in COMMON else values[b : b + 1] for name, values in batch.items()}
+        for b in range(len(batch["x"]))
+    ]
 
 
 def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposure]:
@@ -243,6 +317,18 @@ def _split_hidden(exposure: Exposure, hidden: Tensor) -> tuple[Exposure, Exposur
     is_hidden = hidden.flatten().tolist()
     seen, unseen = ([f for f, h in enumerate(is_hidden) if h == kind] for kind in (False, True))
     return exposure.take(seen), exposure.take(unseen)
+
+
+def _measure_misfit(frames: Exposure, canvas: Tensor) -> Tensor:
+    """Mean square of what amplitudes differ by from the measured ones, with gradients."""
+    return _compare(frames.predict(canvas), frames)
+
+
+def _compare(predicted: Tensor, frames: Exposure) -> Tensor:
+    difference = predicted - frames.amplitude
+    if frames.has_bad_pixels:
+        difference = difference[~frames.amplitude.isnan()]
+    return difference.square().mean()
 
 
 def _take_lit(modes: Tensor) -> Tensor:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
+
 from ptycho_tasks.options import TEXT_PATTERN, doc, limits
 from ptycho_tasks_torch.options import NetworkOptions
 
-Family = Literal["lines", "blobs", "siemens"]
 PRETRAINED, NOTHING = "pretrained", "nothing"
 CHANNELS = 32
 """Of the network that comes with this package."""
+LEARNING = (
+    "on",
+    "model_type",
+    "learning_rate",
+    "scheduler",
+    "accumulate_grad_batches",
+    "early_stop_patience",
+    "monitor",
+    "monitor_mode",
+)
+"""Options of the epochs alone."""
+DIVIDING = ("batch_size", "neighbours", "n_groups", "validation_fraction")
+"""Options that say which frames are learned from; those a probe is fitted to, too."""
 
 
 class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
@@ -31,31 +45,27 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     on: Annotated[
         Literal["scan", "simulated", "both"],
         doc(
-            "what to learn from. scan: its frames; simulated: simulated objects, measured with the "
-            "scan's probe, dose and positions; both: both in turn"
+            "what to learn from. scan: frames that are hidden from the network; simulated: objects "
+            "like the scan's and others, measured with its probe, dose and positions; both: both "
+            "in turn"
         ),
-    ] = "both"
+    ] = "scan"
     model_type: Annotated[  # type: ignore[misc]
         Literal["unsupervised", "supervised"],
         doc("of the scan, learn from the diffraction alone, or from its objectGuess"),
     ] = "unsupervised"
-    objects: Annotated[
-        tuple[Family, ...],
-        doc("kinds of objects that are simulated: lines, blobs, siemens", min_length=1),
-    ] = ("lines", "blobs", "siemens")
-    loss: Annotated[
-        Literal["poisson", "mae"],
-        doc("misfit of the scan's frames: Poisson likelihood, or mean error of the amplitudes"),
-    ] = "poisson"
     epochs: Annotated[
         int,
         doc(
-            "passes over the training frames, 60 say; 0 learns nothing and takes `start` as it is",
+            "passes over the training frames, 16 say; 0 learns nothing and takes `start` as it is",
             ge=0,
         ),
     ] = 0
     batch_size: Annotated[int, doc("frames a training step, a multiple of neighbours", ge=4)] = 128
-    learning_rate: Annotated[float, doc("highest learning rate of Adam", gt=0.0, le=1.0)] = 3e-3
+    learning_rate: Annotated[
+        float,
+        doc("highest learning rate of Adam; with start: nothing, take 3e-3", gt=0.0, le=1.0),
+    ] = 3e-4
     steps: Annotated[
         Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(
@@ -89,6 +99,14 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         float, doc("share of the frames that is held back to validate", gt=0.0, le=0.5)
     ] = 0.05
 
+    @property
+    def idle(self) -> list[str]:
+        """Names of the options that were set, and are without effect as there are no epochs."""
+        names = LEARNING if self.probe == "refined" else (*LEARNING, *DIVIDING)
+        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        is_set = (name for name in names if getattr(self, name) != defaults[name])
+        return [] if self.epochs else list(is_set)
+
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""
         NetworkOptions.__post_init__(self)
@@ -105,16 +123,6 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         if self.on == "simulated" and self.model_type == "supervised":
             raise ValueError(
                 "model_type supervised learns from the scan, but on: simulated does not: "
-                "take on: scan or both"
-            )
-        if self.on == "simulated" and self.probe == "refined":
-            raise ValueError(
-                "probe refined learns from the scan, but on: simulated does not: "
-                "take on: scan or both"
-            )
-        if self.on == "simulated" and self.positions == "refined":
-            raise ValueError(
-                "positions refined learns from the scan, but on: simulated does not: "
                 "take on: scan or both"
             )
         if self.probe_modes is not None and self.probe != "refined":

@@ -29,6 +29,12 @@ def take_start(request: TrainRequest, load: Callable[[nn.Module], None]) -> Trai
         load: puts the weights that a training starts from into a fresh network.
     """
     scans, options = request.scans, request.options
+    if options.idle:
+        names = ", ".join(f"training.{name}" for name in options.idle)
+        request.say(
+            f"training.epochs is 0, and nothing is learned: {names} without effect; set "
+            "training.epochs, 16 say, or leave them out"
+        )
     request.progress(0, 1, {})
     execution = TorchExecution.from_execution(request.execution)
     with settings(execution, options.seed), chunks_on_threads():

@@ -78,6 +78,15 @@ def test_the_default_learns_nothing_and_gives_the_network_of_the_package(scan):
     assert (model.metadata["N"], list(model.history)) == (32, [])
 
 
+def test_options_without_effect_are_told(scan):
+    lines: list[str] = []
+    train(scan, msgspec.structs.replace(FRESH, on="both", batch_size=16), say=lines.append)
+    assert lines == [
+        "training.epochs is 0, and nothing is learned: training.on, training.batch_size without "
+        "effect; set training.epochs, 16 say, or leave them out"
+    ]
+
+
 def test_a_fresh_network_is_left_out(scan, monkeypatch):
     """It is neither evaluated nor spoken of."""
     monkeypatch.setattr(Correction, "forward", lambda *_: pytest.fail("it is evaluated"))

@@ -138,7 +138,8 @@ def test_another_seed_gives_another_model(scan, trained):
 
 
 @pytest.mark.parametrize("name", [name for name in TRAININGS if name != "refined"])
-def test_training_makes_the_reconstruction_better(scan, trained, name):
+def test_training_makes_nothing_worse(scan, trained, name):
+    """What explains frames held back no better than the start is not taken."""
     options, model = TRAININGS[name], trained[name]
     fresh = UnrolledNetwork(options.channels).state_dict()
     untrained = {key: value.numpy() for key, value in fresh.items()}
@@ -148,8 +149,16 @@ def test_training_makes_the_reconstruction_better(scan, trained, name):
         score(made.object, made.origin, scan.object, made.positions, scan.size)
         for made in (after, before)
     )
-    if name != "scan":  # frames tell of noise only, known objects of what is beside it
-        assert ours["amplitude_ssim"] > theirs["amplitude_ssim"]
+    assert ours["amplitude_ssim"] > theirs["amplitude_ssim"] - 0.005
+    epoch = model.metadata["epoch"]
+    if epoch:
+        assert model.history[epoch - 1]["val_loss"] < model.metadata["start_loss"]
+    else:
+        assert_same_weights(model, replace(model, models={"diffraction_to_obj": untrained}))
+
+
+def test_labels_make_the_reconstruction_better(trained):
+    model = trained["supervised"]
     epoch = model.history[model.metadata["epoch"] - 1]
     assert epoch["val_loss"] < model.metadata["start_loss"]
     assert epoch["val_loss"] < 0.4 * epoch["flat_loss"]
@@ -167,14 +176,15 @@ def test_the_best_epoch_is_taken(scan, trained):
     assert_same_weights(model, model.checkpoints[f"epoch_{model.metadata['epoch']:04d}"])
 
 
-def test_early_stopping_takes_the_best_epoch(scan, trained):
+def test_early_stopping_takes_the_best_epoch(scan, trained, monkeypatch):
     """What falls is no improvement with `max`: the first epoch stays the best."""
     said: list[str] = []
-    options = with_options(on="both", monitor_mode="max", early_stop_patience=2)
+    monkeypatch.setattr(UnrolledObjective, "keeps_start", False)
+    options = with_options(monitor_mode="max", early_stop_patience=2)
     model = train(scan, options, say=said.append)
     assert said == ["stops after epoch 3 of 4: val_loss was best in epoch 1"]
     assert model.metadata["epoch"] == 1
-    assert_same_weights(model, trained["both"].checkpoints["epoch_0001"])
+    assert_same_weights(model, trained["scan"].checkpoints["epoch_0001"])
 
 
 def test_reading_and_simulating_ahead_changes_no_byte(scan, trained):
@@ -283,10 +293,8 @@ def test_a_longest_time_needs_a_schedule_that_it_can_shape(scheduler):
     ("wrong", "message"),
     [
         ({"on": "simulated", "model_type": "supervised"}, "supervised learns from the scan"),
-        ({"on": "simulated", "probe": "refined"}, "probe refined learns from the scan"),
         ({"probe_modes": 2}, "probe_modes needs probe: refined"),
         ({"batch_size": 40, "neighbours": 16}, "is no multiple of neighbours 16"),
-        ({"objects": []}, "length >= 1"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_refused(wrong, message):

@@ -1,0 +1,70 @@
+"""The course of a reconstruction: physics steps, and the network's correction where it helps."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.unrolled.correction import list_unlearned
+from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
+
+
+class Course:
+    """A reconstruction on one canvas; without gradients."""
+
+    def __init__(
+        self, exposure: Exposure, network: UnrolledNetwork, steps: int | None = None
+    ) -> None:
+        """Begin with a flat object.
+
+        Args:
+            exposure: frames and probes.
+            network: corrects what the steps lead to.
+            steps: see `Depth`.
+        """
+        self.depth, self._network = Depth(exposure, steps), network
+        self.is_idle = network.correction.is_idle
+        """Whether the network corrects nothing."""
+        self.share: float | None = None
+        """See `choose_correction`; known after `run`."""
+
+    def run(self) -> Iterator[Tensor]:
+        """Yield the (1, S, T) complex64 object after each step and after the correction."""
+        depth = self.depth
+        yield from depth.run()
+        correct = functools.partial(self._network.correct, exposure=depth.exposure)
+        self.share = None if self.is_idle else choose_correction(depth, correct)
+        # Where photons are few, more steps than frames held back ask for bring noise, which the
+        # correction takes away, and low frequencies of the phase, which it could not find.
+        start = depth.best if self.share is None else depth.engine.canvas
+        for engine in depth.finish(start):
+            yield engine.canvas
+        if self.share is not None:
+            canvas = correct(engine)
+            if self.share:
+                step = depth.find_step(canvas, takes_all=True) - canvas
+                canvas = canvas + self.share * step
+            yield canvas
+
+    def finish(self) -> Tensor:
+        """The (1, S, T) complex64 object that it leads to."""
+        return deque(self.run(), maxlen=1).pop()
+
+    def describe(self) -> str:
+        """What happened, in a line."""
+        if self.is_idle:
+            return self.depth.describe()
+        return f"{self.depth.describe()}; {self._describe_correction()}"
+
+    def _describe_correction(self) -> str:
+        if self.share is None:
+            return "uncorrected: frames held back are explained no better by the network"
+        after = f", then {self.share:.2g} of a step" if self.share >= 0.01 else ""
+        unlearned = " and ".join(list_unlearned(self.depth.exposure))
+        doubt = f"; it has not learned from scans like this: {unlearned}" if unlearned else ""
+        return f"corrected by the network{after}{doubt}"
