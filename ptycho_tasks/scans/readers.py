@@ -46,7 +46,7 @@ def read_scan(
     )
     read = [path, *([] if product is None else [Path(product)])]
     stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
-    with _open_scan(path, reading, with_product=product is not None) as raw:
+    with open_scan(path, reading, with_product=product is not None) as raw:
         if product is not None:
             from ptycho_tasks.scans.hdf5_scan import apply_product
 
@@ -57,7 +57,7 @@ def read_scan(
 
 
 @contextmanager
-def _open_scan(path: Path, reading: Reading, *, with_product: bool) -> Iterator[RawScan]:
+def open_scan(path: Path, reading: Reading, *, with_product: bool = False) -> Iterator[RawScan]:
     """The arrays of a scan file; an HDF5 file stays open in the block."""
     if _is_zip(path):
         with open_npz_scan(path, reading, with_product=with_product) as raw:

@@ -1,0 +1,83 @@
+"""Quick reconstructions of a few frames, by which two takes of a scan are compared.
+
+Axis letters:  M frames,  N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import Trial
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.case import Case
+
+TryScan = Callable[[ScanData, int], Trial]
+"""A backend's `try_scan`."""
+FRAMES, LEAST_FRAMES = 100, 16
+"""Of a trial where frames are 64 pixels wide or less; a scan of fewer than the least is not tried.
+"""
+STEPS, FEW_STEPS = 24, 12
+FEWER_FRAMES = 36
+"""Of a trial in a wide search, where a small patch finds its way from farther off."""
+CERTAIN = 6.0
+"""Standard errors by which frames must be explained better."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials on patches of neighbouring frames."""
+
+    try_scan: TryScan
+    order: NDArray[np.int64]
+    """(M,) frames from the middle of the scan outwards."""
+    other: NDArray[np.int64]
+    """(M,) the same from another middle, to confirm what was found."""
+    frames: int
+    """Of a patch."""
+
+    @classmethod
+    def plan(cls, try_scan: TryScan, case: Case) -> Trials:
+        """Choose the patches of a scan, by its positions as they are given."""
+        positions = case.positions[case.keep]
+        spread = positions.std(axis=0)
+        places = (case.positions - np.median(positions, axis=0)) / np.where(spread > 0, spread, 1)
+        corner = np.quantile(places[case.keep], 0.2, axis=0)
+        orders = [
+            np.argsort(np.abs(places - middle).max(axis=1), kind="stable")
+            for middle in (np.zeros(2), corner)
+        ]
+        frames = int(np.clip(FRAMES * 64 / case.size, FEWER_FRAMES, FRAMES))
+        return cls(try_scan, orders[0], orders[1], frames)
+
+    def run(self, case: Case, *, confirms: bool = False) -> Trial:
+        """Try a scan on a patch of it, or on another one."""
+        return self._run(case, self.other if confirms else self.order, self.frames, STEPS)
+
+    def run_small(self, case: Case) -> Trial:
+        """Try a scan on a small patch."""
+        return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
+
+    def _run(self, case: Case, order: NDArray[np.int64], count: int, steps: int) -> Trial:
+        kept = order[np.isin(order, case.keep)][:count]
+        try:
+            return self.try_scan(case.cut(np.sort(kept)), steps)
+        except PtychoTasksError:  # all dark, for one
+            return Trial(math.inf, np.full(len(kept), np.inf))
+
+
+def is_better(before: Trial, after: Trial, ratio: float) -> bool:
+    """Whether the same frames are explained better, by more than chance, and R falls to at most
+    `ratio` of what it was."""
+    if not math.isfinite(after.r_factor):
+        return False
+    if not math.isfinite(before.r_factor):
+        return True
+    gain = before.residuals - after.residuals
+    error = float(gain.std()) / math.sqrt(len(gain))
+    return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > CERTAIN * error)
