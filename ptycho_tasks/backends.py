@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,12 +27,15 @@ from ptycho_tasks.options import (
 )
 from ptycho_tasks.system.processes import Stopped
 
+if TYPE_CHECKING:
+    from ptycho_tasks.scan import ScanData
+
 GROUP = "ptycho_tasks.backends"
 FOLDER = "backends"
 OBJECT = "backend"
 """The name that a one-file local backend must define."""
-_SEVERAL_SCANS = 2
-"""The first API version in which `train` may be given several scans."""
+_SEVERAL_SCANS = _BAD_PIXELS = 2
+"""The first API version in which `train` may be given several scans, and any method bad pixels."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,8 @@ def check_scans(backend: Backend, request: TrainRequest) -> None:
     """Refuse scans that a backend cannot learn from together; before anything is computed.
 
     Raises:
-        BackendError: several scans for a backend of an API version that knows of one.
+        BackendError: several scans, or bad pixels, for a backend of an API version that knows of
+            one, and of none.
         ScanError: their frames differ in size.
     """
     scans, written_for = request.scans, api_version(backend)
@@ -238,12 +242,28 @@ def check_scans(backend: Backend, request: TrainRequest) -> None:
         )
     first = scans[0]
     for scan in scans:
+        check_bad_pixels(backend, scan)
         if scan.size != first.size:
             raise ScanError(
                 f"fixture.scans: the frames of {first.name} have {first.size} x {first.size} "
                 f"pixels, those of {scan.name} {scan.size} x {scan.size}; one training takes "
                 "scans of one size"
             )
+
+
+def check_bad_pixels(backend: Backend, scan: ScanData) -> None:
+    """Refuse a scan with bad pixels for a backend that knows of none.
+
+    Raises:
+        BackendError: names both API versions.
+    """
+    written_for = api_version(backend)
+    if scan.bad_pixels is not None and written_for < _BAD_PIXELS:
+        raise BackendError(
+            f"backend `{backend.name}` is written for backend API version {written_for}, which "
+            f"knows of no bad pixels, but {scan.name} has some, which takes version {_BAD_PIXELS}; "
+            "choose or upgrade the backend"
+        )
 
 
 def execution_type(backend: Backend) -> type[ExecutionOptions]:

@@ -94,3 +94,12 @@ def read_config_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
+"""Of the names of files that `source.bad_pixels` may name; what ends otherwise is a key."""
+
+
+def is_mask_file(setting: str) -> bool:
+    """Whether `source.bad_pixels` names a file."""
+    return setting.lower().endswith(MASK_ENDINGS)

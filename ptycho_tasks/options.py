@@ -177,6 +177,15 @@ class SimulationOptions(Section, frozen=True, kw_only=True):
     phase_range: Annotated[
         float, doc("difference of the object's highest and lowest phase, rad", ge=0.0, le=6.0)
     ] = 1.4
+    bad_pixels: Annotated[
+        float,
+        doc(
+            "share of the detector's pixels that measure nothing: half of them in a gap of "
+            "columns, half single ones",
+            ge=0.0,
+            le=0.5,
+        ),
+    ] = 0.0
     seed: Annotated[int, doc("seed of object, positions and noise", ge=0)] = 0
 
     def __post_init__(self) -> None:

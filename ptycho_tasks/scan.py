@@ -41,13 +41,17 @@ class ScanData:
     """
 
     diffraction: NDArray[np.float32]
-    """(M, N, N) amplitude, sqrt of counts, zero frequency at index N//2; may be a memmap.
+    """(M, N, N) amplitude, sqrt of counts, zero frequency at index N//2; may be a memmap. NaN where
+    a pixel was not measured, in every frame or in one.
 
     Who reads a large one batch by batch calls `release_pages` between them."""
     positions: NDArray[np.float64]
     """(M, 2) pixels on the object grid; column 0 is y (row), column 1 is x (column)."""
     probe: NDArray[np.complex64]
     """(P, N, N) incoherent probe modes; |probe|^2 in counts where the scale is known."""
+    bad_pixels: NDArray[np.bool_] | None = None
+    """(N, N) the pixels that are bad in every frame: all false where pixels are bad in some frames
+    only, None where every pixel of every frame was measured."""
     object: NDArray[np.complex64] | None = None
     """(H, W) object guess; the ground truth where the scan is simulated."""
     scan_index: NDArray[np.int64] | None = None

@@ -56,7 +56,8 @@ def read_source(payload: Payload, path: Path) -> ScanData:
     source = payload.source
     # The product is that of the source, and of no other scan.
     own = path == payload.source_file
-    for key in ("source.file", "source.product") if own else ("inference.scan",):
+    files = ("source.file", "source.product") if own else ("inference.scan",)
+    for key in (*files, "source.bad_pixels"):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")
@@ -64,7 +65,7 @@ def read_source(payload: Payload, path: Path) -> ScanData:
         path,
         product=payload.product_file if own else None,
         follow=tuple(map(payload.path, source.follow)),
-        **source.reading,
+        **payload.reading,
     )
     payload.files_read.update(
         {

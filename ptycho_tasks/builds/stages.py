@@ -20,7 +20,7 @@ from ptycho_tasks.backend import (
     checked_model,
     checked_reconstruction,
 )
-from ptycho_tasks.backends import check_scans
+from ptycho_tasks.backends import check_bad_pixels, check_scans
 from ptycho_tasks.builds.inputs import (
     read_scan_to_infer,
     read_source,
@@ -75,11 +75,11 @@ def check_source(payload: Payload) -> ScanData:
         from ptycho_tasks.scans.readers import read_scan
 
         scan = simulate(payload.source.simulate, name=payload.source_file.stem)
-        if not any(frame.any() for frame in scan.diffraction):
+        if not any((frame > 0).any() for frame in scan.diffraction):
             raise ScanError("source.simulate: every frame is dark; raise `photons`")
         place = payload.target(payload.source_file, "scan.npz")
         write_scan(place, scan)
-        scan = replace(read_scan(place, **payload.source.reading), name=scan.name)
+        scan = replace(read_scan(place, **payload.reading), name=scan.name)
     else:
         scan = read_source(payload, payload.source_file)
     print_scan("source", payload.source_file, payload, scan)
@@ -287,6 +287,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     ):
         options = _trained_options(payload, bundle.params)
         say = functools.partial(_say, payload)
+        check_bad_pixels(payload.backend, scan)
         request = InferRequest(scan, bundle.model, options, payload.execution, progress, say)
         with take_turn(payload.backend, request):
             cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
@@ -333,6 +334,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     label = f"refine {refiner.name}"
     with explain_failures(payload), show_progress_of(label, payload) as progress:
         say = functools.partial(_say, payload)
+        check_bad_pixels(refiner, scan)
         request = RefineRequest(scan, start, payload.options, payload.execution, progress, say)
         name = payload.display_path(payload.scan_file)
         with (

@@ -178,7 +178,7 @@ def _drop_other_scan(values: dict[str, Any], configured: str | None) -> dict[str
 
 
 def _check_inputs(payload: Payload, *further: str) -> None:
-    for key in ("source.file", "source.product", *further):
+    for key in ("source.file", "source.product", "source.bad_pixels", *further):
         missing = payload.describe_missing(key)
         if missing is not None:
             raise ConfigError(f"{missing}; correct the path")

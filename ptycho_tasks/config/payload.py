@@ -27,6 +27,7 @@ from ptycho_tasks.layout import (
     LOGS,
     RECONSTRUCTION,
     RESULTS,
+    is_mask_file,
     project_path,
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
@@ -115,6 +116,8 @@ class Payload:
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
+        if key == "source.bad_pixels" and not is_mask_file(text):
+            return None
         path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
         what = f"scan `{self.scan}`: {key}" if self.scan and key.startswith("source.") else key
@@ -131,7 +134,8 @@ class Payload:
         settings = {key: self.values[key] for key in keys}
         if settings.get("inference.scan", "fixture") != "fixture":
             settings["inference.scan"] = "source"  # of a file, the content decides
-        settings |= {key: "a file" for key in self.backend_files if key in settings}
+        by_content = (*self.backend_files, *(f"source.{key}" for key in self.mask_files))
+        settings |= {key: "a file" for key in by_content if key in settings}
         return settings
 
     def keys_at_default(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -166,7 +170,20 @@ class Payload:
     def source_files(self) -> dict[str, Path]:
         """The files that hold the scan, by what they are."""
         product = self.product_file
-        return {"scan": self.source_file, **({} if product is None else {"product": product})}
+        product_files = {} if product is None else {"product": product}
+        return {"scan": self.source_file, **product_files, **self.mask_files}
+
+    @property
+    def mask_files(self) -> dict[str, Path]:
+        """The file that says which pixels are bad, if one does, by what it is."""
+        setting = self.source.bad_pixels
+        return {"bad_pixels": self.path(setting)} if is_mask_file(setting) else {}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a scan is read, by the names that `readers.read_scan` gives it."""
+        masks = {key: str(path) for key, path in self.mask_files.items()}
+        return {**self.source.reading, **masks}
 
     def label_changes(self, *sections: str) -> str:
         """What the variant changes in some sections, as one word; empty if it changes nothing.
@@ -325,7 +342,7 @@ class InferencePayload(Payload):
         """The files that hold it, by what they are."""
         if self.scan_file == self.source_file:
             return self.source_files
-        return {"scan": self.scan_file}
+        return {"scan": self.scan_file, **self.mask_files}
 
     @property
     def output_dir(self) -> Path:

@@ -76,8 +76,19 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         doc("a few frames far from all others: refuse the scan, drop them, or keep them"),
     ] = "refuse"
     bad_pixels: Annotated[
-        Literal["refuse", "ignore"],
-        doc("pixels that the file marks as bad: refuse the scan, or ignore the marks"),
+        FileName,
+        doc(
+            "pixels to leave out. file: those that its mask and its values mark, and glaring ones; "
+            "auto: also hot and dead ones; marked: its mask and NaN alone; ignore: none by a mask; "
+            "or a key of the file, or a file (npy, npz, h5, tif) that holds a mask, true where bad"
+        ),
+    ] = "file"
+    saturated: Annotated[
+        Positive | None, doc("counts from which on a pixel of a frame is bad; null: no such limit")
+    ] = None
+    negative_counts: Annotated[
+        Literal["refuse", "clip", "mask"],
+        doc("negative counts: refuse the scan, take them as zero, or as bad pixels"),
     ] = "refuse"
     probe: Annotated[
         Literal["estimate"] | None,

@@ -73,6 +73,17 @@ def propagate(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return np.asarray(fft.fftshift(far, axes=(-2, -1)))
 
 
+def share_of_light(probe: NDArray[np.complex64], good: NDArray[Any]) -> float:
+    """What share of a probe's own far field falls where it is measured.
+
+    Args:
+        probe: (P, N, N) complex64.
+        good: (N, N) share of the frames in which a pixel was measured.
+    """
+    light = np.square(np.abs(propagate(probe)), dtype=np.float64).sum(axis=0)
+    return float((light * good).sum() / light.sum()) if light.any() else float(np.mean(good))
+
+
 def expected_intensity(
     object: NDArray[np.complex64],
     probe: NDArray[np.complex64],

@@ -419,7 +419,8 @@ def data_misfit(
 ) -> Misfit:
     """How well object and probe predict the measured frames; no scale is fitted.
 
-    With I the expected counts, A the measured amplitude and k = A^2:
+    Pixels that were not measured (NaN) count nowhere. With I the expected counts, A the measured
+    amplitude and k = A^2:
 
     - R factor: sum |sqrt(I) - A| / sum A over all pixels;
     - Poisson deviance: mean over pixels of 2 (I - k + k log(k / I)) (McCullagh and Nelder,
@@ -438,14 +439,15 @@ def data_misfit(
         origin: (row, column) on the scan's object grid of object[0, 0].
         probe: (P, N, N) complex64, |probe|^2 in counts.
         positions: (M, 2) float64 (y, x) in pixels.
-        diffraction: (M, N, N) float32 amplitude; may be a memmap, read a chunk at a time.
+        diffraction: (M, N, N) float32 amplitude, NaN where a pixel is bad; may be a memmap, read a
+            chunk at a time.
 
     Raises:
         ScanError: no frame has any count.
         TrainingError: object and probe predict no finite counts.
     """
     residual, measured = (np.zeros(len(positions)) for _ in range(2))
-    deviance, flat_sums = 0.0, np.zeros(2)
+    deviance, flat_sums, pixels = 0.0, np.zeros(2), 0
     levels = np.zeros(_LEVELS, dtype=np.int64)
     # Counts that are not finite are told by the sums.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -454,16 +456,19 @@ def data_misfit(
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
+            bad = np.isnan(amplitude)
+            pixels += bad.size - np.count_nonzero(bad)
+            here = _without_bad(amplitude, expected, flat, bad) if bad.any() else flat
             predicted = np.sqrt(expected)
             levels += np.bincount(_level(predicted), minlength=_LEVELS)
             predicted -= amplitude
             residual[frames] = np.abs(predicted, out=predicted).sum(axis=(1, 2))
             measured[frames] = amplitude.sum(axis=(1, 2))
-            np.subtract(flat.amplitude, amplitude, out=predicted)
+            np.subtract(here.amplitude, amplitude, out=predicted)
             flat_sums[0] += np.abs(predicted, out=predicted).sum()
             counts = np.square(amplitude, out=amplitude)
             deviance += _deviance(expected, counts)
-            flat_sums[1] += _deviance(flat.intensity, counts)
+            flat_sums[1] += _deviance(here.intensity, counts)
     if not measured.any():
         raise ScanError("every frame is dark: there is nothing to compare the prediction with")
     if not (np.isfinite(residual).all() and np.isfinite(deviance)):
@@ -471,15 +476,20 @@ def data_misfit(
             "object and probe predict counts that are not finite in single precision: the largest "
             f"|object| is {np.abs(object).max():.3g}, the largest |probe| {np.abs(probe).max():.3g}"
         )
+    levels[0] -= diffraction.size - pixels
     total = measured.sum()
     share = residual * len(residual) / total
     return Misfit(
         float(share.mean()),
-        deviance / diffraction.size,
+        deviance / pixels,
         share.astype(np.float32),
-        Reference(float(flat_sums[0] / total), float(flat_sums[1] / diffraction.size)),
+        Reference(float(flat_sums[0] / total), float(flat_sums[1] / pixels)),
         _noise(levels, total),
     )
+
+
+_NOTHING = 1e-200
+"""Counts in the place of zero, which has no logarithm."""
 
 
 class _Flat(NamedTuple):
@@ -489,6 +499,19 @@ class _Flat(NamedTuple):
     """(N, N), of the one with the least R factor."""
     intensity: NDArray[np.float64]
     """(N, N) counts, of the one with the least deviance."""
+
+
+def _without_bad(
+    amplitude: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    flat: _Flat,
+    bad: NDArray[np.bool_],
+) -> _Flat:
+    """Put nothing where pixels are bad, which adds nothing to any sum: in place into measured
+    amplitudes and expected counts (m, N, N), and into what is given back, (m, N, N) for each frame.
+    """
+    amplitude[bad], expected[bad] = 0.0, _NOTHING
+    return _Flat(np.where(bad, 0.0, flat.amplitude), np.where(bad, _NOTHING, flat.intensity))
 
 
 SAMPLE_PIXELS = 2**17
@@ -506,12 +529,12 @@ def _flat_predictions(probe: NDArray[np.complex64], diffraction: NDArray[np.floa
     intensity = np.square(np.abs(propagate(probe)), dtype=np.float64).sum(axis=0)
     some = evenly_spaced(len(diffraction), min(len(diffraction), max(1, SAMPLE_PIXELS // N**2)))
     sample = np.asarray(diffraction[some], dtype=np.float64)
-    flux = np.square(sample).sum() / (len(sample) * intensity.sum())
+    good = np.isfinite(sample)
+    flux = np.square(sample[good]).sum() / np.broadcast_to(intensity, sample.shape)[good].sum()
     weight = np.sqrt(intensity)
-    lit = weight > 1e-6 * weight.max()
-    best = _weighted_median(
-        sample[:, lit] / weight[lit], np.broadcast_to(weight[lit], (len(sample), int(lit.sum())))
-    )
+    lit = good & (weight > 1e-6 * weight.max())
+    weights = np.broadcast_to(weight, sample.shape)[lit]
+    best = _weighted_median(sample[lit] / weights, weights)
     return _Flat(best * weight, np.maximum(flux * intensity, 1e-6))
 
 
@@ -563,8 +586,7 @@ def _noise_tables() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _deviance(expected: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     """Sum of 2 (I - k + k log(k / I)); both arrays may be of any one shape."""
-    # Next to nothing in place of zero, which has no logarithm.
-    excess = np.maximum(counts, 1e-200)
+    excess = np.maximum(counts, _NOTHING)
     excess /= expected
     np.log(excess, out=excess)
     excess *= counts

@@ -9,6 +9,7 @@ Axis letters:  M frames,  N patch side,  H, W object grid,  L lines.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,25 @@ def simulate(options: SimulationOptions, *, name: str | None = None) -> ScanData
     truth = make_object(options, for_object)
     probe = make_probe(options)
     name = name or f"simulated_{options.object}_{options.probe}_seed{options.seed}"
-    return measure(truth, probe, positions, options.photons, for_noise, name)
+    scan = measure(truth, probe, positions, options.photons, for_noise, name)
+    return without_pixels(scan, make_bad_pixels(options)) if options.bad_pixels else scan
+
+
+def make_bad_pixels(options: SimulationOptions) -> NDArray[np.bool_]:
+    """(N, N) the detector's bad pixels: a gap of columns a third across, and single ones."""
+    N, half = options.size, options.bad_pixels / 2
+    bad = np.zeros((N, N), dtype=np.bool_)
+    bad[:, N // 3 : N // 3 + round(half * N)] = True
+    generator = np.random.default_rng([options.seed, N])
+    bad.flat[generator.permutation(N * N)[: round(half * N * N)]] = True
+    return bad
+
+
+def without_pixels(scan: ScanData, bad: NDArray[np.bool_]) -> ScanData:
+    """The scan of a detector of which (N, N) pixels are bad."""
+    frames = np.array(scan.diffraction)
+    frames[:, bad] = np.nan
+    return replace(scan, diffraction=frames, bad_pixels=bad)
 
 
 def raster(options: SimulationOptions, generator: np.random.Generator) -> Image:

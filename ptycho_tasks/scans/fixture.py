@@ -9,6 +9,7 @@ from typing import Any
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.bad_pixels import ONLY_MARKED
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.system.files import find_file_problem, sha256_file
 
@@ -51,7 +52,7 @@ def read_fixture(npz_path: Path) -> ScanData:
             "(sha256 differs); make the fixture again"
         )
     # What was settled when the source was read is not asked again.
-    scan = read_scan(npz_path, units="pixels", stray_frames="keep")
+    scan = read_scan(npz_path, units="pixels", stray_frames="keep", bad_pixels=ONLY_MARKED)
     return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 
 

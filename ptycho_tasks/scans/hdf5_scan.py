@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.bad_pixels import CXI_GOOD_BITS
 from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.scans.raw_scan import (
@@ -104,7 +105,9 @@ def open_hdf5_scan(path: Path, reading: Reading, *, with_product: bool) -> Itera
         else:
             _add_cxi_positions(raw, file, reading)
             _add_cxi_probe(raw, file, reading)
-        raw.bad_pixels = _find(file, path, (_MASK, "bad_pixels"))
+        raw.bad_pixels = _find(file, path, (reading.bad_pixels, _MASK, "bad_pixels"))
+        if raw.bad_pixels is not None and raw.bad_pixels.key.endswith("/mask"):
+            raw.good_bits = CXI_GOOD_BITS
         _note_files(raw, file)
         yield raw
 

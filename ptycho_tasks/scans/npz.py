@@ -274,6 +274,8 @@ def scan_arrays(
     arrays["probeGuess"] = scan.probe
     if scan.is_probe_estimated:
         arrays[ESTIMATED_PROBE] = np.ones((), dtype=np.bool_)
+    if scan.bad_pixels is not None:
+        arrays["bad_pixels"] = scan.bad_pixels
     if scan.object is not None:
         arrays["objectGuess"] = scan.object
     if scan.pixel_size_m is not None:

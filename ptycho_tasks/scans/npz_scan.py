@@ -72,11 +72,12 @@ def _read(npz: NpzFile, reading: Reading, *, with_product: bool) -> RawScan:
         setattr(raw, name, Keyed(npz.path, key, npz[key]))
     if with_product and _FRAME_NUMBERS in npz:
         raw.numbers = frame_numbers(Keyed(npz.path, _FRAME_NUMBERS, npz[_FRAME_NUMBERS]))
-    if _BAD_PIXELS in npz:
-        raw.bad_pixels = Keyed(npz.path, _BAD_PIXELS, npz[_BAD_PIXELS])
+    mask = reading.bad_pixels if reading.bad_pixels in npz else _BAD_PIXELS
+    if mask in npz:
+        raw.bad_pixels = Keyed(npz.path, mask, npz[mask])
     if ESTIMATED_PROBE in npz and not with_product:
         raw.is_probe_estimated = bool(np.any(npz[ESTIMATED_PROBE]))
-    _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA})
+    _note_keys(raw, npz, frame_keys, {*columns.values(), *_METADATA, mask})
     return raw
 
 

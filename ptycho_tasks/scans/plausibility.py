@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages
 
 _SAMPLE = 64
@@ -46,7 +47,9 @@ def _doubt_values(sample: NDArray[np.float32]) -> Iterator[str]:
 
 def _doubt_centre(sample: NDArray[np.float32]) -> Iterator[str]:
     """Most light of a scan falls near the zero frequency."""
-    mean = sample.mean(axis=0, dtype=np.float64)
+    # A pixel that is bad in all of them is no brightest one.
+    mean = np.nansum(sample, axis=0, dtype=np.float64)
+    mean /= np.maximum(np.isfinite(sample).sum(axis=0), 1)
     N = mean.shape[-1]
     place = np.array(np.unravel_index(int(np.argmax(mean)), mean.shape))
     y, x = place
@@ -66,7 +69,8 @@ def _doubt_centre(sample: NDArray[np.float32]) -> Iterator[str]:
 
 def _doubt_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
     """The probe carries the flux: sum |P|^2 is mean counts a frame over mean |O|^2."""
-    counts = float(np.square(sample, dtype=np.float64).sum() / len(sample))
+    share = share_of_light(scan.probe, np.isfinite(sample).mean(axis=0)) or 1.0
+    counts = float(np.nansum(np.square(sample, dtype=np.float64)) / len(sample) / share)
     flux = float(np.square(np.abs(scan.probe), dtype=np.float64).sum())
     if counts > 0 and flux > 0 and not 1 / _FLUX_APART < flux / counts < _FLUX_APART:
         yield (

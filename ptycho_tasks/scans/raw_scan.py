@@ -18,9 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, one_line
-from ptycho_tasks.scan import ScanData, release_pages, take_frames
+from ptycho_tasks.layout import is_mask_file
+from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages, take_frames
+from ptycho_tasks.scans.bad_pixels import (
+    FROM_FILE,
+    IGNORE,
+    ONLY_MARKED,
+    SAMPLED,
+    SEARCH,
+    BadPixels,
+    Mark,
+    fill_nearest,
+    find_glaring,
+    find_marks,
+    read_mask,
+    search_closely,
+)
 from ptycho_tasks.scans.npz import row_chunks
-from ptycho_tasks.system.files import FileStamp
+from ptycho_tasks.system.files import FileStamp, file_stamp
 from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
 
 Measurement = Literal["auto", "amplitude", "counts"]
@@ -98,8 +113,12 @@ class Reading:
     """Frames without light, or of which a part was never written."""
     stray_frames: Literal["refuse", "drop", "keep"] = "refuse"
     """A few frames that lie far from all others."""
-    bad_pixels: Literal["refuse", "ignore"] = "refuse"
-    """Pixels that the file marks as bad."""
+    bad_pixels: str = FROM_FILE
+    """Which pixels are bad: see `source.bad_pixels` in ptycho_tasks/config/sections.py."""
+    saturated: float | None = None
+    """Counts from which on a pixel of a frame is bad."""
+    negative_counts: Literal["refuse", "clip", "mask"] = "refuse"
+    """Negative values that are no mark of a bad pixel."""
     probe: Literal["estimate"] | None = None
     """Whether the probe is estimated from the frames; None takes that of the scan."""
     follow: tuple[Path, ...] = ()
@@ -215,7 +234,9 @@ class RawScan:
     distance_m: float = 0.0
     exposure_s: float = 0.0
     bad_pixels: Keyed | None = None
-    """(N, N), not zero where the detector is not to be trusted."""
+    """(N, N), or of the shape of the frames: not zero where the detector is not to be trusted."""
+    good_bits: int = 0
+    """Bits of an integer `bad_pixels` that say nothing bad."""
     unwritten: Callable[[int], NDArray[np.int64]] | None = None
     """Gives the frames, along an axis, of which a part was never written."""
     files: dict[Path, FileStamp] = field(default_factory=dict)
@@ -223,12 +244,15 @@ class RawScan:
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     """What looks as if it were not what it is taken for, in a sentence each."""
-    _full: int = 0
-    """Pixels at the largest value of a narrow integer type."""
+    _bad: BadPixels = field(default_factory=lambda: BadPixels(0, None, ()))
+    _clips: bool = False
+    """Whether negative values are taken as zero."""
     _largest: float = 0.0
     """Amplitude."""
     _lit: list[NDArray[np.bool_]] = field(default_factory=list)
     """Whether a frame holds light, in the order in which they were read."""
+    _measured: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Whether a frame has a good pixel, in the same order."""
 
     def note(self, sentence: str) -> None:
         """Keep and log what was changed on reading."""
@@ -252,8 +276,8 @@ class RawScan:
         self._check_span(self.y, positions[:, 0], keep, size)
         self._check_span(self.x, positions[:, 1], keep, size)
         self._check_spread(positions[keep], explicit=reading.units != "auto")
-        self._check_bad_pixels(size, reading.bad_pixels)
         root = self._is_counts(reading.measurement)
+        self._settle_bad_pixels(reading, axis, size, root)
         estimates = reading.probe == "estimate"
         scan = ScanData(
             positions=positions,
@@ -262,7 +286,8 @@ class RawScan:
             object=self._object(),
             scan_index=index,
             start_positions=self._start_positions(len(positions)),
-            diffraction=self._diffraction(axis, root),
+            diffraction=self._without_unlikely(self._diffraction(axis, root), reading.bad_pixels),
+            bad_pixels=self._bad.everywhere,
             pixel_size_m=self.pixel_size_m,
             energy_ev=self.energy_ev,
             distance_m=self.distance_m,
@@ -281,17 +306,9 @@ class RawScan:
         if estimates:
             scan = replace(scan, probe=estimate_probe(scan.diffraction))
             self.note("probe: estimated from the mean frame: in focus, centred")
-        self._doubt_full(scan)
+        for line in self._bad.describe():
+            self.note(f"{self.frames.key}: {line}")
         return replace(scan, notes=tuple(self.notes), files=self.files, doubts=tuple(self.doubts))
-
-    def _doubt_full(self, scan: ScanData) -> None:
-        dtype = self.frames.array.dtype
-        if self._full:
-            self.doubts.append(
-                f"{self.frames.key}: {self._full / scan.frame_count:.3g} pixels a frame are at "
-                f"{np.iinfo(dtype).max}, the largest {dtype}: saturated or dead, and taken as "
-                "measured; write the frames in a wider type, without such pixels"
-            )
 
     def _positions(self, x: Keyed, y: Keyed) -> NDArray[np.float64]:
         columns = [self._column(y), self._column(x)]
@@ -498,35 +515,141 @@ class RawScan:
             "units: pixels if they are right"
         )
 
-    def _check_bad_pixels(self, size: int, do: str) -> None:
-        """Refuse pixels that are marked as bad, which would count as measured."""
+    def _settle_bad_pixels(self, reading: Reading, axis: int, size: int, root: bool) -> None:
+        """Decide how bad pixels are told."""
+        setting = reading.bad_pixels
+        mask = self._whole_mask(self._chosen_mask(setting), size)
+        marks: list[Mark] = []
+        if setting not in (IGNORE, ONLY_MARKED):
+            takes_negative = reading.negative_counts == "refuse"
+            sample = self._sample(axis)
+            marks += find_marks(sample, holds_counts=root, takes_negative=takes_negative)
+        if reading.saturated is not None:
+            # Single precision rounds a root up or down.
+            least = reading.saturated if root else (1 - 1e-6) * reading.saturated**0.5
+            marks.append(Mark(f"saturated from {reading.saturated:g} counts on", least, np.inf))
+        if reading.negative_counts == "mask":
+            marks.append(Mark("negative", -np.inf, -np.finfo(np.float64).tiny))
+        self._clips = reading.negative_counts == "clip"
+        self._bad = BadPixels(size, mask, marks)
+
+    def _chosen_mask(self, setting: str) -> Keyed | None:
+        """The mask that is to be used: the file's own, or the one that a setting names."""
         keyed = self.bad_pixels
+        if setting == IGNORE:
+            if keyed is not None and np.any(keyed.array[:]):
+                self.note(f"{keyed.key}: ignored, its bad pixels count as measured")
+            return None
+        if setting in (FROM_FILE, ONLY_MARKED, SEARCH) or (keyed and keyed.key == setting):
+            return keyed
+        if not is_mask_file(setting):
+            raise refused(
+                self.path,
+                setting,
+                "is missing",
+                "the mask that source.bad_pixels names",
+                "name a key of the file, a file (npy, npz, h5, tif), or auto, marked or ignore",
+            )
+        path = Path(setting)
+        key, array = read_mask(path)
+        stamp = file_stamp(path)
+        self.files |= {} if stamp is None else {path: stamp}
+        self.good_bits = 0
+        return Keyed(path, key, array)
+
+    def _whole_mask(self, keyed: Keyed | None, size: int) -> NDArray[np.bool_] | None:
+        """(N, N) pixels that a mask says are bad in every frame; keeps one of single frames."""
+        self.bad_pixels = None
         if keyed is None:
-            return
-        if tuple(keyed.array.shape) != (size, size) or keyed.array.dtype.kind not in "biuf":
+            return None
+        shape, whole = tuple(keyed.array.shape), (size, size)
+        if keyed.array.dtype.kind not in "biuf" or shape not in (whole, self.frames.array.shape):
             raise keyed.refused(
-                f"is {_described(keyed.array)}", f"({size}, {size}) bool", "correct or remove it"
+                f"is {_described(keyed.array)}",
+                f"({size}, {size}) bool, or one for each frame",
+                "correct or remove it, or set source.bad_pixels",
             )
-        count = int(np.count_nonzero(keyed.array[:]))
-        if count and do == "refuse":
+        if shape != whole:
+            self.bad_pixels = keyed
+            return None
+        mask = self._as_mask(keyed.array[:])
+        if mask.all():
             raise keyed.refused(
-                f"marks {count} of {size * size} pixels as bad",
-                "a detector of which every pixel can be trusted",
-                "set source.bad_pixels to ignore to take them as measured",
+                f"marks all {mask.size} pixels as bad",
+                "a detector that measures",
+                "correct it (true, or not zero, is bad), or set source.bad_pixels",
             )
-        if count:
-            self.note(f"{keyed.key}: ignored, {count} bad pixels count as measured")
+        return mask
+
+    def _as_mask(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """True where values of a mask mean a bad pixel."""
+        if values.dtype.kind in "iu" and self.good_bits:
+            values = values.astype(np.int64) & ~self.good_bits
+        return np.asarray(values != 0)
+
+    def _sample(self, axis: int) -> NDArray[Any]:
+        """Some frames, as the file holds them."""
+        count = self._taken(axis)
+        some = evenly_spaced(count, min(SAMPLED, count))
+        rows = some if self.rows is None else self.rows[some]
+        # One by one: HDF5 reads lists of frames slowly, and of damaged virtual datasets not at all.
+        return np.concatenate([self._part(self.frames, one, axis) for one in rows[:, None]])
+
+    def _find_bad(self, frames: NDArray[Any], first: int, axis: int) -> NDArray[np.bool_] | None:
+        """(m, N, N) bad pixels of frames of which the first has this place; None if none is."""
+        masks = None
+        if self.bad_pixels is not None:
+            places = np.arange(first, first + len(frames))
+            rows = places if self.rows is None else self.rows[places]
+            masks = self._as_mask(self._part(self.bad_pixels, rows, axis))
+        return self._bad.find(frames, masks)
+
+    def _without_unlikely(
+        self, diffraction: NDArray[np.float32], setting: str
+    ) -> NDArray[np.float32]:
+        """Frames without pixels that only look bad."""
+        if setting in (IGNORE, ONLY_MARKED):
+            return diffraction
+        some = evenly_spaced(len(diffraction), min(SAMPLED, len(diffraction)))
+        sample = np.asarray(diffraction[some])
+        hot, dead = find_glaring(sample), np.zeros(sample.shape[1:], np.bool_)
+        if setting == SEARCH:
+            closely, dead = search_closely(sample)
+            hot |= closely
+            if dead.any():
+                dead &= ~np.any([frame[...] > 0 for frame in diffraction], axis=0)
+        elif hot.any():
+            self.doubts.append(
+                f"{self.frames.key}: {np.count_nonzero(hot)} pixels far brighter than their "
+                "neighbours in every frame are taken as bad; set source.bad_pixels to marked if "
+                "they are right, or to auto to look closely"
+            )
+        found = hot | dead
+        if not found.any():
+            return diffraction
+        for reason, some_pixels in (("hot", hot), ("dead", dead)):
+            if some_pixels.any():
+                self._bad.add(reason, some_pixels)
+        if not diffraction.flags.writeable:
+            self._refuse_too_large(diffraction.size)
+            diffraction = np.array(diffraction)
+        diffraction[:, found] = np.nan
+        return diffraction
 
     def _without_dark(self, keep: NDArray[np.int64], axis: int, do: str) -> NDArray[np.int64]:
         """The frames without those that hold no light, or were not written whole."""
-        lit = np.concatenate(self._lit)[keep]
+        lit, measured = (np.concatenate(one)[keep] for one in (self._lit, self._measured))
         places = keep if self.rows is None else self.rows[keep]
         whole = ~np.isin(places, self.unwritten(axis) if self.unwritten else [])
         if (lit & whole).all():
             return keep
         parts = [
             f"{np.count_nonzero(~good)} of {len(keep)} frames {what} ({ranges(places[~good])})"
-            for good, what in ((whole, "were never written"), (lit | ~whole, "hold no light"))
+            for good, what in (
+                (whole, "were never written"),
+                (measured | ~whole, "have no good pixel"),
+                (lit | ~measured | ~whole, "hold no light"),
+            )
             if not good.all()
         ]
         found = "; ".join(parts)
@@ -568,38 +691,61 @@ class RawScan:
         self._note_cast(self.frames, np.dtype(np.float32))
         canonical = array.dtype == np.float32 and axis == 0 and not root and self.rows is None
         if canonical and isinstance(array, np.ndarray) and array.flags.c_contiguous:
-            for first, frames in self._frames(axis):
-                self._check_values(frames, first)
-                self._note_light(frames)
-            return array
-        needed = 4.0 * self._taken(axis) * array.shape[1] ** 2
-        if not has_memory_for(needed):
-            raise self.frames.refused(
-                f"is {_described(array)}, {format_gb(needed)} of amplitudes, of which "
-                f"{format_gb(available_bytes())} fit into memory now",
-                "frames that fit",
-                "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes, "
-                "which is memory-mapped",
-            )
+            if self._is_canonical(axis):
+                return array
+            self._bad.restart()
+            self._lit.clear()
+            self._measured.clear()
+        self._refuse_too_large(self._taken(axis) * array.shape[1] ** 2)
         return self._converted(axis, root)
 
-    def _note_light(self, frames: NDArray[Any]) -> None:
-        largest = np.asarray(frames.max(axis=(1, 2)))
-        self._largest = max(self._largest, float(largest.max()))
+    def _is_canonical(self, axis: int) -> bool:
+        """Whether frames are as they are to be: every bad pixel is NaN already."""
+        for first, frames in self._frames(axis):
+            bad = self._find_bad(frames, first, axis)
+            if bad is not None and not np.isnan(frames[bad]).all():
+                return False
+            if self._clips and (frames < 0).any():
+                return False
+            self._check_values(frames, bad, first)
+            self._note_light(frames, bad)
+        return True
+
+    def _refuse_too_large(self, pixels: int) -> None:
+        needed = 4.0 * pixels
+        if not has_memory_for(needed):
+            raise self.frames.refused(
+                f"is {_described(self.frames.array)}, {format_gb(needed)} of amplitudes, of which "
+                f"{format_gb(available_bytes())} fit into memory now",
+                "frames that fit",
+                "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes "
+                "with NaN where pixels are bad, which is memory-mapped",
+            )
+
+    def _note_light(self, frames: NDArray[Any], bad: NDArray[np.bool_] | None) -> None:
+        """Note which frames hold light and which have good pixels, of canonical frames."""
+        largest = np.asarray((np.max if bad is None else np.fmax.reduce)(frames, axis=(1, 2)))
+        self._largest = max(self._largest, float(np.nan_to_num(largest).max()))
         self._lit.append(largest > 0)
+        self._measured.append(~np.isnan(largest))
 
     def _converted(self, axis: int, root: bool) -> NDArray[np.float32]:
         shape, count = self.frames.array.shape, self._taken(axis)
         out = np.empty((count, shape[1], shape[1]), dtype=np.float32)
         done = 0
         for first, frames in self._frames(axis):
-            self._check_values(frames, first)
+            bad = self._find_bad(frames, first, axis)
+            self._check_values(frames, bad, first)
+            if self._clips and frames.dtype.kind != "u":
+                frames = np.maximum(frames, 0)
             part = out[done : done + len(frames)]
             with np.errstate(over="ignore", invalid="ignore"):
                 part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if root else frames
             if frames.dtype.itemsize > part.dtype.itemsize:
-                self._check_values(part, first)
-            self._note_light(part)
+                self._check_values(part, bad, first)
+            if bad is not None:
+                part[bad] = np.nan
+            self._note_light(part, bad)
             done += len(frames)
         return out
 
@@ -611,43 +757,47 @@ class RawScan:
         array = self.frames.array
         shape = (self._taken(axis), array.shape[1], array.shape[1])
         for part in row_chunks(shape, array.dtype):
-            wanted = part if self.rows is None else _as_slice(self.rows[part])
-            try:
-                frames = np.asarray(array[wanted] if axis == 0 else array[:, :, wanted])
-            except (OSError, RuntimeError, KeyError, ValueError) as error:
-                raise self.frames.refused(
-                    f"cannot be read: {' '.join(str(error).split())}",
-                    "a complete file, with compression that h5py knows",
-                    "copy it again, install hdf5plugin, or rewrite it with h5repack",
-                ) from error
-            yield part.start, frames if axis == 0 else np.moveaxis(frames, -1, 0)
+            rows = np.arange(part.start, part.stop) if self.rows is None else self.rows[part]
+            yield part.start, self._part(self.frames, rows, axis)
             release_pages(array)
 
-    def _check_values(self, frames: NDArray[Any], first: int) -> None:
-        # NaN is the least and the largest of whatever it is among, and fits no comparison.
-        if frames.dtype.kind == "f" and frames.min() >= 0 and frames.max() < np.inf:
-            return
-        bad = ~np.isfinite(frames).all(axis=(1, 2)) if frames.dtype.kind == "f" else None
-        if bad is not None and bad.any():
-            raise self._bad_frame(first + int(np.argmax(bad)), "NaN or Inf", "finite values")
-        if frames.dtype.kind != "u" and frames.min() < 0:
-            place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
-            raise self._bad_frame(first + place, "negative values", "values of at least zero")
-        if frames.dtype.kind == "u" and frames.dtype.itemsize < 4:
-            self._full += int(np.count_nonzero(frames == np.iinfo(frames.dtype).max))
-        elif frames.dtype.kind == "u":
-            dead = (frames == np.iinfo(frames.dtype).max).any(axis=(1, 2))
-            if dead.any():
-                found = f"pixels at the largest {frames.dtype}, the mark of a dead pixel"
-                raise self._bad_frame(first + int(np.argmax(dead)), found, "counts")
+    @staticmethod
+    def _part(keyed: Keyed, rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
+        """(m, N, N) some frames of a stack, or their masks."""
+        wanted = _as_slice(rows)
+        try:
+            frames = np.asarray(keyed.array[wanted] if axis == 0 else keyed.array[:, :, wanted])
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise keyed.refused(
+                f"cannot be read: {' '.join(str(error).split())}",
+                "a complete file, with compression that h5py knows",
+                "copy it again, install hdf5plugin, or rewrite it with h5repack",
+            ) from error
+        return frames if axis == 0 else np.moveaxis(frames, -1, 0)
 
-    def _bad_frame(self, place: int, found: str, expected: str) -> ScanError:
+    def _check_values(
+        self, frames: NDArray[Any], bad: NDArray[np.bool_] | None, first: int
+    ) -> None:
+        """Refuse values of good pixels that are no measurement."""
+        if bad is not None:
+            frames = np.where(bad, frames.dtype.type(0), frames)
+        if frames.dtype.kind == "f" and frames.max() == np.inf:
+            place = int(np.argmax(frames.max(axis=(1, 2)) == np.inf))
+            found = "values beyond single precision"
+            raise self._bad_frame(first + place, found, "finite values", "correct the file")
+        if frames.dtype.kind != "u" and frames.min() < 0 and not self._clips:
+            place = int(np.argmax(frames.min(axis=(1, 2)) < 0))
+            raise self._bad_frame(
+                first + place,
+                f"negative values, down to {frames.min():.3g}",
+                "values of at least zero",
+                "set source.negative_counts to clip (to zero) or mask, if a dark image was "
+                "subtracted",
+            )
+
+    def _bad_frame(self, place: int, found: str, expected: str, advice: str) -> ScanError:
         frame = place if self.rows is None else int(self.rows[place])
-        return self.frames.refused(
-            f"has {found} (first at frame {frame})",
-            expected,
-            "mask or remove such frames, with their positions",
-        )
+        return self.frames.refused(f"has {found} (first at frame {frame})", expected, advice)
 
     def _probe(self, size: int) -> NDArray[np.complex64]:
         keyed = self.probe
@@ -748,11 +898,13 @@ def estimate_probe(diffraction: NDArray[np.float32]) -> NDArray[np.complex64]:
     Returns:
         (1, N, N).
     """
-    total = np.zeros(diffraction.shape[1:])
+    total, count = (np.zeros(diffraction.shape[1:]) for _ in range(2))
     for part in row_chunks(diffraction.shape, diffraction.dtype):
-        total += np.square(diffraction[part], dtype=np.float64).sum(axis=0)
+        counts = np.square(diffraction[part], dtype=np.float64)
+        total += np.nansum(counts, axis=0)
+        count += np.isfinite(counts).sum(axis=0)
         release_pages(diffraction)
-    aperture = np.fft.ifftshift(np.sqrt(total / len(diffraction)))
+    aperture = np.fft.ifftshift(np.sqrt(fill_nearest(total / np.maximum(count, 1), count > 0)))
     focus = np.fft.fftshift(np.fft.ifft2(aperture, norm="ortho"))
     return focus[None].astype(np.complex64)
 

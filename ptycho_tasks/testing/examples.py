@@ -29,7 +29,7 @@ def freeze(scan: ScanData) -> ScanData:
     """The scan with read-only arrays of its own."""
     copies: dict[str, Any] = {
         name: np.array(array)
-        for name in ("diffraction", "positions", "probe", "object", "scan_index")
+        for name in ("diffraction", "positions", "probe", "bad_pixels", "object", "scan_index")
         if (array := getattr(scan, name)) is not None
     }
     for array in copies.values():
@@ -42,10 +42,21 @@ def add_feature(scan: ScanData, feature: str) -> ScanData:
     if feature == "several scans":
         halves = np.arange(scan.frame_count) * 2 // scan.frame_count
         return freeze(replace(scan, scan_index=halves))
+    if feature == "bad pixels":
+        return freeze(_without_pixels(scan))
     if feature == "probe modes":
         second = np.complex64(0.1) * np.roll(scan.probe[:1], scan.size // 8, axis=-1)
         return freeze(replace(scan, probe=np.concatenate([scan.probe[:1], second])))
     return scan
+
+
+def _without_pixels(scan: ScanData) -> ScanData:
+    """The scan with a gap beside the middle, where most light falls, and two rows that every other
+    frame lacks."""
+    frames, middle = np.array(scan.diffraction), scan.size // 2
+    frames[:, :, middle + 2] = np.nan
+    frames[::2, middle - 4 : middle - 2] = np.nan
+    return replace(scan, diffraction=frames, bad_pixels=np.asarray(np.isnan(frames).all(axis=0)))
 
 
 def get_truth(scan: ScanData) -> NDArray[np.complex64]:

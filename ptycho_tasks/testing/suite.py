@@ -47,7 +47,7 @@ below 0.09.
 """
 SHIFT = (13, 5)
 """By how many rows and columns the positions are moved; unlike, so that swapped axes show."""
-SCAN_FEATURES = ("another scan", "probe modes", "several scans")
+SCAN_FEATURES = ("another scan", "probe modes", "several scans", "bad pixels")
 TOGETHER = "scans together"
 FEATURES = (*SCAN_FEATURES, TOGETHER)
 """What a backend may declare in `refuses`."""
@@ -68,8 +68,8 @@ class Suite:
     """The scan to train on."""
     refuses: ClassVar[Collection[str]] = ()
     """Those of `FEATURES` that the backend cannot do, and must then refuse: `another scan` to
-    infer than the one trained on, several `probe modes`, `several scans` in one file, `scans
-    together` to train on."""
+    infer than the one trained on, several `probe modes`, `several scans` in one file, `bad
+    pixels`, `scans together` to train on."""
     frames_in_turn: ClassVar[bool] = False
     """The object is updated frame by frame, so that another order of the frames gives another
     object, which explains them as well."""

@@ -239,6 +239,12 @@ BROKEN: dict[str, list[Broken]] = {
         ),
         ("refused", STRANGER, {"feature": "another scan", "refuses": []}, "another scan: confor"),
         (
+            "bad pixels are dark",
+            instead("nan=1.0", "nan=0.0"),
+            {"feature": "bad pixels", "refuses": []},
+            "bad pixels .NaN. are not left out",
+        ),
+        (
             "nothing to do with it",
             first(INFER, "trained = scan.positions").replace(
                 "far = np.abs(scan.positions[:, None] - trained[None])", "far = np.zeros((1, 1, 1))"

@@ -51,13 +51,15 @@ def iterate(request: Any, start: Reconstruction, kept: Path | None = None) -> Re
             wave = np.fft.fft2(probe * image[window], norm="ortho")
             amplitude = np.sqrt((np.abs(wave) ** 2).sum(axis=0)) + np.float32(1e-6)
             measured = np.fft.ifftshift(frame)
-            loss += float(np.abs(amplitude - measured).sum())
-            fitting = np.fft.ifft2(measured / amplitude * wave, norm="ortho")
+            # NaN is a pixel that was not measured: the model's own value stands in.
+            ratio = np.nan_to_num(measured / amplitude, nan=1.0)
+            loss += float(np.abs(amplitude * (ratio - 1)).sum())
+            fitting = np.fft.ifft2(ratio * wave, norm="ortho")
             total[window] += (probe.conj() * fitting).sum(axis=0)
             light[window] += (np.abs(probe) ** 2).sum(axis=0)
         seen = light > 1e-3 * light.max()
         image = np.where(seen, total / np.where(seen, light, 1), image)
-        losses.append(loss / max(float(scan.diffraction.sum()), 1.0))
+        losses.append(loss / max(float(np.nansum(scan.diffraction)), 1.0))
         if kept is not None:
             data = io.BytesIO()
             np.savez(data, image=image, losses=losses)

@@ -107,8 +107,9 @@ def look_up_scan(request: InferRequest) -> Reconstruction:
 
 
 def count_frames(diffraction: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sum (M, N, N) float32 amplitudes, which may lie on disk, to (M,) float64 counts."""
-    return np.array([np.sum(np.square(frame, dtype=np.float64)) for frame in diffraction])
+    """Sum (M, N, N) float32 amplitudes, which may lie on disk, to (M,) float64 counts on the pixels
+    that were measured."""
+    return np.array([np.nansum(np.square(frame, dtype=np.float64)) for frame in diffraction])
 
 
 def choose_positions(

@@ -25,6 +25,7 @@ from ptycho_tasks.backend import (
     TrainRequest,
 )
 from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scan import Canvas, ScanData, canvas_of
 from ptycho_tasks_ptychi.evaluate import MODEL, count_frames, cut_window
 from ptycho_tasks_ptychi.library import choose_device, contain_library, import_library
@@ -36,6 +37,9 @@ NEW_MODE_FLUX = 0.02
 """Flux of a probe mode that the scan does not have, over that of the first."""
 CHUNK = 64
 """Frames that the difference map works on at once; decides speed and memory, not the result."""
+LEAST_COUNTS = 1e-6
+"""Of a pixel that was measured, over the mean, where others were not: by less than that the library
+knows which pixels of a frame are bad."""
 
 
 def reconstruct_scan(request: TrainRequest) -> TrainedModel:
@@ -44,7 +48,8 @@ def reconstruct_scan(request: TrainRequest) -> TrainedModel:
     if scan.is_probe_estimated:
         request.say(ROUGH_PROBE)
     counts = read_counts(scan)
-    result = iterate(request, make_flat_start(scan, request.options, float(counts.mean())))
+    mean_counts = float(counts.mean()) / measured_share(scan)
+    result = iterate(request, make_flat_start(scan, request.options, mean_counts))
     arrays: dict[str, NDArray[Any]] = {
         "object": result.object,
         "probe": result.probe,
@@ -80,6 +85,14 @@ def read_counts(scan: ScanData) -> NDArray[np.float64]:
     if not counts.any():
         raise ScanError(f"{scan.name}: every frame is dark; there is nothing to reconstruct")
     return counts
+
+
+def measured_share(scan: ScanData) -> float:
+    """Share of the light that falls on pixels that were measured, as the probe has it."""
+    if scan.bad_pixels is None:
+        return 1.0
+    good = np.mean([np.isfinite(frame) for frame in scan.diffraction], axis=0)
+    return share_of_light(scan.probe, good) or 1.0
 
 
 def make_flat_start(scan: ScanData, options: PtychiOptions, counts: float) -> Reconstruction:
@@ -213,10 +226,15 @@ def make_task(
         start: object, probe and positions to start from.
         device: `cpu` or `gpu`.
     """
-    positions = relative_positions(start)
+    positions, engine_options = relative_positions(start), configure(api, options, device)
+    counts, least = np.square(scan.diffraction), None
+    if scan.bad_pixels is not None:
+        least = LEAST_COUNTS * float(np.nanmean(counts))
+        counts = np.nan_to_num(np.maximum(counts, 2 * least), nan=0.0)
+        engine_options.reconstructor_options.exclude_measured_pixels_below = least
     task = task_type(
-        configure(api, options, device),
-        diffraction_data=np.square(scan.diffraction),
+        engine_options,
+        diffraction_data=counts,
         object_data=start.object[None],
         probe_data=(start.probe / scan.size)[None],
         probe_position_y_px=positions[:, 0],
@@ -224,7 +242,19 @@ def make_task(
     )
     # The library shuffles with a generator that its seed does not set.
     task.reconstructor.dataloader.generator.manual_seed(options.seed)
+    if least is not None:
+        leave_out_bad(task.reconstructor.loss_tracker, least)
     return task
+
+
+def leave_out_bad(tracker: Any, least: float) -> None:
+    """Have the losses of a task be of pixels with more counts than `least`; the library leaves the
+    others out of its steps, not of its losses."""
+    compare = tracker.metric_function
+    if compare is not None:
+        tracker.metric_function = lambda predicted, counts: compare(
+            *(one[counts > least] for one in (predicted, counts))
+        )
 
 
 def relative_positions(start: Reconstruction) -> NDArray[np.float32]:

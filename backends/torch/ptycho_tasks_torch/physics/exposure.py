@@ -64,7 +64,8 @@ class Exposure:
     """
 
     amplitude: Tensor
-    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first."""
+    """(F, N, N) float32, sqrt of measured intensity + `dark`, zero frequency first; NaN where a
+    pixel was not measured."""
     probes: Tensor
     """(F, P, N, N) complex64, each moved by the sub-pixel part of its position."""
     places: Tensor
@@ -77,6 +78,8 @@ class Exposure:
     """Root mean square radius of the probe's light, pixels; see `spot_radius`."""
     counts: float = math.inf
     """Photons of a pixel whose intensity is 1; infinite where that is not known."""
+    has_bad_pixels: bool = False
+    """Whether a pixel may be NaN; where none is, nothing is spent on it."""
 
     @property
     def dark(self) -> float:
@@ -125,6 +128,7 @@ class Exposure:
             self.shape,
             self.radius,
             self.counts,
+            self.has_bad_pixels,
         )
 
     def split_in_turns(self, count: int) -> list[Exposure]:
@@ -156,7 +160,8 @@ class Exposure:
 
             sum over frames of conj(P) * F^-1[ F(P O) (A / |F(P O)| - 1) ]
 
-        with the modulus |F(P O)| of all modes together.
+        with the modulus |F(P O)| of all modes together. Where a pixel was not measured, the modulus
+        stays.
 
         Args:
             canvas: (B, S, T) complex64 object.
@@ -171,6 +176,8 @@ class Exposure:
                 # In place: memory that is asked for anew costs half as much as the transforms.
                 excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
                 excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
+                if self.has_bad_pixels:
+                    excess.nan_to_num_(nan=0.0)
                 waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
                 patches = waves.mul_(chunk.probes.conj())
                 add_onto(total, _sum_modes(patches), chunk.places)
@@ -192,6 +199,8 @@ class Exposure:
         for chunk in self.chunks():
             far, modulus = _propagate(canvas, chunk, self.dark)
             excess = (chunk.amplitude / modulus - 1) / N**2
+            if self.has_bad_pixels:
+                excess = excess.nan_to_num(nan=0.0)
             waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
             patches = chunk.cut(canvas)
             ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
@@ -203,11 +212,16 @@ class Exposure:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
         `counts` is noise. Of (B, S, T) complex64, without gradients."""
         total = canvas.real.new_zeros(())
+        pixels: Tensor | int = len(self.places) * self.size**2
         with torch.no_grad():
             for chunk in self.chunks():
                 _, modulus = _propagate(canvas, chunk, self.dark)
-                total += modulus.sub_(chunk.amplitude).square_().sum()
-        return float(total) / (len(self.places) * self.size**2)
+                square = modulus.sub_(chunk.amplitude).square_()
+                if self.has_bad_pixels:
+                    pixels = pixels - square.isnan().sum()
+                    square.nan_to_num_(nan=0.0)
+                total += square.sum()
+        return float(total) / max(int(pixels), 1)
 
     def predict(self, canvas: Tensor) -> Tensor:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""

@@ -68,6 +68,24 @@ def intensities(patches: Tensor, probes: Tensor) -> Tensor:
     return waves.real.square().add(waves.imag.square()).sum(dim=-3)
 
 
+def has_bad_pixels(amplitude: Tensor) -> bool:
+    """Whether an amplitude is NaN, as it is where a pixel was not measured."""
+    return bool(torch.isnan(amplitude).any())
+
+
+def match_light(intensity: Tensor, amplitude: Tensor) -> Tensor:
+    """Scale intensities to the light that was measured on the same pixels.
+
+    Args:
+        intensity: (..., N, N) expected counts.
+        amplitude: (..., N, N) measured amplitude; NaN where a pixel is bad.
+    """
+    if not has_bad_pixels(amplitude):
+        return intensity * (amplitude.square().sum() / intensity.sum())
+    good = ~torch.isnan(amplitude)
+    return intensity * (amplitude[good].square().sum() / intensity[good].sum())
+
+
 def poisson_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float) -> Tensor:
     """Mean Poisson negative log-likelihood a pixel, in units of the mean measured intensity.
 
@@ -78,12 +96,14 @@ def poisson_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: float)
 
     Args:
         intensity: (..., N, N) expected counts I.
-        amplitude: (..., N, N) measured amplitude, sqrt of counts.
+        amplitude: (..., N, N) measured amplitude, sqrt of counts; a pixel that is NaN is left out.
         intensity_scale: mean measured counts a pixel of the training split.
 
     Returns:
         Scalar.
     """
+    if has_bad_pixels(amplitude):
+        intensity, amplitude = _take_good(intensity, amplitude)
     # A floor of a ten-thousandth of the mean keeps the logarithm's slope finite in the dark.
     floor = 1e-4
     model = intensity / intensity_scale + floor
@@ -97,9 +117,17 @@ def amplitude_misfit(intensity: Tensor, amplitude: Tensor, intensity_scale: floa
 
     Args and result as for `poisson_misfit`.
     """
+    if has_bad_pixels(amplitude):
+        intensity, amplitude = _take_good(intensity, amplitude)
     model = (intensity / intensity_scale + 1e-6).sqrt()
     misfit: Tensor = (model - amplitude / intensity_scale**0.5).abs().mean()
     return misfit
+
+
+def _take_good(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) of both, where pixels were measured."""
+    good = ~torch.isnan(amplitude)
+    return intensity[good], amplitude[good]
 
 
 def object_spread(objects: Tensor, light: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
         shape=padded_shape(corners.max(axis=0).tolist(), N, MULTIPLE),
         radius=spot_radius(modes),
         counts=scale**2 / photon if photon else math.inf,
+        has_bad_pixels=scan.bad_pixels is not None,
         diffraction=scan.diffraction,
         frames=torch.arange(scan.frame_count, device=modes.device),
         fractions=torch.from_numpy(fractions.astype(np.float32)).to(modes.device),
@@ -63,6 +64,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
         mapped.shape,
         mapped.radius,
         mapped.counts,
+        mapped.has_bad_pixels,
     )
 
 

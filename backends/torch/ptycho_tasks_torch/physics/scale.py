@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scan import ScanData, release_pages
 
 CHUNK_FRAMES = 256
@@ -34,23 +35,30 @@ def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.
     return (probe * factor).astype(np.complex64)
 
 
-def mean_intensity(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) -> float:
-    """Mean measured counts a pixel, over some frames of a scan that may lie on disk.
+def mean_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
+    """Mean counts a pixel, over some frames of a scan that may lie on disk.
+
+    What falls on bad pixels is taken as the share of the probe's own far field there.
 
     Args:
-        diffraction: (M, N, N) float32 amplitude.
+        scan: gives frames and probe.
         frames: (K,) indices of the frames that count.
 
     Returns:
         Mean of the squared amplitude.
     """
-    total = 0.0
+    diffraction, total = scan.diffraction, 0.0
+    good = np.zeros(diffraction.shape[1:])
     for first in range(0, len(frames), CHUNK_FRAMES):
         chunk = diffraction[frames[first : first + CHUNK_FRAMES]]
+        if scan.bad_pixels is not None:
+            good += np.isfinite(chunk).sum(axis=0)
+            chunk = np.nan_to_num(chunk, nan=0.0)
         total += float(np.einsum("kyx,kyx->", chunk, chunk, dtype=np.float64))
         release_pages(diffraction)
-    pixels: int = diffraction.shape[-1] ** 2
-    return total / max(len(frames) * pixels, 1)
+    if scan.bad_pixels is not None:
+        total /= share_of_light(scan.probe, good / max(len(frames), 1)) or 1.0
+    return total / max(len(frames) * scan.size**2, 1)
 
 
 SAMPLED_FRAMES = 16
@@ -77,7 +85,7 @@ def find_photon(diffraction: NDArray[np.float32]) -> float:
     every = max(1, len(diffraction) // SAMPLED_FRAMES)
     squares = np.square(np.asarray(diffraction[::every][:SAMPLED_FRAMES], dtype=np.float64))
     release_pages(diffraction)
-    lit = squares[squares > FAINT * squares.max()]
+    lit = squares[squares > FAINT * np.fmax.reduce(squares, axis=None)]
     if not lit.size:
         return 0.0
     for photon in (float(lit.min()), 1.0):
@@ -98,7 +106,7 @@ def read_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
     Raises:
         ScanError: the frames are all dark, or their scale is beyond single precision.
     """
-    intensity = mean_intensity(scan.diffraction, frames)
+    intensity = mean_intensity(scan, frames)
     if intensity == 0:
         raise ScanError(f"{scan.name}: diff3d: every frame is dark; there is nothing to learn from")
     if not LEAST_COUNTS <= intensity <= MOST_COUNTS:

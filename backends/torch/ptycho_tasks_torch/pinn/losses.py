@@ -19,6 +19,7 @@ from ptycho_tasks_torch.physics.canvas import add_patches, cut_patches, list_pla
 from ptycho_tasks_torch.physics.forward import (
     amplitude_misfit,
     intensities,
+    match_light,
     object_spread,
     poisson_misfit,
 )
@@ -116,7 +117,7 @@ class DiffractionLoss(nn.Module):
         measured = stitched.amplitude[held_back]
         counts = stitched.counts(stitched.objects)[held_back]
         flat = stitched.counts(torch.ones_like(stitched.objects))[held_back]
-        flat = flat * (measured.square().sum() / flat.sum())
+        flat = match_light(flat, measured)
         return (
             self._compare(counts, measured, self._scale),
             self._compare(flat, measured, self._scale),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ptycho_tasks_torch.physics.canvas import list_places
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
-from ptycho_tasks_torch.physics.forward import intensities, shift_probe
+from ptycho_tasks_torch.physics.forward import has_bad_pixels, intensities, shift_probe
 from ptycho_tasks_torch.pinn.options import PinnOptions
 from ptycho_tasks_torch.unet import EncoderDecoder
 
@@ -31,7 +31,8 @@ def expose_groups(
     """Place the frames of groups, each group on a canvas of its own.
 
     Args:
-        x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2.
+        x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2; NaN where a pixel
+            is bad.
         positions: (B, C, 1, 2) float32 (y, x) relative to the group, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
@@ -55,6 +56,7 @@ def expose_groups(
         list_places(corners),
         len(corners),
         (side, side),
+        has_bad_pixels=has_bad_pixels(x),
     )
 
 

@@ -102,6 +102,8 @@ class Simulator:
         measured = np.fft.fftshift(np.concatenate(counts), axes=(-2, -1)) * photon
         x = np.sqrt(measured).astype(np.float32)
         frames = torch.from_numpy(x).reshape(batch["x"].shape)
+        # The detector is that of the scan.
+        frames = frames.masked_fill(torch.isnan(batch["x"]), math.nan)
         return {**batch, "x": frames, "truth": canvas, "probe": probe}
 
 

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure, find_dark
-from ptycho_tasks_torch.physics.forward import intensities, shift_probe, spot_radius
+from ptycho_tasks_torch.physics.forward import (
+    has_bad_pixels,
+    intensities,
+    shift_probe,
+    spot_radius,
+)
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
 from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
@@ -89,7 +94,8 @@ def expose_blocks(
     """Place the frames of blocks, each block on a canvas of its own.
 
     Args:
-        x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2.
+        x: (B, C, N, N) float32 amplitude, sqrt of counts, zero frequency at N//2; NaN where a pixel
+            is bad.
         positions: (B, C, 1, 2) float32 (y, x) relative to the block, pixels.
         probe: (N, N) or (P, N, N) complex64 in counts.
         scale: (B,) amplitude that is divided out of `x` and `probe`.
@@ -119,4 +125,5 @@ def expose_blocks(
         shape or padded_shape(corners.amax(dim=(0, 1)).tolist(), x.shape[-1], MULTIPLE),
         spot_radius(modes),
         counts,
+        has_bad_pixels(x),
     )

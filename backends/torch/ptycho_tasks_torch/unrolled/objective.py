@@ -26,7 +26,12 @@ from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
 from ptycho_tasks_torch.frames.objects import ObjectPool
 from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.physics.forward import amplitude_misfit, object_spread, poisson_misfit
+from ptycho_tasks_torch.physics.forward import (
+    amplitude_misfit,
+    match_light,
+    object_spread,
+    poisson_misfit,
+)
 from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
@@ -183,7 +188,7 @@ class UnrolledObjective(Objective):
         seen, unseen = _split_hidden(self._expose(batch, self._probe()), batch["held_back"])
         canvas = self.network.object(seen)
         flat = unseen.predict(torch.ones_like(canvas)).square()
-        flat = flat * (unseen.amplitude.square().sum() / flat.sum())
+        flat = match_light(flat, unseen.amplitude)
         return {
             "val_loss": self._compare(unseen.predict(canvas).square(), unseen.amplitude, 1.0),
             "flat_loss": self._compare(flat, unseen.amplitude, 1.0),

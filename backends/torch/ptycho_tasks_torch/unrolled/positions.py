@@ -77,6 +77,9 @@ def find_displacements(
             [(far.conj() * _far(slope, chunk)).real.sum(dim=1) / modulus for slope in slopes], dim=1
         ).flatten(2)
         excess = (chunk.amplitude - modulus).flatten(1)
+        if exposure.has_bad_pixels:
+            changes = changes.masked_fill(excess.isnan()[:, None], 0.0)
+            excess = excess.nan_to_num(nan=0.0)
         matrices.append(torch.einsum("cap,cbp->cab", changes, changes))
         vectors.append(torch.einsum("cap,cp->ca", changes, excess))
     matrix, vector = (torch.cat(parts).cpu().double().numpy() for parts in (matrices, vectors))

@@ -199,7 +199,8 @@ class _Block:
 
 
 def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
-    return (exposure.predict(canvas) - exposure.amplitude).square().mean(dim=(1, 2))
+    square = (exposure.predict(canvas) - exposure.amplitude).square()
+    return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
 
 
 def _fit_modes(block: _Block, probe: Tensor, rounds: int) -> Tensor:

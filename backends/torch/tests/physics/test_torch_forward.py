@@ -106,4 +106,4 @@ def test_a_probe_of_unknown_scale_gets_the_flux_of_the_data_and_a_scaled_one_is_
 def test_mean_intensity_takes_only_the_frames_asked_for(scan):
     frames = np.array([3, 17])
     expected = np.mean(scan.diffraction[frames].astype(np.float64) ** 2)
-    assert mean_intensity(scan.diffraction, frames) == pytest.approx(expected)
+    assert mean_intensity(scan, frames) == pytest.approx(expected)

@@ -1,0 +1,283 @@
+"""Which pixels of frames were not measured: by a mask, by marks among the values, by their looks.
+
+Of frames in canonical form a bad pixel is NaN, in every frame or in one.
+
+Axis letters:  M frames,  S frames of a sample,  N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.errors import ScanError, one_line
+
+FROM_FILE, ONLY_MARKED, SEARCH, IGNORE = "file", "marked", "auto", "ignore"
+"""What `source.bad_pixels` may say, besides a key or a file."""
+CXI_GOOD_BITS = 0x20 | 0x800 | 0x2000 | 0x4000 | 0x10000
+"""Bits of a CXI mask that say nothing bad: in a peak's mask, artefact corrected, a peak for a
+hit finder, background corrected, has signal. (CXI file format, version 1.60, pixel masks; the
+others stand for invalid, saturated, hot, dead, shadowed, to be ignored, missing, noisy, ...)"""
+MAXIMA = tuple(2**bits - 1 for bits in (16, 20, 31, 32))
+"""Values that detectors write where they measure nothing, also into wider types."""
+NEGATIVE_MARKS = (-1, -2)
+"""The same, of detectors that write signed numbers: a gap, a defect."""
+SAMPLED = 16
+"""Frames of which the marks are told."""
+GLARING, HOT = 10.0, 5.0
+"""Times its neighbours' counts: what no far field does. The support of a probe is at most some half
+of the frame, so that neighbouring pixels have much in common."""
+LEAST_FRAMES = 8
+"""With fewer, nothing is said by their looks."""
+LIT = 10.0
+"""Counts, in half of the frames: where a pixel that is always zero is dead."""
+BRIDGE = 7
+"""Pixels across a gap in whose middle light would be expected."""
+
+
+class Mark(NamedTuple):
+    """Values that mean that a pixel is bad, from `low` to `high`."""
+
+    reason: str
+    low: float
+    high: float
+
+
+def read_mask(path: Path) -> tuple[str, NDArray[Any]]:
+    """The key and the array of a mask in a file of its own: its only array, or `bad_pixels`.
+
+    Raises:
+        ScanError: the file cannot be read, or it is not clear which array is meant.
+    """
+    try:
+        arrays = dict(_arrays_in(path))
+    except FileNotFoundError:
+        raise ScanError(f"source.bad_pixels: there is no {path}; correct the path") from None
+    except (OSError, ValueError, KeyError, EOFError, ImportError) as error:
+        raise ScanError(
+            one_line(f"source.bad_pixels: {path} cannot be read: {error}; expected a mask (N, N)")
+        ) from error
+    key = "bad_pixels" if "bad_pixels" in arrays else next(iter(arrays), "")
+    if key != "bad_pixels" and len(arrays) != 1:
+        raise ScanError(
+            f"source.bad_pixels: {path} holds {', '.join(arrays) or 'no array'}; expected one "
+            "array, or one named 'bad_pixels'; write such a file"
+        )
+    return key or "array", arrays[key]
+
+
+def _arrays_in(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            yield from ((key, file[key]) for key in file.files)
+    elif ending == ".npy":
+        yield "", np.load(path, allow_pickle=False)
+    elif ending.startswith(".tif"):
+        from tifffile import imread
+
+        yield "", np.asarray(imread(path))
+    else:
+        import h5py
+
+        found: list[tuple[str, Any]] = []
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda key, item: found.append((key, item)))
+            for key, item in found:
+                if isinstance(item, h5py.Dataset) and item.ndim > 1:
+                    yield key.rpartition("/")[2], item[()]
+
+
+def find_marks(sample: NDArray[Any], *, holds_counts: bool, takes_negative: bool) -> Iterator[Mark]:
+    """The marks of bad pixels among the values of a detector.
+
+    Args:
+        sample: (S, N, N) of the type of the file.
+        holds_counts: whether they are counts; else their square roots.
+        takes_negative: whether -1 and the like may be marks.
+    """
+    dtype = sample.dtype
+    values = sample[np.isfinite(sample)] if dtype.kind == "f" else sample
+    if not values.size:
+        return
+    if dtype.kind == "u":
+        largest = int(np.iinfo(dtype).max)
+        yield Mark(f"at {largest}, the largest {dtype}: dead or saturated", largest, largest)
+    top = values.max()
+    is_frequent = 2 * np.count_nonzero(values == top) >= len(sample)
+    for count in MAXIMA:
+        value = float(count) if holds_counts else float(np.sqrt(count))
+        # In the file's own precision, in which 2^32 - 1 is 2^32.
+        value = float(dtype.type(value)) if dtype.kind == "f" else value
+        is_type_maximum = dtype.kind == "u" and count == np.iinfo(dtype).max
+        if float(top) == value and is_frequent and not is_type_maximum:
+            yield Mark(f"at {value:.10g}, a mark of dead or saturated pixels", value, value)
+    if takes_negative and dtype.kind != "u" and _are_marks(sample, values):
+        for value in NEGATIVE_MARKS:
+            yield Mark(f"at {value}, the mark of a dead pixel", value, value)
+
+
+def _are_marks(sample: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Whether negative values are marks, and no counts after a dark image was taken away."""
+    negative = values[values < 0]
+    if not np.isin(negative, NEGATIVE_MARKS).all():
+        return False
+    if sample.dtype.kind == "i":
+        return True
+    is_negative = sample < 0
+    return bool(negative.size and (is_negative.any(axis=0) == is_negative.all(axis=0)).all())
+
+
+class BadPixels:
+    """Finds bad pixels in frames as they are read, and counts them by reason."""
+
+    def __init__(self, size: int, mask: NDArray[np.bool_] | None, marks: Sequence[Mark]) -> None:
+        """Begin.
+
+        Args:
+            size: N.
+            mask: (N, N) bad in every frame; None if no pixel is.
+            marks: values that mean bad pixels; NaN and Inf always do.
+        """
+        self.mask = mask if mask is not None and mask.any() else None
+        self._marks, self._frames = marks, 0
+        self._tally: dict[str, NDArray[np.int64]] = {}
+        self._size = size
+
+    def find(
+        self, frames: NDArray[Any], masks: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.bool_] | None:
+        """(m, N, N) which pixels of (m, N, N) frames are bad; None if none is.
+
+        `masks` are (m, N, N) of the file's own for these frames.
+        """
+        found = [(reason, one) for reason, one in self._look(frames, masks) if one.any()]
+        if not found:
+            self._frames += len(frames)
+            return None
+        bad = np.zeros(frames.shape, np.bool_)
+        firsts = []
+        for reason, one in found:
+            firsts.append((reason, one & ~bad))
+            bad |= one
+        # A frame without any good pixel says nothing about its pixels.
+        some = ~bad.all(axis=(1, 2))
+        self._frames += int(some.sum())
+        for reason, one in firsts:
+            tally = self._tally.setdefault(reason, np.zeros((self._size,) * 2, np.int64))
+            tally += one[some].sum(axis=0)
+        return bad
+
+    def _look(
+        self, frames: NDArray[Any], masks: NDArray[np.bool_] | None
+    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        if self.mask is not None:
+            yield "masked", np.broadcast_to(self.mask, frames.shape)
+        if masks is not None:
+            yield "masked", masks
+        low, high = float(frames.min()), float(frames.max())
+        if not np.isfinite((low, high)).all():
+            yield "NaN or Inf", ~np.isfinite(frames)
+            low, high = -np.inf, np.inf
+        for mark in self._marks:
+            if mark.low <= high and mark.high >= low:
+                yield mark.reason, (frames >= mark.low) & (frames <= mark.high)
+
+    def restart(self) -> None:
+        """Forget what was counted."""
+        self._frames, self._tally = 0, {}
+
+    def add(self, reason: str, found: NDArray[np.bool_]) -> None:
+        """Count (N, N) pixels as bad in every frame."""
+        self._tally[reason] = np.where(found, self._frames, 0)
+
+    @property
+    def everywhere(self) -> NDArray[np.bool_] | None:
+        """(N, N) pixels that are bad in every frame; None where no pixel of any frame is bad."""
+        if not self._tally:
+            return None
+        total = np.sum(list(self._tally.values()), axis=0)
+        return np.asarray((total >= self._frames) & (self._frames > 0))
+
+    def describe(self) -> Iterator[str]:
+        """How many there are, a line for each reason."""
+        for reason, tally in self._tally.items():
+            always = tally >= self._frames
+            parts = []
+            if always.any():
+                parts.append(f"{np.count_nonzero(always)} in every frame{_places(always)}")
+            if (tally[~always] > 0).any():
+                parts.append(f"{tally[~always].sum() / self._frames:.3g} a frame in some")
+            yield f"bad pixels, {reason}: {', '.join(parts)}"
+
+
+def _places(found: NDArray[np.bool_]) -> str:
+    """Where a few pixels are, in words."""
+    places = np.argwhere(found)
+    if len(places) <= 6:
+        return ", at (row, column) " + ", ".join(f"({y}, {x})" for y, x in places)
+    (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0)
+    return f", rows {top}-{bottom}, columns {left}-{right}"
+
+
+def find_glaring(sample: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N, N) pixels of (S, N, N) amplitudes that are far brighter in every frame than their
+    neighbours in any; not in the middle, where the direct beam may fall."""
+    if len(sample) < LEAST_FRAMES:
+        return np.zeros(sample.shape[1:], np.bool_)
+    least, most = (np.square(f.reduce(sample, axis=0), dtype=float) for f in (np.fmin, np.fmax))
+    return _off_middle(least > GLARING * _neighbours(most))
+
+
+def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, N) hot pixels and (N, N) dead ones of (S, N, N) amplitudes, by medians over frames.
+
+    A dead pixel is always zero, and lies between lit ones.
+    """
+    nothing = np.zeros(sample.shape[1:], np.bool_)
+    if len(sample) < LEAST_FRAMES:
+        return nothing, nothing
+    from scipy.ndimage import binary_closing
+
+    level = np.square(np.sort(sample, axis=0)[len(sample) // 2], dtype=np.float64)
+    hot = _off_middle(level > HOT * _neighbours(level) + HOT)
+    dark = np.fmax.reduce(sample, axis=0) == 0
+    lit = (level > LIT) & ~hot
+    between = nothing
+    for shape in ((1, BRIDGE), (BRIDGE, 1)):
+        between = (
+            between
+            | binary_closing(np.pad(lit, BRIDGE), np.ones(shape))[BRIDGE:-BRIDGE, BRIDGE:-BRIDGE]
+        )
+    return hot, dark & between
+
+
+def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, N) the upper median of the eight neighbours, NaN left out; a pair or triple of bad
+    neighbours does not raise it."""
+    padded = np.pad(values, 1, mode="reflect")
+    N = len(values)
+    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    around = np.sort([padded[y : y + N, x : x + N] for y, x in shifts], axis=0)
+    middle = np.isfinite(around).sum(axis=0, keepdims=True) // 2
+    return np.asarray(np.take_along_axis(around, middle, axis=0)[0])
+
+
+def _off_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    middle = slice(len(found) // 2 - 1, len(found) // 2 + 2)
+    found[middle, middle] = False
+    return found
+
+
+def fill_nearest(image: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N, N) an image that has, where it is not known, the value of the nearest known pixel."""
+    if known.all() or not known.any():
+        return image
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return np.asarray(image[rows, columns])
