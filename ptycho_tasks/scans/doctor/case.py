@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.scan import ScanData
 
-FILL_RADIUS = 2.0
-"""Pixels from which the light of a bad one is guessed, for trials."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -44,6 +41,10 @@ class Case:
     """(M,) which scan a frame belongs to."""
     pixel_size_m: tuple[float, float] | None = None
     """(height, width) of an object pixel, where known."""
+    cropped_from: tuple[int, int] | None = None
+    """(height, width) of the frames, where these are no squares of an even size."""
+    notes: tuple[str, ...] = ()
+    """What was changed on reading, a sentence each."""
 
     @property
     def size(self) -> int:
@@ -58,17 +59,20 @@ class Case:
         return values
 
     def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """(k, N, N) float32 amplitudes, rolled; what is not measured is guessed from around."""
+        """(k, N, N) float32 amplitudes, rolled; NaN where they are not measured."""
         values = np.maximum(self.values(frames), 0) ** self.power
-        values = _fill(np.roll(values, self.roll, axis=(-2, -1)))
-        return values.astype(np.float32)
+        return np.roll(values, self.roll, axis=(-2, -1)).astype(np.float32)
 
     def cut(self, frames: NDArray[np.int64]) -> ScanData:
         """A scan of some frames, to be tried; there must be a probe."""
         assert self.probe is not None
-        positions = self.positions[frames]
+        positions, amplitudes = self.positions[frames], self.amplitudes(frames)
+        is_whole = bool(np.isfinite(amplitudes).all())
         return ScanData(
-            self.amplitudes(frames), positions - positions.min(axis=0) + self.size, self.probe
+            amplitudes,
+            positions - positions.min(axis=0) + self.size,
+            self.probe,
+            bad_pixels=None if is_whole else np.isnan(amplitudes).all(axis=0),
         )
 
     @cached_property
@@ -113,14 +117,3 @@ def is_marked(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.b
         marks |= values == 2.0**15 - 1
     return marks
 
-
-def _fill(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    measured = np.isfinite(values)
-    if measured.all():
-        return values
-    from scipy.ndimage import gaussian_filter
-
-    blur = (0, FILL_RADIUS, FILL_RADIUS)
-    weight = gaussian_filter(measured.astype(np.float64), blur, truncate=6)
-    around = gaussian_filter(np.where(measured, values, 0), blur, truncate=6)
-    return np.where(measured, values, around / np.maximum(weight, 1e-12))

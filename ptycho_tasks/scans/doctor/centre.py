@@ -47,14 +47,14 @@ def check_centre(exam: Examination) -> Iterator[Finding]:
 def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
     N = case.size
     y, x = ((N // 2 + part) % N for part in shift)
-    if max(map(abs, shift)) > FAR * N:
-        told = f"the zero frequency lies at pixel ({y}, {x}), in the corner, not at N//2 = {N // 2}"
-    else:
+    if max(map(abs, shift)) <= FAR * N:
         told = (
             f"the frames are off centre by {shift[0]}, {shift[1]} pixels (y, x): the zero frequency "
             f"lies at ({y}, {x}), not at ({N // 2}, {N // 2})"
         )
-    return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
+        return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
+    told = f"the zero frequency lies at pixel ({y}, {x}), in the corner, not at ({N // 2}, {N // 2})"
+    return Finding("centre", told, advice="shift the frames (numpy.fft.fftshift)", mended=mended)
 
 
 def find_shifts(case: Case) -> set[tuple[int, int]]:

@@ -31,16 +31,20 @@ FULL, LEAST_FULL = 30.0, 8
 def check_pixels(exam: Examination) -> Iterator[Finding]:
     """Find pixels that are bad in every frame."""
     case, census = exam.case, exam.census
+    read = [note for note in case.notes if "bad pixels" in note or "at zero" in note]
+    if read:
+        yield Finding("bad pixels", f"left out on reading: {'; '.join(read)}", is_wrong=False)
     if len(case.frames) < LEAST_FRAMES:
         return
-    negative = _always_negative(census)
-    marked = (census.measured <= 0.5 * census.measured.max()) & ~case.bad
-    dead = find_dead(census) & ~marked & ~case.bad
-    hot = find_hot(census, case.power) & ~marked & ~case.bad & ~negative
-    bad = marked | negative | dead | hot
+    marked = (census.measured <= 0.5 * census.measured.max()) | _always_negative(census)
+    marked &= not read
+    dead = find_dead(census) & ~marked
+    hot = find_hot(census, case.power, case.saturated) & ~marked
+    hot &= census.measured > 0.5 * len(case.frames)
+    bad = (marked | dead | hot) & ~case.bad
     if not bad.any():
         return
-    kinds = {"marked as bad": marked | negative, "dead": dead, "hot": hot}
+    kinds = {"marked as bad": marked & bad, "dead": dead & bad, "hot": hot & bad}
     told = "; ".join(f"{describe_pixels(one)} {name}" for name, one in kinds.items() if one.any())
     yield Finding(
         "bad pixels",
@@ -51,8 +55,9 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
 
 
 def _always_negative(census: Census) -> NDArray[np.bool_]:
-    """Pixels that hold one and the same negative number in all frames."""
-    return np.asarray((census.lowest == census.highest) & (census.lowest < 0))
+    """Pixels that hold a negative number in all frames; none where others do so in some."""
+    always, ever = census.highest < 0, census.lowest < 0
+    return np.asarray(always & (always == ever).all())
 
 
 def find_dead(census: Census) -> NDArray[np.bool_]:
@@ -83,12 +88,13 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
-def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
+def find_hot(census: Census, power: float, saturated: float = np.inf) -> NDArray[np.bool_]:
     """(N, N) pixels that never change although they hold counts, or that are far brighter than
     their neighbours."""
     frames = np.maximum(census.measured, 1)
     mean = census.total / frames
     stuck = (census.lowest == census.highest) & (census.measured > 0)
+    stuck &= census.lowest < saturated
     stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT
     padded = np.pad(np.where(stuck, 0, mean), 1)
     N = len(mean)
@@ -102,6 +108,17 @@ def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
         axis=0,
     )
     return np.asarray(stuck | ((mean > HOT * around) & (mean > LEAST_HOT)))
+
+
+def check_shape(exam: Examination) -> Iterator[Finding]:
+    """Find frames that are no squares of an even size."""
+    shape, N = exam.case.cropped_from, exam.case.size
+    if shape is not None:
+        yield Finding(
+            "frames",
+            f"they have {shape[0]} x {shape[1]} pixels, and must be squares of an even size",
+            settings={"source.crop": N},
+        )
 
 
 def check_saturation(exam: Examination) -> Iterator[Finding]:
@@ -136,7 +153,7 @@ def check_negative(exam: Examination) -> Iterator[Finding]:
             "negative values",
             f"{share:.2g} % of the pixels are below zero, {np.nanmin(values):.3g} at least: a "
             "background was taken off, and they count as zero",
-            settings={"source.negative": "zero"},
+            settings={"source.negative_counts": "clip"},
         )
 
 

@@ -10,7 +10,12 @@ from typing import Any
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.centre import check_centre
-from ptycho_tasks.scans.doctor.detector import check_negative, check_pixels, check_saturation
+from ptycho_tasks.scans.doctor.detector import (
+    check_negative,
+    check_pixels,
+    check_saturation,
+    check_shape,
+)
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
@@ -29,8 +34,9 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     check_scans,
     check_places,
-    check_pixels,
+    check_shape,
     check_saturation,
+    check_pixels,
     check_negative,
     check_dark,
     check_repeats,

@@ -30,7 +30,7 @@ BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
 LEAST_DEGREES, LEAST_STRETCH = 0.4, 0.008
 """Less rotation and less stretch is not told."""
 DEGREES = tuple(range(-44, 45, 4))
-STRETCHES = tuple(1.08 ** (k / 2) for k in range(-12, 13) if k)
+STRETCHES = 0.6, 0.7, 0.8, 0.88, 0.94, 1.06, 1.14, 1.25, 1.4, 1.6
 """Rotations and stretches that are tried on a small patch."""
 STEPS = (1.5, 0.03), (0.75, 0.015), (0.4, 0.008), (0.2, 0.004)
 """Degrees and logarithms of the stretch by which a search goes on."""
@@ -182,6 +182,10 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     )
 
 
+MOST_TRIALS = 40
+"""Of a search, on the whole patch."""
+
+
 def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
     """The axes with the least misfit: far ones on a small patch, then step by step."""
     far = [Axes(float(degrees)) for degrees in DEGREES]
@@ -196,12 +200,14 @@ def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
         return known[axes]
 
     best = min((Axes(), start), key=misfit)
-    for index, (degrees, stretch) in enumerate(STEPS):
-        while (found := min(best.step(degrees, stretch), key=misfit)) and misfit(found) < misfit(
-            best
-        ):
+    # Axes that are right are left with the first step that leads nowhere.
+    for degrees, stretch in STEPS[1:] if best == Axes() else STEPS:
+        while len(known) < MOST_TRIALS:
+            found = min(best.step(degrees, stretch), key=misfit)
+            if misfit(found) >= misfit(best):
+                break
             best = found
-        if index == 1 and best == Axes():
+        if best == Axes():
             break
     return best
 

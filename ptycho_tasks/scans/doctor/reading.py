@@ -40,10 +40,11 @@ def _take(path: Path, scan: ScanData) -> Case:
         scan.positions,
         None if scan.is_probe_estimated else scan.probe,
         np.arange(scan.frame_count),
-        np.zeros((scan.size, scan.size), bool),
+        np.zeros((scan.size, scan.size), bool) if scan.bad_pixels is None else scan.bad_pixels,
         power=1.0,
         scan_index=scan.scan_index,
         pixel_size_m=scan.pixel_size_m,
+        notes=scan.notes,
     )
 
 
@@ -71,6 +72,7 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
     if shape[0] != M:
         frames = np.moveaxis(frames, -1, 0)
     counts = raw.holds_counts or frames.dtype.kind in "iu" or measurement == "counts"
+    shape = frames.shape[1:]
     frames, probe, factor = _crop(frames, _probe(raw))
     size = frames.shape[-1]
     bad = np.zeros((size, size), bool)
@@ -88,6 +90,7 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
         power=0.5 if counts and measurement != "amplitude" else 1.0,
         scan_index=np.asarray(index.array[:]) if index is not None and is_whole else None,
         pixel_size_m=raw.pixel_size_m,
+        cropped_from=None if frames.shape[1:] == shape else shape,
     )
 
 

@@ -19,11 +19,11 @@ from ptycho_tasks.scans.doctor.case import Case
 
 TryScan = Callable[[ScanData, int], Trial]
 """A backend's `try_scan`."""
-FRAMES, LEAST_FRAMES = 100, 16
-"""Of a trial where frames are 64 pixels wide or less; a scan of fewer than the least is not tried.
-"""
+FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
+"""Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer than
+the least is not tried."""
 STEPS, FEW_STEPS = 24, 12
-FEWER_FRAMES = 36
+FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
 CERTAIN = 6.0
 """Standard errors by which frames must be explained better."""
@@ -52,7 +52,7 @@ class Trials:
             np.argsort(np.abs(places - middle).max(axis=1), kind="stable")
             for middle in (np.zeros(2), corner)
         ]
-        frames = int(np.clip(FRAMES * 64 / case.size, FEWER_FRAMES, FRAMES))
+        frames = int(np.clip(FRAMES * 64 / case.size, LEAST_PATCH, FRAMES))
         return cls(try_scan, orders[0], orders[1], frames)
 
     def run(self, case: Case, *, confirms: bool = False) -> Trial:
@@ -78,6 +78,7 @@ def is_better(before: Trial, after: Trial, ratio: float) -> bool:
         return False
     if not math.isfinite(before.r_factor):
         return True
-    gain = before.residuals - after.residuals
+    # Of logarithms: a few frames may be explained very badly.
+    gain = np.log(before.residuals) - np.log(after.residuals)
     error = float(gain.std()) / math.sqrt(len(gain))
     return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > CERTAIN * error)

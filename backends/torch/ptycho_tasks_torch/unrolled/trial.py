@@ -6,19 +6,17 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.unrolled.steps import run_steps
 
-EVERY = 4
+EVERY = 6
 """Steps from one look at the frames to the next; of all looks the best counts, since steps may
 diverge."""
 
@@ -33,18 +31,16 @@ def try_on_canvas(scan: ScanData, steps: int) -> Trial:
         probe = scale_probe(scan.probe, intensity * scan.size**2)
         modes = torch.from_numpy(probe / np.float32(scale))
         exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
-        best, r_factor = None, math.inf
-        for engine in run_steps(exposure, steps):
-            if engine.steps % EVERY and engine.steps < steps:
-                continue
-            difference = exposure.predict(engine.canvas) - exposure.amplitude
-            found = _find_r_factor(difference, exposure)
-            if best is None or found < r_factor:
-                best, r_factor = difference, found
-        assert best is not None
-        return Trial(r_factor, best.square().sum(dim=(1, 2)).double().numpy())
+        looks = [
+            (exposure.predict(engine.canvas) - exposure.amplitude).nan_to_num(nan=0.0)
+            for engine in run_steps(exposure, steps)
+            if engine.steps % EVERY == 0 or engine.steps == steps
+        ]
+        misfits = [float(look.square().sum()) for look in looks]
+        best = looks[min(range(len(looks)), key=lambda k: _or_inf(misfits[k]))]
+        r_factor = float(best.abs().sum() / exposure.amplitude.nansum())
+        return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy())
 
 
-def _find_r_factor(difference: Tensor, exposure: Exposure) -> float:
-    found = float(difference.abs().sum() / exposure.amplitude.sum())
-    return found if math.isfinite(found) else math.inf
+def _or_inf(number: float) -> float:
+    return number if math.isfinite(number) else math.inf
