@@ -17,7 +17,7 @@ from ptycho_tasks.scans.doctor.detector import (
     check_shape,
 )
 from ptycho_tasks.scans.doctor.examination import Examination
-from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.findings import Finding, plain_r
 from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
 from ptycho_tasks.scans.doctor.geometry import check_axes, check_orientation
 from ptycho_tasks.scans.doctor.notes import (
@@ -83,6 +83,17 @@ class Report:
                 both = isinstance(before, Mapping) and isinstance(value, Mapping)
                 settings[key] = {**before, **value} if both else value
         return settings
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {
+            "scan": str(self.path),
+            "is_wrong": self.is_wrong,
+            "r_given": plain_r(self.r_given),
+            "r_mended": plain_r(self.r_mended),
+            "findings": [finding.as_json() for finding in self.findings],
+            "settings": self.settings,
+        }
 
 
 def examine(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptycho_tasks.scans.doctor.case import Case
+
+
+def plain_r(r_factor: float | None) -> float | None:
+    """An R-factor as JSON holds it: None where a trial led nowhere."""
+    return r_factor if r_factor is not None and math.isfinite(r_factor) else None
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,12 @@ class Finding:
     """R-factor of a trial as given; None where none was made."""
     r_mended: float | None = None
     """R-factor of a trial of `mended`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the arrays."""
+        names = ("kind", "text", "is_wrong", "settings", "advice")
+        rs = {"r_given": plain_r(self.r_given), "r_mended": plain_r(self.r_mended)}
+        return {name: getattr(self, name) for name in names} | rs
 
     @property
     def line(self) -> str:

@@ -27,12 +27,12 @@ SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
 """The same of rotated and scaled axes, of which many are tried."""
-LEAST_DEGREES, LEAST_STRETCH = 0.4, 0.008
+LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
-DEGREES = tuple(range(-44, 45, 4))
-STRETCHES = 0.6, 0.7, 0.8, 0.88, 0.94, 1.06, 1.14, 1.25, 1.4, 1.6
+DEGREES = tuple(range(-42, 43, 6))
+STRETCHES = 0.7, 0.85, 1.18, 1.4
 """Rotations and stretches that are tried on a small patch."""
-STEPS = (1.5, 0.03), (0.75, 0.015), (0.4, 0.008), (0.2, 0.004)
+STEPS = (2.0, 0.04), (1.0, 0.02), (0.5, 0.01), (0.25, 0.005)
 """Degrees and logarithms of the stretch by which a search goes on."""
 
 
@@ -182,7 +182,7 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     )
 
 
-MOST_TRIALS = 40
+MOST_TRIALS = 36
 """Of a search, on the whole patch."""
 
 
@@ -227,7 +227,7 @@ def _is_even(axes: Axes) -> bool:
 def _axes_settings(case: Case, axes: Axes, *, is_stretched: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if abs(axes.degrees) >= LEAST_DEGREES:
-        settings["source.orientation"] = {"rotate_deg": round(axes.degrees, 1)}
+        settings["source.orientation"] = {"rotate_deg": round(axes.degrees, 2)}
     if is_stretched and _is_even(axes) and case.pixel_size_m is not None:
         pixel = float(np.mean(case.pixel_size_m)) / math.exp((axes.log_y + axes.log_x) / 2)
         settings["source.pixel_size_m"] = float(f"{pixel:.4g}")

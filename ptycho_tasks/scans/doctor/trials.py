@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ the least is not tried."""
 STEPS, FEW_STEPS = 24, 12
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
+MOST_KNOWN = 16
 CERTAIN = 6.0
 """Standard errors by which frames must be explained better."""
 
@@ -40,6 +41,8 @@ class Trials:
     """(M,) the same from another middle, to confirm what was found."""
     frames: int
     """Of a patch."""
+    known: list[tuple[Case, bool, Trial]] = field(default_factory=list)
+    """The last trials on whole patches."""
 
     @classmethod
     def plan(cls, try_scan: TryScan, case: Case) -> Trials:
@@ -57,7 +60,14 @@ class Trials:
 
     def run(self, case: Case, *, confirms: bool = False) -> Trial:
         """Try a scan on a patch of it, or on another one."""
-        return self._run(case, self.other if confirms else self.order, self.frames, STEPS)
+        for one, was_confirmed, trial in self.known:
+            if one is case and was_confirmed == confirms:
+                return trial
+        order = self.other if confirms else self.order
+        trial = self._run(case, order, self.frames, STEPS)
+        self.known.append((case, confirms, trial))
+        del self.known[:-MOST_KNOWN]
+        return trial
 
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
