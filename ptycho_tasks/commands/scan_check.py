@@ -147,7 +147,11 @@ def _put(text: str, path: Path, key: str, value: Any) -> str:
             f"--write: `source` stands in one line at {file.where('source')}; write the lines there"
         )
     last = next(
-        (n for n, line in enumerate(lines) if n >= first and line[:1] not in (" ", "#", "\n", "\r")),
+        (
+            n
+            for n, line in enumerate(lines)
+            if n >= first and line[:1] not in (" ", "#", "\n", "\r")
+        ),
         len(lines),
     )
     indent = lines[at - 1][: len(lines[at - 1]) - len(lines[at - 1].lstrip())]

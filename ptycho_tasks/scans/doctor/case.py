@@ -72,7 +72,7 @@ class Case:
             amplitudes,
             positions - positions.min(axis=0) + self.size,
             self.probe,
-            bad_pixels=None if is_whole else np.isnan(amplitudes).all(axis=0),
+            bad_pixels=None if is_whole else np.asarray(np.isnan(amplitudes).all(axis=0)),
         )
 
     @cached_property
@@ -116,4 +116,3 @@ def is_marked(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.b
     if dtype.kind == "i" and dtype.itemsize == 2:
         marks |= values == 2.0**15 - 1
     return marks
-

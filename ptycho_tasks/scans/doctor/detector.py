@@ -67,10 +67,10 @@ def find_dead(census: Census) -> NDArray[np.bool_]:
     dark = (census.total <= 0) & (census.measured > 0)
     lines = np.zeros_like(dark)
     for axis in (0, 1):
-        whole = dark.all(axis=axis)
+        whole = np.asarray(dark.all(axis=axis))
         part = census.total.sum(axis=axis)
         for first, last in _runs(whole):
-            if 0 < first and last < len(whole) and min(part[first - 1], part[last]) > LIT * 10:
+            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT * 10:
                 span = slice(first, last)
                 lines[(slice(None), span) if axis == 0 else (span, slice(None))] = True
     groups, count = label(dark & ~lines, np.ones((3, 3)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Report:
             for key, value in finding.settings.items():
                 before = settings.get(key)
                 both = isinstance(before, Mapping) and isinstance(value, Mapping)
-                settings[key] = {**before, **value} if both else value
+                settings[key] = {**(before or {}), **value} if both else value
         return settings
 
     def as_json(self) -> dict[str, Any]:
@@ -119,10 +119,11 @@ def examine(
     for check in CHECKS:
         for finding in check(exam):
             exam.take(finding)
-    rs = (None, None)
-    if exam.trials is not None:
-        rs = tuple(exam.trials.run(one).r_factor for one in (case, exam.case))
-    return Report(path, (*refused, *exam.findings), case, exam.case, *rs)
+    report = Report(path, (*refused, *exam.findings), case, exam.case)
+    if exam.trials is None:
+        return report
+    given, mended = (exam.trials.run(one).r_factor for one in (case, exam.case))
+    return replace(report, r_given=given, r_mended=mended)
 
 
 def _describe(error: ScanError) -> Finding:

@@ -47,7 +47,8 @@ class Orientation:
     def apply(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """(M, 2) other positions (y, x)."""
         turned = positions[:, ::-1] if self.swap else positions
-        return turned * np.array([-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0])
+        signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
+        return np.asarray(turned * np.array(signs))
 
     @property
     def changes(self) -> int:
@@ -84,8 +85,8 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     if best == given or not is_better(tried[given], tried[best], BETTER):
         yield from _say_undecided(tried, [one for one in same if one != given])
         return
-    again = [trials.run(take, confirms=True) for take in (case, takes[best])]
-    if not is_better(again[0], again[1], CONFIRMED):
+    again, then = (trials.run(take, confirms=True) for take in (case, takes[best]))
+    if not is_better(again, then, CONFIRMED):
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
@@ -168,8 +169,8 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     if not is_turned and not is_stretched:
         return
     given, mended = trials.run(case), trials.run(take(best))
-    again = [trials.run(one, confirms=True) for one in (case, take(best))]
-    if not is_better(given, mended, BETTER_AXES) or not is_better(*again, CONFIRMED_AXES):
+    again, then = (trials.run(one, confirms=True) for one in (case, take(best)))
+    if not is_better(given, mended, BETTER_AXES) or not is_better(again, then, CONFIRMED_AXES):
         return
     yield Finding(
         "axes",

@@ -81,7 +81,7 @@ def check_scans(exam: Examination) -> Iterator[Finding]:
     first = values[int(np.argmax(counts))]
     yield Finding(
         "several scans",
-        f"scan_index names {len(values)} scans ({ranges(values)}), which would be put on one object",
+        f"scan_index names {len(values)} scans ({ranges(values)}), which would share one object",
         settings={"source.scan_index": int(first)},
         advice="give each scan a line of source.files with its scan_index to have them all",
         mended=replace(case, keep=case.keep[case.scan_index[case.keep] == first]),
@@ -150,10 +150,7 @@ def _search_scale(case: Case, trials: Trials, radii: float) -> float | None:
     count = int(np.ceil(np.log(most / least) / np.log(RATIO))) + 1
     scales = radii * np.geomspace(least, most, count)
     tried = np.array(
-        [
-            trials.run_small(case.with_positions(case.positions * scale)).r_factor
-            for scale in scales
-        ]
+        [trials.run_small(case.with_positions(case.positions * scale)).r_factor for scale in scales]
     )
     tried[~np.isfinite(tried)] = np.inf
     scale = float(scales[int(np.argmin(tried))])
@@ -179,11 +176,12 @@ def _settings(case: Case, scale: float | None, radii: float) -> dict[str, object
     likely = scale or 0.4 * radii
     for name, metres in METRES.items():
         if SMALLEST_PIXEL <= metres / likely <= LARGEST_PIXEL:
-            pixel = {} if scale is None else {"source.pixel_size_m": _rounded(metres / scale)}
-            return {"source.units": name, **pixel}
+            settings: dict[str, object] = {"source.units": name}
+            if scale is not None:
+                settings["source.pixel_size_m"] = _rounded(metres / scale)
+            return settings
     return {}
 
 
 def _rounded(number: float) -> float:
     return float(f"{number:.3g}")
-

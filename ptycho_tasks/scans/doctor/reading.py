@@ -72,7 +72,7 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
     if shape[0] != M:
         frames = np.moveaxis(frames, -1, 0)
     counts = raw.holds_counts or frames.dtype.kind in "iu" or measurement == "counts"
-    shape = frames.shape[1:]
+    height, width = frames.shape[1:]
     frames, probe, factor = _crop(frames, _probe(raw))
     size = frames.shape[-1]
     bad = np.zeros((size, size), bool)
@@ -90,7 +90,7 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
         power=0.5 if counts and measurement != "amplitude" else 1.0,
         scan_index=np.asarray(index.array[:]) if index is not None and is_whole else None,
         pixel_size_m=raw.pixel_size_m,
-        cropped_from=None if frames.shape[1:] == shape else shape,
+        cropped_from=None if frames.shape[1:] == (height, width) else (height, width),
     )
 
 
@@ -123,7 +123,7 @@ def _crop(
     if probe is None or probe.shape[-1] == size:
         return frames, probe, 1.0
     N = probe.shape[-1]
-    if N < size:
+    if size > N:
         return frames, None, 1.0
     far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes=(1, 2))), axes=(1, 2))
     first = N // 2 - size // 2

@@ -20,8 +20,8 @@ from ptycho_tasks.scans.doctor.case import Case
 TryScan = Callable[[ScanData, int], Trial]
 """A backend's `try_scan`."""
 FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
-"""Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer than
-the least is not tried."""
+"""Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
+than the least is not tried."""
 STEPS, FEW_STEPS = 24, 12
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
