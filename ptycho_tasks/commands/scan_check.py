@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ptycho_tasks.backends import available
 from ptycho_tasks.config.document import ConfigFile, parse_config, read_config
-from ptycho_tasks.config.layers import convert, merge
+from ptycho_tasks.config.layers import NamedScan, convert, merge
 from ptycho_tasks.config.scans import read_scans
 from ptycho_tasks.config.sections import Config, SourceOptions
 from ptycho_tasks.errors import BackendError, ConfigError
@@ -42,7 +42,7 @@ def find_project_settings(root: Path, scan: Path) -> ProjectSettings | None:
     layers = merge(file)
     if file.data.get("source") is None:
         return None
-    named = list(read_scans(layers).by_name.values())
+    named: list[NamedScan | None] = [*read_scans(layers).by_name.values()]
     for one in named or [None]:
         source = convert(merge(file, scan=one), SourceOptions, "source")
         if source.file is not None and _is_same(root / source.file, scan):
@@ -146,14 +146,8 @@ def _put(text: str, path: Path, key: str, value: Any) -> str:
         raise ConfigError(
             f"--write: `source` stands in one line at {file.where('source')}; write the lines there"
         )
-    last = next(
-        (
-            n
-            for n, line in enumerate(lines)
-            if n >= first and line[:1] not in (" ", "#", "\n", "\r")
-        ),
-        len(lines),
-    )
+    starts = (n for n in range(first, len(lines)) if lines[n][:1] not in (" ", "#", "\n", "\r"))
+    last = next(starts, len(lines))
     indent = lines[at - 1][: len(lines[at - 1]) - len(lines[at - 1].lstrip())]
     new = f"{indent}{name}: {_show(value)}\n"
     if file.data["source"].get(name) is not None or key in file.lines:

@@ -49,8 +49,8 @@ def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
     y, x = ((N // 2 + part) % N for part in shift)
     if max(map(abs, shift)) <= FAR * N:
         told = (
-            f"the frames are off centre by {shift[0]}, {shift[1]} pixels (y, x): the zero frequency "
-            f"lies at ({y}, {x}), not at ({N // 2}, {N // 2})"
+            f"the frames are off centre by ({shift[0]}, {shift[1]}) pixels (y, x): the zero "
+            f"frequency lies at ({y}, {x}), not at ({N // 2}, {N // 2})"
         )
         return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
     told = (

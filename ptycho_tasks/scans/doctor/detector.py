@@ -39,7 +39,7 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
     marked = (census.measured <= 0.5 * census.measured.max()) | _always_negative(census)
     marked &= not read
     dead = find_dead(census) & ~marked
-    hot = find_hot(census, case.power, case.saturated) & ~marked
+    hot = find_hot(census, case.power) & ~marked
     hot &= census.measured > 0.5 * len(case.frames)
     bad = (marked | dead | hot) & ~case.bad
     if not bad.any():
@@ -88,13 +88,15 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
-def find_hot(census: Census, power: float, saturated: float = np.inf) -> NDArray[np.bool_]:
+def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
     """(N, N) pixels that never change although they hold counts, or that are far brighter than
     their neighbours."""
     frames = np.maximum(census.measured, 1)
     mean = census.total / frames
     stuck = (census.lowest == census.highest) & (census.measured > 0)
-    stuck &= census.lowest < saturated
+    at_top = census.highest == census.highest.max()
+    if np.count_nonzero(at_top) >= LEAST_FULL:
+        stuck &= ~at_top  # saturated
     stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT
     padded = np.pad(np.where(stuck, 0, mean), 1)
     N = len(mean)
