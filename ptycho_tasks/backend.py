@@ -221,9 +221,10 @@ class Backend(Protocol):
       runs at a time, unless `execution.at_once` says otherwise.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
-    - `try_scan(scan: ScanData, steps: int) -> Trial`: reconstruct a few frames in a fraction of a
-      second, with nothing learned, for `ptycho-tasks check`, which compares positions, centres and
-      the like by it. The same scan gives the same numbers.
+    - `try_scan(scan: ScanData, steps: int, modes: int) -> Trial`: reconstruct a few frames in a
+      fraction of a second, with nothing learned, for `ptycho-tasks check`, which compares
+      positions, centres and the like by it. With `modes` above 0, a probe of so many incoherent
+      modes is fitted first. The same scan gives the same numbers.
     """
 
     name: str

@@ -53,9 +53,7 @@ def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
             f"frequency lies at ({y}, {x}), not at ({N // 2}, {N // 2})"
         )
         return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
-    told = (
-        f"the zero frequency lies at pixel ({y}, {x}), in the corner, not at ({N // 2}, {N // 2})"
-    )
+    told = f"the zero frequency lies in the corner, at ({y}, {x}), not at ({N // 2}, {N // 2})"
     return Finding("centre", told, advice="shift the frames (numpy.fft.fftshift)", mended=mended)
 
 

@@ -21,6 +21,7 @@ from ptycho_tasks.scans.doctor.findings import Finding, plain_r
 from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
 from ptycho_tasks.scans.doctor.geometry import check_axes, check_orientation
 from ptycho_tasks.scans.doctor.notes import (
+    check_coherence,
     check_memory,
     check_overlap,
     check_probe,
@@ -46,6 +47,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     check_units,
     check_orientation,
     check_axes,
+    check_coherence,
     check_overlap,
     check_light,
     check_resolution,

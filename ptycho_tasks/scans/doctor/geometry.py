@@ -192,6 +192,8 @@ def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
     far = [Axes(float(degrees)) for degrees in DEGREES]
     for stretch in map(math.log, STRETCHES):
         far += [Axes(0.0, stretch, stretch), Axes(0.0, stretch), Axes(0.0, 0.0, stretch)]
+    if trials.is_large:
+        far = []
     start = min([Axes(), *far], key=lambda axes: _misfit(trials.run_small(take(axes))))
     known: dict[Axes, float] = {}
 

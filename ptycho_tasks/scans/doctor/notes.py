@@ -13,6 +13,8 @@ from ptycho_tasks.system.memory import format_gb
 
 FLUX = 4.0
 """Factor between the flux of probe and frames from which on the probe is scaled."""
+MODES, PAYS = 3, 0.9
+"""Incoherent modes that are tried, and R-factor with them, over that without, at most."""
 SEEN = 1.0
 """Counts of a pixel in all frames that show the same place: the light tells something there."""
 
@@ -38,6 +40,29 @@ def check_probe(exam: Examination) -> Iterator[Finding]:
             "the frames",
             is_wrong=False,
         )
+
+
+def check_coherence(exam: Examination) -> Iterator[Finding]:
+    """Say where a fitted probe, or more incoherent modes of one, explain the frames better."""
+    case, trials = exam.case, exam.trials
+    if trials is None or trials.is_large or case.probe is None:
+        return
+    given, modes = trials.run(case).r_factor, max(MODES, len(case.probe))
+    best = trials.run_modes(case, modes).r_factor
+    if best > PAYS * given:
+        return
+    fitted = trials.run_modes(case, len(case.probe)).r_factor
+    told, setting = "a fitted probe pays", ""
+    if best <= PAYS * fitted:
+        told, setting = f"{modes} incoherent modes pay", f" and training.probe_modes to {modes}"
+    else:
+        best = fitted
+    yield Finding(
+        "probe",
+        f"{told}: R {given:.3f} with the scan's own probe, {best:.3f} with that",
+        is_wrong=False,
+        advice=f"set training.probe to refined{setting}",
+    )
 
 
 def check_overlap(exam: Examination) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
 
-TryScan = Callable[[ScanData, int], Trial]
+TryScan = Callable[[ScanData, int, int], Trial]
 """A backend's `try_scan`."""
 FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
 """Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
@@ -69,14 +69,25 @@ class Trials:
         del self.known[:-MOST_KNOWN]
         return trial
 
+    @property
+    def is_large(self) -> bool:
+        """Whether frames are so large that a wide search takes too long."""
+        return self.frames == LEAST_PATCH
+
+    def run_modes(self, case: Case, modes: int) -> Trial:
+        """Try a scan with a probe of so many modes that is fitted first."""
+        return self._run(case, self.order, self.frames, STEPS, modes)
+
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
 
-    def _run(self, case: Case, order: NDArray[np.int64], count: int, steps: int) -> Trial:
+    def _run(
+        self, case: Case, order: NDArray[np.int64], count: int, steps: int, modes: int = 0
+    ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            return self.try_scan(case.cut(np.sort(kept)), steps)
+            return self.try_scan(case.cut(np.sort(kept)), steps, modes)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
 

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import torch
 
-from ptycho_tasks.backend import Trial
+from ptycho_tasks.backend import Trial, say_nothing
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import run_steps
 
 EVERY = 6
@@ -21,16 +22,17 @@ EVERY = 6
 diverge."""
 
 
-def try_on_canvas(scan: ScanData, steps: int) -> Trial:
+def try_on_canvas(scan: ScanData, steps: int, modes: int = 0) -> Trial:
     """Take steps on the CPU, where few frames are done before a GPU has started; see
     `Unrolled.try_scan`."""
     execution = TorchExecution.from_execution(ExecutionOptions(threads=1, accelerator="cpu"))
     with settings(execution), torch.inference_mode():
         intensity = read_intensity(scan, np.arange(scan.frame_count))
         scale = math.sqrt(intensity)
-        probe = scale_probe(scan.probe, intensity * scan.size**2)
-        modes = torch.from_numpy(probe / np.float32(scale))
-        exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
+        probe = torch.from_numpy(scale_probe(scan.probe, intensity * scan.size**2))
+        if modes:
+            probe = fit_probe(scan, probe, modes, say_nothing)
+        exposure = expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
         looks = [
             (exposure.predict(engine.canvas) - exposure.amplitude).nan_to_num(nan=0.0)
             for engine in run_steps(exposure, steps)

@@ -33,9 +33,8 @@ def mirror(positions: np.ndarray, axis: int) -> np.ndarray:
 
 def rotate(positions: np.ndarray, degrees: float) -> np.ndarray:
     (y, x), angle = (positions - positions.mean(axis=0)).T, np.deg2rad(degrees)
-    return np.stack(
-        [x * np.sin(angle) + y * np.cos(angle), x * np.cos(angle) - y * np.sin(angle)], 1
-    )
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return np.stack([x * sine + y * cosine, x * cosine - y * sine], axis=1)
 
 
 def test_the_same_scan_gives_the_same_trial() -> None:
