@@ -46,6 +46,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     check_centre,
     check_units,
     check_orientation,
+    check_centre,  # that of swapped positions may have made no difference
     check_axes,
     check_coherence,
     check_overlap,

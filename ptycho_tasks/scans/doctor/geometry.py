@@ -23,6 +23,9 @@ from ptycho_tasks.scans.doctor.trials import Trials, is_better
 
 BETTER, CONFIRMED = 0.97, 0.98
 """R-factor with another orientation, over that as given, at most; and on another patch."""
+OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
+"""Overlap of a probe with its twin from which on the two are the same; and where they are not, the
+R-factor with both axes mirrored, over that as given, at most."""
 SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
@@ -51,6 +54,11 @@ class Orientation:
         return np.asarray(turned * np.array(signs))
 
     @property
+    def mirrored(self) -> Orientation:
+        """The same, then mirrored along both axes."""
+        return replace(self, flip_x=not self.flip_x, flip_y=not self.flip_y)
+
+    @property
     def changes(self) -> int:
         """How many things are done."""
         return self.swap + self.flip_x + self.flip_y
@@ -69,6 +77,8 @@ class Orientation:
         return " and ".join(parts)
 
 
+TWIN = Orientation(flip_x=True, flip_y=True)
+"""What the probe's twin stands for."""
 ORIENTATIONS = tuple(Orientation(*flags) for flags in product((False, True), repeat=3))
 
 
@@ -77,12 +87,18 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or not case.is_spread:
         return
-    takes = {one: case.with_positions(one.apply(case.positions)) for one in ORIENTATIONS}
+    hidden = is_own_twin(case.probe)
+    takes = {
+        one: case.with_positions(one.apply(case.positions))
+        for one in ORIENTATIONS
+        if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
+    }
     tried = {one: trials.run(take) for one, take in takes.items()}
-    ranked = sorted(ORIENTATIONS, key=lambda one: _misfit(tried[one]))
+    ranked = sorted(takes, key=lambda one: _misfit(tried[one]))
     same = [one for one in ranked if _misfit(tried[one]) <= SAME * _misfit(tried[ranked[0]])]
     best, given = min(same, key=lambda one: one.changes), Orientation()
-    if best == given or not is_better(tried[given], tried[best], BETTER):
+    ratio = BETTER_THAN_TWIN if best == TWIN else BETTER
+    if best == given or not is_better(tried[given], tried[best], ratio):
         yield from _say_undecided(tried, [one for one in same if one != given])
         return
     again, then = (trials.run(take, confirms=True) for take in (case, takes[best]))
@@ -90,7 +106,9 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
-    if best.flip_x and best.flip_y and not best.swap:
+    if hidden:
+        advice = f"as well: {best.mirrored}; the data cannot tell"
+    if best == TWIN:
         advice = "or the probe is its twin, conj(P(-r)), as one of the other defocus is"
     yield Finding(
         "orientation",
@@ -101,6 +119,16 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         r_given=tried[given].r_factor,
         r_mended=tried[best].r_factor,
     )
+
+
+def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
+    """Whether the first of (P, N, N) modes is conj(P(-r)), but for a phase and a shift."""
+    if probe is None:
+        return False
+    far = np.fft.fft2(probe[0])
+    # The twin of P has the far field conj(F): their product is that of the overlaps of all shifts.
+    overlaps = np.abs(np.fft.ifft2(far * far))
+    return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
 
 
 def _misfit(trial: Trial) -> float:

@@ -29,7 +29,7 @@ def try_on_canvas(scan: ScanData, steps: int, modes: int = 0) -> Trial:
     with settings(execution), torch.inference_mode():
         intensity = read_intensity(scan, np.arange(scan.frame_count))
         scale = math.sqrt(intensity)
-        probe = torch.from_numpy(scale_probe(scan.probe, intensity * scan.size**2))
+        probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
         if modes:
             probe = fit_probe(scan, probe, modes, say_nothing)
         exposure = expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
