@@ -182,6 +182,17 @@ class Reconstruction:
         return np.asarray((light > 0) & (light >= SEEN_LEVEL * light.max()))
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How well a scan explains itself, by a quick reconstruction; see `Backend`, `try_scan`."""
+
+    r_factor: float
+    """Sum of what predicted amplitudes differ by from the measured ones, over the sum of these."""
+    residuals: NDArray[np.float64]
+    """(M,) sum of the squared differences of each frame, in a unit that depends on the frames
+    alone: trials of the same frames compare frame by frame."""
+
+
 @runtime_checkable
 class Backend(Protocol):
     """A training and inference engine.
@@ -210,6 +221,10 @@ class Backend(Protocol):
       runs at a time, unless `execution.at_once` says otherwise.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
+    - `try_scan(scan: ScanData, steps: int, modes: int) -> Trial`: reconstruct a few frames in a
+      fraction of a second, with nothing learned, for `ptycho-tasks check`, which compares
+      positions, centres and the like by it. With `modes` above 0, a probe of so many incoherent
+      modes is fitted first. The same scan gives the same numbers.
     """
 
     name: str

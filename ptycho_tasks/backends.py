@@ -56,7 +56,7 @@ class BackendEntry(Plugin):
             members = {key: getattr(backend, key, None) for key in _MEMBERS}
             members["api_version"] = api_version(backend)
             members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
-            for method in ("refine", "check"):
+            for method in ("refine", "check", "try_scan"):
                 members[method] = getattr(backend, method, None)
         except Stopped:
             raise
@@ -88,7 +88,7 @@ class BackendEntry(Plugin):
                 f"{label} lacks or has wrong: {', '.join(wrong)}; a backend has a `name` and "
                 "`version` (str), an `options_type` (a TrainingOptions class), and the methods "
                 "`train` and `infer`; it may have an `execution_type` (an ExecutionOptions class) "
-                "and methods `refine` and `check`"
+                "and methods `refine`, `check` and `try_scan`"
             )
         if isinstance(backend, type):
             raise BackendError(f"{label} is a class; give an instance of it")
@@ -138,6 +138,7 @@ _OPTIONAL_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
     "execution_type": lambda value: isinstance(value, type) and issubclass(value, ExecutionOptions),
     "refine": lambda value: value is None or callable(value),
     "check": lambda value: value is None or callable(value),
+    "try_scan": lambda value: value is None or callable(value),
 }
 
 

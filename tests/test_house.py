@@ -53,7 +53,8 @@ PUBLIC = {
     "backend": {
         "API_VERSION", "Backend", "InferRequest", "Progress",
         "ROUGH_PROBE", "Reconstruction", "RefineRequest",
-        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "checked_model", "checked_reconstruction",
+        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "Trial", "checked_model",
+        "checked_reconstruction",
         "no_progress", "say_nothing",
     },
     "backends": {

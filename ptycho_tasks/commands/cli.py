@@ -9,6 +9,7 @@ import click
 
 from ptycho_tasks.commands.backends import backends_command
 from ptycho_tasks.commands.bundle import bundle
+from ptycho_tasks.commands.check import check_command
 from ptycho_tasks.commands.compare import compare_command
 from ptycho_tasks.commands.completion import completion_command
 from ptycho_tasks.commands.config import config_command
@@ -60,6 +61,7 @@ def cli(debug: bool) -> None:
 for _command in (
     backends_command,
     bundle,
+    check_command,
     compare_command,
     completion_command,
     config_command,

@@ -10,6 +10,9 @@ from ptycho_tasks.commands.completion import complete_backends
 from ptycho_tasks.layout import CONFIG_NAME
 from ptycho_tasks.system.terminal import echo
 
+MOST_BYTES = 2**29
+"""Of a scan that is looked at on the way."""
+
 
 @click.command("init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
@@ -32,4 +35,22 @@ def init_command(folder: Path, source: Path | None, backend: str, name: str | No
 
     for path in init_project(folder, source=source, backend=backend, name=name):
         echo(f"wrote {path}")
+    if source is not None:
+        _check(folder, source)
     echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")
+
+
+def _check(folder: Path, source: Path) -> None:
+    """Say what a short examination finds, which leaves out all that takes a reconstruction."""
+    if source.stat().st_size > MOST_BYTES:
+        echo(f"not checked, being large; `ptycho-tasks check {source}` takes a while")
+        return
+    from ptycho_tasks.commands.scan_check import check_scan, list_lines
+
+    report = check_scan(source, folder, None, tries=False)
+    for finding in report.findings:
+        if finding.is_wrong:
+            echo(f"wrong  {finding.line}")
+    for line in list_lines(report.settings) if report.is_wrong else []:
+        echo(f"  {line}")
+    echo(f"`ptycho-tasks check {source}` tries orientation, centre and scale of the scan too")

@@ -49,9 +49,25 @@ def read_scan(
         has_product=product is not None,
         **settings,
     )
-    named = reading.reader or ("hdf5" if reading.datasets else None)
-    entry, reader = choose_reader(path, named, root)
+    entry, reader = _choose(path, reading, root)
     return read_with(entry, reader, path, reading, product)
+
+
+@contextmanager
+def open_scan(path: Path, reading: Reading, root: Path | None = None) -> Iterator[RawScan]:
+    """The arrays of a scan as found, unchecked; its file may stay open in the block.
+
+    Raises:
+        ScanError: no reader can open it.
+    """
+    with _open_with(*_choose(path, reading, root), path, reading) as raw:
+        _add_files(raw, reading)
+        yield raw
+
+
+def _choose(path: Path, reading: Reading, root: Path | None) -> tuple[ReaderEntry, Reader]:
+    named = reading.reader or ("hdf5" if reading.datasets else None)
+    return choose_reader(path, named, root)
 
 
 def read_with(
@@ -65,7 +81,7 @@ def read_with(
     beside = (product, reading.positions, reading.probe)
     read = [path, *(Path(file) for file in beside if file not in (None, "estimate"))]
     stamps = {one: stamp for one in read if (stamp := file_stamp(one)) is not None}
-    with _open_scan(entry, reader, path, reading) as raw:
+    with _open_with(entry, reader, path, reading) as raw:
         if product is not None:
             from ptycho_tasks.scans.product_scan import apply_product
 
@@ -92,7 +108,7 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
 
 
 @contextmanager
-def _open_scan(
+def _open_with(
     entry: ReaderEntry, reader: Reader, path: Path, reading: Reading
 ) -> Iterator[RawScan]:
     """What a reader gives; the file may stay open in the block."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ptycho_tasks.backend import (
     InferRequest,
@@ -13,11 +14,15 @@ from ptycho_tasks.backend import (
     RefineRequest,
     TrainedModel,
     TrainRequest,
+    Trial,
 )
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.start import list_files, load_start
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scan import ScanData
 
 
 class Unrolled:
@@ -88,6 +93,17 @@ class Unrolled:
         from ptycho_tasks_torch.unrolled.refinement import refine_on_canvas
 
         return refine_on_canvas(request)
+
+    def try_scan(self, scan: ScanData, steps: int, modes: int = 0) -> Trial:
+        """Take physics steps with the scan's own probe, or one that is fitted to its frames where
+        `modes` is above 0; nothing is learned.
+
+        Raises:
+            ScanError: every frame is dark.
+        """
+        from ptycho_tasks_torch.unrolled.trial import try_on_canvas
+
+        return try_on_canvas(scan, steps, modes)
 
 
 backend = Unrolled()

@@ -1,0 +1,79 @@
+"""`ptycho-tasks check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ptycho_tasks.system.terminal import echo, print_text
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scans.doctor.examine import Report
+
+
+@click.command("check")
+@click.argument("scan", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--write", is_flag=True, help="Write what mends the scan into ptycho.yaml.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a PNG: the mean frame, and the positions over the light.",
+)
+def check_command(scan: Path, as_json: bool, write: bool, picture: Path | None) -> None:
+    """Say what is wrong with SCAN, and which settings mend it.
+
+    Quick reconstructions of a part of it are compared: with swapped, mirrored, rotated and scaled
+    positions, other centres and units. Where ptycho.yaml in this folder names the scan, it is read
+    as its `source` says. Exits 1 where something makes results wrong.
+    """
+    from ptycho_tasks.commands.scan_check import (
+        check_scan,
+        find_project_settings,
+        list_lines,
+        write_settings,
+    )
+
+    project = find_project_settings(Path.cwd(), scan)
+    report = check_scan(scan, Path.cwd(), project)
+    if as_json:
+        print_text(json.dumps(report.as_json(), indent=2) + "\n")
+    else:
+        _show(report, list_lines(report.settings))
+    if picture is not None:
+        _draw(report, picture)
+    if write and report.settings:
+        path = write_settings(Path.cwd(), scan, report.settings)
+        echo(f"wrote {', '.join(report.settings)} to {path}", err=as_json)
+    if report.is_wrong:
+        raise SystemExit(1)
+
+
+def _show(report: Report, lines: list[str]) -> None:
+    for finding in report.findings:
+        echo(f"{'wrong' if finding.is_wrong else 'note '}  {finding.line}")
+    if report.r_given is not None and report.r_mended is not None:
+        mended = f", {report.r_mended:.3f} mended" if report.mended is not report.given else ""
+        echo(f"R-factor of a quick reconstruction of a part: {report.r_given:.3f} as given{mended}")
+    elif report.given is not None:
+        echo("orientation, centre and scale were not tried: that needs a probe, 16 frames, and a "
+             "backend such as `unrolled` (ptycho-tasks-torch)")  # fmt: skip
+    if not report.is_wrong:
+        echo(f"{report.path}: nothing wrong was found")
+    if lines:
+        echo("for ptycho.yaml:")
+        for line in lines:
+            echo(f"  {line}")
+
+
+def _draw(report: Report, path: Path) -> None:
+    from ptycho_tasks.errors import ScanError
+    from ptycho_tasks.results.scan_picture import draw_scan
+    from ptycho_tasks.system.files import write_atomic
+
+    if report.mended is None:
+        raise ScanError(f"{report.path}: cannot be read, so that there is nothing to draw")
+    write_atomic(path, draw_scan(report.mended))

@@ -1,0 +1,1 @@
+"""What is wrong with a scan, from its data alone, and which settings mend it."""

@@ -1,0 +1,118 @@
+"""A scan as the doctor sees it: arrays that may be against the contract, and what mends them.
+
+Axis letters:  M frames,  K frames kept,  N detector pixels along one side,  P probe modes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.scan import ScanData
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arrays of a scan, and how they are taken."""
+
+    path: Path
+    frames: NDArray[Any]
+    """(M, N, N) real, as found; may be a memmap."""
+    positions: NDArray[np.float64]
+    """(M, 2) pixels (y, x), or what is taken for such."""
+    probe: NDArray[np.complex64] | None
+    """(P, N, N); None where the scan has none, or only an estimate."""
+    keep: NDArray[np.int64]
+    """(K,) frames that are taken."""
+    bad: NDArray[np.bool_]
+    """(N, N) pixels that are not to be trusted."""
+    power: float = 0.5
+    """Of the frames, that gives amplitudes: 1/2 where they hold counts, else 1."""
+    saturated: float = np.inf
+    """Value of a frame from which on a pixel is not measured."""
+    roll: tuple[int, int] = (0, 0)
+    """Pixels (y, x) by which frames are rolled."""
+    scan_index: NDArray[np.int64] | None = None
+    """(M,) which scan a frame belongs to."""
+    pixel_size_m: tuple[float, float] | None = None
+    """(height, width) of an object pixel, where known."""
+    cropped_from: tuple[int, int] | None = None
+    """(height, width) of the frames, where these are no squares of an even size."""
+    notes: tuple[str, ...] = ()
+    """What was changed on reading, a sentence each."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return int(self.frames.shape[-1])
+
+    def values(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float64]:
+        """(k, N, N) float64 values of some frames as found, NaN where they are not measured."""
+        values = np.array(self.frames[frames], dtype=np.float64)
+        values[..., self.bad] = np.nan
+        values[is_marked(values, self.frames.dtype) | (values >= self.saturated)] = np.nan
+        return values
+
+    def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """(k, N, N) float32 amplitudes, rolled; NaN where they are not measured."""
+        values = np.maximum(self.values(frames), 0) ** self.power
+        return np.roll(values, self.roll, axis=(-2, -1)).astype(np.float32)
+
+    def cut(self, frames: NDArray[np.int64]) -> ScanData:
+        """A scan of some frames, to be tried; there must be a probe."""
+        assert self.probe is not None
+        positions, amplitudes = self.positions[frames], self.amplitudes(frames)
+        is_whole = bool(np.isfinite(amplitudes).all())
+        return ScanData(
+            amplitudes,
+            positions - positions.min(axis=0) + self.size,
+            self.probe,
+            bad_pixels=None if is_whole else np.asarray(np.isnan(amplitudes).all(axis=0)),
+        )
+
+    @cached_property
+    def sample(self) -> NDArray[np.float64]:
+        """(k, N, N) values of some of the frames that are kept, evenly spread."""
+        every = max(1, len(self.keep) // 64)
+        return self.values(self.keep[::every])
+
+    @cached_property
+    def mean(self) -> NDArray[np.float64]:
+        """(N, N) mean counts of the sample, rolled; zero where nothing was measured."""
+        counts = np.maximum(self.sample, 0) ** (2 * self.power)
+        measured = np.isfinite(counts)
+        total = np.where(measured, counts, 0).sum(axis=0)
+        return np.roll(total / np.maximum(measured.sum(axis=0), 1), self.roll, axis=(0, 1))
+
+    @property
+    def places(self) -> NDArray[np.float64]:
+        """(K, 2) positions of the frames that are kept."""
+        return self.positions[self.keep]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether there are a few places, along one axis at least."""
+        return len(self.keep) >= 4 and bool(np.ptp(self.places, axis=0).any())
+
+    def with_positions(self, positions: NDArray[np.float64]) -> Case:
+        """The same with other positions."""
+        return replace(self, positions=positions)
+
+
+def is_marked(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Which values mark a pixel as not measured: NaN, Inf, or the largest value of a type.
+
+    The largest 8-bit value is one that a detector counts up to.
+    """
+    marks = ~np.isfinite(values)
+    tops = [2.0**32 - 1, 2.0**31 - 1, 2.0**16 - 1 if dtype.kind in "iu" else np.inf]
+    for top in tops:
+        marks |= values == np.float64(np.float32(top)) if dtype.kind == "f" else values == top
+    if dtype.kind == "i" and dtype.itemsize == 2:
+        marks |= values == 2.0**15 - 1
+    return marks

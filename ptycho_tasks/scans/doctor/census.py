@@ -1,0 +1,50 @@
+"""One pass over all frames of a scan: what each pixel and each frame holds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.scan import release_pages
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.npz import row_chunks
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of pixels and frames."""
+
+    lowest: NDArray[np.float64]
+    """(N, N) least value of each pixel, as found; Inf where never measured."""
+    highest: NDArray[np.float64]
+    """(N, N)."""
+    total: NDArray[np.float64]
+    """(N, N) counts of each pixel over all frames."""
+    measured: NDArray[np.int64]
+    """(N, N) frames in which a pixel was measured."""
+    light: NDArray[np.float64]
+    """(M,) counts of each frame."""
+    digests: tuple[bytes, ...]
+    """(M,) equal for equal frames."""
+
+
+def take_census(case: Case) -> Census:
+    """Look at every frame of a scan."""
+    N, light, digests = case.size, [], []
+    lowest, highest = np.full((N, N), np.inf), np.full((N, N), -np.inf)
+    total, measured = np.zeros((N, N)), np.zeros((N, N), np.int64)
+    for part in row_chunks(case.frames.shape, np.dtype(np.float64)):
+        values = case.values(part)
+        is_there = np.isfinite(values)
+        lowest = np.minimum(lowest, np.where(is_there, values, np.inf).min(axis=0))
+        highest = np.maximum(highest, np.where(is_there, values, -np.inf).max(axis=0))
+        counts = np.maximum(np.where(is_there, values, 0), 0) ** (2 * case.power)
+        total += counts.sum(axis=0)
+        measured += is_there.sum(axis=0)
+        light.append(counts.sum(axis=(1, 2)))
+        digests += [hashlib.blake2b(frame, digest_size=8).digest() for frame in values]
+        release_pages(case.frames)
+    return Census(lowest, highest, total, measured, np.concatenate(light), tuple(digests))

@@ -1,0 +1,86 @@
+"""Where the zero frequency lies.
+
+The mean frame is about the far field of the probe, a little blurred by the object: where both
+match, is the centre. The centre of the light's mass is not: the object moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.physics.forward import propagate
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.trials import is_better
+
+BETTER = 0.97
+"""R-factor with another centre, over that as given, at most."""
+FAR = 0.25
+"""Of N, from the centre: in the corner."""
+
+
+def check_centre(exam: Examination) -> Iterator[Finding]:
+    """Find frames whose zero frequency is not at pixel (N//2, N//2)."""
+    case = exam.case
+    shifts = {shift for shift in find_shifts(case) if shift != (0, 0)}
+    if not shifts:
+        return
+    takes = {shift: replace(case, roll=(-shift[0], -shift[1])) for shift in shifts}
+    if exam.trials is not None:
+        given = exam.trials.run(case)
+        tried = {shift: exam.trials.run(take) for shift, take in takes.items()}
+        shift = min(tried, key=lambda one: float(tried[one].residuals.sum()))
+        if not is_better(given, tried[shift], BETTER):
+            return
+    else:
+        shift = max(shifts, key=lambda one: max(map(abs, one)))
+        if max(map(abs, shift)) <= FAR * case.size:
+            return  # without a trial, only what cannot be mistaken
+    yield exam.compare(_describe(case, shift, takes[shift]))
+
+
+def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
+    N = case.size
+    y, x = ((N // 2 + part) % N for part in shift)
+    if max(map(abs, shift)) <= FAR * N:
+        told = (
+            f"the frames are off centre by ({shift[0]}, {shift[1]}) pixels (y, x): the zero "
+            f"frequency lies at ({y}, {x}), not at ({N // 2}, {N // 2})"
+        )
+        return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
+    told = f"the zero frequency lies in the corner, at ({y}, {x}), not at ({N // 2}, {N // 2})"
+    return Finding("centre", told, advice="shift the frames (numpy.fft.fftshift)", mended=mended)
+
+
+def find_shifts(case: Case) -> set[tuple[int, int]]:
+    """Pixels (y, x) by which the frames lie beside the probe's far field, by two measures.
+
+    Without a probe, by the brightest place, and only where it is far off.
+    """
+    mean = case.mean
+    if case.probe is None:
+        place = np.unravel_index(int(np.argmax(_blur(mean))), mean.shape)
+        shift = tuple(int(part) - case.size // 2 for part in place)
+        return {(shift[0], shift[1])} if max(map(abs, shift)) > FAR * case.size else set()
+    light = np.square(np.abs(propagate(case.probe)), dtype=np.float64).sum(axis=0)
+    return {_match(mean, light), _match(np.sqrt(mean), np.sqrt(light))}
+
+
+def _match(image: NDArray[np.float64], model: NDArray[np.float64]) -> tuple[int, int]:
+    """Whole pixels by which the image is rolled against the model, by their correlation."""
+    together = np.fft.ifft2(np.fft.fft2(image) * np.fft.fft2(model).conj()).real
+    place = np.unravel_index(int(np.argmax(together)), together.shape)
+    half = len(image) // 2
+    y, x = ((int(part) + half) % len(image) - half for part in place)
+    return y, x
+
+
+def _blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(image, len(image) / 16, mode="wrap"))

@@ -1,0 +1,178 @@
+"""Pixels that do not measure: marked, dead, hot, saturated; and values below zero.
+
+Axis letters:  M frames,  N detector pixels along one side,  k frames of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.scans.doctor.census import Census
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+
+LIT = 30.0
+"""Counts, of all frames, around a pixel without any that should have some."""
+HOT = 8.0
+"""Times its brightest neighbours is a hot pixel: a spot that is smaller than the field of view has
+no peak in the far field that its neighbours do not share."""
+LEAST_HOT = 3.0
+"""Counts a frame of a hot pixel."""
+LEAST_FRAMES = 16
+"""To see that a pixel never changes."""
+FULL, LEAST_FULL = 30.0, 8
+"""Counts of a saturated pixel, and how many there are in a sample, at least."""
+
+
+def check_pixels(exam: Examination) -> Iterator[Finding]:
+    """Find pixels that are bad in every frame."""
+    case, census = exam.case, exam.census
+    read = [note for note in case.notes if "bad pixels" in note or "at zero" in note]
+    if read:
+        yield Finding("bad pixels", f"left out on reading: {'; '.join(read)}", is_wrong=False)
+    if len(case.frames) < LEAST_FRAMES:
+        return
+    marked = (census.measured <= 0.5 * census.measured.max()) | _always_negative(census)
+    marked &= not read
+    dead = find_dead(census) & ~marked
+    hot = find_hot(census, case.power) & ~marked
+    hot &= census.measured > 0.5 * len(case.frames)
+    bad = (marked | dead | hot) & ~case.bad
+    if not bad.any():
+        return
+    kinds = {"marked as bad": marked & bad, "dead": dead & bad, "hot": hot & bad}
+    told = "; ".join(f"{describe_pixels(one)} {name}" for name, one in kinds.items() if one.any())
+    yield Finding(
+        "bad pixels",
+        told,
+        settings={"source.bad_pixels": "auto"},
+        mended=replace(case, bad=case.bad | bad),
+    )
+
+
+def _always_negative(census: Census) -> NDArray[np.bool_]:
+    """Pixels that hold a negative number in all frames; none where others do so in some."""
+    always, ever = census.highest < 0, census.lowest < 0
+    return np.asarray(always & (always == ever).all())
+
+
+def find_dead(census: Census) -> NDArray[np.bool_]:
+    """(N, N) pixels that are dark in all frames although there is light around them."""
+    from scipy.ndimage import binary_dilation, label
+
+    dark = (census.total <= 0) & (census.measured > 0)
+    lines = np.zeros_like(dark)
+    for axis in (0, 1):
+        whole = np.asarray(dark.all(axis=axis))
+        part = census.total.sum(axis=axis)
+        for first, last in _runs(whole):
+            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT * 10:
+                span = slice(first, last)
+                lines[(slice(None), span) if axis == 0 else (span, slice(None))] = True
+    groups, count = label(dark & ~lines, np.ones((3, 3)))
+    for number in range(1, count + 1):
+        group = groups == number
+        ring = binary_dilation(group, np.ones((3, 3))) & ~group & ~lines
+        if ring.any() and np.quantile(census.total[ring], 0.25) > LIT:
+            lines |= group
+    return lines
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and end of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
+
+
+def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
+    """(N, N) pixels that never change although they hold counts, or that are far brighter than
+    their neighbours."""
+    frames = np.maximum(census.measured, 1)
+    mean = census.total / frames
+    stuck = (census.lowest == census.highest) & (census.measured > 0)
+    at_top = census.highest == census.highest.max()
+    if np.count_nonzero(at_top) >= LEAST_FULL:
+        stuck &= ~at_top  # saturated
+    stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT
+    padded = np.pad(np.where(stuck, 0, mean), 1)
+    N = len(mean)
+    around = np.max(
+        [
+            padded[1 + i : 1 + i + N, 1 + j : 1 + j + N]
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
+            if i or j
+        ],
+        axis=0,
+    )
+    return np.asarray(stuck | ((mean > HOT * around) & (mean > LEAST_HOT)))
+
+
+def check_shape(exam: Examination) -> Iterator[Finding]:
+    """Find frames that are no squares of an even size."""
+    shape, N = exam.case.cropped_from, exam.case.size
+    if shape is not None:
+        yield Finding(
+            "frames",
+            f"they have {shape[0]} x {shape[1]} pixels, and must be squares of an even size",
+            settings={"source.crop": N},
+        )
+
+
+def check_saturation(exam: Examination) -> Iterator[Finding]:
+    """Find frames whose brightest pixels are cut off at one value."""
+    case = exam.case
+    values = case.sample[np.isfinite(case.sample)]
+    top = float(values.max(initial=0))
+    count = int(np.count_nonzero(values == top))
+    if top ** (2 * case.power) < FULL or count < LEAST_FULL:
+        return
+    near = np.count_nonzero((values > 0.8 * top) & (values < top))
+    # A smooth histogram of whole numbers has as many at the top as at each value below it.
+    if count <= 5 * near / max(0.2 * top, 1) + LEAST_FULL:
+        return
+    counts = round(top ** (2 * case.power))
+    share = count / len(case.sample)
+    yield Finding(
+        "saturated",
+        f"{share:.3g} pixels a frame are at {counts} counts, and none above",
+        settings={"source.saturated": counts},
+        mended=replace(case, saturated=top),
+    )
+
+
+def check_negative(exam: Examination) -> Iterator[Finding]:
+    """Find counts below zero."""
+    values = exam.case.sample
+    below = np.isfinite(values) & (values < 0)
+    if below.any():
+        share = 100 * below.mean()
+        yield Finding(
+            "negative values",
+            f"{share:.2g} % of the pixels are below zero, {np.nanmin(values):.3g} at least: a "
+            "background was taken off, and they count as zero",
+            settings={"source.negative_counts": "clip"},
+        )
+
+
+def describe_pixels(pixels: NDArray[np.bool_]) -> str:
+    """Which pixels of an (N, N) bool these are, in a few words."""
+    count, N = int(pixels.sum()), len(pixels)
+    for axis, name in ((0, "columns"), (1, "rows")):
+        lines = np.flatnonzero(pixels.all(axis=axis))
+        if len(lines) and count == N * len(lines):
+            return f"{count} pixels ({name} {_ranges(lines)})"
+    y, x = np.nonzero(pixels)
+    if count <= 4:
+        return "pixel " + ", ".join(f"({i}, {j})" for i, j in zip(y, x, strict=True))
+    return f"{count} pixels (rows {y.min()}-{y.max()}, columns {x.min()}-{x.max()})"
+
+
+def _ranges(numbers: NDArray[np.int64]) -> str:
+    from ptycho_tasks.scans.raw_scan import ranges
+
+    return ranges(numbers)

@@ -1,0 +1,133 @@
+"""Examine a scan: all checks, each on what those before have mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.centre import check_centre
+from ptycho_tasks.scans.doctor.detector import (
+    check_negative,
+    check_pixels,
+    check_saturation,
+    check_shape,
+)
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding, plain_r
+from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
+from ptycho_tasks.scans.doctor.geometry import check_axes, check_orientation
+from ptycho_tasks.scans.doctor.notes import (
+    check_coherence,
+    check_memory,
+    check_overlap,
+    check_probe,
+    check_resolution,
+)
+from ptycho_tasks.scans.doctor.positions import check_places, check_scans, check_units
+from ptycho_tasks.scans.doctor.reading import read_case
+from ptycho_tasks.scans.doctor.trials import TryScan
+from ptycho_tasks.scans.doctor.values import check_measurement
+
+CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
+    check_scans,
+    check_places,
+    check_shape,
+    check_pixels,
+    check_saturation,
+    check_negative,
+    check_dark,
+    check_repeats,
+    check_measurement,
+    check_probe,
+    check_centre,
+    check_units,
+    check_orientation,
+    check_centre,  # that of swapped positions may have made no difference
+    check_axes,
+    check_coherence,
+    check_overlap,
+    check_light,
+    check_resolution,
+    check_memory,
+)
+"""In this order: what a check finds is mended before the next one."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an examination found."""
+
+    path: Path
+    findings: tuple[Finding, ...]
+    given: Case | None
+    """The scan as it is; None where nothing of it could be read."""
+    mended: Case | None
+    """The scan with all that was found mended."""
+    r_given: float | None = None
+    r_mended: float | None = None
+    """R-factors of trials; None where none was made."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether results would be wrong."""
+        return any(finding.is_wrong for finding in self.findings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Dotted keys of ptycho.yaml and what mends the scan."""
+        settings: dict[str, Any] = {}
+        for finding in self.findings:
+            for key, value in finding.settings.items():
+                before = settings.get(key)
+                both = isinstance(before, Mapping) and isinstance(value, Mapping)
+                settings[key] = {**(before or {}), **value} if both else value
+        return settings
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {
+            "scan": str(self.path),
+            "is_wrong": self.is_wrong,
+            "r_given": plain_r(self.r_given),
+            "r_mended": plain_r(self.r_mended),
+            "findings": [finding.as_json() for finding in self.findings],
+            "settings": self.settings,
+        }
+
+
+def examine(
+    path: Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    product: Path | None = None,
+    try_scan: TryScan | None = None,
+) -> Report:
+    """Find what is wrong with a scan.
+
+    Args:
+        path: of the scan.
+        settings: how it is read, as for `read_scan`.
+        product: see `read_scan`.
+        try_scan: of a backend; None makes no trials.
+    """
+    case, error = read_case(path, settings or {}, product)
+    refused = [] if error is None else [_describe(error)]
+    if case is None:
+        return Report(path, tuple(refused), None, None)
+    exam = Examination(case, try_scan)
+    for check in CHECKS:
+        for finding in check(exam):
+            exam.take(finding)
+    report = Report(path, (*refused, *exam.findings), case, exam.case)
+    if exam.trials is None:
+        return report
+    given, mended = (exam.trials.run(one).r_factor for one in (case, exam.case))
+    return replace(report, r_given=given, r_mended=mended)
+
+
+def _describe(error: ScanError) -> Finding:
+    return Finding("refused", str(error))

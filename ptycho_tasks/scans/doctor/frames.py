@@ -1,0 +1,86 @@
+"""Frames without light, frames that stand twice, and light that changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.raw_scan import ranges
+
+DARK = 0.01
+"""Light of a dark frame, over the median."""
+APART = 0.5
+"""Pixels from which on two places are different ones."""
+STEADY = 1.5
+"""Factor between the light at the start and at the end from which on it is told."""
+
+
+def check_dark(exam: Examination) -> Iterator[Finding]:
+    """Find frames without light."""
+    case, light = exam.case, exam.census.light
+    dark = light <= DARK * np.median(light[light > 0]) if (light > 0).any() else light <= 0
+    if not dark.any():
+        return
+    yield Finding(
+        "dark frames",
+        f"{np.count_nonzero(dark)} of {len(light)} frames hold no light ({ranges_of(dark)})",
+        settings={"source.dark_frames": "drop"},
+        mended=replace(case, keep=case.keep[~dark[case.keep]]),
+    )
+
+
+def ranges_of(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> str:
+    """The numbers of the true ones, in a few words."""
+    return ranges(np.flatnonzero(flags))
+
+
+def check_repeats(exam: Examination) -> Iterator[Finding]:
+    """Find frames that stand twice, at different places."""
+    case, census = exam.case, exam.census
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for frame in case.keep.tolist():
+        if census.light[frame] > 0:
+            same[census.digests[frame]].append(frame)
+    repeated = np.zeros(len(case.frames), bool)
+    bursts = 0
+    for group in same.values():
+        if len(group) < 2:
+            continue
+        apart = np.abs(case.positions[group] - case.positions[group[0]]).max(axis=1) > APART
+        repeated[np.array(group)[apart]] = True
+        bursts += int(np.count_nonzero(~apart)) - 1
+    if repeated.any():
+        yield Finding(
+            "repeated frames",
+            f"{np.count_nonzero(repeated)} frames are copies of others, at other places "
+            f"({ranges_of(repeated)})",
+            advice="the detector stood still: take them out of the file, with their positions",
+            mended=replace(case, keep=case.keep[~repeated[case.keep]]),
+        )
+    if bursts:
+        yield Finding(
+            "repeated frames",
+            f"{bursts} frames are copies of others at the same place",
+            is_wrong=False,
+        )
+
+
+def check_light(exam: Examination) -> Iterator[Finding]:
+    """Say where the light changes during the scan."""
+    light = exam.census.light[exam.case.keep]
+    part = len(light) // 5
+    if part < 10:
+        return
+    first, last = (float(np.median(some)) for some in (light[:part], light[-part:]))
+    if max(first, last) > STEADY * min(first, last):
+        yield Finding(
+            "light",
+            f"the last fifth of the frames holds {last / first:.2f} times the light of the first: "
+            "the beam drifts, or the sample is thicker there",
+            is_wrong=False,
+        )

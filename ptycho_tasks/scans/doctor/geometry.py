@@ -1,0 +1,272 @@
+"""Axes of the positions: swapped, mirrored, rotated, scaled; found by trials.
+
+Mirrored along both axes, positions explain the frames as well as the probe's twin does,
+conj(P(-r)): where the probe is its own twin, as a flat disc is, the data cannot tell the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import Trial
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.trials import Trials, is_better
+
+BETTER, CONFIRMED = 0.97, 0.98
+"""R-factor with another orientation, over that as given, at most; and on another patch."""
+OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
+"""Overlap of a probe with its twin from which on the two are the same; and where they are not, the
+R-factor with both axes mirrored, over that as given, at most."""
+SAME = 1.01
+"""Misfits of two orientations, over each other, that are the same."""
+BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
+"""The same of rotated and scaled axes, of which many are tried."""
+LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
+"""Less rotation and less stretch is not told."""
+DEGREES = tuple(range(-42, 43, 6))
+STRETCHES = 0.7, 0.85, 1.18, 1.4
+"""Rotations and stretches that are tried on a small patch."""
+STEPS = (2.0, 0.04), (1.0, 0.02), (0.5, 0.01), (0.25, 0.005)
+"""Degrees and logarithms of the stretch by which a search goes on."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """What is done to positions: first swapped, then mirrored."""
+
+    swap: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def apply(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M, 2) other positions (y, x)."""
+        turned = positions[:, ::-1] if self.swap else positions
+        signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
+        return np.asarray(turned * np.array(signs))
+
+    @property
+    def mirrored(self) -> Orientation:
+        """The same, then mirrored along both axes."""
+        return replace(self, flip_x=not self.flip_x, flip_y=not self.flip_y)
+
+    @property
+    def changes(self) -> int:
+        """How many things are done."""
+        return self.swap + self.flip_x + self.flip_y
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of ptycho.yaml."""
+        parts = {"swap": self.swap, "flip_x": self.flip_x, "flip_y": self.flip_y}
+        return {name: True for name, is_set in parts.items() if is_set}
+
+    def __str__(self) -> str:
+        """In words."""
+        mirrored = "both" if self.flip_x and self.flip_y else "x" if self.flip_x else "y"
+        parts = ["swapped (x is y)"] if self.swap else []
+        parts += [f"{mirrored} mirrored"] if self.flip_x or self.flip_y else []
+        return " and ".join(parts)
+
+
+TWIN = Orientation(flip_x=True, flip_y=True)
+"""What the probe's twin stands for."""
+ORIENTATIONS = tuple(Orientation(*flags) for flags in product((False, True), repeat=3))
+
+
+def check_orientation(exam: Examination) -> Iterator[Finding]:
+    """Find swapped and mirrored axes."""
+    case, trials = exam.case, exam.trials
+    if trials is None or not case.is_spread:
+        return
+    hidden = is_own_twin(case.probe)
+    takes = {
+        one: case.with_positions(one.apply(case.positions))
+        for one in ORIENTATIONS
+        if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
+    }
+    tried = {one: trials.run(take) for one, take in takes.items()}
+    ranked = sorted(takes, key=lambda one: _misfit(tried[one]))
+    same = [one for one in ranked if _misfit(tried[one]) <= SAME * _misfit(tried[ranked[0]])]
+    best, given = min(same, key=lambda one: one.changes), Orientation()
+    ratio = BETTER_THAN_TWIN if best == TWIN else BETTER
+    if best == given or not is_better(tried[given], tried[best], ratio):
+        yield from _say_undecided(tried, [one for one in same if one != given])
+        return
+    again, then = (trials.run(take, confirms=True) for take in (case, takes[best]))
+    if not is_better(again, then, CONFIRMED):
+        return
+    twin = [one for one in same if one != best]
+    advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
+    if hidden:
+        advice = f"as well: {best.mirrored}; the data cannot tell"
+    if best == TWIN:
+        advice = "or the probe is its twin, conj(P(-r)), as one of the other defocus is"
+    yield Finding(
+        "orientation",
+        f"the positions are {best}",
+        settings={"source.orientation": dict(best.settings)},
+        advice=advice,
+        mended=takes[best],
+        r_given=tried[given].r_factor,
+        r_mended=tried[best].r_factor,
+    )
+
+
+def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
+    """Whether the first of (P, N, N) modes is conj(P(-r)), but for a phase and a shift."""
+    if probe is None:
+        return False
+    far = np.fft.fft2(probe[0])
+    # The twin of P has the far field conj(F): their product is that of the overlaps of all shifts.
+    overlaps = np.abs(np.fft.ifft2(far * far))
+    return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
+
+
+def _misfit(trial: Trial) -> float:
+    return float(trial.residuals.sum()) if math.isfinite(trial.r_factor) else math.inf
+
+
+def _say_undecided(
+    tried: Mapping[Orientation, Trial], same: list[Orientation]
+) -> Iterator[Finding]:
+    """Say which orientations explain the frames as well as the given one."""
+    if not same:
+        return
+    names = "; ".join(map(str, same))
+    found = max(tried[one].r_factor for one in same)
+    yield Finding(
+        "orientation",
+        f"R {tried[Orientation()].r_factor:.3f} as given, and {found:.3f} where the positions are "
+        f"{names}: the data do not tell them apart",
+        is_wrong=False,
+    )
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Axes to which positions are turned and stretched."""
+
+    degrees: float = 0.0
+    """Rotation from x to y: x' = x cos - y sin, y' = x sin + y cos."""
+    log_y: float = 0.0
+    log_x: float = 0.0
+    """Logarithms of what y and x are then multiplied by."""
+
+    def apply(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M, 2) other positions (y, x), about the same middle."""
+        middle = positions.mean(axis=0)
+        angle = math.radians(self.degrees)
+        y, x = (positions - middle).T
+        turned = np.stack(
+            [x * math.sin(angle) + y * math.cos(angle), x * math.cos(angle) - y * math.sin(angle)],
+            axis=1,
+        )
+        stretched: NDArray[np.float64] = turned * np.exp([self.log_y, self.log_x]) + middle
+        return stretched
+
+    def step(self, degrees: float, stretch: float) -> list[Axes]:
+        """Those a step beside."""
+        return [
+            replace(self, **{name: getattr(self, name) + sign * size})
+            for name, size in (("degrees", degrees), ("log_y", stretch), ("log_x", stretch))
+            for sign in (-1, 1)
+        ]
+
+
+def check_axes(exam: Examination) -> Iterator[Finding]:
+    """Find positions that are rotated, or stretched along an axis."""
+    case, trials = exam.case, exam.trials
+    if trials is None or (np.ptp(case.places, axis=0) <= 0).any():
+        return
+
+    def take(axes: Axes) -> Case:
+        return case.with_positions(axes.apply(case.positions))
+
+    best = _search_axes(take, trials)
+    is_turned = abs(best.degrees) >= LEAST_DEGREES
+    is_stretched = max(abs(best.log_y), abs(best.log_x)) >= LEAST_STRETCH
+    if not is_turned and not is_stretched:
+        return
+    given, mended = trials.run(case), trials.run(take(best))
+    again, then = (trials.run(one, confirms=True) for one in (case, take(best)))
+    if not is_better(given, mended, BETTER_AXES) or not is_better(again, then, CONFIRMED_AXES):
+        return
+    yield Finding(
+        "axes",
+        _describe(best, is_turned=is_turned, is_stretched=is_stretched),
+        settings=_axes_settings(case, best, is_stretched=is_stretched),
+        advice=_advise(case, best, is_stretched=is_stretched),
+        mended=take(best),
+        r_given=given.r_factor,
+        r_mended=mended.r_factor,
+    )
+
+
+MOST_TRIALS = 36
+"""Of a search, on the whole patch."""
+
+
+def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
+    """The axes with the least misfit: far ones on a small patch, then step by step."""
+    far = [Axes(float(degrees)) for degrees in DEGREES]
+    for stretch in map(math.log, STRETCHES):
+        far += [Axes(0.0, stretch, stretch), Axes(0.0, stretch), Axes(0.0, 0.0, stretch)]
+    if trials.is_large:
+        far = []
+    start = min([Axes(), *far], key=lambda axes: _misfit(trials.run_small(take(axes))))
+    known: dict[Axes, float] = {}
+
+    def misfit(axes: Axes) -> float:
+        if axes not in known:
+            known[axes] = _misfit(trials.run(take(axes)))
+        return known[axes]
+
+    best = min((Axes(), start), key=misfit)
+    # Axes that are right are left with the first step that leads nowhere.
+    for degrees, stretch in STEPS[1:] if best == Axes() else STEPS:
+        while len(known) < MOST_TRIALS:
+            found = min(best.step(degrees, stretch), key=misfit)
+            if misfit(found) >= misfit(best):
+                break
+            best = found
+        if best == Axes():
+            break
+    return best
+
+
+def _describe(axes: Axes, *, is_turned: bool, is_stretched: bool) -> str:
+    parts = [f"rotated by about {-axes.degrees:.1f} degrees"] if is_turned else []
+    if is_stretched:
+        y, x = (math.exp(-part) for part in (axes.log_y, axes.log_x))
+        parts.append(f"stretched by about {x:.3f} along x and {y:.3f} along y")
+    return f"the positions are {' and '.join(parts)}"
+
+
+def _is_even(axes: Axes) -> bool:
+    return abs(axes.log_y - axes.log_x) < LEAST_STRETCH
+
+
+def _axes_settings(case: Case, axes: Axes, *, is_stretched: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if abs(axes.degrees) >= LEAST_DEGREES:
+        settings["source.orientation"] = {"rotate_deg": round(axes.degrees, 2)}
+    if is_stretched and _is_even(axes) and case.pixel_size_m is not None:
+        pixel = float(np.mean(case.pixel_size_m)) / math.exp((axes.log_y + axes.log_x) / 2)
+        settings["source.pixel_size_m"] = float(f"{pixel:.4g}")
+    return settings
+
+
+def _advise(case: Case, axes: Axes, *, is_stretched: bool) -> str:
+    if not is_stretched or (_is_even(axes) and case.pixel_size_m is not None):
+        return ""
+    y, x = math.exp(axes.log_y), math.exp(axes.log_x)
+    return f"multiply x by {x:.3f} and y by {y:.3f} in the file"

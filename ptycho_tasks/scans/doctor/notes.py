@@ -1,0 +1,117 @@
+"""What is worth to know of a scan: flux, overlap, resolution, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.positions import SPARSE, find_spacing, spot_radius
+from ptycho_tasks.system.memory import format_gb
+
+FLUX = 4.0
+"""Factor between the flux of probe and frames from which on the probe is scaled."""
+MODES, PAYS = 3, 0.9
+"""Incoherent modes that are tried, and R-factor with them, over that without, at most."""
+SEEN = 1.0
+"""Counts of a pixel in all frames that show the same place: the light tells something there."""
+
+
+def check_probe(exam: Examination) -> Iterator[Finding]:
+    """Say where a probe is missing, or of another flux."""
+    case = exam.case
+    if case.probe is None:
+        yield Finding(
+            "probe",
+            "there is none, or an estimate only, so that orientation, centre and units were not "
+            "tried; the backend `unrolled` estimates and fits one",
+            is_wrong=False,
+            settings={"source.probe": "estimate"},
+        )
+        return
+    flux = float(np.square(np.abs(case.probe), dtype=np.float64).sum())
+    counts = float(case.mean.sum())
+    if counts > 0 and not 1 / FLUX < flux / counts < FLUX:
+        yield Finding(
+            "flux",
+            f"the probe's is {flux:.3g}, a frame holds {counts:.3g} counts; the probe is scaled to "
+            "the frames",
+            is_wrong=False,
+        )
+
+
+def check_coherence(exam: Examination) -> Iterator[Finding]:
+    """Say where a fitted probe, or more incoherent modes of one, explain the frames better."""
+    case, trials = exam.case, exam.trials
+    if trials is None or trials.is_large or case.probe is None:
+        return
+    given, modes = trials.run(case).r_factor, max(MODES, len(case.probe))
+    best = trials.run_modes(case, modes).r_factor
+    if best > PAYS * given:
+        return
+    fitted = trials.run_modes(case, len(case.probe)).r_factor
+    told, setting = "a fitted probe pays", ""
+    if best <= PAYS * fitted:
+        told, setting = f"{modes} incoherent modes pay", f" and training.probe_modes to {modes}"
+    else:
+        best = fitted
+    yield Finding(
+        "probe",
+        f"{told}: R {given:.3f} with the scan's own probe, {best:.3f} with that",
+        is_wrong=False,
+        advice=f"set training.probe to refined{setting}",
+    )
+
+
+def check_overlap(exam: Examination) -> Iterator[Finding]:
+    """Say how much neighbours share of the spot."""
+    case = exam.case
+    if case.probe is None or not case.is_spread:
+        return
+    ratio = find_spacing(case.places) / spot_radius(case.probe)
+    if ratio <= SPARSE:
+        # Of two discs with this root mean square radius.
+        share = max(0.0, 1 - ratio / (2 * np.sqrt(2)))
+        yield Finding(
+            "overlap",
+            f"neighbours share {100 * share:.0f} % of the spot's width",
+            is_wrong=False,
+        )
+
+
+def check_resolution(exam: Examination) -> Iterator[Finding]:
+    """Estimate how fine the result can be, by how far out there is light."""
+    case, N = exam.case, exam.case.size
+    if case.probe is None or not case.is_spread:
+        return
+    spacing, radius = find_spacing(case.places), spot_radius(case.probe)
+    looks = max(1.0, 2 * np.pi * radius**2 / max(spacing, 1e-12) ** 2)
+    y, x = np.indices((N, N)) - N // 2
+    ring = np.rint(np.hypot(y, x)).astype(int).ravel()
+    profile = np.bincount(ring, case.mean.ravel()) / np.maximum(np.bincount(ring), 1)
+    lit = np.flatnonzero(profile[1 : N // 2] * looks >= SEEN)
+    if not len(lit):
+        return
+    pixels = N / (2 * (lit[-1] + 1))
+    size = case.pixel_size_m
+    metres = f" ({pixels * float(np.mean(size)) * 1e9:.3g} nm)" if size else ""
+    yield Finding(
+        "resolution",
+        f"light tells of half periods down to about {pixels:.2g} pixels{metres}",
+        is_wrong=False,
+    )
+
+
+def check_memory(exam: Examination) -> Iterator[Finding]:
+    """Say what a reconstruction takes."""
+    case = exam.case
+    rows, columns = np.ptp(case.places, axis=0) + case.size
+    frames = 4.0 * len(case.keep) * case.size**2
+    yield Finding(
+        "memory",
+        f"frames take {format_gb(frames)}, an object of {rows:.0f} x {columns:.0f} pixels "
+        f"{format_gb(8.0 * rows * columns)}",
+        is_wrong=False,
+    )

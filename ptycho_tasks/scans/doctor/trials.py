@@ -1,0 +1,105 @@
+"""Quick reconstructions of a few frames, by which two takes of a scan are compared.
+
+Axis letters:  M frames,  N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import Trial
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.case import Case
+
+TryScan = Callable[[ScanData, int, int], Trial]
+"""A backend's `try_scan`."""
+FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
+"""Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
+than the least is not tried."""
+STEPS, FEW_STEPS = 24, 12
+FEWER_FRAMES = 25
+"""Of a trial in a wide search, where a small patch finds its way from farther off."""
+MOST_KNOWN = 16
+CERTAIN = 6.0
+"""Standard errors by which frames must be explained better."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials on patches of neighbouring frames."""
+
+    try_scan: TryScan
+    order: NDArray[np.int64]
+    """(M,) frames from the middle of the scan outwards."""
+    other: NDArray[np.int64]
+    """(M,) the same from another middle, to confirm what was found."""
+    frames: int
+    """Of a patch."""
+    known: list[tuple[Case, bool, Trial]] = field(default_factory=list)
+    """The last trials on whole patches."""
+
+    @classmethod
+    def plan(cls, try_scan: TryScan, case: Case) -> Trials:
+        """Choose the patches of a scan, by its positions as they are given."""
+        positions = case.positions[case.keep]
+        spread = positions.std(axis=0)
+        places = (case.positions - np.median(positions, axis=0)) / np.where(spread > 0, spread, 1)
+        corner = np.quantile(places[case.keep], 0.2, axis=0)
+        orders = [
+            np.argsort(np.abs(places - middle).max(axis=1), kind="stable")
+            for middle in (np.zeros(2), corner)
+        ]
+        frames = int(np.clip(FRAMES * 64 / case.size, LEAST_PATCH, FRAMES))
+        return cls(try_scan, orders[0], orders[1], frames)
+
+    def run(self, case: Case, *, confirms: bool = False) -> Trial:
+        """Try a scan on a patch of it, or on another one."""
+        for one, was_confirmed, trial in self.known:
+            if one is case and was_confirmed == confirms:
+                return trial
+        order = self.other if confirms else self.order
+        trial = self._run(case, order, self.frames, STEPS)
+        self.known.append((case, confirms, trial))
+        del self.known[:-MOST_KNOWN]
+        return trial
+
+    @property
+    def is_large(self) -> bool:
+        """Whether frames are so large that a wide search takes too long."""
+        return self.frames == LEAST_PATCH
+
+    def run_modes(self, case: Case, modes: int) -> Trial:
+        """Try a scan with a probe of so many modes that is fitted first."""
+        return self._run(case, self.order, self.frames, STEPS, modes)
+
+    def run_small(self, case: Case) -> Trial:
+        """Try a scan on a small patch."""
+        return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
+
+    def _run(
+        self, case: Case, order: NDArray[np.int64], count: int, steps: int, modes: int = 0
+    ) -> Trial:
+        kept = order[np.isin(order, case.keep)][:count]
+        try:
+            return self.try_scan(case.cut(np.sort(kept)), steps, modes)
+        except PtychoTasksError:  # all dark, for one
+            return Trial(math.inf, np.full(len(kept), np.inf))
+
+
+def is_better(before: Trial, after: Trial, ratio: float) -> bool:
+    """Whether the same frames are explained better, by more than chance, and R falls to at most
+    `ratio` of what it was."""
+    if not math.isfinite(after.r_factor):
+        return False
+    if not math.isfinite(before.r_factor):
+        return True
+    # Of logarithms: a few frames may be explained very badly.
+    gain = np.log(before.residuals) - np.log(after.residuals)
+    error = float(gain.std()) / math.sqrt(len(gain))
+    return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > CERTAIN * error)

@@ -1,0 +1,159 @@
+"""The doctor, without a backend: what frames and positions alone tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.examine import Report, examine
+from ptycho_tasks.scans.npz import write_scan
+
+SCAN = simulate(SimulationOptions(size=32, grid=8, step=4.0, photons=1e6, seed=5))
+
+
+@pytest.fixture(scope="module")
+def scan() -> ScanData:
+    return replace(SCAN, object=None)
+
+
+def look(folder: Path, scan: ScanData) -> Report:
+    write_scan(folder / "scan.npz", scan)
+    return examine(folder / "scan.npz")
+
+
+def wrong(report: Report) -> dict[str, str]:
+    return {one.kind: one.text for one in report.findings if one.is_wrong and one.kind != "refused"}
+
+
+def change(frames: np.ndarray, item: object, value: float) -> np.ndarray:
+    changed = frames.copy()
+    changed[item] = value
+    return changed
+
+
+def test_a_right_scan_has_nothing_wrong(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, scan)
+    assert not report.is_wrong
+    assert report.settings == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("probe", ["disc", "defocused"])
+@pytest.mark.parametrize("photons", [1e4, 1e8])
+def test_no_false_alarms(tmp_path: Path, seed: int, probe: str, photons: float) -> None:
+    options = SimulationOptions(
+        size=32, grid=7, step=4.0, jitter=seed, photons=photons, probe=probe, seed=seed
+    )
+    assert wrong(look(tmp_path, simulate(options))) == {}
+
+
+def test_dark_frames(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, diffraction=change(scan.diffraction, slice(7, 10), 0)))
+    assert "3 of 64 frames hold no light (7-9)" in wrong(report)["dark frames"]
+    assert report.settings == {"source.dark_frames": "drop"}
+    assert report.findings[0].kind == "refused"  # as doit would
+
+
+def test_counts(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, diffraction=scan.diffraction**2))
+    assert set(wrong(report)) == {"counts or amplitudes"}
+    assert report.settings == {"source.measurement": "counts"}
+
+
+def test_scaled_counts(tmp_path: Path, scan: ScanData) -> None:
+    counts = (scan.diffraction**2 * np.float32(0.037)).astype(np.float32)
+    assert set(wrong(look(tmp_path, replace(scan, diffraction=counts)))) == {"counts or amplitudes"}
+
+
+def test_frames_that_repeat_at_other_places(tmp_path: Path, scan: ScanData) -> None:
+    frames = scan.diffraction.copy()
+    frames[21:25] = frames[20]
+    assert (
+        "4 frames are copies"
+        in wrong(look(tmp_path, replace(scan, diffraction=frames)))["repeated frames"]
+    )
+
+
+def test_frames_that_repeat_at_one_place_are_a_burst(tmp_path: Path, scan: ScanData) -> None:
+    twice = replace(
+        scan,
+        diffraction=np.repeat(scan.diffraction, 2, 0),
+        positions=np.repeat(scan.positions, 2, 0),
+    )
+    report = look(tmp_path, twice)
+    assert not report.is_wrong
+    assert any(one.kind == "repeated frames" for one in report.findings)
+
+
+def test_dead_rows(tmp_path: Path, scan: ScanData) -> None:
+    frames = change(scan.diffraction, np.s_[:, 18:20], 0)
+    report = look(tmp_path, replace(scan, diffraction=frames))
+    assert "64 pixels (rows 18-19) dead" in wrong(report)["bad pixels"]
+    assert report.mended is not None
+    assert report.mended.bad.sum() == 64
+
+
+def test_saturated_pixels(tmp_path: Path, scan: ScanData) -> None:
+    top = np.float32(np.sqrt(np.square(scan.diffraction).max() // 4))
+    report = look(tmp_path, replace(scan, diffraction=np.minimum(scan.diffraction, top)))
+    assert report.settings == {"source.saturated": round(float(top) ** 2)}
+
+
+def test_positions_of_one_place(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, positions=0 * scan.positions + (80, 90)))
+    assert "all 64 frames are at one place" in wrong(report)["positions"]
+
+
+def test_a_stray_position(tmp_path: Path, scan: ScanData) -> None:
+    positions = scan.positions.copy()
+    positions[17, 1] = 5000
+    report = look(tmp_path, replace(scan, positions=positions))
+    assert "frame 17 " in wrong(report)["stray positions"]
+    assert report.settings == {"source.stray_frames": "drop"}
+
+
+def test_two_scans_in_one(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, scan_index=np.repeat([4, 7], 32)))
+    assert report.settings == {"source.scan_index": 4}
+
+
+@pytest.mark.parametrize(("metres", "unit"), [(1.0, "m"), (1e6, "um"), (1e9, "nm")])
+def test_positions_in_metres_where_the_pixel_is_known(
+    tmp_path: Path, scan: ScanData, metres: float, unit: str
+) -> None:
+    positions = scan.positions * 3e-8 * metres
+    report = look(tmp_path, replace(scan, positions=positions, pixel_size_m=(3e-8, 3e-8)))
+    assert report.settings["source.units"] == unit
+
+
+def test_the_zero_frequency_in_the_corner_needs_no_trial(tmp_path: Path, scan: ScanData) -> None:
+    frames = np.fft.ifftshift(scan.diffraction, axes=(1, 2))
+    report = look(tmp_path, replace(scan, diffraction=frames))
+    assert "in the corner, at (0, 0)" in wrong(report)["centre"]
+
+
+def test_steps_that_leave_a_gap_between_spots(tmp_path: Path) -> None:
+    options = SimulationOptions(size=32, grid=6, step=30.0, jitter=0, probe_radius=4)
+    assert "too little overlap" in wrong(look(tmp_path, simulate(options)))["overlap"]
+
+
+def test_frames_that_are_no_squares(tmp_path: Path, scan: ScanData) -> None:
+    write_scan(tmp_path / "scan.npz", scan)
+    with np.load(tmp_path / "scan.npz") as file:
+        arrays = {key: file[key] for key in file.files if key != "frame_axis"}
+    np.savez(tmp_path / "scan.npz", **arrays | {"diff3d": arrays["diff3d"][:, :, 4:28]})
+    report = examine(tmp_path / "scan.npz")
+    assert report.settings["source.crop"] == 24
+
+
+def test_what_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
+    (tmp_path / "scan.npz").write_bytes(b"no scan")
+    report = examine(tmp_path / "scan.npz")
+    assert [one.kind for one in report.findings] == ["refused"]
+    assert report.given is None
