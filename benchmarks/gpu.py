@@ -291,6 +291,7 @@ class TrainingStep:
         batch = self.objective.blocks.read(self.objective.blocks.training[:blocks])
         hidden = torch.arange(batch["held_back"].shape[1])[None] % HIDDEN == 0
         batch["held_back"] = hidden.expand_as(batch["held_back"])
+        batch["turns"] = torch.zeros((len(batch["held_back"]), 1), dtype=torch.int64)
         self.batch = {name: values.to(device) for name, values in batch.items()}
         self.frames = batch["held_back"].numel()
 

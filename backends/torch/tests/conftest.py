@@ -15,8 +15,8 @@ from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
+from ptycho_tasks_torch.frames import textures
 from ptycho_tasks_torch.physics import calibration
-from ptycho_tasks_torch.prior import textures
 from ptycho_tasks_torch.training import checkpoints
 from ptycho_tasks_torch.unrolled import objective, probe_fit
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import fft
 from torch import Tensor
 
+from ptycho_tasks_torch.frames.textures import Random, TexturePool
 from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure, find_dark
 from ptycho_tasks_torch.prior.probes import draw_probe, measure_radius
-from ptycho_tasks_torch.prior.textures import Random, TexturePool
 from ptycho_tasks_torch.unrolled.correction import LEARNED_POWERS, LEARNED_STEPS, MULTIPLE
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks_torch.frames.textures import KINDS, TexturePool
+from ptycho_tasks_torch.physics.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.bundle import bundle_prior
-from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
-from ptycho_tasks_torch.prior.textures import KINDS, TexturePool
 from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_canvas
 from ptycho_tasks_torch.unrolled.network import reconstruct
 

@@ -22,10 +22,10 @@ from ptycho_tasks.physics.metrics import Box, scanned_box
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan, require_frames
 from ptycho_tasks_torch.frames.groups import find_nearest_groups, locate_groups
+from ptycho_tasks_torch.frames.textures import Random, TexturePool
 from ptycho_tasks_torch.physics.canvas import padded_shape
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
-from ptycho_tasks_torch.prior.textures import Random, TexturePool
 from ptycho_tasks_torch.unrolled.correction import WAYS
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions

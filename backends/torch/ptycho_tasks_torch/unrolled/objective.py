@@ -24,14 +24,20 @@ from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan, Loader
-from ptycho_tasks_torch.physics.distance import align_phase, sum_edges, sum_pixels
+from ptycho_tasks_torch.frames.textures import SIDE, TexturePool
+from ptycho_tasks_torch.physics.distance import (
+    align_phase,
+    compare_distances,
+    measure_distances,
+    scale_truth,
+    sum_edges,
+    sum_pixels,
+)
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.forward import match_light, object_spread
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
 from ptycho_tasks_torch.physics.scale import find_photon
-from ptycho_tasks_torch.prior.distance import compare_distances, measure_distances, scale_truth
-from ptycho_tasks_torch.prior.textures import SIDE, TexturePool
 from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
 from ptycho_tasks_torch.training.weights import PROBE
 from ptycho_tasks_torch.unrolled.blocks import (

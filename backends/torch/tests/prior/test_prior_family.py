@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_tasks_torch.prior import family, textures
+from ptycho_tasks_torch.frames import textures
+from ptycho_tasks_torch.frames.textures import KINDS, TexturePool, make_texture
+from ptycho_tasks_torch.prior import family
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.probes import RADII, draw_probe, measure_radius
-from ptycho_tasks_torch.prior.textures import KINDS, TexturePool, make_texture
 
 QUICK = ("noise", "particles")
 

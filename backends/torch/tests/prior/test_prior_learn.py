@@ -13,11 +13,11 @@ from ptycho_tasks.backend import TrainRequest
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks_torch import load_inference_bundle
+from ptycho_tasks_torch.frames.textures import TexturePool
+from ptycho_tasks_torch.physics.distance import WEIGHTS, compare_distances, measure_distances
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.prior import family, learn
-from ptycho_tasks_torch.prior.distance import WEIGHTS, compare_distances, measure_distances
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
-from ptycho_tasks_torch.prior.textures import TexturePool
 from ptycho_tasks_torch.unrolled import correction as corrections
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import Correction, expected_noise

@@ -17,7 +17,7 @@ from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import corners_and_fractions, take_frames
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
-from ptycho_tasks_torch.prior.textures import TexturePool
+from ptycho_tasks_torch.frames.textures import TexturePool
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.blocks import HIDDEN_SHARE, Simulator, common_shape, cut_object
 from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_back, turn_canvas
