@@ -69,7 +69,7 @@ PUBLIC = {
         "ExecutionOptions", "FixtureOptions", "ID_PATTERN", "NAME_PATTERN", "NAME_RULE",
         "OrientationOptions", "ROW_PATTERN", "RULES", "STAGES", "Section", "SimulationOptions",
         "Stages", "TEXT_PATTERN",
-        "TrainingOptions", "default_of", "description_of", "doc", "limits",
+        "TrainingOptions", "default_of", "description_of", "doc", "limits", "text_of",
     },
     "scan": {
         "Canvas", "ScanData", "canvas_of", "canvas_sides", "corners_and_fractions",

@@ -33,9 +33,11 @@ EARLY_WEIGHTS, WEIGHTS = (1.7, 1.7, 1.7, 1.7, 1.7), (1.0, 1.5, 2.0, 3.0, 5.0)
 where its lowest frequencies are moved far before the fine structure is there."""
 GAINS = (1.3, 1.2)
 """Of the step along and across the object's phase."""
-SUBSETS, FEW_SUBSETS, FEW_FRAMES = 4, 2, 80
-"""Parts of the frames that take turns; and of fewer frames than so many on a canvas: with less than
-a dozen or two in a step, momentum drives the object away."""
+SUBSETS, FEW_SUBSETS = 4, 2
+"""Parts of the frames that take turns; and where there are few frames, or they are far apart."""
+FEW_FRAMES, FAR_APART = 80, 0.6
+"""Frames of a canvas, and their distance in radii of the spot. With less than a dozen or two in a
+step, or with frames in it that hardly overlap, momentum drives the object away."""
 COARSE_STEPS = 8
 """Number of the first steps, which use one part each."""
 MOMENTUM, RAMP = 0.585, 12
@@ -51,8 +53,9 @@ class Turns:
 
     def __init__(self, exposure: Exposure, frequency_filter: FrequencyFilter) -> None:
         """Split the frames into turns."""
-        is_small = len(exposure.places) < FEW_FRAMES * exposure.canvases
-        parts = exposure.split_in_turns(FEW_SUBSETS if is_small else SUBSETS)
+        are_few = len(exposure.places) < FEW_FRAMES * exposure.canvases
+        are_few = are_few or exposure.step > FAR_APART
+        parts = exposure.split_in_turns(FEW_SUBSETS if are_few else SUBSETS)
         pairs = -(-len(parts) // 2)
         self.coarse = [Turn([part], frequency_filter) for part in parts]
         self.fine = [Turn(parts[index::pairs], frequency_filter) for index in range(pairs)]
