@@ -102,8 +102,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     probe: Annotated[
         FileName | None,
         doc(
-            "estimate: the probe is estimated from the frames, not read, and to be fitted later; "
-            "or a file that holds it (NPZ, NPY or HDF5); null: the scan's own"
+            "the file that holds the probe (NPZ, NPY or HDF5), or `estimate` to have it estimated "
+            "from the frames and fitted later; null: the scan's own"
         ),
     ] = None
     positions: Annotated[
