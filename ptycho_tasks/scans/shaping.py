@@ -12,27 +12,18 @@ that,  P probe modes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import evenly_spaced
+from ptycho_tasks.scans.raw_scan import Array
 
 _SAMPLE = 64
 _DARK = 0.05
 """Of the brightest pixel: what is darker has no say in where the centre lies."""
-
-
-class _Array(Protocol):
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __getitem__(self, item: Any) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ def cut_centre(stack: NDArray[Any], size: int) -> NDArray[Any]:
 class ShapedFrames:
     """Frames of which a window is taken, and binned, when they are read."""
 
-    def __init__(self, array: _Array, axis: int, window: Window, *, are_counts: bool) -> None:
+    def __init__(self, array: Array, axis: int, window: Window, *, are_counts: bool) -> None:
         """Take frames.
 
         Args:
@@ -180,7 +171,7 @@ class ShapedFrames:
         return out
 
 
-def find_centre(array: _Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
+def find_centre(array: Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
     """(row, column) of the zero frequency: the centre of the light in the mean frame.
 
     Args:
