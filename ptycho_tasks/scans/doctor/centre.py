@@ -18,8 +18,8 @@ from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.trials import is_better
 
-BETTER = 0.97
-"""R-factor with another centre, over that as given, at most."""
+BETTER, CONFIRMED = 0.97, 0.98
+"""R-factor with another centre, over that as given, at most; and on another patch."""
 FAR = 0.25
 """Of N, from the centre: in the corner."""
 
@@ -36,6 +36,8 @@ def check_centre(exam: Examination) -> Iterator[Finding]:
         tried = {shift: exam.trials.run(take) for shift, take in takes.items()}
         shift = min(tried, key=lambda one: float(tried[one].residuals.sum()))
         if not is_better(given, tried[shift], BETTER):
+            return
+        if not exam.trials.confirm(case, takes[shift], CONFIRMED):
             return
     else:
         shift = max(shifts, key=lambda one: max(map(abs, one)))

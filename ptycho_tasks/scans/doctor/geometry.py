@@ -101,8 +101,7 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     if best == given or not is_better(tried[given], tried[best], ratio):
         yield from _say_undecided(tried, [one for one in same if one != given])
         return
-    again, then = (trials.run(take, confirms=True) for take in (case, takes[best]))
-    if not is_better(again, then, CONFIRMED):
+    if not trials.confirm(case, takes[best], CONFIRMED):
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
@@ -197,8 +196,9 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     if not is_turned and not is_stretched:
         return
     given, mended = trials.run(case), trials.run(take(best))
-    again, then = (trials.run(one, confirms=True) for one in (case, take(best)))
-    if not is_better(given, mended, BETTER_AXES) or not is_better(again, then, CONFIRMED_AXES):
+    if not is_better(given, mended, BETTER_AXES):
+        return
+    if not trials.confirm(case, take(best), CONFIRMED_AXES):
         return
     yield Finding(
         "axes",
