@@ -131,7 +131,7 @@ class Reading:
     """Our keys to paths in an HDF5 file of any layout."""
     orientation: OrientationOptions = _AS_IT_IS
     """How the positions lie to the columns and rows of the frames."""
-    centre: Literal["auto"] | Sequence[float] | None = None
+    centre: Literal["auto", "corner"] | Sequence[float] | None = None
     """[row, column] of the zero frequency in a frame of the file; auto finds it; None is the
     middle."""
     crop: int | None = None
@@ -482,7 +482,8 @@ class RawScan:
         if reading.crop is None and (frame[0] != frame[1] or frame[0] % 2):
             return None
         try:
-            return choose_window(frame, self._centre(axis, reading), reading.crop, reading.bin)
+            window = choose_window(frame, self._centre(axis, reading), reading.crop, reading.bin)
+            return replace(window, from_corner=reading.centre == "corner")
         except ValueError as error:
             raise self.frames.refused(
                 f"has frames of {frame[0]} x {frame[1]} pixels: {error}",
@@ -505,6 +506,7 @@ class RawScan:
         y, x = window.corner
         side, (rows, columns) = window.side, window.frame
         binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
+        binned += ", zero frequency moved from the corner to the middle" * window.from_corner
         self.note(
             f"{self.frames.key}: {side} x {side} of {rows} x {columns} pixels taken, from ({y}, "
             f"{x}){binned}"
@@ -512,7 +514,7 @@ class RawScan:
 
     def _centre(self, axis: int, reading: Reading) -> tuple[int, int] | None:
         """The pixel where the zero frequency lies; None is the middle."""
-        if reading.centre is None:
+        if reading.centre is None or reading.centre == "corner":
             return None
         if reading.centre == "auto":
             are_counts = self._is_counts(reading.measurement)

@@ -89,8 +89,9 @@ class Trials:
         return self.frames == LEAST_PATCH
 
     def run_modes(self, case: Case, modes: int) -> Trial:
-        """Try a scan with a probe of so many modes that is fitted first."""
-        return self._run(case, self.order, self.frames, STEPS, modes)
+        """Try a scan with a probe of so many modes that is fitted first, or its own where it is 0,
+        on frames that took no part."""
+        return self._run(case, self.order, self.frames, STEPS, modes, held_back=HELD_BACK)
 
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""

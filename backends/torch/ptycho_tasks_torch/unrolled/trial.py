@@ -32,9 +32,9 @@ def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0
     `Unrolled.try_scan`."""
     execution = TorchExecution.from_execution(ExecutionOptions(threads=1, accelerator="cpu"))
     with settings(execution), torch.inference_mode():
-        exposure = _expose(scan, modes)
         frames = range(scan.frame_count)
         seen = [k for k in frames if not held_back or k % held_back != held_back // 2]
+        exposure = _expose(scan, modes, seen)
         taken = exposure.take(seen) if held_back else exposure
         counted = exposure.take(sorted({*frames} - {*seen})) if held_back else exposure
         best, diverges = _reconstruct(taken, counted, steps)
@@ -45,12 +45,12 @@ def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0
         return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy())
 
 
-def _expose(scan: ScanData, modes: int) -> Exposure:
+def _expose(scan: ScanData, modes: int, seen: list[int]) -> Exposure:
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     scale = math.sqrt(intensity)
     probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
     if modes:
-        probe = fit_probe(scan, probe, modes, say_nothing)
+        probe = fit_probe(scan, probe, modes, say_nothing, frames=np.array(seen))
     return expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
 
 
