@@ -122,10 +122,12 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         OrientationOptions, doc("how the positions lie to the columns and rows of the frames")
     ] = OrientationOptions()
     centre: Annotated[
-        Annotated[list[float], limits(min_length=2, max_length=2)] | Literal["auto"] | None,
+        Annotated[list[float], limits(min_length=2, max_length=2)]
+        | Literal["auto", "corner"]
+        | None,
         doc(
             "[row, column] of the detector's pixel where the zero frequency lies; auto finds it; "
-            "null: the middle"
+            "corner: frames as an FFT leaves them; null: the middle"
         ),
     ] = None
     crop: Annotated[
