@@ -20,7 +20,7 @@ from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.geometry import ORIENTATIONS, Orientation, misfit
 from ptycho_tasks.scans.doctor.positions import spot_radius
 from ptycho_tasks.scans.doctor.trials import LEAST_FRAMES, Trials, is_better
-from ptycho_tasks.scans.raw_scan import estimate_probe
+from ptycho_tasks.scans.illumination import estimate_probe
 
 BETTER, CONFIRMED = 0.9, 0.93
 """R-factor with another orientation, over that as given, at most; and on another patch."""
