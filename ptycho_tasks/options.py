@@ -237,6 +237,8 @@ class OrientationOptions(Section, frozen=True, kw_only=True):
     rotate_deg: Annotated[
         float, doc("degrees by which positions are turned, from x (right) towards y (down)")
     ] = 0.0
+    scale_x: Annotated[float, doc("what x is then multiplied by, about the middle", gt=0)] = 1.0
+    scale_y: Annotated[float, doc("what y is then multiplied by, about the middle", gt=0)] = 1.0
 
 
 class FixtureOptions(Section, frozen=True, kw_only=True):

@@ -110,7 +110,8 @@ TRAIN: FlagTable = {
         Flag(
             "--train-data-file",
             "source.file",
-            "The scan to train on: NPZ or CXI. Must be given unless --config has a source.file.",
+            "The scan to train on: NPZ, CXI or another known format. Must be given unless --config "
+            "has a source.file.",
             _FILE,
         ),
         Flag(
@@ -252,7 +253,7 @@ INFER: FlagTable = {
         Flag(
             "--test-data",
             "source.file",
-            "The scan to reconstruct: NPZ or CXI.",
+            "The scan to reconstruct: NPZ, CXI or another known format.",
             _FILE,
             required=True,
         ),

@@ -55,7 +55,8 @@ def _window(raw: RawScan, axis: int, reading: Reading) -> Window | None:
     if reading.crop is None and (frame[0] != frame[1] or frame[0] % 2):
         return None
     try:
-        return choose_window(frame, _centre(raw, axis, reading), reading.crop, reading.bin)
+        window = choose_window(frame, _centre(raw, axis, reading), reading.crop, reading.bin)
+        return replace(window, from_corner=reading.centre == "corner")
     except ValueError as error:
         raise raw.frames.refused(
             f"has frames of {frame[0]} x {frame[1]} pixels: {error}",
@@ -78,6 +79,7 @@ def _cut(raw: RawScan, axis: int, window: Window, scale: float, reading: Reading
     y, x = window.corner
     side, (rows, columns) = window.side, window.frame
     binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""
+    binned += ", zero frequency moved from the corner to the middle" * window.from_corner
     raw.note(
         f"{raw.frames.key}: {side} x {side} of {rows} x {columns} pixels taken, from ({y}, "
         f"{x}){binned}"
@@ -86,7 +88,7 @@ def _cut(raw: RawScan, axis: int, window: Window, scale: float, reading: Reading
 
 def _centre(raw: RawScan, axis: int, reading: Reading) -> tuple[int, int] | None:
     """The pixel where the zero frequency lies; None is the middle."""
-    if reading.centre is None:
+    if reading.centre is None or reading.centre == "corner":
         return None
     if reading.centre == "auto":
         counts = are_counts(raw, reading.measurement)

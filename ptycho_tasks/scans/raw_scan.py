@@ -106,7 +106,7 @@ class Reading:
     """Our keys to paths in an HDF5 file of any layout."""
     orientation: OrientationOptions = _AS_IT_IS
     """How the positions lie to the columns and rows of the frames."""
-    centre: Literal["auto"] | Sequence[float] | None = None
+    centre: Literal["auto", "corner"] | Sequence[float] | None = None
     """[row, column] of the zero frequency in a frame of the file; auto finds it; None is the
     middle."""
     crop: int | None = None

@@ -207,6 +207,13 @@ def _unknown(path: Path, root: Path | None) -> ScanError:
             "what is needed, as in `source.datasets: {diff3d: PATH, xcoords: PATH, ycoords: PATH, "
             "probeGuess: PATH}`"
         )
+    if not path.stat().st_size:
+        return ScanError(f"{path}: neither NPZ nor HDF5: the file is empty; copy it again")
+    if path.suffix.lower() in (".csv", ".txt", ".dat"):
+        return ScanError(
+            f"{path}: neither NPZ nor HDF5, but text, it seems; give the file of the frames, and "
+            "this one in source.positions if it holds the positions"
+        )
     known = ", ".join(sorted(list_readers(root)))
     return ScanError(
         f"{path}: neither NPZ (a zip) nor CXI (HDF5), and no reader knows it ({known}); give "

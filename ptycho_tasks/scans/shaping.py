@@ -37,6 +37,8 @@ class Window:
     side: int
     """Pixels along a side before they are binned."""
     bin: int = 1
+    from_corner: bool = False
+    """Whether the zero frequency of (H, W) lies in the corner, and is moved to the middle first."""
 
     @property
     def size(self) -> int:
@@ -46,7 +48,11 @@ class Window:
     @property
     def is_whole(self) -> bool:
         """Whether nothing changes."""
-        return self.frame == (self.side, self.side) and self.corner == (0, 0) and self.bin == 1
+        return (
+            self.frame == (self.side, self.side)
+            and self.corner == (0, 0)
+            and (self.bin == 1 and not self.from_corner)
+        )
 
     def cut(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(m, side, side) of (m, H, W); zero beyond the detector."""
@@ -54,7 +60,8 @@ class Window:
         (top, left), (height, width) = self.corner, self.frame
         rows = slice(max(0, top), max(0, min(height, top + self.side)))
         columns = slice(max(0, left), max(0, min(width, left + self.side)))
-        part = frames[:, rows, columns]
+        moved = np.fft.fftshift(frames, axes=(1, 2)) if self.from_corner else frames
+        part = moved[:, rows, columns]
         y, x = max(0, -top), max(0, -left)
         out[:, y : y + part.shape[1], x : x + part.shape[2]] = part
         return out
@@ -205,12 +212,14 @@ def find_centre(array: Array, axis: int, *, are_counts: bool) -> tuple[int, int]
 def orient(
     positions: NDArray[np.float64], orientation: OrientationOptions, among: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Positions with their axes exchanged, then mirrored, then turned from x (right) to y (down).
+    """Positions with their axes exchanged, then mirrored, then turned from x (right) to y (down),
+    then scaled.
 
     Args:
         positions: (m, 2) pixels, (y, x).
         orientation: what is done.
-        among: (M, 2) those of the scan: mirrored within their range, turned about their mean.
+        among: (M, 2) those of the scan: mirrored within their range, turned and scaled about
+            their mean.
 
     Returns:
         (m, 2).
@@ -229,4 +238,5 @@ def orient(
     turned = np.stack(
         [np.sin(angle) * x + np.cos(angle) * y, np.cos(angle) * x - np.sin(angle) * y]
     )
-    return np.ascontiguousarray(turned.T + middle)
+    scales = np.array([orientation.scale_y, orientation.scale_x])
+    return np.ascontiguousarray(turned.T * scales + middle)

@@ -36,7 +36,14 @@ SAMPLES = {
     "--datasets": ("{diff3d: a/b}", {"diff3d": "a/b"}),
     "--orientation": (
         "{swap: true}",
-        {"swap": True, "flip_x": False, "flip_y": False, "rotate_deg": 0.0},
+        {
+            "swap": True,
+            "flip_x": False,
+            "flip_y": False,
+            "rotate_deg": 0.0,
+            "scale_x": 1.0,
+            "scale_y": 1.0,
+        },
     ),
     "--backend": ("plain", "plain"),
     "--model-type": ("supervised", "supervised"),

@@ -16,6 +16,7 @@ from ptycho_tasks.scans.doctor.detector import (
     check_saturation,
     check_shape,
 )
+from ptycho_tasks.scans.doctor.estimate import check_estimate
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding, plain_r
 from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
@@ -44,6 +45,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     check_measurement,
     check_probe,
     check_centre,
+    check_estimate,
     check_units,
     check_orientation,
     check_centre,  # that of swapped positions may have made no difference
@@ -125,7 +127,8 @@ def examine(
     report = Report(path, (*refused, *exam.findings), case, exam.case)
     if exam.trials is None:
         return report
-    given, mended = (exam.trials.run(one).r_factor for one in (case, exam.case))
+    first = case if case.probe is not None else replace(case, probe=exam.case.probe)
+    given, mended = (exam.trials.run(one).r_factor for one in (first, exam.case))
     return replace(report, r_given=given, r_mended=mended)
 
 

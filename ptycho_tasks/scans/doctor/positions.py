@@ -112,7 +112,7 @@ def check_units(exam: Examination) -> Iterator[Finding]:
     """Find positions that cannot be in pixels, by the spot and what neighbours share of it."""
     case = exam.case
     places = case.places
-    if case.probe is None or not case.is_spread:
+    if case.probe is None or case.is_probe_estimated or not case.is_spread:
         return
     radius, spacing = spot_radius(case.probe), find_spacing(places)
     if DENSE <= spacing / radius <= SPARSE:
@@ -172,7 +172,8 @@ def _settings(case: Case, scale: float | None, radii: float) -> dict[str, object
         for name, metres in METRES.items():
             if np.isclose(metres / pixel, scale, rtol=1e-6):
                 return {"source.units": name}
-        return {"source.pixel_size_m": _rounded(pixel / scale)}
+        if case.has_metres:
+            return {"source.pixel_size_m": _rounded(pixel / scale)}
     likely = scale or 0.4 * radii
     for name, metres in METRES.items():
         if SMALLEST_PIXEL <= metres / likely <= LARGEST_PIXEL:

@@ -44,19 +44,23 @@ def _take(path: Path, scan: ScanData) -> Case:
         power=1.0,
         scan_index=scan.scan_index,
         pixel_size_m=scan.pixel_size_m,
+        has_metres=any("converted to pixels" in note for note in scan.notes),
         notes=scan.notes,
     )
 
 
 def _read_leniently(path: Path, settings: Mapping[str, Any]) -> Case | None:
     """What can be read of a scan that is refused; None where that is too little."""
-    try:
-        # A probe that is missing must not hide the rest.
-        given = {key: value for key, value in settings.items() if key != "root"}
-        with open_scan(path, Reading(**given | {"probe": "estimate"}), settings.get("root")) as raw:
-            return _convert(path, raw, settings.get("measurement", "auto"))
-    except (ScanError, OSError, ValueError, TypeError, KeyError, RuntimeError):
-        return None
+    given = {key: value for key, value in settings.items() if key != "root"}
+    # A probe that is missing must not hide the rest.
+    for probe in (given.get("probe"), "estimate"):
+        try:
+            reading = Reading(**given | {"probe": probe})
+            with open_scan(path, reading, settings.get("root")) as raw:
+                return _convert(path, raw, settings.get("measurement", "auto"))
+        except (ScanError, OSError, ValueError, TypeError, KeyError, RuntimeError):
+            continue
+    return None
 
 
 def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:

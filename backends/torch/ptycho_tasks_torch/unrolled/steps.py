@@ -65,13 +65,21 @@ class Turns:
 class Engine:
     """The object of an exposure, step by step; without gradients."""
 
-    def __init__(self, exposure: Exposure, start: Tensor | None = None, steps: int = 0) -> None:
+    def __init__(
+        self,
+        exposure: Exposure,
+        start: Tensor | None = None,
+        steps: int = 0,
+        *,
+        damping: float = 1.0,
+    ) -> None:
         """Begin with a flat object, or with another.
 
         Args:
             exposure: frames and probes.
             start: (B, S, T) complex64.
             steps: that led to it.
+            damping: what the length of every step is multiplied by.
         """
         self.filter = FrequencyFilter(exposure)
         self.canvas = torch.ones_like(exposure.light) + 0j if start is None else start
@@ -83,8 +91,8 @@ class Engine:
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
         # Once, for a GPU waits for each constant that is sent there.
-        self._gains = self.velocity.new_tensor(GAINS)[:, None, None, None]
-        self._weights = self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
+        self._gains = damping * self.velocity.new_tensor(GAINS)[:, None, None, None]
+        self._weights = damping * self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
         self._lit = exposure.light
 
     def advance(self, turn: Turn) -> None:
@@ -119,9 +127,15 @@ def find_momentum(step: int) -> float:
     return MOMENTUM * min(step / RAMP, 1.0) + (TOP_MOMENTUM - MOMENTUM) * late
 
 
-def run_steps(exposure: Exposure, count: int) -> Iterator[Engine]:
-    """Yield the engine after each of `count` steps; the last eighth is on all frames."""
-    engine = Engine(exposure)
+def run_steps(exposure: Exposure, count: int, *, damping: float = 1.0) -> Iterator[Engine]:
+    """Yield the engine after each of `count` steps; the last eighth is on all frames.
+
+    Args:
+        exposure: frames and probes.
+        count: number of steps.
+        damping: see `Engine`.
+    """
+    engine = Engine(exposure, damping=damping)
     turns = Turns(exposure, engine.filter)
     last = max(1, count // 8)
     for k in range(count):
