@@ -153,7 +153,7 @@ def _take_whole_mask(raw: RawScan, size: int) -> NDArray[np.bool_] | None:
         raise keyed.refused(
             f"is {keyed.describe()}",
             f"({size}, {size}) bool, or one for each frame",
-            "correct or remove it, or set source.bad_pixels",
+            "give a mask of that shape, or set source.bad_pixels to ignore",
         )
     if shape != whole:
         return None
