@@ -4,7 +4,7 @@ A dodo.py imports them:
 
     from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
 
-and `task_evidence`, which runs what proves the rows of a plan. They read the ptycho.yaml, or the
+`task_report`, which shows their results, and `task_evidence`, which runs what proves the rows of a plan. They read the ptycho.yaml, or the
 evidence.yaml, of the current folder, which doit makes the dodo.py's own.
 """
 
@@ -23,12 +23,14 @@ from doit.reporter import ConsoleReporter
 from doit.task import Task
 
 from ptycho_tasks.builds.order import sort_tasks
+from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.run_progress import RunProgress
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
+from ptycho_tasks.report.task import create_report_task
 from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
@@ -41,6 +43,7 @@ __all__ = [
     "task_evidence",
     "task_fixture",
     "task_infer",
+    "task_report",
     "task_source",
     "task_train",
 ]
@@ -214,6 +217,20 @@ def task_train() -> Iterator[Task] | None:
 def task_infer() -> Iterator[Task] | None:
     """Reconstruct the scan, and go on from there where ptycho.yaml asks for that."""
     return create_tasks("infer")
+
+
+def task_report() -> Task | None:
+    """Write all results as one page, report.html."""
+    refuse_foreign_settings()
+    with exit_on_error():
+        rows = read_project_table().rows
+    return create_report_task(rows, _list_evidence)
+
+
+def _list_evidence(root: Path) -> list[dict[str, Any]]:
+    from ptycho_tasks.evidence.row_records import list_row_records
+
+    return list_row_records(root)
 
 
 def task_evidence() -> Iterator[Task] | None:

@@ -1,0 +1,92 @@
+"""The graph of a project as places on a drawing: a box for each task, a line for each input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ptycho_tasks.builds.asking import ask_project, read_tables
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.why import Verdict, judge
+
+STAGES = ("source", "fixture", "train", "infer", "refine")
+BOX = 190, 30
+"""Width and height of a box."""
+_GAP_X, _GAP_Y, _MARGIN = 60, 12, 10
+_LONGEST = 24
+"""Characters of a name that a box has room for."""
+_STATES = {"up to date": "fresh", "depends": "stale", "stale": "stale"}
+
+
+@dataclass(frozen=True)
+class Box:
+    """A task on the drawing."""
+
+    x: int
+    y: int
+    name: str
+    label: str
+    """The name, as much of it as there is room for."""
+    state: str
+    """`fresh`, `stale`, `stored`, `not built`, `ignored`."""
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A drawing; `lines` are paths of SVG."""
+
+    width: int
+    height: int
+    boxes: Sequence[Box]
+    lines: Sequence[str]
+
+
+def draw_graph() -> Graph:
+    """The graph of the project in the current folder, without one-off variants.
+
+    Raises:
+        SystemExit: something in ptycho.yaml is wrong, and the user was told.
+    """
+    rows = read_tables()[0].rows
+    with ask_project() as (control, manager):
+        control.process([row.name for row in rows])
+        verdicts = {verdict.task: verdict for verdict in judge(control, manager)}
+    return place_tasks(rows, verdicts)
+
+
+def place_tasks(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Graph:
+    """Tasks in columns of their stages, each about as high as what it reads."""
+    width, height = BOX
+    stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
+    places: dict[str, tuple[int, int]] = {}
+    makers = {path: row.name for row in rows for path in row.outputs}
+    for column, stage in enumerate(stages):
+        for index, row in enumerate(row for row in rows if row.stage == stage):
+            x, y = _MARGIN + column * (width + _GAP_X), _MARGIN + index * (height + _GAP_Y)
+            places[row.name] = x, y
+    boxes = [_make_box(row.name, places[row.name], verdicts) for row in rows if row.name in places]
+    lines = [
+        _draw_line(places[maker], places[row.name])
+        for row in rows
+        for maker in dict.fromkeys(makers[p] for p in row.inputs.values() if p in makers)
+        if row.name in places and maker in places
+    ]
+    most = max((y for _, y in places.values()), default=0)
+    total = len(stages) * (width + _GAP_X) - _GAP_X + 2 * _MARGIN
+    return Graph(total, most + height + _MARGIN, boxes, lines)
+
+
+def _make_box(name: str, place: tuple[int, int], verdicts: Mapping[str, Verdict]) -> Box:
+    verdict = verdicts.get(name, Verdict(name, "stale", ()))
+    is_new = any(reason.kind == "new" for reason in verdict.reasons)
+    state = "not built" if is_new else _STATES.get(verdict.status, verdict.status)
+    label = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return Box(*place, name, label, state, [reason.text for reason in verdict.reasons])
+
+
+def _draw_line(start: tuple[int, int], end: tuple[int, int]) -> str:
+    width, height = BOX
+    x1, y1, x2, y2 = start[0] + width, start[1] + height // 2, end[0], end[1] + height // 2
+    middle = (x1 + x2) // 2
+    return f"M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}"
