@@ -4,8 +4,9 @@ A dodo.py imports them:
 
     from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
 
-`task_report`, which shows their results, and `task_evidence`, which runs what proves the rows of a plan. They read the ptycho.yaml, or the
-evidence.yaml, of the current folder, which doit makes the dodo.py's own.
+`task_report`, which shows their results, and `task_evidence`, which runs what proves the rows of a
+plan. They read the ptycho.yaml, or the evidence.yaml, of the current folder, which doit makes the
+dodo.py's own.
 """
 
 from __future__ import annotations

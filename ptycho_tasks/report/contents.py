@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -197,10 +198,11 @@ def _describe_frames(opened: ResultFolder, scan: ScanData | None, most_bytes: fl
     count = len(positions)
     taken = evenly_spaced(count, min(count, max(16, int(most_bytes / 6))))
     frames: Json = {"count": count, "shown": len(taken), "shift": None}
-    frames["y"], frames["x"] = (encode_values(positions[taken, axis], 16) for axis in (0, 1))
+    for axis, name in enumerate("yx"):
+        frames[name] = encode_values(positions[taken, axis], 16)
     frames["residual"] = encode_image(residual[taken][None], 16, "amplitude")
     if scan is not None and scan.positions.shape == positions.shape:
-        shift = np.hypot(*(positions - scan.positions)[taken].T)
+        shift = np.linalg.norm((positions - scan.positions)[taken], axis=1)
         if np.any(shift > 1e-6):
             frames["shift"] = encode_image(shift[None], 16, "amplitude")
     return frames
@@ -209,7 +211,7 @@ def _describe_frames(opened: ResultFolder, scan: ScanData | None, most_bytes: fl
 def _encode_frame(scan: ScanData, most_bytes: float) -> Json:
     """The mean amplitude of the frames, and where all of them are bad no value."""
     taken = evenly_spaced(scan.frame_count, min(scan.frame_count, _MOST_FRAMES))
-    total = np.zeros(scan.diffraction.shape[1:], dtype=np.float64)
+    total = np.zeros((scan.size, scan.size), dtype=np.float64)
     count = np.zeros(total.shape, dtype=np.int64)
     for frame in taken:
         values = np.asarray(scan.diffraction[frame])
@@ -221,19 +223,23 @@ def _encode_frame(scan: ScanData, most_bytes: float) -> Json:
         mean[scan.bad_pixels] = np.nan
     step, bits = choose_precision(mean.shape, most_bytes)
     mean = mean[step // 2 :: step, step // 2 :: step]
-    rows, columns = total.shape
     image = encode_image(mean, bits, "amplitude", step)
     bad = 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum())
-    return {"rows": rows, "columns": columns, "mean": image, "of": len(taken), "bad": bad}
+    return {"rows": scan.size, "columns": scan.size, "mean": image, "of": len(taken), "bad": bad}
 
 
 def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | None) -> Json:
-    curves: Json = {"losses": _list_numbers(opened.losses), "training": {}, "problem": None}
+    parts: list[tuple[Json, Callable[[], Json]]] = [
+        ({"training": {}}, lambda: _read_history(files.training)),
+        ({"psd": None, "frc": None}, lambda: _describe_rings(opened, scan)),
+    ]
+    curves: Json = {"losses": _list_numbers(opened.losses)}
     problems = []
-    for task in (lambda: _read_history(files.training), lambda: _describe_rings(opened, scan)):
+    for nothing, read in parts:
         try:
-            curves |= task()
+            curves |= read()
         except _LOST as error:
+            curves |= nothing
             problems.append(one_line(str(error)))
     return curves | {"problem": "; ".join(problems) or None}
 
@@ -241,7 +247,7 @@ def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | 
 def _read_history(training: Path | None) -> Json:
     """Each metric of the training, by epoch."""
     if training is None:
-        return {}
+        return {"training": {}}
     history = load_bundle(training).model.history
     names = dict.fromkeys(name for epoch in history for name in epoch)
     return {"training": {name: [epoch.get(name) for epoch in history] for name in names}}

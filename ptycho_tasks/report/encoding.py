@@ -117,8 +117,7 @@ def shrink(image: NDArray[np.complex64], seen: NDArray[np.bool_], step: int) -> 
 
 def _sum_blocks(values: NDArray[Any], step: int) -> NDArray[Any]:
     """Sums over blocks; those at the end may be smaller."""
-    if step == 1:
-        return values.copy()
-    for axis in (0, 1):
-        values = np.add.reduceat(values, np.arange(0, values.shape[axis], step), axis=axis)
-    return values
+    sums: NDArray[Any] = values.copy()
+    for axis in (0, 1) if step > 1 else ():
+        sums = np.add.reduceat(sums, np.arange(0, sums.shape[axis], step), axis=axis)
+    return sums

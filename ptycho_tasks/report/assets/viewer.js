@@ -280,7 +280,7 @@ class Panel {
 
   read() {
     const { cursor } = shared;
-    if (cursor?.space !== this.view.space) { this.readout.textContent = ""; return; }
+    if (cursor?.space !== this.view.space) { this.readout.textContent = "Point at the image, or use the arrows on it, to read a value."; return; }
     if (this.view.kind === "dots") {
       const i = this.nearestDot(cursor.x, cursor.y);
       this.readout.textContent = `nearest frame, at row ${digits(this.layer.ys[i])}, column ${digits(this.layer.xs[i])}: ${digits(this.layer.values[i])}${this.view.unit}`;
