@@ -56,7 +56,9 @@ function drawChart(place, series, { x, y, isLog = false, mark = null }) {
       if (Number.isFinite(b)) path += `${isDrawing ? "L" : "M"}${toX(a).toFixed(1)} ${toY(b).toFixed(1)}`;
       isDrawing = Number.isFinite(b);
     }
-    const look = `stroke:var(--c${index % COLOURS});stroke-dasharray:${DASHES[Math.floor(index / COLOURS) % DASHES.length]}`;
+    // Those below are wider, so that equal curves are seen to be several.
+    const width = 2 + 2 * Math.min(Math.max(curves.length - 1 - index, 0), curves.length > 4 ? 1 : 3);
+    const look = `stroke-width:${width};stroke:var(--c${index % COLOURS});stroke-dasharray:${DASHES[Math.floor(index / COLOURS) % DASHES.length]}`;
     const curve = draw("path", { class: "curve", d: path, style: look });
     curve.append(draw("title", {}, one.name));
     svg.append(curve);
