@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from page_arrays import decode
 from ptycho_tasks.report.encoding import LARGEST_SIDE, encode_complex, encode_values, shrink
-
-
-def decode(encoded):
-    """What the page's script does."""
-    data = np.frombuffer(zlib.decompress(base64.b64decode(encoded["data"])), dtype=np.uint8)
-    codes = data.astype(float)
-    if encoded["bits"] == 16:
-        high, low = codes.reshape(2, -1)
-        codes = 256 * high + low
-    scale = (encoded["high"] - encoded["low"]) / (2 ** encoded["bits"] - 2)
-    values = encoded["low"] + (codes - 1) * scale
-    return np.where(codes == 0, np.nan, values)
-
 
 VALUES = st.floats(-1e6, 1e6, width=32) | st.just(float("nan"))
 
