@@ -159,7 +159,8 @@ def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
         if not new:
             continue
         with ask_project(table.changes) as (control, manager):
-            control.process([place.row.name for place in new.values()])
+            # Variants may share a task, and doit loses what follows one that is named twice.
+            control.process([*dict.fromkeys(place.row.name for place in new.values())])
             verdicts = judge(control, manager)
             reader = _Reader(table.rows, manager.backend, {v.task: v for v in verdicts})
             results |= {folder: reader.read(place) for folder, place in new.items()}

@@ -229,18 +229,18 @@ def _encode_frame(scan: ScanData, most_bytes: float) -> Json:
 
 
 def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | None) -> Json:
-    parts: list[tuple[Json, Callable[[], Json]]] = [
-        ({"training": {}}, lambda: _read_history(files.training)),
-        ({"psd": None, "frc": None}, lambda: _describe_rings(opened, scan)),
-    ]
-    curves: Json = {"losses": _list_numbers(opened.losses)}
+    parts: dict[str, Callable[[], Json]] = {
+        "training": lambda: _read_history(files.training),
+        "spectrum": lambda: _describe_rings(opened, scan),
+    }
+    curves: Json = {"losses": _list_numbers(opened.losses), "training": {}}
+    curves |= {"psd": None, "frc": None}
     problems = []
-    for nothing, read in parts:
+    for name, read in parts.items():
         try:
             curves |= read()
         except _LOST as error:
-            curves |= nothing
-            problems.append(one_line(str(error)))
+            problems.append(one_line(f"no {name}: {error}"))
     return curves | {"problem": "; ".join(problems) or None}
 
 
@@ -254,8 +254,8 @@ def _read_history(training: Path | None) -> Json:
 
 
 def _describe_rings(opened: ResultFolder, scan: ScanData | None) -> Json:
-    if min(opened.object.shape) > _MOST_CURVE_SIDE:
-        raise ValueError(f"no spectrum of an object above {_MOST_CURVE_SIDE} pixels")
+    if max(opened.object.shape) > _MOST_CURVE_SIDE:
+        raise ValueError(f"the object has more than {_MOST_CURVE_SIDE} pixels a side")
     has_scores = bool(opened.metrics.get("scores"))
     truth = scan.object if scan is not None and has_scores else None
     seen = opened.seen & np.isfinite(opened.object)

@@ -143,6 +143,7 @@ class Panel {
       if (array.step > 1) parts.push(this.view.kind === "log" ? `every ${array.step}th pixel is shown` : `each value is the mean of ${array.step} × ${array.step} pixels`);
     }
     parts.push(`values to ±${precision(array).toPrecision(1)}`);
+    if (this.view.kind === "complex") parts.push("hue is phase from −π to π, brightness is amplitude");
     if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset)} rad is taken off, so that the median is 0`);
     if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels in grey`); }
     this.note.textContent = parts.join(" · ");
