@@ -148,16 +148,22 @@ def _describe_result(result: Result, scans: _Scans, room: float, folder: Path) -
     if files is None or result.state == "not built":
         return record | {"problem": "it is not built yet; run `doit infer`"}
     try:
-        opened = read_result_folder(files.folder)
+        return record | _describe_files(files, scans, room, folder)
     except _LOST as error:
         return record | {"problem": one_line(str(error))}
+
+
+def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path) -> Json:
+    opened = read_result_folder(files.folder)
     key, scan = scans.read(files)
-    record |= {"scan_key": key, "link": _link(files.place, folder)}
-    record["steps"] = len(opened.losses)
-    record |= _describe_images(opened, scan, room)
-    record["curves"] = _describe_curves(opened, files, scan)
-    record["provenance"] = _describe_provenance(opened)
-    return record
+    return {
+        "scan_key": key,
+        "link": _link(files.place, folder),
+        "steps": len(opened.losses),
+        **_describe_images(opened, scan, room),
+        "curves": _describe_curves(opened, files, scan),
+        "provenance": _describe_provenance(opened),
+    }
 
 
 def name_result(result: Result) -> str:

@@ -14,6 +14,7 @@ from ptycho_tasks.config.variants import shorten_keys
 from ptycho_tasks.report.comparison import Comparison, compare_results, find_value
 from ptycho_tasks.report.contents import collect_contents, name_result
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
+from ptycho_tasks.report.ownership import GENERATOR, refuse_other_file
 from ptycho_tasks.report.wording import TITLES, format_measure, format_setting
 from ptycho_tasks.system.files import write_atomic
 
@@ -31,10 +32,11 @@ def write_report(path: Path, evidence: Sequence[Mapping[str, Any]] = ()) -> None
         evidence: the rows of its plan, as `evidence.row_records` gives them.
 
     Raises:
-        ConfigError: there is no project.
+        ConfigError: there is no project, or another file at the path.
         FileWriteError: the file cannot be written; an earlier one is unchanged.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
+    refuse_other_file(path)
     comparison = compare_results(sort="variant")
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)
@@ -66,6 +68,7 @@ def render_page(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     whole = {**contents, "evidence": [*evidence], "titles": TITLES}
     return environment.get_template("page.html.j2").render(
+        generator=GENERATOR,
         title=_find_title(contents),
         table=_make_table(comparison, contents),
         contents=contents,

@@ -12,6 +12,7 @@ from doit.task import Task
 from ptycho_tasks.builds.actions import report_failure
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.layout import METRICS, RECONSTRUCTION, REPORT
+from ptycho_tasks.report.ownership import remove_report
 
 NAME = "report"
 _FORMAT = 1
@@ -50,7 +51,7 @@ def create_report_task(
         file_dep=files,
         targets=[REPORT],
         uptodate=[is_of_this_format],
-        clean=True,
+        clean=[(remove_report, [Path(REPORT)])],
         io={"capture": False},
         doc="write all results as one page",
     )

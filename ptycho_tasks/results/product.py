@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,8 +192,12 @@ def _check_shapes(details: ProductDetails) -> None:
     frames = len(details.positions)
     if details.object.ndim != 2 or details.seen.shape != details.object.shape:
         raise ValueError("object and ptycho_tasks/seen differ in shape")
-    if details.probe.ndim != 3:
-        raise ValueError("probe is no stack of modes")
+    if details.probe.ndim != 3 or details.probe.shape[1] != details.probe.shape[2]:
+        raise ValueError("probe is no stack of square modes")
+    if 0 in (*details.object.shape, *details.probe.shape, frames):
+        raise ValueError("object, probe or ptycho_tasks/positions is empty")
+    if details.pixel_size_m is not None and not 0 < min(details.pixel_size_m) < math.inf:
+        raise ValueError("the size of a pixel is no length")
     if details.positions.shape != (frames, 2) or details.residual.shape != (frames,):
         raise ValueError("ptycho_tasks/positions and ptycho_tasks/residual differ in length")
 

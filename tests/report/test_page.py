@@ -214,3 +214,17 @@ def test_a_full_disk_leaves_the_page_before(built_project, ours, monkeypatch):
     with pytest.raises(FileWriteError):
         write_report(place)
     assert place.read_text() == before
+
+
+def test_only_a_report_is_replaced_or_removed(built_project, ours, doit):
+    place = built_project / "report.html"
+    place.write_text("my own page")
+    code, out, err = ours(built_project, "report")
+    assert (code, out) == (2, "")
+    assert "report.html is there and is no report; choose another path with --output" in err
+    assert doit(built_project, "report").returncode != 0
+    doit(built_project, "clean", "report")
+    assert place.read_text() == "my own page"
+    code, _, err = ours(built_project, "report", "--output", "/dev/null")
+    assert code == 2
+    assert "/dev/null is there and is no report" in err

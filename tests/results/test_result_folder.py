@@ -89,3 +89,25 @@ def test_a_window_shows_three_pictures(variant):
     titles = [axes.get_title() for axes in figure.axes]
     pyplot.close(figure)
     assert [title for title in titles if title] == ["amplitude", "phase (rad)", "probe, first mode"]
+
+
+def write_empty_probe(file):
+    del file["probe"]
+    file["probe"] = np.zeros((1, 0, 32, 32), np.complex64)
+
+
+def write_no_length(file):
+    file["object"].attrs["pixel_width_m"] = np.nan
+
+
+def write_other_frames(file):
+    del file["ptycho_tasks/residual"]
+    file["ptycho_tasks/residual"] = np.zeros(3, np.float32)
+
+
+@pytest.mark.parametrize("damage", [write_empty_probe, write_no_length, write_other_frames])
+def test_arrays_that_do_not_belong_together_are_refused(variant, damage):
+    with h5py.File(variant / "inference/reconstruction.h5", "a") as file:
+        damage(file)
+    with pytest.raises(ScanError, match="make it again"):
+        open_result(variant)
