@@ -196,7 +196,7 @@ def _check_shapes(details: ProductDetails) -> None:
         raise ValueError("probe is no stack of square modes")
     if 0 in (*details.object.shape, *details.probe.shape, frames):
         raise ValueError("object, probe or ptycho_tasks/positions is empty")
-    if details.pixel_size_m is not None and not 0 < min(details.pixel_size_m) < math.inf:
+    if not all(0 < side < math.inf for side in details.pixel_size_m or ()):
         raise ValueError("the size of a pixel is no length")
     if details.positions.shape != (frames, 2) or details.residual.shape != (frames,):
         raise ValueError("ptycho_tasks/positions and ptycho_tasks/residual differ in length")
