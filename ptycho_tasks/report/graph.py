@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
@@ -67,14 +67,20 @@ def place_tasks(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Graph:
             places[row.name] = x, y
     boxes = [_make_box(row.name, places[row.name], verdicts) for row in rows if row.name in places]
     lines = [
-        _draw_line(places[maker], places[row.name])
+        _draw_line(places[name], places[row.name])
         for row in rows
-        for maker in dict.fromkeys(makers[p] for p in row.inputs.values() if p in makers)
-        if row.name in places and maker in places
+        for name in _list_before(row, makers)
+        if row.name in places and name in places
     ]
     most = max((y for _, y in places.values()), default=0)
     total = len(stages) * (width + _GAP_X) - _GAP_X + 2 * _MARGIN
     return Graph(total, most + height + _MARGIN, boxes, lines)
+
+
+def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
+    """The tasks that have to run before one."""
+    made = (makers[path] for path in row.inputs.values() if path in makers)
+    return dict.fromkeys([*made, *([row.after] if row.after else [])])
 
 
 def _make_box(name: str, place: tuple[int, int], verdicts: Mapping[str, Verdict]) -> Box:

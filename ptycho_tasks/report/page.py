@@ -38,6 +38,7 @@ def write_report(path: Path, evidence: Sequence[Mapping[str, Any]] = ()) -> None
     """
     refuse_other_file(path)
     comparison = compare_results(sort="variant")
+    comparison = comparison._replace(results=sorted(comparison.results, key=name_result))
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)
     write_atomic(path, text.encode("utf-8", "replace"))

@@ -95,7 +95,7 @@ function drawCurves() {
     addChart(`Training: ${metric}`, series, { x: "epoch", y: metric, isLog: isPositive });
   }
   const resolutions = results.filter((r) => r.measures.frc50 > 0 && r.pixel_size_m)
-    .map((r) => `${r.name} ${formatLength(Math.max(...r.pixel_size_m) / r.measures.frc50)}`);
+    .map((r) => `${r.name} ${r.measures.frc50 >= 1 ? "≤ " : ""}${formatLength(Math.max(...r.pixel_size_m) / r.measures.frc50)}`);
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
     { x: "frequency / Nyquist", y: "correlation", mark: 0.5 },
     resolutions.length ? `Half-period resolution, where it falls under 0.5: ${resolutions.join(", ")}` : "");
