@@ -23,8 +23,10 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 from doit.task import Task
 
+from ptycho_tasks.builds.failures import forget_failure, note_failure
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.project import read_project_table
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.run_progress import RunProgress
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
@@ -131,6 +133,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def add_success(self, task: Any) -> None:
         """Note that a task ran."""
         self.progress.end(task)
+        for row in _list_rows(task):
+            forget_failure(Globals.dep_manager.backend, row)
         super().add_success(task)
 
     def skip_uptodate(self, task: Any) -> None:
@@ -146,9 +150,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             fail.__class__ = _NotRun
             return
         self.failed.append(task.name)
-        DefaultContinue.costs_one_scan &= any(
-            isinstance(answer, UpToDate) and answer.row.scan for answer, _, _ in task.uptodate
-        )
+        DefaultContinue.costs_one_scan &= any(row.scan for row in _list_rows(task))
+        for row in _list_rows(task):
+            note_failure(Globals.dep_manager.backend, row, str(fail.message))
         if DefaultContinue.stage_failures is not None:
             DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)
@@ -176,6 +180,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             yield f"failed: {', '.join(self.failed)}"
             if self.not_run:
                 yield f"not run because of that: {', '.join(self.not_run)}"
+
+
+def _list_rows(task: Task) -> list[Row]:
+    """The row of a task of ours; none of any other."""
+    return [answer.row for answer, _, _ in task.uptodate if isinstance(answer, UpToDate)]
 
 
 class _NotRun(TaskFailed, UnmetDependency):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
+from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.rows import Row
@@ -57,7 +58,8 @@ class Result:
     stage: str
     """`infer` or `refine`."""
     state: str
-    """`fresh`; `stale`; `stored`: the next run takes it from the store; `not built`; `ignored`."""
+    """`fresh`; `stale`; `stored`: the next run takes it from the store; `not built`; `ignored`;
+    `failed`: its task, or one before it, failed when it last ran."""
     settings: Mapping[str, Any]
     """Dotted config key to value, for all that decides the result."""
     measures: Mapping[str, float]
@@ -192,6 +194,7 @@ class _Reader:
         if is_there:
             kept = None if entry is None else read_measures(entry.folder / METRICS)
             measures = kept or read_measures(place.folder / METRICS)
+        failure = "" if status in ("up to date", "stored") else self._find_failure(row)
         settings = self._collect_settings(row)
         if not place.scan and row.inputs.get("scan") not in self.makers:
             settings["inference.scan"] = row.inputs.get("scan")
@@ -199,7 +202,7 @@ class _Reader:
             variant=place.variant,
             scan=place.scan,
             stage=row.stage,
-            state=_describe_state(status) if is_there else "not built",
+            state="failed" if failure else _describe_state(status) if is_there else "not built",
             settings=settings,
             measures=measures | _measure_cost(training, entry if is_there else None),
             differences={},
@@ -209,9 +212,18 @@ class _Reader:
                 place.folder,
                 entry.folder if kept and entry else place.folder,
                 self._find_bundle(row, training),
-                [reason.text for reason in verdict.reasons],
+                [*([failure] if failure else []), *(reason.text for reason in verdict.reasons)],
             ),
         )
+
+    def _find_failure(self, row: Row) -> str:
+        """What failed when it last ran: a task, or the first of those before it."""
+        before = filter(None, map(self.makers.get, row.inputs.values()))
+        for failure in map(self._find_failure, before):
+            if failure:
+                return failure
+        failure = find_failure(self.state, row)
+        return f"{row.name} failed: {failure}" if failure else ""
 
     def _find_bundle(self, row: Row, training: Entry | None) -> Path | None:
         """The folder of the bundle that a result was made with, be it in the store or not."""

@@ -22,7 +22,7 @@ from ptycho_tasks.builds.inputs import read_source
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import InferencePayload
 from ptycho_tasks.errors import PtychoTasksError, one_line
-from ptycho_tasks.layout import RECONSTRUCTION
+from ptycho_tasks.layout import METRICS, RECONSTRUCTION
 from ptycho_tasks.physics.metrics import ring_curves
 from ptycho_tasks.report.comparison import Comparison, Result, ResultFiles
 from ptycho_tasks.report.encoding import (
@@ -145,7 +145,7 @@ def _describe_result(result: Result, scans: _Scans, room: float, folder: Path) -
         "provenance": {},
     }
     files = result.files
-    if files is None or result.state == "not built":
+    if files is None or not (files.folder / METRICS).exists():
         return record | {"problem": "it is not built yet; run `doit infer`"}
     try:
         return record | _describe_files(files, scans, room, folder)

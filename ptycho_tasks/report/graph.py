@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
+from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.why import Verdict, judge
 
@@ -28,7 +29,7 @@ class Box:
     label: str
     """The name, as much of it as there is room for."""
     state: str
-    """`fresh`, `stale`, `stored`, `not built`, `ignored`."""
+    """`fresh`, `stale`, `stored`, `not built`, `failed`, `ignored`."""
     reasons: Sequence[str]
 
 
@@ -52,11 +53,20 @@ def draw_graph() -> Graph:
     with ask_project() as (control, manager):
         control.process([row.name for row in rows])
         verdicts = {verdict.task: verdict for verdict in judge(control, manager)}
-    return place_tasks(rows, verdicts)
+        failures = {row.name: find_failure(manager.backend, row) for row in rows}
+    return place_tasks(rows, verdicts, failures)
 
 
-def place_tasks(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Graph:
-    """Tasks in columns of their stages, each about as high as what it reads."""
+def place_tasks(
+    rows: Sequence[Row], verdicts: Mapping[str, Verdict], failures: Mapping[str, str]
+) -> Graph:
+    """Tasks in columns of their stages.
+
+    Args:
+        rows: the tasks.
+        verdicts: what `doit why` says of each, by name.
+        failures: why each failed when it last ran, if it did, by name.
+    """
     width, height = BOX
     stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
     places: dict[str, tuple[int, int]] = {}
@@ -65,7 +75,11 @@ def place_tasks(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Graph:
         for index, row in enumerate(row for row in rows if row.stage == stage):
             x, y = _MARGIN + column * (width + _GAP_X), _MARGIN + index * (height + _GAP_Y)
             places[row.name] = x, y
-    boxes = [_make_box(row.name, places[row.name], verdicts) for row in rows if row.name in places]
+    boxes = [
+        _make_box(row.name, places[row.name], verdicts, failures)
+        for row in rows
+        if row.name in places
+    ]
     lines = [
         _draw_line(places[name], places[row.name])
         for row in rows
@@ -83,12 +97,21 @@ def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys([*made, *([row.after] if row.after else [])])
 
 
-def _make_box(name: str, place: tuple[int, int], verdicts: Mapping[str, Verdict]) -> Box:
+def _make_box(
+    name: str,
+    place: tuple[int, int],
+    verdicts: Mapping[str, Verdict],
+    failures: Mapping[str, str],
+) -> Box:
     verdict = verdicts.get(name, Verdict(name, "stale", ()))
-    is_new = any(reason.kind == "new" for reason in verdict.reasons)
-    state = "not built" if is_new else _STATES.get(verdict.status, verdict.status)
+    reasons = [reason.text for reason in verdict.reasons]
+    state = _STATES.get(verdict.status, verdict.status)
+    if state == "stale" and failures.get(name):
+        state, reasons = "failed", [failures[name], *reasons]
+    elif any(reason.kind == "new" for reason in verdict.reasons):
+        state = "not built"
     label = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-    return Box(*place, name, label, state, [reason.text for reason in verdict.reasons])
+    return Box(*place, name, label, state, reasons)
 
 
 def _draw_line(start: tuple[int, int], end: tuple[int, int]) -> str:

@@ -24,7 +24,7 @@ ROWS = [
 
 
 def test_each_task_has_a_box_of_its_own_and_a_line_from_what_it_needs():
-    graph = place_tasks(ROWS, {})
+    graph = place_tasks(ROWS, {}, {})
     assert len({(box.x, box.y) for box in graph.boxes}) == len(ROWS)
     assert len(graph.lines) == 4
     assert all(box.x < graph.width and box.y < graph.height for box in graph.boxes)
@@ -40,5 +40,6 @@ def test_a_box_has_the_state_that_why_gives():
         "train:a": Verdict("train:a", "depends", (Reason("upstream", "fixture", "would run"),)),
         "train:b": Verdict("train:b", "stored", ()),
     }
-    states = {box.name: box.state for box in place_tasks(ROWS, verdicts).boxes}
-    assert [*states.values()] == ["fresh", "not built", "stale", "stored", "stale"]
+    failures = {"source": "long ago", "train:a": "no light"}
+    states = {box.name: box.state for box in place_tasks(ROWS, verdicts, failures).boxes}
+    assert [*states.values()] == ["fresh", "not built", "failed", "stored", "stale"]

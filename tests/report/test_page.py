@@ -169,6 +169,25 @@ def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
     assert "the scan cannot be shown" in data["scans"][result["scan_key"]]["problem"]
 
 
+def test_what_failed_says_so_until_it_is_right_again(built_project, ours, doit):
+    code = (built_project / "backends/epie.py").read_text()
+    broken = code.replace(
+        "def infer(self, request):", "def infer(self, request):\n        1 / 0", 1
+    )
+    (built_project / "backends/epie.py").write_text(broken)
+    assert broken != code
+    assert doit(built_project, "infer").returncode == 1
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "failed"
+    assert "infer failed: " in result["reasons"][0]
+    assert "ZeroDivisionError" in Elements(text).text
+    assert result["object"] is not None  # what was there before
+    (built_project / "backends/epie.py").write_text(code)
+    doit(built_project, "infer")
+    assert read_data(report(ours, built_project))["results"][0]["state"] == "fresh"
+
+
 def render(record=(), evidence=(), count=1):
     results = [
         Result(HOSTILE, "", "infer", "not built", {"name": HOSTILE, "a": HOSTILE + str(i)}, {}, {})
