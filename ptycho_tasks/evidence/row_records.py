@@ -17,7 +17,7 @@ from ptycho_tasks.system.cache import cached
 
 _LONGEST = 6_000
 """Bytes that are shown of a log, from its end."""
-_MOST = 600_000
+_MOST = 300_000
 """Bytes of all logs together."""
 
 

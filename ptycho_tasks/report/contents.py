@@ -36,7 +36,7 @@ from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
 from ptycho_tasks.scan import ScanData, evenly_spaced
 
-ROOM = 6_500_000
+ROOM = 5_700_000
 """Bytes of all arrays of a page, before they are deflated and take a third more as text."""
 _OBJECT, _PROBE, _FRAME, _DOTS = 0.62, 0.2, 0.12, 0.06
 """Which share of the room of one result or scan each has."""
@@ -45,6 +45,8 @@ _MOST_FRAMES = 256
 """Of which the mean is shown; spread evenly over the scan."""
 _MOST_CURVE_SIDE = 2048
 """Pixels of the part of an object whose spectrum is shown."""
+_MOST_POINTS = 256
+"""Of a curve by frequency."""
 _LOST = (PtychoTasksError, OSError, MemoryError, ValueError, LookupError)
 Json = dict[str, Any]
 
@@ -269,9 +271,16 @@ def _describe_rings(opened: ResultFolder, scan: ScanData | None) -> Json:
     size = opened.probe.shape[-1]
     power, correlation = ring_curves(image, opened.origin, truth, opened.positions, size)
     return {
-        "psd": _list_numbers(power),
-        "frc": None if correlation is None else _list_numbers(correlation),
+        "psd": _list_numbers(_thin(power)),
+        "frc": None if correlation is None else _list_numbers(_thin(correlation)),
     }
+
+
+def _thin(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of as many neighbours as leave no more points than a chart shows."""
+    step = -(-len(curve) // _MOST_POINTS)
+    whole = len(curve) // max(step, 1) * step
+    return curve if step < 2 else curve[:whole].reshape(-1, step).mean(axis=1)
 
 
 def _list_numbers(values: NDArray[Any]) -> list[float | None]:
