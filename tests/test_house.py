@@ -78,7 +78,7 @@ PUBLIC = {
     "reader": set(),  # all of it stands in scans/
     "tasks": {
         "DOIT_CONFIG", "DefaultContinue", "Reporter", "task_evidence", "task_fixture",
-        "task_infer", "task_source", "task_train",
+        "task_infer", "task_report", "task_source", "task_train",
     },
 }  # fmt: skip
 """What stands at the root of the core is for others to import: all of its public names."""

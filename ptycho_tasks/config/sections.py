@@ -92,6 +92,12 @@ class SourceOptions(Section, frozen=True, kw_only=True):
             "or a key of the file, or a file (npy, npz, h5, tif) that holds a mask, true where bad"
         ),
     ] = "file"
+    mask_marks: Annotated[
+        Literal["bad", "good"] | None,
+        doc(
+            "what a mask is true, or not zero, for; null: bad, and a mask of most pixels is refused"
+        ),
+    ] = None
     saturated: Annotated[
         Positive | None, doc("counts from which on a pixel of a frame is bad; null: no such limit")
     ] = None

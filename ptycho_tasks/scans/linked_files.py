@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.compression import find_unknown_filter
-from ptycho_tasks.scans.content import explain_unreadable
+from ptycho_tasks.scans.content import explain_unreadable, has_zip_signature
 from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, real_path
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
@@ -303,6 +303,11 @@ def _open_file(path: Path) -> h5py.File:
     except FileNotFoundError as error:
         raise explain_unreadable(path, error) from None
     except DAMAGE as error:
+        if has_zip_signature(path):
+            raise ScanError(
+                f"{path}: a zip, as NPZ is, and not HDF5; leave out what asks for HDF5 "
+                "(source.datasets, or the name in source.reader)"
+            ) from error
         raise explain_damage(path, error) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,7 @@ def settle_bad_pixels(
         ScanError: there is no such mask, or none for these frames.
     """
     _choose_mask(raw, reading.bad_pixels)
+    _settle_sense(raw, reading.mask_marks)
     if window is not None:
         _cut_mask(raw, window, stack.axis)
     mask = _take_whole_mask(raw, stack.shape[1])
@@ -97,6 +98,30 @@ def _choose_mask(raw: RawScan, setting: str) -> None:
         raw.good_bits = 0
 
 
+def _settle_sense(raw: RawScan, marks: Literal["bad", "good"] | None) -> None:
+    """Have the mask mark bad pixels. Many programs write the opposite: what leaves less than half
+    of a detector is not believed.
+
+    Raises:
+        ScanError: such a mask, and no setting says what it marks.
+    """
+    keyed = raw.bad_pixels
+    if keyed is None or keyed.array.dtype.kind not in "biuf":
+        return
+    if marks == "good":
+        values = np.asarray(keyed.array[:])
+        raw.bad_pixels, raw.good_bits = replace(keyed, array=values == 0), 0
+    elif marks is None and len(keyed.array.shape) == 2:
+        share = _as_mask(np.asarray(keyed.array[:]), raw.good_bits).mean()
+        if 0.5 < share < 1.0:
+            raise keyed.refused(
+                f"marks {100 * share:.3g} % of the pixels as bad",
+                "a mask that is true, or not zero, where a pixel is bad",
+                "set source.mask_marks to good if it is true where pixels are good, or to bad if "
+                "it is right",
+            )
+
+
 def _read_mask(raw: RawScan, setting: str) -> Keyed:
     """The mask in a file of its own.
 
@@ -128,7 +153,7 @@ def _take_whole_mask(raw: RawScan, size: int) -> NDArray[np.bool_] | None:
         raise keyed.refused(
             f"is {keyed.describe()}",
             f"({size}, {size}) bool, or one for each frame",
-            "correct or remove it, or set source.bad_pixels",
+            "give a mask of that shape, or set source.bad_pixels to ignore",
         )
     if shape != whole:
         return None
@@ -138,7 +163,7 @@ def _take_whole_mask(raw: RawScan, size: int) -> NDArray[np.bool_] | None:
         raise keyed.refused(
             f"marks all {mask.size} pixels as bad",
             "a detector that measures",
-            "correct it (true, or not zero, is bad), or set source.bad_pixels",
+            "set source.mask_marks to good if it is true where pixels are good, or correct it",
         )
     return mask
 

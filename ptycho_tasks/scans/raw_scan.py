@@ -93,6 +93,8 @@ class Reading:
     """A few frames that lie far from all others."""
     bad_pixels: str = FROM_FILE
     """Which pixels are bad: see `source.bad_pixels` in ptycho_tasks/config/sections.py."""
+    mask_marks: Literal["bad", "good"] | None = None
+    """What a mask is true for; None takes bad ones, unless these were more than half."""
     saturated: float | None = None
     """Counts from which on a pixel of a frame is bad."""
     negative_counts: Literal["refuse", "clip", "mask"] = "refuse"
