@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,8 @@ def reached(function, payload):
     here, files = str(Path(ptycho_tasks.__file__).parent), set()
 
     def note(frame, event, argument):
-        if frame.f_code.co_name != "<module>":
+        # Not of modules and classes, which run when they are first imported.
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             files.add(frame.f_code.co_filename)
 
     # It is called when a function begins and, as it gives nothing back, for nothing in it.
