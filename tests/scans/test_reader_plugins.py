@@ -212,4 +212,4 @@ def test_listing_readers_imports_neither_numpy_nor_h5py() -> None:
 def test_a_reader_can_be_forced(tmp_path: Path) -> None:
     path = save(tmp_path, canonical())
     assert read_scan(path, reader="npz").frame_count == M
-    assert "not a complete HDF5 file" in message(path, reader="cxi")
+    assert "a zip, as NPZ is, and not HDF5" in message(path, reader="cxi")
