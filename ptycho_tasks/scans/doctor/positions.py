@@ -173,7 +173,7 @@ def _try_scales(
 ) -> NDArray[np.float64]:
     """R-factors with each of the scales."""
     found = [trials.run_small(_scale(case, way, scale)).r_factor for scale in scales]
-    return np.nan_to_num(np.array(found), nan=np.inf)
+    return np.asarray(np.nan_to_num(np.array(found), nan=np.inf), dtype=np.float64)
 
 
 def _scale(case: Case, way: Orientation, scale: float) -> Case:
