@@ -14,8 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
+from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles, explain_damage
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.scans.raw_scan import (
     METRES,
@@ -61,10 +60,7 @@ def open_linked(path: Path, reading: Reading) -> Iterator[LinkedFiles]:
         try:
             yield file
         except DAMAGE as error:
-            raise ScanError(
-                f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be "
-                "truncated, copy or make it again"
-            ) from error
+            raise explain_damage(path, error) from error
 
 
 def map_frames(file: LinkedFiles, path: Path, key: str) -> Frames | None:

@@ -189,12 +189,10 @@ def _refuse_unreadable(path: Path) -> None:
     try:
         with path.open("rb") as stream:
             stream.read(1)
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise ScanError(
-            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
-        ) from error
+        from ptycho_tasks.scans.content import explain_unreadable
+
+        raise explain_unreadable(path, error) from error
 
 
 def _unknown(path: Path, root: Path | None) -> ScanError:
