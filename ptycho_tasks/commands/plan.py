@@ -116,12 +116,26 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
 
 @plan.command("import")
 @click.argument("memo", type=click.Path(path_type=Path, dir_okay=False))
-def import_(memo: Path) -> None:
-    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line."""
-    from ptycho_tasks.evidence.importing import import_memo
+@click.option("--plan", "plan_file", default="", help="The plan, where the memo names none.")
+@click.option("--ledger", default="", help="The ledger, likewise.")
+@click.option("--initiative", default="", help="What the plan is part of, likewise.")
+@click.option("--phase", default="", help="What names the folder of a report, likewise.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+def import_(
+    memo: Path, plan_file: str, ledger: str, initiative: str, phase: str, dry_run: bool
+) -> None:
+    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line.
 
-    for finding in import_memo(memo, Path.cwd()):
-        echo(one_line(str(finding)))
+    Says also what is missing, and what will be run; nothing is run. An evidence.yaml of an earlier
+    import is updated: what a person changed in it stays.
+    """
+    from ptycho_tasks.evidence.importing import Supplied, import_memo
+
+    supplied = Supplied(plan_file, ledger, initiative, phase)
+    for finding in import_memo(memo, Path.cwd(), supplied, is_dry_run=dry_run):
+        first, *others = str(finding).split("\n")
+        echo(one_line(first))
+        print_text("".join(f"{line}\n" for line in others))
 
 
 @click.group()

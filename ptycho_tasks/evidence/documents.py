@@ -50,6 +50,8 @@ def read_ledger(evidence: Evidence) -> bytes:
 
 def _read_bytes(evidence: Evidence, key: str, path: Path) -> bytes:
     where = f"{evidence.file}: {key}: {getattr(evidence, key)}"
+    if not getattr(evidence, key):
+        raise PlanError(f"{evidence.file}: {key}: is missing; write the path of a Markdown file")
     problem = find_file_problem(path)
     if problem:
         raise PlanError(f"{where}: {problem}; expected a Markdown file")

@@ -31,12 +31,12 @@ OUTBOX = f"{STATE_DIR}/evidence"
 # Equal by identity, so that items can be keys: `env` has no hash.
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One command, whose log proves one or several rows."""
+    """One command, whose log proves rows."""
 
     name: str
     """Of its log, without outcome and ending."""
     ids: tuple[str, ...]
-    """The rows."""
+    """The rows; none where its log is only kept."""
     command: str
     """As it is shown, and as a shell reads it."""
     arguments: tuple[str, ...] = ()
@@ -55,6 +55,16 @@ class Item:
     """Stages, or tasks of them, whose results it is about."""
     depends: tuple[str, ...] = ()
     """Files, folders and globs that it is about."""
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What names its manifests: its rows; where it has none, itself, as no row is called."""
+        return self.ids or (f"_{self.name}",)
+
+    @property
+    def label(self) -> str:
+        """What it is about, as it is shown."""
+        return ", ".join(self.ids) or self.name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -109,7 +119,8 @@ class Evidence:
         return [item for item in self.items if id in item.ids]
 
     def manifest_file(self, id: str) -> Path:
-        """Where the last published results of a row lie; the path is always the same."""
+        """Where the last published results of a row, or of another of `Item.subjects`, lie; the
+        path is always the same."""
         return self.reports_dir / MANIFESTS / f"{id}.json"
 
     def result_file(self, item: Item) -> Path:

@@ -43,9 +43,9 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     affects: ClassVar[Stages] = ()
 
     id: Annotated[RowId | None, doc("the row of the plan")] = None
-    ids: Annotated[list[RowId], doc("the rows, where one log proves several")] = msgspec.field(
-        default_factory=list
-    )
+    ids: Annotated[
+        list[RowId] | None, doc("the rows, where one log proves several; `[]` for none")
+    ] = None
     command: Annotated[Text | None, doc("what to run, as a shell reads it")] = None
     pytest: Annotated[list[Text], doc("or: what pytest is to run, and its options")] = (
         msgspec.field(default_factory=list)
@@ -65,8 +65,10 @@ class ItemOptions(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
-        if (self.id is None) == (not self.ids):
+        if (self.id is None) == (self.ids is None):
             raise ValueError("give exactly one of `id` and `ids`")
+        if not self.rows and self.by_hand is not None:
+            raise ValueError("`by_hand` is about a row; give it an `id`")
         if len(set(self.rows)) < len(self.rows):
             raise ValueError("`ids` has one id twice; remove one")
         if sum((self.command is not None, bool(self.pytest), self.by_hand is not None)) != 1:
@@ -92,7 +94,7 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     @property
     def rows(self) -> tuple[str, ...]:
         """The ids, however they were given."""
-        return (self.id,) if self.id is not None else tuple(self.ids)
+        return (self.id,) if self.id is not None else tuple(self.ids or ())
 
 
 class EvidenceOptions(Section, frozen=True, kw_only=True):
@@ -102,8 +104,12 @@ class EvidenceOptions(Section, frozen=True, kw_only=True):
 
     initiative: Annotated[Text, doc("what the plan is part of; named in the ledger")]
     phase: Annotated[str, doc("names the folder of a report", pattern=NAME_PATTERN)]
-    plan: Annotated[Text, doc("the Markdown file whose checklist is kept up to date")]
-    ledger: Annotated[Text, doc("the Markdown file that every attempt is appended to")]
+    plan: Annotated[
+        Text | None, doc("the Markdown file whose checklist is kept up to date; a run needs it")
+    ] = None
+    ledger: Annotated[
+        Text | None, doc("the Markdown file that every attempt is appended to; a run needs it")
+    ] = None
     reports: Annotated[Text, doc("the folder of the reports")] = "reports"
     items: Annotated[list[ItemOptions], doc("what is run, and what it proves", min_length=1)]
 
@@ -165,7 +171,7 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
     except msgspec.ValidationError as error:
         raise place.refuse(*explain_fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
-        if not getattr(options, key).isprintable():
+        if not (getattr(options, key) or "").isprintable():
             raise place.refuse(key, "expected text without control characters")
     if set("()|") & set(options.reports):
         raise place.refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
@@ -175,8 +181,8 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         file=file.path.name,
         initiative=options.initiative,
         phase=options.phase,
-        plan=_spell(options.plan),
-        ledger=_spell(options.ledger),
+        plan=_spell(options.plan) if options.plan else "",
+        ledger=_spell(options.ledger) if options.ledger else "",
         reports=_spell(options.reports),
         items=tuple(_make_items(options.items, place)),
         by_hand=by_hand,

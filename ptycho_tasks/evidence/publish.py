@@ -98,7 +98,7 @@ def publish(
         _refuse_mistakes(results)
         rows = {id for item in results for id in item.ids}
         rows.update(find_unmarked_rows(evidence, items, files))
-        if not rows:
+        if not (rows or results):
             return None
         with hold_lock(lock_file(evidence.ledger_file)):
             plan = read_plan(evidence)
@@ -109,6 +109,9 @@ def publish(
                 id: [evaluate_item(evidence, item, files) for item in evidence.items_for(id)]
                 for id in ids
             }
+            for item in results:
+                if not item.ids:
+                    statuses[item.subjects[0]] = [evaluate_item(evidence, item, files)]
             return _publish_rows(evidence, plan, statuses, results, clock)
 
 
@@ -143,7 +146,7 @@ def find_unmarked_rows(
 
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
     texts = [
-        f"{', '.join(item.ids)}: `{' '.join(item.command.split())}` {record.mistake}"
+        f"{item.label}: `{' '.join(item.command.split())}` {record.mistake}"
         for item, record in results.items()
         if record.mistake
     ]
@@ -179,7 +182,11 @@ def _publish_rows(
             id: [status._replace(record=moved.get(status.item.name, status.record)) for status in s]
             for id, s in statuses.items()
         }
-        updates = [_update_row(evidence, plan, id, s, time) for id, s in statuses.items()]
+        updates = [
+            _update_row(evidence, plan, id, s, time)
+            for id, s in statuses.items()
+            if id in evidence.ids
+        ]
         _write_report(evidence, work / evidence.phase, moved, updates, time)
         title, lines = _describe_attempt(evidence, moved, statuses, report, time)
         journal = Journal(
