@@ -40,6 +40,7 @@ from ptycho_tasks.system.files import find_file_problem
 
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z0-9]+")
 _LONGEST_MEMO = 256 * 1024
+_LONGEST_LINE = 4000
 
 _IGNORED = {
     "mode": "the evidence has no place for a way of working",
@@ -133,6 +134,9 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text; save it as that") from error
     if "\0" in text:
         raise ConfigError(f"{path}: is no text; expected a memo")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ConfigError(f"{path}:{number}: is longer than {_LONGEST_LINE} characters")
     return text
 
 

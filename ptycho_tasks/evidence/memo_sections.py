@@ -51,6 +51,7 @@ _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\
 _ITEM = re.compile(
     r"(?P<bullet>(?:[0-9]{1,3}[.)]|\([0-9]{1,3}\)|[-*+\u2022])\s+(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
 )
+_LONGEST_TEXT = 4000
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
 
 
@@ -146,7 +147,8 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     """Add a line, to the one before where it goes on with it."""
     item = _ITEM.fullmatch(text)
     last = lines[-1] if lines else None
-    goes_on = last is not None and last.text and not last.is_fence and not item
+    goes_on = last is not None and 0 < len(last.text) < _LONGEST_TEXT and not last.is_fence
+    goes_on = goes_on and not item
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
     elif last is not None and goes_on and indent > last.indent and not read_typed(text):
