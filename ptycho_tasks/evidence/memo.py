@@ -23,6 +23,7 @@ from ptycho_tasks.evidence.memo_places import (
     find_ledger,
     is_ledger_name,
     is_plan_name,
+    list_files,
     list_markdown,
     read_artifacts,
 )
@@ -38,7 +39,6 @@ from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.summaries import BLOCKER, REPORT_FILES
 from ptycho_tasks.system.files import find_file_problem
 
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z0-9]+")
 _LONGEST_MEMO = 256 * 1024
 _LONGEST_LINE = 4000
 
@@ -234,7 +234,7 @@ class _Reader:
     def _read_artifacts(self, line: Line) -> None:
         memo, artifacts = self.memo, read_artifacts(self.shell.resolve(line.text))
         if artifacts is None:
-            names = [n for n in _FILE.findall(line.text) if "/" not in n] if memo.reports else []
+            names = [n for n in list_files(line.text) if "/" not in n] if memo.reports else []
             if names:
                 self._note_files(line.number, names)
             else:
@@ -360,7 +360,7 @@ class _Reader:
             elif kind == "artifacts":
                 self._read_artifacts(replace(line, text=value))
             elif kind == "log":
-                log = next(iter(_FILE.findall(value)), "")
+                log = next(iter(list_files(value)), "")
                 self.memo.take(line.number, f"log {log or 'none'}")
             elif kind == "plan":
                 self._read_plan(replace(line, text=value))
@@ -521,7 +521,7 @@ class _Reader:
         memo = self.memo
         names = [
             name
-            for name in dict.fromkeys(_FILE.findall(line))
+            for name in dict.fromkeys(list_files(line))
             if name.endswith(".py") and not PurePath(name).name.startswith("test_")
         ]
         for name in names:

@@ -14,9 +14,7 @@ _TOKEN = re.compile(
     r"|(?P<number>[0-9]{1,3}\b)"
     r"|(?P<other>\w[\w-]*|.)"
 )
-_FILE = re.compile(
-    r"\S*/\S*\.\w+\S*|[\w-]+\.(?:py|md|txt|log|npz|npy|h5|hdf5|json|ya?ml|toml|csv|sh|ipynb)\b"
-)
+_ENDING = re.compile(r"[\w-]+\.(?:py|md|txt|log|npz|npy|h5|hdf5|json|ya?ml|toml|csv|sh|ipynb)\b")
 _BRACES = re.compile(r"(?P<stem>[\w.-]*)\{(?P<parts>[\w, ]+)\}")
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,3})")
 _LONGEST_RANGE = 100
@@ -34,13 +32,19 @@ def find_ids(text: str, initiative: str = "", known: Collection[str] = ()) -> li
     text = (
         re.sub(rf"(?<![\w-]){re.escape(initiative)}(?![\w-])", " ; ", text) if initiative else text
     )
-    text = _BRACES.sub(_expand_braces, _FILE.sub(" ; ", text))
+    text = _BRACES.sub(_expand_braces, re.sub(r"\S+", _drop_file, text))
     ids: list[str] = []
     for chain in _list_chains(text):
         ids += _spread(chain, known)
     if known:
         ids += [word for word in re.findall(r"[\w.-]*\w", text) if word in known]
     return [*dict.fromkeys(ids)]
+
+
+def _drop_file(match: re.Match[str]) -> str:
+    word = match[0]
+    is_file = ("/" in word and "." in word[word.index("/") :]) or _ENDING.search(word)
+    return " ; " if is_file else word
 
 
 def _expand_braces(match: re.Match[str]) -> str:

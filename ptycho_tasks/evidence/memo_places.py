@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ptycho_tasks.evidence.item import RUN_FOLDER
 from ptycho_tasks.evidence.memo_shell import STAMP
 
-MARKDOWN = re.compile(r"[\w.~-]*[\w.~/-]*\.md\b")
+_WORD = re.compile(r"[\w.~/-]+")
 _PLAN_NAME = re.compile(
     r"(?i:(?!fix_?plan|test_?plan)(?:.*[_-])?(?:plan|implementation|checklist)\.md)"
 )
@@ -77,7 +77,14 @@ def is_stamp(text: str) -> bool:
 
 def list_markdown(text: str) -> list[str]:
     """The Markdown files that a text names."""
-    return [*dict.fromkeys(os.path.normpath(name) for name in MARKDOWN.findall(text))]
+    names = (word.rstrip("./-") for word in _WORD.findall(text))
+    return [*dict.fromkeys(os.path.normpath(name) for name in names if name.endswith(".md"))]
+
+
+def list_files(text: str) -> list[str]:
+    """What looks like the names of files in a text."""
+    names = (word.strip("./-~") for word in _WORD.findall(text))
+    return [name for name in names if re.fullmatch(r"[^.].*\.[A-Za-z0-9]+", name)]
 
 
 def is_plan_name(path: str) -> bool:
