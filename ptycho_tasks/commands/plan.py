@@ -114,6 +114,26 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
     echo(f"{project.plan}: {done} of {len(rows)} rows are done, and {proved}")
 
 
+@plan.command()
+@click.argument("rows", nargs=-1)
+@click.option("--by", "name", required=True, help="Who says that they were done.")
+def adopt(rows: tuple[str, ...], name: str) -> None:
+    """Take rows that were done before there was evidence as done, as of today.
+
+    All rows that are marked done and that nothing proves, or only ROWS; a note in the plan says
+    who adopted each, and when.
+    """
+    from ptycho_tasks.evidence.checklist import adopt_rows
+
+    project = require_evidence(Path.cwd())
+    exit_if_held()
+    adopted = adopt_rows(project, name, rows)
+    for id in adopted:
+        echo(f"adopted {id}")
+    if not adopted:
+        echo("nothing to adopt")
+
+
 @plan.command("import")
 @click.argument("memo", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--plan", "plan_file", default="", help="The plan, where the memo names none.")

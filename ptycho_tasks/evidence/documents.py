@@ -32,7 +32,8 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return _parse_plan(_read_bytes(evidence, "plan", evidence.plan_file), evidence.plan)
+    content = _read_bytes(evidence, "plan", evidence.plan_file)
+    return _parse_plan(content, evidence.plan, tuple(evidence.states.items()))
 
 
 # It is asked for several times a run, and may be long.

@@ -235,6 +235,8 @@ def _make_item(
     else:
         lines.append(f"    command: {_quote(command.text)}")
     lines.append(f"    log: {_quote(log)}")
+    if {"--collect-only", "--co"} & {*calls.arguments}:
+        lines.append("    expect: collected")
     if command.env:
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         lines.append(f"    env: {{{env}}}")

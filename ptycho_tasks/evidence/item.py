@@ -20,6 +20,7 @@ from ptycho_tasks.system.lock import STATE_DIR
 
 GREEN: Final = "green"
 RED: Final = "red"
+COLLECTED: Final = "collected"
 MANIFESTS = "manifests"
 """The folder of the manifests, among the report folders."""
 RUN_FOLDER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z")
@@ -45,6 +46,8 @@ class Item:
     """Whether the command is one call of pytest, which must then say how many tests it ran."""
     has_pytest: bool = False
     """Whether pytest is called somewhere in the command, and may say how many tests it ran."""
+    expect: str = GREEN
+    """What proves the rows: `green`, `red`, `collected`, or an exit status, as `exit 3`."""
     env: Mapping[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     tests: tuple[str, ...] = ()
@@ -70,7 +73,14 @@ class Item:
     def settings(self) -> dict[str, Any]:
         """What decides the outcome besides files."""
         env = {f"env.{name}": value for name, value in self.env.items()}
-        return {"command": self.command, "ids": list(self.ids), **env}
+        expect = {} if self.expect == GREEN else {"expect": self.expect}
+        return {"command": self.command, "ids": list(self.ids), **expect, **env}
+
+    def name_log(self, outcome: str) -> str:
+        """What the log is called in a report."""
+        if self.expect == RED and outcome == GREEN:
+            return f"{self.name}.log"  # its name says that it is red
+        return f"{self.name}_{outcome}.log"
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class Evidence:
     items: tuple[Item, ...]
     by_hand: Mapping[str, str] = field(default_factory=dict)
     """Row to what a person does for it."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """Markers of the plan besides `plan.STATES`, to those."""
 
     @property
     def ids(self) -> list[str]:

@@ -187,7 +187,9 @@ def _make_contents(evidence: Evidence, journal: Journal) -> dict[Path, bytes]:
     contents = {evidence.plan_file: read_plan(evidence).apply(changes)}
     ledger = read_ledger(evidence)
     if not has_line(ledger, journal.lines[-1]):
-        contents[evidence.ledger_file] = append_attempt(ledger, journal.title, journal.lines)
+        contents[evidence.ledger_file] = append_attempt(
+            ledger, journal.title, journal.lines, evidence.initiative
+        )
     for id, text in journal.manifests.items():
         contents[evidence.manifest_file(id)] = text.encode()
     return contents

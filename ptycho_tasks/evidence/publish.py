@@ -23,6 +23,7 @@ from ptycho_tasks.evidence.evaluation import (
     decide_outcome,
     decide_state,
     evaluate_item,
+    roll_up,
 )
 from ptycho_tasks.evidence.inputs import ProjectFiles
 from ptycho_tasks.evidence.item import GREEN, OUTBOX, RED, Evidence, Item
@@ -187,6 +188,7 @@ def _publish_rows(
             for id, s in statuses.items()
             if id in evidence.ids
         ]
+        updates += roll_up(evidence, plan, updates, time)
         _write_report(evidence, work / evidence.phase, moved, updates, time)
         title, lines = _describe_attempt(evidence, moved, statuses, report, time)
         journal = Journal(
@@ -209,7 +211,7 @@ def _copy_logs(
     logs will have in the report."""
     moved = {}
     for item, record in results.items():
-        name = f"{item.name}_{record.outcome}.log"
+        name = item.name_log(record.outcome)
         shutil.copyfile(evidence.log_file(item), work / name)
         log = project_path(evidence.root, report / name)
         moved[item.name] = msgspec.structs.replace(record, log=log)

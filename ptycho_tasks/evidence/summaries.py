@@ -182,7 +182,7 @@ def format_attempt(
     ]
 
 
-_REPORT = re.compile(r"^- Report: `(.*)/` \(", re.MULTILINE)
+_REPORT = re.compile(r"^[ \t]*- Report: `(.*)/` \(", re.MULTILINE)
 
 
 def find_reports(ledger: str) -> list[str]:
