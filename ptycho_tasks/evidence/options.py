@@ -35,6 +35,7 @@ from ptycho_tasks.options import (
 )
 
 RowId = Annotated[str, limits(pattern=ROW_PATTERN)]
+_LAST_STATUS = 255
 Text = Annotated[str, limits(pattern=TEXT_PATTERN)]
 
 
@@ -92,8 +93,9 @@ class ItemOptions(Section, frozen=True, kw_only=True):
                 f"`log` must be a plain file name, {NAME_RULE}, not {shorten(self.log)}; the "
                 "report folder is chosen anew for each run"
             )
-        is_exit = isinstance(self.expect, dict)
-        if is_exit and (self.expect.keys() != {"exit"} or not 0 <= self.expect["exit"] <= 255):
+        if isinstance(self.expect, dict) and (
+            self.expect.keys() != {"exit"} or not 0 <= self.expect["exit"] <= _LAST_STATUS
+        ):
             raise ValueError("`expect` must be green, red, collected or {exit: N}, N at most 255")
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
@@ -259,8 +261,7 @@ def _make_item(options: ItemOptions) -> Item:
     if any(re.match("--junit-?xml", word) for word in arguments):
         raise ValueError("the program sets --junitxml itself, to count the tests; remove it")
     expect = options.expect if isinstance(options.expect, str) else f"exit {options.expect['exit']}"
-    collects = any(word in ("--collect-only", "--co") for word in arguments)
-    if collects != (expect == COLLECTED) and (collects or expect == COLLECTED):
+    if bool(re.search(r"--co(?:llect-only)?\b", command)) != (expect == COLLECTED):
         raise ValueError("`expect: collected` and pytest's `--collect-only` go together; add one")
     return Item(
         # Memos name a log by the outcome that they hope for: `cli_green.log`.
