@@ -165,18 +165,24 @@ def evidence() -> None:
 
 @evidence.command()
 @click.option(
-    "--keep", required=True, type=click.IntRange(min=0), help="How many of the newest to keep."
+    "--keep", required=True, type=click.IntRange(min=0), help="How many of each item's to keep."
 )
 @click.option("--yes", is_flag=True, help="Remove them.")
 def prune(keep: int, yes: bool) -> None:
-    """List old report folders that no plan, ledger or manifest points to; with --yes, remove."""
-    from ptycho_tasks.evidence.prune import list_old_reports, remove_reports
+    """List old report folders that no plan or manifest points to; with --yes, remove them.
+
+    The summary of one that the ledger points to stays, with the sha256 of each log.
+    """
+    from ptycho_tasks.evidence.prune import is_in_ledger, list_old_reports, remove_reports
 
     project = require_evidence(Path.cwd())
     exit_if_held()
     folders = list_old_reports(project, keep)
     for folder in folders:
-        echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
+        what = "the logs of " if is_in_ledger(project, folder) else ""
+        more = ", whose summary stays for the ledger" if what else ""
+        verb = "removing" if yes else "would remove"
+        echo(f"{verb} {what}{folder.relative_to(project.root)}{more}")
     if not folders:
         echo("nothing to remove")
     elif yes:

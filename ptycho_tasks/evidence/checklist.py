@@ -15,6 +15,7 @@ from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK
 from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow, format_adoption
 from ptycho_tasks.evidence.preflight import check_rows
+from ptycho_tasks.evidence.prune import was_pruned
 from ptycho_tasks.evidence.records import Record, find_manifest_problem, read_records
 from ptycho_tasks.evidence.staleness import (
     find_log_problem,
@@ -147,7 +148,7 @@ def _list_earlier_problems(evidence: Evidence, checked_logs: set[str]) -> Iterat
         for log_name, sha256 in find_logs(path.read_text("utf-8", "replace")):
             log = project_path(evidence.root, path.with_name(log_name))
             problem = find_log_problem(evidence, log, sha256)
-            if problem and log not in checked_logs:
+            if problem and log not in checked_logs and not was_pruned(path.with_name(log_name)):
                 yield f"{project_path(evidence.root, path)}: {problem}"
 
 

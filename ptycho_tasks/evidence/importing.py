@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -13,12 +14,13 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
+from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
-from ptycho_tasks.evidence.shell import find_pytest, split_words
+from ptycho_tasks.evidence.shell import find_pytest, split_assignments, split_words
 from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import write_files
@@ -79,7 +81,9 @@ def import_memo(
     memo.findings.sort(key=lambda finding: finding.line or 1 << 30)
     for item in evidence.items:
         rows = ", ".join(item.ids) or "no row"
-        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}")
+        lacks = _list_missing(item, root)
+        more = f"; not here: {', '.join(lacks)}" if lacks else ""
+        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{more}")
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
@@ -93,6 +97,15 @@ def import_memo(
     for file in files:
         memo.take(0, file.name)
     return memo.findings
+
+
+def _list_missing(item: Item, root: Path) -> list[str]:
+    """The program, scripts and tests of an item that are not there."""
+    files = [name for name in (*item.scripts, *item.tests) if name in item.command]
+    lacks = [name for name in files if not (root / name).exists()]
+    program = next(iter(split_assignments(split_words(item.command))[1]), "")
+    is_there = "/" in program or program in ("cd", "python") or shutil.which(program) is not None
+    return lacks if is_there else [program, *lacks]
 
 
 _KEYS = ("initiative", "phase", "plan", "ledger", "reports")
