@@ -93,7 +93,9 @@ def roll_up(
         if row.state is None or row.id in evidence.ids or changed.isdisjoint(children):
             continue
         is_done = all(states[child] == DONE for child in children)
-        after = DONE if is_done else BLOCKED if row.state == DONE else row.state
+        # A person may have marked it with rows in mind that stay as they are.
+        is_undone = row.state == DONE and any(states[id] != DONE for id in changed & {*children})
+        after = DONE if is_done else BLOCKED if is_undone else row.state
         if after == row.state:
             continue
         states[row.id] = after

@@ -306,7 +306,8 @@ class _LogNames:
         if best and (scores[best] or (self._is_alone and len(scores) == 1)):
             return best
         stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
-        return f"{stems[0] if stems else 'command'}.log"
+        program = next(iter(split_words(command.text)), "command")
+        return f"{stems[0] if stems else PurePath(program).name}.log"
 
 
 def _quote(value: object) -> str:

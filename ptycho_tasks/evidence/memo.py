@@ -387,7 +387,9 @@ class _Reader:
             head, rest = line.text, line.text
             for name in filter(is_plan_name, list_markdown(line.text)):
                 self.plan_lines.setdefault(line.number, name)
+        inside = re.findall(r"\(([^()]*)\)", line.text)
         entry.heads += re.split(r"\s+[-\u2013\u2014]+\s+|:\s+|:$", _drop_spans(head))[:2]
+        entry.heads += [text for text in inside if all(map(_DOTTED.fullmatch, _split_ids(text)))]
         text, tests = _split_tests(rest)
         entry.text = text or rest.strip(" \t;-\u2014\u2013") or head
         if tests is None:
@@ -569,6 +571,13 @@ def _split_tests(rest: str) -> tuple[str, str | None]:
     if match["opened"]:
         tests = tests.removesuffix(")").strip()
     return match["text"].strip(" \t;-\u2014\u2013"), tests
+
+
+_DOTTED = re.compile(r"[\w-]+(?:\.\w+)+")
+
+
+def _split_ids(text: str) -> list[str]:
+    return re.split(r"[\s,+]+", text.strip())
 
 
 def _drop_spans(text: str) -> str:

@@ -81,6 +81,8 @@ class Section:
     lines: list[Line] = field(default_factory=list)
     is_inline: bool = False
     """Whether its first line stands beside the title."""
+    level: int = 0
+    """Of its heading; 0 where it has none."""
 
 
 def read_sections(text: str) -> list[Section]:
@@ -105,7 +107,8 @@ def read_sections(text: str) -> list[Section]:
             continue
         section = None if indent else _read_title(raw.rstrip(), number, sections[-1])
         if section is not None:
-            sections.append(section)
+            if section is not sections[-1]:
+                sections.append(section)
         elif raw.strip():
             _add(sections[-1].lines, number, indent, raw.strip())
         else:
@@ -127,6 +130,7 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
         # A heading's dash begins a remark.
         is_remark = match["dash"] and (match["mark"] or match["bold"]) and kind != "focus"
         section = Section(kind, match["title"], is_inline=bool(rest) and not is_remark)
+        section.level = match["mark"].count("#")
         if section.is_inline:
             # `1) one; 2) two` are two entries.
             numbered = kind == "do now" and re.match(r"\(?1[.)]\s", rest)
@@ -137,6 +141,12 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
     other = _OTHER_TITLE.fullmatch(raw)
     if other is None or (other["heading"] is None and current.kind == "how-to"):
         return None
+    level = len(raw) - len(raw.lstrip("#"))
+    if 0 < current.level < level and current.kind in ("do now", "how-to"):
+        item = _ITEM.fullmatch(other["heading"])
+        text = item["text"] if item else other["heading"]
+        current.lines.append(Line(number, -1, text, is_item=True))
+        return current
     section = Section("", other["heading"] or other["title"])
     if other["rest"]:
         _add(section.lines, number, 0, other["rest"])
@@ -151,7 +161,7 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     goes_on = goes_on and not item
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
-    elif last is not None and goes_on and indent > last.indent and not read_typed(text):
+    elif last is not None and goes_on and indent > max(last.indent, 0) and not read_typed(text):
         last.text = f"{last.text} {text}"
     else:
         lines.append(Line(number, indent, item["text"] if item else text, bool(item)))

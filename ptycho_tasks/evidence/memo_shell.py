@@ -46,7 +46,7 @@ _ARGUMENT = re.compile(r"-\S*|\S*(?:/|::|=)\S*|\S+\.\w+")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<plain>[A-Za-z_]\w*))")
 _ASSIGNED = re.compile(
     r"(?:^|[\s`;&])(?P<export>export\s+)?(?P<name>[A-Za-z_]\w*)="
-    r"(?P<value>\"[^\"`]*\"\S*|'[^'`]*'\S*|\$\([^)]*\)|[^\s`;&]*)"
+    r"(?P<value>\"[^\"`]*\"[^\s`;&]*|'[^'`]*'[^\s`;&]*|\$\([^)]*\)|[^\s`;&]*)"
 )
 _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|last time|"
@@ -255,6 +255,8 @@ class Shell:
                     ]
             leave(f"`{_shorten(text)}`: is not plainly a command; nothing runs it")
             return []
+        # No call of pytest reads what another one prints: such a pipe separates.
+        text = re.sub(r"\s\|\s+(?=(?:\w+=\S*\s+)*(?:python\S* -m )?pytest\s)", " ; ", text)
         parts = [_trim(part) for part in _split_at_semicolons(text) if _trim(part)]
         commands: list[Command] = []
         for part in parts:
