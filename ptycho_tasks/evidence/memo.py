@@ -252,7 +252,8 @@ class _Reader:
         memo.take(line.number, f"artefact folder: reports {artifacts.reports}, phase {phase}")
         if artifacts.stamp:
             memo.leave(line.number, f"{artifacts.stamp}: each run makes a folder of its own time")
-        self._note_files(line.number, artifacts.files)
+        beside = [name for name in list_files(line.text) if "/" not in name]
+        self._note_files(line.number, artifacts.files or beside)
 
     def _note_files(self, number: int, names: list[str]) -> None:
         for name in (PurePath(name).name for name in names):
