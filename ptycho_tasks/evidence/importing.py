@@ -23,7 +23,7 @@ from ptycho_tasks.evidence.options import parse_evidence
 from ptycho_tasks.evidence.shell import find_pytest, split_assignments, split_words
 from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
-from ptycho_tasks.system.files import write_files
+from ptycho_tasks.system.files import find_file_problem, write_files
 
 _OUTPUT_OPTION = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
 """An option whose value is a file that the command writes."""
@@ -72,7 +72,10 @@ def import_memo(
     _fill_gaps(memo, path)
     title = f"From {path.name}: {memo.summary}".rstrip(": ")
     values = {key: _quote(getattr(memo, key)) for key in _KEYS if getattr(memo, key)}
-    if os.path.lexists(target):
+    if not is_first:
+        problem = find_file_problem(target)
+        if problem:
+            raise ConfigError(f"{target}: {problem}; nothing was written")
         text = update_file(target.read_text("utf-8", "replace"), title, values, items, memo)
     else:
         text = format_file(title, values, items)
