@@ -400,7 +400,11 @@ class _Reader:
         self._note_code(line.number, text)
 
     def _read_tests(self, entry: Entry, line: Line, tests: str) -> None:
+        before = len(self.memo.findings)
         commands = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        if not commands and len(self.memo.findings) == before:
+            says_none = "no tests" if is_none(tests) else "no command that proves anything"
+            self.memo.leave(line.number, says_none)
         if not commands and not is_none(tests):
             entry.text = f"{entry.text}; tests: {tests}".strip("; ")
         entry.has_tests = True
