@@ -454,3 +454,41 @@ def test_line_ends_of_windows_are_read(tmp_path):
     (tmp_path / "memo.txt").write_bytes(FIRST.replace("\n", "\r\n").encode())
     import_memo(tmp_path / "memo.txt", tmp_path)
     assert load_evidence(tmp_path).ids == ["A1", "A2", "A3"]
+
+
+HABITS = {
+    "a table": (
+        "Do Now:\n| ID | What | Command | Log |\n|---|---|---|---|\n"
+        "| V.1 | volume | `pytest tests/v.py -q` | v.log |\n| V.2 | look | by hand | |\n",
+        [("V.1", "python -m pytest tests/v.py -q", "v")],
+    ),
+    "entries on one line": (
+        "Do Now: 1) J1 - `pytest tests/j.py -q`; 2) J2 - `bash run.sh 3`.\n",
+        [("J1", "python -m pytest tests/j.py -q", "j"), ("J2", "bash run.sh 3", "bash")],
+    ),
+    "entries with headings": (
+        "## Do Now\n### 1. E1.a - lint\n```\nmypy src | tee out/mypy.log\n```\n"
+        "### 2. E1.b - bench\n"
+        "Run `N=1 python -m bench --n 3 > out/speed.log 2>&1`.\n## Other\n",
+        [("E1.a", "mypy src", "mypy"), ("E1.b", "python -m bench --n 3", "speed")],
+    ),
+    "rows that how-to steps name": (
+        "Do Now:\n1. B.1 build - see below.\n2. B.2 prove\nHow-To Map:\n"
+        "1. Build (B.1): `bash b.sh --clean 2>&1 | tee out/build.log`\n"
+        "- B.2: pytest tests/b.py -q\n",
+        [("B.1", "bash b.sh --clean", "build"), ("B.2", "python -m pytest tests/b.py -q", "b")],
+    ),
+    "a collection": (
+        "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
+        "**Do Now**\n* C1/C2: tests: n/a\n",
+        [("", "python -m pytest --collect-only tests/c.py -q", "c")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), HABITS.values(), ids=HABITS)
+def test_other_habits_are_understood(tmp_path, text, expected):
+    items, evidence, _ = list_items(tmp_path, text)
+    assert items == expected
+    by_hand = {"V.1": ["V.2"], "B.1": ["B.1", "B.2"], "": ["C1", "C2"]}
+    assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
