@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.doctor.case import Case
@@ -116,14 +119,29 @@ def examine(
         product: see `read_scan`.
         try_scan: of a backend; None makes no trials.
     """
-    case, error = read_case(path, settings or {}, product)
+    # Values that are far out of range are found out, and numpy need not tell.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _examine(path, settings or {}, product, try_scan)
+
+
+def _examine(
+    path: Path, settings: Mapping[str, Any], product: Path | None, try_scan: TryScan | None
+) -> Report:
+    case, error = read_case(path, settings, product)
     refused = [] if error is None else [_describe(error)]
     if case is None:
         return Report(path, tuple(refused), None, None)
     exam = Examination(case, try_scan)
-    for check in CHECKS:
-        for finding in check(exam):
-            exam.take(finding)
+    try:
+        for check in CHECKS:
+            for finding in check(exam):
+                exam.take(finding)
+    except (ArithmeticError, ValueError, IndexError, RuntimeError, MemoryError):
+        if error is None:
+            raise
+        # What is wrong is said already; the values are such that no more can be told of them.
+        return Report(path, (*refused, *exam.findings), case, None)
     report = Report(path, (*refused, *exam.findings), case, exam.case)
     if exam.trials is None:
         return report

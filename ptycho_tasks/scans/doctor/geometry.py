@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, TWIN, Orientation
 from ptycho_tasks.scans.doctor.trials import Trials, is_better
 
 BETTER, CONFIRMED = 0.97, 0.98
@@ -28,7 +28,7 @@ OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
 R-factor with both axes mirrored, over that as given, at most."""
 SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
-BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
+BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
@@ -37,49 +37,6 @@ STRETCHES = 0.7, 0.85, 1.18, 1.4
 """Rotations and stretches that are tried on a small patch."""
 STEPS = (2.0, 0.04), (1.0, 0.02), (0.5, 0.01), (0.25, 0.005)
 """Degrees and logarithms of the stretch by which a search goes on."""
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """What is done to positions: first swapped, then mirrored."""
-
-    swap: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-    def apply(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(M, 2) other positions (y, x)."""
-        turned = positions[:, ::-1] if self.swap else positions
-        signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
-        return np.asarray(turned * np.array(signs))
-
-    @property
-    def mirrored(self) -> Orientation:
-        """The same, then mirrored along both axes."""
-        return replace(self, flip_x=not self.flip_x, flip_y=not self.flip_y)
-
-    @property
-    def changes(self) -> int:
-        """How many things are done."""
-        return self.swap + self.flip_x + self.flip_y
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Of ptycho.yaml."""
-        parts = {"swap": self.swap, "flip_x": self.flip_x, "flip_y": self.flip_y}
-        return {name: True for name, is_set in parts.items() if is_set}
-
-    def __str__(self) -> str:
-        """In words."""
-        mirrored = "both" if self.flip_x and self.flip_y else "x" if self.flip_x else "y"
-        parts = ["swapped (x is y)"] if self.swap else []
-        parts += [f"{mirrored} mirrored"] if self.flip_x or self.flip_y else []
-        return " and ".join(parts)
-
-
-TWIN = Orientation(flip_x=True, flip_y=True)
-"""What the probe's twin stands for."""
-ORIENTATIONS = tuple(Orientation(*flags) for flags in product((False, True), repeat=3))
 
 
 def check_orientation(exam: Examination) -> Iterator[Finding]:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_tasks.commands.scan_check import check_scan, find_project_settings, list_lines
+from ptycho_tasks.commands.scan_check import find_project_settings, list_lines
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import is_own_twin
 from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks_torch.unrolled.backend import backend
 
 SCAN = replace(
@@ -48,11 +49,11 @@ def test_a_trial_leaves_out_what_was_not_measured() -> None:
 
 
 def test_frames_that_are_held_back_take_no_part() -> None:
-    trial = backend.try_scan(SCAN, 12, held_back=7)
+    trial = backend.try_scan(SCAN, 12, held_back=6)
     frames = SCAN.diffraction.copy()
-    frames[3::7] = 1.0
-    other = backend.try_scan(replace(SCAN, diffraction=frames), 12, held_back=7)
-    assert trial.residuals.shape == (7,)
+    frames[3::6] = 1.0
+    other = backend.try_scan(replace(SCAN, diffraction=frames), 12, held_back=6)
+    assert trial.residuals.shape == (8,)
     assert other.r_factor > 5 * trial.r_factor
 
 
@@ -82,19 +83,9 @@ def test_a_right_scan_has_nothing_wrong(tmp_path: Path) -> None:
     assert report.r_given == report.r_mended
 
 
-@pytest.mark.parametrize(
-    ("positions", "settings"),
-    [
-        (SCAN.positions[:, ::-1].copy(), {"swap": True}),
-        (-SCAN.positions, {"flip_x": True, "flip_y": True}),
-    ],
-)
-def test_orientation(tmp_path: Path, positions: np.ndarray, settings: dict[str, bool]) -> None:
-    report = look(tmp_path, positions=positions)
-    assert report.settings == {"source.orientation": settings}
-    assert report.r_mended is not None
-    assert report.r_given is not None
-    assert report.r_mended < 0.7 * report.r_given
+def test_both_axes_mirrored(tmp_path: Path) -> None:
+    report = look(tmp_path, positions=-SCAN.positions)
+    assert report.settings == {"source.orientation": {"flip_x": True, "flip_y": True}}
 
 
 def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -102,51 +93,42 @@ def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
     return (positions - middle) * (y, x) + middle
 
 
+CORNER = np.fft.ifftshift(SCAN.diffraction, axes=(1, 2))
+ROLLED = np.roll(SCAN.diffraction, (2, -3), axis=(1, 2))
+SWAPPED = SCAN.positions[:, ::-1].copy()
+
+
 @pytest.mark.parametrize(
-    ("changes", "setting"),
+    ("changes", "settings"),
     [
-        ({"positions": rotate(SCAN.positions, 6)}, "orientation"),
-        ({"positions": stretch(SCAN.positions, 1, 1.25)}, "orientation"),
-        ({"positions": stretch(SCAN.positions, 0.8, 0.8)}, "orientation"),
-        ({"diffraction": np.fft.ifftshift(SCAN.diffraction, axes=(1, 2))}, "centre"),
-        ({"diffraction": np.roll(SCAN.diffraction, (2, -3), axis=(1, 2))}, "centre"),
-        ({"diffraction": SCAN.diffraction**2}, "measurement"),
-        ({"positions": SCAN.positions * 0.03}, "units"),
+        ({"positions": rotate(SCAN.positions, 6)}, {"orientation"}),
+        ({"positions": stretch(SCAN.positions, 1, 1.25)}, {"orientation"}),
+        (
+            {"positions": SCAN.positions * (1, -1), "diffraction": CORNER**2},
+            {"orientation", "centre", "measurement"},
+        ),
+        ({"positions": SWAPPED, "diffraction": ROLLED}, {"orientation", "centre"}),
+        ({"positions": SCAN.positions * 0.03}, {"units", "pixel_size_m"}),
     ],
 )
 def test_what_is_written_makes_the_scan_right(
-    tmp_path: Path, changes: dict[str, np.ndarray], setting: str
+    tmp_path: Path, changes: dict[str, np.ndarray], settings: set[str]
 ) -> None:
     report = look(tmp_path, **changes)
-    assert f"source.{setting}" in report.settings
+    assert {key.partition(".")[2] for key in report.settings} == settings
     lines = "\n".join(["source:", "  file: scan.npz", *list_lines(report.settings)[1:]])
     (tmp_path / "ptycho.yaml").write_text(f"name: x\n{lines}\nbackend: unrolled\n")
-    path = tmp_path / "scan.npz"
-    again = check_scan(path, tmp_path, find_project_settings(tmp_path, path))
-    assert not again.is_wrong
-    assert again.r_given is not None
-    assert again.r_given < 1.3 * backend.try_scan(SCAN, 24).r_factor
+    project = find_project_settings(tmp_path, tmp_path / "scan.npz")
+    assert project is not None
+    scan = read_scan(tmp_path / "scan.npz", **project.reading)
+    assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
 
 
-@pytest.mark.parametrize("swap", [False, True])
-def test_orientation_without_a_probe(tmp_path: Path, *, swap: bool) -> None:
-    positions = SCAN.positions[:, ::-1].copy() if swap else SCAN.positions
-    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=positions))
+def test_orientation_without_a_probe(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED))
     settings = {"probe": "estimate"}
     report = examine(tmp_path / "scan.npz", settings, try_scan=backend.try_scan)
-    assert report.settings.get("source.orientation", {}).get("swap", False) is swap
-
-
-def test_centre_and_orientation_together(tmp_path: Path) -> None:
-    report = look(
-        tmp_path,
-        positions=SCAN.positions[:, ::-1].copy(),
-        diffraction=np.roll(SCAN.diffraction, (2, -3), axis=(1, 2)),
-    )
-    assert report.settings == {
-        "source.centre": [18, 13],
-        "source.orientation": {"swap": True},
-    }
+    assert report.settings["source.orientation"]["swap"]
 
 
 def test_a_flat_probe_hides_what_both_mirrored_is() -> None:
