@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -293,9 +294,36 @@ class _Follower:
             "node": "lost its machine: run again, a training goes on from its checkpoint",
             "cancelled": "was cancelled: run again",
         }
-        why = reasons.get(status.state, "ended before it said how")
-        log = self.place.log if self.place.log.exists() else self.place.folder
+        state, output = _search_outputs(self.place.folder)
+        # A scheduler that only says that a job failed has often written why to the job's output.
+        state = state if status.state == "ended" else status.state
+        why = reasons.get(state, "ended before it said how")
+        log = output or (self.place.log if self.place.log.exists() else self.place.folder)
         return f"{self.task}: job {self.record.id} of {self.record.executor} {why}; see {log}"
+
+
+_TRACES = {
+    "memory": re.compile(r"memory limit|oom.?kill|out.of.memory|TERM_MEMLIMIT|mem .*exceed", re.I),
+    "timeout": re.compile(r"time limit|timed-out too many|TERM_RUNLIMIT|walltime.* exceed", re.I),
+    "node": re.compile(r"NODE FAILURE", re.I),
+}
+"""What schedulers write to the output of a job that they end."""
+_TAIL = 10_000
+
+
+def _search_outputs(folder: Path) -> tuple[str, Path | None]:
+    """Why a job ended, by what its scheduler wrote beside its log, and where that stands."""
+    files = [path for path in folder.rglob("*") if path.suffix in (".out", ".err", ".txt")]
+    found: Path | None = None
+    for path in sorted(files, key=lambda path: path.name == LOG):
+        with suppress(OSError):
+            text = path.read_bytes()[-_TAIL:].decode(errors="replace")
+            if path.name != LOG and text.strip():
+                found = found or path
+            for state, trace in _TRACES.items():
+                if path.name != LOG and trace.search(text):
+                    return state, path
+    return "ended", found
 
 
 def ask_all(executor: Executor, record: JobRecord) -> Mapping[str, Status] | None:

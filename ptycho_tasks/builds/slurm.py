@@ -6,10 +6,12 @@ come from `squeue`, as `sacct` needs a database that not every cluster has.
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,10 @@ class Slurm:
         executor = _make_executor(job.folder / "slurm", job.resources.requeues)
         try:
             executor.update_parameters(**_parameters(job.name, job.resources))
-            submitted = executor.submit(CommandJob(job.command, str(job.root)))
+            with redirect_stderr(io.StringIO()):  # the error says it again
+                submitted = executor.submit(CommandJob(job.command, str(job.root)))
         except Exception as error:  # submitit raises whatever its part of it raises
-            raise PtychoTasksError(f"cannot submit {job.name}: {_last_line(error)}") from error
+            raise PtychoTasksError(f"cannot submit {job.name}: {_find_reason(error)}") from error
         return str(submitted.job_id)
 
     def poll(self, ids: Sequence[str], options: Section) -> Mapping[str, Status]:
@@ -169,11 +172,11 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
         raise PtychoTasksError(f"`{command[0]}` gave no answer in {_TIMEOUT_S} s") from error
 
 
-def _last_line(error: Exception) -> str:
-    """What the scheduler said; submitit puts it at the end of a longer text."""
+def _find_reason(error: Exception) -> str:
+    """What the scheduler said, which submitit puts into a longer text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(("sbatch:", "slurm_"))]
-    return one_line((said or lines or [type(error).__name__])[-1])
+    return one_line((said or lines[-1:] or [type(error).__name__])[0])
 
 
 executor = Slurm()
