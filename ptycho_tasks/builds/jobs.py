@@ -141,34 +141,46 @@ def make_by_job(row: Row, state: State, store: Store, payload: Payload, table: T
     """
     now = identify(row, state)
     place = _Place(JOBS / now.key()[:16])
-    executor = find_executor(payload.execution.executor, table.path.parent)
-    record = _find_job(place)
-    offset = 0
-    if record is None:
-        prepare_training(row, payload, now)
-        replaces = is_all_made() and store.find(row.stage, now, state.sha256) is not None
-        record = _submit(place, executor, row, payload, table, now, replaces=replaces)
-    else:
-        executor = find_executor(record.executor, table.path.parent)
-        echo(f"{row.name}: found its job {record.id}")
-        record = msgspec.structs.replace(record, run=run_id())
-        _write(place.folder / RECORD, record)
-        offset = place.log.stat().st_size if place.log.exists() else 0
-    if is_detached():
-        raise DetachedError(f"job {record.id} of {record.executor}")
-    outcome = _Follower(place, record, executor, row.name, offset).wait()
+    # Since doit asked, a job may have made it that an earlier run submitted.
+    is_wanted = is_all_made() or not place.folder.exists()
+    entry = None if is_wanted else store.find(row.stage, now, state.sha256)
+    if entry is None:
+        job = _find_job(place)
+        job = _submit(place, row, payload, table, now, store, state) if job is None else job
+        if is_detached():
+            raise DetachedError(f"job {job.record.id} of {job.executor.name}")
+        entry = _wait(job, row, now, store, state)
+    place_files(row, entry)
+    return describe_built(row, entry)
+
+
+class _Job(NamedTuple):
+    """A job that its scheduler knows."""
+
+    place: _Place
+    record: JobRecord
+    executor: Executor
+    offset: int = 0
+    """Bytes of its log that were shown to who is gone."""
+
+
+def _wait(job: _Job, row: Row, now: Identity, store: Store, state: State) -> Entry:
+    """Wait for a job; gives what it made.
+
+    Raises:
+        JobError: it failed.
+    """
+    outcome = _Follower(job).wait()
+    where = f"job {job.record.id} on {outcome.machine}; its log is {job.place.log}"
     if outcome.exit_code:
-        where = f"job {record.id} on {outcome.machine}; its log is {place.log}"
         raise JobError(f"{outcome.problem} ({where})", outcome.exit_code)
     entry = _find_entry(store, row, now, state)
     if entry is None:
         raise JobError(
-            f"{row.name}: job {record.id} says that it is done, but {store.roots[-1]} does not "
-            f"have what it made: is the folder the same on {outcome.machine}? Its log is "
-            f"{place.log}"
+            f"{row.name}: its job says that it is done, but {store.roots[-1]} does not have what "
+            f"it made: both machines have to see that folder ({where})"
         )
-    place_files(row, entry)
-    return describe_built(row, entry)
+    return entry
 
 
 def _find_entry(store: Store, row: Row, now: Identity, state: State) -> Entry | None:
@@ -180,64 +192,69 @@ def _find_entry(store: Store, row: Row, now: Identity, state: State) -> Entry | 
         time.sleep(_LOOK_S)
 
 
-def _find_job(place: _Place) -> JobRecord | None:
-    """The job that makes what a task needs, if one is pending or runs; or that it has made."""
+def _find_job(place: _Place) -> _Job | None:
+    """The job that makes what a task needs, if one is pending or runs; it is this run's now."""
     record = place.read()
     if record is None or not record.id or place.outcome() is not None:
         return None
     executor = find_executor(record.executor, Path.cwd())
-    status = executor.poll([record.id], read_executor_options(executor, record.options)).get(
-        record.id
-    )
-    return record if status is not None and status.is_alive else None
+    options = read_executor_options(executor, record.options)
+    status = executor.poll([record.id], options).get(record.id)
+    if status is None or not status.is_alive:
+        return None
+    record = msgspec.structs.replace(record, run=run_id())
+    _write(place.folder / RECORD, record)
+    echo(f"found job {record.id} of {record.executor}, which makes it")
+    return _Job(place, record, executor, place.log.stat().st_size if place.log.exists() else 0)
 
 
 def _submit(
     place: _Place,
-    executor: Executor,
     row: Row,
     payload: Payload,
     table: Table,
     now: Identity,
-    *,
-    replaces: bool,
-) -> JobRecord:
+    store: Store,
+    state: State,
+) -> _Job:
     execution = payload.execution
+    prepare_training(row, payload, now)
+    executor = find_executor(execution.executor, table.path.parent)
     record = JobRecord(
         name=row.name,
         stage=row.stage,
         identity=now.to_record(),
-        replaces=replaces,
+        replaces=is_all_made() and store.find(row.stage, now, state.sha256) is not None,
         changes=dict(table.changes),
         executor=executor.name,
         options=execution.executor_options,
         resources=read_resources(execution.resources, row.stage),
         run=run_id(),
     )
-    options = read_executor_options(executor, record.options)
     with report_write_errors(place.folder):
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         write_atomic(place.folder / CONFIG_NAME, table.config)
     _write(place.folder / RECORD, record)
     command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "run-stage", place.folder.name]
+    options = read_executor_options(executor, record.options)
     folder = place.folder.absolute()
-    job = Job(row.name, command, Path.cwd(), folder, record.resources, options)
-    record = msgspec.structs.replace(record, id=executor.submit(job))
+    submitted = executor.submit(
+        Job(row.name, command, Path.cwd(), folder, record.resources, options)
+    )
+    record = msgspec.structs.replace(record, id=submitted)
     _write(place.folder / RECORD, record)
-    echo(f"{row.name}: submitted to {executor.name} as job {record.id}")
-    return record
+    echo(f"submitted as job {record.id} of {executor.name}")
+    return _Job(place, record, executor)
 
 
 class _Follower:
     """Waits for a job, and shows what it prints meanwhile."""
 
-    def __init__(
-        self, place: _Place, record: JobRecord, executor: Executor, task: str, offset: int
-    ) -> None:
-        self.place, self.record, self.executor = place, record, executor
-        self.task, self.offset = task, offset
+    def __init__(self, job: _Job) -> None:
+        self.place, self.record, self.executor, self.offset = job
         self.said = ""
+        self._is_lost = False
 
     def wait(self) -> Outcome:
         """Wait until the job has ended.
@@ -269,7 +286,7 @@ class _Follower:
 
     def _say(self, status: Status) -> None:
         about = f" ({status.detail})" if status.detail not in ("", "None") else ""
-        text = f"{self.task}: job {self.record.id} is {status.state}{about}"
+        text = f"job {self.record.id} is {status.state}{about}"
         if text != self.said:
             echo(text)
         self.said = text
@@ -299,7 +316,9 @@ class _Follower:
         state = state if status.state == "ended" else status.state
         why = reasons.get(state, "ended before it said how")
         log = output or (self.place.log if self.place.log.exists() else self.place.folder)
-        return f"{self.task}: job {self.record.id} of {self.record.executor} {why}; see {log}"
+        return (
+            f"{self.record.name}: job {self.record.id} of {self.record.executor} {why}; see {log}"
+        )
 
 
 _TRACES = {

@@ -76,7 +76,7 @@ def count_submitted(root):
 def test_a_job_makes_what_the_run_would_have_made(queued, doit, write_project):
     done = doit(queued, "train")
     assert done.returncode == 0, done.stderr
-    assert "train: submitted to queue as job 1\n" in done.stdout
+    assert "submitted as job 1 of queue\n" in done.stdout
     assert "bundle     runs/default/training/wts.h5.zip\n" in done.stdout
     assert doit(queued, "train").stdout.splitlines() == ["-- source", "-- fixture", "-- train"]
     made = (queued / "runs/default/training/wts.h5.zip").read_bytes()
@@ -91,7 +91,7 @@ def test_a_run_that_does_not_wait_leaves_its_job_to_the_next(queued, doit):
     assert done.returncode == 0
     assert "going on: train (job 1 of queue); run again to wait for them" in done.stdout
     again = doit(queued, "--detach", "infer")
-    assert "train: found its job 1\n" in again.stdout
+    assert "found job 1 of queue, which makes it\n" in again.stdout
     assert count_submitted(queued) == 1
     (queued / "hold").unlink()
     waited = doit(queued, "train")

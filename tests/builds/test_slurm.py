@@ -150,7 +150,7 @@ def test_a_killed_run_finds_its_job_and_a_restarted_controller_loses_nothing(clu
     wait_for(lambda: "RUNNING" in list_states())
     with begin(root) as run:
         said = run.stdout.readline()
-        while "found its job" not in said:
+        while "found job" not in said:
             said = run.stdout.readline()
             assert said
         (root / "hold").unlink()
