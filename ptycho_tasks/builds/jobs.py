@@ -306,7 +306,7 @@ class _Follower:
         had = "" if asked.memory_gb is None else f" (it had {asked.memory_gb:g} GB)"
         reasons = {
             "memory": f"ran out of memory{had}: raise {key}.memory_gb",
-            "timeout": f"reached its time limit of {asked.minutes} minutes: raise {key}.minutes, "
+            "timeout": f"reached its time limit of {asked.minutes} min: raise {key}.minutes, "
             "or run again: a training goes on from its checkpoint",
             "node": "lost its machine: run again, a training goes on from its checkpoint",
             "cancelled": "was cancelled: run again",

@@ -196,7 +196,7 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
     assert lines == [
         job.format("a") + "ran out of memory (it had 4 GB): raise "
         "execution.resources.train.memory_gb",
-        job.format("b") + "reached its time limit of 5 minutes: raise "
+        job.format("b") + "reached its time limit of 5 min: raise "
         f"execution.resources.train.minutes, or {again.replace(', a', ': a')}",
         job.format("c") + f"lost its machine: {again}",
         job.format("d") + "was cancelled: run again",

@@ -71,9 +71,13 @@ def slurm(tmp_path_factory):
     """The folder of a Slurm that runs."""
     pytest.importorskip("submitit", reason="needs `ptycho-tasks[slurm]`")
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SCRIPT, "start", folder], check=True, timeout=_UNTIL_S)
-    yield folder
-    subprocess.run([SCRIPT, "stop", folder], check=True, timeout=_UNTIL_S)
+    started = subprocess.run([SCRIPT, "start", folder], check=False, timeout=_UNTIL_S)
+    try:
+        if started.returncode:
+            pytest.skip(f"`{SCRIPT} start` could not start a Slurm here")
+        yield folder
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=_UNTIL_S)
 
 
 @pytest.fixture
@@ -188,7 +192,7 @@ def test_a_job_that_may_not_go_on_is_told_in_one_line(cluster):
         subprocess.run(["scancel", "--signal=USR2", "--name=train"], check=True)
         said = run.communicate(timeout=_UNTIL_S)[0]
     assert run.returncode == 1
-    assert "reached its time limit of 10 minutes: raise execution.resources.train.minutes" in said
+    assert "reached its time limit of 10 min: raise execution.resources.train.minutes" in said
 
 
 def test_too_much_memory_is_told_in_one_line(cluster):
