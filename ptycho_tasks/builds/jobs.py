@@ -352,7 +352,7 @@ def ask_all(executor: Executor, record: JobRecord) -> Mapping[str, Status] | Non
     with hold_lock(file.with_suffix(".lock")):
         known = _read(file, _Answer)
         if known is None or not known.holds_of(record.id):
-            ids = [one.id for one in _list_open(executor.name)]
+            ids = [job.id for job in _list_open() if job.executor == executor.name]
             try:
                 found = executor.poll(ids, read_executor_options(executor, record.options))
             except PtychoTasksError as error:
@@ -378,27 +378,22 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
         return 0 <= time.time() - self.time < _seconds(_ASK) and job in self.asked
 
 
-def _list_open(executor: str) -> list[JobRecord]:
-    """The jobs of an executor that did not say yet how they ended."""
+def _list_open() -> list[JobRecord]:
+    """The jobs of the project that did not say yet how they ended."""
     places = map(_Place, JOBS.glob("*/"))
     records = [place.read() for place in places if not (place.folder / OUTCOME).exists()]
-    return [one for one in records if one is not None and one.id and one.executor == executor]
+    return [one for one in records if one is not None and one.id]
 
 
 def cancel_jobs(run: str) -> None:
     """Cancel the jobs that a run that is stopped submitted or waited for."""
-    if not JOBS.is_dir():
-        return
-    names = {path.stem for path in JOBS.glob("*.json")}
-    for name in sorted(names):
-        jobs = [job for job in _list_open(name) if job.run == run]
-        if not jobs:
-            continue
+    own = [job for job in _list_open() if job.run == run]
+    for name in sorted({job.executor for job in own}):
+        jobs = [job for job in own if job.executor == name]
         try:
             executor = find_executor(name, Path.cwd())
-            executor.cancel(
-                [job.id for job in jobs], read_executor_options(executor, jobs[0].options)
-            )
+            options = read_executor_options(executor, jobs[0].options)
+            executor.cancel([job.id for job in jobs], options)
         except PtychoTasksError as error:
             echo(f"warning: the jobs of {name} are not cancelled: {error}", err=True)
         else:
