@@ -5,6 +5,7 @@ from ptycho_tasks.tasks import (
     task_evidence,
     task_fixture,
     task_infer,
+    task_report,
     task_source,
     task_train,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "task_evidence",
     "task_fixture",
     "task_infer",
+    "task_report",
     "task_source",
     "task_train",
 ]

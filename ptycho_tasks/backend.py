@@ -189,8 +189,8 @@ class Trial:
     r_factor: float
     """Sum of what predicted amplitudes differ by from the measured ones, over the sum of these."""
     residuals: NDArray[np.float64]
-    """(M,) sum of the squared differences of each frame, in a unit that depends on the frames
-    alone: trials of the same frames compare frame by frame."""
+    """(M,) sum of the squared differences of each frame that counts, in a unit that depends on the
+    frames alone: trials of the same frames compare frame by frame."""
 
 
 @runtime_checkable
@@ -221,10 +221,11 @@ class Backend(Protocol):
       runs at a time, unless `execution.at_once` says otherwise.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
-    - `try_scan(scan: ScanData, steps: int, modes: int) -> Trial`: reconstruct a few frames in a
-      fraction of a second, with nothing learned, for `ptycho-tasks check`, which compares
-      positions, centres and the like by it. With `modes` above 0, a probe of so many incoherent
-      modes is fitted first. The same scan gives the same numbers.
+    - `try_scan(scan: ScanData, steps: int, modes: int, held_back: int) -> Trial`: reconstruct a few
+      frames in a fraction of a second, with nothing learned, for `ptycho-tasks check`, which
+      compares positions, centres and the like by it. With `modes` above 0, a probe of so many
+      incoherent modes is fitted first. With `held_back` above 0, one frame in so many takes no
+      part, and these alone are counted. The same scan gives the same numbers.
     """
 
     name: str

@@ -30,6 +30,8 @@ RECONSTRUCTION = "reconstruction.h5"
 AMPLITUDE = "reconstructed_amplitude.png"
 PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
+REPORT = "report.html"
+"""The page of all results, in the project's folder."""
 RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
 """The files of a reconstruction."""
 

@@ -57,14 +57,19 @@ def limits(**bounds: Any) -> msgspec.Meta:
 def description_of(annotation: Any) -> str:
     """What `doc` says of a field, and which values it takes, where that is neither said there nor
     obvious; empty where the annotation has no `doc`."""
-    leaves = list(_leaves(annotation))
+    leaves, text = list(_leaves(annotation)), text_of(annotation)
     metas = [leaf for leaf in leaves if isinstance(leaf, msgspec.Meta)]
-    text = next((meta.description for meta in metas if meta.description), "")
     choices = [str(leaf) for leaf in leaves if isinstance(leaf, (str, int))]
     named = all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices)
     ranges = [range_ for range_ in map(_range, metas) if range_ not in text]
     values = [*([] if named else [", ".join(choices)]), *ranges]
     return f"{text} ({'; '.join(values)})" if text and values else text
+
+
+def text_of(annotation: Any) -> str:
+    """What `doc` says of a field, as it stands; empty where the annotation has none."""
+    metas = (leaf for leaf in _leaves(annotation) if isinstance(leaf, msgspec.Meta))
+    return next((meta.description for meta in metas if meta.description), "")
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
@@ -269,6 +274,8 @@ class OrientationOptions(Section, frozen=True, kw_only=True):
     rotate_deg: Annotated[
         float, doc("degrees by which positions are turned, from x (right) towards y (down)")
     ] = 0.0
+    scale_x: Annotated[float, doc("what x is then multiplied by, about the middle", gt=0)] = 1.0
+    scale_y: Annotated[float, doc("what y is then multiplied by, about the middle", gt=0)] = 1.0
 
 
 class FixtureOptions(Section, frozen=True, kw_only=True):

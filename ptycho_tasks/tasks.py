@@ -4,8 +4,9 @@ A dodo.py imports them:
 
     from ptycho_tasks.tasks import DOIT_CONFIG, task_fixture, task_infer, task_source, task_train
 
-and `task_evidence`, which runs what proves the rows of a plan. They read the ptycho.yaml, or the
-evidence.yaml, of the current folder, which doit makes the dodo.py's own.
+`task_report`, which shows their results, and `task_evidence`, which runs what proves the rows of a
+plan. They read the ptycho.yaml, or the evidence.yaml, of the current folder, which doit makes the
+dodo.py's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from doit.reporter import ConsoleReporter
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import Submitted
+from ptycho_tasks.builds.failures import forget_failure, note_failure
 from ptycho_tasks.builds.order import sort_tasks
+from ptycho_tasks.builds.project import read_project_table
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.run_progress import RunProgress
 from ptycho_tasks.builds.running import note_going_on
@@ -31,6 +35,7 @@ from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_setting
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
+from ptycho_tasks.report.task import create_report_task
 from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
@@ -43,6 +48,7 @@ __all__ = [
     "task_evidence",
     "task_fixture",
     "task_infer",
+    "task_report",
     "task_source",
     "task_train",
 ]
@@ -131,6 +137,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def add_success(self, task: Any) -> None:
         """Note that a task ran."""
         self.progress.end(task)
+        for row in _list_rows(task):
+            forget_failure(Globals.dep_manager.backend, row)
         super().add_success(task)
 
     def skip_uptodate(self, task: Any) -> None:
@@ -149,9 +157,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             self.going_on[task.name] = fail.message
             return
         self.failed.append(task.name)
-        DefaultContinue.costs_one_scan &= any(
-            isinstance(answer, UpToDate) and answer.row.scan for answer, _, _ in task.uptodate
-        )
+        DefaultContinue.costs_one_scan &= any(row.scan for row in _list_rows(task))
+        for row in _list_rows(task):
+            note_failure(Globals.dep_manager.backend, row, str(fail.message))
         if DefaultContinue.stage_failures is not None:
             DefaultContinue.stage_failures.note(task.name, fail)
         super().add_failure(task, fail)
@@ -186,6 +194,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             yield f"failed: {', '.join(self.failed)}"
             if self.not_run:
                 yield f"not run because of that: {', '.join(self.not_run)}"
+
+
+def _list_rows(task: Task) -> list[Row]:
+    """The row of a task of ours; none of any other."""
+    return [answer.row for answer, _, _ in task.uptodate if isinstance(answer, UpToDate)]
 
 
 class _NotRun(TaskFailed, UnmetDependency):  # type: ignore[misc]
@@ -228,6 +241,20 @@ def task_train() -> Iterator[Task] | None:
 def task_infer() -> Iterator[Task] | None:
     """Reconstruct the scan, and go on from there where ptycho.yaml asks for that."""
     return create_tasks("infer")
+
+
+def task_report() -> Task | None:
+    """Write all results as one page, report.html."""
+    refuse_foreign_settings()
+    with exit_on_error():
+        rows = read_project_table().rows
+    return create_report_task(rows, _list_evidence)
+
+
+def _list_evidence(root: Path) -> list[dict[str, Any]]:
+    from ptycho_tasks.evidence.row_records import list_row_records
+
+    return list_row_records(root)
 
 
 def task_evidence() -> Iterator[Task] | None:

@@ -74,7 +74,7 @@ PUBLIC = {
         "OrientationOptions", "ROW_PATTERN", "RULES", "Resources", "STAGES", "Section",
         "SimulationOptions",
         "Stages", "TEXT_PATTERN",
-        "TrainingOptions", "default_of", "description_of", "doc", "limits",
+        "TrainingOptions", "default_of", "description_of", "doc", "limits", "text_of",
     },
     "scan": {
         "Canvas", "ScanData", "canvas_of", "canvas_sides", "corners_and_fractions",
@@ -83,7 +83,7 @@ PUBLIC = {
     "reader": set(),  # all of it stands in scans/
     "tasks": {
         "DOIT_CONFIG", "DefaultContinue", "Reporter", "task_evidence", "task_fixture",
-        "task_infer", "task_source", "task_train",
+        "task_infer", "task_report", "task_source", "task_train",
     },
 }  # fmt: skip
 """What stands at the root of the core is for others to import: all of its public names."""

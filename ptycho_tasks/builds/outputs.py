@@ -148,7 +148,8 @@ def publish_reconstruction(
 
 
 _CHECKS = (
-    "check the positions (unit, axes, signs), the probe and `source.measurement`, or train longer"
+    "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe and "
+    "`source.measurement`, or train longer"
 )
 
 

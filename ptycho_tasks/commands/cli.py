@@ -17,6 +17,7 @@ from ptycho_tasks.commands.export import export_command
 from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.prune import prune_command
+from ptycho_tasks.commands.report import report_command
 from ptycho_tasks.commands.run_stage import run_stage_command
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
 from ptycho_tasks.commands.train_infer import infer_command, train_command
@@ -75,6 +76,7 @@ for _command in (
     plan,
     prune_command,
     run_stage_command,
+    report_command,
     simulate_command,
     train_command,
     watch_command,

@@ -11,18 +11,12 @@ import click
 
 from ptycho_tasks.commands.completion import complete_results
 from ptycho_tasks.errors import ConfigError, one_line
+from ptycho_tasks.report.wording import TITLES, format_measure, format_setting
 from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.report.comparison import Comparison
 
-_TITLES = {
-    "r_factor": "R-factor",
-    "poisson_deviance": "deviance",
-    "training_seconds": "training",
-    "inference_seconds": "inference",
-    "memory_bytes": "memory",
-}
 _WIDE = 100_000
 """Columns of what is no terminal: a line stays one line."""
 _GAP = "  "
@@ -69,7 +63,7 @@ def _format_csv(records: list[dict[str, Any]]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(map(one_line, records[0] if records else ()))
     for record in records:
-        writer.writerow("" if v is None else one_line(_format_setting(v)) for v in record.values())
+        writer.writerow("" if v is None else one_line(format_setting(v)) for v in record.values())
     return stream.getvalue()
 
 
@@ -83,7 +77,7 @@ def _format_table(comparison: Comparison) -> str:
         shown = [name for name in measures if name in kept]
         table = _draw_table(comparison._replace(measures=shown))
         if table is not None:
-            hidden = ", ".join(_TITLES.get(name, name) for name in measures if name not in kept)
+            hidden = ", ".join(TITLES.get(name, name) for name in measures if name not in kept)
             return table + (f"too wide for this terminal, see --csv: {hidden}\n" if hidden else "")
     return _format_paragraphs(*_list_cells(comparison))
 
@@ -131,32 +125,14 @@ def _list_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
     labels = [*comparison.labels, "state"]
     titles = [*labels, *shorten_keys(comparison.settings)]
-    titles += [_TITLES.get(name, name) for name in comparison.measures]
+    titles += [TITLES.get(name, name) for name in comparison.measures]
     lines = []
     for result in comparison.results:
         cells = [find_value(result, name) for name in labels]
-        cells += [_format_setting(result.settings.get(key, "")) for key in comparison.settings]
+        cells += [format_setting(result.settings.get(key, "")) for key in comparison.settings]
         cells += [
-            _format_measure(name, result.measures.get(name), result.differences.get(name))
+            format_measure(name, result.measures.get(name), result.differences.get(name))
             for name in comparison.measures
         ]
         lines.append([one_line(cell) for cell in cells])
     return [one_line(title) for title in titles], lines
-
-
-def _format_setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _format_measure(name: str, value: float | None, difference: float | None) -> str:
-    from ptycho_tasks.system.units import format_seconds, format_size
-
-    if value is None:
-        return ""
-    units = {"seconds": format_seconds, "bytes": format_size}
-    write = units.get(name.rpartition("_")[2])
-    if difference is None:
-        return f"{value:.4g}" if write is None else write(value)
-    if write is None:
-        return f"{value:.4g} ({difference:+.2g})"
-    return f"{write(value)} ({'-' if difference < 0 else '+'}{write(abs(difference))})"

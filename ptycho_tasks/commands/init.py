@@ -16,7 +16,11 @@ MOST_BYTES = 2**29
 
 @click.command("init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
-@click.option("--source", type=click.Path(path_type=Path), help="The scan to read (NPZ, CXI).")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="The scan to read: NPZ, CXI or another known format.",
+)
 @click.option(
     "--backend",
     default="unrolled",

@@ -114,14 +114,48 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
     echo(f"{project.plan}: {done} of {len(rows)} rows are done, and {proved}")
 
 
+@plan.command()
+@click.argument("rows", nargs=-1)
+@click.option("--by", "name", required=True, help="Who says that they were done.")
+def adopt(rows: tuple[str, ...], name: str) -> None:
+    """Take rows that were done before there was evidence as done, as of today.
+
+    All rows that are marked done and that nothing proves, or only ROWS; a note in the plan says
+    who adopted each, and when.
+    """
+    from ptycho_tasks.evidence.checklist import adopt_rows
+
+    project = require_evidence(Path.cwd())
+    exit_if_held()
+    adopted = adopt_rows(project, name, rows)
+    for id in adopted:
+        echo(f"adopted {id}")
+    if not adopted:
+        echo("nothing to adopt")
+
+
 @plan.command("import")
 @click.argument("memo", type=click.Path(path_type=Path, dir_okay=False))
-def import_(memo: Path) -> None:
-    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line."""
-    from ptycho_tasks.evidence.importing import import_memo
+@click.option("--plan", "plan_file", default="", help="The plan, where the memo names none.")
+@click.option("--ledger", default="", help="The ledger, likewise.")
+@click.option("--initiative", default="", help="What the plan is part of, likewise.")
+@click.option("--phase", default="", help="What names the folder of a report, likewise.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+def import_(
+    memo: Path, plan_file: str, ledger: str, initiative: str, phase: str, dry_run: bool
+) -> None:
+    """Write the evidence.yaml that a MEMO implies, and say what was taken from each line.
 
-    for finding in import_memo(memo, Path.cwd()):
-        echo(one_line(str(finding)))
+    Says also what is missing, and what will be run; nothing is run. An evidence.yaml of an earlier
+    import is updated: what a person changed in it stays.
+    """
+    from ptycho_tasks.evidence.importing import Supplied, import_memo
+
+    supplied = Supplied(plan_file, ledger, initiative, phase)
+    for finding in import_memo(memo, Path.cwd(), supplied, is_dry_run=dry_run):
+        first, *others = str(finding).split("\n")
+        echo(one_line(first))
+        print_text("".join(f"{line}\n" for line in others))
 
 
 @click.group()
@@ -131,18 +165,24 @@ def evidence() -> None:
 
 @evidence.command()
 @click.option(
-    "--keep", required=True, type=click.IntRange(min=0), help="How many of the newest to keep."
+    "--keep", required=True, type=click.IntRange(min=0), help="How many of each item's to keep."
 )
 @click.option("--yes", is_flag=True, help="Remove them.")
 def prune(keep: int, yes: bool) -> None:
-    """List old report folders that no plan, ledger or manifest points to; with --yes, remove."""
-    from ptycho_tasks.evidence.prune import list_old_reports, remove_reports
+    """List old report folders that no plan or manifest points to; with --yes, remove them.
+
+    The summary of one that the ledger points to stays, with the sha256 of each log.
+    """
+    from ptycho_tasks.evidence.prune import is_in_ledger, list_old_reports, remove_reports
 
     project = require_evidence(Path.cwd())
     exit_if_held()
     folders = list_old_reports(project, keep)
     for folder in folders:
-        echo(f"{'removing' if yes else 'would remove'} {folder.relative_to(project.root)}")
+        what = "the logs of " if is_in_ledger(project, folder) else ""
+        more = ", whose summary stays for the ledger" if what else ""
+        verb = "removing" if yes else "would remove"
+        echo(f"{verb} {what}{folder.relative_to(project.root)}{more}")
     if not folders:
         echo("nothing to remove")
     elif yes:

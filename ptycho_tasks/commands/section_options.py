@@ -11,7 +11,7 @@ import msgspec
 from ptycho_tasks.commands.completion import complete_words
 from ptycho_tasks.config.fields import SectionType, explain_fault, list_choices, make_section
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.options import Section, default_of
+from ptycho_tasks.options import Section, default_of, text_of
 
 force_option = click.option("--force", is_flag=True, help="Replace a file that is already there.")
 
@@ -25,7 +25,6 @@ def section_options(
         for field in reversed(msgspec.structs.fields(kind)):
             if field.name in without:
                 continue
-            meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
             default = default_of(field)
             default = "none" if not default or isinstance(default, Section) else default
             words = tuple(map(str, list_choices(field.type)))
@@ -35,7 +34,7 @@ def section_options(
                 multiple=isinstance(default_of(field), list),
                 metavar=f"[{'|'.join(words)}]" if words else _value_word(field.type),
                 shell_complete=complete_words(words) if words else None,
-                help=f"{meta.description}  [default: {default}]",
+                help=f"{text_of(field.type)}  [default: {default}]",
             )(command)
         return command
 

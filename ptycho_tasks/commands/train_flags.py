@@ -15,7 +15,7 @@ from ptycho_tasks.commands.flags import Flag, FlagTable, OldName
 from ptycho_tasks.commands.section_options import parse_yaml_value
 from ptycho_tasks.config.fields import list_choices
 from ptycho_tasks.config.sections import READING, SourceOptions
-from ptycho_tasks.options import ExecutionOptions
+from ptycho_tasks.options import ExecutionOptions, text_of
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(ExecutionOptions)}
 
@@ -71,8 +71,7 @@ def _reading() -> Iterator[Flag]:
     }
     for field in msgspec.structs.fields(SourceOptions):
         if field.name in READING:
-            meta = next(m for m in field.type.__metadata__ if isinstance(m, msgspec.Meta))
-            text = str(meta.description)
+            text = text_of(field.type)
             yield Flag(
                 f"--{field.name.replace('_', '-')}",
                 f"source.{field.name}",
@@ -111,7 +110,8 @@ TRAIN: FlagTable = {
         Flag(
             "--train-data-file",
             "source.file",
-            "The scan to train on: NPZ or CXI. Must be given unless --config has a source.file.",
+            "The scan to train on: NPZ, CXI or another known format. Must be given unless --config "
+            "has a source.file.",
             _FILE,
         ),
         Flag(
@@ -253,7 +253,7 @@ INFER: FlagTable = {
         Flag(
             "--test-data",
             "source.file",
-            "The scan to reconstruct: NPZ or CXI.",
+            "The scan to reconstruct: NPZ, CXI or another known format.",
             _FILE,
             required=True,
         ),

@@ -9,6 +9,7 @@ from ptycho_tasks.tasks import (
     task_evidence,
     task_fixture,
     task_infer,
+    task_report,
     task_source,
     task_train,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "task_evidence",
     "task_fixture",
     "task_infer",
+    "task_report",
     "task_source",
     "task_train",
 ]

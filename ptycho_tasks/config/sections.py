@@ -92,6 +92,12 @@ class SourceOptions(Section, frozen=True, kw_only=True):
             "or a key of the file, or a file (npy, npz, h5, tif) that holds a mask, true where bad"
         ),
     ] = "file"
+    mask_marks: Annotated[
+        Literal["bad", "good"] | None,
+        doc(
+            "what a mask is true, or not zero, for; null: bad, and a mask of most pixels is refused"
+        ),
+    ] = None
     saturated: Annotated[
         Positive | None, doc("counts from which on a pixel of a frame is bad; null: no such limit")
     ] = None
@@ -102,8 +108,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     probe: Annotated[
         FileName | None,
         doc(
-            "estimate: the probe is estimated from the frames, not read, and to be fitted later; "
-            "or a file that holds it (NPZ, NPY or HDF5); null: the scan's own"
+            "the file that holds the probe (NPZ, NPY or HDF5), or `estimate` to have it estimated "
+            "from the frames and fitted later; null: the scan's own"
         ),
     ] = None
     positions: Annotated[
@@ -122,10 +128,12 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         OrientationOptions, doc("how the positions lie to the columns and rows of the frames")
     ] = OrientationOptions()
     centre: Annotated[
-        Annotated[list[float], limits(min_length=2, max_length=2)] | Literal["auto"] | None,
+        Annotated[list[float], limits(min_length=2, max_length=2)]
+        | Literal["auto", "corner"]
+        | None,
         doc(
             "[row, column] of the detector's pixel where the zero frequency lies; auto finds it; "
-            "null: the middle"
+            "corner: frames as an FFT leaves them; null: the middle"
         ),
     ] = None
     crop: Annotated[

@@ -70,7 +70,7 @@ def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | T
         text = f"the result of {', '.join(lost)} is gone or damaged; run again"
         return report_failure(PtychoTasksError(text))
     if red:
-        rows = ", ".join(dict.fromkeys(id for item, _ in red for id in item.ids))
+        rows = ", ".join(dict.fromkeys(item.label for item, _ in red))
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
         return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None
@@ -89,7 +89,7 @@ def _show_outcomes(
             lost.append(item.name)
             continue
         again = "" if item in fresh else f" (of {record.started}, still good)"
-        echo(one_line(f"{record.outcome:<6} {', '.join(item.ids)}  {record.log}{again}"))
+        echo(one_line(f"{record.outcome:<6} {item.label}  {record.log}{again}"))
         if record.outcome == RED:
             red.append((item, record.log))
     return lost, red

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
+from ptycho_tasks.errors import PlanError
 from ptycho_tasks.evidence.documents import read_ledger, read_plan
+from ptycho_tasks.evidence.evaluation import list_children
 from ptycho_tasks.evidence.inputs import ProjectFiles
 from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK
-from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow
+from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow, format_adoption
 from ptycho_tasks.evidence.preflight import check_rows
+from ptycho_tasks.evidence.prune import was_pruned
 from ptycho_tasks.evidence.records import Record, find_manifest_problem, read_records
 from ptycho_tasks.evidence.staleness import (
     find_log_problem,
@@ -20,7 +23,7 @@ from ptycho_tasks.evidence.staleness import (
     list_changed_settings,
     list_reasons,
 )
-from ptycho_tasks.evidence.summaries import SUMMARY, find_logs, find_reports
+from ptycho_tasks.evidence.summaries import SUMMARY, find_logs, find_reports, shorten
 from ptycho_tasks.layout import project_path
 from ptycho_tasks.system.clock import SYSTEM_CLOCK, Clock, parse_stamp
 from ptycho_tasks.system.files import real_path, write_files
@@ -86,7 +89,23 @@ def check_plan(
     plan = read_plan(evidence)
     check_rows(evidence, plan)
     now = clock.now()
-    return [_check_row(evidence, row, basis, now) for row in plan.rows if row.state is not None]
+    checked = [_check_row(evidence, row, basis, now) for row in plan.rows if row.state is not None]
+    by_id = {row.id: row for row in checked}
+    for row in sorted(checked, key=lambda row: -len(row.id)):
+        children = [by_id[child.id] for child in list_children(row.id, plan.rows)]
+        if row.evidence == NONE and children and not evidence.items_for(row.id):
+            by_id[row.id] = _sum_up(row, children)
+    return [by_id[row.id] if by_id[row.id].line == row.line else row for row in checked]
+
+
+def _sum_up(row: CheckedRow, children: list[CheckedRow]) -> CheckedRow:
+    """A row by the evidence of those that it sums up."""
+    for child in children:
+        if child.state != STATES[DONE]:
+            return replace(row, reason=f"{child.id}, of which it consists, is {child.state}")
+        if child.evidence not in (VALID, BY_HAND):
+            return replace(row, evidence=child.evidence, reason=f"{child.id}: {child.reason}")
+    return replace(row, evidence=VALID, reason="")
 
 
 def list_problems(evidence: Evidence, rows: list[CheckedRow]) -> list[str]:
@@ -129,7 +148,7 @@ def _list_earlier_problems(evidence: Evidence, checked_logs: set[str]) -> Iterat
         for log_name, sha256 in find_logs(path.read_text("utf-8", "replace")):
             log = project_path(evidence.root, path.with_name(log_name))
             problem = find_log_problem(evidence, log, sha256)
-            if problem and log not in checked_logs:
+            if problem and log not in checked_logs and not was_pruned(path.with_name(log_name)):
                 yield f"{project_path(evidence.root, path)}: {problem}"
 
 
@@ -154,6 +173,41 @@ def reopen_rows(evidence: Evidence, rows: list[CheckedRow]) -> list[str]:
         if ids:
             write_files({evidence.plan_file: plan.apply({id: Change(OPEN) for id in ids})})
     return ids
+
+
+def adopt_rows(
+    evidence: Evidence, name: str, ids: Collection[str] = (), clock: Clock = SYSTEM_CLOCK
+) -> list[str]:
+    """Note of rows that are done, and for which there is no evidence, who says so and when; gives
+    them.
+
+    Args:
+        evidence: the project's.
+        name: of who says so.
+        ids: only these; all where there are none.
+        clock: tells the time.
+
+    Raises:
+        PlanError: the plan cannot be read, or a row is not there, not done, or takes no note.
+        FileWriteError: the plan cannot be written; it is as it was.
+    """
+    with hold_lock(evidence.root / LOCK):
+        plan = read_plan(evidence)
+        rows = [row for row in check_plan(evidence, None, clock) if row.evidence == NONE]
+        known = [row.id for row in rows if row.state == STATES[DONE]]
+        for id in ids:
+            if id not in known:
+                state = STATES[plan.row(id).state or ""]
+                raise PlanError(f"{evidence.plan}: row `{id}` is {state}, and not to be adopted")
+        chosen = [id for id in known if id in ids] if ids else known
+        for row in map(plan.row, chosen):
+            if row.note is None:
+                raise PlanError(f"{evidence.plan}:{row.line}: has no place for a note; add a cell")
+        note = format_adoption(clock.stamp(), shorten(name))
+        if chosen:
+            content = plan.apply({id: Change(DONE, note) for id in chosen})
+            write_files({evidence.plan_file: content})
+    return chosen
 
 
 def _check_row(evidence: Evidence, row: PlanRow, basis: Basis | None, now: datetime) -> CheckedRow:
@@ -195,6 +249,8 @@ def _judge_row(evidence: Evidence, row: PlanRow, basis: Basis | None) -> tuple[s
     if not items:
         if row.id in evidence.by_hand:
             return BY_HAND, evidence.by_hand[row.id]
+        if row.adopted:
+            return BY_HAND, f"adopted {row.adopted}"
         if records:
             return STALE, f"no item in {evidence.file} proves it any more"
         return NONE, f"no item in {evidence.file} proves it"

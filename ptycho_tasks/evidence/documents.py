@@ -32,7 +32,8 @@ def read_plan(evidence: Evidence) -> Plan:
     Raises:
         PlanError: it cannot be read.
     """
-    return _parse_plan(_read_bytes(evidence, "plan", evidence.plan_file), evidence.plan)
+    content = _read_bytes(evidence, "plan", evidence.plan_file)
+    return _parse_plan(content, evidence.plan, tuple(evidence.states.items()))
 
 
 # It is asked for several times a run, and may be long.
@@ -50,6 +51,8 @@ def read_ledger(evidence: Evidence) -> bytes:
 
 def _read_bytes(evidence: Evidence, key: str, path: Path) -> bytes:
     where = f"{evidence.file}: {key}: {getattr(evidence, key)}"
+    if not getattr(evidence, key):
+        raise PlanError(f"{evidence.file}: {key}: is missing; write the path of a Markdown file")
     problem = find_file_problem(path)
     if problem:
         raise PlanError(f"{where}: {problem}; expected a Markdown file")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ptycho_tasks.evidence.inputs import ProjectFiles
 from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
-from ptycho_tasks.evidence.plan import BLOCKED, DONE
+from ptycho_tasks.evidence.plan import BLOCKED, DONE, Plan, PlanRow, format_note
 from ptycho_tasks.evidence.records import Record, find_record
 from ptycho_tasks.evidence.staleness import list_reasons
 
@@ -64,6 +65,50 @@ def decide_state(statuses: Sequence[ItemStatus], before: str, *, by_hand: bool) 
     if by_hand and before != DONE:
         return BLOCKED, "all that is run is green; the rest is done and marked by hand"
     return DONE, "all that it needs is green"
+
+
+def list_children(id: str, rows: Iterable[PlanRow]) -> list[PlanRow]:
+    """The rows that a row sums up, by their ids: `C4.D1` and `C4.D2` of `C4.D`."""
+    child = re.compile(rf"{re.escape(id)}(?:\.?[0-9]+|\.[A-Za-z0-9]+|[a-z])")
+    return [row for row in rows if row.state is not None and child.fullmatch(row.id)]
+
+
+def roll_up(
+    evidence: Evidence, plan: Plan, updates: Sequence[RowUpdate], time: str
+) -> Iterator[RowUpdate]:
+    """What becomes of the rows that sum up others of which some change.
+
+    Args:
+        evidence: the project's.
+        plan: as it is now.
+        updates: of those others.
+        time: of the report.
+    """
+    states = {row.id: row.state for row in plan.rows if row.state is not None}
+    states |= {update.id: update.after for update in updates}
+    changed = {update.id for update in updates}
+    # The innermost first, as outer ones sum up these.
+    for row in sorted(plan.rows, key=lambda row: -len(row.id)):
+        children = [child.id for child in list_children(row.id, plan.rows)]
+        if row.state is None or row.id in evidence.ids or changed.isdisjoint(children):
+            continue
+        is_done = all(states[child] == DONE for child in children)
+        # A person may have marked it with rows in mind that stay as they are.
+        is_undone = row.state == DONE and any(states[id] != DONE for id in changed & {*children})
+        after = DONE if is_done else BLOCKED if is_undone else row.state
+        if after == row.state:
+            continue
+        states[row.id] = after
+        changed.add(row.id)
+        which = [child for child in children if is_done or states[child] != DONE]
+        reason = f"{', '.join(which)}: {'done' if is_done else 'not done'}"
+        note = format_note(time, GREEN if is_done else RED, shorten_ids(which))
+        yield RowUpdate(row.id, row.state, after, note, reason)
+
+
+def shorten_ids(ids: Sequence[str]) -> str:
+    """Ids as a note names them."""
+    return ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
 
 
 def decide_outcome(statuses: Sequence[ItemStatus]) -> str:

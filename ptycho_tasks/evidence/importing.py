@@ -5,138 +5,262 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
+from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.evidence.loading import load_evidence
-from ptycho_tasks.evidence.memo import Command, Entry, Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo_ids import find_ids
+from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
-from ptycho_tasks.evidence.shell import find_pytest, split_words
+from ptycho_tasks.evidence.shell import find_pytest, split_assignments, split_words
 from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
-from ptycho_tasks.system.files import write_files
+from ptycho_tasks.system.files import find_file_problem, write_files
 
 _OUTPUT_OPTION = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
 """An option whose value is a file that the command writes."""
 
 
-def import_memo(path: Path, root: Path) -> list[Finding]:
+@dataclass(frozen=True)
+class Supplied:
+    """What the user says where a memo does not, or says something else."""
+
+    plan: str = ""
+    ledger: str = ""
+    initiative: str = ""
+    phase: str = ""
+
+
+def import_memo(
+    path: Path, root: Path, supplied: Supplied | None = None, *, is_dry_run: bool = False
+) -> list[Finding]:
     """Write the evidence.yaml that a memo implies into a project; gives what became of each line.
+    One that an earlier import wrote is updated; what a person changed in it stays.
 
     Args:
         path: the memo.
         root: the project's folder; it gets a dodo.py too, if it has none.
+        supplied: what the user says.
+        is_dry_run: whether nothing is to be written; the last finding then is the file's text.
 
     Raises:
-        ConfigError: the memo cannot be read, or names no plan, no ledger, no artefact folder or no
-            item; or the project has evidence already. Nothing was written.
+        ConfigError: the memo cannot be read, or names nothing to prove; or the project has evidence
+            that no import wrote. Nothing was written.
         FileWriteError: the project cannot be written; nothing was.
     """
     target = root / EVIDENCE_NAME
-    if os.path.lexists(target):
-        raise ConfigError(f"{target}: is already there; nothing was written")
-    if os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
+    is_first = not os.path.lexists(target)
+    if is_first and os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
-    memo = read_memo(read_text(path))
-    _refuse_incomplete(path, memo)
-    text = "\n".join(
-        [f"# From {path.name}: {memo.summary}".rstrip(": "), *_format_evidence(memo), ""]
-    )
-    parse_evidence(None, parse_config(target, text.encode()))
+    supplied = supplied or Supplied()
+    memo = read_memo(read_text(path), root, supplied.plan)
+    _supply(memo, supplied)
+    items = _make_items(memo)
+    if not items:
+        raise ConfigError(
+            f"{path}: names no row of a plan and no command; expected `Do Now:` with entries as "
+            "`1. INITIATIVE C4.D1 ... tests: COMMAND`"
+        )
+    _fill_gaps(memo, path)
+    title = f"From {path.name}: {memo.summary}".rstrip(": ")
+    values = {key: _quote(getattr(memo, key)) for key in _KEYS if getattr(memo, key)}
+    if not is_first:
+        problem = find_file_problem(target)
+        if problem:
+            raise ConfigError(f"{target}: {problem}; nothing was written")
+        text = update_file(target.read_text("utf-8", "replace"), title, values, items, memo)
+    else:
+        text = format_file(title, values, items)
+    evidence = parse_evidence(None, parse_config(target, text.encode()))
+    assert evidence is not None
+    memo.findings.sort(key=lambda finding: finding.line or 1 << 30)
+    for item in evidence.items:
+        rows = ", ".join(item.ids) or "no row"
+        lacks = _list_missing(item, root)
+        more = f"; not here: {', '.join(lacks)}" if lacks else ""
+        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{more}")
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
         files[dodo] = EVIDENCE_DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.leave(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
+    if is_dry_run:
+        _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
+        return memo.findings
     write_files(files)
     for file in files:
         memo.take(0, file.name)
-    return sorted(memo.findings, key=lambda finding: finding.line or 1 << 30)
+    return memo.findings
 
 
-def _refuse_incomplete(path: Path, memo: Memo) -> None:
-    wanted = {
-        "a plan, as `@ path/plan.md` under `Do Now:`": memo.plan,
-        "an item with an id, as `1. INITIATIVE C4.D1 ...` under `Do Now:`": memo.entries,
-        "an artefact folder, as `Artifacts: reports/STAMP/PHASE/{...}`": memo.phase,
-        "a ledger, as `log it in docs/fix_plan.md` under `If Blocked:`": memo.ledger,
-        "an initiative, as `Focus: [NAME] ...`": memo.initiative,
-    }
-    missing = [what for what, value in wanted.items() if not value]
-    if missing:
-        raise ConfigError(f"{path}: the memo names no {missing[0].partition(' ')[2]}")
+def _list_missing(item: Item, root: Path) -> list[str]:
+    """The program, scripts and tests of an item that are not there."""
+    files = [name for name in (*item.scripts, *item.tests) if name in item.command]
+    lacks = [name for name in files if not (root / name).exists()]
+    program = next(iter(split_assignments(split_words(item.command))[1]), "")
+    is_there = "/" in program or program in ("cd", "python") or shutil.which(program) is not None
+    return lacks if is_there else [program, *lacks]
+
+
+_KEYS = ("initiative", "phase", "plan", "ledger", "reports")
+
+
+def _add(memo: Memo, verb: str, text: str) -> None:
+    memo.findings.append(Finding(0, False, text, verb))
+
+
+def _supply(memo: Memo, supplied: Supplied) -> None:
+    """Set what the user says in place of what the memo does."""
+    for key in ("plan", "ledger", "initiative", "phase"):
+        value = getattr(supplied, key)
+        if value:
+            setattr(memo, key, value)
+            memo.take(0, f"{key} {value}, by --{key}")
+
+
+def _fill_gaps(memo: Memo, path: Path) -> None:
+    """Say all that the memo lacks, with the option that supplies each."""
+    why = "nothing runs until it is there"
+    for key, kind in (("plan", "FILE"), ("ledger", "FILE")):
+        if not getattr(memo, key):
+            _add(memo, "missing", f"{key}: the memo names none; --{key} {kind} supplies it; {why}")
+    if not memo.initiative:
+        memo.initiative = path.stem
+        _add(memo, "missing", f"initiative: none; {path.stem} for now; --initiative NAME")
+    if not memo.phase:
+        name = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-") or EVIDENCE
+        _add(memo, "missing", f"phase: none; {name} for now; --phase NAME supplies it")
+        memo.phase = name
+    memo.phase = re.sub("[^A-Za-z0-9_.-]+", "_", memo.phase).strip("_.-") or EVIDENCE
+    if not memo.reports:
+        memo.reports = "reports"
+        _add(memo, "missing", "artefact folder: none; reports for now; edit `reports`")
 
 
 # ---------------------------------------------------------------------------------------------
-# Writing
+# Items
 
 
-def _format_evidence(memo: Memo) -> Iterator[str]:
-    for key in ("initiative", "phase", "plan", "ledger", "reports"):
-        yield f"{key}: {_quote(getattr(memo, key))}"
-    yield "items:"
-    log_names = _LogNames(memo)
-    tests = {command.key for entry in memo.entries for command in entry.commands}
+def _make_items(memo: Memo) -> list[ImportedItem]:
+    """What is to be run or done, each with its rows."""
+    _join_how_to(memo)
+    own = [command for entry in memo.entries for command in entry.commands]
+    others: list[Command] = []
+    for command in [*memo.how_to, *memo.mapped_tests]:
+        known = (command.text == c.text or is_same_test(command, c) for c in [*own, *others])
+        if not any(known):
+            others.append(command)
     # What the memo says how to run, and is no test, makes files that the tests may read.
-    extra = [command for command in memo.how_to if command.key not in tests]
-    outputs = [path for command in extra for path in _find_paths(command)[1]]
-    written: dict[object, Command] = {}
-    for entry in memo.entries:
-        others = [command for command in extra if _makes_file_of(command, entry)]
-        for command in [*others, *entry.commands]:
-            what = (command.key, tuple(entry.ids))
-            if what in written:
-                continue
-            written[what] = command
-            depends = _find_paths(command)[0] if command in others else [*memo.code, *outputs]
-            yield from _format_item(entry, command, log_names.choose(command), depends)
+    outputs = [p for c in others if not find_pytest(c.text).mentions for p in _find_paths(c)[1]]
+    log_names = _LogNames(memo)
+    by_entry: dict[int, list[Command]] = {}
+    free: list[Command] = []
+    for command in others:
+        index = _find_entry(memo, command)
+        by_entry.setdefault(index, []).append(command) if index is not None else free.append(
+            command
+        )
+    items: list[ImportedItem] = []
+    for index, entry in enumerate(memo.entries):
+        more = by_entry.get(index, [])
+        for command in more:
+            rows = ", ".join(entry.ids)
+            memo.take(command.line, f"`{command.text}`: {rows} of line {entry.line} need it green")
+        commands = list({c.key: c for c in [*more, *entry.commands]}.values())
+        items += [_make_item(entry.ids, c, log_names, [*memo.code, *outputs]) for c in commands]
         if len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(
                 entry.line,
                 f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the "
                 "memo does not say which proves which",
             )
-        if not entry.commands:
-            yield f"  - ids: {_quote(entry.ids)}"
-            yield f"    by_hand: {_quote(entry.text)}"
-        for command in others:
-            memo.take(
-                command.line,
-                f"it makes what line {entry.line} names: {', '.join(entry.ids)} need it green",
+        if not entry.commands and entry.ids:
+            text = (
+                f"  - ids: {_quote(entry.ids)}\n    by_hand: {_quote(entry.text or 'see the memo')}"
             )
-    _note_unused(memo, {command.key for command in written.values()})
+            items.append(ImportedItem(text, tuple(entry.ids), "", entry.text))
+    for command in free:
+        memo.take(command.line, f"`{command.text}`: is run, and proves no row: the memo names none")
+        items.append(_make_item([], command, log_names, [*memo.code, *outputs]))
+    return [item for n, item in enumerate(items) if item not in items[:n]]
 
 
-def _format_item(entry: Entry, command: Command, log: str, depends: Iterable[str]) -> Iterator[str]:
+def _join_how_to(memo: Memo) -> None:
+    """Give the entries' commands the logs, and the environment, that the how-to has for them."""
+    for entry in memo.entries:
+        for index, command in enumerate(entry.commands):
+            same = [c for c in memo.how_to if c.text == command.text]
+            same = same or [c for c in memo.how_to if is_same_test(c, command)]
+            exact = [c for c in same if c.key == command.key] or same
+            if exact and len({c.key for c in exact}) == 1:
+                env = {**command.env, **exact[0].env}
+                log = command.log or exact[0].log
+                entry.commands[index] = replace(exact[0], env=env, log=log)
+
+
+def _find_entry(memo: Memo, command: Command) -> int | None:
+    """Which entry a command belongs to that stands elsewhere; None where nothing says so."""
+    entries = {index: entry for index, entry in enumerate(memo.entries) if entry.ids}
+    label = command.context.split(command.text[:20])[0]
+    named = {*find_ids(label, memo.initiative)}
+    for index, entry in entries.items():
+        if named & {*entry.ids} or any(_has_word(label, id) for id in entry.ids):
+            return index
+    for index, entry in entries.items():
+        if any(path in entry.text for path in _find_paths(command)[1]):
+            return index
+        if any(_has_word(entry.text, word) for word in list_selectors(command)):
+            return index
+    asked = [
+        index
+        for index, entry in entries.items()
+        if command in memo.mapped_tests
+        and re.search(r"(?i:mapped\s+(?:tests?|selectors?|commands?))", entry.text)
+    ]
+    if len(asked) == 1:
+        return asked[0]
+    alone = next(iter(entries), None)
+    return (
+        alone
+        if len(memo.entries) == 1 and alone is not None and not memo.entries[0].has_tests
+        else None
+    )
+
+
+def _has_word(text: str, word: str) -> bool:
+    return bool(word) and bool(re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", text))
+
+
+def _make_item(
+    ids: list[str], command: Command, log_names: _LogNames, code: Iterable[str]
+) -> ImportedItem:
     calls = find_pytest(command.text)
-    yield f"  - ids: {_quote(entry.ids)}"
+    log = log_names.choose(command)
+    lines = [f"  - ids: {_quote(ids)}"]
     if calls.is_plain:
-        yield f"    pytest: {_quote(calls.arguments)}"
+        lines.append(f"    pytest: {_quote(calls.arguments)}")
     else:
-        yield f"    command: {_quote(command.text)}"
-    yield f"    log: {_quote(log)}"
+        lines.append(f"    command: {_quote(command.text)}")
+    lines.append(f"    log: {_quote(log)}")
+    if {"--collect-only", "--co"} & {*calls.arguments}:
+        lines.append("    expect: collected")
     if command.env:
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
-        yield f"    env: {{{env}}}"
+        lines.append(f"    env: {{{env}}}")
+    depends = [*dict.fromkeys(code)] if calls.mentions else _find_paths(command)[0]
     if depends:
-        yield f"    depends: {_quote(list(depends))}"
-
-
-def _note_unused(memo: Memo, used: set[object]) -> None:
-    noted: set[object] = set()
-    for command in [*memo.mapped_tests, *memo.how_to]:
-        if command.key not in used | noted:
-            noted.add(command.key)
-            memo.leave(command.line, f"`{command.text}`: no item under Do Now names it")
-
-
-def _makes_file_of(command: Command, entry: Entry) -> bool:
-    """Whether a command makes a file that an entry names."""
-    return any(path in entry.text for path in _find_paths(command)[1])
+        lines.append(f"    depends: {_quote(depends)}")
+    work = calls.arguments if calls.is_plain else command.text
+    return ImportedItem("\n".join(lines), tuple(ids), name_of(log), str(work))
 
 
 def _find_paths(command: Command) -> tuple[list[str], list[str]]:
@@ -150,30 +274,43 @@ def _find_paths(command: Command) -> tuple[list[str], list[str]]:
     return reads, makes
 
 
+_USUAL_WORDS = {"log", "pytest", "test", "tests", "py", "green", "red", "python", "txt", "run"}
+
+
 class _LogNames:
     """Names the logs: as `tee` does in the memo, or as fits the artefacts, each once."""
 
     def __init__(self, memo: Memo) -> None:
-        self._by_tee = {c.key: PurePath(c.log).name for c in memo.how_to if c.log}
-        self._candidates = [n for n in memo.files if n.endswith(".log") and n not in REPORT_FILES]
-        self._used: dict[str, object] = {}
+        commands = [c for entry in memo.entries for c in entry.commands]
+        commands += [*memo.how_to, *memo.mapped_tests]
+        teed = {PurePath(c.log).name for c in commands if c.log}
+        logs = [name for name in memo.files if name.endswith(".log") and name not in REPORT_FILES]
+        self._candidates = [name for name in logs if name not in teed]
+        self._is_alone = len({c.text for c in commands}) == 1
+        self._used: set[str] = set()
 
     def choose(self, command: Command) -> str:
-        name = self._by_tee.get(command.key) or self._guess(command)
+        name = PurePath(command.log).name if command.log else self._guess(command)
+        name = re.sub("[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:90] or "command.log"
         stem, number = PurePath(name).stem, 2
-        while self._used.setdefault(name.casefold(), command) is not command:
+        while name_of(name) in self._used:
             name, number = f"{stem}_{number}.log", number + 1
+        self._used.add(name_of(name))
         return name
 
     def _guess(self, command: Command) -> str:
-        words = set(re.findall("[a-z0-9]+", command.text.casefold()))
-        unnamed = [name for name in self._candidates if name not in self._by_tee.values()]
-        scores = {n: len(words & {*re.findall("[a-z0-9]+", n.casefold())}) for n in unnamed}
+        words = {*re.findall("[a-z0-9]+", command.text.casefold())} - _USUAL_WORDS
+        scores = {
+            name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
+            for name in self._candidates
+            if name_of(name) not in self._used
+        }
         best = max(scores, key=lambda name: scores[name], default="")
-        if best and scores[best] > 1:
+        if best and (scores[best] or (self._is_alone and len(scores) == 1)):
             return best
         stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
-        return f"{re.sub('[^A-Za-z0-9_.-]+', '_', stems[0] if stems else 'command')}.log"
+        program = next(iter(split_words(command.text)), "command")
+        return f"{stems[0] if stems else PurePath(program).name}.log"
 
 
 def _quote(value: object) -> str:

@@ -20,6 +20,7 @@ from ptycho_tasks.system.lock import STATE_DIR
 
 GREEN: Final = "green"
 RED: Final = "red"
+COLLECTED: Final = "collected"
 MANIFESTS = "manifests"
 """The folder of the manifests, among the report folders."""
 RUN_FOLDER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z")
@@ -31,12 +32,12 @@ OUTBOX = f"{STATE_DIR}/evidence"
 # Equal by identity, so that items can be keys: `env` has no hash.
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One command, whose log proves one or several rows."""
+    """One command, whose log proves rows."""
 
     name: str
     """Of its log, without outcome and ending."""
     ids: tuple[str, ...]
-    """The rows."""
+    """The rows; none where its log is only kept."""
     command: str
     """As it is shown, and as a shell reads it."""
     arguments: tuple[str, ...] = ()
@@ -45,6 +46,8 @@ class Item:
     """Whether the command is one call of pytest, which must then say how many tests it ran."""
     has_pytest: bool = False
     """Whether pytest is called somewhere in the command, and may say how many tests it ran."""
+    expect: str = GREEN
+    """What proves the rows: `green`, `red`, `collected`, or an exit status, as `exit 3`."""
     env: Mapping[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     tests: tuple[str, ...] = ()
@@ -57,10 +60,27 @@ class Item:
     """Files, folders and globs that it is about."""
 
     @property
+    def subjects(self) -> tuple[str, ...]:
+        """What names its manifests: its rows; where it has none, itself, as no row is called."""
+        return self.ids or (f"_{self.name}",)
+
+    @property
+    def label(self) -> str:
+        """What it is about, as it is shown."""
+        return ", ".join(self.ids) or self.name
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the outcome besides files."""
         env = {f"env.{name}": value for name, value in self.env.items()}
-        return {"command": self.command, "ids": list(self.ids), **env}
+        expect = {} if self.expect == GREEN else {"expect": self.expect}
+        return {"command": self.command, "ids": list(self.ids), **expect, **env}
+
+    def name_log(self, outcome: str) -> str:
+        """What the log is called in a report."""
+        if self.expect == RED and outcome == GREEN:
+            return f"{self.name}.log"  # its name says that it is red
+        return f"{self.name}_{outcome}.log"
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,8 @@ class Evidence:
     items: tuple[Item, ...]
     by_hand: Mapping[str, str] = field(default_factory=dict)
     """Row to what a person does for it."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """Markers of the plan besides `plan.STATES`, to those."""
 
     @property
     def ids(self) -> list[str]:
@@ -109,7 +131,8 @@ class Evidence:
         return [item for item in self.items if id in item.ids]
 
     def manifest_file(self, id: str) -> Path:
-        """Where the last published results of a row lie; the path is always the same."""
+        """Where the last published results of a row, or of another of `Item.subjects`, lie; the
+        path is always the same."""
         return self.reports_dir / MANIFESTS / f"{id}.json"
 
     def result_file(self, item: Item) -> Path:

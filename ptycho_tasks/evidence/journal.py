@@ -47,6 +47,7 @@ LOCK = f"{OUTBOX}/lock"
 """Held while something is published."""
 
 _RowId = Annotated[str, msgspec.Meta(pattern=rf"^(?:{ID_PATTERN})\Z")]
+_Subject = Annotated[str, msgspec.Meta(pattern=rf"^_?(?:{ID_PATTERN})\Z")]
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -56,9 +57,9 @@ class Journal(msgspec.Struct, frozen=True):
     """The folder that the report was written into."""
     folder: str
     """The report folder whose place that one takes."""
-    manifests: dict[_RowId, str]
-    """The new content, by row."""
-    changes: dict[str, tuple[str, str | None]]
+    manifests: dict[_Subject, str]
+    """The new content, by `Item.subjects`."""
+    changes: dict[_RowId, tuple[str, str | None]]
     """Of the plan, by row: the fields of `plan.Change`."""
     title: str
     """Of the ledger's entry."""
@@ -186,7 +187,9 @@ def _make_contents(evidence: Evidence, journal: Journal) -> dict[Path, bytes]:
     contents = {evidence.plan_file: read_plan(evidence).apply(changes)}
     ledger = read_ledger(evidence)
     if not has_line(ledger, journal.lines[-1]):
-        contents[evidence.ledger_file] = append_attempt(ledger, journal.title, journal.lines)
+        contents[evidence.ledger_file] = append_attempt(
+            ledger, journal.title, journal.lines, evidence.initiative
+        )
     for id, text in journal.manifests.items():
         contents[evidence.manifest_file(id)] = text.encode()
     return contents

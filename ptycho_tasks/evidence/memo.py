@@ -12,29 +12,40 @@ How-To Map:
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence.item import RUN_FOLDER
-from ptycho_tasks.evidence.shell import split_assignments, split_words
+from ptycho_tasks.evidence.memo_ids import find_ids
+from ptycho_tasks.evidence.memo_places import (
+    find_ledger,
+    is_ledger_name,
+    is_plan_name,
+    list_files,
+    list_markdown,
+    read_artifacts,
+)
+from ptycho_tasks.evidence.memo_sections import (
+    Line,
+    Section,
+    group_entries,
+    read_sections,
+    read_typed,
+)
+from ptycho_tasks.evidence.memo_shell import Command, Shell, is_none, is_plain_command
+from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.summaries import BLOCKER, REPORT_FILES
 from ptycho_tasks.system.files import find_file_problem
 
-_TITLE = re.compile(r"(?P<title>[A-Z][A-Za-z0-9 &/_-]{1,40}):(?:\s+(?P<rest>.*))?")
-_TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\S+)\s*$")
-_PLAN_ID = re.compile(r"[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*\.[A-Za-z0-9]+")
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z0-9]+")
-_PROGRAMS = re.compile(r"(?:python[0-9.]*|pytest|py\.test|bash|sh|make|doit|ptycho-tasks)")
+_LONGEST_MEMO = 256 * 1024
+_LONGEST_LINE = 4000
 
 _IGNORED = {
     "mode": "the evidence has no place for a way of working",
     "branch": "each log names the commit that it was run on",
-    "pitfalls to avoid": "advice to people",
+    "pitfalls": "advice to people",
     "next up": "is not part of this work",
 }
 """Sections that imply nothing, and why."""
@@ -49,28 +60,15 @@ class Finding:
     is_taken: bool
     """Whether the evidence.yaml holds it."""
     text: str
+    verb: str = ""
+    """Of one about no line: `missing`, `runs`."""
 
     def __str__(self) -> str:
         """As it is shown."""
+        if self.verb:
+            return f"{self.verb:<8}  {self.text}"
         where = f"line {self.line}" if self.line else "written"
         return f"{where:<8}  {'took' if self.is_taken else 'left'}  {self.text}"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of the memo."""
-
-    line: int
-    text: str
-    """Without the variables before it and the `tee` after it."""
-    env: dict[str, str]
-    log: str = ""
-    """The file that `tee` writes."""
-
-    @property
-    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The same for commands that do the same."""
-        return self.text, tuple(sorted(self.env.items()))
 
 
 @dataclass
@@ -79,8 +77,13 @@ class Entry:
 
     line: int
     ids: list[str]
+    """The rows that it is about."""
     text: str
     commands: list[Command]
+    heads: list[str] = field(default_factory=list)
+    """Where its ids stand; the first that names some does."""
+    has_tests: bool = False
+    """Whether it says what its tests are, which may be none."""
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Memo:
     """Of the artefact folder."""
     plan: str = ""
     ledger: str = ""
+    focus_ids: list[str] = field(default_factory=list)
     mapped_tests: list[Command] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     how_to: list[Command] = field(default_factory=list)
@@ -121,294 +125,483 @@ def read_text(path: Path) -> str:
     if problem:
         raise ConfigError(f"{path}: {problem}; expected a memo in text")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        if path.stat().st_size > _LONGEST_MEMO:
+            raise ConfigError(f"{path}: is longer than 256 KiB; expected a memo of a few pages")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; correct the path") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading
-
-
-def read_memo(text: str) -> Memo:
-    """What a memo says, section by section."""
-    memo = Memo()
-    readers = {
-        "summary": _read_summary,
-        "focus": _read_focus,
-        "mapped tests": _read_mapped_tests,
-        "artifacts": _read_artifacts,
-        "artefacts": _read_artifacts,
-        "do now": _read_entry,
-        "if blocked": _read_ledger,
-        "how-to map": _read_how_to,
-        "priorities & rationale": _read_code,
-        "pointers": _read_code,
-    }
-    title = ""
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as that") from error
+    if "\0" in text:
+        raise ConfigError(f"{path}: is no text; expected a memo")
     for number, line in enumerate(text.splitlines(), start=1):
-        match = _TITLE.fullmatch(line)
-        if match:
-            title, line = match["title"], match["rest"] or ""
-        line = line.strip()
-        if not line:
-            continue
-        reader = readers.get(title.casefold())
-        if reader is not None:
-            reader(memo, number, line)
-        elif title:
-            why = _IGNORED.get(title.casefold(), "no such section is known")
-            memo.leave(number, f"{title}: {why}")
-        else:
-            memo.leave(number, "stands before the first section")
-    return memo
-
-
-def _read_summary(memo: Memo, number: int, line: str) -> None:
-    memo.summary = f"{memo.summary} {line}".strip()
-    memo.take(number, "the summary, as a comment")
-
-
-def _read_focus(memo: Memo, number: int, line: str) -> None:
-    match = re.search(r"\[([^]]+)\]", line)
-    if match is None:
-        memo.leave(number, "Focus: names no initiative in brackets")
-        return
-    memo.initiative = memo.initiative or match[1]
-    memo.take(number, f"initiative {match[1]}")
-
-
-def _read_mapped_tests(memo: Memo, number: int, line: str) -> None:
-    for command in _read_plain_commands(memo, number, line):
-        memo.mapped_tests.append(command)
-        memo.take(number, f"command `{command.text}`{_show_env(command.env)}")
-
-
-def _read_artifacts(memo: Memo, number: int, line: str) -> None:
-    match = re.fullmatch(r"`?(?P<folder>[^{`]*?)/*(?:\{(?P<files>[^}]*)\})?`?", line)
-    if match is None or not re.fullmatch(r"\S*/\S*", match["folder"] + "/"):
-        memo.leave(number, "Artifacts: expected FOLDER/{FILE,FILE}")
-        return
-    if memo.phase:
-        memo.leave(number, f"Artifacts: {memo.reports} came first")
-        return
-    folder = PurePath(match["folder"])
-    if RUN_FOLDER.fullmatch(folder.name):  # it says when, and not what
-        name = re.sub("[^A-Za-z0-9_.-]+", "_", memo.initiative).strip("_.-")
-        folder /= name or "evidence"
-    stamped = RUN_FOLDER.fullmatch(folder.parent.name)
-    memo.phase = folder.name
-    memo.reports = str(folder.parent.parent if stamped else folder.parent)
-    memo.take(number, f"artefact folder {folder}: reports {memo.reports}, phase {memo.phase}")
-    if stamped:
-        memo.leave(number, f"{folder.parent.name}: each run makes a folder of its own time")
-    memo.files = [name.strip() for name in (match["files"] or "").split(",") if name.strip()]
-    for name in memo.files:
-        if name in REPORT_FILES:
-            memo.take(number, f"file {name}: every report has it")
-        elif name.endswith(".log"):
-            memo.take(number, f"file {name}: a log")
-        else:
-            memo.leave(number, f"file {name}: nothing says what writes it")
-
-
-def _read_entry(memo: Memo, number: int, line: str) -> None:
-    match = re.fullmatch(
-        r"(?:[0-9]+[.)]|[-*])\s*(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line
-    )
-    words = match["head"].split() if match else []
-    ids = [id for word in words if word != memo.initiative for id in _find_ids(memo, number, word)]
-    if match is None or not ids:
-        memo.leave(number, "Do Now: expected `N. INITIATIVE ID+ID what @ PLAN - text; tests: ...`")
-        return
-    text, tests = _split_tests(match["rest"])
-    commands = _read_plain_commands(memo, number, tests)
-    plan = re.sub(r"(?::[0-9-]+)?[,;.]*$", "", match["plan"].strip("`,;.")).strip("`")
-    if memo.plan and plan != memo.plan:
-        memo.leave(number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan")
-    else:
-        memo.take(number, f"plan {plan}")
-    memo.plan = memo.plan or plan
-    memo.entries.append(Entry(number, ids, text, commands))
-    memo.take(
-        number,
-        f"items {', '.join(ids)}: "
-        + (
-            "; ".join(f"`{command.text}`{_show_env(command.env)}" for command in commands)
-            or "no tests, so that a person marks them"
-        ),
-    )
-    _note_code(memo, number, text)
-
-
-_TESTS = re.compile(r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?:(?P<tests>.*)", re.IGNORECASE)
-
-
-def _split_tests(rest: str) -> tuple[str, str]:
-    """What an entry says after the plan, and what it names as its tests."""
-    match = _TESTS.fullmatch(rest)
-    text, tests = (match["text"], match["tests"]) if match else (rest, "")
-    tests = tests.strip().removesuffix(".").strip()
-    if match and match["opened"]:
-        tests = tests.removesuffix(")").strip()
-    tests = "" if tests.casefold() == "none" else tests
-    return text.strip(" \t;-\u2014\u2013") or rest.strip(" \t;-\u2014\u2013"), tests
-
-
-_ID_RANGE = re.compile(
-    r"(?P<stem>.*\.[A-Za-z]*)(?P<first>[0-9]{1,3})-(?P=stem)?(?P<last>[0-9]{1,3})"
-)
-_LONGEST_RANGE = 100
-
-
-def _find_ids(memo: Memo, number: int, word: str) -> list[str]:
-    """The rows that a word names: `C4.D1`, `E2.C1+C2` and `R.1-R.4` name one, two and four."""
-    first, *more = re.split("[+,]", word.strip("`,;:()"))
-    if not _PLAN_ID.fullmatch(first):
-        return []
-    stem = first.rpartition(".")[0]
-    ids: list[str] = []
-    for part in [first, *filter(None, more)]:
-        part = part if "." in part else f"{stem}.{part}"
-        spread = _ID_RANGE.fullmatch(part)
-        if spread is None:
-            ids.append(part)
-            continue
-        begin, end = int(spread["first"]), int(spread["last"])
-        if not begin <= end < begin + _LONGEST_RANGE:
-            memo.leave(number, f"{part}: is no range of ids")
-            continue
-        ids += [f"{spread['stem']}{index}" for index in range(begin, end + 1)]
-    return [id for id in ids if _PLAN_ID.fullmatch(id)]
-
-
-def _read_ledger(memo: Memo, number: int, line: str) -> None:
-    for name in _FILE.findall(line):
-        ours = PurePath(name).stem in ("blocker", "summary", "plan_updates")
-        if name.endswith(".md") and name != memo.plan and not memo.ledger and not ours:
-            memo.ledger = name
-            memo.take(number, f"ledger {name}")
-    if BLOCKER in line:
-        memo.take(number, f"{BLOCKER} and `[P]`: every red run does this")
-    elif not memo.ledger:
-        memo.leave(number, "If Blocked: names no ledger (a Markdown file)")
-
-
-def _read_how_to(memo: Memo, number: int, line: str) -> None:
-    spans = [span for span in re.findall("`([^`]+)`", line) if _is_command(span)]
-    for span in spans:
-        for command in _read_commands(memo, number, span):
-            memo.how_to.append(command)
-            log = f", log {PurePath(command.log).name}" if command.log else ""
-            memo.take(number, f"command `{command.text}`{_show_env(command.env)}{log}")
-    if not spans:
-        is_known = any(name in line for name in REPORT_FILES)
-        memo.leave(number, "every report has these" if is_known else "How-To Map: no command in it")
-
-
-def _read_code(memo: Memo, number: int, line: str) -> None:
-    if not _note_code(memo, number, line):
-        memo.leave(number, "names no Python file that a test could depend on")
-
-
-def _note_code(memo: Memo, number: int, line: str) -> bool:
-    """Note the Python files in a line; gives whether there is one."""
-    names = [
-        name
-        for name in dict.fromkeys(_FILE.findall(line))
-        if name.endswith(".py") and not PurePath(name).name.startswith("test_")
-    ]
-    for name in names:
-        if name not in memo.code:
-            memo.code[name] = number
-            memo.take(number, f"code {name}: the tests depend on it")
-        elif memo.code[name] != number:
-            memo.take(number, f"code {name}, as in line {memo.code[name]}")
-    return bool(names)
-
-
-def _read_plain_commands(memo: Memo, number: int, line: str) -> list[Command]:
-    """The commands of a text that is nothing but commands; none of any other text, of which a
-    finding says so: prose must never be run."""
-    parts = [part.strip() for part in _split_at_semicolons(line) if part.strip()]
-    for part in parts:
-        if not _is_plainly_a_command(part):
-            memo.leave(number, f"`{part.strip('`')}`: is not plainly a command; nothing runs it")
-            return []
-    return [command for part in parts for command in _read_commands(memo, number, part)]
-
-
-_ARGUMENT = re.compile(r"-\S*|\S*(?:/|::)\S*|\S+\.py")
-
-
-def _is_plainly_a_command(part: str) -> bool:
-    """Whether a text is a command and cannot be a sentence."""
-    spanned = len(part) > 2 and part[0] == part[-1] == "`"
-    text = part.strip("`").strip()
-    if "`" in text or "$(" in text:
-        return False
-    try:
-        words = split_words(text)
-    except ValueError:
-        return True  # what is wrong with it is said where it is read
-    simple: list[list[str]] = [[]]
-    for before, word in zip(["", *words], words, strict=False):
-        if re.fullmatch(r"[();|&]+", word):
-            simple.append([])
-        elif not re.fullmatch(r"[<>&|]*[<>][<>&|]*", word) and not re.search("[<>]", before):
-            simple[-1].append(word)
-    return any(simple) and all(_calls_a_program(p, spanned=spanned) for p in simple if p)
-
-
-def _calls_a_program(words: list[str], *, spanned: bool) -> bool:
-    rest = split_assignments(words)[1]
-    if not rest:
-        return False
-    program, *arguments = rest
-    usual = bool(_PROGRAMS.fullmatch(program)) or program == "tee"
-    if spanned:
-        return usual or "/" in program or shutil.which(program) is not None
-    # `make sure` and `python is slow` are sentences.
-    return usual and (not arguments or bool(_ARGUMENT.fullmatch(arguments[0])))
-
-
-def _read_commands(memo: Memo, number: int, line: str) -> Iterator[Command]:
-    for part in _split_at_semicolons(line):
-        text = part.strip().strip("`").strip()
-        tee = _TEE.search(text)
-        log = tee["log"] if tee else ""
-        text = text[: tee.start()] if tee else text
-        try:
-            words = split_words(text)
-            env, rest = split_assignments(words)
-        except ValueError as error:
-            memo.leave(number, f"`{text}`: {error}")
-            continue
-        if rest:
-            yield Command(number, _without_assignments(text, len(env)), env, log)
-
-
-def _without_assignments(text: str, count: int) -> str:
-    """The command as written, after the variables that are set before it."""
-    for _ in range(count):
-        text = re.sub(r"""^[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"'])*\s+""", "", text)
+        if len(line) > _LONGEST_LINE:
+            raise ConfigError(f"{path}:{number}: is longer than {_LONGEST_LINE} characters")
     return text
 
 
-def _split_at_semicolons(line: str) -> list[str]:
-    """The parts of a line between semicolons; those in quotes separate nothing."""
-    return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|[^;])+""", line)
+def read_memo(text: str, root: Path | None = None, plan: str = "") -> Memo:
+    """What a memo says, section by section.
+
+    Args:
+        text: of the memo.
+        root: the project, whose plan says which ids there are; None where there is none.
+        plan: where the plan is, if not where the memo says.
+
+    Raises:
+        ConfigError: the text is two memos.
+    """
+    return _Reader(text, root, plan).read()
 
 
-def _is_command(span: str) -> bool:
-    try:
-        words = split_assignments(split_words(span))[1]
-    except ValueError:
-        return False
-    return len(words) > 1 and (bool(_TEE.search(span)) or bool(_PROGRAMS.fullmatch(words[0])))
+class _Reader:
+    def __init__(self, text: str, root: Path | None, plan: str) -> None:
+        self.text, self.root = text, root
+        self.memo = Memo(plan=plan)
+        self.shell = Shell.of(text, root)
+        self.is_plan_given = bool(plan)
+        self.plan_lines: dict[int, str] = {}
+        """Lines that name a file that may be the plan."""
+        self.blocked: list[Line] = []
+
+    def read(self) -> Memo:
+        """What the memo says."""
+        sections = read_sections(self.text)
+        _refuse_two_memos(sections)
+        readers = {
+            "summary": self._read_summary,
+            "focus": self._read_focus,
+            "tests": self._read_mapped_tests,
+            "artifacts": self._read_artifacts,
+            "if blocked": self._read_blocked,
+            "how-to": self._read_how_to,
+            "code": self._read_pointer,
+            "plan": self._read_plan,
+            "ledger": self._read_ledger,
+        }
+        for section in sections:
+            if section.kind == "do now":
+                for group in group_entries(section.lines):
+                    self._read_entry(group)
+                continue
+            reader = readers.get(section.kind)
+            for line in section.lines:
+                if reader is not None:
+                    reader(line)
+                elif section.kind or not section.title:
+                    why = _IGNORED.get(section.kind, "stands before the first section")
+                    self.memo.leave(line.number, f"{section.title}: {why}".lstrip(": "))
+                else:
+                    self._read_other(section, line)
+        self._choose_plan()
+        self._choose_ledger()
+        self._settle_ids()
+        self.memo.findings.sort(key=lambda finding: finding.line or 1 << 30)
+        return self.memo
+
+    # --- sections --------------------------------------------------------------------------
+
+    def _read_summary(self, line: Line) -> None:
+        self.memo.summary = " ".join(f"{self.memo.summary} {line.text}".split())
+        self.memo.take(line.number, "the summary, as a comment")
+
+    def _read_focus(self, line: Line) -> None:
+        if self.memo.initiative:
+            self.memo.leave(line.number, "Focus: is described")
+            return
+        name, rest = _split_focus(line.text)
+        if not name:
+            self.memo.leave(line.number, "Focus: names no initiative")
+            return
+        self.memo.initiative = name
+        self.memo.focus_ids = find_ids(rest, name)
+        ids = f", rows {', '.join(self.memo.focus_ids)}" if self.memo.focus_ids else ""
+        self.memo.take(line.number, f"initiative {name}{ids}")
+
+    def _read_mapped_tests(self, line: Line) -> None:
+        leave = self._leave_at(line)
+        commands = (
+            self._read_fence(line)
+            if line.is_fence
+            else self.shell.read_plain(line.text, line.number, leave)
+        )
+        for command in commands:
+            self.memo.take(line.number, f"command {command}")
+        if not commands and not any(f.line == line.number for f in self.memo.findings):
+            self.memo.take(line.number, "no tests")
+        self.memo.mapped_tests += commands
+
+    def _read_artifacts(self, line: Line) -> None:
+        memo, artifacts = self.memo, read_artifacts(self.shell.resolve(line.text))
+        if artifacts is None:
+            names = [n for n in list_files(line.text) if "/" not in n] if memo.reports else []
+            if names:
+                self._note_files(line.number, names)
+            else:
+                memo.leave(line.number, "Artifacts: expected FOLDER/{FILE,FILE}")
+            return
+        if memo.reports:
+            is_same = (memo.reports, memo.phase) == (artifacts.reports, artifacts.phase)
+            if is_same or artifacts.reports.startswith(memo.reports):
+                self._note_files(line.number, artifacts.files)
+            else:
+                memo.leave(line.number, f"Artifacts: {memo.reports} came first")
+            return
+        memo.reports, memo.phase = artifacts.reports, artifacts.phase
+        phase = artifacts.phase or "named after the initiative"
+        memo.take(line.number, f"artefact folder: reports {artifacts.reports}, phase {phase}")
+        if artifacts.stamp:
+            memo.leave(line.number, f"{artifacts.stamp}: each run makes a folder of its own time")
+        beside = [name for name in list_files(line.text) if "/" not in name]
+        self._note_files(line.number, artifacts.files or beside)
+
+    def _note_files(self, number: int, names: list[str]) -> None:
+        for name in (PurePath(name).name for name in names):
+            if name in REPORT_FILES:
+                self.memo.take(number, f"file {name}: every report has it")
+            elif name.endswith(".log"):
+                self.memo.take(number, f"file {name}: a log")
+            else:
+                self.memo.leave(number, f"file {name}: nothing says what writes it")
+            if name not in self.memo.files:
+                self.memo.files.append(name)
+
+    def _read_blocked(self, line: Line) -> None:
+        self.blocked.append(line)
+
+    def _read_how_to(self, line: Line) -> None:
+        before = len(self.memo.findings)
+        commands = self._read_line(line)
+        for command in commands:
+            self.memo.take(line.number, f"command {command}")
+        self.memo.how_to += commands
+        if not commands and len(self.memo.findings) == before:
+            is_known = any(name in line.text for name in REPORT_FILES)
+            sets = "=" in line.text and any(f"{n}=" in line.text for n in self.shell.variables)
+            self.memo.leave(
+                line.number,
+                "every report has these"
+                if is_known
+                else "sets variables, which the commands here have"
+                if sets
+                else "How-To Map: no command in it",
+            )
+
+    def _read_line(self, line: Line) -> list[Command]:
+        """The commands of a line that may be one, or hold some."""
+        leave = self._leave_at(line)
+        if line.is_fence:
+            return self._read_fence(line)
+        if is_plain_command(line.text):
+            return self.shell.read_plain(line.text, line.number, leave, line.text)
+        found = self.shell.read_spans(line.text, line.number, leave)
+        label = re.match(r"(?:[^`:]*?:\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$", line.text)
+        if not found and label and is_plain_command(label["rest"]):
+            return self.shell.read_plain(label["rest"], line.number, leave, line.text)
+        return found
+
+    def _read_fence(self, line: Line) -> list[Command]:
+        if not line.is_shell:
+            self.memo.leave(line.number, "the fence holds no shell's commands")
+            return []
+        return self.shell.read_script(line.text, line.number, self._leave_at(line), line.text)
+
+    def _read_pointer(self, line: Line) -> None:
+        for name in list_markdown(line.text):
+            if is_plan_name(name) or "checklist" in line.text.casefold():
+                self.plan_lines.setdefault(line.number, name)
+                return
+        if not self._note_code(line.number, line.text):
+            self.memo.leave(line.number, "names no Python file that a test could depend on")
+
+    def _read_plan(self, line: Line) -> None:
+        names = list_markdown(line.text)
+        if names:
+            self._take_plan(line.number, names[0])
+        else:
+            self.memo.leave(line.number, "Plan: names no Markdown file")
+
+    def _read_ledger(self, line: Line) -> None:
+        names = list_markdown(line.text)
+        if names and not self.memo.ledger:
+            self.memo.ledger = names[0]
+            self.memo.take(line.number, f"ledger {names[0]}")
+        else:
+            self.memo.leave(line.number, "Ledger: names no other Markdown file")
+
+    def _read_other(self, section: Section, line: Line) -> None:
+        """A line of a section of which nothing is known: commands that stand alone are taken."""
+        if line.is_fence or (line.is_item and is_plain_command(line.text)):
+            self._read_how_to(line)
+        else:
+            self.memo.leave(line.number, f"{section.title}: no such section is known")
+
+    def _leave_at(self, line: Line) -> _Leave:
+        return _Leave(self.memo, line.number)
+
+    # --- entries ---------------------------------------------------------------------------
+
+    def _read_entry(self, group: list[Line]) -> None:
+        first = group[0]
+        if first.text.startswith("|"):
+            for line in group:
+                self._read_table_row(line)
+            return
+        entry = Entry(first.number, [], "", [])
+        log = ""
+        for line in group:
+            kind, value = ("", "") if line.is_fence else read_typed(line.text)
+            if kind == "plan" and not list_markdown(value):
+                kind = "ids"
+            if kind == "ids":
+                entry.heads.insert(0, value)
+                self.memo.take(line.number, f"rows {', '.join(find_ids(value)) or 'by the plan'}")
+            elif kind == "tests":
+                self._read_tests(entry, line, value)
+            elif kind == "artifacts":
+                self._read_artifacts(replace(line, text=value))
+            elif kind == "log":
+                log = next(iter(list_files(value)), "")
+                self.memo.take(line.number, f"log {log or 'none'}")
+            elif kind == "plan":
+                self._read_plan(replace(line, text=value))
+            elif kind == "ledger":
+                self._read_ledger(replace(line, text=value))
+            elif line is first and not line.is_fence:
+                self._read_first_line(entry, line)
+            else:
+                self._read_sub_line(entry, line)
+        if log and len(entry.commands) == 1 and not entry.commands[0].log:
+            entry.commands = [replace(entry.commands[0], log=log)]
+        self.memo.entries.append(entry)
+
+    def _read_first_line(self, entry: Entry, line: Line) -> None:
+        match = re.fullmatch(r"(?P<head>.*?)\s+@\s+(?P<plan>\S+)(?P<rest>.*)", line.text)
+        if match:
+            head, rest = match["head"], match["rest"]
+            names = list_markdown(match["plan"])
+            if names:
+                self._take_plan(line.number, names[0])
+            else:
+                self.memo.leave(line.number, f"{match['plan']}: is no Markdown file, as plans are")
+        else:
+            head, rest = line.text, line.text
+            for name in filter(is_plan_name, list_markdown(line.text)):
+                self.plan_lines.setdefault(line.number, name)
+        inside = re.findall(r"\(([^()]*)\)", line.text)
+        entry.heads += re.split(r"\s+[-\u2013\u2014]+\s+|:\s+|:$", _drop_spans(head))[:2]
+        entry.heads += [text for text in inside if all(map(_DOTTED.fullmatch, _split_ids(text)))]
+        text, tests = _split_tests(rest)
+        entry.text = text or rest.strip(" \t;-\u2014\u2013") or head
+        if tests is None:
+            entry.commands += self.shell.read_spans(text, line.number, self._leave_at(line))
+        else:
+            self._read_tests(entry, line, tests)
+        self._note_code(line.number, text)
+
+    def _read_tests(self, entry: Entry, line: Line, tests: str) -> None:
+        before = len(self.memo.findings)
+        commands = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        if not commands and len(self.memo.findings) == before:
+            says_none = "no tests" if is_none(tests) else "no command that proves anything"
+            self.memo.leave(line.number, says_none)
+        if not commands and not is_none(tests):
+            entry.text = f"{entry.text}; tests: {tests}".strip("; ")
+        entry.has_tests = True
+        entry.commands += commands
+
+    def _read_sub_line(self, entry: Entry, line: Line) -> None:
+        before = len(self.memo.findings)
+        if not line.is_fence:
+            text, tests = _split_tests(line.text)
+            if tests is not None:
+                self._read_tests(entry, line, tests)
+                line = replace(line, text=text)
+        commands = self._read_line(line) if line.text else []
+        entry.commands += commands
+        if not commands and not line.is_fence:
+            entry.text = f"{entry.text} {line.text}".strip()
+            self._note_code(line.number, line.text)
+            if len(self.memo.findings) == before:
+                self.memo.take(line.number, "belongs to the entry above, as its text")
+        for command in commands:
+            self.memo.take(line.number, f"command {command}")
+
+    def _read_table_row(self, line: Line) -> None:
+        cells = [cell.strip() for cell in line.text.strip("|").split("|")]
+        if all(set(cell) <= set("-: ") for cell in cells) or not find_ids(cells[0]):
+            self.memo.leave(line.number, "Do Now: the head of a table")
+            return
+        text = " - ".join(filter(None, cells[1:]))
+        commands = [
+            command
+            for cell in cells[1:]
+            if "`" in cell or is_plain_command(cell)
+            for command in self._read_line(replace(line, text=cell))
+        ]
+        log = next(
+            (cell.strip("`") for cell in cells if re.fullmatch(r"`?[\w.-]+\.log`?", cell)), ""
+        )
+        if len(commands) == 1 and log:
+            commands = [replace(commands[0], log=commands[0].log or log)]
+        self.memo.entries.append(Entry(line.number, [], text, commands, [cells[0]], True))
+
+    # --- plan, ledger, ids -----------------------------------------------------------------
+
+    def _take_plan(self, number: int, plan: str) -> None:
+        memo = self.memo
+        if memo.plan and plan != memo.plan:
+            memo.leave(
+                number, f"plan {plan}: {memo.plan} came first, and the evidence has one plan"
+            )
+        else:
+            memo.take(number, f"plan {plan}")
+        memo.plan = memo.plan or plan
+
+    def _choose_plan(self) -> None:
+        """Take the plan from a pointer, where no entry names it and one file only may be it."""
+        memo = self.memo
+        names = {*self.plan_lines.values()}
+        names = {name for name in names if memo.initiative and memo.initiative in name} or names
+        for number, name in self.plan_lines.items():
+            if memo.plan or names == {name}:
+                self._take_plan(number, name)
+            else:
+                memo.leave(number, f"{name}: may be the plan; not sure, as other files may be too")
+
+    def _choose_ledger(self) -> None:
+        memo = self.memo
+        text = " ".join(line.text for line in self.blocked)
+        if not memo.ledger:
+            memo.ledger = find_ledger(text, [memo.plan])
+            for line in self.blocked:
+                if memo.ledger and memo.ledger in line.text:
+                    memo.take(line.number, f"ledger {memo.ledger}")
+                    break
+        if not memo.ledger:
+            names = {*filter(is_ledger_name, list_markdown(self.text))} - {memo.plan}
+            if len(names) == 1:
+                (memo.ledger,) = names
+                memo.take(0, f"ledger {memo.ledger}, as the memo names no other")
+        for line in self.blocked:
+            if BLOCKER in line.text:
+                memo.take(line.number, f"{BLOCKER} and `[P]`: every red run does this")
+            elif not (memo.ledger and memo.ledger in line.text):
+                memo.leave(line.number, "If Blocked: names no ledger (a Markdown file)")
+
+    def _settle_ids(self) -> None:
+        """Find the rows of each entry, by the plan where it is there."""
+        memo, known = self.memo, self._read_known_ids()
+        others = [*memo.focus_ids]
+        for entry in memo.entries:
+            heads = (find_ids(head, memo.initiative, known) for head in entry.heads)
+            ids = next(filter(None, heads), others)
+            strange = [id for id in ids if known and id not in known]
+            for id in strange:
+                memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
+            entry.ids = [id for id in ids if id not in strange]
+        # One row has one entry that describes it.
+        for entry in memo.entries:
+            self._tell_of(entry)
+
+    def _tell_of(self, entry: Entry) -> None:
+        tests = "; ".join(map(str, entry.commands))
+        what = tests or "no tests, so that a person marks them"
+        if entry.ids:
+            self.memo.take(entry.line, f"items {', '.join(entry.ids)}: {what}")
+        elif entry.commands:
+            self.memo.take(entry.line, f"{tests}: it proves no row, as the entry names none")
+        else:
+            self.memo.leave(entry.line, f"Do Now: names no row of the plan: {entry.text[:60]}")
+
+    def _read_known_ids(self) -> Collection[str]:
+        if self.root is None or not self.memo.plan:
+            return ()
+        try:
+            content = (self.root / self.memo.plan).read_bytes()
+        except OSError:
+            return ()
+        return {row.id for row in Plan(content, self.memo.plan).rows}
+
+    def _note_code(self, number: int, line: str) -> bool:
+        """Note the Python files in a line; gives whether there is one."""
+        memo = self.memo
+        names = [
+            name
+            for name in dict.fromkeys(list_files(line))
+            if name.endswith(".py") and not PurePath(name).name.startswith("test_")
+        ]
+        for name in names:
+            if name not in memo.code:
+                memo.code[name] = number
+                memo.take(number, f"code {name}: the tests depend on it")
+            elif memo.code[name] != number:
+                memo.take(number, f"code {name}, as in line {memo.code[name]}")
+        return bool(names)
 
 
-def _show_env(env: dict[str, str]) -> str:
-    return "".join(f", {name}={json.dumps(value)}" for name, value in env.items())
+@dataclass(frozen=True)
+class _Leave:
+    memo: Memo
+    number: int
+
+    def __call__(self, text: str) -> None:
+        self.memo.leave(self.number, text)
+
+
+def _refuse_two_memos(sections: list[Section]) -> None:
+    seen: dict[str, int] = {}
+    for section in sections:
+        if section.kind in ("summary", "do now") and section.lines:
+            first = seen.setdefault(section.kind, section.lines[0].number)
+            if first != section.lines[0].number and section.kind == "summary" and len(seen) == 2:
+                raise ConfigError(
+                    f"the memo's line {section.lines[0].number} begins a second memo; give each a "
+                    "file of its own"
+                )
+
+
+_TESTS = re.compile(
+    r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?\s*(?::|\s[-\u2013\u2014]\s)(?P<tests>.*)",
+    re.IGNORECASE,
+)
+
+
+def _split_tests(rest: str) -> tuple[str, str | None]:
+    """What an entry says besides its tests, and what it names as them; None where it does not."""
+    match = _TESTS.fullmatch(rest)
+    if match is None:
+        return rest.strip(" \t;-\u2014\u2013"), None
+    tests = match["tests"].strip().removesuffix(".").strip()
+    if match["opened"]:
+        tests = tests.removesuffix(")").strip()
+    return match["text"].strip(" \t;-\u2014\u2013"), tests
+
+
+_DOTTED = re.compile(r"[\w-]+(?:\.\w+)+")
+
+
+def _split_ids(text: str) -> list[str]:
+    return re.split(r"[\s,+]+", text.strip())
+
+
+def _drop_spans(text: str) -> str:
+    """A text without the code spans that are more than a name."""
+    return re.sub(
+        "`[^`]*`", lambda span: " ; " if re.search(r"[\s/()]", span[0]) else span[0], text
+    )
+
+
+def _split_focus(text: str) -> tuple[str, str]:
+    """The initiative that a focus names, and what stands behind it."""
+    text = text.replace("**", "").replace("`", "").strip()
+    match = re.search(r"\[([^]]+)\](?P<rest>.*)", text)
+    if match:
+        return match[1], match["rest"]
+    match = re.match(
+        r"(?P<name>[A-Z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)+)(?P<rest>(?:[.:/\s(,]|$).*)", text
+    )
+    if match:
+        return match["name"], match["rest"].lstrip(".")
+    match = re.match(r"(?P<name>[\w.-]*\w)\s*(?P<rest>[:/(]|[-\u2013\u2014]\s|$).*", text)
+    return (match["name"], "") if match else ("", "")

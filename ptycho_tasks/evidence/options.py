@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from ptycho_tasks.config.document import ConfigFile, parse_config, shorten
 from ptycho_tasks.config.fields import explain_fault
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence.item import Evidence, Item
+from ptycho_tasks.evidence.item import COLLECTED, GREEN, RED, Evidence, Item
+from ptycho_tasks.evidence.plan import STATES, is_like_a_state
 from ptycho_tasks.evidence.shell import (
     find_pytest,
     find_scripts,
@@ -34,6 +35,7 @@ from ptycho_tasks.options import (
 )
 
 RowId = Annotated[str, limits(pattern=ROW_PATTERN)]
+_LAST_STATUS = 255
 Text = Annotated[str, limits(pattern=TEXT_PATTERN)]
 
 
@@ -43,14 +45,20 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     affects: ClassVar[Stages] = ()
 
     id: Annotated[RowId | None, doc("the row of the plan")] = None
-    ids: Annotated[list[RowId], doc("the rows, where one log proves several")] = msgspec.field(
-        default_factory=list
-    )
+    ids: Annotated[
+        list[RowId] | None, doc("the rows, where one log proves several; `[]` for none")
+    ] = None
     command: Annotated[Text | None, doc("what to run, as a shell reads it")] = None
     pytest: Annotated[list[Text], doc("or: what pytest is to run, and its options")] = (
         msgspec.field(default_factory=list)
     )
     by_hand: Annotated[Text | None, doc("or: what a person does and marks; nothing is run")] = None
+    expect: Annotated[
+        Literal["green", "red", "collected"] | dict[str, int],
+        doc(
+            "what proves the rows: that it is green or red, `{exit: N}`, or that it collects tests"
+        ),
+    ] = GREEN
     log: Annotated[str | None, doc("names the log: a plain file name")] = None
     env: Annotated[dict[str, str | int | float], doc("environment variables")] = msgspec.field(
         default_factory=dict
@@ -65,8 +73,10 @@ class ItemOptions(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
-        if (self.id is None) == (not self.ids):
+        if (self.id is None) == (self.ids is None):
             raise ValueError("give exactly one of `id` and `ids`")
+        if not self.rows and self.by_hand is not None:
+            raise ValueError("`by_hand` is about a row; give it an `id`")
         if len(set(self.rows)) < len(self.rows):
             raise ValueError("`ids` has one id twice; remove one")
         if sum((self.command is not None, bool(self.pytest), self.by_hand is not None)) != 1:
@@ -76,11 +86,17 @@ class ItemOptions(Section, frozen=True, kw_only=True):
         if self.by_hand is not None:
             if self.log is not None or self.env or self.time_limit_s or self.depends:
                 raise ValueError("`by_hand` runs nothing, so that only `id` or `ids` go with it")
+            if self.expect != GREEN:
+                raise ValueError("`by_hand` runs nothing, so that it can expect nothing")
         elif self.log is None or not re.fullmatch(NAME_PATTERN, self.log):
             raise ValueError(
                 f"`log` must be a plain file name, {NAME_RULE}, not {shorten(self.log)}; the "
                 "report folder is chosen anew for each run"
             )
+        if isinstance(self.expect, dict) and (
+            self.expect.keys() != {"exit"} or not 0 <= self.expect["exit"] <= _LAST_STATUS
+        ):
+            raise ValueError("`expect` must be green, red, collected or {exit: N}, N at most 255")
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"`env`: {shorten(name)} cannot name an environment variable")
@@ -92,7 +108,7 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     @property
     def rows(self) -> tuple[str, ...]:
         """The ids, however they were given."""
-        return (self.id,) if self.id is not None else tuple(self.ids)
+        return (self.id,) if self.id is not None else tuple(self.ids or ())
 
 
 class EvidenceOptions(Section, frozen=True, kw_only=True):
@@ -102,9 +118,17 @@ class EvidenceOptions(Section, frozen=True, kw_only=True):
 
     initiative: Annotated[Text, doc("what the plan is part of; named in the ledger")]
     phase: Annotated[str, doc("names the folder of a report", pattern=NAME_PATTERN)]
-    plan: Annotated[Text, doc("the Markdown file whose checklist is kept up to date")]
-    ledger: Annotated[Text, doc("the Markdown file that every attempt is appended to")]
+    plan: Annotated[
+        Text | None, doc("the Markdown file whose checklist is kept up to date; a run needs it")
+    ] = None
+    ledger: Annotated[
+        Text | None, doc("the Markdown file that every attempt is appended to; a run needs it")
+    ] = None
     reports: Annotated[Text, doc("the folder of the reports")] = "reports"
+    states: Annotated[
+        dict[str, Literal["open", "done", "blocked"]],
+        doc("what other markers of the plan mean, as `{D: done}`"),
+    ] = msgspec.field(default_factory=dict)
     items: Annotated[list[ItemOptions], doc("what is run, and what it proves", min_length=1)]
 
 
@@ -165,8 +189,9 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
     except msgspec.ValidationError as error:
         raise place.refuse(*explain_fault(error, EvidenceOptions, data)) from error
     for key in ("initiative", "plan", "ledger", "reports"):
-        if not getattr(options, key).isprintable():
+        if not (getattr(options, key) or "").isprintable():
             raise place.refuse(key, "expected text without control characters")
+    markers = _read_states(options.states, place)
     if set("()|") & set(options.reports):
         raise place.refuse("reports", "`(`, `)` and `|` cannot stand in a plan's pointer to a log")
     by_hand = {row: one.by_hand for one in options.items if one.by_hand for row in one.rows}
@@ -175,12 +200,29 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         file=file.path.name,
         initiative=options.initiative,
         phase=options.phase,
-        plan=_spell(options.plan),
-        ledger=_spell(options.ledger),
+        plan=_spell(options.plan) if options.plan else "",
+        ledger=_spell(options.ledger) if options.ledger else "",
         reports=_spell(options.reports),
         items=tuple(_make_items(options.items, place)),
         by_hand=by_hand,
+        states=markers,
     )
+
+
+def _read_states(states: Mapping[str, str], place: _Place) -> dict[str, str]:
+    """The markers that a project has besides ours, to ours."""
+    ours = {meaning: marker for marker, meaning in STATES.items()}
+    seen: dict[str, str] = {}
+    for marker, meaning in states.items():
+        key = f"states.{marker}"
+        if marker.strip() in ("", "x", "X", "P") or not is_like_a_state(f"[{marker}]"):
+            problem = (
+                "expected one or two characters, or a word as `done`, but none of ` `, x and P"
+            )
+            raise place.refuse("states", f"{shorten(marker)}: {problem}")
+        if seen.setdefault(marker.casefold(), meaning) != meaning:
+            raise place.refuse(key, f"means {meaning}, and in another case something else; use one")
+    return {marker: ours[meaning] for marker, meaning in states.items()}
 
 
 def _make_items(all_options: list[ItemOptions], place: _Place) -> Iterator[Item]:
@@ -218,9 +260,13 @@ def _make_item(options: ItemOptions) -> Item:
     arguments = options.pytest or calls.arguments
     if any(re.match("--junit-?xml", word) for word in arguments):
         raise ValueError("the program sets --junitxml itself, to count the tests; remove it")
+    expect = options.expect if isinstance(options.expect, str) else f"exit {options.expect['exit']}"
+    if bool(re.search(r"--co(?:llect-only)?\b", command)) != (expect == COLLECTED):
+        raise ValueError("`expect: collected` and pytest's `--collect-only` go together; add one")
     return Item(
         # Memos name a log by the outcome that they hope for: `cli_green.log`.
-        name=re.sub(r"(_green|_red)?(\.log)?$", "", options.log, count=1) or options.log,
+        name=_name_item(options.log, expect),
+        expect=expect,
         ids=options.rows,
         command=command,
         arguments=tuple(options.pytest),
@@ -233,6 +279,13 @@ def _make_item(options: ItemOptions) -> Item:
         stages=tuple(name for name in options.depends if _is_stage(name)),
         depends=tuple(_spell(name) for name in options.depends if not _is_stage(name)),
     )
+
+
+def _name_item(log: str, expect: str) -> str:
+    """What an item is called: its log without outcome and ending; but one that is to be red keeps
+    that, so that the green one of the same test may stand beside it."""
+    name = re.sub(r"(_green|_red)?(\.log)?$", "", log, count=1) or log
+    return f"{name}_{RED}" if expect == RED else name
 
 
 def _is_stage(name: str) -> bool:

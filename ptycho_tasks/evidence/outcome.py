@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from ptycho_tasks.evidence.item import GREEN, RED, Item
+from ptycho_tasks.evidence.item import COLLECTED, GREEN, RED, Item
 from ptycho_tasks.evidence.junit import PytestReport
 from ptycho_tasks.evidence.log import Tee, escape
 
@@ -68,9 +68,15 @@ def _find_problem(item: Item, status: int, ended: str, tests: PytestReport | Non
     """What makes a run red; empty where it is green."""
     if _hit_limit(ended):
         return ended
+    if item.expect.startswith("exit "):
+        return "" if item.expect == f"exit {status}" else f"{ended}, and not {item.expect}"
+    if item.expect == RED:
+        return "is expected to be red, and is green" if status == 0 else ""
     if status != 0:
         first_failure = tests.first_failure if tests is not None else ""
         return first_failure or tee.first_error or tee.last_line or ended
+    if item.expect == COLLECTED:
+        return ""
     if tests is None and item.is_pytest:
         return "pytest wrote no JUnit XML, so that nothing says what ran"
     if tests is not None and not tests.counts.passed:

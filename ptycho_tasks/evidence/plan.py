@@ -1,6 +1,7 @@
 """A plan's checklist in Markdown: find its rows, and edit them without touching any other byte.
 
-Two kinds of rows count, anywhere in the file but in fenced code:
+Two kinds of rows count, anywhere in the file but in fenced code; one without an id goes by a slug
+of its text:
 
     | C4.D1 | Run targeted CLI tests | [ ] | may hold \\| escaped pipes and `[x]` in code |
     - [ ] **C4.D:** All CLI tests GREEN
@@ -58,30 +59,37 @@ class PlanRow(NamedTuple):
     """One of `STATES`; None where the row has no state."""
     text: str
     """What is to be done, as written."""
-    marker: int = -1
-    """Where in the line the state's character stands."""
+    marker: tuple[int, int] = (-1, -1)
+    """Where in the line the state begins and ends."""
     note: tuple[int, int] | None = None
-    """Where in the line the last cell's text ends and where the cell does; None where no note can
-    stand, as in a list."""
+    """Where in the line the last cell, or the text of a list's row, begins and ends; None where no
+    note can stand."""
     odd: str = ""
     """What stands in the place of the state and is none, as `[D]`."""
+    adopted: str = ""
+    """Who says that it was done before there was evidence, and when; empty where nobody does."""
+    has_id: bool = True
+    """Whether the plan itself names it; else its id is made of its text."""
+    is_mapped: bool = False
+    """Whether its state is written as the project's own `states` do."""
 
 
 class Plan:
     """A plan as it was read."""
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, states: tuple[tuple[str, str], ...] = ()) -> None:
         """Find the rows.
 
         Args:
             content: of the file; bytes that are no UTF-8 are kept as they are.
             name: of the file, for messages.
+            states: other markers than `STATES`, to those.
         """
         self.content = content
         self.name = name
         # Not `splitlines`, for which a form feed ends a line too.
         self._lines = content.decode("utf-8", "surrogateescape").split("\n")
-        self.rows = list(_find_rows(self._lines))
+        self.rows = list(_number_slugs(_find_rows(self._lines, dict(states))))
         self._by_id: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             self._by_id.setdefault(row.id, []).append(row)
@@ -120,7 +128,7 @@ class Plan:
         known = ", ".join(f"`[{state}]`" for state in STATES)
         return (
             f"{self.name}:{row.line}: row `{row.id}` has the state {row.odd.strip('`')}, which is "
-            f"none of {known}; write one of them"
+            f"none of {known}; write one of them, or map it in `states`"
         )
 
     def apply(self, changes: Mapping[str, Change]) -> bytes:
@@ -139,8 +147,21 @@ class Plan:
         return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-_LAST_NOTE = re.compile(r"[ \t]*\(evidence [0-9T:Z-]+ (?:green|red): [^()|]*\)$")
-"""A note as `format_note` writes it, at the end of a cell."""
+_LAST_NOTE = re.compile(
+    r"[ \t]*\((?:evidence [0-9T:Z-]+ (?:green|red): |adopted [0-9T:Z-]+ by )[^()|]*\)$"
+)
+"""A note as `format_note` or `format_adoption` writes it, at the end of a cell."""
+_ADOPTION = re.compile(r"\(adopted ([0-9T:Z-]+ by [^()|]*)\)$")
+
+
+def format_adoption(time: str, name: str) -> str:
+    """The note of a row that was done before there was evidence.
+
+    Args:
+        time: when it was adopted.
+        name: of who says so.
+    """
+    return f"(adopted {time} by {name})"
 
 
 def format_note(time: str, outcome: str, log: str) -> str:
@@ -159,13 +180,24 @@ def _edit(line: str, row: PlanRow, change: Change) -> str:
         first, last = row.note
         text = line[first:last]
         body = _LAST_NOTE.sub("", text.rstrip(" \t"))
-        blank = text[len(text.rstrip(" \t")) :] or " "
+        blank = text[len(text.rstrip(" \t")) :] or (" " if line[last : last + 1] == "|" else "")
         line = f"{line[:first]}{body} {change.note}{blank}{line[last:]}"
-    # The marker stands before the last cell.
-    return line[: row.marker] + change.state + line[row.marker + 1 :]
+    if row.is_mapped and change.state == row.state:
+        return line
+    # The marker stands before the note.
+    begin, end = row.marker
+    return line[:begin] + change.state + line[end:]
 
 
-def _find_rows(lines: list[str]) -> Iterator[PlanRow]:
+def _number_slugs(rows: Iterator[PlanRow]) -> Iterator[PlanRow]:
+    """Rows of which those without an id, and with equal texts, are told apart."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        count = seen[row.id] = seen.get(row.id, 0) + 1
+        yield row if row.has_id or count == 1 else row._replace(id=f"{row.id}-{count}")
+
+
+def _find_rows(lines: list[str], states: Mapping[str, str]) -> Iterator[PlanRow]:
     fence = ""
     for number, line in enumerate(lines, start=1):
         # A look at how a line begins spares most lines of a long plan the patterns.
@@ -178,40 +210,100 @@ def _find_rows(lines: list[str]) -> Iterator[PlanRow]:
         elif opened and "`" not in line[opened.end() :]:
             fence = opened[1]
         elif head:
-            row = _read_table_row(line, number) if head == "|" else _read_list_row(line, number)
+            read = _read_table_row if head == "|" else _read_list_row
+            row = read(line, number, states)
             if row is not None:
                 yield row
 
 
-def _read_list_row(line: str, number: int) -> PlanRow | None:
+class _State(NamedTuple):
+    """A state as it stands in a line."""
+
+    state: str
+    begin: int
+    end: int
+    is_mapped: bool
+
+
+def _read_state(text: str, begin: int, states: Mapping[str, str]) -> _State | None:
+    """The state that a text is, which begins at a place of its line; None where it is none."""
+    inner = text.strip("`")[1:-1]
+    at = begin + text.index("[") + 1
+    if inner in states or inner.strip() in states:
+        state = states.get(inner) or states[inner.strip()]
+        return _State(state, at, at + len(inner), is_mapped=True)
+    if _MARKER.fullmatch(text) is None:
+        return None
+    return _State(inner.replace("X", "x"), at, at + 1, is_mapped=False)
+
+
+def make_slug(text: str) -> str:
+    """What a row without an id is called: the words before a colon, or the first of its text."""
+    text = re.sub(r"`[^`]*`(?=.*\w)|[*_]{2}", "", text)
+    words = re.findall("[a-z0-9]+", re.split(r"[:.(|]", text)[0].casefold())
+    return "-".join(words[:_LONGEST_SLUG])
+
+
+_LONGEST_SLUG = 6
+
+
+def is_like_a_state(text: str) -> bool:
+    """Whether a text stands where a state does, as `[D]`, whether it is one or not."""
+    return _ODD_CELL.fullmatch(text) is not None
+
+
+def _read_adoption(text: str) -> str:
+    match = _ADOPTION.search(text.rstrip(" \t"))
+    return match[1] if match else ""
+
+
+def _read_list_row(line: str, number: int, states: Mapping[str, str]) -> PlanRow | None:
     """The row in an item of a list; None where it is none."""
     item = _LIST_ROW.fullmatch(line)
     if item is None:
         return None
-    id = _ID.match(item["text"])
-    if id is None:
+    name, after = _read_list_id(item["text"])
+    text = _LAST_NOTE.sub("", after.lstrip(": \t").rstrip())
+    state = _read_state(item["marker"], item.start("marker"), states) if item["marker"] else None
+    id = name
+    if item["marker"]:
+        id = name or make_slug(_LAST_NOTE.sub("", item["text"].rstrip()))
+    if not id:
         return None
-    after = item["text"][id.end() :]
+    if state is None:
+        return PlanRow(id, number, None, text, odd=item["marker"] or "", has_id=bool(name))
+    return PlanRow(
+        id,
+        number,
+        state.state,
+        text,
+        (state.begin, state.end),
+        item.span("text"),
+        adopted=_read_adoption(after),
+        has_id=bool(name),
+        is_mapped=state.is_mapped,
+    )
+
+
+def _read_list_id(text: str) -> tuple[str, str]:
+    """The id that the text of a list's row begins with, and the rest; empty where with none."""
+    id = _ID.match(text)
+    if id is None:
+        return "", text
+    after = text[id.end() :]
     # Else the first word of any sentence would be an id.
     is_marked = id["colon"] or id["mark"] or after.startswith(":") or re.search("[0-9]", id["id"])
-    if not is_marked or (after and after[0] not in " \t:"):
-        return None
-    text = after.lstrip(": \t").rstrip()
-    marker = _MARKER.fullmatch(item["marker"] or "")
-    if marker is None:
-        return PlanRow(id["id"], number, None, text, odd=item["marker"] or "")
-    begin = item.start("marker") + marker.start("state")
-    return PlanRow(id["id"], number, marker["state"].replace("X", "x"), text, begin)
+    return (id["id"], after) if is_marked and after[:1] in ("", " ", "\t", ":") else ("", text)
 
 
-def _read_table_row(line: str, number: int) -> PlanRow | None:
+def _read_table_row(line: str, number: int, states: Mapping[str, str]) -> PlanRow | None:
     """The row in a line of a table; None where it is none."""
     cells = _split_cells(line)
     if len(cells) < 2:
         return None
-    id = _ID.fullmatch(line[slice(*cells[0])].strip())
-    if id is None:
-        return None
+    first = line[slice(*cells[0])].strip()
+    id = _ID.fullmatch(first)
+    name = id["id"] if id else make_slug(first)
     last = len(cells) - 1
     text = line[slice(*cells[1])].strip()
     odd = ""
@@ -219,28 +311,37 @@ def _read_table_row(line: str, number: int) -> PlanRow | None:
         content = line[begin:end].strip()
         if "[" not in content or len(content) > _LONGEST_MARKER:
             continue
-        marker = _MARKER.fullmatch(content)
-        if marker:
+        if not _ODD_CELL.fullmatch(content):
+            continue
+        state = _read_state(content, begin + line[begin:end].index(content), states)
+        if state is not None:
+            if not name:
+                return None
             return PlanRow(
-                id["id"],
+                name,
                 number,
-                marker["state"].replace("X", "x"),
+                state.state,
                 text if index != 1 else "",
-                begin + line[begin:end].index("[") + 1,
+                (state.begin, state.end),
                 cells[last] if index < last else None,
+                adopted=_read_adoption(line[slice(*cells[last])]),
+                has_id=id is not None,
+                is_mapped=state.is_mapped,
             )
-        odd = odd or (content if _ODD_CELL.fullmatch(content) else "")
-    return PlanRow(id["id"], number, None, text, odd=odd)
+        odd = odd or content
+    has_id = id is not None
+    is_row = has_id or bool(odd and name)
+    return PlanRow(name, number, None, text, odd=odd, has_id=has_id) if is_row else None
 
 
 def _split_cells(line: str) -> list[tuple[int, int]]:
-    """Begin and end of each cell of a table row, between its pipes; none where it is no row."""
+    """Begin and end of each cell of a table row, between its pipes; the last one needs none."""
     first = line.index("|") + 1
     if "\\" in line:
         ends = [end.end() - 1 for end in _CELL_END.finditer(line, first)]
     else:
         ends = [*accumulate(map(len, line[first:].split("|")), lambda end, more: end + 1 + more)]
         ends = [first + end for end in ends[:-1]]
-    if line[ends[-1] + 1 if ends else 0 :].strip(" \t"):
-        return []  # it has no closing pipe
+    if line[ends[-1] + 1 if ends else first :].strip(" \t"):
+        ends.append(len(line))  # it has no closing pipe
     return [*zip([first, *(end + 1 for end in ends)], ends, strict=False)]

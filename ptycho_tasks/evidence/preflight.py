@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError, FileWriteError, PlanError, one_line
-from ptycho_tasks.evidence.documents import read_plan
+from ptycho_tasks.evidence.documents import read_ledger, read_plan
 from ptycho_tasks.evidence.inputs import exists, files_on_disk
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.ledger import lock_file
@@ -45,6 +45,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     plan = read_plan(evidence)
     check_rows(evidence, plan)
     ledger = evidence.ledger_file
+    if not evidence.ledger:
+        read_ledger(evidence)
     if not ledger.is_file():
         problem = (
             find_file_problem(ledger) or "no such file; make one, which may be empty, or correct it"

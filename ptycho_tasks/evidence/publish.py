@@ -23,6 +23,7 @@ from ptycho_tasks.evidence.evaluation import (
     decide_outcome,
     decide_state,
     evaluate_item,
+    roll_up,
 )
 from ptycho_tasks.evidence.inputs import ProjectFiles
 from ptycho_tasks.evidence.item import GREEN, OUTBOX, RED, Evidence, Item
@@ -98,7 +99,7 @@ def publish(
         _refuse_mistakes(results)
         rows = {id for item in results for id in item.ids}
         rows.update(find_unmarked_rows(evidence, items, files))
-        if not rows:
+        if not (rows or results):
             return None
         with hold_lock(lock_file(evidence.ledger_file)):
             plan = read_plan(evidence)
@@ -109,6 +110,9 @@ def publish(
                 id: [evaluate_item(evidence, item, files) for item in evidence.items_for(id)]
                 for id in ids
             }
+            for item in results:
+                if not item.ids:
+                    statuses[item.subjects[0]] = [evaluate_item(evidence, item, files)]
             return _publish_rows(evidence, plan, statuses, results, clock)
 
 
@@ -143,7 +147,7 @@ def find_unmarked_rows(
 
 def _refuse_mistakes(results: Mapping[Item, Record]) -> None:
     texts = [
-        f"{', '.join(item.ids)}: `{' '.join(item.command.split())}` {record.mistake}"
+        f"{item.label}: `{' '.join(item.command.split())}` {record.mistake}"
         for item, record in results.items()
         if record.mistake
     ]
@@ -179,7 +183,12 @@ def _publish_rows(
             id: [status._replace(record=moved.get(status.item.name, status.record)) for status in s]
             for id, s in statuses.items()
         }
-        updates = [_update_row(evidence, plan, id, s, time) for id, s in statuses.items()]
+        updates = [
+            _update_row(evidence, plan, id, s, time)
+            for id, s in statuses.items()
+            if id in evidence.ids
+        ]
+        updates += roll_up(evidence, plan, updates, time)
         _write_report(evidence, work / evidence.phase, moved, updates, time)
         title, lines = _describe_attempt(evidence, moved, statuses, report, time)
         journal = Journal(
@@ -202,7 +211,7 @@ def _copy_logs(
     logs will have in the report."""
     moved = {}
     for item, record in results.items():
-        name = f"{item.name}_{record.outcome}.log"
+        name = item.name_log(record.outcome)
         shutil.copyfile(evidence.log_file(item), work / name)
         log = project_path(evidence.root, report / name)
         moved[item.name] = msgspec.structs.replace(record, log=log)

@@ -70,6 +70,11 @@ class Record(Provenance, frozen=True, kw_only=True):
     sha256: str
     """Of the log."""
 
+    @property
+    def label(self) -> str:
+        """What it is about, as it is shown."""
+        return ", ".join(self.ids) or self.item
+
     def __post_init__(self) -> None:
         """Refuse what the types cannot say.
 
@@ -124,7 +129,7 @@ def find_unpublished(evidence: Evidence, item: Item) -> Record | None:
 
 def find_published(evidence: Evidence, item: Item) -> Record | None:
     """The last published result of an item."""
-    records = [record for id in item.ids for record in read_records(evidence, id)]
+    records = [record for id in item.subjects for record in read_records(evidence, id)]
     own = [record for record in records if record.item == item.name]
     return max(own, key=lambda record: record.started, default=None)
 

@@ -101,7 +101,7 @@ def format_summary(evidence: Evidence, results: Mapping[str, Record], time: str)
 
 
 def _list_facts(record: Record) -> Iterator[str]:
-    yield f"- rows: {', '.join(record.ids)}"
+    yield f"- rows: {record.label}"
     # Four blanks more than the list's: a code block, whatever the command holds.
     yield "- command:"
     yield ""
@@ -140,7 +140,7 @@ def format_blocker(records: Sequence[Record], tails: Sequence[Sequence[str]]) ->
     lines: list[str] = []
     for record, tail in zip(records, tails, strict=True):
         lines += [
-            f"# {', '.join(record.ids)}: blocked",
+            f"# {record.label}: blocked",
             f"# command: {escape_line(record.command)}",
             f"# {record.ended}: {escape_line(record.problem)}",
             f"# the end of {record.log}:",
@@ -172,7 +172,7 @@ def format_attempt(
         files.append(BLOCKER)
     for log, record in results.items():
         problem = f": {shorten(record.problem)}" if record.outcome == RED else ""
-        lines.append(f"- {', '.join(record.ids)}: {_describe(record)}{problem}; `{log}`")
+        lines.append(f"- {record.label}: {_describe(record)}{problem}; `{log}`")
     for id, logs in proved.items():
         lines.append(f"- {id}: was proved already; {', '.join(f'`{log}`' for log in logs)}")
     return f"{time}, {evidence.initiative}, {evidence.phase}", [
@@ -182,7 +182,7 @@ def format_attempt(
     ]
 
 
-_REPORT = re.compile(r"^- Report: `(.*)/` \(", re.MULTILINE)
+_REPORT = re.compile(r"^[ \t]*- Report: `(.*)/` \(", re.MULTILINE)
 
 
 def find_reports(ledger: str) -> list[str]:

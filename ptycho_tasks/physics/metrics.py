@@ -393,13 +393,62 @@ def frc50(found: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> floa
     return float((ring + (high - 0.5) / (high - low)) / len(correlation))
 
 
+def ring_curves(
+    object: NDArray[np.complex64],
+    origin: tuple[int, int],
+    truth: NDArray[np.complex64] | None,
+    positions: NDArray[np.float64],
+    size: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The spectrum of a reconstruction over the scanned box, and its correlation with the truth.
+
+    Args:
+        object, origin, truth, positions, size: as of `score`; without a truth, no correlation.
+
+    Returns:
+        (R,) mean |F|^2 of ring 1..R, the mean off and a Hann window on, over that of ring 1; and
+        (R,) the Fourier ring correlation of `frc50`, after alignment. Ring r is at r / R of
+        Nyquist. None where no truth covers the box, or it is flat.
+
+    Raises:
+        ScanError: the reconstruction does not cover the box.
+    """
+    box = scanned_box(positions, size)
+    found_box = _moved(box, origin)
+    _check_covers(object.shape, found_box, "reconstruction")
+    found = np.nan_to_num(object[found_box].astype(np.complex128), posinf=0, neginf=0)
+    power = _ring_means(np.abs(np.fft.fft2(_faded(found))) ** 2)
+    covers = truth is not None and all(
+        side.start >= 0 and side.stop <= n for side, n in zip(box, truth.shape, strict=True)
+    )
+    if truth is None or not covers or not np.isfinite(object).all():
+        return power, None
+    wanted = truth[box].astype(np.complex128)
+    spectra = [np.fft.fft2(_faded(f)) for f in (align(object, truth, box, origin), wanted)]
+    return power, _ring_correlation(*spectra) if spectra[1].any() else None
+
+
+def _ring_means(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) means over rings, the first at 1."""
+    ring, rings = _number_rings(power.shape)
+    counts = np.bincount(ring, minlength=rings + 1)[1 : rings + 1]
+    sums = np.bincount(ring, weights=power.reshape(-1), minlength=rings + 1)[1 : rings + 1]
+    means = sums / np.maximum(counts, 1)
+    return np.asarray(means / means[0] if means.size and means[0] > 0 else means, dtype=np.float64)
+
+
+def _number_rings(shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
+    """The ring of each pixel of a spectrum, flat, and R; ring R ends at Nyquist."""
+    rings = min(shape) // 2
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
+    return np.rint(2 * rings * frequency).astype(int).reshape(-1), rings
+
+
 def _ring_correlation(
     found: NDArray[np.complex128], wanted: NDArray[np.complex128]
 ) -> NDArray[np.float64]:
     """(R,) correlation of ring 1..R; the last ring ends at Nyquist, rings are 1/min(H, W) wide."""
-    rings = min(found.shape) // 2
-    frequency = np.hypot(np.fft.fftfreq(found.shape[0])[:, None], np.fft.fftfreq(found.shape[1]))
-    ring = np.rint(2 * rings * frequency).astype(int).reshape(-1)
+    ring, rings = _number_rings(found.shape)
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.bincount(ring, weights=values.reshape(-1), minlength=rings + 1)

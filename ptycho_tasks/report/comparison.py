@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
+from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import Entry
 from ptycho_tasks.builds.task_table import Table
-from ptycho_tasks.builds.why import judge
+from ptycho_tasks.builds.why import Verdict, judge
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import CONFIG_NAME, METRICS
@@ -31,6 +32,22 @@ _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
 
 
+class ResultFiles(NamedTuple):
+    """Where a result lies, and what it hangs on."""
+
+    table: Table
+    row: Row
+    """Its task."""
+    place: Path
+    """The folder in `runs/` that it has, or will have."""
+    folder: Path
+    """Where the files are: in the store, or in its place."""
+    training: Path | None
+    """The folder of the bundle that it was made with."""
+    reasons: Sequence[str]
+    """Why it is not fresh."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A reconstruction, or the place of one that is not built."""
@@ -41,7 +58,8 @@ class Result:
     stage: str
     """`infer` or `refine`."""
     state: str
-    """`fresh`; `stale`; `stored`: the next run takes it from the store; `not built`; `ignored`."""
+    """`fresh`; `stale`; `stored`: the next run takes it from the store; `not built`; `ignored`;
+    `failed`: its task, or one before it, failed when it last ran."""
     settings: Mapping[str, Any]
     """Dotted config key to value, for all that decides the result."""
     measures: Mapping[str, float]
@@ -49,6 +67,8 @@ class Result:
     them, seconds of the training and of the stage itself, the larger peak memory in bytes."""
     differences: Mapping[str, float]
     """Measures less those of the baseline; empty where there is none, and of itself."""
+    files: ResultFiles | None = None
+    """Where it lies, and what it hangs on; None of one that no project has."""
 
 
 class Comparison(NamedTuple):
@@ -141,10 +161,10 @@ def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
         if not new:
             continue
         with ask_project(table.changes) as (control, manager):
-            control.process([place.row.name for place in new.values()])
+            # Variants may share a task, and doit loses what follows one that is named twice.
+            control.process([*dict.fromkeys(place.row.name for place in new.values())])
             verdicts = judge(control, manager)
-            states = {verdict.task: verdict.status for verdict in verdicts}
-            reader = _Reader(table.rows, manager.backend, states)
+            reader = _Reader(table.rows, manager.backend, {v.task: v for v in verdicts})
             results |= {folder: reader.read(place) for folder, place in new.items()}
     return results
 
@@ -152,27 +172,29 @@ def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
 class _Reader:
     """Reads results with what the database and the store know of them."""
 
-    def __init__(self, rows: Sequence[Row], state: State, states: Mapping[str, str]) -> None:
+    def __init__(self, rows: Sequence[Row], state: State, verdicts: Mapping[str, Verdict]) -> None:
         """Of tasks that were judged.
 
         Args:
             rows: all tasks.
             state: the database, which knows by now which entry of the store each task has.
-            states: name of a task to the status that `doit why` gives it.
+            verdicts: name of a task to what `doit why` says of it.
         """
-        self.state, self.states, self.store = state, states, project_store()
+        self.state, self.verdicts, self.store = state, verdicts, project_store()
         self.makers = {path: row for row in rows for path in row.outputs}
 
     def read(self, place: _Place) -> Result:
         """The result in a place, as far as it is there."""
         row = place.row
         entry, training = self._find_entry(row), self._find_training(row)
-        status = self.states.get(row.name, "stale")
+        verdict = self.verdicts.get(row.name, Verdict(row.name, "stale", ()))
+        status = verdict.status
         is_there = status == "stored" or (place.folder / METRICS).is_file()
-        measures = {}
+        measures, kept = {}, None
         if is_there:
             kept = None if entry is None else read_measures(entry.folder / METRICS)
             measures = kept or read_measures(place.folder / METRICS)
+        failure = "" if status in ("up to date", "stored") else self._find_failure(row)
         settings = self._collect_settings(row)
         if not place.scan and row.inputs.get("scan") not in self.makers:
             settings["inference.scan"] = row.inputs.get("scan")
@@ -180,11 +202,35 @@ class _Reader:
             variant=place.variant,
             scan=place.scan,
             stage=row.stage,
-            state=_describe_state(status) if is_there else "not built",
+            state="failed" if failure else _describe_state(status) if is_there else "not built",
             settings=settings,
             measures=measures | _measure_cost(training, entry if is_there else None),
             differences={},
+            files=ResultFiles(
+                place.table,
+                row,
+                place.folder,
+                entry.folder if kept and entry else place.folder,
+                self._find_bundle(row, training),
+                [*([failure] if failure else []), *(reason.text for reason in verdict.reasons)],
+            ),
         )
+
+    def _find_failure(self, row: Row) -> str:
+        """What failed when it last ran: a task, or the first of those before it."""
+        before = filter(None, map(self.makers.get, row.inputs.values()))
+        for failure in map(self._find_failure, before):
+            if failure:
+                return failure
+        failure = find_failure(self.state, row)
+        return f"{row.name} failed: {failure}" if failure else ""
+
+    def _find_bundle(self, row: Row, training: Entry | None) -> Path | None:
+        """The folder of the bundle that a result was made with, be it in the store or not."""
+        if training is not None:
+            return training.folder
+        bundle = row.inputs.get("bundle")
+        return None if bundle is None else Path(bundle).parent
 
     def _find_entry(self, row: Row | None) -> Entry | None:
         """What the store has of the outputs of a task."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,6 +137,69 @@ def read_product(path: Path) -> Reconstruction:
             positions=_plain(file, f"{GROUP}/positions"),
             losses=_plain(file, "loss_values").tolist(),
         )
+
+
+@dataclass(frozen=True)
+class ProductDetails:
+    """What a product holds, for whoever looks at it; see `product_bytes` for each array."""
+
+    object: NDArray[np.complex64]
+    """(H, W)."""
+    seen: NDArray[np.bool_]
+    """(H, W)."""
+    probe: NDArray[np.complex64]
+    """(P, N, N)."""
+    positions: NDArray[np.float64]
+    """(M, 2)."""
+    origin: tuple[int, int]
+    residual: NDArray[np.float32]
+    """(M,)."""
+    losses: NDArray[np.float64]
+    """(E,)."""
+    pixel_size_m: tuple[float, float] | None
+
+
+def read_product_details(path: Path) -> ProductDetails:
+    """All that is worth a look in a product that `product_bytes` made.
+
+    Raises:
+        ScanError: the file is missing, damaged, of an older version or of another program.
+    """
+    with _open_product(path) as file:
+        row, column = (int(side) for side in _plain(file, f"{GROUP}/origin"))
+        is_known = bool(file[GROUP].attrs["pixel_size_known"])
+        height, width = (float(file["object"].attrs[name]) for name in _PIXEL)
+        details = ProductDetails(
+            object=_plain(file, "object")[0],
+            seen=_plain(file, f"{GROUP}/seen").astype(bool),
+            probe=_plain(file, "probe")[0],
+            positions=_plain(file, f"{GROUP}/positions"),
+            origin=(row, column),
+            residual=_plain(file, f"{GROUP}/residual"),
+            losses=_plain(file, "loss_values"),
+            pixel_size_m=(height, width) if is_known else None,
+        )
+        _check_shapes(details)
+        return details
+
+
+def _check_shapes(details: ProductDetails) -> None:
+    """Refuse arrays that do not belong together.
+
+    Raises:
+        ValueError: names them.
+    """
+    frames = len(details.positions)
+    if details.object.ndim != 2 or details.seen.shape != details.object.shape:
+        raise ValueError("object and ptycho_tasks/seen differ in shape")
+    if details.probe.ndim != 3 or details.probe.shape[1] != details.probe.shape[2]:
+        raise ValueError("probe is no stack of square modes")
+    if 0 in (*details.object.shape, *details.probe.shape, frames):
+        raise ValueError("object, probe or ptycho_tasks/positions is empty")
+    if not all(0 < side < math.inf for side in details.pixel_size_m or ()):
+        raise ValueError("the size of a pixel is no length")
+    if details.positions.shape != (frames, 2) or details.residual.shape != (frames,):
+        raise ValueError("ptycho_tasks/positions and ptycho_tasks/residual differ in length")
 
 
 @dataclass(frozen=True)

@@ -169,9 +169,11 @@ class _Reader:
         named = f" ({self.places[key]})" if key in self.places else ""
         guesses = _guess(key, content)
         hint = f"perhaps `{key}: {guesses[0]}`; " if guesses else ""
+        asked = "source.datasets: " if key in self.places else ""
+        estimate = ", or set source.probe to estimate" if key == "probeGuess" else ""
         return ScanError(
-            f"{self.path}: source.datasets: {key}{named} is not in the file, which holds "
-            f"{content.describe()}; {hint}say where it is"
+            f"{self.path}: {asked}{key}{named} is not in the file, which holds "
+            f"{content.describe()}; {hint}say with source.datasets where it is{estimate}"
         )
 
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from ptycho_tasks.errors import ScanError
+
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def explain_unreadable(path: Path, error: OSError) -> ScanError:
+    """The error of a scan's file that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return ScanError(f"{path}: no such file; check the path")
+    return ScanError(
+        f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
+    )
 
 
 def has_zip_signature(path: Path) -> bool:

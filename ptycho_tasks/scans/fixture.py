@@ -53,7 +53,12 @@ def read_fixture(npz_path: Path) -> ScanData:
         )
     # What was settled when the source was read is not asked again.
     scan = read_scan(
-        npz_path, reader="npz", units="pixels", stray_frames="keep", bad_pixels=ONLY_MARKED
+        npz_path,
+        reader="npz",
+        units="pixels",
+        stray_frames="keep",
+        bad_pixels=ONLY_MARKED,
+        mask_marks="bad",
     )
     return replace(scan, name=sidecar["scan_name"], notes=(), doubts=())
 

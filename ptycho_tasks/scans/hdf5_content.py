@@ -26,9 +26,12 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """The datasets of a file, the largest first."""
+    """What a file holds."""
 
     datasets: tuple[Listed, ...]
+    """The largest first."""
+    links: tuple[str, ...] = ()
+    """Names that lead to other files."""
 
     def find_frames(self) -> Listed | None:
         """The largest stack of real images."""
@@ -36,18 +39,20 @@ class Content:
         return next(stacks, None)
 
     def describe(self) -> str:
-        """The datasets with their shapes and types, in a line."""
+        """The datasets with their shapes and types, and the links, in a line."""
         shown = [
             f"{one.name} ({' x '.join(map(str, one.shape)) or 'one'} {one.dtype})"
             for one in self.datasets[:_MOST]
         ]
-        more = len(self.datasets) - _MOST
+        shown += [f"{name} (in another file)" for name in self.links[: _MOST - len(shown)]]
+        more = len(self.datasets) + len(self.links) - len(shown)
         return (", ".join(shown) or "no dataset") + (f" and {more} more" if more > 0 else "")
 
 
 def list_datasets(path: Path) -> Content:
-    """The datasets of an HDF5 file, those behind links aside; none of one that is damaged."""
+    """The datasets of an HDF5 file, and its links to others; none of one that is damaged."""
     found: list[Listed] = []
+    links: list[str] = []
 
     def note(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
@@ -56,9 +61,15 @@ def list_datasets(path: Path) -> Content:
             except TypeError:  # of a type that numpy has no name for
                 found.append(Listed(name, item.shape, "unknown type", "V"))
 
+    def note_link(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            links.append(name)
+
     try:
         with h5py.File(path, "r") as file:
             file.visititems(note)
+            file.visititems_links(note_link)
     except DAMAGE:
         return Content(())
-    return Content(tuple(sorted(found, key=lambda one: -math.prod(one.shape))))
+    datasets = sorted(found, key=lambda one: -math.prod(one.shape))
+    return Content(tuple(datasets), tuple(links))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.bad_pixels import CXI_GOOD_BITS
+from ptycho_tasks.scans.hdf5_content import list_datasets
 from ptycho_tasks.scans.hdf5_values import (
     ENERGIES,
     JOULES_PER_EV,
@@ -46,7 +47,7 @@ from ptycho_tasks.scans.raw_scan import (
 _SOURCE = "entry_1/instrument_1/source_1"
 _DETECTOR = "entry_1/instrument_1/detector_1"
 _CXI_FRAMES = ("entry_1/data_1/data", f"{_DETECTOR}/data")
-_OTHER_FRAMES = ("entry/data/data", "exchange/data", "patterns")
+_OTHER_FRAMES = ("entry/data/data", "exchange/data", "patterns", "entry/data")
 """Where Ptychodus' readers find frames in files that hold no positions and no probe."""
 _TRANSLATIONS = (
     "entry_1/data_1/translation",
@@ -61,6 +62,7 @@ _ILLUMINATIONS = (
 )
 _EXPOSURE = "entry_1/ptychodus/exposure_time_s"
 _MASK = f"{_DETECTOR}/mask"
+_NEXUS_MASK = "entry/instrument/detector/detectorSpecific/pixel_mask"
 _BASIS = f"{_DETECTOR}/basis_vectors"
 _SHIFTED = "is_fft_shifted"
 """What CXI calls the flag of an image whose zero frequency lies in the corner."""
@@ -98,7 +100,7 @@ def open_ptychodus_frames(path: Path, reading: Reading) -> Iterator[RawScan]:
     """
     with open_linked(path, reading) as file:
         if reading.needs_positions or reading.needs_probe:
-            raise _frames_alone(file, path)
+            raise _frames_alone(file, path, reading)
         yield _read(file, path, reading, _OTHER_FRAMES)
 
 
@@ -115,7 +117,7 @@ def _read(file: LinkedFiles, path: Path, reading: Reading, frames: Sequence[str]
     raw.grid = _side(raw)
     if reading.needs_probe:
         _add_cxi_probe(raw, file)
-    raw.bad_pixels = find_array(file, path, (reading.bad_pixels, _MASK, "bad_pixels"))
+    raw.bad_pixels = find_array(file, path, (reading.bad_pixels, _MASK, "bad_pixels", _NEXUS_MASK))
     if raw.bad_pixels is not None and raw.bad_pixels.key.endswith("/mask"):
         raw.good_bits = CXI_GOOD_BITS
     raw.note_files(path, file.stamps)
@@ -140,15 +142,23 @@ def _frames(file: LinkedFiles, path: Path, keys: Sequence[str]) -> RawScan:
     )
 
 
-def _frames_alone(file: LinkedFiles, path: Path) -> ScanError:
+def _frames_alone(file: LinkedFiles, path: Path, reading: Reading) -> ScanError:
     if file.dataset("probe_position_x_m") is not None:
         return ScanError(
             f"{path}: a Ptychodus product, which holds no frames; give the frames in source.file "
             "and this file in source.product"
         )
+    needed = {
+        "positions": reading.needs_positions,
+        "a probe": reading.needs_probe,
+    }
+    lacking = " nor ".join(name for name, is_needed in needed.items() if is_needed)
     return ScanError(
-        f"{path}: holds frames alone, and neither positions nor a probe; set source.product to the "
-        "product that belongs to them, or source.positions and source.probe"
+        f"{path}: holds no {lacking} where Ptychodus writes them, but "
+        f"{list_datasets(path).describe()}; set source.product to the product that belongs to the "
+        "frames, or source.positions and source.probe (`estimate` finds one), or say where the "
+        "file has what, as in `source.datasets: {diff3d: PATH, xcoords: PATH, ycoords: PATH, "
+        "probeGuess: PATH}`"
     )
 
 
@@ -156,8 +166,8 @@ def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
     """Refuse frames that are said to have the zero frequency in the corner."""
     group = raw.frames.key.rpartition("/")[0]
     dataset = file.dataset(raw.frames.key, in_part=True)
-    assert dataset is not None
-    flags = [dataset.attrs.get(_SHIFTED), dataset.parent.attrs.get(_SHIFTED)]
+    items = [] if dataset is None else [dataset, dataset.parent]  # none of a stack of several
+    flags = [item.attrs.get(_SHIFTED) for item in items]
     for place in {group, _DETECTOR}:
         flag = file.dataset(f"{place}/{_SHIFTED}")
         flags.append(None if flag is None else flag[()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles
+from ptycho_tasks.scans.linked_files import DAMAGE, LinkedFiles, explain_damage
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.scans.raw_scan import (
     METRES,
@@ -25,6 +25,7 @@ from ptycho_tasks.scans.raw_scan import (
     check_stack,
     refused,
 )
+from ptycho_tasks.scans.stacks import JoinedFrames
 
 JOULES_PER_EV = 1.602176634e-19
 METRE_EV = 1.2398419843320026e-06
@@ -32,6 +33,9 @@ METRE_EV = 1.2398419843320026e-06
 LENGTHS = {**METRES, "metre": 1.0, "meter": 1.0, "cm": 1e-2, "\u00b5m": 1e-6, "\u03bcm": 1e-6,
             "micron": 1e-6, "pm": 1e-12}  # fmt: skip
 ENERGIES = {"j": 1.0, "joule": 1.0, "ev": JOULES_PER_EV, "kev": 1e3 * JOULES_PER_EV}
+
+
+_NUMBERED = re.compile(r"_\d+$")
 
 
 class Frames(NamedTuple):
@@ -56,21 +60,22 @@ def open_linked(path: Path, reading: Reading) -> Iterator[LinkedFiles]:
         try:
             yield file
         except DAMAGE as error:
-            raise ScanError(
-                f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be "
-                "truncated, copy or make it again"
-            ) from error
+            raise explain_damage(path, error) from error
 
 
 def map_frames(file: LinkedFiles, path: Path, key: str) -> Frames | None:
     """Frames, memory-mapped where they lie in one piece; None where there are none at that key.
 
+    A group of numbered datasets, `data_000001` and on, as detectors write them that begin a new
+    file now and then, is one stack.
+
     Raises:
-        ScanError: neither three axes, nor the four of a raster scan; or an empty one.
+        ScanError: neither three axes, nor the four of a raster scan; or an empty one; or the parts
+            of a stack differ.
     """
     dataset = file.dataset(key, in_part=True)
     if dataset is None:
-        return None
+        return _join_series(file, path, key)
     raster = Raster(dataset) if dataset.ndim == 4 and dataset.size else None
     frames = Keyed(path, key, map_dataset(dataset) if raster is None else raster)
     check_stack(frames)
@@ -78,6 +83,30 @@ def map_frames(file: LinkedFiles, path: Path, key: str) -> Frames | None:
     if raster is None:
         return Frames(frames, unwritten, None)
     return Frames(frames, lambda axis: raster.list_frames(unwritten(0)), dataset.shape[:2])
+
+
+def _join_series(file: LinkedFiles, path: Path, key: str) -> Frames | None:
+    names = sorted(name for name in file.names(key) if _NUMBERED.search(name))
+    parts = [map_frames(file, path, f"{key}/{name}") for name in names]
+    stacks = [part.frames for part in parts if part is not None and part.raster is None]
+    if not stacks or len(stacks) < len(parts):
+        return None
+    first = stacks[0]
+    for stack in stacks:
+        if (stack.array.shape[1:], stack.array.dtype) != (first.array.shape[1:], first.array.dtype):
+            raise stack.refused(
+                f"is {stack.array.dtype} of shape {tuple(stack.array.shape)}",
+                f"frames as in {first.key}: {first.array.dtype}, {tuple(first.array.shape[1:])}",
+                "correct the file",
+            )
+    starts = np.cumsum([0, *(stack.array.shape[0] for stack in stacks)])
+
+    def list_unwritten(axis: int) -> NDArray[np.int64]:
+        found = [part.unwritten(axis) for part in parts if part is not None]
+        return np.concatenate([start + one for start, one in zip(starts[:-1], found, strict=True)])
+
+    joined = JoinedFrames([stack.array for stack in stacks])
+    return Frames(Keyed(path, key, joined), list_unwritten, None)
 
 
 class Raster:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.compression import find_unknown_filter
+from ptycho_tasks.scans.content import explain_unreadable, has_zip_signature
 from ptycho_tasks.system.files import FileStamp, file_stamp, find_file_problem, real_path
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
@@ -299,13 +300,23 @@ def _open_file(path: Path) -> h5py.File:
         raise ScanError(f"{path}: {problem}; give the HDF5 file")
     try:
         return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check the path") from None
+    except FileNotFoundError as error:
+        raise explain_unreadable(path, error) from None
     except DAMAGE as error:
-        raise ScanError(
-            f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be "
-            "truncated, copy or make it again"
-        ) from error
+        if has_zip_signature(path):
+            raise ScanError(
+                f"{path}: a zip, as NPZ is, and not HDF5; leave out what asks for HDF5 "
+                "(source.datasets, or the name in source.reader)"
+            ) from error
+        raise explain_damage(path, error) from error
+
+
+def explain_damage(path: Path, error: Exception) -> ScanError:
+    """The error of an HDF5 file of which a part cannot be read."""
+    return ScanError(
+        f"{path}: not a complete HDF5 file: {' '.join(str(error).split())}; it may be truncated, "
+        "copy or make it again"
+    )
 
 
 def _link(group: h5py.Group, name: str) -> Any:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, release_pages
+from ptycho_tasks.scans.content import explain_unreadable
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.system.files import replace_file
 from ptycho_tasks.system.memory import has_memory_for
@@ -206,12 +207,8 @@ class NpzFile:
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise ScanError(
-            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
-        ) from error
+        raise explain_unreadable(path, error) from error
     except Exception as error:  # damage shows as errors of zipfile, struct and codecs
         raise ScanError(
             f"{path}: not a complete NPZ (zip) file: {error}; it may be truncated, "

@@ -210,7 +210,7 @@ def _place(raw: RawScan, product: ProductFile, wave: Array) -> None:
     rows, columns = wave.shape[-2:]
     x_px = (x_m - product.number("center_x_m", "object")) / width + columns / 2
     y_px = (y_m - product.number("center_y_m", "object")) / height + rows / 2
-    frames, order = _match_frames(raw, path, numbers)
+    frames, order = match_frames(raw, path, _INDEXES, numbers)
     raw.rows = frames
     raw.x = Keyed(path, "probe_position_x_m", x_px[order])
     raw.y = Keyed(path, "probe_position_y_m", y_px[order])
@@ -222,10 +222,14 @@ def _metres(product: ProductFile, key: str) -> NDArray[np.float64]:
     return finite_column(Keyed(product.path, key, array)) * product.metres(key)
 
 
-def _match_frames(
-    raw: RawScan, path: Path, numbers: NDArray[np.int64]
+def match_frames(
+    raw: RawScan, path: Path, key: str, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted places of the numbered frames, and the order that sorts the positions so."""
+    """Sorted places of the numbered frames, and the order that sorts the positions so.
+
+    Raises:
+        ScanError: a number under `key` of a file is that of no frame, or stands there twice.
+    """
     places = numbers
     if raw.numbers is not None:
         by_number = {int(number): place for place, number in enumerate(raw.numbers)}
@@ -238,9 +242,9 @@ def _match_frames(
         wrong = order[0] if places[0] < 0 else order[doubles[0]]
         raise refused(
             path,
-            _INDEXES,
+            key,
             f"has frame {numbers[wrong]}, which is {problem}",
             "one position a frame",
-            "give the frames that the product was made from",
+            "give the frames that the positions belong to",
         )
     return places, order

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.conversion import convert_scan
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
 from ptycho_tasks.scans.recognition import Reader, ReaderEntry, choose_reader
 from ptycho_tasks.system.files import FileStamp, file_stamp
@@ -87,7 +88,7 @@ def read_with(
 
             apply_product(raw, Path(product), reading)
         _add_files(raw, reading)
-        scan = raw.checked(reading)
+        scan = convert_scan(raw, reading)
     refuse_changed({**stamps, **scan.files})
     return scan
 

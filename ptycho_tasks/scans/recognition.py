@@ -189,12 +189,10 @@ def _refuse_unreadable(path: Path) -> None:
     try:
         with path.open("rb") as stream:
             stream.read(1)
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise ScanError(
-            f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions"
-        ) from error
+        from ptycho_tasks.scans.content import explain_unreadable
+
+        raise explain_unreadable(path, error) from error
 
 
 def _unknown(path: Path, root: Path | None) -> ScanError:
@@ -208,6 +206,13 @@ def _unknown(path: Path, root: Path | None) -> ScanError:
             f"{list_datasets(path).describe()}; name "
             "what is needed, as in `source.datasets: {diff3d: PATH, xcoords: PATH, ycoords: PATH, "
             "probeGuess: PATH}`"
+        )
+    if not path.stat().st_size:
+        return ScanError(f"{path}: neither NPZ nor HDF5: the file is empty; copy it again")
+    if path.suffix.lower() in (".csv", ".txt", ".dat"):
+        return ScanError(
+            f"{path}: neither NPZ nor HDF5, but text, it seems; give the file of the frames, and "
+            "this one in source.positions if it holds the positions"
         )
     known = ", ".join(sorted(list_readers(root)))
     return ScanError(

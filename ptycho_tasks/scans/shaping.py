@@ -12,27 +12,18 @@ that,  P probe modes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import evenly_spaced
+from ptycho_tasks.scans.raw_scan import Array
 
 _SAMPLE = 64
 _DARK = 0.05
 """Of the brightest pixel: what is darker has no say in where the centre lies."""
-
-
-class _Array(Protocol):
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __getitem__(self, item: Any) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,8 @@ class Window:
     side: int
     """Pixels along a side before they are binned."""
     bin: int = 1
+    from_corner: bool = False
+    """Whether the zero frequency of (H, W) lies in the corner, and is moved to the middle first."""
 
     @property
     def size(self) -> int:
@@ -55,7 +48,11 @@ class Window:
     @property
     def is_whole(self) -> bool:
         """Whether nothing changes."""
-        return self.frame == (self.side, self.side) and self.corner == (0, 0) and self.bin == 1
+        return (
+            self.frame == (self.side, self.side)
+            and self.corner == (0, 0)
+            and (self.bin == 1 and not self.from_corner)
+        )
 
     def cut(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(m, side, side) of (m, H, W); zero beyond the detector."""
@@ -63,7 +60,8 @@ class Window:
         (top, left), (height, width) = self.corner, self.frame
         rows = slice(max(0, top), max(0, min(height, top + self.side)))
         columns = slice(max(0, left), max(0, min(width, left + self.side)))
-        part = frames[:, rows, columns]
+        moved = np.fft.fftshift(frames, axes=(1, 2)) if self.from_corner else frames
+        part = moved[:, rows, columns]
         y, x = max(0, -top), max(0, -left)
         out[:, y : y + part.shape[1], x : x + part.shape[2]] = part
         return out
@@ -131,7 +129,7 @@ def cut_centre(stack: NDArray[Any], size: int) -> NDArray[Any]:
 class ShapedFrames:
     """Frames of which a window is taken, and binned, when they are read."""
 
-    def __init__(self, array: _Array, axis: int, window: Window, *, are_counts: bool) -> None:
+    def __init__(self, array: Array, axis: int, window: Window, *, are_counts: bool) -> None:
         """Take frames.
 
         Args:
@@ -180,7 +178,7 @@ class ShapedFrames:
         return out
 
 
-def find_centre(array: _Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
+def find_centre(array: Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
     """(row, column) of the zero frequency: the centre of the light in the mean frame.
 
     Args:
@@ -214,12 +212,14 @@ def find_centre(array: _Array, axis: int, *, are_counts: bool) -> tuple[int, int
 def orient(
     positions: NDArray[np.float64], orientation: OrientationOptions, among: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Positions with their axes exchanged, then mirrored, then turned from x (right) to y (down).
+    """Positions with their axes exchanged, then mirrored, then turned from x (right) to y (down),
+    then scaled.
 
     Args:
         positions: (m, 2) pixels, (y, x).
         orientation: what is done.
-        among: (M, 2) those of the scan: mirrored within their range, turned about their mean.
+        among: (M, 2) those of the scan: mirrored within their range, turned and scaled about
+            their mean.
 
     Returns:
         (m, 2).
@@ -238,4 +238,5 @@ def orient(
     turned = np.stack(
         [np.sin(angle) * x + np.cos(angle) * y, np.cos(angle) * x - np.sin(angle) * y]
     )
-    return np.ascontiguousarray(turned.T + middle)
+    scales = np.array([orientation.scale_y, orientation.scale_x])
+    return np.ascontiguousarray(turned.T * scales + middle)

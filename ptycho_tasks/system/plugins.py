@@ -14,6 +14,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ptycho_tasks.system.cache import cached
+
 LOCAL_MODULE = "ptycho_tasks_local_"
 """What the names of modules begin with that hold a project's own plugins."""
 
@@ -52,13 +54,19 @@ def list_plugins(kind: PluginKind, root: Path | None) -> dict[str, Plugin]:
     """Every plugin of a kind, by name: the installed ones, and those of a project at `root`, where
     one is given. None is imported."""
     plugins: dict[str, Plugin] = {}
-    installed = [_installed(point) for point in entry_points(group=kind.group)]
+    installed = _list_installed(kind.group)
     local = [] if root is None else _list_local(kind, root)
     for plugin in [*installed, *local]:
         other = plugins.setdefault(plugin.name, plugin)
         if other.origin != plugin.origin:
             plugins[plugin.name] = replace(other, namesake=plugin.origin)
     return plugins
+
+
+@cached
+def _list_installed(group: str) -> tuple[Plugin, ...]:
+    # Every distribution's metadata is read for it, which takes longer than to read a small scan.
+    return tuple(_installed(point) for point in entry_points(group=group))
 
 
 def _list_local(kind: PluginKind, root: Path) -> list[Plugin]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -49,6 +50,25 @@ def test_a_right_scan_exits_0() -> None:
     assert result.exit_code == 0
     assert "right.npz: nothing wrong was found" in result.output
     assert "were not tried" in result.output
+
+
+@pytest.mark.parametrize(
+    ("key", "factor"),
+    [("diffraction", np.nan), ("diffraction", 1e200), ("positions", 1e12), ("probe", np.inf)],
+)
+def test_values_out_of_all_range_are_a_finding(project: Path, key: str, factor: float) -> None:
+    dtype = np.result_type(getattr(SCAN, key), np.float64)
+    values = {
+        "diff3d": SCAN.diffraction, "xcoords": SCAN.positions[:, 1],
+        "ycoords": SCAN.positions[:, 0], "probeGuess": SCAN.probe,
+    }  # fmt: skip
+    names = {"diffraction": ("diff3d",), "probe": ("probeGuess",)}.get(key, ("xcoords", "ycoords"))
+    values |= {name: values[name].astype(dtype) * factor for name in names}
+    np.savez(project / "bad.npz", **values)
+    result = check("bad.npz")
+    assert result.exit_code == 1
+    assert "wrong  refused: bad.npz: " in result.output
+    assert "Warning" not in result.output
 
 
 def test_a_wrong_scan_exits_1_and_names_the_setting() -> None:

@@ -26,6 +26,7 @@ SAMPLES = {
     "--bad-pixels": ("ignore", "ignore"),
     "--saturated": ("6e4", 6e4),
     "--negative-counts": ("clip", "clip"),
+    "--mask-marks": ("good", "good"),
     "--probe": ("estimate", "estimate"),
     "--product": ("other.npz", "other.npz"),
     "--positions": ("other.npz", "other.npz"),
@@ -36,7 +37,14 @@ SAMPLES = {
     "--datasets": ("{diff3d: a/b}", {"diff3d": "a/b"}),
     "--orientation": (
         "{swap: true}",
-        {"swap": True, "flip_x": False, "flip_y": False, "rotate_deg": 0.0},
+        {
+            "swap": True,
+            "flip_x": False,
+            "flip_y": False,
+            "rotate_deg": 0.0,
+            "scale_x": 1.0,
+            "scale_y": 1.0,
+        },
     ),
     "--backend": ("plain", "plain"),
     "--model-type": ("supervised", "supervised"),
@@ -107,11 +115,11 @@ def test_every_flag_of_the_contract_is_there():
         "disable-checkpointing checkpoint-save-top-k checkpoint-monitor checkpoint-mode "
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
         "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
-        "dark-frames stray-frames bad-pixels saturated negative-counts probe product positions "
-        "reader datasets orientation centre crop bin force memory-gb",
+        "dark-frames stray-frames bad-pixels mask-marks saturated negative-counts probe product "
+        "positions reader datasets orientation centre crop bin force memory-gb",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
-        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels saturated "
+        "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels mask-marks saturated "
         "negative-counts probe product positions reader datasets orientation centre crop bin force "
         "memory-gb",
     }

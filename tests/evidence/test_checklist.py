@@ -185,3 +185,39 @@ def test_the_commands_show_and_check(small_proved, ours):
     done = ours(root, "plan", "check", "--reopen")
     assert (done.returncode, done.stdout) == (1, "reopened a.1\n")
     assert ours(root.parent, "plan", "check").returncode == 2
+
+
+def test_a_row_of_others_is_summed_up(small):
+    small.plan = "- [ ] a: both\n| a.1 | first | [ ] | |\n| a.2 | second | [ ] | |\n"
+    (small.root / "ready").touch()
+    small.run("one")
+    small.publish()
+    assert "- [ ] a: both\n" in small.plan
+    small.run("two", hours=1)
+    small.publish(hours=1)
+    note = "(evidence 2026-01-01T13:00:00Z green: a.1, a.2)"
+    assert small.plan.startswith(f"- [x] a: both {note}\n")
+    assert (small.check()["a"].evidence, small.problems()) == ("valid", [])
+    small.edit_config("echo fine", "echo finer")
+    assert small.check()["a"].reason.startswith("a.1: one is stale: command")
+    (small.root / "ready").unlink()
+    small.run("two", hours=2)
+    small.publish(hours=2)
+    assert small.plan.startswith("- [P] a: both (evidence 2026-01-01T14:00:00Z red: a.2)\n")
+
+
+def test_rows_that_were_done_before_are_adopted(small_proved, ours):
+    small = small_proved
+    small.plan = small.plan.replace("[ ] a.3", "[x] a.3") + "- [x] Read the book\n- [ ] b.1: no\n"
+    assert [problem.split(": ")[1] for problem in small.problems()] == [
+        "a.3 is marked done, but no item in evidence.yaml proves it",
+        "read-the-book is marked done, but no item in evidence.yaml proves it",
+    ]
+    refused = ours(small.root, "plan", "adopt", "--by", "Ada", "b.1")
+    assert "row `b.1` is open, and not to be adopted" in refused.stderr
+    done = ours(small.root, "plan", "adopt", "--by", "Ada (PI)")
+    assert done.stdout == "adopted a.3\nadopted read-the-book\n"
+    assert small.problems() == []
+    assert "Z by Ada [PI])\n" in small.plan
+    assert small.check()["read-the-book"].evidence == "by hand"
+    assert ours(small.root, "plan", "adopt", "--by", "Ada").stdout == "nothing to adopt\n"

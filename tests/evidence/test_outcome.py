@@ -82,3 +82,31 @@ def test_a_command_that_is_not_found_when_it_runs_is_one_line(project):
     assert done.returncode == 0, done.stderr
     assert "done\n" not in done.stdout  # the other result was kept
     assert "[x] **C4.D3" in project.plan
+
+
+def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project):
+    project.write("tests/test_b.py", "def test_b():\n    assert not 1\n")
+    project.write_items(
+        "id: C4.D1, pytest: [tests/test_b.py], log: b_red.log, expect: red",
+        "id: C4.D2, pytest: [tests/test_b.py, --collect-only], log: b.log, expect: collected",
+        "id: C4.D3, command: exit 3, log: status.log, expect: {exit: 3}",
+        "id: C4.F, command: 'true', log: passes, expect: red",
+    )
+    project.assert_one_line(project.doit("evidence"), 1, "red: C4.F")
+    assert {"b_red.log", "b_green.log", "status_green.log", "passes_red_red.log"} < {
+        path.name for path in project.report.iterdir()
+    }
+    assert project.plan.count("[x]") == 4  # one of them in a code span
+    assert "passes_red is expected" not in project.plan
+    assert "is expected to be red, and is green" in project.plan
+
+
+def test_an_item_of_no_row_is_run_and_kept(project):
+    project.write_items("ids: [], command: echo kept, log: kept", "id: C4.D3, command: ls, log: ls")
+    done = project.doit("evidence")
+    assert done.returncode == 0, done.stderr
+    assert "green  kept  reports/" in done.stdout
+    assert "kept\n" in (project.report / "kept_green.log").read_text()
+    assert "- kept: green" in project.ledger
+    assert (project.root / "reports/manifests/_kept.json").exists()
+    assert "still good" in project.doit("evidence").stdout

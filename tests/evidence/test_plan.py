@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import PlanError
-from ptycho_tasks.evidence.plan import BLOCKED, DONE, Change, Plan, format_note
+from ptycho_tasks.evidence.plan import BLOCKED, DONE, OPEN, Change, Plan, format_note
 from ptycho_tasks.evidence.summaries import shorten
 
 PLAN = r"""# Plan
@@ -50,6 +50,7 @@ def test_the_rows_of_a_plan_are_found():
         ("C4.F", "P"),
         ("C4.G1", "x"),
         ("C4.H", None),
+        ("do-as-you-like", " "),
         ("quoted.1", "x"),
     ]
 
@@ -85,7 +86,7 @@ def test_an_edit_changes_the_marker_and_the_last_cell():
     text = plan.apply({"C4.D1": Change(DONE, pointer), "C4.F": Change(DONE, pointer)}).decode()
     assert text == PLAN.replace("tests | [ ] | guid", "tests | [x] | guid").replace(
         "in code |\n|", f"in code {pointer} |\n|"
-    ).replace("[P] C4.F", "[x] C4.F")
+    ).replace("[P] C4.F: nested", f"[x] C4.F: nested {pointer}")
 
 
 def test_a_later_note_takes_the_place_of_an_earlier_one():
@@ -107,9 +108,9 @@ ROWS = st.sampled_from(
         "| T.1 | text | [{}] | more{} |",
         "|T.1|[{}]|`[x]` \\|{}|  ",
         "| **T.1** | a \\| b | [{}] | [ ] | é\\\\ `|` | x{} |\r",
-        "- [{}] **T.1:** words",
-        "  3) [{}]\tT.1: words |  \r",
-        "> - [{}] T.1",
+        "- [{}] **T.1:** words{}",
+        "  3) [{}]\tT.1: words |{}  \r",
+        "> - [{}] T.1{}",
     ]
 )
 
@@ -156,3 +157,28 @@ def test_a_state_that_is_none_is_not_skipped(line, state):
     with pytest.raises(PlanError, match=r"plan\.md:2: row `A\.1` has the state"):
         plan.row("A.1")
     assert [row.line for row in plan.odd_rows] == [2]
+
+
+FORMS = """\
+| A.1 | no closing pipe | `[D]` | see [1]
+| Write it down | [x] | |
+- [~] **Step 1: Write the test.** Then go on
+- [done] A.2: in a word
+1. [ ] Read `a_b.py` well
+| prose | in a table |
+"""
+
+
+def test_plans_are_read_as_people_write_them():
+    states = (("D", DONE), ("~", BLOCKED), ("done", DONE))
+    plan = Plan(FORMS.encode(), "plan.md", states)
+    assert [(row.id, row.state) for row in plan.rows] == [
+        ("A.1", DONE), ("write-it-down", DONE), ("step-1", BLOCKED), ("A.2", DONE),
+        ("read-well", OPEN), ("prose", None),
+    ]  # fmt: skip
+    note = format_note("2026-01-01T00:00:00Z", "green", "x.log")
+    changes = {"A.1": Change(DONE, note), "step-1": Change(DONE, note), "A.2": Change(BLOCKED)}
+    assert plan.apply(changes).decode() == FORMS.replace("see [1]", f"see [1] {note}").replace(
+        "[~]", "[x]"
+    ).replace("go on", f"go on {note}").replace("[done] A", "[P] A")
+    assert [row.line for row in Plan(FORMS.encode(), "plan.md").odd_rows] == [1, 3, 4]

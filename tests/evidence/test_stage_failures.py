@@ -101,7 +101,7 @@ def test_a_stage_that_fails_blocks_the_rows_behind_it_and_no_others(failing, opt
     assert "| [P] | guidance" in plan[4]
     assert "infer_red.log; train failed: the loss is NaN [epoch 3])" in plan[4]
     assert "| [x] |" in plan[5]
-    assert plan[6] == "- [x] **C4.D3:** data"
+    assert plan[6].startswith("- [x] **C4.D3:** data (evidence ")
     assert "- C4.D1: red, 0.0 s: train failed: the loss is NaN [epoch 3]; `" in failing.ledger
     assert failing.ledger.count("### Attempt") == 1
 

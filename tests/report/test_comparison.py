@@ -102,6 +102,16 @@ def test_a_changed_setting_is_stale_and_an_earlier_one_is_stored(compared, ours,
     assert few["r_factor"] < 0.12
 
 
+def test_variants_that_share_a_task_have_its_state(compared, ours):
+    groups = {"a": 20, "b": 20, "c": 30, "d": 30}
+    variants = [{"name": name, "inference.n_groups": n} for name, n in groups.items()]
+    change_settings(compared, variants=variants)
+    records = ask(ours, compared)
+    assert {record["variant"]: record["state"] for record in records} == dict.fromkeys(
+        groups, "stored"
+    )
+
+
 def test_a_refined_result_has_a_line_of_its_own(compared, ours, build):
     change_settings(compared, variants=None, refine={"backend": "further", "epochs": 2})
     build(compared, "infer")

@@ -96,10 +96,6 @@ def test_what_is_not_there_is_said_with_what_is(
         assert "entry/frames (6 x 8 x 8 uint16)" in text
 
 
-def test_a_zip_is_no_hdf5(tmp_path: Path) -> None:
-    assert "not a complete HDF5 file" in message(save(tmp_path, C), datasets=PLACES)
-
-
 def test_the_user_s_word_on_units_goes_first(file: Path) -> None:
     scan = read_scan(file, datasets=PLACES, units="pixels")
     assert np.ptp(scan.positions, axis=0) == pytest.approx(
@@ -121,3 +117,63 @@ def test_compression_that_is_not_known_names_what_to_install(
     said = message(path, datasets={"diff3d": "diff3d"})
     assert "'diff3d' is compressed with lzf (32000)" in said
     assert "pip install 'ptycho-tasks[compressed]'" in said
+
+
+@pytest.fixture
+def master(file: Path, tmp_path: Path) -> Path:
+    """The frames in numbered files, as detectors write them."""
+    with h5py.File(file, "a") as whole:
+        counts = whole["entry/frames"][()]
+        del whole["entry/frames"]
+        for number, part in enumerate((counts[:4], counts[4:]), 1):
+            name = f"part_{number:06d}.h5"
+            with h5py.File(tmp_path / name, "w") as one:
+                one["entry/data/data"] = part
+            link = h5py.ExternalLink(name, "/entry/data/data")
+            whole[f"entry/data/data_{number:06d}"] = link
+        mask = np.zeros((N, N), "u4")
+        mask[1, 2] = 8
+        whole["entry/instrument/detector/detectorSpecific/pixel_mask"] = mask
+    return file
+
+
+def test_a_zip_is_no_hdf5(tmp_path: Path) -> None:
+    assert "a zip, as NPZ is, and not HDF5" in message(save(tmp_path, C), datasets=PLACES)
+
+
+def test_numbered_files_are_one_stack(master: Path, tmp_path: Path) -> None:
+    scan = read_scan(master, datasets=PLACES | {"diff3d": "entry/data"})
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(COUNTS), rtol=1e-6)
+    assert {file.name for file in scan.files} == {"part_000001.h5", "part_000002.h5"}
+
+
+def test_the_mask_of_a_master_file_counts(master: Path, tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "places.txt", np.stack([C["xcoords"], C["ycoords"]], axis=1))
+    scan = read_scan(
+        master,
+        positions=tmp_path / "places.txt",
+        probe="estimate",
+        units="pixels",
+        reader="ptychodus",
+    )
+    np.testing.assert_array_equal(np.argwhere(scan.bad_pixels), [[1, 2]])
+
+
+def test_a_numbered_file_that_is_missing_is_named(master: Path, tmp_path: Path) -> None:
+    (tmp_path / "part_000002.h5").unlink()
+    assert "part_000002.h5" in message(master, datasets=PLACES | {"diff3d": "entry/data"})
+
+
+def test_numbered_files_of_other_frames_are_refused(master: Path, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "part_000002.h5", "w") as one:
+        one["entry/data/data"] = np.zeros((2, N, N + 2), "u2")
+    said = message(master, datasets=PLACES | {"diff3d": "entry/data"})
+    assert "data_000002" in said
+    assert "expected frames as in entry/data/data_000001" in said
+
+
+def test_first_contact_with_frames_alone_lists_what_there_is(master: Path) -> None:
+    said = message(master)
+    assert "motors (6 x 3 float64)" in said
+    assert "entry/data/data_000001 (in another file)" in said
+    assert "source.datasets" in said

@@ -134,6 +134,20 @@ def test_counts_below_zero_are_taken_as_a_setting_says(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isnan(masked.diffraction), COUNTS < 3)
 
 
+def test_a_mask_that_is_true_where_pixels_are_good_is_not_believed(tmp_path: Path) -> None:
+    good = np.ones((SCAN.size, SCAN.size), bool)
+    middle = SCAN.size // 2
+    good[:, middle - 3 : middle + 3] = False
+    path = save(tmp_path, COUNTS, bad_pixels=good)
+    assert "set source.mask_marks to good if it is true where pixels are good" in refusal(
+        path, measurement="counts"
+    )
+    scan = read_scan(path, measurement="counts", mask_marks="good")
+    np.testing.assert_array_equal(scan.bad_pixels, ~good)
+    few = read_scan(path, measurement="counts", mask_marks="bad")
+    np.testing.assert_array_equal(few.bad_pixels, good)
+
+
 def write_mask(path: Path, mask: NDArray[Any]) -> Path:
     if path.suffix == ".npy":
         np.save(path, mask)

@@ -203,7 +203,7 @@ def test_the_parameters_of_dp_are_an_input(tmp_path: Path) -> None:
         (ptycho_fm, lambda folder: (folder / "a_para.hdf5").unlink(), "needs the file"),
         (fold_slice, None, "set source.probe to a file that holds one"),
         (ptyd, None, "set source.probe to a .ptyr file"),
-        (ptylab, None, "source.datasets: probeGuess is not in the file"),
+        (ptylab, None, "a.hdf5: probeGuess is not in the file"),
     ],
 )
 def test_what_a_layout_lacks_is_one_line(

@@ -14,6 +14,7 @@ import pytest
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scans import readers
 from ptycho_tasks.scans.raw_scan import RawScan, Reading
 from ptycho_tasks.scans.readers import read_scan
 
@@ -258,8 +259,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
             file.write(b"more")
         return read
 
-    checked = RawScan.checked
-    monkeypatch.setattr(RawScan, "checked", grow)
+    checked = readers.convert_scan
+    monkeypatch.setattr(readers, "convert_scan", grow)
     assert "a.h5: changed while it was read" in refusal(path)
 
 

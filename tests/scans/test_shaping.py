@@ -254,6 +254,18 @@ def test_positions_from_a_text_file(tmp_path: Path, line: str, head: str, units:
     np.testing.assert_array_equal(scan.positions, wanted)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_positions_follow_their_frame_numbers(tmp_path: Path, first: int) -> None:
+    arrays = canonical()
+    rows = [*enumerate(zip(arrays["xcoords"], arrays["ycoords"], strict=True), first)][::-1]
+    lines = [f"{frame}, {float(x)!r}, {float(y)!r}" for frame, (x, y) in rows]
+    (tmp_path / "places.csv").write_text("\n".join(["frame, x [nm], y (nm)", *lines]))
+    path = save(tmp_path, arrays | {"xcoords": None, "ycoords": None})
+    scan = read_scan(path, positions=tmp_path / "places.csv", pixel_size_m=1e-9)
+    wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    np.testing.assert_allclose(scan.positions, wanted)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -262,6 +274,11 @@ def test_positions_from_a_text_file(tmp_path: Path, line: str, head: str, units:
         ("a b\n1 2\n", "places.txt:1: no columns called x (a, b)"),
         ("x x y\n1 2 3\n", "2 columns called x"),
         ("1 2 3\n", "3 columns without names"),
+        ("1,5;2,5\n", "write points and not commas"),
+        ("x [um], y [mm]\n1,2\n", "units of x and y that differ"),
+        ("x [ell], y [ell]\n1,2\n", "are unknown (x [ell], y [ell])"),
+        ("frame x y\n0 1 2\n0 3 4\n", "frame 0, which is there twice"),
+        ("frame x y\n0.5 1 2\n", "frame has fractions"),
         ("1 2\n3 4\n", "6 frames"),
         ("x y\nnan 2\n" + "1 2\n" * 5, "NaN or Inf"),
     ],

@@ -29,6 +29,7 @@ class TestUnrolled(BackendConformance):
     execution = TorchExecution(accelerator="cpu", threads=1, checkpoint_save_top_k=2)
     options = UnrolledOptions(
         start="nothing",
+        steps=24,
         epochs=3,
         learning_rate=1e-3,
         channels=4,

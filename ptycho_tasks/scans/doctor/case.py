@@ -31,6 +31,8 @@ class Case:
     """(K,) frames that are taken."""
     bad: NDArray[np.bool_]
     """(N, N) pixels that are not to be trusted."""
+    is_probe_estimated: bool = False
+    """Whether the probe is an estimate that was made here."""
     power: float = 0.5
     """Of the frames, that gives amplitudes: 1/2 where they hold counts, else 1."""
     saturated: float = np.inf
@@ -41,6 +43,8 @@ class Case:
     """(M,) which scan a frame belongs to."""
     pixel_size_m: tuple[float, float] | None = None
     """(height, width) of an object pixel, where known."""
+    has_metres: bool = False
+    """Whether positions were converted from a unit of length by the size of a pixel."""
     cropped_from: tuple[int, int] | None = None
     """(height, width) of the frames, where these are no squares of an even size."""
     notes: tuple[str, ...] = ()

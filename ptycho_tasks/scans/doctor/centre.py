@@ -18,15 +18,20 @@ from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.trials import is_better
 
-BETTER = 0.97
-"""R-factor with another centre, over that as given, at most."""
+BETTER, CONFIRMED = 0.97, 0.98
+"""R-factor with another centre, over that as given, at most; and on another patch."""
 FAR = 0.25
 """Of N, from the centre: in the corner."""
+NEAR, LEAST = 0.1, 0.15
+"""Without a probe, of N, how near to the corner the middle of the light is; and how much of the
+light must be on one side for it to have a middle."""
 
 
 def check_centre(exam: Examination) -> Iterator[Finding]:
     """Find frames whose zero frequency is not at pixel (N//2, N//2)."""
     case = exam.case
+    if case.is_probe_estimated:
+        return
     shifts = {shift for shift in find_shifts(case) if shift != (0, 0)}
     if not shifts:
         return
@@ -36,6 +41,8 @@ def check_centre(exam: Examination) -> Iterator[Finding]:
         tried = {shift: exam.trials.run(take) for shift, take in takes.items()}
         shift = min(tried, key=lambda one: float(tried[one].residuals.sum()))
         if not is_better(given, tried[shift], BETTER):
+            return
+        if not exam.trials.confirm(case, takes[shift], CONFIRMED):
             return
     else:
         shift = max(shifts, key=lambda one: max(map(abs, one)))
@@ -54,19 +61,20 @@ def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
         )
         return Finding("centre", told, settings={"source.centre": [y, x]}, mended=mended)
     told = f"the zero frequency lies in the corner, at ({y}, {x}), not at ({N // 2}, {N // 2})"
-    return Finding("centre", told, advice="shift the frames (numpy.fft.fftshift)", mended=mended)
+    if (y, x) != (0, 0):
+        return Finding("centre", told, advice="shift the frames (numpy.roll)", mended=mended)
+    return Finding("centre", told, settings={"source.centre": "corner"}, mended=mended)
 
 
 def find_shifts(case: Case) -> set[tuple[int, int]]:
     """Pixels (y, x) by which the frames lie beside the probe's far field, by two measures.
 
-    Without a probe, by the brightest place, and only where it is far off.
+    Without a probe, only whether they lie in the corner.
     """
     mean = case.mean
     if case.probe is None:
-        place = np.unravel_index(int(np.argmax(_blur(mean))), mean.shape)
-        shift = tuple(int(part) - case.size // 2 for part in place)
-        return {(shift[0], shift[1])} if max(map(abs, shift)) > FAR * case.size else set()
+        half = case.size // 2
+        return {(-half, -half)} if _is_in_corner(mean) else set()
     light = np.square(np.abs(propagate(case.probe)), dtype=np.float64).sum(axis=0)
     return {_match(mean, light), _match(np.sqrt(mean), np.sqrt(light))}
 
@@ -80,7 +88,8 @@ def _match(image: NDArray[np.float64], model: NDArray[np.float64]) -> tuple[int,
     return y, x
 
 
-def _blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.ndimage import gaussian_filter
-
-    return np.asarray(gaussian_filter(image, len(image) / 16, mode="wrap"))
+def _is_in_corner(mean: NDArray[np.float64]) -> bool:
+    """Whether an (N, N) mean frame, without end along both axes, has its light about pixel 0."""
+    turns = np.exp(2j * np.pi * np.arange(len(mean)) / len(mean))
+    wave = [complex((mean.sum(axis=1 - axis) * turns).sum()) / mean.sum() for axis in (0, 1)]
+    return all(abs(np.angle(one)) < 2 * np.pi * NEAR and abs(one) > LEAST for one in wave)

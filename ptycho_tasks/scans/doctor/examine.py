@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.doctor.case import Case
@@ -16,6 +19,7 @@ from ptycho_tasks.scans.doctor.detector import (
     check_saturation,
     check_shape,
 )
+from ptycho_tasks.scans.doctor.estimate import check_estimate
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding, plain_r
 from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
@@ -44,6 +48,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
     check_measurement,
     check_probe,
     check_centre,
+    check_estimate,
     check_units,
     check_orientation,
     check_centre,  # that of swapped positions may have made no difference
@@ -114,18 +119,34 @@ def examine(
         product: see `read_scan`.
         try_scan: of a backend; None makes no trials.
     """
-    case, error = read_case(path, settings or {}, product)
+    # Values that are far out of range are found out, and numpy need not tell.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _examine(path, settings or {}, product, try_scan)
+
+
+def _examine(
+    path: Path, settings: Mapping[str, Any], product: Path | None, try_scan: TryScan | None
+) -> Report:
+    case, error = read_case(path, settings, product)
     refused = [] if error is None else [_describe(error)]
     if case is None:
         return Report(path, tuple(refused), None, None)
     exam = Examination(case, try_scan)
-    for check in CHECKS:
-        for finding in check(exam):
-            exam.take(finding)
+    try:
+        for check in CHECKS:
+            for finding in check(exam):
+                exam.take(finding)
+    except (ArithmeticError, ValueError, IndexError, RuntimeError, MemoryError):
+        if error is None:
+            raise
+        # What is wrong is said already; the values are such that no more can be told of them.
+        return Report(path, (*refused, *exam.findings), case, None)
     report = Report(path, (*refused, *exam.findings), case, exam.case)
     if exam.trials is None:
         return report
-    given, mended = (exam.trials.run(one).r_factor for one in (case, exam.case))
+    first = case if case.probe is not None else replace(case, probe=exam.case.probe)
+    given, mended = (exam.trials.run(one).r_factor for one in (first, exam.case))
     return replace(report, r_given=given, r_mended=mended)
 
 

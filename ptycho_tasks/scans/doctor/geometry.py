@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, TWIN, Orientation
 from ptycho_tasks.scans.doctor.trials import Trials, is_better
 
 BETTER, CONFIRMED = 0.97, 0.98
@@ -28,7 +28,7 @@ OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
 R-factor with both axes mirrored, over that as given, at most."""
 SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
-BETTER_AXES, CONFIRMED_AXES = 0.93, 0.96
+BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
@@ -39,53 +39,10 @@ STEPS = (2.0, 0.04), (1.0, 0.02), (0.5, 0.01), (0.25, 0.005)
 """Degrees and logarithms of the stretch by which a search goes on."""
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """What is done to positions: first swapped, then mirrored."""
-
-    swap: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-    def apply(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(M, 2) other positions (y, x)."""
-        turned = positions[:, ::-1] if self.swap else positions
-        signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
-        return np.asarray(turned * np.array(signs))
-
-    @property
-    def mirrored(self) -> Orientation:
-        """The same, then mirrored along both axes."""
-        return replace(self, flip_x=not self.flip_x, flip_y=not self.flip_y)
-
-    @property
-    def changes(self) -> int:
-        """How many things are done."""
-        return self.swap + self.flip_x + self.flip_y
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Of ptycho.yaml."""
-        parts = {"swap": self.swap, "flip_x": self.flip_x, "flip_y": self.flip_y}
-        return {name: True for name, is_set in parts.items() if is_set}
-
-    def __str__(self) -> str:
-        """In words."""
-        mirrored = "both" if self.flip_x and self.flip_y else "x" if self.flip_x else "y"
-        parts = ["swapped (x is y)"] if self.swap else []
-        parts += [f"{mirrored} mirrored"] if self.flip_x or self.flip_y else []
-        return " and ".join(parts)
-
-
-TWIN = Orientation(flip_x=True, flip_y=True)
-"""What the probe's twin stands for."""
-ORIENTATIONS = tuple(Orientation(*flags) for flags in product((False, True), repeat=3))
-
-
 def check_orientation(exam: Examination) -> Iterator[Finding]:
     """Find swapped and mirrored axes."""
     case, trials = exam.case, exam.trials
-    if trials is None or not case.is_spread:
+    if trials is None or case.is_probe_estimated or not case.is_spread:
         return
     hidden = is_own_twin(case.probe)
     takes = {
@@ -94,15 +51,14 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
     }
     tried = {one: trials.run(take) for one, take in takes.items()}
-    ranked = sorted(takes, key=lambda one: _misfit(tried[one]))
-    same = [one for one in ranked if _misfit(tried[one]) <= SAME * _misfit(tried[ranked[0]])]
+    ranked = sorted(takes, key=lambda one: misfit(tried[one]))
+    same = [one for one in ranked if misfit(tried[one]) <= SAME * misfit(tried[ranked[0]])]
     best, given = min(same, key=lambda one: one.changes), Orientation()
     ratio = BETTER_THAN_TWIN if best == TWIN else BETTER
     if best == given or not is_better(tried[given], tried[best], ratio):
         yield from _say_undecided(tried, [one for one in same if one != given])
         return
-    again, then = (trials.run(take, confirms=True) for take in (case, takes[best]))
-    if not is_better(again, then, CONFIRMED):
+    if not trials.confirm(case, takes[best], CONFIRMED):
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
@@ -131,7 +87,8 @@ def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
     return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
 
 
-def _misfit(trial: Trial) -> float:
+def misfit(trial: Trial) -> float:
+    """Of all frames; Inf where a trial led nowhere."""
     return float(trial.residuals.sum()) if math.isfinite(trial.r_factor) else math.inf
 
 
@@ -185,7 +142,7 @@ class Axes:
 def check_axes(exam: Examination) -> Iterator[Finding]:
     """Find positions that are rotated, or stretched along an axis."""
     case, trials = exam.case, exam.trials
-    if trials is None or (np.ptp(case.places, axis=0) <= 0).any():
+    if trials is None or case.is_probe_estimated or (np.ptp(case.places, axis=0) <= 0).any():
         return
 
     def take(axes: Axes) -> Case:
@@ -197,14 +154,14 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     if not is_turned and not is_stretched:
         return
     given, mended = trials.run(case), trials.run(take(best))
-    again, then = (trials.run(one, confirms=True) for one in (case, take(best)))
-    if not is_better(given, mended, BETTER_AXES) or not is_better(again, then, CONFIRMED_AXES):
+    if not is_better(given, mended, BETTER_AXES):
+        return
+    if not trials.confirm(case, take(best), CONFIRMED_AXES):
         return
     yield Finding(
         "axes",
         _describe(best, is_turned=is_turned, is_stretched=is_stretched),
         settings=_axes_settings(case, best, is_stretched=is_stretched),
-        advice=_advise(case, best, is_stretched=is_stretched),
         mended=take(best),
         r_given=given.r_factor,
         r_mended=mended.r_factor,
@@ -213,6 +170,8 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
 
 MOST_TRIALS = 36
 """Of a search, on the whole patch."""
+PAYS = 0.97
+"""Misfit of the first step of a search, over that as given, at most."""
 
 
 def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
@@ -222,20 +181,20 @@ def _search_axes(take: Callable[[Axes], Case], trials: Trials) -> Axes:
         far += [Axes(0.0, stretch, stretch), Axes(0.0, stretch), Axes(0.0, 0.0, stretch)]
     if trials.is_large:
         far = []
-    start = min([Axes(), *far], key=lambda axes: _misfit(trials.run_small(take(axes))))
+    start = min([Axes(), *far], key=lambda axes: misfit(trials.run_small(take(axes))))
     known: dict[Axes, float] = {}
 
-    def misfit(axes: Axes) -> float:
+    def measure(axes: Axes) -> float:
         if axes not in known:
-            known[axes] = _misfit(trials.run(take(axes)))
+            known[axes] = misfit(trials.run(take(axes)))
         return known[axes]
 
-    best = min((Axes(), start), key=misfit)
+    best = min((Axes(), start), key=measure)
     # Axes that are right are left with the first step that leads nowhere.
     for degrees, stretch in STEPS[1:] if best == Axes() else STEPS:
         while len(known) < MOST_TRIALS:
-            found = min(best.step(degrees, stretch), key=misfit)
-            if misfit(found) >= misfit(best):
+            found = min(best.step(degrees, stretch), key=measure)
+            if measure(found) >= (PAYS if best == Axes() else 1.0) * measure(best):
                 break
             best = found
         if best == Axes():
@@ -256,17 +215,15 @@ def _is_even(axes: Axes) -> bool:
 
 
 def _axes_settings(case: Case, axes: Axes, *, is_stretched: bool) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    if abs(axes.degrees) >= LEAST_DEGREES:
-        settings["source.orientation"] = {"rotate_deg": round(axes.degrees, 2)}
-    if is_stretched and _is_even(axes) and case.pixel_size_m is not None:
-        pixel = float(np.mean(case.pixel_size_m)) / math.exp((axes.log_y + axes.log_x) / 2)
-        settings["source.pixel_size_m"] = float(f"{pixel:.4g}")
-    return settings
-
-
-def _advise(case: Case, axes: Axes, *, is_stretched: bool) -> str:
-    if not is_stretched or (_is_even(axes) and case.pixel_size_m is not None):
-        return ""
-    y, x = math.exp(axes.log_y), math.exp(axes.log_x)
-    return f"multiply x by {x:.3f} and y by {y:.3f} in the file"
+    parts = {"rotate_deg": round(axes.degrees, 2)} if abs(axes.degrees) >= LEAST_DEGREES else {}
+    even = (axes.log_y + axes.log_x) / 2
+    if is_stretched and _is_even(axes) and case.has_metres and case.pixel_size_m is not None:
+        pixel = float(np.mean(case.pixel_size_m)) / math.exp(even)
+        size = {"source.pixel_size_m": float(f"{pixel:.4g}")}
+        return size | ({"source.orientation": parts} if parts else {})
+    if is_stretched:
+        scales = (axes.log_y, axes.log_x) if not _is_even(axes) else (even, even)
+        parts |= {
+            f"scale_{name}": round(math.exp(log), 3) for name, log in zip("yx", scales, strict=True)
+        }
+    return {"source.orientation": parts}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.positions import SPARSE, find_spacing, spot_radius
@@ -25,14 +26,15 @@ def check_probe(exam: Examination) -> Iterator[Finding]:
     if case.probe is None:
         yield Finding(
             "probe",
-            "there is none, or an estimate only, so that orientation, centre and units were not "
-            "tried; the backend `unrolled` estimates and fits one",
+            "there is none, or an estimate only, so that centre, units and scale are not tried; "
+            "the backend `unrolled` estimates and fits one",
             is_wrong=False,
             settings={"source.probe": "estimate"},
         )
         return
     flux = float(np.square(np.abs(case.probe), dtype=np.float64).sum())
-    counts = float(case.mean.sum())
+    measured = np.roll(np.isfinite(case.sample).mean(axis=0), case.roll, (0, 1))
+    counts = float((case.mean * measured).sum()) / (share_of_light(case.probe, measured) or 1.0)
     if counts > 0 and not 1 / FLUX < flux / counts < FLUX:
         yield Finding(
             "flux",
@@ -45,9 +47,9 @@ def check_probe(exam: Examination) -> Iterator[Finding]:
 def check_coherence(exam: Examination) -> Iterator[Finding]:
     """Say where a fitted probe, or more incoherent modes of one, explain the frames better."""
     case, trials = exam.case, exam.trials
-    if trials is None or trials.is_large or case.probe is None:
+    if trials is None or trials.is_large or case.probe is None or case.is_probe_estimated:
         return
-    given, modes = trials.run(case).r_factor, max(MODES, len(case.probe))
+    given, modes = trials.run_modes(case, 0).r_factor, max(MODES, len(case.probe))
     best = trials.run_modes(case, modes).r_factor
     if best > PAYS * given:
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, Orientation
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.raw_scan import METRES, ranges
 
@@ -25,6 +26,8 @@ RATIO = 1.07
 """From one scale that is tried to the next."""
 FOUND = 0.75
 """R-factor with a scale, over the median of those with others, at most."""
+EDGE = 4
+"""Of the scales that are tried, how many of the largest tell nothing alone."""
 SMALLEST_PIXEL, LARGEST_PIXEL = 5e-10, 5e-7
 """Metres of an object pixel."""
 
@@ -112,7 +115,7 @@ def check_units(exam: Examination) -> Iterator[Finding]:
     """Find positions that cannot be in pixels, by the spot and what neighbours share of it."""
     case = exam.case
     places = case.places
-    if case.probe is None or not case.is_spread:
+    if case.probe is None or case.is_probe_estimated or not case.is_spread:
         return
     radius, spacing = spot_radius(case.probe), find_spacing(places)
     if DENSE <= spacing / radius <= SPARSE:
@@ -149,20 +152,32 @@ def _search_scale(case: Case, trials: Trials, radii: float) -> float | None:
     least, most = LIKELY
     count = int(np.ceil(np.log(most / least) / np.log(RATIO))) + 1
     scales = radii * np.geomspace(least, most, count)
-    tried = np.array(
-        [trials.run_small(case.with_positions(case.positions * scale)).r_factor for scale in scales]
-    )
-    tried[~np.isfinite(tried)] = np.inf
-    scale = float(scales[int(np.argmin(tried))])
+    tried = np.stack([_try_scales(case, trials, ORIENTATIONS[0], scales)])
+    # A scale shows with the right orientation only; otherwise the largest ones, with which frames
+    # hardly overlap, explain most. Where frames are large, trying all takes too long.
+    is_inside = int(np.argmin(tried)) < count - EDGE
+    if not trials.is_large and not (is_inside and tried.min() < FOUND * float(np.median(tried))):
+        tried = np.stack([_try_scales(case, trials, way, scales) for way in ORIENTATIONS])
+    row, column = np.unravel_index(int(np.argmin(tried)), tried.shape)
+    way, scale = ORIENTATIONS[int(row)], float(scales[int(column)])
     for step in (0.03, 0.015, 0.008):
         around = [scale * (1 + part * step) for part in (-1, 0, 1)]
         scale = min(
-            around,
-            key=lambda one: float(
-                trials.run(case.with_positions(case.positions * one)).residuals.sum()
-            ),
+            around, key=lambda one: float(trials.run(_scale(case, way, one)).residuals.sum())
         )
     return scale if tried.min() < FOUND * float(np.median(tried)) else None
+
+
+def _try_scales(
+    case: Case, trials: Trials, way: Orientation, scales: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """R-factors with each of the scales."""
+    found = [trials.run_small(_scale(case, way, scale)).r_factor for scale in scales]
+    return np.asarray(np.nan_to_num(np.array(found), nan=np.inf), dtype=np.float64)
+
+
+def _scale(case: Case, way: Orientation, scale: float) -> Case:
+    return case.with_positions(way.apply(case.positions) * scale)
 
 
 def _settings(case: Case, scale: float | None, radii: float) -> dict[str, object]:
@@ -172,7 +187,8 @@ def _settings(case: Case, scale: float | None, radii: float) -> dict[str, object
         for name, metres in METRES.items():
             if np.isclose(metres / pixel, scale, rtol=1e-6):
                 return {"source.units": name}
-        return {"source.pixel_size_m": _rounded(pixel / scale)}
+        if case.has_metres:
+            return {"source.pixel_size_m": _rounded(pixel / scale)}
     likely = scale or 0.4 * radii
     for name, metres in METRES.items():
         if SMALLEST_PIXEL <= metres / likely <= LARGEST_PIXEL:

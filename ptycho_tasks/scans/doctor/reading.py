@@ -14,6 +14,7 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
 from ptycho_tasks.scans.readers import open_scan, read_scan
+from ptycho_tasks.scans.shaping import choose_window
 from ptycho_tasks.system.memory import has_memory_for
 
 
@@ -44,19 +45,23 @@ def _take(path: Path, scan: ScanData) -> Case:
         power=1.0,
         scan_index=scan.scan_index,
         pixel_size_m=scan.pixel_size_m,
+        has_metres=any("converted to pixels" in note for note in scan.notes),
         notes=scan.notes,
     )
 
 
 def _read_leniently(path: Path, settings: Mapping[str, Any]) -> Case | None:
     """What can be read of a scan that is refused; None where that is too little."""
-    try:
-        # A probe that is missing must not hide the rest.
-        given = {key: value for key, value in settings.items() if key != "root"}
-        with open_scan(path, Reading(**given | {"probe": "estimate"}), settings.get("root")) as raw:
-            return _convert(path, raw, settings.get("measurement", "auto"))
-    except (ScanError, OSError, ValueError, TypeError, KeyError, RuntimeError):
-        return None
+    given = {key: value for key, value in settings.items() if key != "root"}
+    # A probe that is missing must not hide the rest.
+    for probe in (given.get("probe"), "estimate"):
+        try:
+            reading = Reading(**given | {"probe": probe})
+            with open_scan(path, reading, settings.get("root")) as raw:
+                return _convert(path, raw, settings.get("measurement", "auto"))
+        except (ScanError, OSError, ValueError, TypeError, KeyError, RuntimeError):
+            continue
+    return None
 
 
 def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
@@ -119,15 +124,11 @@ def _crop(
     A detector that is cropped makes the pixels of the object larger.
     """
     size = min(frames.shape[1:]) // 2 * 2
-    top, left = (side // 2 - size // 2 for side in frames.shape[1:])
-    frames = frames[:, top : top + size, left : left + size]
+    window = choose_window((frames.shape[1], frames.shape[2]), None, size, 1)
+    frames = frames if window.is_whole else window.cut(frames)
     if probe is None or probe.shape[-1] == size:
         return frames, probe, 1.0
     N = probe.shape[-1]
     if size > N:
         return frames, None, 1.0
-    far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes=(1, 2))), axes=(1, 2))
-    first = N // 2 - size // 2
-    far = np.fft.ifftshift(far[:, first : first + size, first : first + size], axes=(1, 2))
-    probe = np.fft.fftshift(np.fft.ifft2(far), axes=(1, 2)).astype(np.complex64)
-    return frames, probe, size / N
+    return frames, window.cut_probe(probe), size / N

@@ -17,17 +17,19 @@ from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
 
-TryScan = Callable[[ScanData, int, int], Trial]
+TryScan = Callable[[ScanData, int, int, int], Trial]
 """A backend's `try_scan`."""
 FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
 """Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
 than the least is not tried."""
-STEPS, FEW_STEPS = 24, 12
+STEPS, FEW_STEPS, CONFIRMING_STEPS = 24, 12, 48
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
+HELD_BACK = 6
+"""To confirm, one frame in so many takes no part."""
 MOST_KNOWN = 16
-CERTAIN = 6.0
-"""Standard errors by which frames must be explained better."""
+CERTAIN, CONFIRMED = 6.0, 3.0
+"""Standard errors by which frames must be explained better; and the few that took no part."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Trials:
     """(M,) the same from another middle, to confirm what was found."""
     frames: int
     """Of a patch."""
-    known: list[tuple[Case, bool, Trial]] = field(default_factory=list)
-    """The last trials on whole patches."""
+    known: list[tuple[Case, Trial]] = field(default_factory=list)
+    """The last trials on the first patch."""
 
     @classmethod
     def plan(cls, try_scan: TryScan, case: Case) -> Trials:
@@ -58,16 +60,28 @@ class Trials:
         frames = int(np.clip(FRAMES * 64 / case.size, LEAST_PATCH, FRAMES))
         return cls(try_scan, orders[0], orders[1], frames)
 
-    def run(self, case: Case, *, confirms: bool = False) -> Trial:
-        """Try a scan on a patch of it, or on another one."""
-        for one, was_confirmed, trial in self.known:
-            if one is case and was_confirmed == confirms:
+    def run(self, case: Case) -> Trial:
+        """Try a scan on a patch of it."""
+        for one, trial in self.known:
+            if one is case:
                 return trial
-        order = self.other if confirms else self.order
-        trial = self._run(case, order, self.frames, STEPS)
-        self.known.append((case, confirms, trial))
+        trial = self._run(case, self.order, self.frames, STEPS)
+        self.known.append((case, trial))
         del self.known[:-MOST_KNOWN]
         return trial
+
+    def confirm(self, before: Case, after: Case, ratio: float) -> bool:
+        """Whether another patch tells the same, by frames that took no part.
+
+        Whoever has many takes to choose from finds one that explains the frames better by chance,
+        or that has more unknowns to do it with, as positions that lie farther apart have. Neither
+        explains frames that it has not seen.
+        """
+        given, mended = (
+            self._run(case, self.other, self.frames, CONFIRMING_STEPS, held_back=HELD_BACK)
+            for case in (before, after)
+        )
+        return is_better(given, mended, ratio, CONFIRMED)
 
     @property
     def is_large(self) -> bool:
@@ -75,26 +89,33 @@ class Trials:
         return self.frames == LEAST_PATCH
 
     def run_modes(self, case: Case, modes: int) -> Trial:
-        """Try a scan with a probe of so many modes that is fitted first."""
-        return self._run(case, self.order, self.frames, STEPS, modes)
+        """Try a scan with a probe of so many modes that is fitted first, or its own where it is 0,
+        on frames that took no part."""
+        return self._run(case, self.order, self.frames, STEPS, modes, held_back=HELD_BACK)
 
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
 
     def _run(
-        self, case: Case, order: NDArray[np.int64], count: int, steps: int, modes: int = 0
+        self,
+        case: Case,
+        order: NDArray[np.int64],
+        count: int,
+        steps: int,
+        modes: int = 0,
+        held_back: int = 0,
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            return self.try_scan(case.cut(np.sort(kept)), steps, modes)
+            return self.try_scan(case.cut(np.sort(kept)), steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
 
 
-def is_better(before: Trial, after: Trial, ratio: float) -> bool:
-    """Whether the same frames are explained better, by more than chance, and R falls to at most
-    `ratio` of what it was."""
+def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAIN) -> bool:
+    """Whether the same frames are explained better, by `certain` standard errors, and R falls to
+    at most `ratio` of what it was."""
     if not math.isfinite(after.r_factor):
         return False
     if not math.isfinite(before.r_factor):
@@ -102,4 +123,4 @@ def is_better(before: Trial, after: Trial, ratio: float) -> bool:
     # Of logarithms: a few frames may be explained very badly.
     gain = np.log(before.residuals) - np.log(after.residuals)
     error = float(gain.std()) / math.sqrt(len(gain))
-    return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > CERTAIN * error)
+    return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > certain * error)

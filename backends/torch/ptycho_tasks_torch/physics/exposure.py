@@ -112,6 +112,17 @@ class Exposure:
         """(B, S, T) float32 `light` as a share of the strongest on each canvas."""
         return self.light / self.strongest
 
+    @cached_property
+    def step(self) -> float:
+        """Distance of neighbouring frames, in radii of the spot: the side of the square that a
+        frame has for itself, on average."""
+        canvases, *corners = self.places.cpu().numpy().T
+        area = 0.0
+        for canvas in range(self.canvases):
+            rows, columns = (np.ptp(axis[canvases == canvas]) for axis in corners)
+            area += float(rows) * float(columns)
+        return math.sqrt(area / len(canvases)) / self.radius
+
     @property
     def strongest(self) -> Tensor:
         """(B, 1, 1) the largest `light` of each canvas."""

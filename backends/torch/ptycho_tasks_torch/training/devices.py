@@ -44,6 +44,9 @@ TIMEOUT_S = 300
 """How long one process waits for the others, also for a process that is gone."""
 PATIENCE_S = 5.0
 """How long to wait for a child's error after the connection to it broke."""
+_BROKEN: list[Any] = []
+"""Groups that lost a process, kept for good. torch frees one together with Lightning's model, while
+Python is held, and waits for the threads of gloo; one that still drops a sum waits for Python."""
 
 
 class _FixedRank(LightningEnvironment):
@@ -190,8 +193,12 @@ def connect(store: Any, member: TeamMember) -> Iterator[TeamMember]:
             del os.environ["GLOO_SOCKET_IFNAME"]
         else:
             os.environ["GLOO_SOCKET_IFNAME"] = previous
+    group = distributed.group.WORLD
     try:
         yield member
+    except BaseException:
+        _BROKEN.append(group)
+        raise
     finally:
         distributed.destroy_process_group()
 

@@ -94,16 +94,16 @@ class Unrolled:
 
         return refine_on_canvas(request)
 
-    def try_scan(self, scan: ScanData, steps: int, modes: int = 0) -> Trial:
+    def try_scan(self, scan: ScanData, steps: int, modes: int = 0, held_back: int = 0) -> Trial:
         """Take physics steps with the scan's own probe, or one that is fitted to its frames where
-        `modes` is above 0; nothing is learned.
+        `modes` is above 0; nothing is learned. See `Backend` for `held_back`.
 
         Raises:
             ScanError: every frame is dark.
         """
         from ptycho_tasks_torch.unrolled.trial import try_on_canvas
 
-        return try_on_canvas(scan, steps, modes)
+        return try_on_canvas(scan, steps, modes, held_back)
 
 
 backend = Unrolled()

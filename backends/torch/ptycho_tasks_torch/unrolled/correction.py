@@ -143,13 +143,9 @@ def list_unlearned(exposure: Exposure) -> list[str]:
     found = []
     if math.isfinite(photons) and not least <= photons <= most:
         found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
-    rows, columns = (
-        exposure.places[:, 1:].amax(dim=0) - exposure.places[:, 1:].amin(dim=0)
-    ).tolist()
-    step = math.sqrt(rows * columns / len(exposure.places)) / exposure.radius
     least, most = LEARNED_STEPS
-    if not least <= step <= most:
-        found.append(f"frames {step:.2g} radii of the spot apart ({least} to {most})")
+    if not least <= exposure.step <= most:
+        found.append(f"frames {exposure.step:.2g} radii of the spot apart ({least} to {most})")
     return found
 
 

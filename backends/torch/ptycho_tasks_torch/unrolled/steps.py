@@ -33,9 +33,11 @@ EARLY_WEIGHTS, WEIGHTS = (1.7, 1.7, 1.7, 1.7, 1.7), (1.0, 1.5, 2.0, 3.0, 5.0)
 where its lowest frequencies are moved far before the fine structure is there."""
 GAINS = (1.3, 1.2)
 """Of the step along and across the object's phase."""
-SUBSETS, FEW_SUBSETS, FEW_FRAMES = 4, 2, 80
-"""Parts of the frames that take turns; and of fewer frames than so many on a canvas: with less than
-a dozen or two in a step, momentum drives the object away."""
+SUBSETS, FEW_SUBSETS = 4, 2
+"""Parts of the frames that take turns; and where there are few frames, or they are far apart."""
+FEW_FRAMES, FAR_APART = 80, 0.6
+"""Frames of a canvas, and their distance in radii of the spot. With less than a dozen or two in a
+step, or with frames in it that hardly overlap, momentum drives the object away."""
 COARSE_STEPS = 8
 """Number of the first steps, which use one part each."""
 MOMENTUM, RAMP = 0.585, 12
@@ -51,8 +53,9 @@ class Turns:
 
     def __init__(self, exposure: Exposure, frequency_filter: FrequencyFilter) -> None:
         """Split the frames into turns."""
-        is_small = len(exposure.places) < FEW_FRAMES * exposure.canvases
-        parts = exposure.split_in_turns(FEW_SUBSETS if is_small else SUBSETS)
+        are_few = len(exposure.places) < FEW_FRAMES * exposure.canvases
+        are_few = are_few or exposure.step > FAR_APART
+        parts = exposure.split_in_turns(FEW_SUBSETS if are_few else SUBSETS)
         pairs = -(-len(parts) // 2)
         self.coarse = [Turn([part], frequency_filter) for part in parts]
         self.fine = [Turn(parts[index::pairs], frequency_filter) for index in range(pairs)]
@@ -62,13 +65,21 @@ class Turns:
 class Engine:
     """The object of an exposure, step by step; without gradients."""
 
-    def __init__(self, exposure: Exposure, start: Tensor | None = None, steps: int = 0) -> None:
+    def __init__(
+        self,
+        exposure: Exposure,
+        start: Tensor | None = None,
+        steps: int = 0,
+        *,
+        damping: float = 1.0,
+    ) -> None:
         """Begin with a flat object, or with another.
 
         Args:
             exposure: frames and probes.
             start: (B, S, T) complex64.
             steps: that led to it.
+            damping: what the length of every step is multiplied by.
         """
         self.filter = FrequencyFilter(exposure)
         self.canvas = torch.ones_like(exposure.light) + 0j if start is None else start
@@ -80,8 +91,8 @@ class Engine:
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
         # Once, for a GPU waits for each constant that is sent there.
-        self._gains = self.velocity.new_tensor(GAINS)[:, None, None, None]
-        self._weights = self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
+        self._gains = damping * self.velocity.new_tensor(GAINS)[:, None, None, None]
+        self._weights = damping * self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
         self._lit = exposure.light
 
     def advance(self, turn: Turn) -> None:
@@ -116,9 +127,15 @@ def find_momentum(step: int) -> float:
     return MOMENTUM * min(step / RAMP, 1.0) + (TOP_MOMENTUM - MOMENTUM) * late
 
 
-def run_steps(exposure: Exposure, count: int) -> Iterator[Engine]:
-    """Yield the engine after each of `count` steps; the last eighth is on all frames."""
-    engine = Engine(exposure)
+def run_steps(exposure: Exposure, count: int, *, damping: float = 1.0) -> Iterator[Engine]:
+    """Yield the engine after each of `count` steps; the last eighth is on all frames.
+
+    Args:
+        exposure: frames and probes.
+        count: number of steps.
+        damping: see `Engine`.
+    """
+    engine = Engine(exposure, damping=damping)
     turns = Turns(exposure, engine.filter)
     last = max(1, count // 8)
     for k in range(count):

@@ -6,42 +6,66 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptycho_tasks.backend import Trial, say_nothing
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import run_steps
 
 EVERY = 6
-"""Steps from one look at the frames to the next; of all looks the best counts, since steps may
-diverge."""
+"""Steps from one look at the frames to the next; of all looks the best counts."""
+DIVERGES, DAMPING = 1.1, 0.5
+"""Misfit of the last look, over the least, from which on the steps were too long; and what they are
+then multiplied by. How long is too long depends on the positions: without this, those would seem
+right for which steps happen to converge."""
 
 
-def try_on_canvas(scan: ScanData, steps: int, modes: int = 0) -> Trial:
+def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0) -> Trial:
     """Take steps on the CPU, where few frames are done before a GPU has started; see
     `Unrolled.try_scan`."""
     execution = TorchExecution.from_execution(ExecutionOptions(threads=1, accelerator="cpu"))
     with settings(execution), torch.inference_mode():
-        intensity = read_intensity(scan, np.arange(scan.frame_count))
-        scale = math.sqrt(intensity)
-        probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
-        if modes:
-            probe = fit_probe(scan, probe, modes, say_nothing)
-        exposure = expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
-        looks = [
-            (exposure.predict(engine.canvas) - exposure.amplitude).nan_to_num(nan=0.0)
-            for engine in run_steps(exposure, steps)
-            if engine.steps % EVERY == 0 or engine.steps == steps
-        ]
-        misfits = [float(look.square().sum()) for look in looks]
-        best = looks[min(range(len(looks)), key=lambda k: _or_inf(misfits[k]))]
-        r_factor = float(best.abs().sum() / exposure.amplitude.nansum())
+        frames = range(scan.frame_count)
+        seen = [k for k in frames if not held_back or k % held_back != held_back // 2]
+        exposure = _expose(scan, modes, seen)
+        taken = exposure.take(seen) if held_back else exposure
+        counted = exposure.take(sorted({*frames} - {*seen})) if held_back else exposure
+        best, diverges = _reconstruct(taken, counted, steps)
+        if diverges:
+            calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
+            best = min(best, calmer, key=lambda look: _or_inf(float(look.square().sum())))
+        r_factor = float(best.abs().sum() / counted.amplitude.nansum())
         return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy())
+
+
+def _expose(scan: ScanData, modes: int, seen: list[int]) -> Exposure:
+    intensity = read_intensity(scan, np.arange(scan.frame_count))
+    scale = math.sqrt(intensity)
+    probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
+    if modes:
+        probe = fit_probe(scan, probe, modes, say_nothing, frames=np.array(seen))
+    return expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
+
+
+def _reconstruct(
+    taken: Exposure, counted: Exposure, steps: int, damping: float = 1.0
+) -> tuple[Tensor, bool]:
+    """(K, N, N) what the counted frames are missed by, and whether steps on those taken diverge."""
+    looks = [
+        (counted.predict(engine.canvas) - counted.amplitude).nan_to_num(nan=0.0)
+        for engine in run_steps(taken, steps, damping=damping)
+        if engine.steps % EVERY == 0 or engine.steps == steps
+    ]
+    misfits = [_or_inf(float(look.square().sum())) for look in looks]
+    least = min(misfits)
+    return looks[misfits.index(least)], not misfits[-1] <= DIVERGES * least
 
 
 def _or_inf(number: float) -> float:

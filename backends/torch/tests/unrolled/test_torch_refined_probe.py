@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.scan import take_frames
-from ptycho_tasks.scans.raw_scan import estimate_probe
+from ptycho_tasks.scans.illumination import estimate_probe
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.physics.calibration import Lens

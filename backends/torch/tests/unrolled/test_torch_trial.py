@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptycho_tasks.commands.scan_check import find_project_settings, list_lines
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import is_own_twin
 from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks_torch.unrolled.backend import backend
 
 SCAN = replace(
-    simulate(SimulationOptions(size=32, grid=10, step=4.0, photons=1e6, seed=5)), object=None
+    simulate(SimulationOptions(size=32, grid=7, step=4.0, photons=1e6, seed=5)), object=None
 )
 
 
@@ -45,48 +48,87 @@ def test_a_trial_leaves_out_what_was_not_measured() -> None:
     assert backend.try_scan(holed, 24).r_factor < 1.1 * backend.try_scan(SCAN, 24).r_factor
 
 
+def test_frames_that_are_held_back_take_no_part() -> None:
+    trial = backend.try_scan(SCAN, 12, held_back=6)
+    frames = SCAN.diffraction.copy()
+    frames[3::6] = 1.0
+    other = backend.try_scan(replace(SCAN, diffraction=frames), 12, held_back=6)
+    assert trial.residuals.shape == (8,)
+    assert other.r_factor > 5 * trial.r_factor
+
+
+def white_noise() -> ScanData:
+    """Frames of a phase without structure, on which steps of the usual length diverge."""
+    rows, columns = np.mgrid[0:8, 0:8].reshape(2, 64) * 3.0 + 20
+    probe = np.outer(np.hanning(32), np.hanning(32)).astype("c8")[None] * 300
+    surface = np.exp(1j * np.random.default_rng(1).uniform(0, 1, (64, 64)))
+    corners = zip(rows.astype(int) - 16, columns.astype(int) - 16, strict=True)
+    waves = np.stack([probe[0] * surface[r : r + 32, c : c + 32] for r, c in corners])
+    frames = np.abs(np.fft.fftshift(np.fft.fft2(waves, norm="ortho"), axes=(1, 2)))
+    return ScanData(frames.astype("f4"), np.stack([rows, columns], axis=1), probe)
+
+
+def test_steps_that_diverge_are_shortened() -> None:
+    assert backend.try_scan(white_noise(), 48).r_factor < 0.09
+
+
+def test_what_steps_cannot_solve_is_not_called_wrong(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.npz", white_noise())
+    assert not examine(tmp_path / "scan.npz", try_scan=backend.try_scan).is_wrong
+
+
 def test_a_right_scan_has_nothing_wrong(tmp_path: Path) -> None:
     report = look(tmp_path)
     assert not report.is_wrong
     assert report.r_given == report.r_mended
 
 
+def test_both_axes_mirrored(tmp_path: Path) -> None:
+    report = look(tmp_path, positions=-SCAN.positions)
+    assert report.settings == {"source.orientation": {"flip_x": True, "flip_y": True}}
+
+
+def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
+    middle = positions.mean(axis=0)
+    return (positions - middle) * (y, x) + middle
+
+
+CORNER = np.fft.ifftshift(SCAN.diffraction, axes=(1, 2))
+ROLLED = np.roll(SCAN.diffraction, (2, -3), axis=(1, 2))
+SWAPPED = SCAN.positions[:, ::-1].copy()
+
+
 @pytest.mark.parametrize(
-    ("positions", "settings"),
+    ("changes", "settings"),
     [
-        (SCAN.positions[:, ::-1].copy(), {"swap": True}),
-        (-SCAN.positions, {"flip_x": True, "flip_y": True}),
+        ({"positions": rotate(SCAN.positions, 6)}, {"orientation"}),
+        ({"positions": stretch(SCAN.positions, 1, 1.25)}, {"orientation"}),
+        (
+            {"positions": SCAN.positions * (1, -1), "diffraction": CORNER**2},
+            {"orientation", "centre", "measurement"},
+        ),
+        ({"positions": SWAPPED, "diffraction": ROLLED}, {"orientation", "centre"}),
+        ({"positions": SCAN.positions * 0.03}, {"units", "pixel_size_m"}),
     ],
 )
-def test_orientation(tmp_path: Path, positions: np.ndarray, settings: dict[str, bool]) -> None:
-    report = look(tmp_path, positions=positions)
-    assert report.settings == {"source.orientation": settings}
-    assert report.r_mended is not None
-    assert report.r_given is not None
-    assert report.r_mended < 0.7 * report.r_given
+def test_what_is_written_makes_the_scan_right(
+    tmp_path: Path, changes: dict[str, np.ndarray], settings: set[str]
+) -> None:
+    report = look(tmp_path, **changes)
+    assert {key.partition(".")[2] for key in report.settings} == settings
+    lines = "\n".join(["source:", "  file: scan.npz", *list_lines(report.settings)[1:]])
+    (tmp_path / "ptycho.yaml").write_text(f"name: x\n{lines}\nbackend: unrolled\n")
+    project = find_project_settings(tmp_path, tmp_path / "scan.npz")
+    assert project is not None
+    scan = read_scan(tmp_path / "scan.npz", **project.reading)
+    assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
 
 
-def test_rotation(tmp_path: Path) -> None:
-    found = look(tmp_path, positions=rotate(SCAN.positions, 5)).settings["source.orientation"]
-    assert found["rotate_deg"] == pytest.approx(-5, abs=1)
-
-
-def test_centre_and_orientation_together(tmp_path: Path) -> None:
-    report = look(
-        tmp_path,
-        positions=SCAN.positions[:, ::-1].copy(),
-        diffraction=np.roll(SCAN.diffraction, (2, -3), axis=(1, 2)),
-    )
-    assert report.settings == {
-        "source.centre": [18, 13],
-        "source.orientation": {"swap": True},
-    }
-
-
-def test_micrometres_without_a_pixel_size(tmp_path: Path) -> None:
-    settings = look(tmp_path, positions=SCAN.positions * 0.03).settings
-    assert settings["source.units"] == "um"
-    assert settings["source.pixel_size_m"] == pytest.approx(3e-8, rel=0.02)
+def test_orientation_without_a_probe(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED))
+    settings = {"probe": "estimate"}
+    report = examine(tmp_path / "scan.npz", settings, try_scan=backend.try_scan)
+    assert report.settings["source.orientation"]["swap"]
 
 
 def test_a_flat_probe_hides_what_both_mirrored_is() -> None:

@@ -43,6 +43,8 @@ SMALL = UnrolledOptions(
     neighbours=16,
     seed=5,
 )
+FEW = 6
+"""Steps where no quality is asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ TRAININGS = {
     "both": with_options(on="both"),
     "supervised": with_options(model_type="supervised"),
     "supervised and simulated": with_options(on="both", model_type="supervised"),
-    "refined": with_options(on="both", probe="refined", probe_modes=2),
+    "refined": with_options(on="both", probe="refined", probe_modes=2, steps=FEW),
 }
 REFINING = with_options(probe="refined", epochs=14, learning_rate=1e-2)
 
@@ -196,7 +198,8 @@ def test_reading_and_simulating_ahead_changes_no_byte(scan, trained):
 def test_a_mapped_scan_gives_the_same(scan, trained, tmp_path, monkeypatch):
     np.save(tmp_path / "frames.npy", scan.diffraction)
     on_disk = replace(scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"))
-    assert_same_weights(train(on_disk, with_options(epochs=1)), train(scan, with_options(epochs=1)))
+    short = with_options(epochs=1, steps=FEW)
+    assert_same_weights(train(on_disk, short), train(scan, short))
     here = infer(scan, trained["scan"])
     monkeypatch.setattr(mapped, "HELD_BYTES", 0)
     np.testing.assert_array_equal(infer(on_disk, trained["scan"]).object, here.object)
@@ -243,7 +246,7 @@ def three_seconds_a_batch(monkeypatch):
 
 
 def test_a_training_ends_in_time_with_a_rate_that_has_fallen(scan, tmp_path, three_seconds_a_batch):
-    options, said = with_options(epochs=100, max_minutes=1.0), []
+    options, said = with_options(epochs=100, max_minutes=1.0, steps=FEW), []
     model = train(scan, options, with_execution(logger="csv"), log_dir=tmp_path, say=said.append)
     assert said == ["stops after epoch 4 of 100: max_minutes 1 are over"]
     assert len(model.history) == 4
@@ -261,7 +264,7 @@ def test_time_that_is_over_before_the_first_epoch_is_said(scan):
 
 @pytest.mark.usefixtures("every_epoch")
 def test_the_time_before_an_interruption_counts(scan, tmp_path, three_seconds_a_batch):
-    options, said = with_options(epochs=100, max_minutes=1.0), []
+    options, said = with_options(epochs=100, max_minutes=1.0, steps=FEW), []
     interrupted(scan, options, until=2, work_dir=tmp_path)
     three_seconds_a_batch.now += 1e6  # until somebody comes to start it again
     model = train(scan, options, work_dir=tmp_path, say=said.append)

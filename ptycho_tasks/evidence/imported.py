@@ -1,0 +1,170 @@
+"""An evidence.yaml as an import writes it: each part is signed, so that a later import knows what
+a person changed, and keeps that."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.config.document import parse_config
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence.memo import Memo
+from ptycho_tasks.layout import EVIDENCE_NAME
+
+_SIGNATURE = re.compile(r"[ \t]+# imported ([0-9a-f]{8})$", re.MULTILINE)
+_KEYS = ("initiative", "phase", "plan", "ledger", "reports")
+
+
+@dataclass(frozen=True)
+class ImportedItem:
+    """An item, as text of an evidence.yaml."""
+
+    text: str
+    """Lines without the last line's end."""
+    ids: tuple[str, ...]
+    name: str
+    """Of its log; empty of one by hand."""
+    work: str
+    """What is to be run or done."""
+
+    def resembles(self, other: ImportedItem) -> bool:
+        """Whether both are about the same: their log, or the same work for the same rows."""
+        is_same_log = bool(self.name) and self.name == other.name
+        is_by_hand = not (self.name or other.name)
+        return is_same_log or (self.ids == other.ids and (is_by_hand or self.work == other.work))
+
+
+def format_file(title: str, values: Mapping[str, str], items: Sequence[ImportedItem]) -> str:
+    """The evidence.yaml that an import writes.
+
+    Args:
+        title: of the memo.
+        values: the keys above the items, in YAML; those that are missing are left out.
+        items: in their order.
+    """
+    head = [_sign(f"{key}: {values[key]}") for key in _KEYS if values.get(key)]
+    return "\n".join([f"# {title}", *head, "items:", *(_sign(item.text) for item in items), ""])
+
+
+def update_file(
+    old: str, title: str, values: Mapping[str, str], items: Sequence[ImportedItem], memo: Memo
+) -> str:
+    """An evidence.yaml of an earlier import with what a newer memo says; what a person changed
+    stays.
+
+    Args:
+        old: its text.
+        title: of the memo.
+        values: as for `format_file`.
+        items: of the newer memo.
+        memo: gets the findings.
+
+    Raises:
+        ConfigError: no import wrote it, or its items cannot be told apart.
+    """
+    if not _SIGNATURE.search(old):
+        raise ConfigError(f"{EVIDENCE_NAME}: is already there; nothing was written")
+    head, blocks, tail = _split(old)
+    lines = [f"# {title}" if line.startswith("# From ") else line for line in head]
+    lines = [*_update_head(lines, values, memo), "items:"]
+    is_placed = False
+    new = [*items]
+    for block, item in zip(blocks, _read_items(old, blocks), strict=True):
+        if not _is_untouched(block):
+            if any(other.resembles(item) for other in new):
+                memo.leave(0, f"{_name(item)}: stays, as it was changed by hand")
+            new = [other for other in new if not other.resembles(item)]
+    for block, item in zip(blocks, _read_items(old, blocks), strict=True):
+        is_replaced = any(other.resembles(item) or {*other.ids} & {*item.ids} for other in new)
+        if _is_untouched(block) and is_replaced:
+            if not is_placed:
+                lines += [_sign(other.text) for other in new]
+            is_placed = True
+            continue
+        if _is_untouched(block):
+            memo.leave(0, f"{_name(item)}: stays, though this memo does not name it")
+        lines.append(block)
+    if not is_placed:
+        lines += [_sign(other.text) for other in new]
+    return "\n".join([*lines, *tail, ""])
+
+
+def _name(item: ImportedItem) -> str:
+    return item.name or ", ".join(item.ids)
+
+
+def _update_head(lines: list[str], values: Mapping[str, str], memo: Memo) -> Iterator[str]:
+    present = set()
+    for line in lines:
+        key = line.partition(":")[0]
+        if key not in _KEYS:
+            yield line
+            continue
+        present.add(key)
+        value = values.get(key)
+        new = f"{key}: {value}" if value else line
+        if value and _is_untouched(line):
+            yield _sign(new)
+        else:
+            if _SIGNATURE.sub("", line) != new and value:
+                memo.leave(0, f"{key}: stays, as it was changed by hand")
+            yield line
+    yield from (
+        _sign(f"{key}: {values[key]}") for key in _KEYS if values.get(key) and key not in present
+    )
+
+
+def _sign(block: str) -> str:
+    first, *others = block.split("\n")
+    digest = hashlib.sha256(block.encode()).hexdigest()[:8]
+    return "\n".join([f"{first}  # imported {digest}", *others])
+
+
+def _is_untouched(block: str) -> bool:
+    """Whether a part is as an import wrote it."""
+    match = _SIGNATURE.search(block.split("\n")[0])
+    return bool(match) and _sign(_SIGNATURE.sub("", block, count=1)) == block
+
+
+def _split(text: str) -> tuple[list[str], list[str], list[str]]:
+    """The lines above the items, each item's text, and the lines below them."""
+    lines = text.rstrip("\n").split("\n")
+    if "items:" not in lines:
+        raise ConfigError(f"{EVIDENCE_NAME}: has no line `items:`; nothing was written")
+    at = lines.index("items:")
+    blocks: list[list[str]] = []
+    tail: list[str] = []
+    for line in lines[at + 1 :]:
+        if tail or (line[:1] not in ("", " ", "-", "#")):
+            tail.append(line)
+        elif re.match(r" {0,2}- ", line) or not blocks:
+            blocks.append([line])
+        else:
+            blocks[-1].append(line)
+    return lines[:at], ["\n".join(block) for block in blocks], tail
+
+
+def _read_items(text: str, blocks: Sequence[str]) -> list[ImportedItem]:
+    """What the items of a file are about."""
+    data: Any = parse_config(Path(EVIDENCE_NAME), text.encode()).data.get("items")
+    if not isinstance(data, list) or len(data) != len(blocks):
+        raise ConfigError(f"{EVIDENCE_NAME}: its items cannot be told apart; nothing was written")
+    return [_read_item(block, item) for block, item in zip(blocks, data, strict=True)]
+
+
+def _read_item(block: str, data: Any) -> ImportedItem:
+    values = data if isinstance(data, dict) else {}
+    ids = values.get("ids") or ([values["id"]] if values.get("id") else [])
+    work = values.get("command") or values.get("pytest") or values.get("by_hand") or ""
+    return ImportedItem(
+        block, tuple(map(str, ids)), name_of(str(values.get("log") or "")), str(work)
+    )
+
+
+def name_of(log: str) -> str:
+    """What a log is called whatever its outcome."""
+    return re.sub(r"(_green|_red)?(\.log)?$", "", log, count=1).casefold()

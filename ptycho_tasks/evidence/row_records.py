@@ -1,0 +1,60 @@
+"""The rows of the plan with the ends of their logs, for a report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.builds.state import State
+from ptycho_tasks.errors import PtychoTasksError, one_line
+from ptycho_tasks.evidence.checklist import Basis, CheckedRow, check_plan
+from ptycho_tasks.evidence.inputs import ProjectFiles, files_on_disk
+from ptycho_tasks.evidence.loading import load_evidence
+from ptycho_tasks.evidence.stage_status import find_stage_problem
+from ptycho_tasks.layout import STATE_NAME
+from ptycho_tasks.system.cache import cached
+
+_LONGEST = 6_000
+"""Bytes that are shown of a log, from its end."""
+_MOST = 300_000
+"""Bytes of all logs together."""
+
+
+def list_row_records(root: Path) -> list[dict[str, Any]]:
+    """Each row of the plan as values that JSON can hold; none where there is no evidence.
+
+    Where the plan cannot be read, one record has a `problem`. Nothing says how old a row is, so
+    that the same evidence gives the same records.
+    """
+    try:
+        evidence = load_evidence(root)
+        if evidence is None:
+            return []
+        # The database knows the digests of files that did not change.
+        files = ProjectFiles(State(STATE_NAME).sha256, files_on_disk(evidence.root).read_rows)
+        rows = check_plan(evidence, Basis(files, _find_stage_problem))
+    except PtychoTasksError as error:
+        return [{"problem": one_line(str(error))}]
+    room = min(_LONGEST, _MOST // max(sum(len(row.logs) for row in rows), 1))
+    return [_describe_row(root, row, room) for row in rows]
+
+
+@cached
+def _find_stage_problem(stage: str) -> str:
+    return find_stage_problem(stage)
+
+
+def _describe_row(root: Path, row: CheckedRow, room: int) -> dict[str, Any]:
+    logs = [{"path": path, "end": _read_end(root / path, room)} for path in row.logs]
+    record = {key: value for key, value in asdict(row).items() if key != "age_s"}
+    return {**record, "logs": logs, "problem": None}
+
+
+def _read_end(path: Path, room: int) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    text = data[-room:].decode("utf-8", "replace")
+    return f"[...]\n{text}" if len(data) > room else text

@@ -1,0 +1,3 @@
+beginTable();
+drawCurves();
+beginViewer();

@@ -1,0 +1,79 @@
+// The table of results: sorting, filter, difference to a baseline.
+
+const table = document.getElementById("table");
+const heads = [...table.tHead.rows[0].cells];
+const lines = [...table.tBodies[0].rows];
+
+function cellValue(row, column) {
+  const cell = row.cells[column];
+  return cell.dataset.value !== "" ? Number(cell.dataset.value) : (cell.dataset.text ?? "");
+}
+
+// Numbers before texts, nothing last, whichever way is sorted.
+function sortRows(column, isDown) {
+  const rank = (value) => (value === "" ? 2 : typeof value === "number" ? 0 : 1);
+  const order = [...lines].sort((a, b) => {
+    const [x, y] = [cellValue(a, column), cellValue(b, column)];
+    if (rank(x) !== rank(y) || rank(x) === 2) return rank(x) - rank(y);
+    const before = typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
+    return isDown ? -before : before;
+  });
+  table.tBodies[0].append(...order);
+  heads.forEach((head) => head.removeAttribute("aria-sort"));
+  heads[column].setAttribute("aria-sort", isDown ? "descending" : "ascending");
+}
+
+function filterRows() {
+  const wanted = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of lines) {
+    const record = report.results[row.dataset.index];
+    const text = `${row.textContent} ${JSON.stringify(record.settings)}`.toLowerCase();
+    row.hidden = !wanted.every((word) => text.includes(word));
+    shown += !row.hidden;
+  }
+  document.getElementById("shown").textContent = wanted.length ? `${shown} of ${lines.length}` : "";
+}
+
+const UNITS = {
+  bytes: (v) => { const [s, u] = [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]].find(([x]) => Math.abs(v) >= x) ?? [1, "B"]; return `${Number((v / s).toPrecision(3))} ${u}`; },
+  seconds: (v) => `${Number(v.toPrecision(2))} s`,
+};
+
+function formatDifference(key, value) {
+  const write = UNITS[key.split("_").pop()] ?? ((v) => Number(v.toPrecision(2)).toString());
+  return `${value < 0 ? "−" : "+"}${write(Math.abs(value))}`;
+}
+
+// What a row is compared with: the baseline's variant on the same scan, where there is one.
+function findBase(row, chosen) {
+  const own = report.results[row.dataset.index], base = report.results[chosen];
+  const isAlike = (r) => r.variant === base.variant && r.scan === own.scan && r.stage === own.stage;
+  const found = own.variant === base.variant ? -1 : report.results.findIndex(isAlike);
+  return lines[found < 0 ? chosen : found];
+}
+
+function showDifferences() {
+  const chosen = document.getElementById("baseline").value;
+  for (const row of lines) {
+    row.classList.toggle("base", row.dataset.index === chosen);
+    heads.forEach((head, column) => {
+      const cell = row.cells[column];
+      cell.querySelector(".difference")?.remove();
+      if (chosen === "" || row.dataset.index === chosen || !head.dataset.key) return;
+      const base = cellValue(findBase(row, chosen), column), own = cellValue(row, column);
+      if (typeof base === "number" && typeof own === "number")
+        cell.append(element("span", { class: "difference" }, formatDifference(head.dataset.key, own - base)));
+    });
+  }
+}
+
+function beginTable() {
+  for (const row of lines) for (const cell of row.cells) cell.dataset.text = cell.textContent.trim();
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () =>
+    sortRows(column, head.getAttribute("aria-sort") === "ascending")));
+  document.getElementById("filter").addEventListener("input", filterRows);
+  document.getElementById("baseline").addEventListener("change", showDifferences);
+  filterRows();
+  showDifferences();
+}

@@ -1,0 +1,427 @@
+// The viewer: panels with an image each; those with the same grid share zoom, place and cursor.
+
+const panels = [];
+const spaces = {}; // of each grid: {x, y: what is in the middle; scale: screen pixels a pixel}
+const shared = { cursor: null, line: null }; // {space, x, y}; {space, from, to}
+const UNSEEN = [119, 119, 119];
+
+// ---------------------------------------------------------------- what there is to see of a result
+
+function listViews(result) {
+  const views = [];
+  const addComplex = (id, label, image, space, origin) => {
+    for (const [kind, name] of [["amplitude", "amplitude"], ["phase", "phase"], ["complex", "complex (hue is phase)"]])
+      views.push({ id: `${id}${kind}`, label: `${label} ${name}`, kind, image, space, origin });
+  };
+  if (!result.object) return views;
+  addComplex("", "object", result.object, "object", result.origin);
+  const scan = report.scans[result.scan_key] ?? {};
+  if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
+  views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
+  if (result.frames.shift)
+    views.push({ id: "shift", label: "how far each position was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px" });
+  result.probe.forEach((image, mode) => {
+    const label = result.probe.length > 1 ? `probe mode ${mode + 1}` : "probe";
+    addComplex(`probe-${mode + 1}-`, label, image, `probe ${image.rows}`, [0, 0]);
+  });
+  if (scan.frame) {
+    const frame = { rows: scan.frame.rows, columns: scan.frame.columns, amplitude: scan.frame.mean };
+    views.push({ id: "frame", label: "mean frame, log", kind: "log", image: frame, space: `frame ${frame.rows}`, origin: [0, 0] });
+  }
+  return views;
+}
+
+function arrayOf(view) {
+  if (view.kind === "dots") return view.array;
+  return view.kind === "phase" ? view.image.phase : view.image.amplitude;
+}
+
+async function loadLayer(result, view) {
+  if (view.kind === "dots") {
+    const { x, y } = result.frames;
+    const [xs, ys, values] = await Promise.all([decode(x), decode(y), decode(view.array)]);
+    const half = result.probe[0].rows / 2;
+    const ends = (a) => [Math.min(...a) - half, Math.max(...a) + half];
+    return { xs, ys, values, box: [...ends(xs), ...ends(ys)] };
+  }
+  const array = arrayOf(view), { rows, columns, step } = array;
+  const values = await decode(array);
+  const phases = view.kind === "complex" ? await decode(view.image.phase) : null;
+  const [top, left] = view.origin;
+  return { rows, columns, step, values, phases, top, left, box: [left, left + view.image.columns, top, top + view.image.rows] };
+}
+
+// ------------------------------------------------------------------------------------ one panel
+
+class Panel {
+  constructor(number) {
+    this.number = number;
+    this.result = 0;
+    this.views = [];
+    this.view = null;
+    this.layer = null;
+    this.limits = null;
+    this.turn = 0;
+    this.build();
+  }
+
+  build() {
+    const name = (what) => `${what}, panel ${this.number + 1}`;
+    this.results = element("select", { "aria-label": name("Result") });
+    report.results.forEach((result, index) => {
+      const option = element("option", { value: index, disabled: !result.object }, result.name);
+      this.results.append(option);
+    });
+    this.choices = element("select", { "aria-label": name("Picture") });
+    this.maps = element("select", { "aria-label": name("Colours") }, ...Object.keys(MAPS).map((map) => element("option", {}, map)));
+    this.canvas = element("canvas", { class: "image", tabindex: "0", role: "img" });
+    this.low = element("input", { type: "number", step: "any", "aria-label": name("Lowest colour") });
+    this.high = element("input", { type: "number", step: "any", "aria-label": name("Highest colour") });
+    this.auto = element("button", { type: "button", title: "98 % of the values" }, "auto");
+    this.full = element("button", { type: "button", title: "from the lowest value to the highest" }, "full");
+    this.bar = element("canvas", { width: "256", height: "1", "aria-hidden": "true" });
+    this.readout = element("p", { class: "readout", role: "status", "aria-label": name("Value under the cursor") });
+    this.note = element("p", { class: "note" });
+    this.root = element("article", { class: "panel", "aria-label": `Panel ${this.number + 1}` },
+      element("div", { class: "controls" }, this.results, this.choices, this.maps),
+      element("div", { class: "stage" }, this.canvas),
+      element("div", { class: "bar" }, this.low, this.bar, this.high, this.auto, this.full), this.readout, this.note);
+    this.listen();
+  }
+
+  listen() {
+    this.results.addEventListener("change", () => this.choose(Number(this.results.value)));
+    this.choices.addEventListener("change", () => this.choose(this.result, this.choices.value));
+    this.maps.addEventListener("change", () => { this.paint(); this.draw(); });
+    for (const input of [this.low, this.high]) input.addEventListener("change", () => this.setLimits([Number(this.low.value), Number(this.high.value)]));
+    this.auto.addEventListener("click", () => this.setLimits(this.firstLimits()));
+    this.full.addEventListener("click", () => this.setLimits([arrayOf(this.view).low, arrayOf(this.view).high]));
+    this.canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(this, Math.exp(-event.deltaY / 400), this.toGrid(event)); }, { passive: false });
+    this.canvas.addEventListener("pointerdown", (event) => this.beginDrag(event));
+    this.canvas.addEventListener("pointermove", (event) => this.move(event));
+    this.canvas.addEventListener("pointerup", () => { this.drag = null; });
+    this.canvas.addEventListener("keydown", (event) => pressKey(this, event));
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  get record() { return report.results[this.result]; }
+  get space() { return spaces[this.view.space]; }
+  get aspect() { const size = this.record.pixel_size_m; return size && this.view.space === "object" ? size[0] / size[1] : 1; }
+  firstLimits() { return this.view.kind === "log" ? [0, arrayOf(this.view).high] : [...arrayOf(this.view).shown]; }
+
+  async choose(result, view = this.view?.id) {
+    const turn = ++this.turn;
+    this.result = result;
+    this.views = listViews(this.record);
+    const found = this.views.find((one) => one.id === view) ?? this.views[0];
+    this.choices.replaceChildren(...this.views.map((one) => element("option", { value: one.id }, one.label)));
+    this.results.value = result;
+    this.choices.value = found.id;
+    const layer = await loadLayer(this.record, found);
+    if (turn !== this.turn) return; // another one was chosen meanwhile
+    const isOfOtherKind = this.view?.kind !== found.kind;
+    [this.view, this.layer] = [found, layer];
+    if (isOfOtherKind) this.maps.value = { phase: "viridis", log: "viridis", dots: "viridis" }[found.kind] ?? "grey";
+    const shown = this.firstLimits();
+    if (found.kind === "phase" && shown[1] - shown[0] >= 2 * Math.PI - 1e-6) this.maps.value = "phase";
+    this.maps.hidden = found.kind === "complex";
+    this.canvas.setAttribute("aria-label", `${found.label} of ${this.record.name}; arrows move the cursor`);
+    this.root.dataset.view = found.id;
+    if (!spaces[found.space]) fit(found.space);
+    this.setLimits(shown);
+    this.describe();
+    drawAll();
+  }
+
+  describe() {
+    const array = arrayOf(this.view), parts = [];
+    if (this.view.kind === "dots") {
+      const { shown, count: all } = this.record.frames;
+      parts.push(shown < all ? `${shown} of ${all} frames, evenly spread` : `${all} frames`);
+    } else {
+      parts.push(`${this.view.image.rows} × ${this.view.image.columns} pixels`);
+      if (array.step > 1) parts.push(this.view.kind === "log" ? `every ${array.step}th pixel is shown` : `each value is the mean of ${array.step} × ${array.step} pixels`);
+    }
+    parts.push(`values to ±${precision(array).toPrecision(1)}`);
+    if (this.view.kind === "complex") parts.push("hue is phase from −π to π, brightness is amplitude");
+    if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset)} rad is taken off, so that the median is 0`);
+    if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels in grey`); }
+    this.note.textContent = parts.join(" · ");
+    if (this.record.link && this.view.space === "object") this.note.append(" · ", element("a", { href: this.record.link }, "HDF5"));
+  }
+
+  setLimits(limits) {
+    if (!limits.every(Number.isFinite)) return;
+    this.limits = limits;
+    this.low.value = digits(limits[0]);
+    this.high.value = digits(limits[1]);
+    if (document.getElementById("same-limits").checked)
+      for (const other of panels) if (other !== this && other.view?.kind === this.view.kind && other.limits) { other.limits = limits; other.low.value = this.low.value; other.high.value = this.high.value; other.paint(); other.draw(); }
+    this.paint();
+    this.draw();
+  }
+
+  colourOf(index) {
+    const value = this.layer.values[index], [low, high] = this.limits;
+    if (Number.isNaN(value)) return UNSEEN;
+    if (this.view.kind === "complex") return complexColour(this.layer.phases[index], Math.min(Math.max(value / (high || 1), 0), 1));
+    const table = TABLES[this.maps.value];
+    if (this.view.kind === "log") { const top = Math.max(high, 1e-12), floor = top * 1e-4; return colour(table, Math.log(Math.max(value, floor)), Math.log(Math.max(low, floor)), Math.log(top)); }
+    return colour(table, value, low, high);
+  }
+
+  // The image in its colours, one pixel a value.
+  paint() {
+    if (!this.layer) return;
+    this.paintBar();
+    if (this.view.kind === "dots") return;
+    const { rows, columns } = this.layer;
+    this.picture ??= document.createElement("canvas");
+    [this.picture.width, this.picture.height] = [columns, rows];
+    const context = this.picture.getContext("2d"), data = context.createImageData(columns, rows);
+    for (let i = 0; i < rows * columns; i++) {
+      const [r, g, b] = this.colourOf(i);
+      data.data[4 * i] = r; data.data[4 * i + 1] = g; data.data[4 * i + 2] = b; data.data[4 * i + 3] = 255;
+    }
+    context.putImageData(data, 0, 0);
+  }
+
+  paintBar() {
+    const context = this.bar.getContext("2d"), data = context.createImageData(256, 1);
+    for (let i = 0; i < 256; i++) {
+      const rgb = this.view.kind === "complex" ? complexColour((i / 255) * 2 * Math.PI - Math.PI, 1) : colour(TABLES[this.maps.value], i, 0, 255);
+      data.data.set([...rgb, 255], 4 * i);
+    }
+    context.putImageData(data, 0, 0);
+    this.bar.title = this.view.kind === "complex" ? "phase from −π to π" : "";
+  }
+
+  toScreen(x, y) {
+    const ratio = this.canvas.width / Math.max(this.canvas.clientWidth, 1), { scale } = this.space;
+    return [((x - this.space.x) * scale + this.canvas.clientWidth / 2) * ratio, ((y - this.space.y) * scale * this.aspect + this.canvas.clientHeight / 2) * ratio];
+  }
+
+  toGrid(event) {
+    const box = this.canvas.getBoundingClientRect(), { scale } = this.space;
+    return [(event.clientX - box.left - box.width / 2) / scale + this.space.x, (event.clientY - box.top - box.height / 2) / scale / this.aspect + this.space.y];
+  }
+
+  draw() {
+    if (!this.layer || !this.canvas.clientWidth) return;
+    const ratio = window.devicePixelRatio || 1, side = Math.round(this.canvas.clientWidth * ratio);
+    if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
+    const context = this.canvas.getContext("2d");
+    context.fillStyle = `rgb(${UNSEEN})`;
+    context.fillRect(0, 0, side, side);
+    context.imageSmoothingEnabled = false;
+    if (this.view.kind === "dots") this.drawDots(context, ratio);
+    else {
+      const { left, top, columns, rows, step } = this.layer;
+      const [x0, y0] = this.toScreen(left, top), [x1, y1] = this.toScreen(left + columns * step, top + rows * step);
+      context.drawImage(this.picture, x0, y0, x1 - x0, y1 - y0);
+    }
+    this.drawMarks(context, ratio, side);
+    this.read();
+  }
+
+  drawDots(context, ratio) {
+    const { xs, ys } = this.layer;
+    const radius = Math.max(2 * ratio, Math.min(9 * ratio, (this.canvas.width / Math.sqrt(xs.length)) * 0.3));
+    for (let i = 0; i < xs.length; i++) {
+      const [x, y] = this.toScreen(xs[i] + 0.5, ys[i] + 0.5);
+      context.fillStyle = `rgb(${this.colourOf(i).map(Math.round)})`;
+      context.beginPath();
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+      context.fill();
+    }
+  }
+
+  drawMarks(context, ratio, side) {
+    const stroke = (path, width, colour) => { context.lineWidth = width * ratio; context.strokeStyle = colour; context.stroke(path); };
+    const path = new Path2D(), { cursor, line } = shared;
+    if (cursor?.space === this.view.space) {
+      const [x, y] = this.toScreen(Math.floor(cursor.x) + 0.5, Math.floor(cursor.y) + 0.5), arm = 9 * ratio;
+      path.moveTo(x - arm, y); path.lineTo(x + arm, y); path.moveTo(x, y - arm); path.lineTo(x, y + arm);
+    }
+    if (line?.space === this.view.space && line.to) { path.moveTo(...this.toScreen(...line.from)); path.lineTo(...this.toScreen(...line.to)); }
+    stroke(path, 3, "#000"); stroke(path, 1.2, "#fff");
+    if (!this.view.space.startsWith("frame")) this.drawScale(context, ratio, side);
+  }
+
+  drawScale(context, ratio, side) {
+    const size = this.record.pixel_size_m, wide = this.canvas.clientWidth / 4 / this.space.scale; // pixels of the grid
+    const length = roundLength(wide * (size ? size[1] : 1)), pixels = (size ? length / size[1] : length) * this.space.scale * ratio;
+    const text = size ? formatLength(length) : `${Number(length.toPrecision(3))} px`;
+    const [x, y] = [12 * ratio, side - 12 * ratio];
+    context.font = `${13 * ratio}px system-ui, sans-serif`;
+    const width = Math.max(pixels, context.measureText(text).width) + 12 * ratio;
+    context.fillStyle = "rgba(0,0,0,.6)";
+    context.fillRect(x - 6 * ratio, y - 24 * ratio, width, 30 * ratio);
+    context.fillStyle = "#fff";
+    context.fillRect(x, y - 3 * ratio, pixels, 3 * ratio);
+    context.fillText(text, x, y - 8 * ratio);
+  }
+
+  // ------------------------------------------------------------------------------ value and line
+
+  indexAt(x, y) {
+    const { left, top, columns, rows, step } = this.layer;
+    const column = Math.floor((Math.floor(x) - left) / step), row = Math.floor((Math.floor(y) - top) / step);
+    return column >= 0 && row >= 0 && column < columns && row < rows ? row * columns + column : -1;
+  }
+
+  nearestDot(x, y) {
+    let best = 0, least = Infinity;
+    for (let i = 0; i < this.layer.xs.length; i++) {
+      const distance = (this.layer.xs[i] - x) ** 2 + (this.layer.ys[i] - y) ** 2;
+      if (distance < least) [best, least] = [i, distance];
+    }
+    return best;
+  }
+
+  read() {
+    const { cursor } = shared;
+    if (cursor?.space !== this.view.space) { this.readout.textContent = "Point at the image, or use the arrows on it, to read a value."; return; }
+    if (this.view.kind === "dots") {
+      const i = this.nearestDot(cursor.x, cursor.y);
+      this.readout.textContent = `nearest frame, at row ${digits(this.layer.ys[i])}, column ${digits(this.layer.xs[i])}: ${digits(this.layer.values[i])}${this.view.unit}`;
+      return;
+    }
+    const row = Math.floor(cursor.y) - this.layer.top, column = Math.floor(cursor.x) - this.layer.left, i = this.indexAt(cursor.x, cursor.y);
+    const unit = this.view.kind === "phase" ? " rad" : "", size = this.record.pixel_size_m;
+    let value = i < 0 ? "outside" : digits(this.layer.values[i]) + (Number.isNaN(this.layer.values[i]) ? "" : unit);
+    if (i >= 0 && this.layer.phases && !Number.isNaN(this.layer.values[i])) value += `, phase ${digits(this.layer.phases[i])} rad`;
+    const place = size && this.view.space === "object" ? ` (${formatSigned(row * size[0])}, ${formatSigned(column * size[1])})` : "";
+    this.readout.textContent = `row ${row}, column ${column}${place}: ${value}`;
+  }
+
+  sample({ from, to }) {
+    const count = 256;
+    return Array.from({ length: count }, (_, k) => {
+      const t = k / (count - 1), x = from[0] + t * (to[0] - from[0]), y = from[1] + t * (to[1] - from[1]);
+      const i = this.view.kind === "dots" ? this.nearestDot(x, y) : this.indexAt(x, y);
+      return i < 0 || Number.isNaN(this.layer.values[i]) ? null : this.layer.values[i];
+    });
+  }
+
+  beginDrag(event) {
+    this.canvas.focus({ preventScroll: true });
+    this.canvas.setPointerCapture(event.pointerId);
+    const at = this.toGrid(event);
+    this.drag = { at, isLine: event.shiftKey };
+    if (event.shiftKey) shared.line = { space: this.view.space, from: at, to: null };
+  }
+
+  move(event) {
+    if (!this.layer) return;
+    const at = this.toGrid(event);
+    if (this.drag?.isLine) { shared.line.to = at; drawProfile(); }
+    else if (this.drag) { this.space.x += this.drag.at[0] - at[0]; this.space.y += this.drag.at[1] - at[1]; }
+    const [x, y] = this.toGrid(event);
+    shared.cursor = { space: this.view.space, x, y };
+    drawAll();
+  }
+}
+
+function formatSigned(metres) { return metres < 0 ? `−${formatLength(-metres)}` : metres === 0 ? "0" : formatLength(metres); }
+
+// ---------------------------------------------------------------------------------- all panels
+
+function drawAll() { for (const panel of panels) panel.draw(); }
+
+function fit(space) {
+  const shown = panels.filter((panel) => panel.view?.space === space && panel.layer);
+  let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
+  for (const { layer: { box } } of shown) { x0 = Math.min(x0, box[0]); x1 = Math.max(x1, box[1]); y0 = Math.min(y0, box[2]); y1 = Math.max(y1, box[3]); }
+  if (!shown.length) return;
+  const side = shown[0].canvas.clientWidth || 400;
+  spaces[space] = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: side / Math.max(x1 - x0, (y1 - y0) * shown[0].aspect) };
+}
+
+function fitAll() { for (const panel of panels) if (panel.view) fit(panel.view.space); drawAll(); }
+
+function zoom(panel, factor, [x, y] = [panel.space.x, panel.space.y]) {
+  const { space } = panel, scale = Math.min(Math.max(space.scale * factor, 1e-3), 200), change = space.scale / scale;
+  Object.assign(space, { scale, x: x + (space.x - x) * change, y: y + (space.y - y) * change });
+  drawAll();
+}
+
+async function swap() {
+  if (panels.length < 2) return;
+  const [a, b] = panels, [first, second] = [a, b].map((panel) => [panel.result, panel.view.id]);
+  await Promise.all([a.choose(...second), b.choose(...first)]);
+}
+
+function step(panel, direction) {
+  const able = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  const at = able.indexOf(panel.result);
+  panel.choose(able[(at + direction + able.length) % able.length]);
+}
+
+function moveCursor(panel, dx, dy) {
+  const { cursor } = shared, size = panel.layer.step ?? 1;
+  const at = cursor?.space === panel.view.space ? cursor : panel.space;
+  shared.cursor = { space: panel.view.space, x: Math.floor(at.x) + 0.5 + dx * size, y: Math.floor(at.y) + 0.5 + dy * size };
+  drawAll();
+}
+
+function markLine(panel) {
+  const { cursor, line } = shared;
+  if (cursor?.space !== panel.view.space) return;
+  const at = [cursor.x, cursor.y];
+  if (line?.space === panel.view.space && !line.to) { line.to = at; drawProfile(); } else shared.line = { space: panel.view.space, from: at, to: null };
+  drawAll();
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+function pressKey(panel, event) {
+  if (event.ctrlKey || event.altKey || event.metaKey || !panel.layer) return;
+  const arrow = ARROWS[event.key], far = panel.canvas.clientWidth / 10 / panel.space.scale;
+  const next = () => panel.views[(panel.views.findIndex((v) => v.id === panel.view.id) + 1) % panel.views.length].id;
+  const actions = { "+": () => zoom(panel, 1.25), "=": () => zoom(panel, 1.25), "-": () => zoom(panel, 0.8), 0: fitAll, s: swap, n: () => step(panel, 1), p: () => step(panel, -1), v: () => panel.choose(panel.result, next()), l: () => markLine(panel) };
+  const act = arrow ? () => { if (event.shiftKey) { panel.space.x += arrow[0] * far; panel.space.y += arrow[1] * far; drawAll(); } else moveCursor(panel, ...arrow); } : actions[event.key];
+  if (act) { event.preventDefault(); act(); }
+}
+
+function drawProfile() {
+  const figure = document.getElementById("profile"), { line } = shared;
+  const shown = panels.filter((panel) => panel.layer && panel.view.space === line?.space);
+  figure.hidden = !line?.to || !shown.length;
+  if (figure.hidden) return;
+  const size = shown[0].record.pixel_size_m, inMetres = size && line.space === "object";
+  const [dx, dy] = [line.to[0] - line.from[0], line.to[1] - line.from[1]];
+  const length = inMetres ? Math.hypot(dx * size[1], dy * size[0]) * 1e6 : Math.hypot(dx, dy);
+  const x = count(256, 0).map((i) => (i / 255) * length);
+  const series = shown.map((panel) => ({ name: `${panel.record.name}, ${panel.view.label}`, x, y: panel.sample(line) }));
+  drawChart(figure.querySelector(".chart"), series, { x: inMetres ? "µm along the line" : "pixels along the line", y: "value" });
+}
+
+function setPanels(number) {
+  const able = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  while (panels.length > number) panels.pop().root.remove();
+  while (panels.length < number) {
+    const panel = new Panel(panels.length);
+    panels.push(panel);
+    document.getElementById("panels").append(panel.root);
+    const only = able.length === 1 && panel.number === 1 ? "phase" : "amplitude";
+    panel.choose(able[panel.number % able.length], panels[0].view && able.length > 1 ? panels[0].view.id : only);
+  }
+  requestAnimationFrame(fitAll);
+}
+
+function beginViewer() {
+  if (!report.results.some((result) => result.object)) {
+    document.getElementById("no-images").hidden = false;
+    document.querySelector("#images .controls").hidden = true;
+    document.querySelector("#images details").hidden = true;
+    return;
+  }
+  const number = document.getElementById("panel-count");
+  number.addEventListener("change", () => setPanels(Number(number.value)));
+  document.getElementById("swap").addEventListener("click", swap);
+  document.getElementById("reset").addEventListener("click", fitAll);
+  document.getElementById("same-limits").addEventListener("change", () => panels[0].setLimits(panels[0].limits));
+  for (const link of document.querySelectorAll("[data-open]"))
+    link.addEventListener("click", () => { if (report.results[link.dataset.open].object) panels[0].choose(Number(link.dataset.open)); });
+  setPanels(Number(number.value));
+}

@@ -1,0 +1,125 @@
+"""The report: one HTML file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ptycho_tasks.config.variants import shorten_keys
+from ptycho_tasks.report.comparison import Comparison, compare_results, find_value
+from ptycho_tasks.report.contents import collect_contents, name_result
+from ptycho_tasks.report.graph import BOX, Graph, draw_graph
+from ptycho_tasks.report.ownership import GENERATOR, refuse_other_file
+from ptycho_tasks.report.wording import TITLES, format_measure, format_setting
+from ptycho_tasks.system.files import write_atomic
+
+_FOLDER = Path(__file__).parent / "assets"
+_SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
+
+
+def write_report(path: Path, evidence: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write the report of the project in the current folder; builds nothing.
+
+    Equal results, in equal states, give equal bytes.
+
+    Args:
+        path: the HTML file.
+        evidence: the rows of its plan, as `evidence.row_records` gives them.
+
+    Raises:
+        ConfigError: there is no project, or another file at the path.
+        FileWriteError: the file cannot be written; an earlier one is unchanged.
+        SystemExit: something in ptycho.yaml is wrong, and the user was told.
+    """
+    refuse_other_file(path)
+    comparison = compare_results(sort="variant")
+    comparison = comparison._replace(results=sorted(comparison.results, key=name_result))
+    contents = collect_contents(comparison, path.parent)
+    text = render_page(comparison, contents, draw_graph(), evidence)
+    write_atomic(path, text.encode("utf-8", "replace"))
+
+
+def render_page(
+    comparison: Comparison,
+    contents: Mapping[str, Any],
+    graph: Graph,
+    evidence: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page's HTML, in which every text is escaped.
+
+    Args:
+        comparison: the results.
+        contents: of `collect_contents`, in the same order.
+        graph: of the project.
+        evidence: see `write_report`.
+    """
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(_FOLDER)
+    # Undefined names are mistakes of ours, and must not become empty cells.
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    script = "\n".join(_read(name) for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    whole = {**contents, "evidence": [*evidence], "titles": TITLES}
+    return environment.get_template("page.html.j2").render(
+        generator=GENERATOR,
+        title=_find_title(contents),
+        table=_make_table(comparison, contents),
+        contents=contents,
+        graph=graph,
+        box=BOX,
+        evidence=evidence,
+        style=_read("page.css"),
+        script=script,
+        script_hash=digest,
+        data=_dump(whole),
+    )
+
+
+def _find_title(contents: Mapping[str, Any]) -> str:
+    names = {result["settings"].get("name") for result in contents["results"]} - {None}
+    return ", ".join(sorted(map(str, names))) or "results"
+
+
+@cache
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text("utf-8")
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    """JSON that no text in it can end: it stands in a script element."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Titles, and for each result its cells: what is sorted by, and what is shown."""
+    settings, measures = comparison.settings, comparison.measures
+    heads = [("label", "result"), ("label", "state")]
+    heads += [("setting", title) for title in shorten_keys(settings)]
+    heads += [("measure", TITLES.get(name, name)) for name in measures] + [("measure", "steps")]
+    rows = []
+    for result, record in zip(comparison.results, contents["results"], strict=True):
+        cells: list[tuple[Any, str]] = [(name_result(result),) * 2, (result.state,) * 2]
+        values = [result.settings.get(key, "") for key in settings]
+        cells += [(v, format_setting(v)) for v in values]
+        found = [find_value(result, name) for name in measures]
+        cells += [(v, format_measure(n, v, None)) for n, v in zip(measures, found, strict=True)]
+        steps = record.get("steps")
+        cells.append((steps, "" if steps is None else str(steps)))
+        rows.append({"cells": [_make_cell(*cell) for cell in cells], "record": record})
+    keys = [None] * (2 + len(settings)) + [*measures, "steps"]
+    return {"heads": [(*h, key) for h, key in zip(heads, keys, strict=True)], "rows": rows}
+
+
+def _make_cell(value: Any, text: str) -> tuple[str, str]:
+    """What a cell is sorted by, and what it shows."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (repr(float(value)) if is_number else ""), text

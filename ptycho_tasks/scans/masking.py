@@ -1,0 +1,240 @@
+"""Which pixels of a raw scan's frames are bad: the mask that is taken, the marks, the looks.
+
+Axis letters:  M frames,  m frames of a part,  N detector pixels along one side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.layout import is_mask_file
+from ptycho_tasks.scan import evenly_spaced, release_pages
+from ptycho_tasks.scans.bad_pixels import (
+    FROM_FILE,
+    IGNORE,
+    ONLY_MARKED,
+    SAMPLED,
+    SEARCH,
+    BadPixels,
+    Mark,
+    find_glaring,
+    find_marks,
+    read_mask,
+    search_closely,
+)
+from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
+from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
+from ptycho_tasks.scans.shaping import Window
+from ptycho_tasks.system.files import file_stamp
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How bad pixels of frames are told, and those that were found."""
+
+    found: BadPixels
+    masks: Keyed | None
+    """Of the shape of the frames: those of single frames; None where the file has none."""
+    good_bits: int
+    """See `RawScan.good_bits`."""
+
+    def find(
+        self, stack: FrameStack, numbers: NDArray[np.int64], frames: NDArray[Any]
+    ) -> NDArray[np.bool_] | None:
+        """(m, N, N) bad pixels of some frames of a stack; None if none is."""
+        masks = None
+        if self.masks is not None:
+            masks = _as_mask(stack.read(numbers, self.masks), self.good_bits)
+        return self.found.find(frames, masks)
+
+
+def settle_bad_pixels(
+    raw: RawScan, stack: FrameStack, window: Window | None, reading: Reading, *, are_counts: bool
+) -> Masking:
+    """Decide how bad pixels are told.
+
+    Raises:
+        ScanError: there is no such mask, or none for these frames.
+    """
+    _choose_mask(raw, reading.bad_pixels)
+    _settle_sense(raw, reading.mask_marks)
+    if window is not None:
+        _cut_mask(raw, window, stack.axis)
+    mask = _take_whole_mask(raw, stack.shape[1])
+    marks = _list_marks(stack, reading, are_counts=are_counts)
+    return Masking(BadPixels(stack.shape[1], mask, marks), raw.bad_pixels, raw.good_bits)
+
+
+def _list_marks(stack: FrameStack, reading: Reading, *, are_counts: bool) -> list[Mark]:
+    marks: list[Mark] = []
+    if reading.bad_pixels not in (IGNORE, ONLY_MARKED):
+        takes_negative = reading.negative_counts == "refuse"
+        sample = stack.sample(SAMPLED)
+        marks += find_marks(sample, holds_counts=are_counts, takes_negative=takes_negative)
+    if reading.saturated is not None:
+        # Single precision rounds a root up or down.
+        least = reading.saturated if are_counts else (1 - 1e-6) * reading.saturated**0.5
+        marks.append(Mark(f"saturated from {reading.saturated:g} counts on", least, np.inf))
+    if reading.negative_counts == "mask":
+        marks.append(Mark("negative", -np.inf, -np.finfo(np.float64).tiny))
+    return marks
+
+
+def _choose_mask(raw: RawScan, setting: str) -> None:
+    """Take the mask that is to be used: the file's own, or the one that a setting names."""
+    keyed = raw.bad_pixels
+    if setting == IGNORE:
+        if keyed is not None and np.any(keyed.array[:]):
+            raw.note(f"{keyed.key}: ignored, its bad pixels count as measured")
+        raw.bad_pixels = None
+    elif setting not in (FROM_FILE, ONLY_MARKED, SEARCH, keyed and keyed.key):
+        raw.bad_pixels = _read_mask(raw, setting)
+        raw.good_bits = 0
+
+
+def _settle_sense(raw: RawScan, marks: Literal["bad", "good"] | None) -> None:
+    """Have the mask mark bad pixels. Many programs write the opposite: what leaves less than half
+    of a detector is not believed.
+
+    Raises:
+        ScanError: such a mask, and no setting says what it marks.
+    """
+    keyed = raw.bad_pixels
+    if keyed is None or keyed.array.dtype.kind not in "biuf":
+        return
+    if marks == "good":
+        values = np.asarray(keyed.array[:])
+        raw.bad_pixels, raw.good_bits = replace(keyed, array=values == 0), 0
+    elif marks is None and len(keyed.array.shape) == 2:
+        share = _as_mask(np.asarray(keyed.array[:]), raw.good_bits).mean()
+        if 0.5 < share < 1.0:
+            raise keyed.refused(
+                f"marks {100 * share:.3g} % of the pixels as bad",
+                "a mask that is true, or not zero, where a pixel is bad",
+                "set source.mask_marks to good if it is true where pixels are good, or to bad if "
+                "it is right",
+            )
+
+
+def _read_mask(raw: RawScan, setting: str) -> Keyed:
+    """The mask in a file of its own.
+
+    Raises:
+        ScanError: it is no file, or one without a mask.
+    """
+    if not is_mask_file(setting):
+        raise refused(
+            raw.path,
+            setting,
+            "is missing",
+            "the mask that source.bad_pixels names",
+            "name a key of the file, a file (npy, npz, h5, tif), or auto, marked or ignore",
+        )
+    path = Path(setting)
+    key, array = read_mask(path)
+    stamp = file_stamp(path)
+    raw.files |= {} if stamp is None else {path: stamp}
+    return Keyed(path, key, array)
+
+
+def _take_whole_mask(raw: RawScan, size: int) -> NDArray[np.bool_] | None:
+    """(N, N) pixels that the mask says are bad in every frame; leaves one of single frames."""
+    keyed = raw.bad_pixels
+    if keyed is None:
+        return None
+    shape, whole = tuple(keyed.array.shape), (size, size)
+    if keyed.array.dtype.kind not in "biuf" or shape not in (whole, raw.frames.array.shape):
+        raise keyed.refused(
+            f"is {keyed.describe()}",
+            f"({size}, {size}) bool, or one for each frame",
+            "give a mask of that shape, or set source.bad_pixels to ignore",
+        )
+    if shape != whole:
+        return None
+    raw.bad_pixels = None
+    mask = _as_mask(np.asarray(keyed.array[:]), raw.good_bits)
+    if mask.all():
+        raise keyed.refused(
+            f"marks all {mask.size} pixels as bad",
+            "a detector that measures",
+            "set source.mask_marks to good if it is true where pixels are good, or correct it",
+        )
+    return mask
+
+
+def _as_mask(values: NDArray[Any], good_bits: int) -> NDArray[np.bool_]:
+    """True where values of a mask mean a bad pixel."""
+    if values.dtype.kind in "iu" and good_bits:
+        values = values.astype(np.int64) & ~good_bits
+    return np.asarray(values != 0)
+
+
+def _cut_mask(raw: RawScan, window: Window, axis: int) -> None:
+    """Cut the mask as the frames; what lies beyond the detector is bad."""
+    keyed = raw.bad_pixels
+    if keyed is None:
+        outside = window.mask_outside()
+        if outside.any():
+            raw.bad_pixels = Keyed(raw.path, "source.centre", outside)
+        return
+    shape = tuple(keyed.array.shape)
+    frame = shape[1:] if axis == 0 or len(shape) == 2 else shape[:2]
+    if (shape if len(shape) == 2 else frame) != window.frame:
+        return
+    values = _as_mask(np.asarray(keyed.array[:]), raw.good_bits)
+    raw.good_bits = 0
+    if len(shape) == 2:
+        cut = window.cut_masks(values[None])[0]
+    elif axis == 0:
+        cut = window.cut_masks(values)
+    else:
+        cut = np.moveaxis(window.cut_masks(np.moveaxis(values, -1, 0)), 0, -1)
+    raw.bad_pixels = replace(keyed, array=cut)
+
+
+def leave_out_unlikely(
+    raw: RawScan, diffraction: NDArray[np.float32], found_bad: BadPixels, setting: str
+) -> NDArray[np.float32]:
+    """(M, N, N) frames with NaN in pixels that only look bad; these are added to what was found."""
+    if setting in (IGNORE, ONLY_MARKED):
+        return diffraction
+    some = evenly_spaced(len(diffraction), min(SAMPLED, len(diffraction)))
+    sample = np.asarray(diffraction[some])
+    found = {"hot": find_glaring(sample)}
+    if setting == SEARCH:
+        hot, dead = search_closely(sample)
+        found = {"hot": found["hot"] | hot, "dead": dead & _is_always_dark(diffraction, dead)}
+    elif found["hot"].any():
+        raw.doubts.append(
+            f"{raw.frames.key}: {np.count_nonzero(found['hot'])} pixels far brighter than "
+            "their neighbours in every frame are taken as bad; set source.bad_pixels to marked "
+            "if they are right, or to auto to look closely"
+        )
+    unlikely = np.logical_or.reduce([*found.values()])
+    if not unlikely.any():
+        return diffraction
+    for reason, pixels in found.items():
+        found_bad.add(reason, pixels)
+    if not diffraction.flags.writeable:
+        check_memory(raw.frames, diffraction.size)
+        diffraction = np.array(diffraction)
+    diffraction[:, unlikely] = np.nan
+    return diffraction
+
+
+def _is_always_dark(
+    diffraction: NDArray[np.float32], pixels: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(N, N) which of some pixels are zero in every frame."""
+    dark = pixels.copy()
+    if pixels.any():
+        for part in row_chunks(diffraction.shape, diffraction.dtype):
+            dark[pixels] &= ~(diffraction[part][:, pixels] > 0).any(axis=0)
+            release_pages(diffraction)
+    return np.asarray(dark)

@@ -1,0 +1,204 @@
+"""The report in a real browser, used as a person would: Debian's `chromium`, where it is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from browser import find_browser, open_browser
+from ptycho_tasks.system.cache import forget_all
+from ptycho_tasks.testing.project import DOIT, run_command
+
+pytestmark = pytest.mark.skipif(
+    find_browser() is None, reason="there is no chromium here; apt-get install chromium"
+)
+NAME = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0.npz"
+ROW = '<script>alert(2)</script> "quotes" \u202e\u05e9'
+VARIANTS = [
+    {"name": "few", "inference.n_groups": 20},
+    {"name": "many", "inference.n_groups": 30},
+    {"name": "unbuilt", "training.epochs": 6},
+]
+
+
+@pytest.fixture(scope="module")
+def swept(_built, tmp_path_factory):
+    root = tmp_path_factory.mktemp("swept") / "project"
+    shutil.copytree(_built, root, ignore=shutil.ignore_patterns("runs", ".ptycho"))
+    source = next(path for path in (root / "fixtures").glob("*.npz") if "source" in path.name)
+    source.rename(root / NAME)
+    config = yaml.safe_load((root / "ptycho.yaml").read_text())
+    config |= {"source": {"file": NAME}, "variants": VARIANTS}
+    (root / "ptycho.yaml").write_text(yaml.safe_dump(config))
+    (root / "plan.md").write_text(f"- [ ] **A1:** {ROW}\n")
+    (root / "ledger.md").write_text("# Ledger\n")
+    item = {"id": "A1", "command": f"echo {shlex.quote(ROW)}", "log": "a.log"}
+    evidence = {"initiative": "I", "phase": "p", "plan": "plan.md", "ledger": "ledger.md"}
+    (root / "evidence.yaml").write_text(yaml.safe_dump({**evidence, "items": [item]}))
+    done = run_command([*DOIT, "infer:few", "infer:many", "evidence"], cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(swept, tmp_path_factory):
+    """The browser with the report open."""
+    forget_all()
+    done = run_command(["ptycho-tasks", "report"], cwd=swept)
+    assert done.returncode == 0, done.stderr
+    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
+        browser.open((swept / "report.html").as_uri())
+        browser.wait("document.querySelectorAll('.panel[data-view]').length === 2")
+        yield browser
+        assert browser.console == []
+        assert {*browser.requests} == {(swept / "report.html").as_uri()}
+
+
+def names(page):
+    shown = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th')]"
+    return page.ask(f"{shown}.map(cell => cell.textContent.trim())")
+
+
+def column(page, title):
+    heads = page.ask("[...document.querySelectorAll('#table thead th')].map(e => e.textContent)")
+    return [head.strip() for head in heads].index(title) + 1
+
+
+def readout(page, panel=1):
+    return page.ask(f"document.querySelector('.panel:nth-child({panel}) .readout').textContent")
+
+
+def numbers(text):
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+
+
+def choose(page, panel, result, view):
+    """Show a picture of a result in a panel."""
+    place = f".panel:nth-child({panel})"
+    page.choose(f"{place} select:nth-child(1)", result)
+    page.choose(f"{place} select:nth-child(2)", view)
+    page.wait(f"document.querySelector({json.dumps(place)}).dataset.view === {json.dumps(view)}")
+
+
+def scale(page):
+    return page.ask("spaces.object.scale")
+
+
+def test_hostile_names_are_texts(page):
+    assert page.ask("document.querySelectorAll('img').length") == 0
+    assert page.ask("document.querySelectorAll('script').length") == 2
+    assert ROW in page.ask("document.body.textContent")
+
+
+def test_the_table_is_sorted_and_filtered(page):
+    assert names(page) == ["few", "many", "unbuilt"]
+    head = f"#table thead th:nth-child({column(page, 'R-factor')})"
+    page.click(f"{head} button")
+    assert names(page) == ["many", "few", "unbuilt"]
+    assert page.ask(f"document.querySelector('{head}').ariaSort") == "ascending"
+    page.click(f"{head} button")
+    assert names(page) == ["few", "many", "unbuilt"]
+    page.choose("#filter", "fresh man")
+    assert names(page) == ["many"]
+    page.choose("#filter", "")
+
+
+def test_differences_are_those_of_the_files(page, swept):
+    page.choose("#baseline", "0")
+    few, many = (
+        json.loads((swept / f"runs/{name}/inference/metrics.json").read_text())["r_factor"]
+        for name in ("few", "many")
+    )
+    cell = f"tr[data-index='1'] td:nth-child({column(page, 'R-factor')}) .difference"
+    text = page.ask(f"document.querySelector({json.dumps(cell)}).textContent")
+    assert float(text.replace("\u2212", "-")) == pytest.approx(many - few, rel=0.06)
+    page.choose("#baseline", "")
+
+
+def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):
+    choose(page, 1, "0", "amplitude")
+    choose(page, 2, "1", "phase")
+    page.click("#reset")
+    with h5py.File(swept / "runs/few/inference/reconstruction.h5") as file:
+        few = np.abs(file["object"][0])
+    with h5py.File(swept / "runs/many/inference/reconstruction.h5") as file:
+        many = file["object"][0]
+    left, top, width, height = page.box(".panel:nth-child(1) canvas.image")
+    for x, y in ((0.5, 0.5), (0.4, 0.62), (0.55, 0.37)):
+        page.mouse("mouseMoved", left + x * width, top + y * height)
+        row, col, value = numbers(readout(page))
+        assert value == pytest.approx(few[int(row), int(col)], abs=2e-4)
+        # Cursors are linked: the other panel reads at the same place.
+        row, col, value = numbers(readout(page, 2))
+        taken_off = page.ask("report.results[1].object.phase_offset")
+        turned = np.exp(1j * (value + taken_off)) - many[int(row), int(col)] / abs(
+            many[int(row), int(col)]
+        )
+        assert abs(turned) < 1e-3
+
+
+def test_panels_zoom_together_and_swap(page):
+    choose(page, 1, "0", "amplitude")
+    choose(page, 2, "1", "amplitude")
+    page.click("#reset")
+    before = scale(page)
+    left, top, width, height = page.box(".panel:nth-child(1) canvas.image")
+    at = left + width * 0.3, top + height * 0.6
+    page.mouse("mouseMoved", *at)
+    seen = readout(page)
+    page.mouse("mouseWheel", *at, deltaX=0, deltaY=-240)
+    assert scale(page) > 1.5 * before
+    assert readout(page) == seen  # what is under the mouse stays there
+    page.click(".panel:nth-child(1) canvas.image")
+    page.press("s")
+    page.wait("panels[0].result === 1 && panels[1].result === 0")
+    page.press("0")
+    assert scale(page) == pytest.approx(before, rel=0.2)
+
+
+def test_keys_move_the_cursor_and_draw_a_profile(page):
+    page.click(".panel:nth-child(1) canvas.image")
+    row, col, _ = numbers(readout(page))
+    page.press("ArrowRight")
+    assert numbers(readout(page))[:2] == [row, col + 1]
+    page.press("l")
+    for _ in range(8):
+        page.press("ArrowDown")
+    page.press("l")
+    assert page.ask("!document.getElementById('profile').hidden")
+    assert page.ask("document.querySelectorAll('#profile path.curve').length") == 2
+
+
+def test_every_picture_of_every_result_is_drawn(page):
+    views = page.ask("listViews(report.results[0]).map(view => view.id)")
+    assert {"amplitude", "complex", "truth-phase", "residual", "probe-1-complex", "frame"} <= {
+        *views
+    }
+    for view in views:
+        choose(page, 1, "0", view)
+        colours = page.ask(
+            "(() => { const c = panels[0].canvas; panels[0].draw();"
+            "const copy = Object.assign(document.createElement('canvas'), {width: c.width,"
+            "height: c.height}).getContext('2d', {willReadFrequently: true});"
+            "copy.drawImage(c, 0, 0); const seen = new Set();"
+            "const d = copy.getImageData(0, 0, c.width, c.height).data;"
+            "for (let i = 0; i < d.length; i += 4) seen.add(d[i] * 65536 + d[i + 1] * 256 +"
+            " d[i + 2]); return seen.size; })()"
+        )
+        assert colours > 10, view
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1300, False), (1300, True), (400, False)])
+def test_it_fits_the_screen(page, swept, tmp_path, width, dark):
+    page.open((swept / "report.html").as_uri(), width=width, dark=dark)
+    page.wait("document.querySelectorAll('.panel[data-view]').length === 2")
+    assert page.ask("document.documentElement.scrollWidth <= innerWidth")
+    page.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 20_000

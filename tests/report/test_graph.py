@@ -1,0 +1,45 @@
+"""The graph of a project as a drawing."""
+
+from __future__ import annotations
+
+from ptycho_tasks.builds.reasons import Reason
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.why import Verdict
+from ptycho_tasks.report.graph import place_tasks
+
+
+def make_row(name, inputs=(), outputs=(), after=""):
+    stage = name.partition(":")[0]
+    paths = {f"input {n}": path for n, path in enumerate(inputs)}
+    return Row(name, stage, "", "", "", paths, [*outputs], after, "{}", (), {}, {})
+
+
+ROWS = [
+    make_row("source"),
+    make_row("fixture", outputs=["f"], after="source"),
+    make_row("train:a", ["f"], ["a"]),
+    make_row("train:b", ["f"], ["b"]),
+    make_row("infer:" + "long" * 20, ["a", "scan.npz"]),
+]
+
+
+def test_each_task_has_a_box_of_its_own_and_a_line_from_what_it_needs():
+    graph = place_tasks(ROWS, {}, {})
+    assert len({(box.x, box.y) for box in graph.boxes}) == len(ROWS)
+    assert len(graph.lines) == 4
+    assert all(box.x < graph.width and box.y < graph.height for box in graph.boxes)
+    assert [box.label for box in graph.boxes][-1].endswith("\u2026")
+    ranks = [next(box.x for box in graph.boxes if box.name == row.name) for row in ROWS]
+    assert ranks == sorted(ranks)
+
+
+def test_a_box_has_the_state_that_why_gives():
+    verdicts = {
+        "source": Verdict("source", "up to date", ()),
+        "fixture": Verdict("fixture", "stale", (Reason("new", "fixture", "not built"),)),
+        "train:a": Verdict("train:a", "depends", (Reason("upstream", "fixture", "would run"),)),
+        "train:b": Verdict("train:b", "stored", ()),
+    }
+    failures = {"source": "long ago", "train:a": "no light"}
+    states = {box.name: box.state for box in place_tasks(ROWS, verdicts, failures).boxes}
+    assert [*states.values()] == ["fresh", "not built", "failed", "stored", "stale"]

@@ -1,0 +1,249 @@
+"""The report: what stands on the page, and what can be said of a project where little is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from page_arrays import decode
+from project_files import change_settings, list_stamps
+from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.report.comparison import Comparison, Result
+from ptycho_tasks.report.contents import collect_contents
+from ptycho_tasks.report.graph import Graph
+from ptycho_tasks.report.page import render_page, write_report
+
+HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
+
+
+def read_data(text):
+    """The JSON in the page."""
+    return json.loads(re.search(r'id="report-data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def report(ours, root):
+    code, out, err = ours(root, "report")
+    assert (code, err) == (0, "")
+    assert out.startswith("report     report.html (")
+    return (root / "report.html").read_text()
+
+
+class Elements(HTMLParser):
+    """What a browser would find."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_what_the_files_do(built_project, ours):
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    with h5py.File(built_project / "runs/default/inference/reconstruction.h5") as file:
+        image, seen = file["object"][0], file["ptycho_tasks/seen"][()]
+        residual = file["ptycho_tasks/residual"][()]
+    amplitude = decode(result["object"]["amplitude"]).reshape(image.shape)
+    assert np.array_equal(np.isnan(amplitude), ~seen)
+    assert np.abs(amplitude - np.abs(image))[seen].max() < 1e-4
+    phase = (
+        decode(result["object"]["phase"]).reshape(image.shape) + result["object"]["phase_offset"]
+    )
+    assert np.abs(np.exp(1j * phase) - image / np.abs(image))[seen].max() < 1e-3
+    assert np.allclose(decode(result["frames"]["residual"]), residual, atol=1e-4)
+    metrics = json.loads((built_project / "runs/default/inference/metrics.json").read_text())
+    assert result["measures"]["r_factor"] == metrics["r_factor"]
+    assert result["measures"]["amplitude_ssim"] == metrics["scores"]["amplitude_ssim"]
+    assert f"{metrics['r_factor']:.4g}" in text
+    assert result["provenance"]["sha256 of what was read"] == metrics["made_from"]["inputs"]
+    assert result["link"] == "./runs/default/inference/reconstruction.h5"
+
+
+def test_truth_frame_and_curves(built_project, ours):
+    data = read_data(report(ours, built_project))
+    (result,) = data["results"]
+    scan = data["scans"][result["scan_key"]]
+    assert scan["truth"]["rows"] > 0
+    assert scan["frame"]["of"] == 36
+    assert np.isfinite(decode(scan["frame"]["mean"])).all()
+    frc = result["curves"]["frc"]
+    assert frc[0] > 0.9
+    assert len(frc) == len(result["curves"]["psd"])
+    assert result["curves"]["problem"] is None
+
+
+def test_equal_projects_give_equal_bytes_and_nothing_leaves_the_page(built_project, ours):
+    text = report(ours, built_project)
+    before = list_stamps(built_project)
+    (built_project / "report.html").rename(built_project / "kept.html")
+    assert report(ours, built_project) == text
+    (built_project / "kept.html").unlink()
+    assert {*list_stamps(built_project)} == {*before}
+    addresses = Elements(text).addresses
+    assert all(a.startswith(("#", "./", "data:")) for a in addresses)
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_doit_writes_it_when_a_result_is_new(built_project, doit):
+    assert "-- report" not in doit(built_project, "report").stdout
+    assert "-- report" in doit(built_project, "report").stdout
+    change_settings(built_project, inference={"n_groups": 20})
+    why = doit(built_project, "why", "report").stdout
+    assert "stale, if a task before it gives something new" in why
+    done = doit(built_project, "report").stdout
+    assert ".  infer" in done
+    assert ".  report" in done
+    doit(built_project, "clean", "report")
+    assert not (built_project / "report.html").exists()
+
+
+def test_what_is_not_built_is_said_in_its_place(project, ours):
+    text = report(ours, project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "not built"
+    assert "it is not built yet; run `doit infer`" in Elements(text).text
+
+
+def damage_product(root: Path) -> None:
+    (root / "runs/default/inference/reconstruction.h5").unlink()
+    shutil.rmtree(root / ".ptycho")
+
+
+def write_older(root: Path) -> None:
+    shutil.rmtree(root / ".ptycho")
+    path = root / "runs/default/inference/reconstruction.h5"
+    path.chmod(0o644)
+    with h5py.File(path, "a") as file:
+        del file["ptycho_tasks/seen"]
+
+
+def remove_scan(root: Path) -> None:
+    for path in (root / "fixtures").glob("*"):
+        path.unlink()
+
+
+def damage_metrics(root: Path) -> None:
+    path = root / "runs/default/inference/metrics.json"
+    path.unlink()
+    path.write_text("{")
+    shutil.rmtree(root / ".ptycho")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (damage_product, "holds no reconstruction.h5"),
+        (write_older, "is no reconstruction of ptycho-tasks"),
+        (damage_metrics, "metrics.json: cannot be read"),
+    ],
+)
+def test_a_damaged_result_costs_only_its_own_place(built_project, ours, damage, problem):
+    damage(built_project)
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert problem in result["problem"]
+    assert problem in Elements(text).text
+
+
+def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
+    remove_scan(built_project)
+    data = read_data(report(ours, built_project))
+    (result,) = data["results"]
+    assert result["object"]["rows"] > 0
+    assert "the scan cannot be shown" in data["scans"][result["scan_key"]]["problem"]
+
+
+def test_what_failed_says_so_until_it_is_right_again(built_project, ours, doit):
+    code = (built_project / "backends/epie.py").read_text()
+    broken = code.replace(
+        "def infer(self, request):", "def infer(self, request):\n        1 / 0", 1
+    )
+    (built_project / "backends/epie.py").write_text(broken)
+    assert broken != code
+    assert doit(built_project, "infer").returncode == 1
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "failed"
+    assert "infer failed: " in result["reasons"][0]
+    assert "ZeroDivisionError" in Elements(text).text
+    assert result["object"] is not None  # what was there before
+    (built_project / "backends/epie.py").write_text(code)
+    doit(built_project, "infer")
+    assert read_data(report(ours, built_project))["results"][0]["state"] == "fresh"
+
+
+def render(record=(), evidence=(), count=1):
+    results = [
+        Result(HOSTILE, "", "infer", "not built", {"name": HOSTILE, "a": HOSTILE + str(i)}, {}, {})
+        for i in range(count)
+    ]
+    comparison = Comparison(results, ["variant"], ["a"], [])
+    contents = collect_contents(comparison, Path())
+    for one in contents["results"]:
+        one |= {"reasons": [HOSTILE], **dict(record)}
+    return render_page(comparison, contents, Graph(9, 9, [], []), evidence)
+
+
+def test_hostile_texts_stay_texts():
+    provenance = {"settings": {HOSTILE: HOSTILE}}
+    row = {"id": HOSTILE, "evidence": "valid", "state": "done", "text": HOSTILE, "reason": HOSTILE,
+           "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}]}  # fmt: skip
+    text = render({"provenance": provenance, "problem": None}, [row])
+    found = Elements(text)
+    assert found.tags.count("script") == 2
+    assert "img" not in found.tags
+    assert HOSTILE in found.text
+    assert read_data(text)["results"][0]["reasons"] == [HOSTILE]
+    assert read_data(text)["evidence"][0]["text"] == HOSTILE
+
+
+def test_evidence_that_cannot_be_read_is_said():
+    assert "plan.md: no such file" in render(evidence=[{"problem": "plan.md: no such file"}])
+
+
+def test_a_project_without_results_is_one_line(tmp_path, ours):
+    code, out, err = ours(tmp_path, "report")
+    assert (code, out) == (2, "")
+    assert re.match(r"error: \S+ptycho\.yaml: no such file; run `ptycho-tasks init`", err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_page_before(built_project, ours, monkeypatch):
+    before = report(ours, built_project)
+    place = built_project / "report.html"
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(FileWriteError):
+        write_report(place)
+    assert place.read_text() == before
+
+
+def test_only_a_report_is_replaced_or_removed(built_project, ours, doit):
+    place = built_project / "report.html"
+    place.write_text("my own page")
+    code, out, err = ours(built_project, "report")
+    assert (code, out) == (2, "")
+    assert "report.html is there and is no report; choose another path with --output" in err
+    assert doit(built_project, "report").returncode != 0
+    doit(built_project, "clean", "report")
+    assert place.read_text() == "my own page"
+    code, _, err = ours(built_project, "report", "--output", "/dev/null")
+    assert code == 2
+    assert "/dev/null is there and is no report" in err
