@@ -16,6 +16,8 @@ EVIDENCE = "evidence"
 """The section of ptycho.yaml that may stand in for evidence.yaml."""
 STATE_NAME = f"{STATE_DIR}/state.sqlite"
 STORE_NAME = f"{STATE_DIR}/store"
+JOBS_NAME = f"{STATE_DIR}/jobs"
+"""The folder of what is known of jobs that schedulers run."""
 OF_EVERY_SCAN = ("probe", "bad_pixels")
 FILES_BESIDE = ("product", "positions", *OF_EVERY_SCAN)
 """The settings of `source:` that may name a file besides the scan; some hold for every scan."""

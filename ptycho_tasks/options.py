@@ -139,6 +139,43 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         doc("size of the project's own store from which on runs mention it, GB; null: never do"),
     ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
+    executor: Annotated[
+        str,
+        doc(
+            "where train, infer and refine run: local, or as jobs of slurm, queue or a plugin",
+            pattern=NAME_PATTERN,
+        ),
+    ] = "local"
+    resources: Annotated[
+        dict[str, Any],
+        doc("what a job asks for: `all`, train, infer or refine, to partition, gpus and others"),
+    ] = msgspec.field(default_factory=dict)
+    executor_options: Annotated[
+        dict[str, Any], doc("settings of the executor itself, as the commands of `queue`")
+    ] = msgspec.field(default_factory=dict)
+
+
+_Text = Annotated[str, limits(pattern=TEXT_PATTERN)]
+
+
+class Resources(Section, frozen=True, kw_only=True):
+    """What a job asks its scheduler for. What is null is left to the scheduler."""
+
+    affects: ClassVar[Stages] = ()
+
+    partition: Annotated[_Text | None, doc("partition or queue")] = None
+    account: Annotated[_Text | None, doc("who is charged")] = None
+    gpus: Annotated[int, doc("GPUs", ge=0)] = 0
+    cpus: Annotated[Annotated[int, limits(ge=1)] | None, doc("CPU cores")] = None
+    memory_gb: Annotated[Annotated[float, limits(gt=0.0)] | None, doc("memory, GB")] = None
+    minutes: Annotated[int, doc("time limit", ge=1)] = 60
+    requeues: Annotated[
+        int, doc("how often a job that reaches its time limit goes on in a new one", ge=0)
+    ] = 3
+    options: Annotated[
+        dict[str, str | int | float | bool],
+        doc("further options of the scheduler, passed on as they are, as `{qos: long}`"),
+    ] = msgspec.field(default_factory=dict)
 
 
 class SimulationOptions(Section, frozen=True, kw_only=True):

@@ -23,12 +23,14 @@ from doit.globals import Globals
 from doit.reporter import ConsoleReporter
 from doit.task import Task
 
+from ptycho_tasks.builds.actions import Submitted
 from ptycho_tasks.builds.failures import forget_failure, note_failure
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.run_progress import RunProgress
+from ptycho_tasks.builds.running import note_going_on
 from ptycho_tasks.builds.stage_tasks import create_tasks, refuse_foreign_settings
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import Checker
@@ -62,7 +64,7 @@ class DefaultContinue:
     stage_failures: StageFailures | None = None
     """Of the run in this process, if it gathers evidence."""
     costs_one_scan = False
-    """Whether all that failed is of single scans among several."""
+    """Whether all that failed is of single scans among several, or goes on as a job."""
 
     def __bool__(self) -> bool:
         """Asked after each failure."""
@@ -87,6 +89,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Names of tasks that failed."""
         self.not_run: list[str] = []
         """Names of tasks that did not run, since one before them failed."""
+        self.going_on: dict[str, str] = {}
+        """Tasks that go on as jobs after the run, and as which."""
         self.progress = RunProgress()
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
@@ -149,6 +153,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             # doit would end with the code of a wrong usage, of which nothing was started.
             fail.__class__ = _NotRun
             return
+        if isinstance(fail, Submitted):
+            self.going_on[task.name] = fail.message
+            return
         self.failed.append(task.name)
         DefaultContinue.costs_one_scan &= any(row.scan for row in _list_rows(task))
         for row in _list_rows(task):
@@ -166,6 +173,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             self.not_run = [name for name in self.not_run if name not in settled]
         super().complete_run()
         self.write("".join(f"{line}\n" for line in self._summary()))
+        if self.going_on and not self.failed:
+            note_going_on()
         print_text("", self.outstream)
         end_run()
 
@@ -176,6 +185,11 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             from ptycho_tasks.builds.pruning import describe_large_store
 
             yield from describe_large_store()
+        if self.going_on:
+            jobs = ", ".join(f"{name} ({job})" for name, job in self.going_on.items())
+            yield f"going on: {jobs}; run again to wait for them, or to take what they made"
+            if not self.failed:
+                return
         if len(self.failed) + len(self.not_run) > 1:
             yield f"failed: {', '.join(self.failed)}"
             if self.not_run:

@@ -27,14 +27,9 @@ from ptycho_tasks.system.terminal import echo
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
 
-_FUNCTIONS = {
-    "source": "check_source",
-    "fixture": "make_fixture",
-    "train": "train",
-    "infer": "infer",
-    "refine": "refine",
-}
-"""Of `ptycho_tasks.stages`, for each stage."""
+
+class Submitted(TaskFailed):  # type: ignore[misc]
+    """The task is a job that goes on, and that the run does not wait for."""
 
 
 def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
@@ -42,7 +37,8 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
 
     Gives what the task's record says of it.
     """
-    from ptycho_tasks.builds import stages
+    from ptycho_tasks.builds.jobs import DetachedError, is_job, make_by_job
+    from ptycho_tasks.builds.stages import find_stage
 
     table = read_project_table()
     row, state = table.row(name), current_state()
@@ -56,8 +52,13 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
             backends.append(payload.backend)
             remove_leftovers(map(Path, row.outputs))
             with silence(task.verbosity):
-                run = getattr(stages, _FUNCTIONS[row.stage])
-                built = make_result(row, state, project_store(), payload, run)
+                store = project_store()
+                if is_job(row, payload):
+                    built = make_by_job(row, state, store, payload, table)
+                else:
+                    built = make_result(row, state, store, payload, find_stage(row.stage))
+        except DetachedError as goes_on:
+            return Submitted(str(goes_on), report=False)
         except Exception as error:
             failure = report_failure(error, backends)
             # Where the other scans go on, it is not true that nothing was started.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -212,12 +212,41 @@ def make_result(
     Raises:
         PtychoTasksError: of the stage, or the files cannot be written; nothing has changed.
     """
+    prepare_training(row, payload, identify(row, state))
+    with make_entry(row, state, store, payload, run) as entry:
+        place_files(row, entry)
+    return describe_built(row, entry)
+
+
+@contextmanager
+def make_entry(
+    row: Row,
+    state: State,
+    store: Store,
+    payload: Payload,
+    run: Callable[[Payload], object],
+    *,
+    replaces: bool | None = None,
+) -> Iterator[Entry]:
+    """Run a stage and keep what it made in the store; see `make_result`.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        store: of the project.
+        payload: of the stage.
+        run: the stage.
+        replaces: whether the result takes the place of one that is there; None: if there is one.
+
+    Yields:
+        The result. Where an input changed meanwhile, the store does not have it, and its files are
+        gone after the block.
+    """
     now = identify(row, state)
     with store.begin(row.stage) as folder:
-        is_there = store.find(row.stage, now, state.sha256) is not None
+        if replaces is None:
+            replaces = store.find(row.stage, now, state.sha256) is not None
         began = monotonic()
-        if row.stage == "train":
-            _take_over_training(payload, now)
         payload = replace(payload, staging=folder)
         with measure_peak() as peak:
             run(payload)
@@ -228,13 +257,11 @@ def make_result(
         record = record._replace(identity=now._replace(read=read))
         if identify(row, state) == now:
             # Where the user asked for it to be made again, it takes the place of what was there.
-            entry = store.publish(folder, row.stage, record, replace=is_there)
+            yield store.publish(folder, row.stage, record, replace=replaces)
         else:
             # An input changed meanwhile: what the result was made from is not known for certain.
             # It lies in its places until the next run, which makes it again.
-            entry = describe_folder(folder, row.stage, record)
-        place_files(row, entry)
-    return describe_built(row, entry)
+            yield describe_folder(folder, row.stage, record)
 
 
 def _refuse_other_size(row: Row, state: State, folder: Path) -> None:
@@ -272,8 +299,10 @@ def _is_fresh(row: Row, state: State) -> bool:
     return all(state.sha256(path) == built.outputs.get(path) for path in row.outputs)
 
 
-def _take_over_training(payload: Payload, now: Identity) -> None:
+def prepare_training(row: Row, payload: Payload, now: Identity) -> None:
     """Go on with a training that a variant began which is called otherwise now."""
+    if row.stage != "train":
+        return
     from ptycho_tasks.builds.project import read_project_table
 
     work_dir = payload.work_dir(now.without("training.epochs").key())  # type: ignore[attr-defined]

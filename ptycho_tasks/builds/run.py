@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ptycho_tasks.builds.running import is_detached
 from ptycho_tasks.builds.state import State
+from ptycho_tasks.layout import JOBS_NAME
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.faults import exit_on_error
 from ptycho_tasks.system.lock import ProjectLock
@@ -17,9 +20,11 @@ from ptycho_tasks.system.processes import (
     Stopped,
     enter_run,
     handle_signals,
+    is_abandoned,
     is_run,
     is_stopping,
     leave_run,
+    run_id,
     stop,
 )
 from ptycho_tasks.system.terminal import echo
@@ -45,6 +50,12 @@ class _Run:
         """Put everything back."""
         if is_stopping():
             self._end_workers()
+            # Where only the terminal is gone, nobody said that the work is not wanted any more.
+            if Path(JOBS_NAME).is_dir() and not (is_detached() or is_abandoned()):
+                from ptycho_tasks.builds.jobs import cancel_jobs
+
+                with suppress(Exception):  # the run ends, whatever comes of it
+                    cancel_jobs(run_id())
         self.handlers.close()
         while _last_steps:
             _last_steps.pop()()

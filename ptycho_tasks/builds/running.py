@@ -11,19 +11,29 @@ from typing import Any
 from doit.cmd_run import Run as _Run
 
 _options: Mapping[str, Any] = {}
+_goes_on = False
+_DETACH = {
+    "name": "detach",
+    "long": "detach",
+    "type": bool,
+    "default": False,
+    "help": "submit jobs, do not wait for them, and leave them alone where the run is stopped",
+}
 
 
 class Run(_Run):  # type: ignore[misc]
     """`doit run`, and `doit` alone."""
 
     name = "run"
+    cmd_options = (*_Run.cmd_options, _DETACH)
 
     def execute(self, params: Any, args: Any) -> Any:
         """Run tasks."""
-        global _options
-        _options = params  # doit may still add to it what a configuration says
+        global _options, _goes_on
+        _options, _goes_on = params, False  # doit may still add to it what a configuration says
         try:
-            return super().execute(params, args)
+            status = super().execute(params, args)
+            return 0 if _goes_on else status
         finally:
             _options = {}
 
@@ -31,3 +41,14 @@ class Run(_Run):  # type: ignore[misc]
 def is_all_made() -> bool:
     """Whether the user asked to make again what is up to date, or in the store (`doit -a`)."""
     return bool(_options.get("always"))
+
+
+def is_detached() -> bool:
+    """Whether the user does not want to wait for jobs (`doit --detach`)."""
+    return bool(_options.get("detach"))
+
+
+def note_going_on() -> None:
+    """Note that nothing failed, though not all was made: jobs go on after the run."""
+    global _goes_on
+    _goes_on = True

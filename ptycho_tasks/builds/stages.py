@@ -368,3 +368,9 @@ def _trained_options(payload: InferencePayload, params: Any) -> Any:
             f"{payload.display_path(payload.model_dir)}: params.json: training: {error}; the "
             f"bundle is of another version of the backend `{payload.backend.name}`; train again"
         ) from error
+
+
+def find_stage(name: str) -> Callable[[Any], object]:
+    """What runs a stage, by its name."""
+    functions = {"source": "check_source", "fixture": "make_fixture"}
+    return globals()[functions.get(name, name)]  # type: ignore[no-any-return]

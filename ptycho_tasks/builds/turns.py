@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 
 from ptycho_tasks.backend import Backend, TrainRequest
 from ptycho_tasks.builds.cost import Request, estimate_cost
+from ptycho_tasks.system.gpus import choose_gpu, list_gpus
 from ptycho_tasks.system.lock import STATE_DIR, is_alive, take_flock
 from ptycho_tasks.system.memory import available_bytes, format_gb
 from ptycho_tasks.system.processes import is_worker
@@ -25,6 +26,8 @@ from ptycho_tasks.system.terminal import echo
 
 FOLDER = Path(STATE_DIR, "turns")
 _LOOK_S = 0.2
+_own_gpu: int | None = None
+"""Which GPU of several this process computes on."""
 
 
 @contextmanager
@@ -40,31 +43,54 @@ def take_turn(backend: Backend, request: Request) -> Iterator[None]:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ExitStack() as turn:
+        gpus = _list_gpus(backend, request)
         if isinstance(request, TrainRequest):
-            turn.enter_context(_take_place(_count_places(backend, request)))
+            turn.enter_context(_take_place(_count_places(backend, request, gpus), gpus))
+        elif gpus and _own_gpu is None:
+            _settle_gpu(gpus, os.getpid())
         turn.enter_context(_take_memory(estimate_cost(backend, request).memory_bytes))
         yield
 
 
-def _count_places(backend: Backend, request: TrainRequest) -> int | None:
+def _list_gpus(backend: Backend, request: Request) -> tuple[str, ...]:
+    """The GPUs of which each task gets one; none where there is no choice."""
+    may_use = hasattr(backend, "uses_gpu") and request.execution.accelerator != "cpu"
+    if not may_use or getattr(request.execution, "devices", 1) != 1:
+        return ()
+    gpus = list_gpus()
+    return gpus if len(gpus) > 1 else ()
+
+
+def _settle_gpu(gpus: Sequence[str], number: int) -> None:
+    """Choose the GPU of this process, which it keeps: a library that has begun on one stays."""
+    global _own_gpu
+    _own_gpu = number % len(gpus)
+    choose_gpu(gpus[_own_gpu])
+
+
+def _count_places(backend: Backend, request: TrainRequest, gpus: Sequence[str] = ()) -> int | None:
     """How many trainings may run at once; None for any number."""
     asked = request.execution.at_once
-    if asked is not None:
-        return asked
+    if asked is not None or gpus:
+        return asked or len(gpus)
     uses_gpu: Any = getattr(backend, "uses_gpu", None)
     return 1 if uses_gpu is not None and uses_gpu(request.execution) else None
 
 
 @contextmanager
-def _take_place(count: int | None) -> Iterator[None]:
+def _take_place(count: int | None, gpus: Sequence[str] = ()) -> Iterator[None]:
     if count is None:
         yield
         return
     has_waited = False
     while True:
         for number in range(count):
+            if 1 < len(gpus) <= count and _own_gpu not in (None, number % len(gpus)):
+                continue  # of another GPU
             with (FOLDER / f"train-{number}").open("a") as file:
                 if take_flock(file):
+                    if gpus and _own_gpu is None:
+                        _settle_gpu(gpus, number)
                     yield
                     return
         if not has_waited:

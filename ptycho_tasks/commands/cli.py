@@ -18,6 +18,7 @@ from ptycho_tasks.commands.init import init_command
 from ptycho_tasks.commands.plan import evidence, plan
 from ptycho_tasks.commands.prune import prune_command
 from ptycho_tasks.commands.report import report_command
+from ptycho_tasks.commands.run_stage import run_stage_command
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
 from ptycho_tasks.commands.train_infer import infer_command, train_command
 from ptycho_tasks.commands.watch import watch_command
@@ -74,6 +75,7 @@ for _command in (
     init_command,
     plan,
     prune_command,
+    run_stage_command,
     report_command,
     simulate_command,
     train_command,

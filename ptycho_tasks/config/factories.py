@@ -18,6 +18,7 @@ from ptycho_tasks.backends import BackendEntry, execution_type, find_backend, se
 from ptycho_tasks.config.document import ConfigFile
 from ptycho_tasks.config.facts import Fact, Facts, list_facts
 from ptycho_tasks.config.fields import flatten
+from ptycho_tasks.config.job_settings import check_job_settings
 from ptycho_tasks.config.layers import (
     DEFAULT_VARIANT,
     Layers,
@@ -37,6 +38,7 @@ from ptycho_tasks.config.scans import Scans, find_scan, read_scans
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.config.variants import read_one_off, read_variants, refuse_name
 from ptycho_tasks.errors import BackendError, ConfigError, PtychoTasksError, ReaderError
+from ptycho_tasks.executors import LOCAL
 from ptycho_tasks.options import ExecutionOptions, Section
 from ptycho_tasks.scans.recognition import ReaderEntry, find_reader
 from ptycho_tasks.system.cache import cached
@@ -233,6 +235,8 @@ def _settle(laid: _Laid, folders: Folders) -> dict[str, Any]:
     origins = layers.list_origins(values)
     _refuse_unknown_execution(backend, values, origins)
     try:
+        if sections["execution"].executor != LOCAL or sections["execution"].resources:
+            check_job_settings(sections["execution"], layers.file.root)
         getattr(backend, "check", _accept)(sections["training"], sections["execution"])
     except ConfigError as error:
         origin = origins.get(str(error).partition(":")[0])

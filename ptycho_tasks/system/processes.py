@@ -36,13 +36,15 @@ _SIGNALS: list[signal.Signals] = [
 
 _run_pid: int | None = None
 """The process that runs the tasks; None where no tasks are run."""
+_run_id = ""
 
 
 def enter_run() -> None:
     """Note that this process runs the tasks. Processes that it forks from now on are workers, and
     end when it ends."""
-    global _run_pid
+    global _run_pid, _run_id
     _run_pid = os.getpid()
+    _run_id = f"{_run_pid}-{time.time_ns()}"
     _watch_workers()
 
 
@@ -50,6 +52,11 @@ def leave_run() -> None:
     """Note that the run is over."""
     global _run_pid
     _run_pid = None
+
+
+def run_id() -> str:
+    """What tells the run that this process is of from every other; empty where there is none."""
+    return _run_id
 
 
 def is_run() -> bool:
@@ -108,13 +115,18 @@ class Stopped(SystemExit):
         super().__init__(int(status))
 
 
-_stopping = False
-"""Whether this process was told to end."""
+_stopping: int | None = None
+"""The signal that told this process to end."""
 
 
 def is_stopping() -> bool:
     """Whether this process was told to end."""
-    return _stopping
+    return _stopping is not None
+
+
+def is_abandoned() -> bool:
+    """Whether this process was told to end since its terminal is gone."""
+    return _stopping == getattr(signal, "SIGHUP", -1)
 
 
 def exit_on_signals() -> AbstractContextManager[None]:
@@ -142,9 +154,9 @@ def stop(number: int, frame: FrameType | None) -> None:
     """Handle a signal: end at once, but in order. Files that are being written are removed."""
     global _stopping
     # The run ends its worker processes too, which may have been told already.
-    if is_worker() and _stopping:
+    if is_worker() and is_stopping():
         return
-    _stopping = True
+    _stopping = number
     if not is_worker():
         # Past Python's own buffers: a signal that interrupts a write to them may not write too.
         with suppress(OSError):

@@ -6,7 +6,11 @@ import os
 
 import pytest
 
+from ptycho_tasks.builds import turns
+from ptycho_tasks.system.gpus import list_gpus
+
 BACKEND = '''\
+import os
 import time
 from pathlib import Path
 
@@ -27,6 +31,8 @@ class Slow:
         return MEMORY
 
     def train(self, request):
+        with Path("gpus.txt").open("a") as file:
+            print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
         with Path("trainings.txt").open("a") as file:
             print("begin", file=file, flush=True)
             time.sleep(0.3)
@@ -71,6 +77,25 @@ def test_trainings_wait_for_their_turn(run):
 
 def test_a_gpu_is_for_one_training(run):
     assert run("{accelerator: gpu}")[0] == 1
+
+
+@pytest.fixture
+def three_gpus(monkeypatch):
+    """A machine of which this process may use three GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    list_gpus.cache_clear()
+    yield
+    list_gpus.cache_clear()
+
+
+def test_each_of_several_gpus_is_for_one_training(run, three_gpus, tmp_path):
+    assert run("{accelerator: gpu}")[0] == 3
+    assert sorted((tmp_path / "project/gpus.txt").read_text().split()) == ["3", "5", "7"]
+
+
+def test_a_bound_below_the_number_of_gpus_holds(run, three_gpus, monkeypatch):
+    monkeypatch.setattr(turns, "_own_gpu", 2)  # of a worker that has inferred there
+    assert run("{accelerator: gpu, at_once: 1}")[0] == 1
 
 
 def test_without_a_bound_all_run(run):

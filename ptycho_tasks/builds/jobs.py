@@ -1,0 +1,418 @@
+"""Stages as jobs of a scheduler: submitted, followed, found again by a later run, cancelled.
+
+    .ptycho/jobs/KEY/job.json       what is to be made, and which job of which executor makes it
+    .ptycho/jobs/KEY/ptycho.yaml    the settings that it is made with, whatever becomes of the file
+    .ptycho/jobs/KEY/log.txt        what the stage printed
+    .ptycho/jobs/KEY/outcome.json   how it ended, written by the job itself
+
+The job makes the entry of the store; the run puts it in its places. KEY is the beginning of the
+entry's, so that any later run finds the job of what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from ptycho_tasks.builds.identity import Identity
+from ptycho_tasks.builds.results import (
+    describe_built,
+    identify,
+    place_files,
+    prepare_training,
+)
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.running import is_all_made, is_detached
+from ptycho_tasks.builds.state import Built, State
+from ptycho_tasks.builds.store import Entry, Store
+from ptycho_tasks.builds.task_table import Table
+from ptycho_tasks.config.job_settings import JOB_STAGES, read_executor_options, read_resources
+from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.executors import LOCAL, Executor, Job, Status, find_executor
+from ptycho_tasks.layout import CONFIG_NAME, JOBS_NAME
+from ptycho_tasks.options import Resources
+from ptycho_tasks.system.files import report_write_errors, write_atomic
+from ptycho_tasks.system.lock import hold_lock
+from ptycho_tasks.system.processes import run_id
+from ptycho_tasks.system.terminal import echo, print_text
+
+if TYPE_CHECKING:
+    from ptycho_tasks.config.payload import Payload
+
+JOBS = Path(JOBS_NAME)
+LOG, RECORD, OUTCOME = "log.txt", "job.json", "outcome.json"
+_LOOK_S = 0.3
+_ASK = "PTYCHO_TASKS_ASK_S"
+"""Environment variable: how often a scheduler is asked, by all tasks of a run together, seconds."""
+_LATE = "PTYCHO_TASKS_LATE_S"
+"""Environment variable: how long a file system may take to show what another machine wrote."""
+_DEFAULT_S = 10.0
+
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a job, kept in its folder."""
+
+    name: str
+    """Of the task."""
+    stage: str
+    identity: dict[str, Any]
+    """Of what it makes."""
+    replaces: bool
+    """Whether it is made although the store has it."""
+    changes: dict[str, str]
+    """KEY=VALUE of the run's command line."""
+    executor: str
+    options: dict[str, Any]
+    resources: Resources
+    run: str
+    """The run that submitted or waits for it."""
+    id: str = ""
+    """The scheduler's name for it; empty until it has one."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job ended by its own account."""
+
+    exit_code: int
+    problem: str = ""
+    machine: str = ""
+
+
+class DetachedError(PtychoTasksError):
+    """A job goes on while the run does not wait for it."""
+
+
+class JobError(PtychoTasksError):
+    """A job failed."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        """Say why; the exit code is that of the stage."""
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class _Place(NamedTuple):
+    """Where a job of the project in the current folder is kept."""
+
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+    def read(self) -> JobRecord | None:
+        return _read(self.folder / RECORD, JobRecord)
+
+    def outcome(self) -> Outcome | None:
+        return _read(self.folder / OUTCOME, Outcome)
+
+
+def is_job(row: Row, payload: Payload) -> bool:
+    """Whether a task runs as a job."""
+    return row.stage in JOB_STAGES and payload.execution.executor != LOCAL
+
+
+def make_by_job(row: Row, state: State, store: Store, payload: Payload, table: Table) -> Built:
+    """Have a job make a result, and put it in its places; raises as `make_result`.
+
+    Args:
+        row: the task.
+        state: knows the digests of files.
+        store: of the project.
+        payload: of the stage.
+        table: the project's tasks.
+
+    Raises:
+        JobError: the job failed.
+        DetachedError: the job was submitted, or found, and the user does not want to wait for it.
+    """
+    now = identify(row, state)
+    place = _Place(JOBS / now.key()[:16])
+    # Since doit asked, a job may have made it that an earlier run submitted.
+    is_wanted = is_all_made() or not place.folder.exists()
+    entry = None if is_wanted else store.find(row.stage, now, state.sha256)
+    if entry is None:
+        job = _find_job(place)
+        job = _submit(place, row, payload, table, now, store, state) if job is None else job
+        if is_detached():
+            raise DetachedError(f"job {job.record.id} of {job.executor.name}")
+        entry = _wait(job, row, now, store, state)
+    place_files(row, entry)
+    return describe_built(row, entry)
+
+
+class _Job(NamedTuple):
+    """A job that its scheduler knows."""
+
+    place: _Place
+    record: JobRecord
+    executor: Executor
+    offset: int = 0
+    """Bytes of its log that were shown to who is gone."""
+
+
+def _wait(job: _Job, row: Row, now: Identity, store: Store, state: State) -> Entry:
+    """Wait for a job; gives what it made.
+
+    Raises:
+        JobError: it failed.
+    """
+    outcome = _Follower(job).wait()
+    where = f"job {job.record.id} on {outcome.machine}; its log is {job.place.log}"
+    if outcome.exit_code:
+        raise JobError(f"{outcome.problem} ({where})", outcome.exit_code)
+    entry = _find_entry(store, row, now, state)
+    if entry is None:
+        raise JobError(
+            f"{row.name}: its job says that it is done, but {store.roots[-1]} does not have what "
+            f"it made: both machines have to see that folder ({where})"
+        )
+    return entry
+
+
+def _find_entry(store: Store, row: Row, now: Identity, state: State) -> Entry | None:
+    until = time.monotonic() + _seconds(_LATE)
+    while True:
+        entry = store.find(row.stage, now, state.sha256)
+        if entry is not None or time.monotonic() > until:
+            return entry
+        time.sleep(_LOOK_S)
+
+
+def _find_job(place: _Place) -> _Job | None:
+    """The job that makes what a task needs, if one is pending or runs; it is this run's now."""
+    record = place.read()
+    if record is None or not record.id or place.outcome() is not None:
+        return None
+    executor = find_executor(record.executor, Path.cwd())
+    options = read_executor_options(executor, record.options)
+    status = executor.poll([record.id], options).get(record.id)
+    if status is None or not status.is_alive:
+        return None
+    record = msgspec.structs.replace(record, run=run_id())
+    _write(place.folder / RECORD, record)
+    echo(f"found job {record.id} of {record.executor}, which makes it")
+    return _Job(place, record, executor, place.log.stat().st_size if place.log.exists() else 0)
+
+
+def _submit(
+    place: _Place,
+    row: Row,
+    payload: Payload,
+    table: Table,
+    now: Identity,
+    store: Store,
+    state: State,
+) -> _Job:
+    execution = payload.execution
+    prepare_training(row, payload, now)
+    executor = find_executor(execution.executor, table.path.parent)
+    record = JobRecord(
+        name=row.name,
+        stage=row.stage,
+        identity=now.to_record(),
+        replaces=is_all_made() and store.find(row.stage, now, state.sha256) is not None,
+        changes=dict(table.changes),
+        executor=executor.name,
+        options=execution.executor_options,
+        resources=read_resources(execution.resources, row.stage),
+        run=run_id(),
+    )
+    with report_write_errors(place.folder):
+        shutil.rmtree(place.folder, ignore_errors=True)
+        place.folder.mkdir(parents=True)
+        write_atomic(place.folder / CONFIG_NAME, table.config)
+    _write(place.folder / RECORD, record)
+    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "run-stage", place.folder.name]
+    options = read_executor_options(executor, record.options)
+    folder = place.folder.absolute()
+    submitted = executor.submit(
+        Job(row.name, command, Path.cwd(), folder, record.resources, options)
+    )
+    record = msgspec.structs.replace(record, id=submitted)
+    _write(place.folder / RECORD, record)
+    echo(f"submitted as job {record.id} of {executor.name}")
+    return _Job(place, record, executor)
+
+
+class _Follower:
+    """Waits for a job, and shows what it prints meanwhile."""
+
+    def __init__(self, job: _Job) -> None:
+        self.place, self.record, self.executor, self.offset = job
+        self.said = ""
+        self._is_lost = False
+
+    def wait(self) -> Outcome:
+        """Wait until the job has ended.
+
+        Raises:
+            JobError: it ended without a word.
+        """
+        ended_at: float | None = None
+        status = None
+        while True:
+            outcome = self.place.outcome()
+            self._show_log()
+            if outcome is not None:
+                return outcome
+            status = self._ask()
+            if status is not None and status.is_alive:
+                ended_at = None
+                self._say(status)
+            elif status is not None or self._is_lost:
+                ended_at = ended_at or time.monotonic()
+                if time.monotonic() - ended_at > _seconds(_LATE):
+                    raise JobError(self._explain(status or Status("ended")))
+            time.sleep(_LOOK_S)
+
+    def _ask(self) -> Status | None:
+        answer = ask_all(self.executor, self.record)
+        self._is_lost = answer is not None and self.record.id not in answer
+        return None if answer is None else answer.get(self.record.id)
+
+    def _say(self, status: Status) -> None:
+        about = f" ({status.detail})" if status.detail not in ("", "None") else ""
+        text = f"job {self.record.id} is {status.state}{about}"
+        if text != self.said:
+            echo(text)
+        self.said = text
+
+    def _show_log(self) -> None:
+        with suppress(OSError), self.place.log.open("rb") as file:
+            file.seek(self.offset)
+            text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self.offset += len(whole)
+            if whole:
+                print_text(whole.decode(errors="replace"))
+
+    def _explain(self, status: Status) -> str:
+        asked = self.record.resources
+        key = f"execution.resources.{self.record.stage}"
+        had = "" if asked.memory_gb is None else f" (it had {asked.memory_gb:g} GB)"
+        reasons = {
+            "memory": f"ran out of memory{had}: raise {key}.memory_gb",
+            "timeout": f"reached its time limit of {asked.minutes} min: raise {key}.minutes, "
+            "or run again: a training goes on from its checkpoint",
+            "node": "lost its machine: run again, a training goes on from its checkpoint",
+            "cancelled": "was cancelled: run again",
+        }
+        state, output = _search_outputs(self.place.folder)
+        # A scheduler that only says that a job failed has often written why to the job's output.
+        state = state if status.state == "ended" else status.state
+        why = reasons.get(state, "ended before it said how")
+        log = output or (self.place.log if self.place.log.exists() else self.place.folder)
+        return (
+            f"{self.record.name}: job {self.record.id} of {self.record.executor} {why}; see {log}"
+        )
+
+
+_TRACES = {
+    "memory": re.compile(r"memory limit|oom.?kill|out.of.memory|TERM_MEMLIMIT|mem .*exceed", re.I),
+    "timeout": re.compile(r"time limit|timed-out too many|TERM_RUNLIMIT|walltime.* exceed", re.I),
+    "node": re.compile(r"NODE FAILURE", re.I),
+}
+"""What schedulers write to the output of a job that they end."""
+_TAIL = 10_000
+
+
+def _search_outputs(folder: Path) -> tuple[str, Path | None]:
+    """Why a job ended, by what its scheduler wrote beside its log, and where that stands."""
+    files = [path for path in folder.rglob("*") if path.suffix in (".out", ".err", ".txt")]
+    found: Path | None = None
+    for path in sorted(files, key=lambda path: path.name == LOG):
+        with suppress(OSError):
+            text = path.read_bytes()[-_TAIL:].decode(errors="replace")
+            if path.name != LOG and text.strip():
+                found = found or path
+            for state, trace in _TRACES.items():
+                if path.name != LOG and trace.search(text):
+                    return state, path
+    return "ended", found
+
+
+def ask_all(executor: Executor, record: JobRecord) -> Mapping[str, Status] | None:
+    """How the jobs of the project fare; None where the scheduler does not answer. It is asked
+    seldom: one of the tasks that wait asks for all of them."""
+    file = JOBS / f"{executor.name}.json"
+    with hold_lock(file.with_suffix(".lock")):
+        known = _read(file, _Answer)
+        if known is None or not known.holds_of(record.id):
+            ids = [job.id for job in _list_open() if job.executor == executor.name]
+            try:
+                found = executor.poll(ids, read_executor_options(executor, record.options))
+            except PtychoTasksError as error:
+                if known is None or not known.problem:
+                    echo(f"warning: {error}; asking again", err=True)
+                known = _Answer(time=time.time(), asked=ids, states={}, problem=str(error))
+            else:
+                known = _Answer(time=time.time(), asked=ids, states=dict(found))
+            _write(file, known)
+    return None if known.problem else known.states
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scheduler said when it was asked last."""
+
+    time: float
+    asked: list[str]
+    states: dict[str, Status]
+    problem: str = ""
+
+    def holds_of(self, job: str) -> bool:
+        """Whether the scheduler need not be asked again about a job."""
+        return 0 <= time.time() - self.time < _seconds(_ASK) and job in self.asked
+
+
+def _list_open() -> list[JobRecord]:
+    """The jobs of the project that did not say yet how they ended."""
+    places = map(_Place, JOBS.glob("*/"))
+    records = [place.read() for place in places if not (place.folder / OUTCOME).exists()]
+    return [one for one in records if one is not None and one.id]
+
+
+def cancel_jobs(run: str) -> None:
+    """Cancel the jobs that a run that is stopped submitted or waited for."""
+    own = [job for job in _list_open() if job.run == run]
+    for name in sorted({job.executor for job in own}):
+        jobs = [job for job in own if job.executor == name]
+        try:
+            executor = find_executor(name, Path.cwd())
+            options = read_executor_options(executor, jobs[0].options)
+            executor.cancel([job.id for job in jobs], options)
+        except PtychoTasksError as error:
+            echo(f"warning: the jobs of {name} are not cancelled: {error}", err=True)
+        else:
+            echo(f"cancelled {len(jobs)} job{'s' * (len(jobs) > 1)} of {name}", err=True)
+
+
+def _read(path: Path, kind: type[_Record]) -> _Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _write(path: Path, record: msgspec.Struct) -> None:
+    write_atomic(path, json.dumps(msgspec.to_builtins(record), indent=1).encode())
+
+
+def _seconds(variable: str) -> float:
+    try:
+        return float(os.environ.get(variable, _DEFAULT_S))
+    except ValueError:
+        return _DEFAULT_S

@@ -1,0 +1,166 @@
+"""The executor `queue`: any scheduler with commands to submit, poll and cancel (PBS, LSF, SGE)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from ptycho_tasks.errors import ConfigError, PtychoTasksError, one_line
+from ptycho_tasks.executors import Job, Status
+from ptycho_tasks.options import TEXT_PATTERN, Section, doc, limits
+from ptycho_tasks.system.files import report_write_errors, write_atomic
+
+_ID = re.compile(r"\d[\w.\[\]-]*")
+_TIMEOUT_S = 120
+Ended = Literal["pending", "running", "memory", "timeout", "node", "cancelled"]
+_STATES = {
+    "pending": r"\b(Q|H|W|qw|hqw|PEND|PSUSP|PENDING)\b",
+    "running": r"\b(R|E|r|t|RUN|USUSP|SSUSP|RUNNING)\b",
+}
+
+
+class QueueOptions(Section, frozen=True, kw_only=True):
+    """The commands of a scheduler, each a line for the shell."""
+
+    template: Annotated[
+        str,
+        doc(
+            "the file of the script that is submitted, in the project; {command} and others in it "
+            "are filled in",
+            min_length=1,
+        ),
+    ] = "job.sh"
+    submit: Annotated[
+        str,
+        doc("submits {script}; the first number that it prints names the job", pattern="{script}"),
+    ] = "qsub {script}"
+    poll: Annotated[
+        str,
+        doc("prints the state of {id}; where it fails, the job has ended", pattern="{id}"),
+    ] = "qstat {id}"
+    cancel: Annotated[str, doc("ends {id}", pattern="{id}")] = "qdel {id}"
+    states: Annotated[
+        dict[Ended, Annotated[str, limits(pattern=TEXT_PATTERN)]],
+        doc("state to a regular expression that finds it in what `poll` prints"),
+    ] = {}  # noqa: RUF012 (msgspec copies it)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no regular expression."""
+        for state, pattern in self.states.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"states: {state}: no regular expression: {error}") from error
+
+
+class Queue:
+    """A scheduler by its commands."""
+
+    name, options_type = "queue", QueueOptions
+
+    def submit(self, job: Job) -> str:
+        """Fill in the template and submit it."""
+        options = cast("QueueOptions", job.options)
+        script = job.folder / "job.sh"
+        with report_write_errors(script):
+            write_atomic(script, _fill_in(job.root / options.template, job).encode())
+            script.chmod(0o755)
+        command = options.submit.replace("{script}", shlex.quote(str(script)))
+        done = _run(command, job.root)
+        found = _ID.search(done.stdout)
+        if done.returncode or not found:
+            said = one_line(" ".join(f"{done.stderr} {done.stdout}".split())) or "nothing"
+            raise PtychoTasksError(f"cannot submit {job.name}: `{command}` said: {said[:300]}")
+        return found[0]
+
+    def poll(self, ids: Sequence[str], options: Section) -> Mapping[str, Status]:
+        """Ask of each job."""
+        asked = cast("QueueOptions", options)
+        found = {one: self._ask(one, asked) for one in ids}
+        return {one: status for one, status in found.items() if status is not None}
+
+    def _ask(self, one: str, options: QueueOptions) -> Status | None:
+        done = _run(options.poll.replace("{id}", shlex.quote(one)))
+        if done.returncode:
+            return None
+        patterns = options.states or _STATES
+        for state, pattern in patterns.items():
+            if re.search(pattern, done.stdout):
+                return Status(state)  # type: ignore[arg-type]
+        return Status("ended")
+
+    def cancel(self, ids: Sequence[str], options: Section) -> None:
+        """End jobs."""
+        for one in ids:
+            _run(cast("QueueOptions", options).cancel.replace("{id}", shlex.quote(one)))
+
+
+def _run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a line of the user's settings in the shell.
+
+    Raises:
+        PtychoTasksError: it does not end.
+    """
+    try:
+        return subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            text=True,
+            errors="replace",
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PtychoTasksError(f"`{command}` gave no answer in {_TIMEOUT_S} s") from error
+
+
+def _fill_in(path: Path, job: Job) -> str:
+    """The script of a job; braces around other words stay as they are, as the shell's.
+
+    Raises:
+        ConfigError: the template cannot be read, or runs no command.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"execution.executor_options.template: {path}: {why}") from error
+    if "{command}" not in text:
+        raise ConfigError(f"{path}: has no {{command}}, which stands for what the job runs")
+    asked = job.resources
+    values = {
+        "command": shlex.join(job.command),
+        "root": shlex.quote(str(job.root)),
+        "name": re.sub(r"\W", "_", job.name),
+        "output": str(job.folder / "scheduler.txt"),
+        "partition": asked.partition,
+        "account": asked.account,
+        "gpus": asked.gpus,
+        "cpus": asked.cpus or 1,
+        "memory_gb": asked.memory_gb and f"{asked.memory_gb:g}",
+        "minutes": asked.minutes,
+        "hours": f"{asked.minutes // 60:02d}:{asked.minutes % 60:02d}:00",
+        **asked.options,
+    }
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            return found[0]
+        value = values[found[1]]
+        if value is None:
+            raise ConfigError(
+                f"{path}: asks for {found[0]}; say it for {job.name} under execution.resources"
+            )
+        return str(value)
+
+    return re.sub(r"(?<!\$)\{(\w+)\}", fill, text)
+
+
+executor = Queue()
