@@ -54,7 +54,7 @@ def list_plugins(kind: PluginKind, root: Path | None) -> dict[str, Plugin]:
     """Every plugin of a kind, by name: the installed ones, and those of a project at `root`, where
     one is given. None is imported."""
     plugins: dict[str, Plugin] = {}
-    installed = _list_installed(kind.group)
+    installed = _list_installed(kind.group, tuple(sys.path))
     local = [] if root is None else _list_local(kind, root)
     for plugin in [*installed, *local]:
         other = plugins.setdefault(plugin.name, plugin)
@@ -64,7 +64,7 @@ def list_plugins(kind: PluginKind, root: Path | None) -> dict[str, Plugin]:
 
 
 @cached
-def _list_installed(group: str) -> tuple[Plugin, ...]:
+def _list_installed(group: str, places: tuple[str, ...]) -> tuple[Plugin, ...]:
     # Every distribution's metadata is read for it, which takes longer than to read a small scan.
     return tuple(_installed(point) for point in entry_points(group=group))
 

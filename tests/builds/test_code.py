@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import ptycho_tasks
-from ptycho_tasks.builds import actions, stages
 from ptycho_tasks.builds import stage_code as code
+from ptycho_tasks.builds import stages
 from ptycho_tasks.builds.stage_code import (
     BESIDE,
     STAGE_CODE,
@@ -131,8 +131,8 @@ def stages_reach(_built, tmp_path_factory, remembered):
                 parse_config(root / "ptycho.yaml", config), DEFAULT_VARIANT
             )
             payloads = dict(zip(("infer", "refine"), others, strict=True))
-            for stage, name in actions._FUNCTIONS.items():
-                run = getattr(stages, name)
+            for stage in STAGES:
+                run = stages.find_stage(stage)
                 found[stage] |= reached(run, payloads.get(stage, training))
     return found
 

@@ -22,7 +22,7 @@ COMMAND_LINES = {
     "command of a group": ("bundle ", {"show", "verify"}),
     "flag": ("train --max", {"--max-epochs"}),
     "flag with _": ("train --max_", {"--max_epochs"}),
-    "flag that was given": ("train --max-epochs 3 --ma", set()),
+    "flag that was given": ("train --max-epochs 3 --max", set()),
     "old name": ("train --disable-m", set()),
     "word": ("train --torch-loss-mode ", {"poisson", "mae"}),
     "word after _": ("train --torch_loss_mode p", {"poisson"}),

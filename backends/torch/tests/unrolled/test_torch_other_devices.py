@@ -50,6 +50,7 @@ def test_steps_and_correction_need_no_values(scan, is_held, monkeypatch):
     parts = [without_values(part) for part in whole.split_in_turns(4)]
     made = without_values(whole)
     monkeypatch.setattr(Exposure, "split_in_turns", lambda self, count: parts)
+    monkeypatch.setattr(Exposure, "step", 0.5)
     with torch.inference_mode():
         engine = Engine(made)
         turns = Turns(made, engine.filter)
@@ -69,7 +70,7 @@ def test_constants_are_sent_to_the_device_before_the_first_step(scan, monkeypatc
         monkeypatch.setattr(torch, name, None)
     for turn in (*turns.coarse, *turns.fine, *turns.all):
         engine.advance(turn)
-    assert engine.steps == 7
+    assert engine.steps == len([*turns.coarse, *turns.fine, *turns.all])
 
 
 def test_frames_held_in_memory_give_what_frames_and_probes_do(scan, monkeypatch):
