@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         forget_all()
         monkeypatch.setattr(Globals, "dep_manager", None)
         monkeypatch.setattr("sys.argv", ["ptycho-tasks", *arguments])
+        monkeypatch.delitem(sys.modules, "dodo", raising=False)  # of another project
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             command_line.main()
