@@ -35,9 +35,10 @@ GAINS = (1.3, 1.2)
 """Of the step along and across the object's phase."""
 SUBSETS, FEW_SUBSETS = 4, 2
 """Parts of the frames that take turns; and where there are few frames, or they are far apart."""
-FEW_FRAMES, FAR_APART = 80, 0.6
-"""Frames of a canvas, and their distance in radii of the spot. With less than a dozen or two in a
-step, or with frames in it that hardly overlap, momentum drives the object away."""
+FEW_FRAMES, FAR_APART, FARTHER_APART = 80, 0.6, 0.85
+"""Frames of a canvas, and their distance in radii of the spot from which on quarters, and halves
+after the first steps, are too sparse. With less than a dozen or two in a step, or with frames in it
+that hardly overlap, momentum drives the object away."""
 COARSE_STEPS = 8
 """Number of the first steps, which use one part each."""
 MOMENTUM, RAMP = 0.585, 12
@@ -54,9 +55,10 @@ class Turns:
     def __init__(self, exposure: Exposure, frequency_filter: FrequencyFilter) -> None:
         """Split the frames into turns."""
         are_few = len(exposure.places) < FEW_FRAMES * exposure.canvases
-        are_few = are_few or exposure.step > FAR_APART
-        parts = exposure.split_in_turns(FEW_SUBSETS if are_few else SUBSETS)
-        pairs = -(-len(parts) // 2)
+        is_sparse = are_few or exposure.step > FAR_APART
+        parts = exposure.split_in_turns(FEW_SUBSETS if is_sparse else SUBSETS)
+        are_whole = are_few or exposure.step > FARTHER_APART
+        pairs = 1 if are_whole else min(FEW_SUBSETS, len(parts))
         self.coarse = [Turn([part], frequency_filter) for part in parts]
         self.fine = [Turn(parts[index::pairs], frequency_filter) for index in range(pairs)]
         self.all = [Turn([exposure], frequency_filter)]
