@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -13,6 +12,7 @@ from ptycho_tasks.errors import ConfigError, PtychoTasksError, one_line
 from ptycho_tasks.executors import Job, Status
 from ptycho_tasks.options import TEXT_PATTERN, Section, doc, limits
 from ptycho_tasks.system.files import report_write_errors, write_atomic
+from ptycho_tasks.system.processes import ask
 
 _ID = re.compile(r"\d[\w.\[\]-]*")
 _TIMEOUT_S = 120
@@ -70,7 +70,7 @@ class Queue:
             write_atomic(script, _fill_in(job.root / options.template, job).encode())
             script.chmod(0o755)
         command = options.submit.replace("{script}", shlex.quote(str(script)))
-        done = _run(command, job.root)
+        done = ask(command, _TIMEOUT_S, job.root)
         found = _ID.search(done.stdout)
         if done.returncode or not found:
             said = one_line(" ".join(f"{done.stderr} {done.stdout}".split())) or "nothing"
@@ -84,7 +84,7 @@ class Queue:
         return {one: status for one, status in found.items() if status is not None}
 
     def _ask(self, one: str, options: QueueOptions) -> Status | None:
-        done = _run(options.poll.replace("{id}", shlex.quote(one)))
+        done = ask(options.poll.replace("{id}", shlex.quote(one)), _TIMEOUT_S)
         if done.returncode:
             return None
         patterns = options.states or _STATES
@@ -96,29 +96,8 @@ class Queue:
     def cancel(self, ids: Sequence[str], options: Section) -> None:
         """End jobs."""
         for one in ids:
-            _run(cast("QueueOptions", options).cancel.replace("{id}", shlex.quote(one)))
-
-
-def _run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a line of the user's settings in the shell.
-
-    Raises:
-        PtychoTasksError: it does not end.
-    """
-    try:
-        return subprocess.run(
-            command,
-            shell=True,
-            cwd=folder,
-            text=True,
-            errors="replace",
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise PtychoTasksError(f"`{command}` gave no answer in {_TIMEOUT_S} s") from error
+            line = cast("QueueOptions", options).cancel.replace("{id}", shlex.quote(one))
+            ask(line, _TIMEOUT_S)
 
 
 def _fill_in(path: Path, job: Job) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, one_line
 from ptycho_tasks.executors import Job, NoOptions, State, Status
 from ptycho_tasks.options import Resources, Section
+from ptycho_tasks.system.processes import ask
 
 _TIMEOUT_S = 60
 _MOST_IDS = 500
@@ -151,25 +152,12 @@ def _read_states(text: str) -> list[tuple[str, Status]]:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm.
+    """Run a command of Slurm; the status is 127 where it is not there.
 
     Raises:
-        PtychoTasksError: it is not there, or does not end.
+        PtychoTasksError: it does not end.
     """
-    try:
-        return subprocess.run(
-            command,
-            text=True,
-            errors="replace",
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(command, 127, "", f"there is no `{command[0]}` here")
-    except subprocess.TimeoutExpired as error:
-        raise PtychoTasksError(f"`{command[0]}` gave no answer in {_TIMEOUT_S} s") from error
+    return ask(command, _TIMEOUT_S)
 
 
 def _find_reason(error: Exception) -> str:

@@ -17,10 +17,15 @@ from contextlib import (
     redirect_stdout,
     suppress,
 )
+from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.system.terminal import print_text
+
+if TYPE_CHECKING:
+    import subprocess
 
 _LONGEST_LINE = 1 << 16
 """A longer one is shown in parts."""
@@ -182,3 +187,41 @@ def _watch_the_run() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def ask(
+    command: str | Sequence[str], timeout_s: float, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run another program to its end, and keep what it prints.
+
+    Args:
+        command: its words; the status is 127 where there is no such program. Or a line for the
+            shell.
+        timeout_s: how long it may take, seconds.
+        folder: where it runs; None is the present one.
+
+    Raises:
+        PtychoTasksError: it does not end in time.
+    """
+    import subprocess  # a run with nothing to do asks nobody
+
+    is_line = isinstance(command, str)
+    try:
+        return subprocess.run(
+            command,
+            shell=is_line,
+            cwd=folder,
+            text=True,
+            errors="replace",
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        if is_line:
+            raise  # the folder is not there
+        return subprocess.CompletedProcess(command, 127, "", f"there is no `{command[0]}` here")
+    except subprocess.TimeoutExpired as error:
+        name = command if is_line else command[0]
+        raise PtychoTasksError(f"`{name}` gave no answer in {timeout_s:g} s") from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -150,15 +150,11 @@ class Exposure:
     def take(self, frames: Sequence[int]) -> Exposure:
         """Some of the frames, on the same canvases."""
         chosen = torch.as_tensor(frames, device=self.amplitude.device)
-        return Exposure(
-            self.amplitude[chosen],
-            self.probes[chosen],
-            self.places[chosen],
-            self.canvases,
-            self.shape,
-            self.radius,
-            self.counts,
-            self.has_bad_pixels,
+        return replace(
+            self,
+            amplitude=self.amplitude[chosen],
+            probes=self.probes[chosen],
+            places=self.places[chosen],
         )
 
     def split_in_turns(self, count: int) -> list[Exposure]:
