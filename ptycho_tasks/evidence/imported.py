@@ -159,7 +159,13 @@ def _read_items(text: str, blocks: Sequence[str]) -> list[ImportedItem]:
 def _read_item(block: str, data: Any) -> ImportedItem:
     values = data if isinstance(data, dict) else {}
     ids = values.get("ids") or ([values["id"]] if values.get("id") else [])
-    work = values.get("command") or values.get("pytest") or values.get("by_hand") or ""
+    work = (
+        values.get("command")
+        or values.get("pytest")
+        or values.get("stage")
+        or values.get("by_hand")
+        or ""
+    )
     return ImportedItem(
         block, tuple(map(str, ids)), name_of(str(values.get("log") or "")), str(work)
     )
