@@ -169,7 +169,7 @@ def lend_lock(pid: int) -> Mapping[str, str]:
 
 def _is_lent(path: Path) -> bool:
     pid, _, folder = os.environ.get(RUN_VARIABLE, "").partition(":")
-    if path != Path(LOCK_NAME) or not pid.isdecimal() or not is_alive(int(pid)):
+    if path != Path(LOCK_NAME) or not folder or not pid.isdecimal() or not is_alive(int(pid)):
         return False
     with suppress(OSError):
         return Path(folder).samefile(Path.cwd())
