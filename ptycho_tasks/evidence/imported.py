@@ -172,5 +172,5 @@ def _read_item(block: str, data: Any) -> ImportedItem:
 
 
 def name_of(log: str) -> str:
-    """What a log is called whatever its outcome."""
-    return re.sub(r"(_green|_red)?(\.log)?$", "", log, count=1).casefold()
+    """What a log is called where it is green; one that is to be red keeps that."""
+    return re.sub(r"(_green)?(\.log)?$", "", log, count=1).casefold()

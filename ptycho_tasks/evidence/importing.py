@@ -156,7 +156,7 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     own = [command for entry in memo.entries for command in entry.commands]
     others: list[Command] = []
     for command in [*memo.how_to, *memo.mapped_tests]:
-        known = (command.text == c.text or is_same_test(command, c) for c in [*own, *others])
+        known = (_is_same(command, c) for c in [*own, *others])
         if not any(known):
             others.append(command)
     # What the memo says how to run, and is no test, makes files that the tests may read.
@@ -194,22 +194,53 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     return [item for n, item in enumerate(items) if item not in items[:n]]
 
 
+def _is_same(one: Command, other: Command) -> bool:
+    is_same_work = one.text == other.text or is_same_test(one, other)
+    return is_same_work and one.is_red == other.is_red
+
+
+_RED = re.compile(
+    r"\bRED\b|(?i:\b(?:write|add|author|create)\s+(?:(?:a|the)\s+)?failing\b"
+    r"|\b(?:must|should|expected\s+to)\s+(?:still\s+)?fail\b|\bfailing\s+tests?\s+first\b)"
+)
+
+
 def _join_how_to(memo: Memo) -> None:
-    """Give the entries' commands the logs, and the environment, that the how-to has for them."""
+    """Give the entries' commands the logs, and the environment, that the how-to has for them; and
+    tell those that are to be red."""
     for entry in memo.entries:
-        for index, command in enumerate(entry.commands):
-            same = [c for c in memo.how_to if c.text == command.text]
-            same = same or [c for c in memo.how_to if is_same_test(c, command)]
-            exact = [c for c in same if c.key == command.key] or same
-            if exact and len({c.key for c in exact}) == 1:
-                env = {**command.env, **exact[0].env}
-                log = command.log or exact[0].log
-                entry.commands[index] = replace(exact[0], env=env, log=log)
+        is_red = bool(_RED.search(entry.text))
+        outcomes = {is_red, is_red and not re.search(r"\bGREEN\b", entry.text)}
+        joined: list[Command] = []
+        for command in entry.commands:
+            asked = [command] if command.log else [replace(command, must_fail=o) for o in outcomes]
+            joined += [_join(one, memo) for one in asked]
+        entry.commands[:] = joined
+
+
+def _join(command: Command, memo: Memo) -> Command:
+    """A command of an entry with what the how-to says of it."""
+    alike = [c for c in memo.how_to if c.is_red == command.is_red or not (c.log or command.log)]
+    same = [c for c in alike if c.text == command.text]
+    same = same or [c for c in alike if is_same_test(c, command)]
+    exact = [c for c in same if c.key == command.key] or same
+    if not exact or len({c.key for c in exact}) > 1:
+        return command
+    env, log = {**command.env, **exact[0].env}, command.log or exact[0].log
+    return replace(exact[0], env=env, log=log, must_fail=command.must_fail)
 
 
 def _find_entry(memo: Memo, command: Command) -> int | None:
     """Which entry a command belongs to that stands elsewhere; None where nothing says so."""
-    entries = {index: entry for index, entry in enumerate(memo.entries) if entry.ids}
+    # Where a test is to be red and then green, each has its entry.
+    entries = {
+        index: entry
+        for index, entry in sorted(
+            enumerate(memo.entries),
+            key=lambda pair: bool(_RED.search(pair[1].text)) != command.is_red,
+        )
+        if entry.ids
+    }
     label = command.context.split(command.text[:20])[0]
     named = {*find_ids(label, memo.initiative)}
     for index, entry in entries.items():
@@ -253,6 +284,8 @@ def _make_item(
     lines.append(f"    log: {_quote(log)}")
     if {"--collect-only", "--co"} & {*calls.arguments}:
         lines.append("    expect: collected")
+    elif command.is_red:
+        lines.append("    expect: red")
     if command.env:
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         lines.append(f"    env: {{{env}}}")
@@ -292,6 +325,8 @@ class _LogNames:
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)
         name = re.sub("[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:90] or "command.log"
+        if command.is_red and not PurePath(name).stem.endswith("_red"):
+            name = f"{PurePath(name).stem}_red.log"
         stem, number = PurePath(name).stem, 2
         while name_of(name) in self._used:
             name, number = f"{stem}_{number}.log", number + 1
@@ -304,6 +339,7 @@ class _LogNames:
             name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
             for name in self._candidates
             if name_of(name) not in self._used
+            and (PurePath(name).stem.endswith("_red") == command.is_red)
         }
         best = max(scores, key=lambda name: scores[name], default="")
         if best and (scores[best] or (self._is_alone and len(scores) == 1)):

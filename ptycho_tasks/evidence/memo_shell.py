@@ -74,17 +74,25 @@ class Command:
     """The file that `tee` writes."""
     context: str = ""
     """What stands beside it, which may name what it is for."""
+    must_fail: bool = False
+    """Whether the memo says so."""
 
     @property
-    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The same for commands that do the same."""
-        return self.text, tuple(sorted(self.env.items()))
+    def is_red(self) -> bool:
+        """Whether it is to be red, as the name of its log says, or the memo."""
+        outcome = re.search(r"_(red|green)(?:\.\w+)?$", self.log)
+        return outcome[1] == "red" if outcome else self.must_fail
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...], bool]:
+        """The same for commands that do the same, and are to have the same outcome."""
+        return self.text, tuple(sorted(self.env.items())), self.is_red
 
     def __str__(self) -> str:
         """As it is shown."""
         env = "".join(f", {name}={json.dumps(value)}" for name, value in self.env.items())
         log = f", log {PurePath(self.log).name}" if self.log else ""
-        return f"`{self.text}`{env}{log}"
+        return f"`{self.text}`{env}{log}{', to be red' if self.is_red else ''}"
 
 
 @dataclass

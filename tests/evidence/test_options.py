@@ -16,7 +16,7 @@ BAD = {
     "an id of no kind": ("id: C4.D3", "id: 'C4\\D'", "items[1].id: expected the id of a row: let"),
     "a log with a backslash": ("data.log", "'a\\b'", "first is a letter or digit, not 'a\\b'; the"),
     "id and ids": ("id: C4.D3", "id: C4.D3\n    ids: [a.1]", "give exactly one of `id` and `ids`"),
-    "nothing to run": ("    command: cat data.txt\n", "", "one of `command`, `pytest`, `stage` and"),
+    "nothing to run": ("    command: cat data.txt\n", "", "of `command`, `pytest`, `stage` and"),
     "an expected colour": ("log: data", "expect: blue\n    log: data", "items[1].expect: expected"),
     "an expected status": ("log: data", "expect: {exit: 1e3}\n    log: data", "items[1]"),
     "two expectations": ("log: data", "expect: {exit: 1, red: 1}\n    log: data", "`expect` must"),
