@@ -14,7 +14,7 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
-from ptycho_tasks.evidence.item import Item
+from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
@@ -86,7 +86,8 @@ def import_memo(
         rows = ", ".join(item.ids) or "no row"
         lacks = _list_missing(item, root)
         more = f"; not here: {', '.join(lacks)}" if lacks else ""
-        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{more}")
+        to_be = f", to be {item.expect}" if item.expect != GREEN else ""
+        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{to_be}{more}")
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
@@ -173,8 +174,10 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     for index, entry in enumerate(memo.entries):
         more = by_entry.get(index, [])
         for command in more:
-            rows = ", ".join(entry.ids)
-            memo.take(command.line, f"`{command.text}`: {rows} of line {entry.line} need it green")
+            rows, outcome = ", ".join(entry.ids), RED if command.is_red else GREEN
+            memo.take(
+                command.line, f"`{command.text}`: {rows} of line {entry.line} need it {outcome}"
+            )
         commands = list({c.key: c for c in [*more, *entry.commands]}.values())
         items += [_make_item(entry.ids, c, log_names, [*memo.code, *outputs]) for c in commands]
         if len(entry.ids) > 1 and len(entry.commands) > 1:
@@ -195,8 +198,9 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
 
 
 def _is_same(one: Command, other: Command) -> bool:
+    """Whether one command is the other, as far as it says itself."""
     is_same_work = one.text == other.text or is_same_test(one, other)
-    return is_same_work and one.is_red == other.is_red
+    return is_same_work and (one.is_red == other.is_red or not (one.log or one.must_fail))
 
 
 _RED = re.compile(
@@ -213,7 +217,8 @@ def _join_how_to(memo: Memo) -> None:
         outcomes = {is_red, is_red and not re.search(r"\bGREEN\b", entry.text)}
         joined: list[Command] = []
         for command in entry.commands:
-            asked = [command] if command.log else [replace(command, must_fail=o) for o in outcomes]
+            is_said = bool(command.log) or command.must_fail
+            asked = [command] if is_said else [replace(command, must_fail=o) for o in outcomes]
             joined += [_join(one, memo) for one in asked]
         entry.commands[:] = joined
 

@@ -67,7 +67,7 @@ class Finding:
         """As it is shown."""
         if self.verb:
             return f"{self.verb:<8}  {self.text}"
-        where = f"line {self.line}" if self.line else "written"
+        where = f"line {self.line}" if self.line else "written" if self.is_taken else "note"
         return f"{where:<8}  {'took' if self.is_taken else 'left'}  {self.text}"
 
 
@@ -356,8 +356,10 @@ class _Reader:
             if kind == "ids":
                 entry.heads.insert(0, value)
                 self.memo.take(line.number, f"rows {', '.join(find_ids(value)) or 'by the plan'}")
-            elif kind == "tests":
-                self._read_tests(entry, line, value)
+                if line is first and re.search(r"\s[-\u2013\u2014]\s", value):
+                    self._read_first_line(entry, replace(line, text=value))
+            elif kind in ("tests", "red"):
+                self._read_tests(entry, line, value, must_fail=kind == "red")
             elif kind == "artifacts":
                 self._read_artifacts(replace(line, text=value))
             elif kind == "log":
@@ -399,9 +401,10 @@ class _Reader:
             self._read_tests(entry, line, tests)
         self._note_code(line.number, text)
 
-    def _read_tests(self, entry: Entry, line: Line, tests: str) -> None:
+    def _read_tests(self, entry: Entry, line: Line, tests: str, *, must_fail: bool = False) -> None:
         before = len(self.memo.findings)
-        commands = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        found = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        commands = [replace(command, must_fail=must_fail) for command in found]
         if not commands and len(self.memo.findings) == before:
             says_none = "no tests" if is_none(tests) else "no command that proves anything"
             self.memo.leave(line.number, says_none)
@@ -599,7 +602,9 @@ def _split_focus(text: str) -> tuple[str, str]:
     if match:
         return match[1], match["rest"]
     match = re.match(
-        r"(?P<name>[A-Z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)+)(?P<rest>(?:[.:/\s(,]|$).*)", text
+        r"(?P<name>[A-Z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)+(?:\.[0-9]+)*)"
+        r"(?P<rest>(?:[.:/\s(,]|$).*)",
+        text,
     )
     if match:
         return match["name"], match["rest"].lstrip(".")

@@ -54,7 +54,11 @@ _NEGATED = re.compile(
 )
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
-_FAILED = re.compile(r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b)")
+_FAILED = re.compile(
+    r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
+    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?))"
+)
+"""What stands behind a command that is told of, or asked for only perhaps."""
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
@@ -263,8 +267,8 @@ class Shell:
                     ]
             leave(f"`{_shorten(text)}`: is not plainly a command; nothing runs it")
             return []
-        # No call of pytest reads what another one prints: such a pipe separates.
-        text = re.sub(r"\s\|\s+(?=(?:\w+=\S*\s+)*(?:python\S* -m )?pytest\s)", " ; ", text)
+        # No call of pytest reads what another one prints, or has it as a word: these separate.
+        text = re.sub(r"(?:\s\||,)\s+(?=(?:\w+=\S*\s+)*(?:python\S* -m )?pytest\s)", " ; ", text)
         parts = [_trim(part) for part in _split_at_semicolons(text) if _trim(part)]
         commands: list[Command] = []
         for part in parts:
