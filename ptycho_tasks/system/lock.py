@@ -192,26 +192,37 @@ def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
-        path: the lock's file, which is made and stays.
+        path: the lock's file, which is made and stays; or a folder that is there.
         shared: whether others may hold it too who share it.
 
     Raises:
         PtychoTasksError: the file cannot be made.
     """
+    file = _open_lock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise PtychoTasksError(
-            f"cannot write {path}: {error.strerror or error}; allow writing there"
-        ) from error
-    with file:
         # As in take_flock: a system or file system without locks leaves it to the user.
         with suppress(ImportError, OSError):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def _open_lock(path: Path) -> int:
+    if path.is_dir():
+        with suppress(OSError):  # not every system opens a folder
+            return os.open(path, os.O_RDONLY)
+        return -1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise PtychoTasksError(
+            f"cannot write {path}: {error.strerror or error}; allow writing there"
+        ) from error
 
 
 def _open_folder(path: Path) -> int | None:
