@@ -12,9 +12,11 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
+from ptycho_tasks.config.gitignore import OF_EVIDENCE, extend_gitignore
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
 from ptycho_tasks.evidence.item import GREEN, RED, Item
+from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
@@ -47,7 +49,8 @@ def import_memo(
 
     Args:
         path: the memo.
-        root: the project's folder; it gets a dodo.py too, if it has none.
+        root: the project's folder; it gets a dodo.py too, if it has none, and what its .gitignore
+            lacks.
         supplied: what the user says.
         is_dry_run: whether nothing is to be written; the last finding then is the file's text.
 
@@ -94,6 +97,8 @@ def import_memo(
         files[dodo] = EVIDENCE_DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.leave(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
+    locks = [lock_file(evidence.ledger_file).name] if evidence.ledger else []
+    files |= extend_gitignore(root, [*OF_EVIDENCE, *locks])
     if is_dry_run:
         _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
         return memo.findings

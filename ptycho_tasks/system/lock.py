@@ -201,7 +201,7 @@ def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     file = _open_lock(path)
     try:
         # As in take_flock: a system or file system without locks leaves it to the user.
-        with suppress(ImportError, OSError):
+        with suppress(ImportError, OSError, ValueError):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
