@@ -64,7 +64,7 @@ def import_memo(
     if is_first and os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     supplied = supplied or Supplied()
-    memo = read_memo(read_text(path), root, supplied.plan)
+    memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
     items = _make_items(memo)
     if not items:

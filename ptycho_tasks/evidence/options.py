@@ -249,8 +249,9 @@ def _read_states(states: Mapping[str, str], place: _Place) -> dict[str, str]:
                 "expected one or two characters, or a word as `done`, but none of ` `, x and P"
             )
             raise place.refuse("states", f"{shorten(marker)}: {problem}")
-        if seen.setdefault(marker.casefold(), meaning) != meaning:
-            raise place.refuse(key, f"means {meaning}, and in another case something else; use one")
+        if seen.setdefault(marker.strip().casefold(), meaning) != meaning:
+            problem = f"means {meaning}, and written otherwise something else; use one"
+            raise place.refuse(key, problem)
     return {marker: ours[meaning] for marker, meaning in states.items()}
 
 

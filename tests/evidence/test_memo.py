@@ -465,6 +465,16 @@ HOW_TO = "".join(
 )
 
 
+def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
+    memo = FIRST.replace("2. A2 @ plan.md", "2. A1 @ other/plan2.md")
+    items, _, told = list_items(tmp_path, memo)
+    assert ("", "python -m pytest tests/two.py -q", "two") in items
+    assert "A1: of other/plan2.md, and no row of plan.md" in told
+    (tmp_path / "evidence.yaml").unlink()
+    items, _, _ = list_items(tmp_path, FIRST.replace("2. A2 @ plan.md", "2. A2 @ work/plan.md"))
+    assert "A2" in {ids for ids, *_ in items}
+
+
 @pytest.mark.parametrize("how_to", ["", f"How-To Map:\n{HOW_TO}"], ids=["no how-to", "how-to"])
 def test_the_red_and_the_green_run_of_one_test_are_two_items(tmp_path, how_to):
     items, evidence, _ = list_items(tmp_path, f"{PAIR}{how_to}")
@@ -491,7 +501,11 @@ def test_an_import_has_git_ignore_what_a_run_leaves(tmp_path):
         (b"x" * 2**20, "longer than 256 KiB"),
         ("Do Now:\n- A1: gr\xfc\xdfen\n".encode("latin-1"), "is not UTF-8 text"),
         (b"Do Now:\0\n", "is no text"),
-        (f"{FIRST}{FIRST}".replace("Focus", "Summary: x\nFocus").encode(), "begins a second memo"),
+        (
+            f"{FIRST}{FIRST}".replace("Focus", "Summary: x\nFocus").encode(),
+            "memo.txt:9: begins a s",
+        ),
+        (b"", "names no row of a plan and no command"),
     ],
 )
 def test_what_cannot_be_imported_changes_nothing(tmp_path, ours, content, expected):

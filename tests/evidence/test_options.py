@@ -24,6 +24,9 @@ BAD = {
     "a collection": ("-q]", "--collect-only]", "go together; add one"),
     "by hand, of no row": ("id: C4.F", "ids: []", "`by_hand` is about a row; give it an `id`"),
     "states that contradict": ("items:", "states: {D: done, d: open}\nitems:", "d: means open"),
+    "states that differ by a blank": (
+        "items:", "states: {D: done, 'D ': open}\nitems:", "means open, and written otherwise"
+    ),
     "a state of ours": ("items:", "states: {x: open}\nitems:", "states: 'x': expected one or two"),
     "a red log of green": ("data.log", "data_red.log", "`log` says red, and `expect` green; give"),
     "a green log of red": (
