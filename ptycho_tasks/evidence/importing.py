@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -329,8 +329,18 @@ class _LogNames:
         teed = {PurePath(c.log).name for c in commands if c.log}
         logs = [name for name in memo.files if name.endswith(".log") and name not in REPORT_FILES]
         self._candidates = [name for name in logs if name not in teed]
-        self._is_alone = len({c.text for c in commands}) == 1
         self._used: set[str] = set()
+        self._only_one_left = self._find_last_pair(commands)
+
+    def _find_last_pair(self, commands: Sequence[Command]) -> dict[str, str]:
+        """The one command for which no name is like it, to the one name that is left."""
+        others = [
+            c for c in commands if not (c.log or any(o.log and _is_same(c, o) for o in commands))
+        ]
+        best = {c.text: self._find_likest(c) for c in others}
+        nameless = [text for text, name in best.items() if not name]
+        left = [name for name in self._candidates if name not in best.values()]
+        return {nameless[0]: left[0]} if len(nameless) == len(left) == 1 else {}
 
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)
@@ -344,6 +354,15 @@ class _LogNames:
         return name
 
     def _guess(self, command: Command) -> str:
+        name = self._find_likest(command) or self._only_one_left.get(command.text, "")
+        if name and name_of(name) not in self._used:
+            return name
+        stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
+        program = next(iter(split_words(command.text)), "command")
+        return f"{stems[0] if stems else PurePath(program).name}.log"
+
+    def _find_likest(self, command: Command) -> str:
+        """The name, of those that are free, that is made of most of a command's words."""
         words = {*re.findall("[a-z0-9]+", command.text.casefold())} - _USUAL_WORDS
         scores = {
             name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
@@ -352,11 +371,7 @@ class _LogNames:
             and (PurePath(name).stem.endswith("_red") == command.is_red)
         }
         best = max(scores, key=lambda name: scores[name], default="")
-        if best and (scores[best] or (self._is_alone and len(scores) == 1)):
-            return best
-        stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
-        program = next(iter(split_words(command.text)), "command")
-        return f"{stems[0] if stems else PurePath(program).name}.log"
+        return best if best and scores[best] else ""
 
 
 def _quote(value: object) -> str:

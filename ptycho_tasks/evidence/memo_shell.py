@@ -411,11 +411,15 @@ def _split_list(line: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+_AROUND = re.compile(r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*)\s+)+")
+"""What stands before a command and does not change what it does."""
+
+
 def is_same_test(one: Command, other: Command) -> bool:
     """Whether two calls of pytest select the same, however much they say of it."""
     words = [
-        [word for word in _split(command.text) if not re.fullmatch("-[qvxs]+|--maxfail=.*", word)]
-        for command in (one, other)
+        [word for word in _split(text) if not re.fullmatch("-[qvxs]+|--maxfail=.*", word)]
+        for text in (_AROUND.sub("", command.text) for command in (one, other))
     ]
     return "pytest" in words[0] and words[0] == words[1]
 
