@@ -16,7 +16,8 @@ from ptycho_tasks.evidence.log import Tee
 from ptycho_tasks.evidence.shell import make_environment, make_shell_command
 from ptycho_tasks.system import warden
 from ptycho_tasks.system.clock import Clock
-from ptycho_tasks.system.processes import is_worker
+from ptycho_tasks.system.lock import lend_lock
+from ptycho_tasks.system.processes import is_worker, run_pid
 
 _POLL_S = 0.1
 """How long to wait for output before looking whether a silent command has ended."""
@@ -36,6 +37,9 @@ def start_command(
         junit: where pytest, if the command calls it, is to write its JUnit XML.
     """
     env = {**make_environment(), **item.env}
+    run = run_pid()
+    if run is not None:
+        env |= lend_lock(run)
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:

@@ -64,6 +64,11 @@ def run_id() -> str:
     return _run_id
 
 
+def run_pid() -> int | None:
+    """The process of the run that this one belongs to; None where there is no run."""
+    return _run_pid
+
+
 def is_run() -> bool:
     """Whether this is the process that runs the tasks."""
     return _run_pid == os.getpid()
