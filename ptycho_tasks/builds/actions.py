@@ -12,6 +12,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
+from ptycho_tasks.builds.live import note_task
 from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.results import make_result, refuse_foreign
 from ptycho_tasks.builds.state import State, current_state
@@ -44,7 +45,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     row, state = table.row(name), current_state()
     assert state is not None  # `refuse_foreign_settings` saw to it
     backends: list[Backend] = []
-    with prefix_lines(name):
+    with prefix_lines(name), note_task(Path.cwd(), name):
         try:
             refuse_overwriting(row.inputs.values(), row.outputs)
             payload = table.payload(row)

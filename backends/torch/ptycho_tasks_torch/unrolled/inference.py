@@ -74,8 +74,10 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
 
     request.progress(0, total, {})
     for done, canvas in enumerate(course.run(), start=1):
-        request.progress(done, total, {})
-        yield functools.partial(show, canvas)
+        request.progress(done, total, {"misfit": course.depth.misfits[-1]})
+        make = functools.partial(show, canvas)
+        request.show(lambda make=make: make().object)  # type: ignore[misc]
+        yield make
     request.say(course.describe())
     request.progress(total, total, {})
 
