@@ -80,6 +80,7 @@ class LiveFile:
         self._complain = complain
         self._beat = 0
         self._ends = threading.Event()
+        self._write()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -89,7 +90,7 @@ class LiveFile:
         self._thread.join(_LAST_WRITE_S)
 
     def _run(self) -> None:
-        while not self._ends.wait(BEAT_S if self._beat else 0):
+        while not self._ends.wait(BEAT_S):
             self._write()
         self._write()
 
@@ -126,7 +127,7 @@ class LiveRun:
         self._tasks: dict[str, dict[str, Any]] = {}
         self._begun: dict[str, float] = {}
         self._state, self._text = "running", ""
-        self._started, self._title = time.time(), ""
+        self._started, self._folder = time.time(), Path()
         self._file: LiveFile | None = None
 
     @property
@@ -136,7 +137,7 @@ class LiveRun:
 
     def open(self, folder: Path) -> None:
         """Show it on the page in a folder from now on."""
-        self._title = folder.name
+        self._folder = folder
         complain = functools.partial(warn_once, folder)
         self._file = LiveFile(folder / LIVE / "run.js", "showRun", self.describe, complain)
 
@@ -193,15 +194,24 @@ class LiveRun:
         kept = sorted(range(len(tasks)), key=lambda at: _LISTED_FIRST.index(tasks[at]["state"]))
         shown = [tasks[at] for at in sorted(kept[:_MOST_LISTED])]
         return {
-            "title": self._title,
+            "title": self._folder.name,
             "state": self._state,
             "text": self._text,
             "started": self._started,
             "process": os.getpid(),
             "machine": _find_machine(),
             "counts": Counter(task["state"] for task in tasks),
-            "tasks": [{**task, "file": file_name(task["name"])} for task in shown],
+            "tasks": [*map(self._describe_task, shown)],
         }
+
+    def _describe_task(self, task: dict[str, Any]) -> dict[str, Any]:
+        # Not every stage has something to show, and a page complains of scripts that are not there.
+        if task["state"] in ("waiting", "not run", "up to date") or "file" in task:
+            return task
+        name = file_name(task["name"])
+        if self.has_page and (self._folder / LIVE / name).exists():
+            task["file"] = name
+        return task
 
 
 class LiveStage:
@@ -260,8 +270,8 @@ def _encode(image: NDArray[np.complex64]) -> dict[str, Any]:
     """Pictures of an object (H, W), as values of JSON."""
     from ptycho_tasks.results.thumbnails import make_thumbnails
 
-    pictures = {
-        kind: {
+    pictures: dict[str, dict[str, Any]] = {
+        str(kind): {
             "png": base64.b64encode(picture.to_png()).decode(),
             "low": picture.low,
             "high": picture.high,

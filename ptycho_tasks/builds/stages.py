@@ -333,8 +333,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     try:
         start = checked_reconstruction(start, scan, payload.config.backend)
     except TrainingError as error:
-        shown = payload.display_path(payload.start_file)
-        raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
+        path = payload.display_path(payload.start_file)
+        raise ScanError(f"{path}: is not of this scan: {error}; make it again") from error
     label = f"refine {refiner.name}"
     with explain_failures(payload), show_progress_of(label, payload) as shown:
         say = functools.partial(_say, payload)

@@ -76,6 +76,7 @@ for _command in (
     plan,
     prune_command,
     run_stage_command,
+    show_command,
     report_command,
     simulate_command,
     train_command,

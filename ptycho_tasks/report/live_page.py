@@ -6,11 +6,11 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho_tasks.builds.live import LiveRun, note_task, warn_once
+from ptycho_tasks.builds.live import LiveRun, follow_all, note_task, warn_once
 from ptycho_tasks.layout import LIVE, LIVE_PAGE
 from ptycho_tasks.system.files import find_file_problem
 
@@ -78,24 +78,34 @@ def _read(name: str) -> str:
 
 
 @contextmanager
-def follow_command(payload: Payload, folder: Path, task: str) -> Iterator[None]:
-    """Follow a command that runs one stage in the block, where `execution.live` asks for it."""
-    if not payload.execution.live:
-        yield
-        return
-    run = LiveRun()
-    run.begin([task])
-    open_live_page(run, folder)
+def show_on_page(run: LiveRun, folder: Path) -> Iterator[None]:
+    """In the block, show a run and all its stages on the page of a folder."""
     state = "stopped"
+    open_live_page(run, folder)
     try:
-        with note_task(folder, task):
-            run.begin_task(task)
+        with follow_all():
             yield
-            run.end_task(task)
         state = "finished"
-    except Exception as error:
-        run.fail_task(task, str(error))
+    except Exception:
         state = "failed"
         raise
     finally:
         run.close(state)
+
+
+@contextmanager
+def follow_command(payload: Payload, folder: Path, task: str) -> Iterator[None]:
+    """Show a command that runs one stage in the block, where `execution.live` asks for it."""
+    run = LiveRun()
+    run.begin([task])
+    with (
+        show_on_page(run, folder) if payload.execution.live else nullcontext(),
+        note_task(folder, task),
+    ):
+        run.begin_task(task)
+        try:
+            yield
+        except Exception as error:
+            run.fail_task(task, str(error))
+            raise
+        run.end_task(task)

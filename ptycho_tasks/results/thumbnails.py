@@ -9,6 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def make_thumbnails(
     step = -(-max(image.shape) // side)
     count = _sum_blocks(seen.astype(np.float32), step)
     lit = count > 0
-    amplitude = _sum_blocks(np.where(seen, np.abs(image), 0), step) / np.maximum(count, 1)
+    amplitude = _sum_blocks(np.abs(np.where(seen, image, 0)), step) / np.maximum(count, 1)
     means = _sum_blocks(np.where(seen, image, 0), step).astype(np.complex64)
     return {
         "amplitude": _colour(amplitude, lit, "amplitude"),
@@ -74,8 +75,8 @@ def make_thumbnails(
     }
 
 
-def _colour(values: NDArray[np.float32], lit: NDArray[np.bool_], kind: Kind) -> Thumbnail:
-    low, high = colour_limits(values[lit], kind)
+def _colour(values: NDArray[np.floating[Any]], lit: NDArray[np.bool_], kind: Kind) -> Thumbnail:
+    low, high = colour_limits(values[lit].astype(np.float32), kind)
     is_around = kind == "phase" and high - low >= 2 * np.pi
     share = np.clip((values - low) / (high - low), 0, 1)
     pixels = np.where(lit, 1 + np.rint(254 * share), 0).astype(np.uint8)
@@ -93,11 +94,11 @@ def _list_colours(name: str) -> NDArray[np.uint8]:
     return colours
 
 
-def _sum_blocks(values: NDArray[np.generic], step: int) -> NDArray[np.float32]:
+def _sum_blocks(values: NDArray[Any], step: int) -> NDArray[Any]:
     """Sums over blocks of `step` x `step` pixels; those at the end may be smaller."""
     for axis in (0, 1) if step > 1 else ():
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], step), axis=axis)
-    return values  # type: ignore[return-value]
+    return values
 
 
 def _make_chunk(kind: bytes, data: bytes) -> bytes:

@@ -117,7 +117,7 @@ function showStage(told) {
   parts.bar.setAttribute("aria-label", `${told.task}: ${told.done} of ${told.total}`);
   const values = Object.entries(told.curves).map(([name, points]) => `${name} ${digits(points.at(-1)[1])}`);
   const isDone = told.total > 0 && told.done >= told.total;
-  const left = told.ends === null || isDone ? [] : [`about ${formatSeconds(told.ends - told.time)} left`];
+  const left = told.ends === null || isDone || !isAtWork() || silence() ? [] : [`about ${formatSeconds(told.ends - told.time)} left`];
   const steps = told.total ? `${told.done} of ${told.total}` : "begins";
   parts.line.textContent = [steps, ...values, ...left].join(" \u00b7 ");
   drawPictures(parts, told.pictures);
@@ -126,7 +126,7 @@ function showStage(told) {
 
 function drawPictures(parts, pictures) {
   parts.note.textContent = pictures.problem
-    ?? (pictures.rows ? `object of ${pictures.rows} × ${pictures.columns} pixels, at ${pictures.step}` : "");
+    ?? (pictures.rows ? `Object, ${pictures.rows} × ${pictures.columns} pixels, after step ${pictures.step}; what was not seen is grey.` : "");
   parts.pictures.forEach(({ kind, image, caption }, index) => {
     const picture = pictures[kind];
     parts.figures[index].hidden = !picture;
@@ -149,8 +149,9 @@ function drawLosses(parts, curves) {
 
 // The stages at work, or the last one of a run that has ended.
 function chooseStages(told) {
-  const ran = told.tasks.filter((task) => task.seconds !== undefined);
-  const running = told.tasks.filter((task) => task.state === "running");
+  const known = told.tasks.filter((task) => task.file);
+  const ran = known.filter((task) => task.seconds !== undefined);
+  const running = known.filter((task) => task.state === "running");
   return (running.length ? running : ran.slice(-1)).slice(0, MOST_AT_WORK).map((task) => task.file);
 }
 

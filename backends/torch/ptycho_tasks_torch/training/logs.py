@@ -156,9 +156,7 @@ def _mlflow(folder: Path) -> Logger:
     return logger
 
 
-def _write_to_tensorboard(
-    logger: Any, kind: str, pixels: NDArray[np.uint8], number: int
-) -> None:
+def _write_to_tensorboard(logger: Any, kind: str, pixels: NDArray[np.uint8], number: int) -> None:
     logger.experiment.add_image(f"object/{kind}", pixels, number, dataformats="HWC")
     logger.experiment.flush()
 

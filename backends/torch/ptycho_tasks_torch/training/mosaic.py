@@ -63,4 +63,6 @@ class Mosaic:
             total[place] += (turn * one * light).astype(np.complex64)
             weight[place] += light
         is_lit = weight > 1e-2 * weight.max()
-        return np.where(is_lit, total / np.where(is_lit, weight, 1), 0).astype(np.complex64)
+        mean = np.where(is_lit, total / np.where(is_lit, weight, 1), 0).astype(np.complex64)
+        rows, columns = (np.flatnonzero(is_lit.any(axis=axis)) for axis in (1, 0))
+        return np.asarray(mean[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
