@@ -50,7 +50,16 @@ _MOST_LISTED = 300
 """Tasks on the page; of others it says how many there are."""
 _LAST_WRITE_S = 2.0
 """How long the end of a run waits for its last script."""
-_LISTED_FIRST = ("running", "failed", "goes on", "waiting", "made", "not run", "up to date")
+_LISTED_FIRST = (
+    "running",
+    "stopped",
+    "failed",
+    "goes on",
+    "waiting",
+    "made",
+    "not run",
+    "up to date",
+)
 """States of tasks."""
 
 _warned: set[Path] = set()
@@ -128,6 +137,8 @@ class LiveRun:
         self._begun: dict[str, float] = {}
         self._state, self._text = "running", ""
         self._started, self._folder = time.time(), Path()
+        self._opened = 0.0
+        """By the clock of the file system."""
         self._file: LiveFile | None = None
 
     @property
@@ -136,8 +147,12 @@ class LiveRun:
         return self._file is not None
 
     def open(self, folder: Path) -> None:
-        """Show it on the page in a folder from now on."""
-        self._folder = folder
+        """Show it from now on on the page in a folder, which was just written.
+
+        Raises:
+            OSError: the page is gone.
+        """
+        self._folder, self._opened = folder, (folder / LIVE_PAGE).stat().st_mtime
         complain = functools.partial(warn_once, folder)
         self._file = LiveFile(folder / LIVE / "run.js", "showRun", self.describe, complain)
 
@@ -178,8 +193,21 @@ class LiveRun:
     def close(self, state: str) -> None:
         """The run has ended: `finished`, `failed` or `stopped`."""
         self._state, self._text = state, ""
+        ends = {"waiting": "not run", "running": "stopped"}
+        for task in self._tasks.values():
+            task["state"] = ends.get(task["state"], task["state"])
         if self._file is not None:
             self._file.close()
+            with suppress(OSError):
+                for path in (self._folder / LIVE).glob("*.js"):
+                    if not self._is_new(path):
+                        path.unlink()
+
+    def _is_new(self, script: Path) -> bool:
+        """Whether a script is there that was written since this run is shown."""
+        with suppress(OSError):
+            return script.stat().st_mtime >= self._opened
+        return False
 
     def _end(self, name: str, state: str, **more: str) -> None:
         seconds = time.monotonic() - self._begun.get(name, time.monotonic())
@@ -209,7 +237,7 @@ class LiveRun:
         if task["state"] in ("waiting", "not run", "up to date") or "file" in task:
             return task
         name = file_name(task["name"])
-        if self.has_page and (self._folder / LIVE / name).exists():
+        if self.has_page and self._is_new(self._folder / LIVE / name):
             task["file"] = name
         return task
 

@@ -27,10 +27,9 @@ def open_live_page(run: LiveRun, folder: Path) -> None:
     is in its place, one line says so, and nothing else happens."""
     try:
         _write_page(folder)
+        run.open(folder)
     except OSError as error:
         warn_once(folder, error)
-    else:
-        run.open(folder)
 
 
 def _write_page(folder: Path) -> None:
@@ -38,8 +37,6 @@ def _write_page(folder: Path) -> None:
     if os.path.lexists(page) and not _is_page(page):
         raise OSError("another file is in its place; move it away")
     scripts.mkdir(parents=True, exist_ok=True)
-    for old in scripts.glob("*.js"):
-        old.unlink()
     new = page.with_name(f".{page.name}.{os.getpid()}")
     try:
         new.write_text(_render_page(), "utf-8")

@@ -44,7 +44,7 @@ def _draw_kitty(picture: Thumbnail) -> str:
 def _draw_sixels(picture: Thumbnail) -> str:
     """Sixels as in DEC's manual of the VT330, chapter 14."""
     R, C = picture.pixels.shape
-    pixels = -(-picture.pixels // np.uint8(_PER_COLOUR))  # 0 stays alone
+    pixels = (picture.pixels.astype(int) + _PER_COLOUR - 1) // _PER_COLOUR  # 0 stays alone
     colours = [
         f"#{number};2;" + ";".join(str(round(int(part) / 2.55)) for part in colour)
         for number, colour in enumerate(_list_sixel_colours(picture))
@@ -59,7 +59,7 @@ def _list_sixel_colours(picture: Thumbnail) -> NDArray[np.uint8]:
     return np.concatenate([picture.colours[:1], middles])
 
 
-def _draw_band(band: NDArray[np.uint8]) -> Iterator[str]:
+def _draw_band(band: NDArray[np.int_]) -> Iterator[str]:
     """Up to 6 rows (R, C), a text for each colour in them."""
     bits = 1 << np.arange(len(band))[:, None]
     for colour in np.unique(band):

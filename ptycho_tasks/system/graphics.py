@@ -61,22 +61,19 @@ def _ask_attributes(stream: TextIO) -> list[str]:
         before = termios.tcgetattr(source)
         try:
             tty.setcbreak(source, termios.TCSADRAIN)
-            os.write(target, _QUESTION)
-            return _read_answer(source)
+            # What was typed already would be lost.
+            if not select.select([source], [], [], 0)[0]:
+                os.write(target, _QUESTION)
+                return _read_answer(source)
         finally:
             termios.tcsetattr(source, termios.TCSADRAIN, before)
     return []
 
 
 def _is_ours(source: int, target: int) -> bool:
-    """Whether input comes from the terminal that is written to, this program may read from it, and
-    nothing was typed yet, which would be lost."""
+    """Whether input comes from the terminal that is written to, and this program may read it."""
     is_same = os.isatty(source) and os.ttyname(source) == os.ttyname(target)
-    return (
-        is_same
-        and os.tcgetpgrp(source) == os.getpgrp()
-        and not select.select([source], [], [], 0)[0]
-    )
+    return is_same and os.tcgetpgrp(source) == os.getpgrp()
 
 
 def _read_answer(source: int) -> list[str]:
