@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.errors import one_line
 from ptycho_tasks.layout import LIVE, LIVE_PAGE
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ _LISTED_FIRST = (
     "not run",
     "up to date",
 )
-"""States of tasks."""
+"""States of tasks, in the order of the page."""
 
 _warned: set[Path] = set()
 _place: tuple[Path, str] | None = None
@@ -180,7 +181,7 @@ class LiveRun:
         if problem is None:
             self._set(name, "not run")
         else:
-            self._end(name, "failed", text=problem)
+            self._end(name, "failed", text=one_line(problem))
 
     def leave_task(self, name: str) -> None:
         """A task goes on as a job after the run."""
@@ -188,7 +189,7 @@ class LiveRun:
 
     def note(self, text: str) -> None:
         """Nothing runs now: what is waited for."""
-        self._state, self._text = "waiting", text
+        self._state, self._text = "waiting", one_line(text)
 
     def close(self, state: str) -> None:
         """The run has ended: `finished`, `failed` or `stopped`."""
@@ -219,8 +220,7 @@ class LiveRun:
     def describe(self) -> dict[str, Any]:
         """What the page shows of it, as values of JSON."""
         tasks = [*self._tasks.values()]
-        kept = sorted(range(len(tasks)), key=lambda at: _LISTED_FIRST.index(tasks[at]["state"]))
-        shown = [tasks[at] for at in sorted(kept[:_MOST_LISTED])]
+        tasks.sort(key=lambda task: _LISTED_FIRST.index(task["state"]))
         return {
             "title": self._folder.name,
             "state": self._state,
@@ -229,7 +229,7 @@ class LiveRun:
             "process": os.getpid(),
             "machine": _find_machine(),
             "counts": Counter(task["state"] for task in tasks),
-            "tasks": [*map(self._describe_task, shown)],
+            "tasks": [*map(self._describe_task, tasks[:_MOST_LISTED])],
         }
 
     def _describe_task(self, task: dict[str, Any]) -> dict[str, Any]:

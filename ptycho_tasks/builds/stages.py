@@ -296,7 +296,7 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
             cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
             with cost.explain_memory_errors():
                 result = payload.backend.infer(request)
-        shown.show_last(lambda: result.object)
+        shown.show_last(lambda: result.object * result.seen)
     with cost.explain_memory_errors():
         reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         metrics = publish_reconstruction(payload, scan, reconstruction, identity)
@@ -349,7 +349,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         ):
             # The payload's factory saw that it is there.
             result = refiner.refine(request)  # type: ignore[attr-defined]
-        shown.show_last(lambda: result.object)
+        shown.show_last(lambda: result.object * result.seen)
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
