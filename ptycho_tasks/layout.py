@@ -32,6 +32,10 @@ PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
 REPORT = "report.html"
 """The page of all results, in the project's folder."""
+LIVE_PAGE = "live.html"
+"""The page of what is being computed now, in the project's folder."""
+LIVE = f"{STATE_DIR}/live"
+"""The folder of what that page shows."""
 RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
 """The files of a reconstruction."""
 

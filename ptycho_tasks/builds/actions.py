@@ -19,6 +19,7 @@ from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks.builds.kept_output import keep_output
+from ptycho_tasks.builds.live import note_task
 from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.results import make_result, refuse_foreign
 from ptycho_tasks.builds.state import State, current_state
@@ -44,7 +45,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
 
     Gives what the task's record says of it.
     """
-    with prefix_lines(name), keep_output(name) as kept:
+    with prefix_lines(name), note_task(Path.cwd(), name), keep_output(name) as kept:
         outcome = _run_stage(name, task.verbosity, kept.file)
         kept.is_failed = not isinstance(outcome, dict)
     return outcome

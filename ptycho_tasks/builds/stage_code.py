@@ -131,9 +131,10 @@ STAGE_CODE = {
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
-    "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "builds/turns",
-    "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
-    "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
+    "builds/live", "builds/notes", "builds/progress", "builds/stage_code", "builds/state",
+    "builds/turns", "config/document", "config/factories", "config/facts", "config/fields",
+    "config/layers", "config/payload", "config/sections", "config/variants", "errors", "layout",
+    "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/compression",
     "scans/hdf5_content", "scans/plausibility", "system/clock", "system/files", "system/memory",
     "system/plugins", "system/processes", "system/sources", "system/terminal",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks.backend import TrainedModel, TrainRequest
+from ptycho_tasks.backend import TrainedModel, TrainRequest, show_nothing
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
@@ -66,6 +66,8 @@ def train_network(
         else:
             run.prepare(request.say)
         log.start(msgspec.to_builtins(options), run.records)
+        is_watched = log.takes_pictures or request.show is not show_nothing
+        mosaic = objective.watch() if is_watched else None
 
         def report() -> None:
             done = len(run.history)
@@ -73,6 +75,9 @@ def train_network(
             log.write_epoch(done, run.records[-1])
             metrics = {name: run.history[-1][name] for name in ("loss", "val_loss")}
             request.progress(done, options.epochs, metrics)
+            if mosaic is not None:
+                request.show(mosaic.lay)
+                log.write_pictures(done, options.epochs, mosaic.lay)
 
         request.progress(len(run.history), options.epochs, {})
         status = "failed"
@@ -275,6 +280,8 @@ class TrainingRun(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Keep the network as it starts, with its scores."""
+        if self.objective.mosaic is not None:
+            self.objective.mosaic.finish()
         if self.trainer.sanity_checking:
             metrics = self._take_means()
             self.start = Start(metrics, copy_state(self.objective.state_dict()))
@@ -293,7 +300,9 @@ class TrainingRun(lightning.LightningModule):
     def records(self) -> list[dict[str, float]]:
         """The values of every epoch that a log shows."""
         return [
-            {"loss": epoch["loss"], "val_loss": epoch["val_loss"], "learning_rate": rate}
+            # Those of single scans are called by names that not every log takes.
+            {name: value for name, value in epoch.items() if "/" not in name}
+            | {"learning_rate": rate}
             for epoch, rate in zip(self.history, self.rates, strict=True)
         ]
 

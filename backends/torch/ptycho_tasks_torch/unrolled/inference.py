@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.backend import SEEN_LEVEL, InferRequest, Reconstruction
 from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import canvas_of
 from ptycho_tasks_torch.device import find_device, settings
@@ -64,7 +64,8 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     exposure = expose_scan(scan, modes, scale, photon)
     place = canvas_of(scan.positions, N)
     rows, columns = place.shape
-    lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
+    light = exposure.light[0, :rows, :columns].cpu().numpy()
+    lit, seen = light > 0, light >= SEEN_LEVEL * light.max()
     course = Course(exposure, network, None if options.steps == "auto" else options.steps)
     total = course.depth.most_steps + 1  # the correction
 
@@ -74,8 +75,10 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
 
     request.progress(0, total, {})
     for done, canvas in enumerate(course.run(), start=1):
-        request.progress(done, total, {})
-        yield functools.partial(show, canvas)
+        request.progress(done, total, {"misfit": course.depth.misfits[-1]})
+        make = functools.partial(show, canvas)
+        request.show(lambda make=make: make().object * seen)  # type: ignore[misc]
+        yield make
     request.say(course.describe())
     request.progress(total, total, {})
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.backend import Reconstruction, RefineRequest
+from ptycho_tasks.backend import SEEN_LEVEL, Reconstruction, RefineRequest
 from ptycho_tasks.scan import Canvas, canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
@@ -34,15 +36,21 @@ def refine_on_canvas(request: RefineRequest) -> Reconstruction:
         exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
         place = canvas_of(scan.positions, scan.size)
         depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
+        rows, columns = place.shape
+        light = exposure.light[0, :rows, :columns].cpu().numpy()
+
+        def cut(canvas: Tensor, least_light: float = 0) -> NDArray[np.complex64]:
+            image = canvas[0, :rows, :columns].cpu().numpy()
+            return np.asarray(image * ((light > 0) & (light >= least_light)))
+
         request.progress(0, depth.most_steps, {})
-        for done, _ in enumerate(depth.run(), start=1):
-            request.progress(done, depth.most_steps, {})
+        for done, canvas in enumerate(depth.run(), start=1):
+            request.progress(done, depth.most_steps, {"misfit": depth.misfits[-1]})
+            request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
         engine = deque(depth.finish(depth.best), maxlen=1).pop()
         request.progress(depth.most_steps, depth.most_steps, {})
         request.say(depth.describe())
-        rows, columns = place.shape
-        lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-        image = engine.canvas[0, :rows, :columns].cpu().numpy() * lit
+        image = cut(engine.canvas)
     return Reconstruction(image, place.origin, start.probe, scan.positions, depth.misfits)
 
 
