@@ -11,6 +11,7 @@ from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
 from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.layout import METRICS, RECONSTRUCTION, REPORT
 from ptycho_tasks.report.ownership import remove_report
 
@@ -22,7 +23,8 @@ _FORMAT = 1
 def create_report_task(
     rows: Iterable[Row], list_evidence: Callable[[Path], list[dict[str, Any]]]
 ) -> Task | None:
-    """The task `report`, stale when a result is; None where the project has no results.
+    """The task `report`, stale when a result is, or when states or evidence are not what the page
+    says; None where the project has no results.
 
     Args:
         rows: of the task table.
@@ -41,16 +43,23 @@ def create_report_task(
             return report_failure(error)
         return None
 
-    def is_of_this_format(task: Task, values: dict[str, Any]) -> bool:
-        task.value_savers.append(lambda: {"format": _FORMAT})
-        return values.get("format") == _FORMAT
+    def says_what_is(task: Task, values: dict[str, Any]) -> bool:
+        from ptycho_tasks.report.states import digest_states
+
+        try:
+            states = digest_states(list_evidence(Path.cwd()))
+        except PtychoTasksError:
+            return False  # the action says why
+        now = {"format": _FORMAT, "states": states}
+        task.value_savers.append(lambda: now)
+        return all(values.get(key) == value for key, value in now.items())
 
     return Task(
         NAME,
         [write],
         file_dep=files,
         targets=[REPORT],
-        uptodate=[is_of_this_format],
+        uptodate=[says_what_is],
         clean=[(remove_report, [Path(REPORT)])],
         io={"capture": False},
         doc="write all results as one page",
