@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -138,7 +138,8 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     order = sorted(shown, key=lambda index: _sort_key(results[index]))
     found = {index: _describe_result(results[index], scans, room, folder) for index in order}
     records = [found.get(index) or _leave_out(result) for index, result in enumerate(results)]
-    halves = [_describe_halves(results, pair, records) for pair in pair_halves(results)]
+    halves = [_describe_halves(results, group, records) for group in group_halves(results)]
+    _add_resolutions(records, halves)
     return {
         "version": version("ptycho-tasks"),
         "results": records,
@@ -185,24 +186,40 @@ def _take_equal(parts: Sequence[Json]) -> Json:
     return equal
 
 
-def pair_halves(results: Sequence[Result]) -> list[tuple[int, int]]:
-    """Indices of results that were made alike from the even and from the odd frames of a scan."""
-    known: dict[str, dict[str, int]] = {}
+def group_halves(results: Sequence[Result]) -> list[dict[str, int]]:
+    """Results that were made alike from the `even` and from the `odd` frames of a scan, and from
+    `all` of them where that is there too: each with its index."""
+    groups: dict[str, dict[str, int]] = {}
     for index, result in enumerate(results):
-        if result.files is not None and _is_built(result):
+        if _is_built(result):
             settings = {k: v for k, v in result.settings.items() if k != _FRAMES}
             alike = canonical_json([_sort_key(result), result.stage, settings])
-            known.setdefault(alike, {}).setdefault(result.settings.get(_FRAMES, "all"), index)
-    return [(one["even"], one["odd"]) for one in known.values() if {"even", "odd"} <= one.keys()]
+            frames = str(result.settings.get(_FRAMES, "all"))
+            groups.setdefault(alike, {}).setdefault(frames, index)
+    return [group for group in groups.values() if {"even", "odd"} <= group.keys()]
+
+
+def _add_resolutions(records: Sequence[Json], halves: Sequence[Json]) -> None:
+    """Say of each result where its correlation, with the truth or of its halves, falls."""
+    falls = {index: half["fall"] for half in halves for index in half["results"]}
+    for index, record in enumerate(records):
+        by_truth = record["measures"].get("frc50")
+        fall = falls.get(index) if by_truth is None else by_truth
+        if fall is not None and record["object"] is not None:
+            source = "halves" if by_truth is None else "truth"
+            size = record["pixel_size_m"]
+            record["resolution"] = {"fall": fall, "pixel_size_m": size, "source": source}
 
 
 def _describe_halves(
-    results: Sequence[Result], pair: tuple[int, int], records: Sequence[Json]
+    results: Sequence[Result], group: Mapping[str, int], records: Sequence[Json]
 ) -> Json:
     """How two halves of a scan's frames correlate; `fall` is the fraction of Nyquist where they
     fall under `HALVES_LEVEL`."""
+    pair = [group["even"], group["odd"]]
     name = " and ".join(records[index]["name"] for index in pair)
-    record: Json = {"name": name, "results": [*pair], "frc": None, "fall": None, "problem": None}
+    indices = sorted(group.values())
+    record: Json = {"name": name, "results": indices, "frc": None, "fall": None, "problem": None}
     try:
         opened = [read_result_folder(one.files.folder) for i in pair if (one := results[i]).files]
         size = opened[0].probe.shape[-1]
@@ -263,6 +280,7 @@ def _begin_record(result: Result) -> Json:
         "note": None,
         "link": None,
         "object": None,
+        "resolution": None,
         "provenance": {},
     }
 

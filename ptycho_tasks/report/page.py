@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.config.variants import shorten_keys
-from ptycho_tasks.report.comparison import Comparison, compare_results, find_value
+from ptycho_tasks.report.comparison import R_FACTOR, Comparison, compare_results, find_value
 from ptycho_tasks.report.contents import collect_contents, name_result
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
 from ptycho_tasks.report.ownership import GENERATOR, refuse_other_file
-from ptycho_tasks.report.wording import TITLES, format_measure, format_setting
+from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
 from ptycho_tasks.system.files import write_atomic
 
 _FOLDER = Path(__file__).parent / "assets"
@@ -71,6 +72,7 @@ def render_page(
     return environment.get_template("page.html.j2").render(
         generator=GENERATOR,
         title=_find_title(contents),
+        summary=_sum_up(contents),
         table=_make_table(comparison, contents),
         contents=contents,
         graph=graph,
@@ -104,7 +106,8 @@ def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[
     settings, measures = comparison.settings, comparison.measures
     heads = [("label", "result"), ("label", "state")]
     heads += [("setting", title) for title in shorten_keys(settings)]
-    heads += [("measure", TITLES.get(name, name)) for name in measures] + [("measure", "steps")]
+    heads += [("measure", TITLES.get(name, name)) for name in measures]
+    heads += [("measure", "resolution"), ("measure", "steps done")]
     rows = []
     for result, record in zip(comparison.results, contents["results"], strict=True):
         cells: list[tuple[Any, str]] = [(name_result(result),) * 2, (result.state,) * 2]
@@ -112,14 +115,42 @@ def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[
         cells += [(v, format_setting(v)) for v in values]
         found = [find_value(result, name) for name in measures]
         cells += [(v, format_measure(n, v, None)) for n, v in zip(measures, found, strict=True)]
+        cells.append((_rank_resolution(record), format_resolution(record.get("resolution"))))
         steps = record.get("steps")
         cells.append((steps, "" if steps is None else str(steps)))
         rows.append({"cells": [_make_cell(*cell) for cell in cells], "record": record})
-    keys = [None] * (2 + len(settings)) + [*measures, "steps"]
+    keys = [None] * (2 + len(settings)) + [*measures, None, "steps"]
     return {"heads": [(*h, key) for h, key in zip(heads, keys, strict=True)], "rows": rows}
+
+
+def _rank_resolution(record: Mapping[str, Any]) -> float | None:
+    """What results are sorted by: the half period in pixels."""
+    resolution = record.get("resolution")
+    return None if resolution is None or not resolution["fall"] else 1 / resolution["fall"]
 
 
 def _make_cell(value: Any, text: str) -> tuple[str, str]:
     """What a cell is sorted by, and what it shows."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (repr(float(value)) if is_number else ""), text
+
+
+def _sum_up(contents: Mapping[str, Any]) -> list[str]:
+    """What a reader wants to know first, a sentence each."""
+    results = contents["results"]
+    counts = Counter(result["state"] for result in results)
+    sentences = [", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
+    scans = Counter(result["scan"] for result in results if result["measures"].get(R_FACTOR))
+    if len(scans) == 1 and scans.total() > 1:
+        known = [result for result in results if result["measures"].get(R_FACTOR) is not None]
+        best = min(known, key=lambda result: result["measures"][R_FACTOR])
+        same = [one["name"] for one in known if _is_as_good(one, best)]
+        value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
+        sentences.append(f"least R-factor: {value}, of {', '.join(same)}")
+    return sentences
+
+
+def _is_as_good(one: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Whether two results miss the data alike, by the digits that are shown."""
+    first, second = (result["measures"][R_FACTOR] for result in (one, best))
+    return format_measure(R_FACTOR, first, None) == format_measure(R_FACTOR, second, None)

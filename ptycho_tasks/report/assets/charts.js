@@ -83,8 +83,15 @@ function addChart(title, series, options, note = "") {
 function count(length, first = 1) { return Array.from({ length }, (_, i) => i + first); }
 function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / length); }
 
+const MOST_DRAWN = 12;
+
+// The curves of the results that the table shows, in its order.
 function drawCurves() {
-  const results = report.results.filter((result) => result.curves);
+  const charts = document.getElementById("charts"), all = report.results.filter((result) => result.curves).length;
+  const able = shownResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
+  charts.replaceChildren();
+  document.getElementById("drawn").textContent = results.length < all
+    ? `Of ${results.length} of ${all} results, the first that the table above shows: sort or filter it to choose others.` : "";
   const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [] }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
   addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", isLog: true });
@@ -92,17 +99,28 @@ function drawCurves() {
   for (const metric of [...metrics].sort()) {
     const series = pick((c) => c.training[metric], count);
     const isPositive = series.every((one) => one.y.every((v) => v === null || v > 0));
-    addChart(`Training: ${metric}`, series, { x: "epoch", y: metric, isLog: isPositive });
+    addChart(`Training: ${metric.replaceAll("_", " ")}`, series, { x: "epoch", y: metric, isLog: isPositive });
   }
-  const resolutions = results.filter((r) => r.measures.frc50 > 0 && r.pixel_size_m)
-    .map((r) => `${r.name} ${r.measures.frc50 >= 1 ? "≤ " : ""}${formatLength(Math.max(...r.pixel_size_m) / r.measures.frc50)}`);
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
-    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 },
-    resolutions.length ? `Half-period resolution, where it falls under 0.5: ${resolutions.join(", ")}` : "");
+    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results, "truth", "0.5"));
+  const halves = report.halves.filter((half) => half.frc && half.results.some((index) => results.includes(report.results[index])));
+  addChart("Fourier ring correlation of two halves of the frames", halves.map((half) => ({ name: half.name, x: fractions(half.frc.length), y: half.frc })),
+    { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
+    `${describeResolutions(results, "halves", "1/7, where all frames together would be at 0.5 with the truth")} Probe guess and network are the same in both, and half of the overlap is missing.`);
   addChart("Power spectrum", pick((c) => c.psd, fractions),
     { x: "frequency / Nyquist", y: "power", isLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
-  for (const result of results.filter((r) => r.curves.problem))
-    document.getElementById("charts").append(element("p", { class: "problem" }, element("bdi", {}, `${result.name}: ${result.curves.problem}`)));
-  if (!document.getElementById("charts").children.length)
-    document.getElementById("charts").append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
+  for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
+    charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
+  if (results.length && results.every((result) => !result.resolution))
+    charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
+  if (!charts.children.length)
+    charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
+}
+
+function describeResolutions(results, source, level) {
+  const found = results.filter((r) => r.resolution?.source === source && r.resolution.fall > 0).map((r) => {
+    const { fall, pixel_size_m: size } = r.resolution, sign = fall >= 1 ? "≤ " : "";
+    return `${r.name} ${sign}${size ? formatLength(Math.max(...size) / fall) : `${Number((1 / fall).toPrecision(3))} px`}`;
+  });
+  return found.length ? `Half-period resolution, where it falls under ${level}: ${found.join(", ")}.` : "";
 }

@@ -1,3 +1,2 @@
 beginTable();
-drawCurves();
 beginViewer();

@@ -3,6 +3,9 @@
 const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
+const common = JSON.stringify(report.common["settings of the project"] ?? {});
+const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
+  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1 };
 
 function cellValue(row, column) {
   const cell = row.cells[column];
@@ -23,15 +26,36 @@ function sortRows(column, isDown) {
   heads[column].setAttribute("aria-sort", isDown ? "descending" : "ascending");
 }
 
+// Of each measure, the best value of those shown, where not all are as good.
+function markBest() {
+  const shown = lines.filter((row) => !row.hidden);
+  heads.forEach((head, column) => {
+    lines.forEach((row) => row.cells[column].classList.remove("best"));
+    const way = BETTER[head.textContent.trim()] ?? BETTER[head.dataset.key];
+    const values = shown.map((row) => cellValue(row, column)).filter((value) => typeof value === "number");
+    if (!way || values.length < 2) return;
+    const best = Math.max(...values.map((value) => way * value)), text = (row) => row.cells[column].dataset.text;
+    const found = shown.filter((row) => cellValue(row, column) !== "" && way * cellValue(row, column) === best).map(text);
+    const marked = shown.filter((row) => found.includes(text(row)));
+    if (marked.length < values.length) marked.forEach((row) => row.cells[column].classList.add("best"));
+  });
+}
+
+function shownResults() { return lines.filter((row) => !row.hidden).map((row) => report.results[row.dataset.index]); }
+
 function filterRows() {
   const wanted = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   for (const row of lines) {
     const record = report.results[row.dataset.index];
-    const text = `${row.textContent} ${JSON.stringify(record.settings)}`.toLowerCase();
+    const text = `${row.textContent} ${JSON.stringify(record.settings)} ${common}`.toLowerCase();
     row.hidden = !wanted.every((word) => text.includes(word));
     shown += !row.hidden;
   }
+  for (const one of document.querySelectorAll("details.provenance"))
+    one.hidden = lines.find((row) => row.dataset.index === one.dataset.index)?.hidden ?? false;
+  markBest();
+  drawCurves();
   document.getElementById("shown").textContent = wanted.length ? `${shown} of ${lines.length}` : "";
 }
 

@@ -19,11 +19,13 @@ function listViews(result) {
   if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
   if (result.frames.shift)
-    views.push({ id: "shift", label: "how far each position was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px" });
+    views.push({ id: "shift", label: "positions before (line's end) and after (dot)", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
   result.probe.forEach((image, mode) => {
     const label = result.probe.length > 1 ? `probe mode ${mode + 1}` : "probe";
     addComplex(`probe-${mode + 1}-`, label, image, `probe ${image.rows}`, [0, 0]);
   });
+  (scan.probe ?? []).forEach((image, mode) =>
+    addComplex(`guess-${mode + 1}-`, scan.probe.length > 1 ? `probe guess, mode ${mode + 1},` : "probe guess", image, `probe ${image.rows}`, [0, 0]));
   if (scan.frame) {
     const frame = { rows: scan.frame.rows, columns: scan.frame.columns, amplitude: scan.frame.mean };
     views.push({ id: "frame", label: "mean frame, log", kind: "log", image: frame, space: `frame ${frame.rows}`, origin: [0, 0] });
@@ -40,9 +42,10 @@ async function loadLayer(result, view) {
   if (view.kind === "dots") {
     const { x, y } = result.frames;
     const [xs, ys, values] = await Promise.all([decode(x), decode(y), decode(view.array)]);
+    const before = view.before ? await Promise.all([decode(result.frames.x_before), decode(result.frames.y_before)]) : null;
     const half = result.probe[0].rows / 2;
     const ends = (a) => [Math.min(...a) - half, Math.max(...a) + half];
-    return { xs, ys, values, box: [...ends(xs), ...ends(ys)] };
+    return { xs, ys, values, before, box: [...ends(xs), ...ends(ys)] };
   }
   const array = arrayOf(view), { rows, columns, step } = array;
   const values = await decode(array);
@@ -225,11 +228,19 @@ class Panel {
   }
 
   drawDots(context, ratio) {
-    const { xs, ys } = this.layer;
+    const { xs, ys, before } = this.layer;
     const radius = Math.max(2 * ratio, Math.min(9 * ratio, (this.canvas.width / Math.sqrt(xs.length)) * 0.3));
     for (let i = 0; i < xs.length; i++) {
       const [x, y] = this.toScreen(xs[i] + 0.5, ys[i] + 0.5);
       context.fillStyle = `rgb(${this.colourOf(i).map(Math.round)})`;
+      if (before) {
+        const path = new Path2D();
+        path.moveTo(...this.toScreen(before[0][i] + 0.5, before[1][i] + 0.5));
+        path.lineTo(x, y);
+        context.lineWidth = 1.5 * ratio;
+        context.strokeStyle = "#fff";
+        context.stroke(path);
+      }
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fill();
