@@ -60,7 +60,7 @@ _MOST_POINTS = 256
 """Of a curve by frequency."""
 _LOST = (PtychoTasksError, OSError, MemoryError, ValueError, LookupError)
 _FRAMES = "inference.frames"
-_SETTINGS = "settings of the project"
+SETTINGS = "settings of the project"
 _MOST_INPUTS = 12
 """Named of those of a task."""
 Json = dict[str, Any]
@@ -159,8 +159,8 @@ def _sort_key(result: Result) -> str:
 
 def _take_common(records: Sequence[Json]) -> Json:
     """Move what all results say alike out of them: title of a part of the provenance, or
-    `settings of the project`, to its lines."""
-    common: Json = {_SETTINGS: _take_equal([record["settings"] for record in records])}
+    `SETTINGS`, to its lines."""
+    common: Json = {SETTINGS: _take_equal([record["settings"] for record in records])}
     parts = [record["provenance"] for record in records if record["provenance"]]
     for title in dict.fromkeys(title for part in parts for title in part):
         common[title] = _take_equal([part.get(title, {}) for part in parts])
@@ -281,6 +281,7 @@ def _begin_record(result: Result) -> Json:
         "link": None,
         "object": None,
         "resolution": None,
+        "frame_count": 0,
         "provenance": {},
     }
 
@@ -292,6 +293,7 @@ def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path
         "scan_key": key,
         "link": _link(files.place, folder),
         "steps": len(opened.losses),
+        "frame_count": len(opened.positions),
         **_describe_images(opened, scan, room),
         "curves": _describe_curves(opened, files, scan),
         "provenance": _describe_provenance(opened, files),

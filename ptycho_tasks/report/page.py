@@ -13,7 +13,7 @@ from typing import Any
 
 from ptycho_tasks.config.variants import shorten_keys
 from ptycho_tasks.report.comparison import R_FACTOR, Comparison, compare_results, find_value
-from ptycho_tasks.report.contents import collect_contents, name_result
+from ptycho_tasks.report.contents import SETTINGS, collect_contents, name_result
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
 from ptycho_tasks.report.ownership import GENERATOR, refuse_other_file
 from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
@@ -86,8 +86,10 @@ def render_page(
 
 
 def _find_title(contents: Mapping[str, Any]) -> str:
-    names = {result["settings"].get("name") for result in contents["results"]} - {None}
-    return ", ".join(sorted(map(str, names))) or "results"
+    settings = [contents["common"].get(SETTINGS, {})]
+    settings += [result["settings"] for result in contents["results"]]
+    names = {str(one["name"]) for one in settings if "name" in one}
+    return ", ".join(sorted(names)) or "results"
 
 
 @cache
@@ -140,11 +142,13 @@ def _sum_up(contents: Mapping[str, Any]) -> list[str]:
     results = contents["results"]
     counts = Counter(result["state"] for result in results)
     sentences = [", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
-    scans = Counter(result["scan"] for result in results if result["measures"].get(R_FACTOR))
-    if len(scans) == 1 and scans.total() > 1:
-        known = [result for result in results if result["measures"].get(R_FACTOR) is not None]
-        best = min(known, key=lambda result: result["measures"][R_FACTOR])
-        same = [one["name"] for one in known if _is_as_good(one, best)]
+    known = [result for result in results if result["measures"].get(R_FACTOR) is not None]
+    # Less is easily explained: a result of some of the frames is not compared with one of all.
+    most = max((result["frame_count"] for result in known), default=0)
+    alike = [result for result in known if result["frame_count"] == most]
+    if len(alike) > 1 and len({result["scan"] for result in alike}) == 1:
+        best = min(alike, key=lambda result: result["measures"][R_FACTOR])
+        same = [one["name"] for one in alike if _is_as_good(one, best)]
         value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
         sentences.append(f"least R-factor: {value}, of {', '.join(same)}")
     return sentences

@@ -62,7 +62,7 @@ def page(swept, tmp_path_factory):
 
 
 def names(page):
-    shown = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th')]"
+    shown = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th bdi')]"
     return page.ask(f"{shown}.map(cell => cell.textContent.trim())")
 
 

@@ -17,7 +17,10 @@ function listTicks(low, high, isLog) {
     const ticks = [];
     for (let power = first; power <= last; power += step) ticks.push([power, `1e${power}`]);
     if (ticks.length >= 2) return ticks;
-    return [low, (low + high) / 2, high].map((at) => [at, Number((10 ** at).toPrecision(2)).toString()]);
+    const places = [low, (low + high) / 2, high];
+    const write = (digits) => places.map((at) => Number((10 ** at).toPrecision(digits)).toString());
+    const texts = [2, 3, 4, 5, 6].map(write).find((found) => new Set(found).size === places.length) ?? write(6);
+    return places.map((at, index) => [at, texts[index]]);
   }
   const step = roundLength((high - low) / 3), ticks = [];
   for (let i = Math.ceil(low / step); i * step <= high + step * 1e-6; i++)
@@ -102,11 +105,11 @@ function drawCurves() {
     addChart(`Training: ${metric.replaceAll("_", " ")}`, series, { x: "epoch", y: metric, isLog: isPositive });
   }
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
-    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results, "truth", "0.5"));
+    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
   const halves = report.halves.filter((half) => half.frc && half.results.some((index) => results.includes(report.results[index])));
   addChart("Fourier ring correlation of two halves of the frames", halves.map((half) => ({ name: half.name, x: fractions(half.frc.length), y: half.frc })),
     { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
-    `${describeResolutions(results, "halves", "1/7, where all frames together would be at 0.5 with the truth")} Probe guess and network are the same in both, and half of the overlap is missing.`);
+    `${describeHalves(halves)} Probe guess and network are the same in both, and half of the overlap is missing.`);
   addChart("Power spectrum", pick((c) => c.psd, fractions),
     { x: "frequency / Nyquist", y: "power", isLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
   for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
@@ -117,10 +120,17 @@ function drawCurves() {
     charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
 }
 
-function describeResolutions(results, source, level) {
-  const found = results.filter((r) => r.resolution?.source === source && r.resolution.fall > 0).map((r) => {
-    const { fall, pixel_size_m: size } = r.resolution, sign = fall >= 1 ? "≤ " : "";
-    return `${r.name} ${sign}${size ? formatLength(Math.max(...size) / fall) : `${Number((1 / fall).toPrecision(3))} px`}`;
-  });
-  return found.length ? `Half-period resolution, where it falls under ${level}: ${found.join(", ")}.` : "";
+function formatResolution(fall, size) {
+  if (!fall) return "none";
+  return `${fall >= 1 ? "≤ " : ""}${size ? formatLength(Math.max(...size) / fall) : `${Number((1 / fall).toPrecision(3))} px`}`;
+}
+
+function describeResolutions(results) {
+  const found = results.filter((r) => r.resolution?.source === "truth").map((r) => `${r.name} ${formatResolution(r.resolution.fall, r.pixel_size_m)}`);
+  return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
+}
+
+function describeHalves(halves) {
+  const found = halves.map((half) => `${half.name} ${formatResolution(half.fall, report.results[half.results[0]].pixel_size_m)}`);
+  return `Half-period resolution, where it falls under 1/7, as all frames together would fall under 0.5 with the truth: ${found.join(", ")}.`;
 }

@@ -28,7 +28,9 @@ function sortRows(column, isDown) {
 
 // Of each measure, the best value of those shown, where not all are as good.
 function markBest() {
-  const shown = lines.filter((row) => !row.hidden);
+  // Less is easily explained: of results of some of the frames none is the best.
+  const frames = (row) => report.results[row.dataset.index].frame_count;
+  const most = Math.max(...lines.map(frames)), shown = lines.filter((row) => !row.hidden && frames(row) === most);
   heads.forEach((head, column) => {
     lines.forEach((row) => row.cells[column].classList.remove("best"));
     const way = BETTER[head.textContent.trim()] ?? BETTER[head.dataset.key];
