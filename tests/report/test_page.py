@@ -105,12 +105,31 @@ def test_doit_writes_it_when_a_result_is_new(built_project, doit):
     assert "-- report" in doit(built_project, "report").stdout
     change_settings(built_project, inference={"n_groups": 20})
     why = doit(built_project, "why", "report").stdout
-    assert "stale, if a task before it gives something new" in why
+    assert "infer would run before" in why
     done = doit(built_project, "report").stdout
     assert ".  infer" in done
     assert ".  report" in done
     doit(built_project, "clean", "report")
     assert not (built_project / "report.html").exists()
+
+
+PLAN = "initiative: I\nphase: p\nplan: plan.md\nledger: ledger.md\nitems: [{id: A1, by_hand: look}]\n"
+
+
+def test_doit_writes_it_when_only_evidence_is_new(built_project, doit):
+    def is_written():
+        return ".  report" in doit(built_project, "report").stdout
+
+    (built_project / "evidence.yaml").write_text(PLAN)
+    (built_project / "ledger.md").write_text("# Ledger\n")
+    plan = built_project / "plan.md"
+    plan.write_text("- [ ] **A1:** one\n")
+    assert is_written()
+    assert not is_written()
+    plan.write_text("- [ ] **A1:** another\n")
+    assert "are not what the page says" in doit(built_project, "why", "report").stdout
+    assert is_written()
+    assert not is_written()
 
 
 def test_what_is_not_built_is_said_in_its_place(project, ours):
