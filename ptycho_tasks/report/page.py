@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.config.variants import shorten_keys
 from ptycho_tasks.report.comparison import R_FACTOR, Comparison, compare_results, find_value
 from ptycho_tasks.report.contents import SETTINGS, collect_contents, name_result
+from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
-from ptycho_tasks.report.ownership import GENERATOR, refuse_other_file
+from ptycho_tasks.report.ownership import REPORT_GENERATOR, refuse_other_file
 from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
 from ptycho_tasks.system.files import write_atomic
 
-_FOLDER = Path(__file__).parent / "assets"
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
 
 
@@ -59,18 +55,12 @@ def render_page(
         graph: of the project.
         evidence: see `write_report`.
     """
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(_FOLDER)
-    # Undefined names are mistakes of ours, and must not become empty cells.
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    script = "\n".join(_read(name) for name in _SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     whole = {**contents, "evidence": [*evidence], "titles": TITLES}
-    return environment.get_template("page.html.j2").render(
-        generator=GENERATOR,
+    return fill_template(
+        "page.html.j2",
+        whole,
+        scripts=_SCRIPTS,
+        generator=REPORT_GENERATOR,
         title=_find_title(contents),
         summary=_sum_up(contents),
         table=_make_table(comparison, contents),
@@ -78,10 +68,7 @@ def render_page(
         graph=graph,
         box=BOX,
         evidence=evidence,
-        style=_read("page.css"),
-        script=script,
-        script_hash=digest,
-        data=_dump(whole),
+        opens=False,
     )
 
 
@@ -90,17 +77,6 @@ def _find_title(contents: Mapping[str, Any]) -> str:
     settings += [result["settings"] for result in contents["results"]]
     names = {str(one["name"]) for one in settings if "name" in one}
     return ", ".join(sorted(names)) or "results"
-
-
-@cache
-def _read(name: str) -> str:
-    return (_FOLDER / name).read_text("utf-8")
-
-
-def _dump(value: Mapping[str, Any]) -> str:
-    """JSON that no text in it can end: it stands in a script element."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[str, Any]:

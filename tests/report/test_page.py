@@ -113,7 +113,9 @@ def test_doit_writes_it_when_a_result_is_new(built_project, doit):
     assert not (built_project / "report.html").exists()
 
 
-PLAN = "initiative: I\nphase: p\nplan: plan.md\nledger: ledger.md\nitems: [{id: A1, by_hand: look}]\n"
+PLAN = (
+    "initiative: I\nphase: p\nplan: plan.md\nledger: ledger.md\nitems: [{id: A1, by_hand: look}]\n"
+)
 
 
 def test_doit_writes_it_when_only_evidence_is_new(built_project, doit):
