@@ -15,10 +15,12 @@ import pytest
 from page_arrays import decode
 from project_files import change_settings, list_stamps
 from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
 from ptycho_tasks.report.contents import collect_contents
 from ptycho_tasks.report.graph import Graph
 from ptycho_tasks.report.page import render_page, write_report
+from ptycho_tasks.report.plan_page import write_plan_page
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
 
@@ -221,10 +223,14 @@ def render(record=(), evidence=(), count=1):
     return render_page(comparison, contents, Graph(9, 9, [], []), evidence)
 
 
-def test_hostile_texts_stay_texts():
+def test_hostile_texts_stay_texts(tmp_path):
     provenance = {"settings": {HOSTILE: HOSTILE}}
     row = {"id": HOSTILE, "evidence": "valid", "state": "done", "text": HOSTILE, "reason": HOSTILE,
-           "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}]}  # fmt: skip
+           "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}],
+           "runs": [{"item": HOSTILE, "command": HOSTILE, "outcome": "red", "counts": HOSTILE,
+                     "started": HOSTILE, "ended": HOSTILE, "duration_s": 1, "commit": HOSTILE,
+                     "dirty": True, "inputs": {"no\n<b>.png": None}}],
+           "attempts": [dict.fromkeys(Attempt._fields, HOSTILE)], "attempt_count": 1}  # fmt: skip
     text = render({"provenance": provenance, "problem": None}, [row])
     found = Elements(text)
     assert found.tags.count("script") == 2
@@ -232,6 +238,12 @@ def test_hostile_texts_stay_texts():
     assert HOSTILE in found.text
     assert read_data(text)["results"][0]["reasons"] == [HOSTILE]
     assert read_data(text)["evidence"][0]["text"] == HOSTILE
+    page = tmp_path / "plan.html"
+    write_plan_page(page, tmp_path, HOSTILE, [row])
+    found = Elements(page.read_text())
+    assert found.tags.count("script") == 1
+    assert not {"img", "b"} & {*found.tags}
+    assert HOSTILE in found.text
 
 
 def test_evidence_that_cannot_be_read_is_said():
@@ -261,10 +273,10 @@ def test_only_a_report_is_replaced_or_removed(built_project, ours, doit):
     place.write_text("my own page")
     code, out, err = ours(built_project, "report")
     assert (code, out) == (2, "")
-    assert "report.html is there and is no report; choose another path with --output" in err
+    assert "report.html is there and is no page of a report; choose another path" in err
     assert doit(built_project, "report").returncode != 0
     doit(built_project, "clean", "report")
     assert place.read_text() == "my own page"
     code, _, err = ours(built_project, "report", "--output", "/dev/null")
     assert code == 2
-    assert "/dev/null is there and is no report" in err
+    assert "/dev/null is there and is no page of a report" in err
