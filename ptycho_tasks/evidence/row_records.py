@@ -91,12 +91,10 @@ def _describe_run(record: Record) -> dict[str, Any]:
 
 def _list_attempts(evidence: Evidence) -> list[Attempt]:
     """The runs that all reports tell of, the newest first."""
-    summaries = [
-        path for path in evidence.reports_dir.glob(f"*/*/{SUMMARY}") if is_in_report(evidence, path)
-    ]
-    texts = (_read_end(path, _LONGEST_SUMMARY) for path in summaries)
-    found = [attempt for text in texts for attempt in find_attempts(text)]
-    return sorted(found, key=lambda attempt: (attempt.started, attempt.item), reverse=True)
+    # Folders are named by their time.
+    summaries = sorted(evidence.reports_dir.glob(f"*/*/{SUMMARY}"), reverse=True)
+    texts = (_read_end(p, _LONGEST_SUMMARY) for p in summaries if is_in_report(evidence, p))
+    return [attempt for text in texts for attempt in find_attempts(text)]
 
 
 def _read_end(path: Path, room: int) -> str:

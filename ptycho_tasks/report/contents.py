@@ -245,7 +245,8 @@ def _fill_unseen(opened: ResultFolder) -> NDArray[np.complex64]:
 def _leave_out(result: Result) -> Json:
     """What is said of a result that is not shown."""
     is_built = _is_built(result)
-    note = f"left out, to keep the page small; `ptycho-tasks report {name_place(result)}` shows it"
+    command = f"ptycho-tasks report {name_place(result)} --output FILE"
+    note = f"left out, to keep the page small; `{command}` shows it"
     return _begin_record(result) | {
         "problem": None if is_built else "it is not built yet; run `doit infer`",
         "note": note if is_built else None,
@@ -449,13 +450,13 @@ def _describe_provenance(opened: ResultFolder, files: ResultFiles) -> dict[str, 
     """What a result was made from, as it says itself: title of a part, to its lines."""
     made_from = opened.metrics.get("made_from")
     made_from = made_from if isinstance(made_from, dict) else {}
-    parts: dict[str, Any] = {"how it was made": dict(map(_describe_made, files.made))}
-    parts |= {title: made_from.get(key) for key, title in _PROVENANCE.items()}
-    return {
-        title: {str(key): format_setting(value) for key, value in part.items()}
+    parts = {title: made_from.get(key) for key, title in _PROVENANCE.items()}
+    described = {
+        title: {str(key): format_setting(part[key]) for key in sorted(part)}
         for title, part in parts.items()
         if isinstance(part, dict) and part
     }
+    return {"how it was made": dict(map(_describe_made, files.made)), **described}
 
 
 def _describe_made(made: Made) -> tuple[str, str]:

@@ -19,7 +19,9 @@ from ptycho_tasks.system.files import write_atomic
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
 
 
-def write_report(path: Path, evidence: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_report(
+    path: Path, evidence: Sequence[Mapping[str, Any]] = (), names: Sequence[str] = ()
+) -> None:
     """Write the report of the project in the current folder; builds nothing.
 
     Equal results, in equal states, give equal bytes.
@@ -27,14 +29,15 @@ def write_report(path: Path, evidence: Sequence[Mapping[str, Any]] = ()) -> None
     Args:
         path: the HTML file.
         evidence: the rows of its plan, as `evidence.row_records` gives them.
+        names: the variants, scans or `VARIANT/SCAN` to show; empty for all.
 
     Raises:
-        ConfigError: there is no project, or another file at the path.
+        ConfigError: there is no project, a name is unknown, or another file is at the path.
         FileWriteError: the file cannot be written; an earlier one is unchanged.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
     refuse_other_file(path)
-    comparison = compare_results(sort="variant")
+    comparison = compare_results(names, sort="variant")
     comparison = comparison._replace(results=sorted(comparison.results, key=name_result))
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)

@@ -89,6 +89,44 @@ def test_truth_frame_and_curves(built_project, ours):
     assert result["curves"]["problem"] is None
 
 
+def test_how_a_result_was_made_is_said(built_project, ours):
+    (result,) = read_data(report(ours, built_project))["results"]
+    made = result["provenance"]["how it was made"]
+    assert {*made} == {"source", "fixture", "train", "infer"}
+    assert "fixtures/tiny.npz (fixture" in made["train"]
+    assert "; outside of git; ptycho-tasks " in made["infer"]
+
+
+def test_halves_of_the_frames_are_correlated(built_project, ours, build):
+    variants = [{"name": frames, "inference.frames": frames} for frames in ("even", "odd")]
+    change_settings(built_project, variants=variants)
+    build(built_project, "infer")
+    data = read_data(report(ours, built_project))
+    (half,) = data["halves"]
+    assert half["name"] == "even and odd"
+    assert half["frc"][0] > 0.5
+    assert 0 < half["fall"] <= 1
+    assert data["common"]["settings of the project"]["name"] == "tiny"
+    assert [one["settings"] for one in data["results"]] == [
+        {"inference.frames": "even"},
+        {"inference.frames": "odd"},
+    ]
+
+
+def test_only_what_is_named_is_shown(built_project, ours):
+    code, _, err = ours(built_project, "report", "default")
+    assert (code, err) == (
+        2,
+        "error: report.html shows all results; name another page with --output\n",
+    )
+    assert ours(built_project, "report", "default", "--output", "one.html")[0] == 0
+    assert read_data((built_project / "one.html").read_text())["results"][0]["name"] == "default"
+    code, _, err = ours(built_project, "report", "defalt", "--output", "two.html")
+    assert code == 2
+    assert "did you mean `default`?" in err
+    assert not (built_project / "two.html").exists()
+
+
 def test_equal_projects_give_equal_bytes_and_nothing_leaves_the_page(built_project, ours):
     text = report(ours, built_project)
     before = list_stamps(built_project)

@@ -94,7 +94,7 @@ function drawCurves() {
   const able = shownResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
   charts.replaceChildren();
   document.getElementById("drawn").textContent = results.length < all
-    ? `Of ${results.length} of ${all} results, the first that the table above shows: sort or filter it to choose others.` : "";
+    ? `Of ${results.length} of the ${all} results: the first in the table above. Sort or filter it to choose others.` : "";
   const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [] }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
   addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", isLog: true });

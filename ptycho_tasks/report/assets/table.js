@@ -24,26 +24,40 @@ function sortRows(column, isDown) {
   table.tBodies[0].append(...order);
   heads.forEach((head) => head.removeAttribute("aria-sort"));
   heads[column].setAttribute("aria-sort", isDown ? "descending" : "ascending");
+  drawCurves();
 }
 
-// Of each measure, the best value of those shown, where not all are as good.
+// Of each measure, the best of the results of a scan that are shown, where not all are as good.
 function markBest() {
   // Less is easily explained: of results of some of the frames none is the best.
+  const kinds = groupRows(lines.filter((row) => !row.hidden));
   const frames = (row) => report.results[row.dataset.index].frame_count;
-  const most = Math.max(...lines.map(frames)), shown = lines.filter((row) => !row.hidden && frames(row) === most);
+  const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {
     lines.forEach((row) => row.cells[column].classList.remove("best"));
-    const way = BETTER[head.textContent.trim()] ?? BETTER[head.dataset.key];
-    const values = shown.map((row) => cellValue(row, column)).filter((value) => typeof value === "number");
-    if (!way || values.length < 2) return;
-    const best = Math.max(...values.map((value) => way * value)), text = (row) => row.cells[column].dataset.text;
-    const found = shown.filter((row) => cellValue(row, column) !== "" && way * cellValue(row, column) === best).map(text);
-    const marked = shown.filter((row) => found.includes(text(row)));
-    if (marked.length < values.length) marked.forEach((row) => row.cells[column].classList.add("best"));
+    const way = BETTER[head.dataset.key] ?? BETTER[head.textContent.trim()];
+    if (way) for (const rows of groups) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
   });
 }
 
-function shownResults() { return lines.filter((row) => !row.hidden).map((row) => report.results[row.dataset.index]); }
+function groupRows(rows) {
+  const groups = new Map();
+  for (const row of rows) {
+    const { scan } = report.results[row.dataset.index];
+    groups.set(scan, [...(groups.get(scan) ?? []), row]);
+  }
+  return groups;
+}
+
+function markBestOf(cells, rate) {
+  const known = cells.filter((cell) => cell.dataset.value !== "");
+  const best = known.find((cell) => rate(cell) === Math.max(...known.map(rate)));
+  const equal = known.filter((cell) => cell.dataset.text === best.dataset.text);
+  if (equal.length < known.length) equal.forEach((cell) => cell.classList.add("best"));
+}
+
+// In the order of the table.
+function shownResults() { return [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => report.results[row.dataset.index]); }
 
 function filterRows() {
   const wanted = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
