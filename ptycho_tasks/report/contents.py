@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.builds.inputs import read_source
+from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.store import Record
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import InferencePayload
@@ -280,6 +281,7 @@ def _begin_record(result: Result) -> Json:
         "problem": None,
         "note": None,
         "link": None,
+        "model_from": "",
         "object": None,
         "resolution": None,
         "frame_count": 0,
@@ -293,6 +295,8 @@ def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path
     return {
         "scan_key": key,
         "link": _link(files.place, folder),
+        "place": (files.place / RECONSTRUCTION).as_posix(),
+        "model_from": _describe_model(files),
         "steps": len(opened.losses),
         "frame_count": len(opened.positions),
         **_describe_images(opened, scan, room),
@@ -462,9 +466,8 @@ def _describe_provenance(opened: ResultFolder, files: ResultFiles) -> dict[str, 
 def _describe_made(made: Made) -> tuple[str, str]:
     """A task: what it read, when and where it ran, and on which commit."""
     row, record = made
-    read = [f"{path} ({role})" for role, path in row.inputs.items()]
-    more = f" and {len(read) - _MOST_INPUTS} more" if len(read) > _MOST_INPUTS else ""
-    facts = [f"from {', '.join(read[:_MOST_INPUTS])}{more}"] if read else []
+    read = _list_inputs(row, _MOST_INPUTS)
+    facts = [f"from {read}"] if read else []
     if record is None:
         return row.name, "; ".join([*facts, "how is not in the store"])
     if record.seconds or record.commit is not None:
@@ -473,6 +476,17 @@ def _describe_made(made: Made) -> tuple[str, str]:
         facts.append(f"found {record.made} on {record.machine}, and not seen made")
     facts += [_describe_commit(record), f"ptycho-tasks {record.version}"]
     return row.name, "; ".join(filter(None, facts))
+
+
+def _describe_model(files: ResultFiles) -> str:
+    """What the model of a result was made from."""
+    trainings = [made.row for made in files.made if made.row.stage == "train"]
+    return "; ".join(_list_inputs(row, 3) for row in trainings)
+
+
+def _list_inputs(row: Row, most: int) -> str:
+    read = [f"{path} ({role})" for role, path in row.inputs.items()]
+    return ", ".join(read[:most]) + (f" and {len(read) - most} more" if len(read) > most else "")
 
 
 def _describe_commit(record: Record) -> str:

@@ -14,7 +14,7 @@ from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
 from ptycho_tasks.report.ownership import REPORT_GENERATOR, refuse_other_file
 from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
-from ptycho_tasks.system.files import write_atomic
+from ptycho_tasks.system.files import real_path, write_atomic
 
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
 
@@ -41,7 +41,7 @@ def write_report(
     comparison = comparison._replace(results=sorted(comparison.results, key=name_result))
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)
-    write_atomic(path, text.encode("utf-8", "replace"))
+    write_atomic(real_path(path), text.encode("utf-8", "replace"))
 
 
 def render_page(
@@ -87,26 +87,26 @@ def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[
     settings, measures = comparison.settings, comparison.measures
     heads = [("label", "result"), ("label", "state")]
     heads += [("setting", title) for title in shorten_keys(settings)]
-    heads += [("measure", TITLES.get(name, name)) for name in measures]
-    heads += [("measure", "resolution"), ("measure", "steps done")]
+    heads += [("measure", "resolution"), *(("measure", TITLES.get(n, n)) for n in measures)]
+    heads += [("measure", "steps done")]
     rows = []
     for result, record in zip(comparison.results, contents["results"], strict=True):
         cells: list[tuple[Any, str]] = [(name_result(result),) * 2, (result.state,) * 2]
         values = [result.settings.get(key, "") for key in settings]
         cells += [(v, format_setting(v)) for v in values]
+        cells.append((_rank_resolution(record), format_resolution(record["resolution"])))
         found = [find_value(result, name) for name in measures]
         cells += [(v, format_measure(n, v, None)) for n, v in zip(measures, found, strict=True)]
-        cells.append((_rank_resolution(record), format_resolution(record.get("resolution"))))
         steps = record.get("steps")
         cells.append((steps, "" if steps is None else str(steps)))
         rows.append({"cells": [_make_cell(*cell) for cell in cells], "record": record})
-    keys = [None] * (2 + len(settings)) + [*measures, None, "steps"]
+    keys = [None] * (3 + len(settings)) + [*measures, "steps"]
     return {"heads": [(*h, key) for h, key in zip(heads, keys, strict=True)], "rows": rows}
 
 
 def _rank_resolution(record: Mapping[str, Any]) -> float | None:
     """What results are sorted by: the half period in pixels."""
-    resolution = record.get("resolution")
+    resolution = record["resolution"]
     return None if resolution is None or not resolution["fall"] else 1 / resolution["fall"]
 
 

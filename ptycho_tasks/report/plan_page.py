@@ -12,7 +12,7 @@ from typing import Any
 
 from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.ownership import PLAN_GENERATOR, refuse_other_file
-from ptycho_tasks.system.files import find_file_problem, write_atomic
+from ptycho_tasks.system.files import find_file_problem, real_path, write_atomic
 
 _ROOM = 6_000_000
 """Bytes of all pictures together, which take a third more as text."""
@@ -46,7 +46,7 @@ def write_plan_page(path: Path, root: Path, plan: str, rows: Sequence[Mapping[st
         opens=len(rows) <= 30,
         pictures=album.styles,
     )
-    write_atomic(path, text.encode("utf-8", "replace"))
+    write_atomic(real_path(path), text.encode("utf-8", "replace"))
 
 
 def _sum_up(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -206,9 +206,18 @@ def damage_metrics(root: Path) -> None:
     shutil.rmtree(root / ".ptycho")
 
 
+def remove_probe(root: Path) -> None:
+    shutil.rmtree(root / ".ptycho")
+    path = root / "runs/default/inference/reconstruction.h5"
+    path.chmod(0o644)
+    with h5py.File(path, "a") as file:
+        del file["probe"]
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
+        (remove_probe, "probe is missing"),
         (damage_product, "holds no reconstruction.h5"),
         (write_older, "is no reconstruction of ptycho-tasks"),
         (damage_metrics, "metrics.json: cannot be read"),
@@ -304,6 +313,17 @@ def test_a_full_disk_leaves_the_page_before(built_project, ours, monkeypatch):
     with pytest.raises(FileWriteError):
         write_report(place)
     assert place.read_text() == before
+
+
+def test_a_link_to_a_report_stays_one(built_project, ours):
+    report(ours, built_project)
+    place = built_project / "report.html"
+    link = built_project / "link.html"
+    link.symlink_to(place)
+    place.write_text(place.read_text()[:300])
+    assert ours(built_project, "report", "--output", "link.html")[0] == 0
+    assert link.is_symlink()
+    assert len(place.read_text()) > 300
 
 
 def test_only_a_report_is_replaced_or_removed(built_project, ours, doit):
