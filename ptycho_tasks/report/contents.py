@@ -48,6 +48,9 @@ from ptycho_tasks.system.units import format_seconds
 
 ROOM = 5_700_000
 """Bytes of all arrays of a page, before they are deflated and take a third more as text."""
+_LARGEST_PAGE = 9_300_000
+_SHOWN_TEXT, _LISTED_TEXT = 6_000, 2_500
+"""Bytes of all but the arrays of a result with images, and of one that is only in the table."""
 _OBJECT, _PROBE, _FRAME, _DOTS = 0.62, 0.2, 0.12, 0.06
 """Which share of the room of one result or scan each has."""
 _MOST_RESULTS = 400
@@ -133,7 +136,9 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     results = comparison.results
     shown = [index for index, result in enumerate(results) if _is_built(result)][:_MOST_RESULTS]
     keys = {name_scan(files) for index in shown if (files := results[index].files)}
-    room = ROOM / max(len(shown) + len(keys), 1)
+    text = len(shown) * _SHOWN_TEXT + (len(results) - len(shown)) * _LISTED_TEXT
+    whole = max(min(ROOM, (_LARGEST_PAGE - text) * 3 / 4), ROOM / 10)
+    room = whole / max(len(shown) + len(keys), 1)
     scans = _Scans(room)
     # Results of one scan one after the other: each scan is read once.
     order = sorted(shown, key=lambda index: _sort_key(results[index]))

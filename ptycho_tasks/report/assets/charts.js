@@ -93,7 +93,7 @@ function drawCurves() {
   const charts = document.getElementById("charts"), all = report.results.filter((result) => result.curves).length;
   const able = shownResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
   charts.replaceChildren();
-  document.getElementById("drawn").textContent = results.length < all
+  document.getElementById("drawn").textContent = !shownResults().length ? "The filter of the table leaves no result." : results.length < all
     ? `Of ${results.length} of the ${all} results: the first in the table above. Sort or filter it to choose others.` : "";
   const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [] }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
@@ -116,7 +116,7 @@ function drawCurves() {
     charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
   if (results.length && results.every((result) => !result.resolution))
     charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
-  if (!charts.children.length)
+  if (!charts.children.length && shownResults().length)
     charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
 }
 
