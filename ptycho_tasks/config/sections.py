@@ -206,6 +206,13 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
         Annotated[int, limits(ge=1)] | None,
         doc("frames of the scan to reconstruct from, evenly spaced by index; null takes all"),
     ] = None
+    frames: Annotated[
+        Literal["all", "even", "odd"],
+        doc(
+            "`even` or `odd`: every second frame of the scan; a variant of each tells the "
+            "resolution where no truth is known"
+        ),
+    ] = "all"
 
 
 class Config(Section, frozen=True, kw_only=True):

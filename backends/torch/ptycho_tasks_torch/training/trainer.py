@@ -352,8 +352,12 @@ class TrainingRun(lightning.LightningModule):
             "gridsize": self.options.gridsize,
         }
         export = self.objective.export_models
+        history = [
+            {**means, "learning_rate": rate}
+            for means, rate in zip(self.history, self.rates, strict=True)
+        ]
         checkpoints = {
-            f"epoch_{epoch:04d}": TrainedModel(export(state), metadata, self.history[:epoch])
+            f"epoch_{epoch:04d}": TrainedModel(export(state), metadata, history[:epoch])
             for _, epoch, state in self.best.kept[: self.best.bundle_count]
         }
         epoch, state = len(self.history), self.objective.state_dict()
@@ -373,7 +377,7 @@ class TrainingRun(lightning.LightningModule):
                 metrics, state = self.start
                 metadata = {**metadata, "epoch": 0}
         self.objective.refuse_useless(metrics, say)
-        return TrainedModel(export(state), metadata, self.history, checkpoints)
+        return TrainedModel(export(state), metadata, history, checkpoints)
 
     def _take_means(self) -> dict[str, float]:
         """The means of what was noted, of the first device; begin anew."""
