@@ -67,6 +67,8 @@ _READING = (
 )
 _FORMATS = (
     "scans/any_hdf5",
+    "scans/any_layout",
+    "scans/any_npz",
     "scans/cxi_product",
     "scans/fold_slice_scan",
     "scans/positions_file",

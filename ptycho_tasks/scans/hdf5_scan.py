@@ -24,7 +24,6 @@ from ptycho_tasks.scans.hdf5_values import (
     ENERGIES,
     JOULES_PER_EV,
     LENGTHS,
-    METRE_EV,
     find_array,
     map_frames,
     open_linked,
@@ -33,6 +32,7 @@ from ptycho_tasks.scans.hdf5_values import (
 )
 from ptycho_tasks.scans.linked_files import LinkedFiles
 from ptycho_tasks.scans.raw_scan import (
+    METRE_EV,
     METRES,
     WITHOUT_PROBE,
     Keyed,
@@ -180,8 +180,17 @@ def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
 
 
 def _add_cxi_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
+    raw.energy_ev = reading.energy_ev or _energy_ev(raw, file)
+    raw.distance_m = reading.distance_m or abs(
+        read_number(file, raw, f"{_DETECTOR}/distance", LENGTHS)
+    )
+    raw.exposure_s = read_number(file, raw, _EXPOSURE, {"s": 1.0})
+    raw.pixel_size_m = reading.pixel_size_m
+
+
+def _energy_ev(raw: RawScan, file: LinkedFiles) -> float:
     energy_j = read_number(file, raw, f"{_SOURCE}/energy", ENERGIES)
-    if energy_j > _HIGHEST_ENERGY_J and not reading.energy_ev:
+    if energy_j > _HIGHEST_ENERGY_J:
         raise refused(
             raw.path,
             f"{_SOURCE}/energy",
@@ -189,12 +198,7 @@ def _add_cxi_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None
             "the photon energy in joules",
             "set energy_ev",
         )
-    raw.energy_ev = reading.energy_ev or energy_j / JOULES_PER_EV
-    raw.distance_m = reading.distance_m or abs(
-        read_number(file, raw, f"{_DETECTOR}/distance", LENGTHS)
-    )
-    raw.exposure_s = read_number(file, raw, _EXPOSURE, {"s": 1.0})
-    raw.pixel_size_m = reading.pixel_size_m
+    return energy_j / JOULES_PER_EV
 
 
 def _add_cxi_positions(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.reader import Keyed, RawScan, Reading
-from ptycho_tasks.scans.hdf5_values import METRE_EV
-from ptycho_tasks.scans.raw_scan import WITHOUT_PROBE, first_variation
+from ptycho_tasks.scans.raw_scan import METRE_EV, WITHOUT_PROBE, first_variation
 from ptycho_tasks_ptychodus.formats import ANY_POSITIONS, Format
 from ptycho_tasks_ptychodus.frames import Stack, find_window
 from ptycho_tasks_ptychodus.library import find_plugin, has_plugin, list_suffixes
