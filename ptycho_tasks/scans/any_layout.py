@@ -83,7 +83,7 @@ class _Reader:
 
     def __init__(self, file: Layout, reading: Reading) -> None:
         self.file, self.path, self.reading = file, file.path, reading
-        self.places = dict(reading.datasets or {})
+        self.places = reading.own_datasets
         unknown = sorted(self.places.keys() - set(KEYS))
         if unknown:
             raise ScanError(

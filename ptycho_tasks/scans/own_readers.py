@@ -36,7 +36,7 @@ class NPZ(OneFile):
 
     def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
         """See `ptycho_tasks.scans.npz_scan`, and `any_npz` where `source.datasets` is set."""
-        if reading.datasets:
+        if reading.own_datasets:
             from ptycho_tasks.scans.any_npz import open_any_npz
 
             return open_any_npz(path, reading)

@@ -110,7 +110,7 @@ class Reading:
     positions: Path | None = None
     """A file that holds the positions; None takes those of the scan."""
     datasets: Mapping[str, str] | None = None
-    """Our keys to paths in an HDF5 file of any layout."""
+    """Our keys to paths in a file of any layout; see `own_datasets`."""
     orientation: OrientationOptions = _AS_IT_IS
     """How the positions lie to the columns and rows of the frames."""
     centre: Literal["auto", "corner"] | Sequence[float] | None = None
@@ -131,6 +131,13 @@ class Reading:
     def needs_positions(self) -> bool:
         """Whether the scan's own file must give the positions."""
         return not self.has_product and self.positions is None
+
+    @property
+    def own_datasets(self) -> dict[str, str]:
+        """`datasets` in the scan's own file: where another holds the positions, `xcoords` and
+        `ycoords` are columns of that."""
+        elsewhere = () if self.positions is None else ("xcoords", "ycoords")
+        return {key: at for key, at in (self.datasets or {}).items() if key not in elsewhere}
 
     @property
     def needs_probe(self) -> bool:

@@ -69,7 +69,7 @@ def open_scan(path: Path, reading: Reading, root: Path | None = None) -> Iterato
 
 def _choose(path: Path, reading: Reading, root: Path | None) -> tuple[ReaderEntry, Reader]:
     named = reading.reader
-    if named is None and reading.datasets:
+    if named is None and reading.own_datasets:
         named = "npz" if path.is_file() and has_zip_signature(path) else "hdf5"
     return choose_reader(path, named, root)
 
@@ -104,7 +104,7 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
     if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
-        apply_positions(raw, reading.positions)
+        apply_positions(raw, reading.positions, reading.datasets or {})
     if isinstance(reading.probe, Path):
         from ptycho_tasks.scans.probe_file import apply_probe
 

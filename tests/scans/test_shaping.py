@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptycho_tasks.errors import ScanError
 from ptycho_tasks.options import OrientationOptions, SimulationOptions
 from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.physics.simulate import simulate
@@ -234,11 +235,15 @@ def test_a_mask_in_a_file_of_its_own_is_of_the_whole_detector(tmp_path: Path) ->
     np.testing.assert_array_equal(np.argwhere(found), [[1, 3]])
 
 
+HEAD = ("enc_x", "enc_y", "set_y", "x")
 POSITIONS = [
     ("{x!r} {y!r}\n", "# x y of the beam\n", "pixels"),
     ("{x!r},{y!r}\n", "x,y\n", "auto"),
     ("{y!r}; 3; {x!r}\n", "ycoords; n; XCOORDS\n", "auto"),
     ("{x!r}\t{y!r}  # a comment\n", "\ufeff", "auto"),
+    ("{y!r} {x!r}\n", "# made by a beamline\n# y x\n", "auto"),
+    ("{y!r} 1 {x!r}\n", "samy time samx\n", "auto"),
+    ("{y!r}, {x!r}, 7\n", "Y Position [px], X Position [px], max\n", "auto"),
 ]
 
 
@@ -252,6 +257,23 @@ def test_positions_from_a_text_file(tmp_path: Path, line: str, head: str, units:
     scan = read_scan(path, positions=tmp_path / "places.txt", units=units)
     wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     np.testing.assert_array_equal(scan.positions, wanted)
+
+
+@pytest.mark.parametrize("names", [("enc_x", "enc_y"), ("ENC_X", "set_y"), ("x", "enc_y")])
+def test_columns_of_any_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    arrays = canonical()
+    columns = {"x": "xcoords", "enc_y": "ycoords", "set_y": "ycoords"}
+    table = np.stack([arrays[columns.get(name, "xcoords")] for name in HEAD], axis=1)
+    np.savetxt(tmp_path / "p.csv", table, header=",".join(HEAD), delimiter=",", comments="")
+    path = save(tmp_path, arrays | {"xcoords": None, "ycoords": None})
+    columns = dict(zip(("xcoords", "ycoords"), names, strict=True))
+    scan = read_scan(path, positions=tmp_path / "p.csv", datasets=columns)
+    wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    np.testing.assert_allclose(scan.positions, wanted)
+    with pytest.raises(
+        ScanError, match=r"no columns called nox \(enc_x, enc_y, set_y, x\)"
+    ):
+        read_scan(path, positions=tmp_path / "p.csv", datasets=columns | {"xcoords": "nox"})
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -273,6 +295,7 @@ def test_positions_follow_their_frame_numbers(tmp_path: Path, first: int) -> Non
         ("1 2\n3 four\n", "places.txt:2: '3 four' holds no positions"),
         ("a b\n1 2\n", "places.txt:1: no columns called x (a, b)"),
         ("x x y\n1 2 3\n", "2 columns called x"),
+        ("ax ay bx by\n1 2 3 4\n", "no columns called x (ax, ay, bx, by); name the columns"),
         ("1 2 3\n", "3 columns without names"),
         ("1,5;2,5\n", "write points and not commas"),
         ("x [um], y [mm]\n1,2\n", "units of x and y that differ"),
