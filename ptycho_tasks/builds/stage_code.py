@@ -56,6 +56,7 @@ _READING = (
     "scans/linked_files",
     "scans/mapping",
     "scans/masking",
+    "scans/nexus_beam",
     "scans/npz",
     "scans/npz_scan",
     "scans/own_readers",

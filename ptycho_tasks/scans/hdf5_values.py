@@ -30,7 +30,7 @@ from ptycho_tasks.scans.stacks import JoinedFrames
 
 JOULES_PER_EV = 1.602176634e-19
 LENGTHS = {**METRES, "metre": 1.0, "meter": 1.0, "cm": 1e-2, "\u00b5m": 1e-6, "\u03bcm": 1e-6,
-            "micron": 1e-6, "pm": 1e-12}  # fmt: skip
+            "micron": 1e-6, "angstrom": 1e-10, "\u00e5": 1e-10, "pm": 1e-12}  # fmt: skip
 ENERGIES = {"j": 1.0, "joule": 1.0, "ev": JOULES_PER_EV, "kev": 1e3 * JOULES_PER_EV}
 
 

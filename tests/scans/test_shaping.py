@@ -18,7 +18,7 @@ from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
-from ptycho_tasks.scans.shaping import Window, orient
+from ptycho_tasks.scans.shaping import orient
 from scan_files import (
     COUNTS,
     DETECTOR_PIXEL_M,
@@ -134,6 +134,13 @@ def test_a_hot_pixel_does_not_draw_the_centre(write: Any, simulated: ScanData) -
     assert any("found at pixel (16, 16)" in note for note in notes)
 
 
+def test_a_gap_does_not_draw_the_centre(write: Any, simulated: ScanData) -> None:
+    counts = np.rint(simulated.diffraction**2).astype("u4")
+    counts[:, :, 24:28] = 2**16 - 1
+    notes = read_scan(write(diff3d=counts), centre="auto", measurement="counts").notes
+    assert any("found at pixel (16, 16)" in note for note in notes)
+
+
 def test_a_crop_keeps_the_field_of_view_in_larger_pixels(write: Any, simulated: ScanData) -> None:
     scan = read_scan(write(), crop=24, pixel_size_m=1e-8)
     np.testing.assert_array_equal(scan.diffraction, simulated.diffraction[:, 4:28, 4:28])
@@ -153,18 +160,46 @@ def test_bins_keep_the_pixels_of_a_smaller_field_of_view(write: Any, simulated: 
     np.testing.assert_allclose(scan.probe[0], simulated.probe[0, 8:24, 8:24], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "mark"), [("u1", 255), ("u2", 65535), ("i4", -1), ("f4", np.nan)]
-)
-def test_the_mark_of_a_dead_pixel_marks_its_bin(dtype: str, mark: float) -> None:
-    from ptycho_tasks.scans.shaping import ShapedFrames
+MARKS = {
+    "largest": ("u2", 65535, {}),
+    "in a wider type": ("u4", 65535, {}),
+    "in floats": ("f4", 4294967295, {}),
+    "-1": ("i4", -1, {}),
+    "NaN": ("f8", np.nan, {}),
+    "saturated": ("u4", 300, {"saturated": 300.0}),
+    "negative": ("f4", -7, {"negative_counts": "mask"}),
+}
 
-    frames = np.ones((2, 4, 4), dtype)
-    frames[1, 0, 0] = mark
-    binned = ShapedFrames(frames, 0, Window((4, 4), (0, 0), 4, 2), are_counts=True)[:]
-    assert (binned[0] == 4).all()
-    dead = binned[1, 0, 0]
-    assert dead in (-1, np.iinfo(np.uint64).max) if dtype != "f4" else np.isnan(dead)
+
+@pytest.mark.parametrize(("dtype", "mark", "settings"), MARKS.values(), ids=MARKS)
+def test_a_bad_pixel_marks_its_bin(
+    tmp_path: Path, simulated: ScanData, dtype: str, mark: float, settings: dict[str, Any]
+) -> None:
+    counts = np.minimum(np.rint(simulated.diffraction**2), 250)
+    binned = np.sqrt(counts.reshape(len(counts), 16, 2, 16, 2).sum(axis=(2, 4)))
+    counts[:, 3, 4] = mark
+    counts[5, 20, 9] = mark
+    write_scan(tmp_path / "s.npz", simulated)
+    arrays = dict(np.load(tmp_path / "s.npz")) | {"diff3d": counts.astype(dtype)}
+    path = save(tmp_path, arrays, "counts.npz")
+    scan = read_scan(path, bin=2, measurement="counts", **settings)
+    binned[:, 1, 2] = binned[5, 10, 4] = np.nan
+    np.testing.assert_allclose(scan.diffraction, binned, rtol=1e-6)
+    assert scan.bad_pixels is not None
+    assert np.argwhere(scan.bad_pixels).tolist() == [[1, 2]]
+
+
+def test_negative_counts_in_bins(tmp_path: Path, simulated: ScanData) -> None:
+    counts = np.rint(simulated.diffraction**2)
+    counts[:, 3, 4] = -3
+    write_scan(tmp_path / "s.npz", simulated)
+    arrays = dict(np.load(tmp_path / "s.npz")) | {"diff3d": counts.astype("i4")}
+    path = save(tmp_path, arrays, "counts.npz")
+    with pytest.raises(ScanError, match="negative values, down to -3"):
+        read_scan(path, bin=2, measurement="counts")
+    scan = read_scan(path, bin=2, measurement="counts", negative_counts="clip")
+    counts = np.maximum(counts, 0).reshape(len(counts), 16, 2, 16, 2).sum(axis=(2, 4))
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(counts), rtol=1e-6)
 
 
 def test_frames_last_are_shaped_too(write: Any, simulated: ScanData) -> None:
@@ -270,9 +305,7 @@ def test_columns_of_any_name(tmp_path: Path, names: tuple[str, str]) -> None:
     scan = read_scan(path, positions=tmp_path / "p.csv", datasets=columns)
     wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     np.testing.assert_allclose(scan.positions, wanted)
-    with pytest.raises(
-        ScanError, match=r"no columns called nox \(enc_x, enc_y, set_y, x\)"
-    ):
+    with pytest.raises(ScanError, match=r"no columns called nox \(enc_x, enc_y, set_y, x\)"):
         read_scan(path, positions=tmp_path / "p.csv", datasets=columns | {"xcoords": "nox"})
 
 
