@@ -99,13 +99,14 @@ def read_with(
 def _add_files(raw: RawScan, reading: Reading) -> None:
     """What files besides give; it goes before what the scan's own and a product give.
 
-    A reader that lists the file of positions among its own has read it.
+    A reader that lists the file of positions, or that of the probe, among its own has read it.
     """
     if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
         apply_positions(raw, reading.positions, reading.datasets or {})
-    if isinstance(reading.probe, Path):
+    is_probe_read = raw.probe is not None and reading.probe in raw.files
+    if isinstance(reading.probe, Path) and not is_probe_read:
         from ptycho_tasks.scans.probe_file import apply_probe
 
         apply_probe(raw, reading.probe, reading)

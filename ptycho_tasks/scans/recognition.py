@@ -46,7 +46,8 @@ class Reader(Protocol):
     def files(self, path: Path, reading: Reading) -> Sequence[Path]:
         """The further files that are read for a scan; they are inputs as the scan itself is.
 
-        Where `reading.positions` is among them, the reader reads it, and not the core.
+        Where `reading.positions` or `reading.probe` is among them, the reader reads it, and not
+        the core. A mask that it reads from `reading.bad_pixels` has that as its key.
         """
 
     def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:

@@ -357,13 +357,15 @@ def test_positions_of_another_unit_are_converted_for_cxi(tmp_path: Path) -> None
     np.testing.assert_allclose(np.ptp(scan.positions, 0), np.ptp(whole.positions, 0))
 
 
-@pytest.mark.parametrize("name", ["probe.npz", "probe.npy", "probe.h5"])
+@pytest.mark.parametrize("name", ["probe.npz", "probe.npy", "probe.h5", "probe.csv"])
 def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
     probe = 2 * canonical()["probeGuess"][None, None]
     if name.endswith("npz"):
         np.savez(tmp_path / name, probe=probe)
     elif name.endswith("npy"):
         np.save(tmp_path / name, probe)
+    elif name.endswith("csv"):
+        np.savetxt(tmp_path / name, probe.reshape(-1, probe.shape[-1]), delimiter=",")
     else:
         save_hdf5(tmp_path, {"probe": probe}, name)
     path = save(tmp_path, canonical() | {"probeGuess": None})
@@ -374,7 +376,7 @@ def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "neither NPZ, NPY nor HDF5"), (None, "no such file"), (b"PK\x03\x04", "probe")],
+    [(b"", "neither NPZ, NPY, CSV nor HDF5"), (None, "no such file"), (b"PK\x03\x04", "probe")],
 )
 def test_a_file_without_a_probe_is_one_line(
     tmp_path: Path, content: bytes | None, said: str
@@ -385,3 +387,13 @@ def test_a_file_without_a_probe_is_one_line(
     with pytest.raises(Exception, match=r"\A.*\Z") as caught:
         read_scan(path, probe=tmp_path / "probe")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a, b\n", "no table of complex numbers"), ("1, 2\n" * 3, "3 lines of 2")]
+)
+def test_a_table_without_a_probe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    path = save(tmp_path, canonical())
+    with pytest.raises(ScanError, match=said):
+        read_scan(path, probe=tmp_path / "p.csv")
