@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import ROUGH_PROBE, InferRequest, Reconstruction
 from ptycho_tasks.physics.forward import expected_intensity
-from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.scan import Canvas, ScanData, canvas_of
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.groups import Groups, cover_frames
@@ -71,9 +72,9 @@ def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
     with settings(execution), torch.inference_mode():
         modes = torch.from_numpy(probe).to(device)
         request.progress(0, total, {})
-        image: NDArray[np.complex64] | None = None
+        images: list[NDArray[np.complex64]] = []
         for _ in range(passes):
-            frames = Frames(scan, probe, image)
+            frames = Frames(scan, probe, *images)
             stitcher = Stitcher(canvas_of(scan.positions, N))
             for some, x in work_ahead(frames.read, batches, execution.num_workers):
                 exposure = expose_groups(
@@ -88,12 +89,28 @@ def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
                 stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
                 done += len(some)
                 request.progress(done, total, {})
-            image = stitcher.object()
-    assert image is not None
+            images.append(stitcher.object())
     return Reconstruction(
-        object=image,
+        object=_choose(images, scan, probe, stitcher.canvas),
         origin=stitcher.canvas.origin,
         probe=probe,
         positions=scan.positions,
         losses=read_losses(request.model),
     )
+
+
+def _choose(
+    images: list[NDArray[np.complex64]],
+    scan: ScanData,
+    probe: NDArray[np.complex64],
+    canvas: Canvas,
+) -> NDArray[np.complex64]:
+    """The image that explains what was measured best: what fills a gap may mislead the network."""
+    if len(images) == 1:
+        return images[0]
+
+    def misfit(image: NDArray[np.complex64]) -> float:
+        given = canvas.origin, probe, scan.positions, scan.diffraction
+        return data_misfit(image, *given).r_factor
+
+    return min(images, key=misfit)
