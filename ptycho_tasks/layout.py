@@ -107,7 +107,7 @@ def read_config_bytes(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
+MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff", ".json")
 """Of the names of files that `source.bad_pixels` may name; what ends otherwise is a key."""
 
 

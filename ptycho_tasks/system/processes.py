@@ -160,6 +160,40 @@ def handle_signals(
             signal.signal(number, handler)
 
 
+class Overdue(BaseException):
+    """A block took longer than it may. (No `Exception`, which code of others may catch.)"""
+
+
+@contextmanager
+def limit_time(limit_s: float) -> Iterator[None]:
+    """End the block if it lasts longer: what Python does in it, and what waits for the system.
+
+    Only in the main thread, and where there is SIGALRM; elsewhere it may last.
+
+    Raises:
+        Overdue: the block took so long.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Overdue(f"{limit_s:g} s")
+
+    alarm = getattr(signal, "SIGALRM", None)
+    if alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    begun, (outer_s, _) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    try:
+        with handle_signals(end, [alarm]):
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+    finally:
+        if outer_s:
+            signal.setitimer(signal.ITIMER_REAL, max(outer_s - time.monotonic() + begun, 1e-3))
+
+
 def stop(number: int, frame: FrameType | None) -> None:
     """Handle a signal: end at once, but in order. Files that are being written are removed."""
     global _stopping
