@@ -324,7 +324,8 @@ class _Follower:
 _TRACES = {
     "memory": re.compile(r"memory limit|oom.?kill|out.of.memory|TERM_MEMLIMIT|mem .*exceed", re.I),
     "timeout": re.compile(r"time limit|timed-out too many|TERM_RUNLIMIT|walltime.* exceed", re.I),
-    "node": re.compile(r"NODE FAILURE", re.I),
+    # A worker of Dask that is lost writes no more.
+    "node": re.compile(r"NODE FAILURE|^begins on (?!.*^ended )", re.M | re.S),
 }
 """What schedulers write to the output of a job that they end."""
 _TAIL = 10_000

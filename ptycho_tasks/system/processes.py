@@ -64,6 +64,18 @@ def run_id() -> str:
     return _run_id
 
 
+def run_pid() -> int:
+    """The process that runs the tasks; this one where no tasks are run."""
+    return _run_pid or os.getpid()
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_run() -> bool:
     """Whether this is the process that runs the tasks."""
     return _run_pid == os.getpid()
