@@ -6,6 +6,7 @@ PID FILE WORKERS     the run's process, where to write the scheduler's address, 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from ptycho_tasks.system.gpus import VISIBLE, list_gpus
 from ptycho_tasks.system.processes import count_cores
 
 _LOOK_S = 0.3
+_GRACE_S = 3.0
 _HOST = "127.0.0.1"
 
 
@@ -37,15 +39,17 @@ def serve(run: int, file: Path, workers: int) -> None:
     count = workers or len(gpus) or 1
     scheduler = {"cls": Scheduler, "options": {"host": _HOST, "port": 0, "dashboard": False}}
     specs = {n: {"cls": Nanny, "options": _describe_worker(n, count, gpus)} for n in range(count)}
-    with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=False) as cluster:
-        known = {"address": cluster.scheduler_address, "pid": os.getpid()}
-        write_atomic(file, json.dumps(known).encode())
-        try:
-            with suppress(psutil.Error):
-                while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    time.sleep(_LOOK_S)
-        finally:
-            file.unlink(missing_ok=True)
+    cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.WARNING)
+    known = {"address": cluster.scheduler_address, "pid": os.getpid()}
+    write_atomic(file, json.dumps(known).encode())
+    with suppress(psutil.Error):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_LOOK_S)
+    file.unlink(missing_ok=True)
+    with suppress(Exception):
+        cluster.close(timeout=_GRACE_S)
+    # A worker would wait for its stage; it and that end with this process.
+    os._exit(0)
 
 
 def _describe_worker(number: int, count: int, gpus: tuple[str, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from ptycho_tasks.builds.jobs import JOBS, OUTCOME
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.executors import Job
 from ptycho_tasks.options import Resources
+from ptycho_tasks.testing import ExecutorConformance
 from waiting_project import UNTIL_S, begin, has_begun, job_of, wait_for, write_waiting_project
 
 pytest.importorskip("distributed", reason="needs `ptycho-tasks[dask]`")
@@ -121,15 +123,21 @@ def test_a_cluster_of_the_runs_own_ends_with_it(write_project):
         run.kill()
     wait_for(lambda: not (stage.is_running() or cluster.is_running()))
     assert not [*(root / JOBS).glob("dask-*.json")]
-    with begin(root, "--detach", "train") as run:
-        said = run.communicate(timeout=UNTIL_S)[0]
-    assert run.returncode == 2
-    assert "Dask's workers end with the run, so that nothing could go on" in said
-    assert "found job" not in finish(root, 2)
+
+
+def test_nothing_is_left_to_workers_that_end_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(dask, "is_detached", lambda: True)
+    with pytest.raises(PtychoTasksError, match=r"Dask's workers end with the run.* --detach"):
+        dask.executor.submit(make_job(tmp_path, "train", ["true"]))
+    assert dask.executor.poll(["train-1"], dask.DaskOptions()) == {}
 
 
 def make_job(root, name, command, **options):
     return Job(name, command, root, root, Resources(), dask.DaskOptions(**options))
+
+
+def is_over(key, job):
+    return not dask.executor.poll([key], job.options)
 
 
 def test_a_lost_worker_repeats_only_what_it_had(scheduler, tmp_path):
@@ -141,9 +149,9 @@ def test_a_lost_worker_repeats_only_what_it_had(scheduler, tmp_path):
         make_job(tmp_path, f"infer:{name}", [sys.executable, "-c", code], **options)
         for name, code in (("a", once.replace("NAME", "a")), ("b", once.replace("NAME", "b") + die))
     ]
-    for job in jobs:
+    for job in jobs:  # the one that was done first is not done again
         key = dask.executor.submit(job)
-        wait_for(lambda: not dask.executor.poll([key], job.options))
+        wait_for(partial(is_over, key, job))
     assert {name: (tmp_path / name).read_text() for name in "ab"} == {"a": "*", "b": "**"}
 
 
@@ -160,3 +168,14 @@ def test_a_scheduler_that_is_not_there_is_one_line(tmp_path, monkeypatch, option
     with pytest.raises(PtychoTasksError) as caught:
         dask.executor.submit(make_job(tmp_path, "train", ["true"], **options))
     assert said in str(caught.value)
+
+
+class TestConformance(ExecutorConformance):
+    """What every executor keeps."""
+
+    executor = dask.executor
+    refused = Resources(options={"licence": "many"})
+
+    @pytest.fixture(autouse=True)
+    def _scheduler(self, scheduler, monkeypatch):
+        monkeypatch.setattr(type(self), "options", {"scheduler_file": str(scheduler)})

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from ptycho_tasks.builds.jobs import OUTCOME
+from ptycho_tasks.builds.slurm import executor as slurm_executor
+from ptycho_tasks.options import Resources
+from ptycho_tasks.testing import ExecutorConformance
 from ptycho_tasks.testing.project import DOIT, run_command
 from waiting_project import UNTIL_S, begin, has_begun, job_of, wait_for, write_waiting_project
 
@@ -139,3 +142,14 @@ def test_a_wrong_partition_is_told_in_one_line(cluster):
     assert done.stderr.startswith("error: cannot submit train: sbatch: error: ")
     assert "invalid partition" in done.stderr.lower()
     assert done.stderr.count("\n") == 1
+
+
+class TestConformance(ExecutorConformance):
+    """What every executor keeps."""
+
+    executor = slurm_executor
+    refused = Resources(partition="none")
+
+    @pytest.fixture(autouse=True)
+    def _slurm(self, slurm, monkeypatch):
+        monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
