@@ -206,7 +206,10 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
 @pytest.mark.parametrize(
     ("execution", "said"),
     [
-        ("executor: slrm", "executor: unknown executor `slrm`; known here: dask, local, queue, slurm; "),
+        (
+            "executor: slrm",
+            "executor: unknown executor `slrm`; known here: dask, local, queue, ",
+        ),
         ("resources: {train: {gpu: 1}}", "resources.train.gpu: unknown key; did you mean `gpus`?"),
         ("resources: {al: {gpus: 1}}", "resources.al: unknown key; known keys: all, train, "),
     ],
