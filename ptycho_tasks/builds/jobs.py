@@ -387,6 +387,14 @@ def _list_open() -> list[JobRecord]:
     return [one for one in records if one is not None and one.id]
 
 
+def list_done_jobs() -> Iterator[tuple[Path, JobRecord]]:
+    """The jobs of the project that ended and did what they were to do, with their folders."""
+    for place in map(_Place, sorted(JOBS.glob("*/"))):
+        record, outcome = place.read(), place.outcome()
+        if record is not None and outcome is not None and not outcome.exit_code:
+            yield place.folder, record
+
+
 def cancel_jobs(run: str) -> None:
     """Cancel the jobs that a run that is stopped submitted or waited for."""
     own = [job for job in _list_open() if job.run == run]

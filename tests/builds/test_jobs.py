@@ -158,6 +158,21 @@ def test_a_job_of_another_folder_is_refused(project, ours):
     assert "there is no job here" in said
 
 
+def test_prune_removes_jobs_that_ended_well(queued, doit, ours):
+    (queued / "hold").touch()
+    doit(queued, "--detach", "train")
+    folder = only_job(queued)
+    assert "job train" not in ours(queued, "prune", "--yes")[1]  # it is alive
+    (queued / "hold").unlink()
+    assert doit(queued, "train").returncode == 0
+    assert "job train" not in ours(queued, "prune", "--older-than", "1h")[1]
+    assert "job train" in ours(queued, "prune")[1]
+    assert folder.exists()
+    assert "removed 2" in ours(queued, "prune", "--yes")[1]  # and the first training
+    assert not folder.exists()
+    assert doit(queued, "train").stdout.splitlines() == ["-- source", "-- fixture", "-- train"]
+
+
 FAKE = """\
 from ptycho_tasks.executors import NoOptions, Status
 
