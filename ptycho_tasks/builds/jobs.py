@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -229,7 +230,7 @@ def _submit(
         changes=dict(table.changes),
         executor=executor.name,
         options=execution.executor_options,
-        resources=read_resources(execution.resources, row.stage),
+        resources=read_resources(execution.resources, row.stage, payload.backend.name),
         run=run_id(),
     )
     with report_write_errors(place.folder):

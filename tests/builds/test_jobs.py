@@ -199,7 +199,8 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
     variants = ", ".join(f"{{name: {n}, training.epochs: {6 + i}}}" for i, n in enumerate("abcd"))
     (built_project / "ptycho.yaml").write_text(
         f"{TINY_SCAN}variants: [{variants}]\n"
-        "execution: {executor: fake, resources: {all: {minutes: 5}, train: {memory_gb: 4}}}\n"
+        "execution:\n  executor: fake\n  resources:\n    all: {minutes: 5}\n"
+        "    train: {memory_gb: 2}\n    train.epie: {memory_gb: 4}\n"
     )
     (built_project / "executors").mkdir()
     (built_project / "executors/fake.py").write_text(FAKE)
@@ -226,6 +227,10 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
             "executor: unknown executor `slrm`; known here: dask, local, queue, ",
         ),
         ("resources: {train: {gpu: 1}}", "resources.train.gpu: unknown key; did you mean `gpus`?"),
+        (
+            "resources: {infer.epi: {}}",
+            "resources.infer.epi: unknown backend `epi`; ",
+        ),
         ("resources: {al: {gpus: 1}}", "resources.al: unknown key; known keys: all, train, "),
     ],
 )
