@@ -78,6 +78,10 @@ class DefaultContinue:
         return "only if what failed merely blocks evidence, or is of one scan among several"
 
 
+_MOST_JOBS = 3
+"""Jobs that a line names."""
+
+
 class Reporter(ConsoleReporter):  # type: ignore[misc]
     """doit's console output, for one run at a time."""
 
@@ -208,8 +212,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
             yield from describe_large_store()
         if self.going_on:
-            jobs = ", ".join(f"{name} ({job})" for name, job in self.going_on.items())
-            yield f"going on: {jobs}; run again to wait for them, or to take what they made"
+            jobs = [f"{name} ({job})" for name, job in self.going_on.items()]
+            named = ", ".join(jobs[:_MOST_JOBS])
+            more = f" and {len(jobs) - _MOST_JOBS} more" if len(jobs) > _MOST_JOBS else ""
+            yield f"going on: {named}{more}; run again to wait for them, or to take what they made"
             if not self.failed:
                 return
         if len(self.failed) + len(self.not_run) > 1:

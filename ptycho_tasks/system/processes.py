@@ -69,6 +69,13 @@ def run_pid() -> int | None:
     return _run_pid
 
 
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_run() -> bool:
     """Whether this is the process that runs the tasks."""
     return _run_pid == os.getpid()
