@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ptycho_tasks_torch.training.child"])
+CONTEXT.set_forkserver_preload(["ptycho_tasks_torch.training.task"])
 
 
 class ForkedProgram:

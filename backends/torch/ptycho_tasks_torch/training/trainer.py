@@ -20,6 +20,7 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
 from ptycho_tasks_torch.device import find_device, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
+from ptycho_tasks_torch.launched import read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs, copy_state
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
@@ -52,7 +53,8 @@ def train_network(
     require_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
-    with settings(execution, options.seed, execution.devices), silence_lightning():
+    local = read_own_seat(execution.devices).local_count
+    with settings(execution, options.seed, local), silence_lightning():
         objective = make_joint_objective(request.scans, options, make_objective)
         if load_start is not None:
             load_start(objective.network)
