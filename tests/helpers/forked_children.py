@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ptycho_tasks_torch.training.task"])
+CONTEXT.set_forkserver_preload(
+    ["ptycho_tasks_torch.training.task", "ptycho_tasks_torch.physics.tiles"]
+)
 
 
 class ForkedProgram:

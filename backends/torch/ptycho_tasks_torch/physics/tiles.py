@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device, require_devices, settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.helpers import (
     Channel,
@@ -33,6 +33,7 @@ from ptycho_tasks_torch.helpers import (
     SentScan,
     start_helpers,
 )
+from ptycho_tasks_torch.launched import read_own_seat
 from ptycho_tasks_torch.physics.exposure import Apply, Exposure
 from ptycho_tasks_torch.physics.mapped import (
     MappedExposure,
@@ -42,9 +43,9 @@ from ptycho_tasks_torch.physics.mapped import (
 )
 from ptycho_tasks_torch.threads import chunks_on_threads, work_ahead
 
-LEAST_PIXELS = 2**24
-"""Measured pixels of a scan from which on it is spread: with fewer, one process is done before
-others have started."""
+LEAST_PIXELS = 2**25
+"""Measured pixels of a scan from which on it is spread: with fewer, one process is done not long
+after others have started."""
 
 
 @dataclass(frozen=True)
@@ -442,6 +443,22 @@ Expose = Callable[[ScanData, Tensor, float, float], Exposure]
 def is_spread(scan: ScanData, execution: TorchExecution) -> bool:
     """Whether the frames of a scan are to be on several devices."""
     return execution.devices > 1 and scan.diffraction.size >= LEAST_PIXELS
+
+
+@contextmanager
+def settle(scan: ScanData, execution: TorchExecution) -> Iterator[None]:
+    """Set threads and kernels for a reconstruction, without gradients, until the block ends.
+
+    Raises:
+        ConfigError: devices that are asked for are not there.
+    """
+    processes = 1
+    if is_spread(scan, execution):
+        require_devices(execution, find_device(execution.accelerator))
+        processes = read_own_seat(execution.devices).local_count
+    quiet = settings(execution, processes=processes)
+    with quiet, chunks_on_threads(), torch.inference_mode():
+        yield
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
@@ -102,26 +102,6 @@ class TeamMember:
         shared = torch.tensor(list(values.values()), dtype=torch.float64)
         distributed.broadcast(shared, 0)
         return dict(zip(values, shared.tolist(), strict=True))
-
-
-def require_devices(execution: TorchExecution, device: torch.device) -> None:
-    """Refuse devices that are not there.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    if execution.devices == 1:
-        return
-    devices = read_own_seat(execution.devices).local_count
-    # Any number of processes can share a CPU.
-    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
-    if devices > available:
-        raise ConfigError(
-            f"execution.devices: {devices} are asked for, but torch finds {available} of the kind "
-            f"`{device.type}`"
-        )
-    if not distributed.is_available():
-        raise ConfigError("execution.devices: this torch was built without torch.distributed")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import TrainingError
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device, require_devices, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
 from ptycho_tasks_torch.launched import read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs, copy_state
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
-from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
+from ptycho_tasks_torch.training.devices import Job, TeamMember, start_team
 from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.logs import Log, quiet_threads
 from ptycho_tasks_torch.training.objective import Objective, ObjectiveFactory

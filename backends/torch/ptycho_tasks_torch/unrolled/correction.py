@@ -117,27 +117,36 @@ class Correction(nn.Module):
     def _correct(self, features: Tensor, apply: Apply) -> Tensor:
         """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
         B, _, S, T = features.shape
+        network = _Padded(self.network)
         if torch.is_grad_enabled() or S * T <= LARGEST:
-            corrected: Tensor = self.network(_pad(features))[..., :S, :T]
+            corrected: Tensor = network(features)
             return corrected
         result = features.new_empty((B, 2, S, T))
         corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
         starts = [(max(top - HALO, 0), max(left - HALO, 0)) for top, left in corners]
         parts = [
-            _pad(features[..., y : top + TILE + HALO, x : left + TILE + HALO])
+            features[..., y : top + TILE + HALO, x : left + TILE + HALO]
             for (top, left), (y, x) in zip(corners, starts, strict=True)
         ]
-        found = apply(self.network, parts)
+        found = apply(network, parts)
         for (top, left), (y, x), tile in zip(corners, starts, found, strict=True):
-            place = result[..., top : top + TILE, left : left + TILE]
-            rows, columns = place.shape[-2:]
-            place.copy_(tile[..., top - y :, left - x :][..., :rows, :columns])
+            part = tile[..., top - y :, left - x :][..., :TILE, :TILE]
+            result[..., top : top + TILE, left : left + TILE] = part
         return result
 
 
-def _pad(features: Tensor) -> Tensor:
-    S, T = features.shape[-2:]
-    return functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
+class _Padded(nn.Module):
+    """A network on fields of any size."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:
+        S, T = features.shape[-2:]
+        padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
+        correction: Tensor = self.network(padded)[..., :S, :T]
+        return correction
 
 
 def list_unlearned(exposure: Exposure) -> list[str]:

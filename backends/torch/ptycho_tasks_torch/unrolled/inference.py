@@ -16,13 +16,12 @@ from torch import Tensor
 from ptycho_tasks.backend import InferRequest, Reconstruction
 from ptycho_tasks.errors import BundleError
 from ptycho_tasks.scan import ScanData, canvas_of
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
-from ptycho_tasks_torch.physics.tiles import spread_frames
-from ptycho_tasks_torch.threads import chunks_on_threads
+from ptycho_tasks_torch.physics.tiles import settle, spread_frames
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
 from ptycho_tasks_torch.unrolled.course import Course
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
@@ -33,11 +32,7 @@ from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
     execution = TorchExecution.from_execution(request.execution)
-    with (
-        settings(execution, processes=execution.devices),
-        chunks_on_threads(),
-        torch.inference_mode(),
-    ):
+    with settle(request.scan, execution):
         return deque(_run_steps(request), maxlen=1).pop()()
 
 

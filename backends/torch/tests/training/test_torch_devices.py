@@ -22,6 +22,7 @@ from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks_torch import helpers
+from ptycho_tasks_torch.device import require_devices
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.pinn.backend import backend
@@ -159,7 +160,7 @@ def test_what_cannot_be_divided_is_refused(scan):
 
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
-        devices.require_devices(TWO, torch.device("mps"))
+        require_devices(TWO, torch.device("mps"))
 
 
 # --- whatever ends a training ----------------------------------------------------------------
