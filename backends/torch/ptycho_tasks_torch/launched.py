@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -78,9 +79,9 @@ def read_seat(environment: Mapping[str, str]) -> Seat:
     }
     for launcher, keys in names.items():
         if keys[0] in environment:
-            rank, count, local, last = (int(environment.get(key, "1")) for key in keys)
-            local_count = last if launcher == "torchrun" else count // last
-            return Seat(rank, count, local, local_count)
+            given = (environment.get(*pair) for pair in zip(keys, "0101", strict=True))
+            rank, size, local_rank, last = map(int, given)
+            return Seat(rank, size, local_rank, last if launcher == "torchrun" else size // last)
     raise ConfigError(
         "ptycho_tasks_torch.launched: neither torchrun nor srun started this process; run "
         "`torchrun --nproc-per-node 2 -m ptycho_tasks_torch.launched COMMAND`"
@@ -222,24 +223,41 @@ def _accept(server: socket.socket, secret: bytes, within_s: float | None = MEET_
             raise PtychoTasksError(
                 f"a process of this launch did not come within {MEET_S:.0f} s; see its own output"
             ) from None
-        link.settimeout(None)
-        connection = Connection(link.detach())
+        connection = _settle(link)
         try:
             deliver_challenge(connection, secret)
             answer_challenge(connection, secret)
         except (OSError, EOFError, AuthenticationError):
             connection.close()
         else:
-            return connection
+            return _trust(connection)
+
+
+def _settle(link: socket.socket) -> Connection:
+    """A connection that breaks when the other machine is gone without a word, and until `_trust` if
+    the other process says nothing."""
+    link.settimeout(None)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(MEET_S / 6), 0))
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return Connection(link.detach())
+
+
+def _trust(connection: Connection) -> Connection:
+    """Wait for its messages as long as it takes."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    return connection
 
 
 def _connect(team: _Team, port: int) -> Connection:
     link = socket.create_connection((team.host, port), timeout=MEET_S)
-    link.settimeout(None)
-    connection = Connection(link.detach())
+    connection = _settle(link)
     answer_challenge(connection, team.secret)
     deliver_challenge(connection, team.secret)
-    return connection
+    return _trust(connection)
 
 
 if __name__ == "__main__":
