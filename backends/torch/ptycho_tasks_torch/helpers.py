@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks_torch.launched import LOCALHOST, Seat, call_members
-
-PROGRAM = "from ptycho_tasks_torch.helpers import main; main()"
+from ptycho_tasks_torch.launched import LOCALHOST, PROGRAM, Seat, call_members
 
 
 class Channel(NamedTuple):

@@ -30,6 +30,8 @@ import msgspec
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 
 LOCALHOST = "127.0.0.1"
+PROGRAM = "from ptycho_tasks_torch.helpers import main; main()"
+"""Of a helper."""
 TEAM = "PTYCHO_TASKS_TEAM"
 """Environment variable of the command: the file of its team."""
 MEET_S = 60.0
@@ -163,8 +165,6 @@ def _follow(seat: Seat, path: Path) -> int:
 
 
 def _start_helper(link: Connection) -> subprocess.Popen[bytes]:
-    from ptycho_tasks_torch.helpers import PROGRAM
-
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=link.fileno(), stdout=link.fileno()
     )
