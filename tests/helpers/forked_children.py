@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["ptycho_tasks_torch.training.task", "ptycho_tasks_torch.physics.tiles"]
+    ["ptycho_tasks_torch.training.trainer", "ptycho_tasks_torch.physics.tiles"]
 )
 
 

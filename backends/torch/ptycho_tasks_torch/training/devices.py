@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
-from ptycho_tasks_torch.helpers import Helper, LostHelperError, SentScan, start_helpers
+from ptycho_tasks_torch.helpers import Helper, LostHelperError, SentScan, Task, start_helpers
 from ptycho_tasks_torch.launched import ALONE, LOCALHOST, Seat, read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.objective import ObjectiveFactory
@@ -118,9 +118,16 @@ class Job:
     """The checkpoint to go on from; None starts with the first epoch."""
 
 
+TaskFactory = Callable[[Job, Sequence[SentScan], TeamMember, int], Task]
+
+
 @contextmanager
-def start_team(job: Job) -> Iterator[TeamMember]:
+def start_team(job: Job, make_task: TaskFactory) -> Iterator[TeamMember]:
     """Start the others, and be their first device; all others are gone afterwards.
+
+    Args:
+        job: what is to be trained.
+        make_task: makes the task of each other, which says when it is ready to connect.
 
     Raises:
         PtychoTasksError: an error ended one.
@@ -133,7 +140,7 @@ def start_team(job: Job) -> Iterator[TeamMember]:
         own = TeamMember(read_own_seat(devices))
         # The system chooses a free port for the store: nobody can take it in between.
         store = open_store(own, 0)
-        _prepare(helpers, job, store.port)
+        _prepare(helpers, job, make_task, store.port)
         with connect(store, own) as member:
             try:
                 yield member
@@ -187,17 +194,15 @@ def connect(store: Any, member: TeamMember) -> Iterator[TeamMember]:
         distributed.destroy_process_group()
 
 
-def _prepare(helpers: Sequence[Helper], job: Job, port: int) -> None:
+def _prepare(helpers: Sequence[Helper], job: Job, make_task: TaskFactory, port: int) -> None:
     """Have the others get ready.
 
     Raises:
         PtychoTasksError: an error ended one.
     """
-    from ptycho_tasks_torch.training.task import TrainingTask  # which imports this module
-
     scans = [SentScan.pack(scan) for scan in job.scans]
     for helper in helpers:
-        helper.send(TrainingTask(replace(job, scans=[]), scans, TeamMember(helper.seat), port))
+        helper.send(make_task(replace(job, scans=[]), scans, TeamMember(helper.seat), port))
     for helper in helpers:
         with _named_as_resumable():
             helper.receive()
