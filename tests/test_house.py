@@ -43,8 +43,8 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device threads",
-        "execution",
+        "device threads helpers",
+        "execution launched",
         "options unet",
     ),
 }

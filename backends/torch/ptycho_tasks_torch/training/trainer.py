@@ -7,8 +7,9 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from ptycho_tasks.backend import TrainedModel, TrainRequest, show_nothing
 from ptycho_tasks.errors import TrainingError
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device, require_devices, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
+from ptycho_tasks_torch.helpers import Channel, SentScan
+from ptycho_tasks_torch.launched import read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs, copy_state
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
-from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
+from ptycho_tasks_torch.training.devices import Job, TeamMember, connect, open_store, start_team
 from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.logs import Log, quiet_threads
 from ptycho_tasks_torch.training.objective import Objective, ObjectiveFactory
@@ -52,7 +55,8 @@ def train_network(
     require_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
-    with settings(execution, options.seed, execution.devices), silence_lightning():
+    local = read_own_seat(execution.devices).local_count
+    with settings(execution, options.seed, local), silence_lightning():
         objective = make_joint_objective(request.scans, options, make_objective)
         if load_start is not None:
             load_start(objective.network)
@@ -86,7 +90,7 @@ def train_network(
                 job = Job(
                     request.scans, options, execution, make_objective, objective.state_dict(), state
                 )
-                with start_team(job) as member:
+                with start_team(job, TrainingTask) as member:
                     fit(run, execution, member, report)
                 if run.has_stopped and len(run.history) < options.epochs:
                     request.say(
@@ -139,6 +143,35 @@ def fit(
         trainer.fit(run, *run.objective.make_loaders(run.epoch, run.order, execution.num_workers))
     if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
         raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a helper does that trains along: get ready, say so, train."""
+
+    job: Job
+    """Without its scans."""
+    scans: Sequence[SentScan]
+    member: TeamMember
+    port: int
+    """Of the store where the processes meet."""
+
+    def run(self, channel: Channel) -> None:
+        """See `Task`."""
+        channel.exit_when_closed()
+        job = replace(self.job, scans=[scan.open() for scan in self.scans])
+        options, execution = job.options, job.execution
+        local = self.member.seat.local_count
+        with settings(execution, options.seed, local), silence_lightning():
+            objective = make_joint_objective(job.scans, options, job.make_objective)
+            run = TrainingRun(options, objective, BestEpochs(options, 0))
+            run.objective.load_state_dict(job.objective)
+            if job.state is not None:
+                run.resume(job.state)
+            store = open_store(self.member, self.port)
+            channel.send(None)
+            with connect(store, self.member):
+                fit(run, execution, self.member, lambda: None)
 
 
 class Start(NamedTuple):
