@@ -8,8 +8,8 @@ what it had, and nothing that has ended.
 from __future__ import annotations
 
 import json
-import os
 import logging
+import os
 import subprocess
 import sys
 import time
