@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import (
     ExitStack,
@@ -11,16 +12,20 @@ from contextlib import (
     redirect_stdout,
     suppress,
 )
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+import msgspec
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
 from ptycho_tasks.builds.kept_output import keep_output
+from ptycho_tasks.builds.live import note_task
 from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.results import make_result, refuse_foreign
+from ptycho_tasks.builds.running import count_processes
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import CHECKPOINTS, LOGS
@@ -28,11 +33,15 @@ from ptycho_tasks.results.work_folders import list_work_folders, remove_work_fol
 from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
 from ptycho_tasks.system.files import remove_leftovers
 from ptycho_tasks.system.lock import STATE_DIR, build_beside, exit_if_held
-from ptycho_tasks.system.processes import is_worker, prefix_lines
+from ptycho_tasks.system.processes import count_cores, is_worker, prefix_lines
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
+    from ptycho_tasks.config.payload import Payload
+
+
+_Payload = TypeVar("_Payload", bound="Payload")
 
 
 class Submitted(TaskFailed):  # type: ignore[misc]
@@ -44,7 +53,7 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
 
     Gives what the task's record says of it.
     """
-    with prefix_lines(name), keep_output(name) as kept:
+    with prefix_lines(name), note_task(Path.cwd(), name), keep_output(name) as kept:
         outcome = _run_stage(name, task.verbosity, kept.file)
         kept.is_failed = not isinstance(outcome, dict)
     return outcome
@@ -71,6 +80,8 @@ def _run_stage(
             if is_job(row, payload):
                 built = make_by_job(row, state, store, payload, table)
             else:
+                alike = sum(other.stage == row.stage for other in table.rows)
+                payload = divide_threads(payload, alike)
                 built = make_result(row, state, store, payload, find_stage(row.stage))
     except DetachedError as goes_on:
         return Submitted(str(goes_on), report=False)
@@ -79,6 +90,22 @@ def _run_stage(
         # Where the other scans go on, it is not true that nothing was started.
         return TaskFailed(failure.message, report=False) if row.scan else failure
     return built.to_values()
+
+
+def divide_threads(payload: _Payload, alike: int) -> _Payload:
+    """Give a stage its share of the cores, where others run beside it and the user said nothing of
+    threads: libraries would take all of them for each.
+
+    Args:
+        payload: of the stage.
+        alike: how many tasks of its stage the project has.
+    """
+    execution = payload.execution
+    if not is_worker() or execution.threads or "OMP_NUM_THREADS" in os.environ:
+        return payload
+    together = min(count_processes(), alike, execution.at_once or alike)
+    share = max(1, count_cores() // together)
+    return replace(payload, execution=msgspec.structs.replace(execution, threads=share))
 
 
 @contextmanager

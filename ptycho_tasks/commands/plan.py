@@ -52,19 +52,41 @@ def plan() -> None:
 
 @plan.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def show(as_json: bool) -> None:
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page, with logs, counts, attempts and pictures.",
+)
+def show(as_json: bool, page: Path | None) -> None:
     """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
     from ptycho_tasks.evidence.checklist import check_plan
     from ptycho_tasks.evidence.documents import read_plan
     from ptycho_tasks.evidence.preflight import mention_odd_rows
 
+    if page is not None and as_json:
+        raise ConfigError("--json and --html exclude each other; give one")
     project, basis = _read_project()
     checked = check_plan(project, basis)
     mention_odd_rows(read_plan(project))
+    if page is not None:
+        _write_page(project, page)
+        return
     if as_json:
         print_text(json.dumps([asdict(row) for row in checked], indent=1) + "\n")
         return
     _print_table(checked)
+
+
+def _write_page(project: Evidence, page: Path) -> None:
+    from ptycho_tasks.evidence.row_records import list_row_records
+    from ptycho_tasks.layout import absolute_path
+    from ptycho_tasks.report.plan_page import write_plan_page
+    from ptycho_tasks.system.units import format_size
+
+    path = absolute_path(page)
+    write_plan_page(path, project.root, project.plan, list_row_records(project.root))
+    echo(f"plan       {page} ({format_size(path.stat().st_size)})")
 
 
 def _print_table(checked: Sequence[CheckedRow]) -> None:

@@ -26,7 +26,7 @@ from ptycho_tasks.evidence.log import (
     open_log,
 )
 from ptycho_tasks.evidence.outcome import LONGEST_PROBLEM, Judgement, judge_run
-from ptycho_tasks.evidence.process import end_command, follow, start_command
+from ptycho_tasks.evidence.process import follow, start_command
 from ptycho_tasks.evidence.provenance import Provenance, read_provenance
 from ptycho_tasks.evidence.records import Counts, Record, format_json
 from ptycho_tasks.layout import project_path
@@ -39,6 +39,7 @@ from ptycho_tasks.system.files import (
     write_atomic,
 )
 from ptycho_tasks.system.processes import handle_signals
+from ptycho_tasks.system.warded import end_warded
 
 _NOT_RUN, _UP_TO_DATE = "not run", "up to date"
 
@@ -77,7 +78,7 @@ def run_item(
             # No second signal may interrupt this. Not a mask, which is a thread's own: another
             # thread would take the signal.
             with handle_signals(_ignore_signal):
-                end_command(process)
+                end_warded(process)
                 tee.finish()
                 ended, took_s = f"stopped by {_name_cause(error)}", clock.seconds() - begin_s
                 file.write(format_foot(ended, took_s, None, "", "none"))
