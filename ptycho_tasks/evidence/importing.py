@@ -343,10 +343,10 @@ class _LogNames:
         others = [
             c for c in commands if not (c.log or any(o.log and _is_same(c, o) for o in commands))
         ]
-        best = {c.text: self._find_likest(c) for c in others}
-        nameless = [text for text, name in best.items() if not name]
-        left = [name for name in self._candidates if name not in best.values()]
-        return {nameless[0]: left[0]} if len(nameless) == len(left) == 1 else {}
+        best = [(c.text, self._find_likest(c)) for c in others]
+        nameless = [*dict.fromkeys(text for text, name in best if not name)]
+        left = {*self._candidates}.difference(name for _, name in best)
+        return dict(zip(nameless, left, strict=True)) if len(nameless) == len(left) == 1 else {}
 
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)

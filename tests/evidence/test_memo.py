@@ -567,6 +567,11 @@ HABITS = {
             ("N.2", "python -m pytest tests/units.py", "units"),
         ],
     ),
+    "a line that only leads to a fence, and last week's": (
+        "## Do Now\n### U1 - eV\nRun the first:\n```\npytest tests/ev.py -q\n```\n"
+        "### U2 - nm, unlike last week's `bash nm.sh 2`\nRun this:\n```\nbash nm.sh 1\n```\n",
+        [("U1", "python -m pytest tests/ev.py -q", "ev"), ("U2", "bash nm.sh 1", "bash")],
+    ),
     "typed bullets of red and green": (
         "Do Now:\n1. T.1 - unit\n   - Red: pytest tests/t.py -q\n2. T.2 - unit\n"
         "   - Green: pytest tests/t.py -q\n",
