@@ -465,6 +465,13 @@ HOW_TO = "".join(
 )
 
 
+def test_a_command_beside_an_entry_s_tests_is_left_and_told(tmp_path):
+    memo = FIRST.replace("- one;", "- one, then `bash tidy.sh 3`;")
+    items, _, told = list_items(tmp_path, memo)
+    assert "bash tidy.sh 3" not in {command for _, command, _ in items}
+    assert "left  `bash tidy.sh 3`: stands beside the entry's tests; nothing runs it" in told
+
+
 def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
     memo = FIRST.replace("2. A2 @ plan.md", "2. A1 @ other/plan2.md")
     items, _, told = list_items(tmp_path, memo)
