@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-import msgspec
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
@@ -105,6 +104,8 @@ def divide_threads(payload: _Payload, alike: int) -> _Payload:
         return payload
     together = min(count_processes(), alike, execution.at_once or alike)
     share = max(1, count_cores() // together)
+    import msgspec  # a run with nothing to do needs none
+
     return replace(payload, execution=msgspec.structs.replace(execution, threads=share))
 
 

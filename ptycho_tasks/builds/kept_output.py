@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote
 
 from ptycho_tasks.system.lock import STATE_DIR
 
@@ -71,4 +71,5 @@ def read_output(task: str, *, is_failed: bool = False) -> str:
 
 
 def _place(task: str, kind: str) -> Path:
-    return Path(_FOLDER, f"{quote(task, safe='')}.{kind}.log")
+    name = re.sub("[^A-Za-z0-9_.-]", lambda match: f"%{ord(match[0]):02x}", task)
+    return Path(_FOLDER, f"{name}.{kind}.log")

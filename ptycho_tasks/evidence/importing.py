@@ -18,7 +18,7 @@ from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, u
 from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
-from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo import Entry, Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
@@ -191,7 +191,8 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
                 f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the "
                 "memo does not say which proves which",
             )
-        if not entry.commands and entry.ids:
+        # Prose that no command is for is done by a person, whatever else proves the row.
+        if entry.ids and not (entry.commands or any(_is_for(c, entry, memo) for c in more)):
             text = (
                 f"  - ids: {_quote(entry.ids)}\n    by_hand: {_quote(entry.text or 'see the memo')}"
             )
@@ -251,10 +252,8 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
         )
         if entry.ids
     }
-    label = command.context.split(command.text[:20])[0]
-    named = {*find_ids(label, memo.initiative)}
     for index, entry in entries.items():
-        if named & {*entry.ids} or any(_has_word(label, id) for id in entry.ids):
+        if _is_for(command, entry, memo):
             return index
     for index, entry in entries.items():
         if any(path in entry.text for path in _find_paths(command)[1]):
@@ -275,6 +274,13 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
         if len(memo.entries) == 1 and alone is not None and not memo.entries[0].has_tests
         else None
     )
+
+
+def _is_for(command: Command, entry: Entry, memo: Memo) -> bool:
+    """Whether what stands before a command names a row of an entry."""
+    label = command.context.split(command.text[:20])[0]
+    named = {*find_ids(label, memo.initiative)}
+    return bool(named & {*entry.ids}) or any(_has_word(label, id) for id in entry.ids)
 
 
 def _has_word(text: str, word: str) -> bool:
@@ -337,10 +343,10 @@ class _LogNames:
         others = [
             c for c in commands if not (c.log or any(o.log and _is_same(c, o) for o in commands))
         ]
-        best = {c.text: self._find_likest(c) for c in others}
-        nameless = [text for text, name in best.items() if not name]
-        left = [name for name in self._candidates if name not in best.values()]
-        return {nameless[0]: left[0]} if len(nameless) == len(left) == 1 else {}
+        best = [(c.text, self._find_likest(c)) for c in others]
+        nameless = [*dict.fromkeys(text for text, name in best if not name)]
+        left = {*self._candidates}.difference(name for _, name in best)
+        return dict(zip(nameless, left, strict=True)) if len(nameless) == len(left) == 1 else {}
 
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)

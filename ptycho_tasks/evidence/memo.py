@@ -404,6 +404,10 @@ class _Reader:
             entry.commands += self.shell.read_spans(text, line.number, self._leave_at(line))
         else:
             self._read_tests(entry, line, tests)
+            leave = self._leave_at(line)
+            for command in self.shell.read_spans(text, line.number, leave):
+                if command.text not in {test.text for test in entry.commands}:
+                    leave(f"`{command.text}`: stands beside the entry's tests; nothing runs it")
         self._note_code(line.number, text)
 
     def _read_tests(self, entry: Entry, line: Line, tests: str, *, must_fail: bool = False) -> None:

@@ -47,6 +47,10 @@ _OTHER_TITLE = re.compile(
     r"(?:#{1,6}\s+(?P<heading>.*)|(?:\*\*|__)?(?P<title>[A-Z][A-Za-z0-9 &/_'-]{1,40})"
     r"(?:\s*\([^)]*\))?(?:\*\*|__)?:(?:\*\*|__)?(?:\s+(?P<rest>.*))?)"
 )
+_ORDER = re.compile(
+    r"(?:Run|Rerun|Execute|Then|Next|Finally|First|Capture|Verify|Validate|Check|Use|Call|Do)\b"
+)
+"""How a line begins that leads to commands, and is no title, though it ends as one."""
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
     r"(?P<bullet>(?:[0-9]{1,3}[.)]|\([0-9]{1,3}\)|[-*+\u2022])\s+(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
@@ -139,7 +143,10 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
                 _add(section.lines, number, 0, part)
         return section
     other = _OTHER_TITLE.fullmatch(raw)
-    if other is None or (other["heading"] is None and current.kind == "how-to"):
+    if other is None or (
+        other["heading"] is None
+        and (current.kind == "how-to" or (current.kind == "do now" and _ORDER.match(raw)))
+    ):
         return None
     level = len(raw) - len(raw.lstrip("#"))
     if 0 < current.level < level and current.kind in ("do now", "how-to"):

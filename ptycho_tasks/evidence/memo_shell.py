@@ -49,8 +49,9 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"`]*\"[^\s`;&]*|'[^'`]*'[^\s`;&]*|\$\([^)]*\)|[^\s`;&]*)"
 )
 _NEGATED = re.compile(
-    r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|last time|"
-    r"used to|no longer|failed|formerly|unlike|cannot)\b|n[\u2019']t\b)"
+    r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|yesterday|"
+    r"last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
+    r"cannot)\b|n[\u2019']t\b)"
 )
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")

@@ -465,6 +465,13 @@ HOW_TO = "".join(
 )
 
 
+def test_a_command_beside_an_entry_s_tests_is_left_and_told(tmp_path):
+    memo = FIRST.replace("- one;", "- one, then `bash tidy.sh 3`;")
+    items, _, told = list_items(tmp_path, memo)
+    assert "bash tidy.sh 3" not in {command for _, command, _ in items}
+    assert "left  `bash tidy.sh 3`: stands beside the entry's tests; nothing runs it" in told
+
+
 def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
     memo = FIRST.replace("2. A2 @ plan.md", "2. A1 @ other/plan2.md")
     items, _, told = list_items(tmp_path, memo)
@@ -545,6 +552,41 @@ HABITS = {
         "- B.2: pytest tests/b.py -q\n",
         [("B.1", "bash b.sh --clean", "build"), ("B.2", "python -m pytest tests/b.py -q", "b")],
     ),
+    "what is asked for only perhaps": (
+        "Do Now:\n1. P.1 - run `pytest tests/p.py -q`\n   - `make docs`? Only if sphinx is here.\n"
+        "   - `bash slow.sh 1` only if there is time\n",
+        [("P.1", "python -m pytest tests/p.py -q", "p")],
+    ),
+    "commands after commas, of which one has a limit": (
+        "Mapped tests: X=1 pytest tests/p.py -q, pytest tests/q.py -q\n"
+        "Do Now:\n1. P.1 - p; tests: pytest tests/q.py -q\n"
+        "How-To Map:\n- `timeout 60 pytest tests/q.py -q | tee out/q_all.log`\n",
+        [
+            ("P.1", "timeout 60 pytest tests/q.py -q", "q_all"),
+            ("", "python -m pytest tests/p.py -q", "p"),
+        ],
+    ),
+    "one log that is left": (
+        "Artifacts: r/2031-02-03T040506Z/a/{nb.log,units.log}\nDo Now:\n"
+        "1. N.1 - tests: `pytest --nbmake demo.ipynb -q`\n2. N.2 - tests: pytest tests/units.py\n",
+        [
+            ("N.1", "python -m pytest --nbmake demo.ipynb -q", "nb"),
+            ("N.2", "python -m pytest tests/units.py", "units"),
+        ],
+    ),
+    "a line that only leads to a fence, and last week's": (
+        "## Do Now\n### U1 - eV\nRun the first:\n```\npytest tests/ev.py -q\n```\n"
+        "### U2 - nm, unlike last week's `bash nm.sh 2`\nRun this:\n```\nbash nm.sh 1\n```\n",
+        [("U1", "python -m pytest tests/ev.py -q", "ev"), ("U2", "bash nm.sh 1", "bash")],
+    ),
+    "typed bullets of red and green": (
+        "Do Now:\n1. T.1 - unit\n   - Red: pytest tests/t.py -q\n2. T.2 - unit\n"
+        "   - Green: pytest tests/t.py -q\n",
+        [
+            ("T.1", "python -m pytest tests/t.py -q", "t_red"),
+            ("T.2", "python -m pytest tests/t.py -q", "t"),
+        ],
+    ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
         "**Do Now**\n* C1/C2: tests: n/a\n",
@@ -557,5 +599,5 @@ HABITS = {
 def test_other_habits_are_understood(tmp_path, text, expected):
     items, evidence, _ = list_items(tmp_path, text)
     assert items == expected
-    by_hand = {"V.1": ["V.2"], "B.1": ["B.1", "B.2"], "": ["C1", "C2"]}
+    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"]}
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])

@@ -111,21 +111,20 @@ def test_a_stage_whose_output_is_not_kept_says_so(add_items):
 # --- a test before and after its code --------------------------------------------------------
 
 PAIR = (
-    "id: C4.D1, pytest: [tests/test_b.py], log: b_red.log, expect: red, depends: [code.py]",
-    "id: C4.D2, pytest: [tests/test_b.py], log: b_green.log, depends: [code.py]",
+    "id: C4.D1, pytest: [tests/test_b.py], log: b_red.log, expect: red, depends: [codes.py]",
+    "id: C4.D2, pytest: [tests/test_b.py], log: b_green.log, depends: [codes.py]",
 )
 
 
 def test_the_red_and_the_green_log_of_one_test_stand_side_by_side(project, ours):
     project.write_items(*PAIR)
     project.write("plan.md", project.PLAN.replace("- [ ] **C4.D3:**", "- **C4.D3:**"))
-    project.write("code.py", "")
-    project.write("tests/test_b.py", "def test_b():\n    from code import answer\n")
-    assert project.doit("evidence").returncode == 1
+    project.write("tests/test_b.py", "def test_b():\n    from codes import answer\n")
+    assert project.doit("evidence").returncode == 1  # the code is not there yet
     assert "# outcome: green" in read_log(project, "b_red.log")
     assert "# outcome: red" in read_log(project, "b_still_red.log")
     assert project.plan.count("[x] |") == 1
-    project.write("code.py", "answer = 42\n")
+    project.write("codes.py", "answer = 42\n")
     assert project.doit("evidence", PYTHONPATH=".").returncode == 0
     assert project.plan.count("[x] |") == 2
     assert ours(project.root, "plan", "check").returncode == 0
@@ -134,8 +133,8 @@ def test_the_red_and_the_green_log_of_one_test_stand_side_by_side(project, ours)
 
 def test_a_red_log_without_a_green_one_goes_stale(project):
     project.write_items(PAIR[0])
-    project.write("code.py", "")
-    project.write("tests/test_b.py", "def test_b():\n    from code import answer\n")
+    project.write("codes.py", "")
+    project.write("tests/test_b.py", "def test_b():\n    from codes import answer\n")
     assert project.doit("evidence").returncode == 0
-    project.write("code.py", "# more\n")
-    assert "code.py changed" in project.doit("why", "evidence").stdout
+    project.write("codes.py", "# more\n")
+    assert "codes.py changed" in project.doit("why", "evidence").stdout

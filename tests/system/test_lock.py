@@ -17,6 +17,7 @@ from ptycho_tasks.system.lock import (
     RUN_VARIABLE,
     LockedError,
     ProjectLock,
+    build_beside,
     describe_holder,
     lend_lock,
     shares_lock,
@@ -91,6 +92,15 @@ def test_those_who_share_a_lock_do_so_one_at_a_time(lent):
         assert not take_flock(file)
     lock.release()
     with (lent.parent / "building").open() as file:
+        assert take_flock(file)
+
+
+def test_workers_keep_those_waiting_who_share_the_lock_and_not_one_another(path, monkeypatch):
+    path.parent.mkdir()
+    monkeypatch.chdir(path.parent.parent)
+    with build_beside(), build_beside(), (path.parent / "building").open() as file:
+        assert not take_flock(file)
+    with (path.parent / "building").open() as file:
         assert take_flock(file)
 
 
