@@ -62,7 +62,9 @@ def test_inference_shows_each_step(scan):
     )
     result = backend.infer(request)
     assert len(shown) >= 4
-    assert np.array_equal(shown[-1], result.object * result.seen)
+    lit = shown[-1] != 0
+    assert (shown[-1][lit] == result.object[lit]).all()
+    assert lit[result.seen].mean() > 0.9
     assert (shown[0] != shown[-1]).any()
 
 
