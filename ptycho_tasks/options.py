@@ -139,16 +139,22 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         doc("size of the project's own store from which on runs mention it, GB; null: never do"),
     ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
+    live: Annotated[bool, doc("show the run and the object as it is now on a page, live.html")] = (
+        False
+    )
     executor: Annotated[
         str,
         doc(
-            "where train, infer and refine run: local, or as jobs of slurm, queue or a plugin",
+            "where train, infer and refine run: local, or by dask, slurm, queue or a plugin",
             pattern=NAME_PATTERN,
         ),
     ] = "local"
     resources: Annotated[
         dict[str, Any],
-        doc("what a job asks for: `all`, train, infer or refine, to partition, gpus and others"),
+        doc(
+            "what a job asks for: `all`, train, infer, refine or, of a backend, train.BACKEND, to "
+            "partition, gpus and others"
+        ),
     ] = msgspec.field(default_factory=dict)
     executor_options: Annotated[
         dict[str, Any], doc("settings of the executor itself, as the commands of `queue`")

@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -198,8 +198,10 @@ def _find_job(place: _Place) -> _Job | None:
     if record is None or not record.id or place.outcome() is not None:
         return None
     executor = find_executor(record.executor, Path.cwd())
-    options = read_executor_options(executor, record.options)
-    status = executor.poll([record.id], options).get(record.id)
+    answer = _ask_of_all(executor, record)
+    if answer.problem:
+        raise PtychoTasksError(answer.problem)
+    status = answer.states.get(record.id)
     if status is None or not status.is_alive:
         return None
     record = msgspec.structs.replace(record, run=run_id())
@@ -228,7 +230,7 @@ def _submit(
         changes=dict(table.changes),
         executor=executor.name,
         options=execution.executor_options,
-        resources=read_resources(execution.resources, row.stage),
+        resources=read_resources(execution.resources, row.stage, payload.backend.name),
         run=run_id(),
     )
     with report_write_errors(place.folder):
@@ -280,9 +282,9 @@ class _Follower:
             time.sleep(_LOOK_S)
 
     def _ask(self) -> Status | None:
-        answer = ask_all(self.executor, self.record)
-        self._is_lost = answer is not None and self.record.id not in answer
-        return None if answer is None else answer.get(self.record.id)
+        answer = _ask_of_all(self.executor, self.record)
+        self._is_lost = not answer.problem and self.record.id not in answer.states
+        return answer.states.get(self.record.id)
 
     def _say(self, status: Status) -> None:
         about = f" ({status.detail})" if status.detail not in ("", "None") else ""
@@ -324,7 +326,8 @@ class _Follower:
 _TRACES = {
     "memory": re.compile(r"memory limit|oom.?kill|out.of.memory|TERM_MEMLIMIT|mem .*exceed", re.I),
     "timeout": re.compile(r"time limit|timed-out too many|TERM_RUNLIMIT|walltime.* exceed", re.I),
-    "node": re.compile(r"NODE FAILURE", re.I),
+    # A worker of Dask that is lost writes no more.
+    "node": re.compile(r"NODE FAILURE|^begins on (?!.*^ended )", re.M | re.S),
 }
 """What schedulers write to the output of a job that they end."""
 _TAIL = 10_000
@@ -345,24 +348,24 @@ def _search_outputs(folder: Path) -> tuple[str, Path | None]:
     return "ended", found
 
 
-def ask_all(executor: Executor, record: JobRecord) -> Mapping[str, Status] | None:
-    """How the jobs of the project fare; None where the scheduler does not answer. It is asked
-    seldom: one of the tasks that wait asks for all of them."""
+def _ask_of_all(executor: Executor, record: JobRecord) -> _Answer:
+    """How the jobs of the project fare. A scheduler is asked seldom: one of the tasks that want to
+    know asks for all of them."""
     file = JOBS / f"{executor.name}.json"
     with hold_lock(file.with_suffix(".lock")):
         known = _read(file, _Answer)
-        if known is None or not known.holds_of(record.id):
-            ids = [job.id for job in _list_open() if job.executor == executor.name]
-            try:
-                found = executor.poll(ids, read_executor_options(executor, record.options))
-            except PtychoTasksError as error:
-                if known is None or not known.problem:
-                    echo(f"warning: {error}; asking again", err=True)
-                known = _Answer(time=time.time(), asked=ids, states={}, problem=str(error))
-            else:
-                known = _Answer(time=time.time(), asked=ids, states=dict(found))
-            _write(file, known)
-    return None if known.problem else known.states
+        if known is not None and known.holds_of(record.id):
+            return known
+        ids = [job.id for job in _list_open() if job.executor == executor.name]
+        try:
+            found = executor.poll(ids, read_executor_options(executor, record.options))
+            answer = _Answer(time=time.time(), asked=ids, states=dict(found))
+        except PtychoTasksError as error:
+            if known is None or not known.problem:
+                echo(f"warning: {error}; asking again", err=True)
+            answer = _Answer(time=time.time(), asked=ids, states={}, problem=str(error))
+        _write(file, answer)
+    return answer
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,6 +386,14 @@ def _list_open() -> list[JobRecord]:
     places = map(_Place, JOBS.glob("*/"))
     records = [place.read() for place in places if not (place.folder / OUTCOME).exists()]
     return [one for one in records if one is not None and one.id]
+
+
+def list_done_jobs() -> Iterator[tuple[Path, JobRecord]]:
+    """The jobs of the project that ended and did what they were to do, with their folders."""
+    for place in map(_Place, sorted(JOBS.glob("*/"))):
+        record, outcome = place.read(), place.outcome()
+        if record is not None and outcome is not None and not outcome.exit_code:
+            yield place.folder, record
 
 
 def cancel_jobs(run: str) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
+from ptycho_tasks.builds.identity import read_identity
+from ptycho_tasks.builds.jobs import list_done_jobs
 from ptycho_tasks.builds.orphans import (
     find_orphans,
     find_variants,
@@ -31,7 +33,7 @@ from ptycho_tasks.system.files import report_write_errors
 from ptycho_tasks.system.lock import STATE_DIR
 from ptycho_tasks.system.units import format_size
 
-RUNS, WORK = "runs", "work"
+RUNS, WORK, JOB = "runs", "work", "job"
 _DAY_S = 86400
 
 
@@ -41,7 +43,8 @@ class Unused(NamedTuple):
     kind: str
     """A stage: a result of the store; `damaged`: one that was set aside; `unfinished`: what a run
     left that was killed; `links`: what belonged to results that are gone; `work`: from where a
-    training would go on; `runs`: a folder of results."""
+    training would go on; `job`: what is known of one that ended well; `runs`: a folder of results.
+    """
     label: str
     """Of a result, the task that made it."""
     path: Path
@@ -53,7 +56,7 @@ class Unused(NamedTuple):
     @property
     def is_in_store(self) -> bool:
         """Whether it is a part of the store."""
-        return self.kind not in (RUNS, WORK)
+        return self.kind not in (RUNS, WORK, JOB)
 
     @property
     def age_s(self) -> float:
@@ -94,6 +97,7 @@ def list_unused(
         unused = [item for root in roots for item in _list_in_store(root, store, used)]
         rows = [row for table in tables for row in table.rows]
         unused += _list_work(find_variants(rows))
+        unused += _list_jobs(store, manager.backend)
         runs = [*_list_runs(find_orphans(rows), manager.backend)] if with_runs else []
     shared = None if with_shared else store.shared
     every = sorted([*unused, *runs], key=lambda item: (item.made, item.path))
@@ -150,6 +154,14 @@ def _list_work(variants: Container[str]) -> Iterator[Unused]:
     for folder in Path(STATE_DIR, WORK).glob("*"):
         if folder.name not in variants and list_work_folders(folder):
             yield _describe(WORK, folder)._replace(label=f"{WORK} {folder.name}")
+
+
+def _list_jobs(store: Store, state: State) -> Iterator[Unused]:
+    """Jobs that ended, and whose results the store has. One that failed stays: it says why."""
+    for folder, record in list_done_jobs():
+        made = read_identity(record.identity)
+        if made is not None and store.find(record.stage, made, state.sha256) is not None:
+            yield _describe(JOB, folder)._replace(label=f"{JOB} {record.name}")
 
 
 def _list_runs(orphans: Iterable[str], state: State) -> Iterator[Unused]:
@@ -215,7 +227,7 @@ def remove_unused(item: Unused) -> None:
             item.path.unlink(missing_ok=True)
         elif item.kind == WORK:
             remove_work_folders(item.path)
-        elif item.kind in (RUNS, "damaged", "unfinished"):
+        elif item.kind in (RUNS, JOB, "damaged", "unfinished"):
             shutil.rmtree(item.path)
         else:
             remove_entry(item.path)

@@ -16,7 +16,8 @@ from ptycho_tasks.system.processes import ask
 
 _ID = re.compile(r"\d[\w.\[\]-]*")
 _TIMEOUT_S = 120
-Ended = Literal["pending", "running", "memory", "timeout", "node", "cancelled"]
+Known = Literal["pending", "running", "ended", "memory", "timeout", "node", "cancelled"]
+_ENDED = r"(?i)unknown job|finished|not found|not exist|invalid job"
 _STATES = {
     "pending": r"\b(Q|H|W|qw|hqw|PEND|PSUSP|PENDING)\b",
     "running": r"\b(R|E|r|t|RUN|USUSP|SSUSP|RUNNING)\b",
@@ -40,11 +41,11 @@ class QueueOptions(Section, frozen=True, kw_only=True):
     ] = "qsub {script}"
     poll: Annotated[
         str,
-        doc("prints the state of {id}; where it fails, the job has ended", pattern="{id}"),
+        doc("prints the state of {id}, or nothing where it has ended", pattern="{id}"),
     ] = "qstat {id}"
     cancel: Annotated[str, doc("ends {id}", pattern="{id}")] = "qdel {id}"
     states: Annotated[
-        dict[Ended, Annotated[str, limits(pattern=TEXT_PATTERN)]],
+        dict[Known, Annotated[str, limits(pattern=TEXT_PATTERN)]],
         doc("state to a regular expression that finds it in what `poll` prints"),
     ] = {}  # noqa: RUF012 (msgspec copies it)
 
@@ -84,14 +85,16 @@ class Queue:
         return {one: status for one, status in found.items() if status is not None}
 
     def _ask(self, one: str, options: QueueOptions) -> Status | None:
-        done = ask(options.poll.replace("{id}", shlex.quote(one)), _TIMEOUT_S)
-        if done.returncode:
-            return None
-        patterns = options.states or _STATES
-        for state, pattern in patterns.items():
-            if re.search(pattern, done.stdout):
+        command = options.poll.replace("{id}", shlex.quote(one))
+        done = ask(command, _TIMEOUT_S)
+        for state, pattern in (options.states or _STATES).items():
+            if not done.returncode and re.search(pattern, done.stdout):
                 return Status(state)  # type: ignore[arg-type]
-        return Status("ended")
+        # One that is not known is not one that nobody can be asked about.
+        if done.stderr.strip() and not re.search(options.states.get("ended", _ENDED), done.stderr):
+            said = one_line(" ".join(done.stderr.split()))
+            raise PtychoTasksError(f"the scheduler does not answer: `{command}` said: {said[:300]}")
+        return None
 
     def cancel(self, ids: Sequence[str], options: Section) -> None:
         """End jobs."""

@@ -48,6 +48,11 @@ def is_detached() -> bool:
     return bool(_options.get("detach"))
 
 
+def count_processes() -> int:
+    """How many tasks the user wants to run side by side (`doit -n`)."""
+    return int(_options.get("num_process") or 1)
+
+
 def note_going_on() -> None:
     """Note that nothing failed, though not all was made: jobs go on after the run."""
     global _goes_on

@@ -58,9 +58,9 @@ def prune_command(
 ) -> None:
     """List results in the store that no variant names now; with --yes, remove them.
 
-    Also damaged ones that were set aside, what killed runs left, and checkpoints of trainings of
-    variants that are no more. What is removed is made again if a variant comes to name it. Other
-    projects may need what the shared store holds.
+    Also damaged ones that were set aside, what killed runs left, checkpoints of trainings of
+    variants that are no more, and logs of jobs that ended well. What is removed is made again if a
+    variant comes to name it. Other projects may need what the shared store holds.
     """
     from ptycho_tasks.builds.project import forget_one_offs
     from ptycho_tasks.builds.pruning import choose_unused, list_unused, remove_unused

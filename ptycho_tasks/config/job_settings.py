@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ptycho_tasks.backends import KIND as BACKENDS
 from ptycho_tasks.config.fields import explain_fault, make_section
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.executors import LOCAL, Executor, find_executor
 from ptycho_tasks.options import ExecutionOptions, Resources, Section
+from ptycho_tasks.system.plugins import list_plugins
 
 JOB_STAGES = ("train", "infer", "refine")
 """Those that run as jobs; the others take seconds, and run where `doit` does."""
@@ -28,8 +30,7 @@ def check_job_settings(execution: ExecutionOptions, root: Path) -> None:
     Raises:
         ConfigError: one line that begins with the key.
     """
-    for stage in JOB_STAGES:
-        read_resources(execution.resources, stage)
+    _check_resources(execution.resources, root)
     if execution.executor != LOCAL:
         try:
             executor = find_executor(execution.executor, root)
@@ -38,21 +39,30 @@ def check_job_settings(execution: ExecutionOptions, root: Path) -> None:
         read_executor_options(executor, execution.executor_options)
 
 
-def read_resources(resources: Mapping[str, Any], stage: str) -> Resources:
-    """What a job of a stage asks for: what `execution.resources` says of the stage, and of `all`.
+def read_resources(resources: Mapping[str, Any], stage: str, backend: str) -> Resources:
+    """What a job asks for: what `execution.resources` says of its stage with its backend (as
+    `train.unrolled`), of its stage, and of `all`.
 
     Raises:
         ConfigError: one line that begins with the key.
     """
-    known = ("all", *JOB_STAGES)
-    unknown = next((key for key in resources if key not in known), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"execution.resources.{unknown}: unknown key; known keys: {', '.join(known)}"
-        )
-    for key in ("all", stage):
-        _convert(resources.get(key, {}), Resources, f"execution.resources.{key}")
-    return msgspec.convert({**resources.get("all", {}), **resources.get(stage, {})}, Resources)
+    keys = ("all", stage, f"{stage}.{backend}")
+    said = {name: value for key in keys for name, value in resources.get(key, {}).items()}
+    return _convert(said, Resources, f"execution.resources.{stage}")
+
+
+def _check_resources(resources: Mapping[str, Any], root: Path) -> None:
+    for key, value in resources.items():
+        stage, _, backend = key.partition(".")
+        whole = f"execution.resources.{key}"
+        if stage not in JOB_STAGES and key != "all":
+            known = ", ".join(("all", *JOB_STAGES))
+            raise ConfigError(f"{whole}: unknown key; known keys: {known}, and STAGE.BACKEND")
+        if backend and backend not in (backends := list_plugins(BACKENDS, root)):
+            raise ConfigError(
+                f"{whole}: unknown backend `{backend}`; known here: {', '.join(sorted(backends))}"
+            )
+        _convert(value, Resources, whole)
 
 
 def read_executor_options(executor: Executor, options: Mapping[str, Any]) -> Section:

@@ -122,7 +122,7 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     ] = None
     datasets: Annotated[
         dict[str, FileName] | None,
-        doc("for any HDF5 file: our key to a path in it, as in `{diff3d: entry/frames}`"),
+        doc("for any HDF5 or NPZ: our key to a path in the file, as in `{diff3d: entry/frames}`"),
     ] = None
     orientation: Annotated[
         OrientationOptions, doc("how the positions lie to the columns and rows of the frames")

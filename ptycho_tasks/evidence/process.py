@@ -14,14 +14,13 @@ from pathlib import Path
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.log import Tee
 from ptycho_tasks.evidence.shell import make_environment, make_shell_command
-from ptycho_tasks.system import warden
 from ptycho_tasks.system.clock import Clock
-from ptycho_tasks.system.processes import is_worker
+from ptycho_tasks.system.lock import lend_lock
+from ptycho_tasks.system.processes import is_worker, run_pid
+from ptycho_tasks.system.warded import end_warded, start_warded
 
 _POLL_S = 0.1
 """How long to wait for output before looking whether a silent command has ended."""
-_GRACE_S = 3.0
-"""How long a command that is asked to end may take."""
 
 
 def start_command(
@@ -36,6 +35,9 @@ def start_command(
         junit: where pytest, if the command calls it, is to write its JUnit XML.
     """
     env = {**make_environment(), **item.env}
+    run = run_pid()
+    if run is not None:
+        env |= lend_lock(run)
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:
@@ -46,17 +48,8 @@ def start_command(
     has_terminal = sys.stdout.isatty() and not is_worker()
     reading, writing = _open_terminal() if has_terminal else os.pipe()
     try:
-        # The warden ends what the command leaves behind, and the command if this process is gone.
-        # In a session of its own, Ctrl-C reaches it only through us, after the log says so.
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", warden.__file__, *command],
-            cwd=evidence.root,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=writing,
-            stderr=writing,
-            start_new_session=True,
-        )
+        # By the warden's session, Ctrl-C reaches it only after the log says so.
+        process = start_warded(command, cwd=evidence.root, env=env, stdout=writing, stderr=writing)
     except BaseException:
         os.close(reading)
         raise
@@ -104,7 +97,7 @@ def follow(
     open_channels = [channel]
     while True:
         if not ended and deadline is not None and clock.seconds() > deadline:
-            end_command(process)
+            end_warded(process)
             ended = f"time limit of {limit_s:g} s"
         is_ready = select.select(open_channels, [], [], _POLL_S)[0]
         data = _read(channel) if is_ready else b""
@@ -128,17 +121,3 @@ def _read(channel: int) -> bytes:
         if error.errno == errno.EIO:  # the other side of a terminal was closed
             return b""
         raise
-
-
-def end_command(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all that it started: asked first, then forced."""
-    # The warden reads our wish from its stdin: a letter asks, the end of the file forces.
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):
-        process.stdin.write(b"T")
-        process.stdin.flush()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-    with suppress(BrokenPipeError):
-        process.stdin.close()
-    process.wait()

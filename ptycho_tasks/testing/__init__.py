@@ -1,4 +1,4 @@
-"""Help for the tests of backends and readers: the conformance suites."""
+"""Help for the tests of backends, executors and readers: the conformance suites."""
 
 try:
     import pytest  # noqa: F401
@@ -8,6 +8,7 @@ except ImportError:
     ) from None
 
 from ptycho_tasks.testing.conformance import BackendConformance
+from ptycho_tasks.testing.executor import ExecutorConformance
 from ptycho_tasks.testing.reader import ReaderConformance
 
-__all__ = ["BackendConformance", "ReaderConformance"]
+__all__ = ["BackendConformance", "ExecutorConformance", "ReaderConformance"]

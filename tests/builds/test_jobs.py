@@ -158,6 +158,21 @@ def test_a_job_of_another_folder_is_refused(project, ours):
     assert "there is no job here" in said
 
 
+def test_prune_removes_jobs_that_ended_well(queued, doit, ours):
+    (queued / "hold").touch()
+    doit(queued, "--detach", "train")
+    folder = only_job(queued)
+    assert "job train" not in ours(queued, "prune", "--yes")[1]  # it is alive
+    (queued / "hold").unlink()
+    assert doit(queued, "train").returncode == 0
+    assert "job train" not in ours(queued, "prune", "--older-than", "1h")[1]
+    assert "job train" in ours(queued, "prune")[1]
+    assert folder.exists()
+    assert "removed 2" in ours(queued, "prune", "--yes")[1]  # and the first training
+    assert not folder.exists()
+    assert doit(queued, "train").stdout.splitlines() == ["-- source", "-- fixture", "-- train"]
+
+
 FAKE = """\
 from ptycho_tasks.executors import NoOptions, Status
 
@@ -184,7 +199,8 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
     variants = ", ".join(f"{{name: {n}, training.epochs: {6 + i}}}" for i, n in enumerate("abcd"))
     (built_project / "ptycho.yaml").write_text(
         f"{TINY_SCAN}variants: [{variants}]\n"
-        "execution: {executor: fake, resources: {all: {minutes: 5}, train: {memory_gb: 4}}}\n"
+        "execution:\n  executor: fake\n  resources:\n    all: {minutes: 5}\n"
+        "    train: {memory_gb: 2}\n    train.epie: {memory_gb: 4}\n"
     )
     (built_project / "executors").mkdir()
     (built_project / "executors/fake.py").write_text(FAKE)
@@ -206,8 +222,15 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
 @pytest.mark.parametrize(
     ("execution", "said"),
     [
-        ("executor: slrm", "executor: unknown executor `slrm`; known here: local, queue, slurm; "),
+        (
+            "executor: slrm",
+            "executor: unknown executor `slrm`; known here: dask, local, queue, ",
+        ),
         ("resources: {train: {gpu: 1}}", "resources.train.gpu: unknown key; did you mean `gpus`?"),
+        (
+            "resources: {infer.epi: {}}",
+            "resources.infer.epi: unknown backend `epi`; ",
+        ),
         ("resources: {al: {gpus: 1}}", "resources.al: unknown key; known keys: all, train, "),
     ],
 )

@@ -6,14 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD
+from ptycho_tasks.builds.jobs import OUTCOME
+from ptycho_tasks.builds.slurm import executor as slurm_executor
+from ptycho_tasks.options import Resources
+from ptycho_tasks.testing import ExecutorConformance
 from ptycho_tasks.testing.project import DOIT, run_command
+from waiting_project import UNTIL_S, begin, has_begun, job_of, wait_for, write_waiting_project
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
@@ -26,44 +28,6 @@ UNFIT = (
     else ""
 )
 pytestmark = pytest.mark.skipif(bool(UNFIT), reason=UNFIT)
-_UNTIL_S = 60
-CONFIG = """\
-name: tiny
-source:
-  simulate: {size: 32, grid: 6, step: 4.0, jitter: 1.0, photons: 1e6, seed: 3}
-fixture: {subset_size: 25}
-backend: waiting
-execution: {executor: slurm, resources: {all: {memory_gb: 1, minutes: 10, requeues: REQUEUES}}}
-"""
-BACKEND = '''\
-import time
-from pathlib import Path
-
-from ptycho_tasks.backend import TrainedModel, TrainingOptions
-
-
-class Waiting:
-    """Trains until the project's file `hold` is gone; counts its beginnings in its checkpoint."""
-
-    name, version, options_type = "waiting", "1", TrainingOptions
-
-    def train(self, request):
-        beginnings = request.work_dir / "beginnings"
-        with beginnings.open("a") as file:
-            file.write("*")
-        print("begins", beginnings.read_text(), flush=True)
-        if Path("large").exists():
-            kept = bytearray(2 * 10**9)
-        while Path("hold").exists():
-            time.sleep(0.1)
-        return TrainedModel(models={})
-
-    def infer(self, request):
-        raise NotImplementedError
-
-
-backend = Waiting()
-'''
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +35,13 @@ def slurm(tmp_path_factory):
     """The folder of a Slurm that runs."""
     pytest.importorskip("submitit", reason="needs `ptycho-tasks[slurm]`")
     folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([SCRIPT, "start", folder], check=False, timeout=_UNTIL_S)
+    started = subprocess.run([SCRIPT, "start", folder], check=False, timeout=UNTIL_S)
     try:
         if started.returncode:
             pytest.skip(f"`{SCRIPT} start` could not start a Slurm here")
         yield folder
     finally:
-        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=_UNTIL_S)
+        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=UNTIL_S)
 
 
 @pytest.fixture
@@ -88,46 +52,11 @@ def cluster(slurm, write_project, monkeypatch):
     monkeypatch.setenv("PTYCHO_TASKS_LATE_S", "2")
 
     def write(requeues=3):
-        root = write_project(CONFIG.replace("REQUEUES", str(requeues)))
-        (root / "backends/waiting.py").write_text(BACKEND)
-        (root / "hold").touch()
-        return root
+        resources = f"{{all: {{memory_gb: 1, minutes: 10, requeues: {requeues}}}}}"
+        return write_waiting_project(write_project, f"executor: slurm, resources: {resources}")
 
     yield write
-    subprocess.run(["scancel", "--user=root"], check=True, timeout=_UNTIL_S)
-
-
-@contextmanager
-def begin(root):
-    """A run that goes on in the block."""
-    run = subprocess.Popen(
-        [*DOIT, "train"],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with run:
-        try:
-            yield run
-        finally:
-            run.kill()
-
-
-def wait_for(condition):
-    end = time.monotonic() + _UNTIL_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def job_of(root):
-    (folder,) = [path.parent for path in (root / JOBS).glob(f"*/{RECORD}")]
-    return folder
-
-
-def has_begun(root, times=1):
-    return any(f"begins {'*' * times}\n" in p.read_text() for p in (root / JOBS).glob(f"*/{LOG}"))
+    subprocess.run(["scancel", "--user=root"], check=True, timeout=UNTIL_S)
 
 
 def list_states():
@@ -149,7 +78,7 @@ def test_a_killed_run_finds_its_job_and_a_restarted_controller_loses_nothing(clu
     subprocess.run([SCRIPT, "stop-controller", slurm], check=True)
     with begin(root) as run:
         # It cannot be known whether the job is there: nothing is submitted a second time.
-        assert "Slurm does not answer" in run.communicate(timeout=_UNTIL_S)[0]
+        assert "Slurm does not answer" in run.communicate(timeout=UNTIL_S)[0]
     subprocess.run([SCRIPT, "start-controller", slurm], check=True)
     wait_for(lambda: "RUNNING" in list_states())
     with begin(root) as run:
@@ -158,7 +87,7 @@ def test_a_killed_run_finds_its_job_and_a_restarted_controller_loses_nothing(clu
             said = run.stdout.readline()
             assert said
         (root / "hold").unlink()
-        run.communicate(timeout=_UNTIL_S)
+        run.communicate(timeout=UNTIL_S)
     assert run.returncode == 0
     assert not has_begun(root, 2)
 
@@ -168,7 +97,7 @@ def test_a_stopped_run_cancels_its_job(cluster):
     with begin(root) as run:
         wait_for(lambda: has_begun(root))
         run.send_signal(signal.SIGINT)
-        assert "cancelled 1 job of slurm" in run.communicate(timeout=_UNTIL_S)[0]
+        assert "cancelled 1 job of slurm" in run.communicate(timeout=UNTIL_S)[0]
     wait_for(lambda: "RUNNING" not in list_states())
     assert not (job_of(root) / OUTCOME).exists()
 
@@ -181,7 +110,7 @@ def test_a_job_that_nears_its_time_limit_goes_on_in_a_new_one(cluster):
         subprocess.run(["scancel", "--signal=USR2", "--name=train"], check=True)
         wait_for(lambda: has_begun(root, 2))
         (root / "hold").unlink()
-        run.communicate(timeout=_UNTIL_S)
+        run.communicate(timeout=UNTIL_S)
     assert run.returncode == 0
 
 
@@ -190,7 +119,7 @@ def test_a_job_that_may_not_go_on_is_told_in_one_line(cluster):
     with begin(root) as run:
         wait_for(lambda: has_begun(root))
         subprocess.run(["scancel", "--signal=USR2", "--name=train"], check=True)
-        said = run.communicate(timeout=_UNTIL_S)[0]
+        said = run.communicate(timeout=UNTIL_S)[0]
     assert run.returncode == 1
     assert "reached its time limit of 10 min: raise execution.resources.train.minutes" in said
 
@@ -199,7 +128,7 @@ def test_too_much_memory_is_told_in_one_line(cluster):
     root = cluster()
     (root / "large").touch()
     with begin(root) as run:
-        said = run.communicate(timeout=_UNTIL_S)[0]
+        said = run.communicate(timeout=UNTIL_S)[0]
     assert run.returncode == 1
     assert "ran out of memory (it had 1 GB): raise execution.resources.train.memory_gb" in said
 
@@ -213,3 +142,14 @@ def test_a_wrong_partition_is_told_in_one_line(cluster):
     assert done.stderr.startswith("error: cannot submit train: sbatch: error: ")
     assert "invalid partition" in done.stderr.lower()
     assert done.stderr.count("\n") == 1
+
+
+class TestConformance(ExecutorConformance):
+    """What every executor keeps."""
+
+    executor = slurm_executor
+    refused = Resources(partition="none")
+
+    @pytest.fixture(autouse=True)
+    def _slurm(self, slurm, monkeypatch):
+        monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))

@@ -8,6 +8,7 @@ import pytest
 
 from ptycho_tasks.builds import turns
 from ptycho_tasks.system.gpus import list_gpus
+from ptycho_tasks.system.processes import count_cores
 
 BACKEND = '''\
 import os
@@ -33,6 +34,8 @@ class Slow:
     def train(self, request):
         with Path("gpus.txt").open("a") as file:
             print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+        with Path("threads.txt").open("a") as file:
+            print(request.execution.threads, file=file)
         with Path("trainings.txt").open("a") as file:
             print("begin", file=file, flush=True)
             time.sleep(0.3)
@@ -110,3 +113,22 @@ def test_a_training_waits_for_memory(run):
     )
     assert most == 1
     assert ": waits for memory: it needs about " in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "omp", "threads"),
+    [
+        ("{}", None, max(1, count_cores() // 3)),
+        ("{at_once: 1}", None, count_cores()),
+        ("{threads: 7}", None, 7),
+        ("{}", "2", 0),
+    ],
+)
+def test_threads_are_divided_where_nothing_is_said_of_them(
+    run, tmp_path, monkeypatch, settings, omp, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    run(settings)
+    assert {*(tmp_path / "project/threads.txt").read_text().split()} == {str(threads)}
