@@ -121,7 +121,9 @@ def _sum_up(contents: Mapping[str, Any]) -> list[str]:
     results = contents["results"]
     counts = Counter(result["state"] for result in results)
     sentences = [", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
-    known = [result for result in results if result["measures"].get(R_FACTOR) is not None]
+    # What is stale may be of other data.
+    fresh = [result for result in results if result["state"] == "fresh"]
+    known = [result for result in fresh if result["measures"].get(R_FACTOR) is not None]
     # Less is easily explained: a result of some of the frames is not compared with one of all.
     most = max((result["frame_count"] for result in known), default=0)
     alike = [result for result in known if result["frame_count"] == most]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -291,6 +292,31 @@ def test_hostile_texts_stay_texts(tmp_path):
     assert found.tags.count("script") == 1
     assert not {"img", "b"} & {*found.tags}
     assert HOSTILE in found.text
+
+
+def test_a_picture_of_several_rows_stands_once_in_the_page_of_a_plan(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    (tmp_path / "b.png").write_bytes(b"picture")
+    digest = hashlib.sha256(b"picture").hexdigest()
+    run = {"item": "i", "command": "c", "outcome": "green", "counts": "3 passed", "started": "then",
+           "ended": "exit status 0", "duration_s": 1, "commit": None, "dirty": None}  # fmt: skip
+    inputs = [{"a.png": digest, "x.txt": digest}, {"a.png": "other", "b.png": digest, "c.png": "-"}]
+    rows = [
+        {"id": f"A{i}", "evidence": "valid", "state": "done", "text": "", "reason": "",
+         "problem": None, "logs": [], "runs": [run | {"inputs": inputs[i]}], "attempts": [],
+         "attempt_count": 0}
+        for i in range(2)
+    ]  # fmt: skip
+    page = tmp_path / "plan.html"
+    write_plan_page(page, tmp_path, "plan.md", rows)
+    text = page.read_text()
+    assert text.count("url(data:image/png;base64,") == 1
+    assert text.count('class="picture picture-0"') == 3
+    assert text.partition("report-data")[0].count("changed since the item ran") == 1
+    shown = Elements(text).text
+    assert "3 passed" in shown
+    assert "c.png" in shown
+    assert "it cannot be shown" in shown
 
 
 def test_evidence_that_cannot_be_read_is_said():

@@ -27,10 +27,10 @@ function sortRows(column, isDown) {
   drawCurves();
 }
 
-// Of each measure, the best of the results of a scan that are shown, where not all are as good.
+// Of each measure, the best of the fresh results of a scan that are shown, where not all are as good.
 function markBest() {
   // Less is easily explained: of results of some of the frames none is the best.
-  const kinds = groupRows(lines.filter((row) => !row.hidden));
+  const kinds = groupRows(lines.filter((row) => !row.hidden && report.results[row.dataset.index].state === "fresh"));
   const frames = (row) => report.results[row.dataset.index].frame_count;
   const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {

@@ -19,7 +19,7 @@ function listViews(result) {
   if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
   if (result.frames.shift)
-    views.push({ id: "shift", label: "positions before (line's end) and after (dot)", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
+    views.push({ id: "shift", label: "positions, and how each was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
   result.probe.forEach((image, mode) => {
     const label = result.probe.length > 1 ? `probe mode ${mode + 1}` : "probe";
     addComplex(`probe-${mode + 1}-`, label, image, `probe ${image.rows}`, [0, 0]);
@@ -43,15 +43,22 @@ async function loadLayer(result, view) {
     const { x, y } = result.frames;
     const [xs, ys, values] = await Promise.all([decode(x), decode(y), decode(view.array)]);
     const before = view.before ? await Promise.all([decode(result.frames.x_before), decode(result.frames.y_before)]) : null;
-    const half = result.probe[0].rows / 2;
+    const half = result.probe[0].rows / 2, magnified = before ? magnify(xs, ys, view.array.high) : 1;
     const ends = (a) => [Math.min(...a) - half, Math.max(...a) + half];
-    return { xs, ys, values, before, box: [...ends(xs), ...ends(ys)] };
+    return { xs, ys, values, before, magnified, box: [...ends(xs), ...ends(ys)] };
   }
   const array = arrayOf(view), { rows, columns, step } = array;
   const values = await decode(array);
   const phases = view.kind === "complex" ? await decode(view.image.phase) : null;
   const [top, left] = view.origin;
   return { rows, columns, step, values, phases, top, left, box: [left, left + view.image.columns, top, top + view.image.rows] };
+}
+
+// How many times longer moves are drawn, so that the longest is about as long as frames are apart.
+function magnify(xs, ys, longest) {
+  const extent = (a) => Math.max(...a) - Math.min(...a);
+  const apart = Math.sqrt((extent(xs) * extent(ys)) / xs.length);
+  return Math.max(1, apart > 0 && longest > 0 ? roundLength(apart / longest) : 1);
 }
 
 // ------------------------------------------------------------------------------------ one panel
@@ -141,6 +148,7 @@ class Panel {
     if (this.view.kind === "dots") {
       const { shown, count: all } = this.record.frames;
       parts.push(shown < all ? `${shown} of ${all} frames, evenly spread` : `${all} frames`);
+      if (this.layer.before) parts.push(`each line goes from where the position was to the dot where it is, drawn ${this.layer.magnified} times as long`);
     } else {
       parts.push(`${this.view.image.rows} × ${this.view.image.columns} pixels`);
       if (array.step > 1) parts.push(this.view.kind === "log" ? `every ${array.step}th pixel is shown` : `each value is the mean of ${array.step} × ${array.step} pixels`);
@@ -228,17 +236,17 @@ class Panel {
   }
 
   drawDots(context, ratio) {
-    const { xs, ys, before } = this.layer;
-    const radius = Math.max(2 * ratio, Math.min(9 * ratio, (this.canvas.width / Math.sqrt(xs.length)) * 0.3));
+    const { xs, ys, before, magnified } = this.layer;
+    const radius = before ? 3 * ratio : Math.max(2 * ratio, Math.min(9 * ratio, (this.canvas.width / Math.sqrt(xs.length)) * 0.3));
     for (let i = 0; i < xs.length; i++) {
       const [x, y] = this.toScreen(xs[i] + 0.5, ys[i] + 0.5);
       context.fillStyle = `rgb(${this.colourOf(i).map(Math.round)})`;
       if (before) {
         const path = new Path2D();
-        path.moveTo(...this.toScreen(before[0][i] + 0.5, before[1][i] + 0.5));
+        path.moveTo(...this.toScreen(xs[i] + 0.5 + (before[0][i] - xs[i]) * magnified, ys[i] + 0.5 + (before[1][i] - ys[i]) * magnified));
         path.lineTo(x, y);
         context.lineWidth = 1.5 * ratio;
-        context.strokeStyle = "#fff";
+        context.strokeStyle = context.fillStyle;
         context.stroke(path);
       }
       context.beginPath();
