@@ -131,15 +131,30 @@ class ProjectLock:
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, *, removes: bool = False) -> Iterator[None]:
     """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
-        path: the lock's file, which is made and stays.
+        path: the lock's file, which is made.
+        removes: whether the file is removed after the block.
 
     Raises:
         PtychoTasksError: the file cannot be made.
     """
+    with _lock_file(path) as file:
+        if removes and not is_file_at(file, path):  # its last holder removed it
+            file.close()
+            with hold_lock(path, removes=True):
+                yield
+            return
+        try:
+            yield
+        finally:
+            if removes:
+                path.unlink(missing_ok=True)
+
+
+def _lock_file(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
@@ -147,13 +162,12 @@ def hold_lock(path: Path) -> Iterator[None]:
         raise PtychoTasksError(
             f"cannot write {path}: {error.strerror or error}; allow writing there"
         ) from error
-    with file:
-        # As in take_flock: a system or file system without locks leaves it to the user.
-        with suppress(ImportError, OSError):
-            import fcntl
+    # As in take_flock: a system or file system without locks leaves it to the user.
+    with suppress(ImportError, OSError):
+        import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def _open_folder(path: Path) -> int | None:
