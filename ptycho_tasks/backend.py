@@ -56,6 +56,23 @@ def say_nothing(text: str) -> None:
     """A `say` that shows nothing."""
 
 
+class Show(Protocol):
+    """Called by a backend when its object has changed, as often as it likes."""
+
+    def __call__(self, make: Callable[[], NDArray[np.complex64]]) -> None:
+        """Show the object to whoever watches.
+
+        Args:
+            make: gives the (H, W) complex64 object as it is now, or the part of it that is cheap
+                to have, zero where nothing was seen. It is called at once or not at all: so
+                seldom that pictures take a hundredth of the time, however long one takes.
+        """
+
+
+def show_nothing(make: Callable[[], NDArray[np.complex64]]) -> None:
+    """A `Show` that nobody watches: who would have to keep something to show may leave it out."""
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """All that a backend needs in order to train."""
@@ -78,6 +95,8 @@ class TrainRequest:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Where the files lie that the backend's `files` names for the options, under the same names.
     Empty where the caller leaves it to the backend."""
+    show: Show = show_nothing
+    """Shows the object as it is now to whoever watches."""
 
     def __post_init__(self) -> None:
         """Refuse what is no list of scans."""
@@ -128,6 +147,8 @@ class InferRequest:
     progress: Progress = no_progress
     say: Callable[[str], None] = say_nothing
     """Shows the user one line, such as how many steps were taken, and why."""
+    show: Show = show_nothing
+    """Shows the object as it is now to whoever watches."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +165,8 @@ class RefineRequest:
     progress: Progress = no_progress
     say: Callable[[str], None] = say_nothing
     """Shows the user one line, such as how many steps were taken, and why."""
+    show: Show = show_nothing
+    """Shows the object as it is now to whoever watches."""
 
 
 @dataclass(frozen=True)

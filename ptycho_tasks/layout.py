@@ -32,6 +32,10 @@ PHASE = "reconstructed_phase.png"
 METRICS = "metrics.json"
 REPORT = "report.html"
 """The page of all results, in the project's folder."""
+LIVE_PAGE = "live.html"
+"""The page of what is being computed now, in the project's folder."""
+LIVE = f"{STATE_DIR}/live"
+"""The folder of what that page shows."""
 RESULTS = (RECONSTRUCTION, AMPLITUDE, PHASE, METRICS)
 """The files of a reconstruction."""
 
@@ -103,7 +107,7 @@ def read_config_bytes(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff")
+MASK_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".hdf", ".cxi", ".tif", ".tiff", ".json")
 """Of the names of files that `source.bad_pixels` may name; what ends otherwise is a key."""
 
 

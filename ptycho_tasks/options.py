@@ -139,6 +139,9 @@ class ExecutionOptions(Section, frozen=True, kw_only=True):
         doc("size of the project's own store from which on runs mention it, GB; null: never do"),
     ] = None
     quiet: Annotated[bool, doc("no progress on the terminal")] = False
+    live: Annotated[bool, doc("show the run and the object as it is now on a page, live.html")] = (
+        False
+    )
     executor: Annotated[
         str,
         doc(

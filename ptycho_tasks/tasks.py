@@ -25,6 +25,7 @@ from doit.task import Task
 
 from ptycho_tasks.builds.actions import Submitted
 from ptycho_tasks.builds.failures import forget_failure, note_failure
+from ptycho_tasks.builds.live import LiveRun, is_followed
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
@@ -96,6 +97,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         self.going_on: dict[str, str] = {}
         """Tasks that go on as jobs after the run, and as which."""
         self.progress = RunProgress()
+        self.live = LiveRun()
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Begin a run."""
@@ -112,6 +114,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             refuse_missing_scans(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
         keep_one_off()
+        self.live.begin(name for name in selected_tasks if tasks[name].actions)
         DefaultContinue.costs_one_scan = True
         if EVIDENCE in tasks:
             from ptycho_tasks.evidence.tasks import refuse_unready
@@ -134,13 +137,25 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         """Say that a task runs, also to who asks for the lock."""
         begin_task(task.name)
         self.progress.begin(task)
+        if task.actions:
+            self._show_live(task)
         super().execute_task(task)
         # A whole line at once, between those of worker processes.
         print_text("", self.outstream)
 
+    def _show_live(self, task: Task) -> None:
+        """Show that a task runs on the page, from the first one on that asks for it."""
+        self.live.begin_task(task.name)
+        if not self.live.has_page and any(map(is_followed, _list_rows(task))):
+            from ptycho_tasks.report.live_page import open_live_page
+
+            open_live_page(self.live, Path.cwd())
+
     def add_success(self, task: Any) -> None:
         """Note that a task ran."""
         self.progress.end(task)
+        if task.actions:
+            self.live.end_task(task.name)
         for row in _list_rows(task):
             forget_failure(Globals.dep_manager.backend, row)
         super().add_success(task)
@@ -148,19 +163,24 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def skip_uptodate(self, task: Any) -> None:
         """Note that a task need not run."""
         self.progress.skip(task)
+        if task.actions:
+            self.live.skip_task(task.name)
         super().skip_uptodate(task)
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:
         """Note that a task failed, or did not run since one before it failed."""
         if isinstance(fail, UnmetDependency):
             self.not_run.append(task.name)
+            self.live.fail_task(task.name, None)
             # doit would end with the code of a wrong usage, of which nothing was started.
             fail.__class__ = _NotRun
             return
         if isinstance(fail, Submitted):
             self.going_on[task.name] = fail.message
+            self.live.leave_task(task.name)
             return
         self.failed.append(task.name)
+        self.live.fail_task(task.name, str(fail.message))
         DefaultContinue.costs_one_scan &= any(row.scan for row in _list_rows(task))
         for row in _list_rows(task):
             note_failure(Globals.dep_manager.backend, row, str(fail.message))
@@ -170,6 +190,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def complete_run(self) -> None:
         """End a run."""
+        is_stopped = sys.exc_info()[0] is not None
+        self.live.close("stopped" if is_stopped else "failed" if self.failed else "finished")
         failures, DefaultContinue.stage_failures = DefaultContinue.stage_failures, None
         # A run that is stopped ends with an error that passes by here.
         if failures is not None and self.failed and sys.exc_info()[0] is None:

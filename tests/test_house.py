@@ -43,8 +43,8 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device threads",
-        "execution",
+        "device threads helpers",
+        "execution launched",
         "options unet",
     ),
 }
@@ -53,9 +53,9 @@ PUBLIC = {
     "backend": {
         "API_VERSION", "Backend", "InferRequest", "Progress",
         "ROUGH_PROBE", "Reconstruction", "RefineRequest",
-        "SEEN_LEVEL", "TrainRequest", "TrainedModel", "Trial", "checked_model",
+        "SEEN_LEVEL", "Show", "TrainRequest", "TrainedModel", "Trial", "checked_model",
         "checked_reconstruction",
-        "no_progress", "say_nothing",
+        "no_progress", "say_nothing", "show_nothing",
     },
     "backends": {
         "BackendEntry", "KIND", "api_version", "available", "check_bad_pixels", "check_scans",

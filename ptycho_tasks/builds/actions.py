@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import msgspec
 from doit.exceptions import TaskError, TaskFailed
 from doit.globals import Globals
 from doit.task import Task
 
+from ptycho_tasks.builds.kept_output import keep_output
+from ptycho_tasks.builds.live import note_task
 from ptycho_tasks.builds.project import project_store, read_project_table
 from ptycho_tasks.builds.results import make_result, refuse_foreign
 from ptycho_tasks.builds.running import count_processes
@@ -24,7 +32,7 @@ from ptycho_tasks.layout import CHECKPOINTS, LOGS
 from ptycho_tasks.results.work_folders import list_work_folders, remove_work_folders
 from ptycho_tasks.system.faults import exit_on_error, is_raised_by, show_error, show_fault
 from ptycho_tasks.system.files import remove_leftovers
-from ptycho_tasks.system.lock import STATE_DIR, exit_if_held
+from ptycho_tasks.system.lock import STATE_DIR, build_beside, exit_if_held
 from ptycho_tasks.system.processes import count_cores, is_worker, prefix_lines
 from ptycho_tasks.system.terminal import echo
 
@@ -45,6 +53,15 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
 
     Gives what the task's record says of it.
     """
+    with prefix_lines(name), note_task(Path.cwd(), name), keep_output(name) as kept:
+        outcome = _run_stage(name, task.verbosity, kept.file)
+        kept.is_failed = not isinstance(outcome, dict)
+    return outcome
+
+
+def _run_stage(
+    name: str, verbosity: int, unseen: TextIO
+) -> TaskFailed | TaskError | dict[str, Any]:
     from ptycho_tasks.builds.jobs import DetachedError, is_job, make_by_job
     from ptycho_tasks.builds.stages import find_stage
 
@@ -52,27 +69,26 @@ def run_stage(name: str, task: Task) -> TaskFailed | TaskError | dict[str, Any]:
     row, state = table.row(name), current_state()
     assert state is not None  # `refuse_foreign_settings` saw to it
     backends: list[Backend] = []
-    with prefix_lines(name):
-        try:
-            refuse_overwriting(row.inputs.values(), row.outputs)
-            payload = table.payload(row)
-            refuse_foreign(row, state)
-            backends.append(payload.backend)
-            remove_leftovers(map(Path, row.outputs))
-            with silence(task.verbosity):
-                store = project_store()
-                if is_job(row, payload):
-                    built = make_by_job(row, state, store, payload, table)
-                else:
-                    alike = sum(other.stage == row.stage for other in table.rows)
-                    payload = divide_threads(payload, alike)
-                    built = make_result(row, state, store, payload, find_stage(row.stage))
-        except DetachedError as goes_on:
-            return Submitted(str(goes_on), report=False)
-        except Exception as error:
-            failure = report_failure(error, backends)
-            # Where the other scans go on, it is not true that nothing was started.
-            return TaskFailed(failure.message, report=False) if row.scan else failure
+    try:
+        refuse_overwriting(row.inputs.values(), row.outputs)
+        payload = table.payload(row)
+        refuse_foreign(row, state)
+        backends.append(payload.backend)
+        remove_leftovers(map(Path, row.outputs))
+        with silence(verbosity, unseen), build_beside() if is_worker() else nullcontext():
+            store = project_store()
+            if is_job(row, payload):
+                built = make_by_job(row, state, store, payload, table)
+            else:
+                alike = sum(other.stage == row.stage for other in table.rows)
+                payload = divide_threads(payload, alike)
+                built = make_result(row, state, store, payload, find_stage(row.stage))
+    except DetachedError as goes_on:
+        return Submitted(str(goes_on), report=False)
+    except Exception as error:
+        failure = report_failure(error, backends)
+        # Where the other scans go on, it is not true that nothing was started.
+        return TaskFailed(failure.message, report=False) if row.scan else failure
     return built.to_values()
 
 
@@ -93,14 +109,14 @@ def divide_threads(payload: _Payload, alike: int) -> _Payload:
 
 
 @contextmanager
-def silence(verbosity: int) -> Iterator[None]:
+def silence(verbosity: int, unseen: TextIO) -> Iterator[None]:
     """In the block, be as silent as doit's option -v asks for: at 1 without output, at 0 without
-    what goes to stderr as well."""
+    what goes to stderr as well; `unseen` gets that."""
     with ExitStack() as streams:
         if verbosity < 2:
-            streams.enter_context(redirect_stdout(io.StringIO()))
+            streams.enter_context(redirect_stdout(unseen))
         if verbosity < 1:
-            streams.enter_context(redirect_stderr(io.StringIO()))
+            streams.enter_context(redirect_stderr(unseen))
         yield
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -193,7 +194,7 @@ def _find_address(options: DaskOptions) -> str:
 
 
 def _own_file() -> Path:
-    return Path(JOBS_NAME, f"dask-{run_id() or run_pid()}.json")
+    return Path(JOBS_NAME, f"dask-{run_id() or os.getpid()}.json")
 
 
 def _read(path: Path) -> Any:
@@ -218,7 +219,7 @@ def _start_cluster(options: DaskOptions) -> None:
             return
         log = file.with_name("dask-cluster.log")
         module = "ptycho_tasks.builds.dask_cluster"
-        words = [str(run_pid()), str(file), str(options.workers or 0)]
+        words = [str(run_pid() or os.getpid()), str(file), str(options.workers or 0)]
         with log.open("w") as output:
             cluster = subprocess.Popen(
                 [sys.executable, "-m", module, *words],

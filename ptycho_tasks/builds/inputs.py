@@ -129,23 +129,40 @@ def read_scan_to_infer(payload: InferencePayload) -> ScanData:
         scan = read_fixture(payload.fixture_file)
     else:
         scan = read_source(payload, payload.scan_file)
-    count = payload.config.inference.n_groups
-    if count is not None and count != scan.frame_count:
-        from ptycho_tasks.scan import evenly_spaced, take_frames
-
-        if count > scan.frame_count:
-            raise ConfigError(
-                f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
-                f"asked for, but {payload.display_path(payload.scan_file)} has {scan.frame_count}; "
-                "ask for at most as many"
-            )
-        scan = take_frames(scan, evenly_spaced(scan.frame_count, count))
+    scan = _select_frames(payload, scan)
     _refuse_several(payload, scan)
     print_scan("scan", payload.scan_file, payload, scan)
     # In a project, what the source leaves in doubt was said when it was checked.
     if not payload.is_of_project or payload.config.inference.scan not in ("source", "fixture"):
         print_doubts(payload.scan_file, payload, scan)
     return scan
+
+
+def _select_frames(payload: InferencePayload, scan: ScanData) -> ScanData:
+    """Those frames of a scan that `inference:` asks for.
+
+    Raises:
+        ConfigError: the scan has fewer.
+    """
+    import numpy as np
+
+    from ptycho_tasks.scan import evenly_spaced, take_frames
+
+    options = payload.config.inference
+    kept = np.arange(scan.frame_count)
+    if options.frames != "all":
+        kept = kept[("even", "odd").index(options.frames) :: 2]
+    count = options.n_groups
+    if count is not None:
+        if count > len(kept):
+            which = "" if options.frames == "all" else f" {options.frames}"
+            raise ConfigError(
+                f"{payload.origins['inference.n_groups']}: inference.n_groups: {count} frames are "
+                f"asked for, but {payload.display_path(payload.scan_file)} has {len(kept)}{which}; "
+                "ask for at most as many"
+            )
+        kept = kept[evenly_spaced(len(kept), count)]
+    return scan if len(kept) == scan.frame_count else take_frames(scan, kept)
 
 
 def _refuse_several(payload: InferencePayload, scan: ScanData) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from ptycho_tasks.builds.identity import list_differences, read_identity
 from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD, JobRecord, Outcome
+from ptycho_tasks.builds.live import note_task
 from ptycho_tasks.builds.planning import make_plan
 from ptycho_tasks.builds.results import identify, make_entry
 from ptycho_tasks.builds.stages import find_stage
@@ -100,7 +101,10 @@ def _make(folder: Path, record: JobRecord, config: bytes, backends: list[Backend
     with _hold_key(store, row.stage, now.key()):
         if not record.replaces and store.find(row.stage, now, state.sha256) is not None:
             return
-        with make_entry(row, state, store, payload, run, replaces=record.replaces) as entry:
+        with (
+            note_task(Path.cwd(), row.name),
+            make_entry(row, state, store, payload, run, replaces=record.replaces) as entry,
+        ):
             if not (entry.folder.name == entry.key):
                 raise ConfigError(
                     f"{record.name}: its inputs changed while it ran; run `doit` again"

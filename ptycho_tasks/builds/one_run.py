@@ -29,6 +29,9 @@ class Observer:
     def begin(self, control: TaskControl, manager: Dependency) -> None:
         """Learn what is about to run, before the project is locked; may raise."""
 
+    def skip_task(self, name: str) -> None:
+        """Learn that a task need not run."""
+
     def begin_task(self, name: str) -> None:
         """Learn that a task runs."""
 
@@ -82,8 +85,8 @@ class _Reporter(ZeroReporter):  # type: ignore[misc]
         self.control, self.manager, self.observer = control, manager, observer
 
     def initialize(self, tasks: Mapping[str, Task], selected_tasks: list[str]) -> None:
-        self.observer.begin(self.control, self.manager)
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
+        self.observer.begin(self.control, self.manager)
         refuse_missing_scans(tasks, selected_tasks)
         begin_run(self.manager.backend)
 
@@ -91,6 +94,10 @@ class _Reporter(ZeroReporter):  # type: ignore[misc]
         if task.actions:
             begin_task(task.name)
             self.observer.begin_task(task.name)
+
+    def skip_uptodate(self, task: Any) -> None:
+        if task.actions:
+            self.observer.skip_task(task.name)
 
     def add_success(self, task: Any) -> None:
         if task.actions:

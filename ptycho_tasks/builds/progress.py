@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from ptycho_tasks.backend import Progress, no_progress
+from ptycho_tasks.backend import Progress, Show, no_progress, show_nothing
+from ptycho_tasks.builds.live import follow_stage
 from ptycho_tasks.config.payload import (
     Payload,
 )
@@ -102,22 +103,37 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class Shown(NamedTuple):
+    """What a backend gets to say how far it is."""
+
+    progress: Progress
+    show: Show
+    show_last: Show
+    """Shows what the backend gave, however short ago it showed something."""
+
+
 @contextmanager
-def show_progress_of(
-    label: str, payload: Payload, scan: ScanData | None = None
-) -> Iterator[Progress]:
-    """A `Progress` that ends a stage whose scan was cut short meanwhile. With a scan, the frames
-    that were read are let go of at each step, so that a backend need not do so to reconstruct one
-    that is larger than memory."""
+def show_progress_of(label: str, payload: Payload, scan: ScanData | None = None) -> Iterator[Shown]:
+    """Show a stage on the terminal, and on the page where one is asked for. Its `Progress` ends a
+    stage whose scan was cut short meanwhile. With a scan, the frames that were read are let go of
+    at each step, so that a backend need not do so to reconstruct one that is larger than memory."""
     from ptycho_tasks.scan import release_pages
     from ptycho_tasks.scans.mapping import refuse_cut
 
-    with show_progress(label, quiet=payload.execution.quiet) as shown:
+    with (
+        show_progress(label, quiet=payload.execution.quiet) as shown,
+        follow_stage(payload) as live,
+    ):
 
         def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
             refuse_cut()
             if scan is not None:
                 release_pages(scan.diffraction)
             shown(done, total, metrics)
+            if live is not None:
+                live.note(done, total, metrics)
 
-        yield progress
+        if live is None:
+            yield Shown(progress, show_nothing, show_nothing)
+        else:
+            yield Shown(progress, live.show, live.show_last)

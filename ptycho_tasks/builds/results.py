@@ -27,6 +27,7 @@ from ptycho_tasks.layout import (
 )
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
+from ptycho_tasks.system.git import Revision, read_revision
 from ptycho_tasks.system.memory import measure_peak
 from ptycho_tasks.system.terminal import echo
 
@@ -246,11 +247,13 @@ def make_entry(
     with store.begin(row.stage) as folder:
         if replaces is None:
             replaces = store.find(row.stage, now, state.sha256) is not None
+        revision = read_revision(Path.cwd()) or Revision("", is_dirty=False)
         began = monotonic()
         payload = replace(payload, staging=folder)
         with measure_peak() as peak:
             run(payload)
             record = make_record(now, row.name, monotonic() - began, peak())
+        record = record._replace(commit=revision.commit, is_dirty=bool(revision.is_dirty))
         if row.stage == "fixture":
             _refuse_other_size(row, state, folder)
         read: dict[str, str | None] = dict(payload.files_read)

@@ -56,6 +56,7 @@ _READING = (
     "scans/linked_files",
     "scans/mapping",
     "scans/masking",
+    "scans/nexus_beam",
     "scans/npz",
     "scans/npz_scan",
     "scans/own_readers",
@@ -67,6 +68,8 @@ _READING = (
 )
 _FORMATS = (
     "scans/any_hdf5",
+    "scans/any_layout",
+    "scans/any_npz",
     "scans/cxi_product",
     "scans/fold_slice_scan",
     "scans/positions_file",
@@ -92,9 +95,9 @@ _RESULT = (
     "scans/fixture",
 )
 STAGE_CODE = {
-    "source": StageCode(3, (*_READING, "options", "physics/forward", "physics/simulate")),
+    "source": StageCode(4, (*_READING, "options", "physics/forward", "physics/simulate")),
     "fixture": StageCode(
-        4, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
+        5, (*_READING, "builds/identity", "builds/outputs", "scans/cutting", "scans/fixture")
     ),
     "train": StageCode(
         1,
@@ -126,14 +129,15 @@ STAGE_CODE = {
             "scans/shaping",
         ),
     ),
-    "infer": StageCode(5, _RESULT),
-    "refine": StageCode(4, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(6, _RESULT),
+    "refine": StageCode(5, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
-    "builds/notes", "builds/progress", "builds/stage_code", "builds/state", "builds/turns",
-    "config/document", "config/factories", "config/facts", "config/fields", "config/layers",
-    "config/payload", "config/sections", "config/variants", "errors", "layout", "options",
+    "builds/live", "builds/notes", "builds/progress", "builds/stage_code", "builds/state",
+    "builds/turns", "config/document", "config/factories", "config/facts", "config/fields",
+    "config/layers", "config/payload", "config/sections", "config/variants", "errors", "layout",
+    "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/compression",
     "scans/hdf5_content", "scans/plausibility", "system/clock", "system/files", "system/memory",
     "system/plugins", "system/processes", "system/sources", "system/terminal",

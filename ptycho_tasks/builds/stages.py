@@ -189,17 +189,18 @@ def _call_training(payload: TrainingPayload, scans: list[ScanData], work_dir: Pa
     with (
         record_changes(payload.log_dir),
         explain_failures(payload),
-        show_progress_of(f"train {backend.name}", payload) as progress,
+        show_progress_of(f"train {backend.name}", payload) as shown,
     ):
         request = TrainRequest(
             scans,
             payload.options,
             payload.execution,
-            progress,
+            shown.progress,
             work_dir,
             functools.partial(_say, payload),
             payload.log_dir,
             {key.partition(".")[2]: path for key, path in payload.backend_files.items()},
+            shown.show,
         )
         check_scans(backend, request)
         name = payload.display_path(trained_on)
@@ -283,16 +284,19 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
     label = f"infer {payload.backend.name}"
     with (
         explain_failures(payload),
-        show_progress_of(label, payload, scan) as progress,
+        show_progress_of(label, payload, scan) as shown,
     ):
         options = _trained_options(payload, bundle.params)
         say = functools.partial(_say, payload)
         check_bad_pixels(payload.backend, scan)
-        request = InferRequest(scan, bundle.model, options, payload.execution, progress, say)
+        request = InferRequest(
+            scan, bundle.model, options, payload.execution, shown.progress, say, shown.show
+        )
         with take_turn(payload.backend, request):
             cost = check_cost(payload.backend, request, payload.display_path(payload.scan_file))
             with cost.explain_memory_errors():
                 result = payload.backend.infer(request)
+        shown.show_last(lambda: result.object * result.seen)
     with cost.explain_memory_errors():
         reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         metrics = publish_reconstruction(payload, scan, reconstruction, identity)
@@ -329,13 +333,15 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     try:
         start = checked_reconstruction(start, scan, payload.config.backend)
     except TrainingError as error:
-        shown = payload.display_path(payload.start_file)
-        raise ScanError(f"{shown}: is not of this scan: {error}; make it again") from error
+        path = payload.display_path(payload.start_file)
+        raise ScanError(f"{path}: is not of this scan: {error}; make it again") from error
     label = f"refine {refiner.name}"
-    with explain_failures(payload), show_progress_of(label, payload) as progress:
+    with explain_failures(payload), show_progress_of(label, payload) as shown:
         say = functools.partial(_say, payload)
         check_bad_pixels(refiner, scan)
-        request = RefineRequest(scan, start, payload.options, payload.execution, progress, say)
+        request = RefineRequest(
+            scan, start, payload.options, payload.execution, shown.progress, say, shown.show
+        )
         name = payload.display_path(payload.scan_file)
         with (
             take_turn(refiner, request),
@@ -343,6 +349,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
         ):
             # The payload's factory saw that it is there.
             result = refiner.refine(request)  # type: ignore[attr-defined]
+        shown.show_last(lambda: result.object * result.seen)
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}

@@ -69,6 +69,10 @@ class Record(NamedTuple):
     """The name that the task had in the project that made it."""
     sizes: Mapping[str, int] = {}
     """Bytes of the files, by path; empty in records of older versions."""
+    commit: str | None = None
+    """That the project was at; empty outside git; None where it was not seen made."""
+    is_dirty: bool = False
+    """Whether files that git tracks were changed since."""
 
 
 class Entry(NamedTuple):
@@ -383,7 +387,11 @@ def _parse_record(data: Any) -> Record | None:
     numbers = float(data["seconds"]), int(data["memory_bytes"])
     machine, made_by, label = (str(data[key]) for key in ("machine", "version", "label"))
     sizes = {name: int(size) for name, size in data.get("sizes", {}).items() if name in files}
-    return Record(identity, files, data["made"], *numbers, machine, made_by, label, sizes)
+    commit, is_dirty = data.get("commit"), bool(data.get("is_dirty"))
+    revision = None if commit is None else str(commit), is_dirty
+    return Record(
+        identity, files, data["made"], *numbers, machine, made_by, label, sizes, *revision
+    )
 
 
 def _is_file_entry(item: tuple[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from typing import TextIO
 from doit.control import TaskControl
 from doit.dependency import Dependency
 
+from ptycho_tasks.builds.live import LiveRun
 from ptycho_tasks.builds.one_run import Observer, run_tasks
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.task_table import Table
@@ -36,6 +37,7 @@ class WatchedRun(Observer):
         may_train: bool = True,
         verbose: bool = False,
         check: Callable[[Mapping[str, str | None]], None] = lambda code: None,
+        live: LiveRun | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -45,9 +47,11 @@ class WatchedRun(Observer):
             may_train: whether a stale training is run; otherwise it is refused.
             verbose: whether all that the stages say is shown.
             check: is given the digests of the program's code, by path, before anything runs.
+            live: is shown on a page.
         """
         self.since, self.variant, self.check = since, variant, check
         self.may_train, self.verbose = may_train, verbose
+        self.live = live or LiveRun()
         self.reconstructed: set[str] = set()
         """Names of scans."""
         self.failed: dict[str, str] = {}
@@ -112,6 +116,7 @@ class WatchedRun(Observer):
 
     def begin(self, control: TaskControl, manager: Dependency) -> None:
         """Refuse a training that may not run, and code that is not what runs."""
+        self.live.begin(name for name in control.selected_tasks if control.tasks[name].actions)
         sources = {id(row.sources): row.sources for row in self._table.rows}
         paths = {path for some in sources.values() for path in some.values()}
         self.check({path: manager.backend.source_digest(path) for path in sorted(paths)})
@@ -126,9 +131,14 @@ class WatchedRun(Observer):
                     f"{verdict.task}`, or leave out --no-train"
                 )
 
+    def skip_task(self, name: str) -> None:
+        """Show that a task need not run."""
+        self.live.skip_task(name)
+
     def begin_task(self, name: str) -> None:
         """Say that a network is trained, which takes its time."""
         self._begun[name] = time.monotonic()
+        self.live.begin_task(name)
         row = self._table.row(name)
         self._label = name.partition(":")[2] or name
         if row.stage == "train":
@@ -137,6 +147,7 @@ class WatchedRun(Observer):
     def end_task(self, name: str) -> None:
         """Say what came of a training, or a scan."""
         row, now = self._table.row(name), time.monotonic()
+        self.live.end_task(name)
         if row.stage == "train":
             self._say(f"{name}  {now - self._begun[name]:.1f} s")
         elif row.stage in _RESULTS and not self._goes_on(row):
@@ -156,6 +167,7 @@ class WatchedRun(Observer):
 
     def fail_task(self, name: str, problem: str | None) -> None:
         """Say what is wrong with a scan."""
+        self.live.fail_task(name, problem)
         row = self._table.row(name)
         if problem is None and row.stage != "train":
             return

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from ptycho_tasks.builds.live import LiveRun
 from ptycho_tasks.builds.present_scans import PresentScans, list_present_scans
 from ptycho_tasks.builds.progress import duration
 from ptycho_tasks.builds.warm_up import warm_up
@@ -43,6 +44,8 @@ class WatchOptions:
     may write to the folders, of which no file system tells."""
     verbose: bool = False
     """Whether to show all that the stages say."""
+    live: LiveRun = field(default_factory=LiveRun)
+    """Is shown on a page."""
 
 
 @dataclass
@@ -126,8 +129,7 @@ class _Watcher:
         if self._is_waiting and not self._stop.wait(2 * SETTLED_S):
             self.look()  # what came a moment ago is there as well
         if not self.options.once and not self._stop.is_set():
-            shown = ", ".join(map(self._show, self._folders))
-            echo(f"watching {shown}; Ctrl-C ends")
+            echo(f"{self._describe_wait()}; Ctrl-C ends")
             if not self.tally.reconstructed:
                 warm_up()
         while not self.options.once and not self._stop.is_set():
@@ -136,6 +138,9 @@ class _Watcher:
                 self.look()
                 if self._stop.is_set() or self._folders != folders:
                     break
+
+    def _describe_wait(self) -> str:
+        return f"watching {', '.join(map(self._show, self._folders))}"
 
     def _show(self, folder: Path) -> str:
         return str(folder.relative_to(self._root)) if self._root in folder.parents else str(folder)
@@ -246,6 +251,7 @@ class _Watcher:
             may_train=options.may_train,
             verbose=options.verbose,
             check=self._check_code,
+            live=options.live,
         )
         try:
             run.execute()
@@ -267,6 +273,7 @@ class _Watcher:
         finally:
             self._note(run)
         self.is_started, self._told = True, ""
+        options.live.note(self._describe_wait())
         for name, arrivals in new.items():
             if name in run.scans:
                 self._done[name] = tuple(arrival.stamp for arrival in arrivals)
@@ -300,6 +307,7 @@ class _Watcher:
 
     def _tell(self, text: str, kind: str = "") -> None:
         """Say what is in the way, once."""
+        self.options.live.note(text)
         if self._told != (kind or text):
             self._told = kind or text
             echo(text)

@@ -20,6 +20,7 @@ from ptycho_tasks.commands.prune import prune_command
 from ptycho_tasks.commands.report import report_command
 from ptycho_tasks.commands.run_stage import run_stage_command
 from ptycho_tasks.commands.scans import fixture_command, simulate_command
+from ptycho_tasks.commands.show import show_command
 from ptycho_tasks.commands.train_infer import infer_command, train_command
 from ptycho_tasks.commands.watch import watch_command
 from ptycho_tasks.commands.why import dry_run_command, why_command
@@ -77,6 +78,7 @@ for _command in (
     prune_command,
     run_stage_command,
     report_command,
+    show_command,
     simulate_command,
     train_command,
     watch_command,

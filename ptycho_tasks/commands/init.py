@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ptycho_tasks.commands.completion import complete_backends
+from ptycho_tasks.config.gitignore import GITIGNORE
 from ptycho_tasks.layout import CONFIG_NAME
 from ptycho_tasks.system.terminal import echo
 
@@ -32,13 +33,15 @@ MOST_BYTES = 2**29
 def init_command(folder: Path, source: Path | None, backend: str, name: str | None) -> None:
     """Make a project in FOLDER.
 
-    Writes ptycho.yaml, dodo.py and a JSON Schema for editors. Without --source, the project
-    simulates its scan.
+    Writes ptycho.yaml, dodo.py, a JSON Schema for editors, and a .gitignore, or what one lacks.
+    Without --source, the project simulates its scan.
     """
     from ptycho_tasks.commands.new_project import init_project
 
+    has_gitignore = (folder / GITIGNORE).exists()
     for path in init_project(folder, source=source, backend=backend, name=name):
-        echo(f"wrote {path}")
+        is_extended = path.name == GITIGNORE and has_gitignore
+        echo(f"{'extended' if is_extended else 'wrote'} {path}")
     if source is not None:
         _check(folder, source)
     echo(f"next: edit {folder / CONFIG_NAME}, then `doit infer` in {folder}")

@@ -12,6 +12,7 @@ from ptycho_tasks.backends import available, find_backend, sections_of
 from ptycho_tasks.commands.template import make_example, make_schema
 from ptycho_tasks.config.document import parse_config, shorten
 from ptycho_tasks.config.dodo import DODO
+from ptycho_tasks.config.gitignore import extend_gitignore, list_generated
 from ptycho_tasks.config.layers import convert, merge
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import BackendError, ConfigError
@@ -23,7 +24,8 @@ from ptycho_tasks.system.files import write_files
 def init_project(
     folder: Path, *, source: Path | None = None, backend: str = "unrolled", name: str | None = None
 ) -> list[Path]:
-    """Write ptycho.yaml, dodo.py and the JSON Schema into `folder`; gives their paths.
+    """Write ptycho.yaml, dodo.py, the JSON Schema, and what git is to ignore into `folder`; gives
+    their paths.
 
     Args:
         folder: the project's folder, made if it is not there.
@@ -61,6 +63,7 @@ def init_project(
     # What `doit` would refuse, as an odd path of the scan, must not be written.
     convert(merge(parse_config(folder / CONFIG_NAME, contents[CONFIG_NAME].encode())), Config)
     files = {folder / file_name: text.encode() for file_name, text in contents.items()}
+    files |= extend_gitignore(folder, list_generated(str(values.get("source.file", ""))))
     write_files(files)
     return list(files)
 

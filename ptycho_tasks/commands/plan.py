@@ -52,19 +52,41 @@ def plan() -> None:
 
 @plan.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def show(as_json: bool) -> None:
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page, with logs, counts, attempts and pictures.",
+)
+def show(as_json: bool, page: Path | None) -> None:
     """Show every row: its state, the last outcome, and the age and staleness of its evidence."""
     from ptycho_tasks.evidence.checklist import check_plan
     from ptycho_tasks.evidence.documents import read_plan
     from ptycho_tasks.evidence.preflight import mention_odd_rows
 
+    if page is not None and as_json:
+        raise ConfigError("--json and --html exclude each other; give one")
     project, basis = _read_project()
     checked = check_plan(project, basis)
     mention_odd_rows(read_plan(project))
+    if page is not None:
+        _write_page(project, page)
+        return
     if as_json:
         print_text(json.dumps([asdict(row) for row in checked], indent=1) + "\n")
         return
     _print_table(checked)
+
+
+def _write_page(project: Evidence, page: Path) -> None:
+    from ptycho_tasks.evidence.row_records import list_row_records
+    from ptycho_tasks.layout import absolute_path
+    from ptycho_tasks.report.plan_page import write_plan_page
+    from ptycho_tasks.system.units import format_size
+
+    path = absolute_path(page)
+    write_plan_page(path, project.root, project.plan, list_row_records(project.root))
+    echo(f"plan       {page} ({format_size(path.stat().st_size)})")
 
 
 def _print_table(checked: Sequence[CheckedRow]) -> None:
@@ -86,14 +108,21 @@ def _print_table(checked: Sequence[CheckedRow]) -> None:
 @click.option(
     "--logs", "logs_alone", is_flag=True, help="Judge the logs alone, as in a clone without runs/."
 )
-def check(and_reopen: bool, logs_alone: bool) -> None:
+@click.option(
+    "--badge",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write an SVG picture that says how many rows are proved.",
+)
+def check(and_reopen: bool, logs_alone: bool, badge: Path | None) -> None:
     """Check that what is marked done is proved; exit 1 if not.
 
     That is while its logs are whole, and its files and stages are what they were. Also exit 1 if
     a log was altered or removed after the fact, or lies outside its report folder, and if a row
     has a state that is none.
     """
+    from ptycho_tasks.evidence.badge import draw_badge
     from ptycho_tasks.evidence.checklist import check_plan, list_problems, reopen_rows
+    from ptycho_tasks.system.files import write_files
 
     if and_reopen and logs_alone:
         raise ConfigError("--reopen needs more than the logs to go by; leave --logs out")
@@ -105,6 +134,8 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
             echo(f"reopened {id}")
         rows = check_plan(project, basis)
     problems = list_problems(project, rows)
+    if badge is not None:
+        write_files({badge: draw_badge(rows, problems).encode()})
     for problem in problems:
         echo(f"error: {one_line(problem)}", err=True)
     if problems:
@@ -112,6 +143,20 @@ def check(and_reopen: bool, logs_alone: bool) -> None:
     done = sum(row.state == "done" for row in rows)
     proved = "proved by logs; files and stages were not looked at" if logs_alone else "proved"
     echo(f"{project.plan}: {done} of {len(rows)} rows are done, and {proved}")
+
+
+@plan.command()
+@click.argument("rows", nargs=-1)
+@click.option("--poll", is_flag=True, help="Look again and again, where no change is heard of.")
+def watch(rows: tuple[str, ...], poll: bool) -> None:
+    """Gather evidence, and again each time a save makes some stale.
+
+    Of all items, or only of those of ROWS. A red item runs again when something that it depends on
+    was saved. Ctrl-C ends it.
+    """
+    from ptycho_tasks.evidence.watching import watch_evidence
+
+    watch_evidence(_read_project, rows, is_polled=poll)
 
 
 @plan.command()

@@ -55,10 +55,12 @@ def train_command(**arguments: Any) -> None:
     with _lock_folder(output, "train"):
         from ptycho_tasks.builds import stages
         from ptycho_tasks.builds.inputs import check_scan_to_infer
+        from ptycho_tasks.report.live_page import follow_command
 
         if test:
             check_scan_to_infer(test, training)
-        stages.train(training)
+        with follow_command(training, output, "train"):
+            stages.train(training)
         if test:
             stages.infer(test)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import click
 
@@ -17,15 +19,21 @@ import click
     help="Look again and again, where the file system tells of no changes; by itself for folders "
     "that other machines may write to.",
 )
+@click.option("--page", is_flag=True, help="Show what is computed now on a page, live.html.")
 @click.option("-v", "--verbose", is_flag=True, help="Show all that the stages say.")
-def watch_command(variant: str | None, train: bool, once: bool, poll: bool, verbose: bool) -> None:
+def watch_command(
+    variant: str | None, train: bool, once: bool, poll: bool, page: bool, verbose: bool
+) -> None:
     """Reconstruct each scan as it comes.
 
     In a project whose `source.files` lists globs: builds what is stale, as `doit infer` would, then
     waits for scans. Ctrl-C ends it.
     """
     from ptycho_tasks.builds.watching import WatchOptions, watch
+    from ptycho_tasks.report.live_page import show_on_page
 
-    tally = watch(WatchOptions(variant, train, once, poll, verbose))
+    options = WatchOptions(variant, train, once, poll, verbose)
+    with show_on_page(options.live, Path.cwd()) if page else nullcontext():
+        tally = watch(options)
     if once and (tally.failed or tally.left_out):
         sys.exit(1)

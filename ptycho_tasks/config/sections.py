@@ -122,7 +122,7 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     ] = None
     datasets: Annotated[
         dict[str, FileName] | None,
-        doc("for any HDF5 file: our key to a path in it, as in `{diff3d: entry/frames}`"),
+        doc("for any HDF5 or NPZ: our key to a path in the file, as in `{diff3d: entry/frames}`"),
     ] = None
     orientation: Annotated[
         OrientationOptions, doc("how the positions lie to the columns and rows of the frames")
@@ -206,6 +206,13 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
         Annotated[int, limits(ge=1)] | None,
         doc("frames of the scan to reconstruct from, evenly spaced by index; null takes all"),
     ] = None
+    frames: Annotated[
+        Literal["all", "even", "odd"],
+        doc(
+            "`even` or `odd`: every second frame of the scan; a variant of each tells the "
+            "resolution where no truth is known"
+        ),
+    ] = "all"
 
 
 class Config(Section, frozen=True, kw_only=True):

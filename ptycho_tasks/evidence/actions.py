@@ -8,11 +8,12 @@ from pathlib import Path
 from doit.exceptions import TaskError, TaskFailed
 
 from ptycho_tasks.builds.actions import report_failure
+from ptycho_tasks.builds.kept_output import read_output
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.backup import restore_backup
-from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk
+from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk, find_rows
 from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.evidence.publish import publish
@@ -33,17 +34,28 @@ def find_files(evidence: Evidence) -> ProjectFiles:
 def prove_item(name: str) -> TaskFailed | TaskError | None:
     """Run an item. A red one is no failure of its task, so that it keeps no other from running."""
     # Where all items still hold, a run does not wait for this.
-    from ptycho_tasks.evidence.runner import run_item
+    from ptycho_tasks.evidence.runner import note_item, run_item
 
     evidence = load_current_evidence()
     assert evidence is not None
     item = evidence.find_item(name)
     with prefix_lines(name):
         try:
-            run_item(evidence, item, digest_inputs(evidence, item, find_files(evidence)))
+            inputs = digest_inputs(evidence, item, find_files(evidence))
+            if item.stage:
+                note_item(evidence, item, inputs, _read_stage_output(item.stage))
+            else:
+                run_item(evidence, item, inputs)
         except Exception as error:
             return report_failure(error)
     return None
+
+
+def _read_stage_output(stage: str) -> str:
+    """What the tasks of a stage printed when they made what is there."""
+    names = [row.name for row in find_rows(read_project_table().rows, stage)]
+    lost = "is up to date; what it printed is not kept here\n"
+    return "".join(f"{name}:\n{read_output(name) or lost}" for name in names)
 
 
 def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | TaskError | None:

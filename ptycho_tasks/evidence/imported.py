@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from ptycho_tasks.evidence.memo import Memo
 from ptycho_tasks.layout import EVIDENCE_NAME
 
 _SIGNATURE = re.compile(r"[ \t]+# imported ([0-9a-f]{8})$", re.MULTILINE)
+_ITEMS = re.compile(r"items:(?:[ \t]+# imported (?P<names>.*))?[ \t]*")
+"""The line above the items, with the names of those that imports wrote."""
 _KEYS = ("initiative", "phase", "plan", "ledger", "reports")
 
 
@@ -30,6 +32,11 @@ class ImportedItem:
     """Of its log; empty of one by hand."""
     work: str
     """What is to be run or done."""
+
+    @property
+    def key(self) -> str:
+        """What it goes by among those that imports wrote."""
+        return self.name or "+".join(self.ids)
 
     def resembles(self, other: ImportedItem) -> bool:
         """Whether both are about the same: their log, or the same work for the same rows."""
@@ -47,7 +54,12 @@ def format_file(title: str, values: Mapping[str, str], items: Sequence[ImportedI
         items: in their order.
     """
     head = [_sign(f"{key}: {values[key]}") for key in _KEYS if values.get(key)]
-    return "\n".join([f"# {title}", *head, "items:", *(_sign(item.text) for item in items), ""])
+    blocks = [_sign(item.text) for item in items]
+    return "\n".join([f"# {title}", *head, _list_names(item.key for item in items), *blocks, ""])
+
+
+def _list_names(names: Iterable[str]) -> str:
+    return f"items:  # imported {' '.join(dict.fromkeys(names))}"
 
 
 def update_file(
@@ -68,33 +80,52 @@ def update_file(
     """
     if not _SIGNATURE.search(old):
         raise ConfigError(f"{EVIDENCE_NAME}: is already there; nothing was written")
-    head, blocks, tail = _split(old)
+    head, names, blocks, tail = _split(old)
     lines = [f"# {title}" if line.startswith("# From ") else line for line in head]
-    lines = [*_update_head(lines, values, memo), "items:"]
+    lines = [*_update_head(lines, values, memo)]
+    present = [*zip(blocks, _read_items(old, blocks), strict=True)]
+    removed = [name for name in names if name not in {item.key for _, item in present}]
+    new = _leave_out(items, removed, [item for b, item in present if not _is_untouched(b)], memo)
+    kept: list[str] = []
+    written: list[str] = []
     is_placed = False
-    new = [*items]
-    for block, item in zip(blocks, _read_items(old, blocks), strict=True):
-        if not _is_untouched(block):
-            if any(other.resembles(item) for other in new):
-                memo.leave(0, f"{_name(item)}: stays, as it was changed by hand")
-            new = [other for other in new if not other.resembles(item)]
-    for block, item in zip(blocks, _read_items(old, blocks), strict=True):
+    for block, item in present:
         is_replaced = any(other.resembles(item) or {*other.ids} & {*item.ids} for other in new)
         if _is_untouched(block) and is_replaced:
             if not is_placed:
-                lines += [_sign(other.text) for other in new]
+                written += [_sign(other.text) for other in new]
             is_placed = True
             continue
         if _is_untouched(block):
-            memo.leave(0, f"{_name(item)}: stays, though this memo does not name it")
-        lines.append(block)
+            memo.leave(0, f"{item.key}: stays, though this memo does not name it")
+        written.append(block)
+        kept += [item.key] if item.key in names or _is_untouched(block) else []
     if not is_placed:
-        lines += [_sign(other.text) for other in new]
-    return "\n".join([*lines, *tail, ""])
+        written += [_sign(other.text) for other in new]
+    title_of_items = _list_names([*kept, *(item.key for item in new), *removed])
+    return "\n".join([*lines, title_of_items, *written, *tail, ""])
 
 
-def _name(item: ImportedItem) -> str:
-    return item.name or ", ".join(item.ids)
+def _leave_out(
+    items: Sequence[ImportedItem],
+    removed: Sequence[str],
+    changed: Sequence[ImportedItem],
+    memo: Memo,
+) -> list[ImportedItem]:
+    """The items of a newer memo without those that a person removed or changed."""
+    new: list[ImportedItem] = []
+    for item in items:
+        if item.key in removed:
+            memo.leave(
+                0,
+                f"{item.key}: was removed by hand, and stays out; remove its name in the line "
+                "`items:` to have it back",
+            )
+        elif any(item.resembles(other) for other in changed):
+            memo.leave(0, f"{item.key}: stays, as it was changed by hand")
+        else:
+            new.append(item)
+    return new
 
 
 def _update_head(lines: list[str], values: Mapping[str, str], memo: Memo) -> Iterator[str]:
@@ -130,12 +161,15 @@ def _is_untouched(block: str) -> bool:
     return bool(match) and _sign(_SIGNATURE.sub("", block, count=1)) == block
 
 
-def _split(text: str) -> tuple[list[str], list[str], list[str]]:
-    """The lines above the items, each item's text, and the lines below them."""
+def _split(text: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """The lines above the items, the names of those that were imported, each item's text, and the
+    lines below them."""
     lines = text.rstrip("\n").split("\n")
-    if "items:" not in lines:
+    at, title = next(
+        ((n, match) for n, line in enumerate(lines) if (match := _ITEMS.fullmatch(line))), (0, None)
+    )
+    if title is None:
         raise ConfigError(f"{EVIDENCE_NAME}: has no line `items:`; nothing was written")
-    at = lines.index("items:")
     blocks: list[list[str]] = []
     tail: list[str] = []
     for line in lines[at + 1 :]:
@@ -145,7 +179,8 @@ def _split(text: str) -> tuple[list[str], list[str], list[str]]:
             blocks.append([line])
         else:
             blocks[-1].append(line)
-    return lines[:at], ["\n".join(block) for block in blocks], tail
+    names = (title["names"] or "").split()
+    return lines[:at], names, ["\n".join(block) for block in blocks], tail
 
 
 def _read_items(text: str, blocks: Sequence[str]) -> list[ImportedItem]:
@@ -159,12 +194,18 @@ def _read_items(text: str, blocks: Sequence[str]) -> list[ImportedItem]:
 def _read_item(block: str, data: Any) -> ImportedItem:
     values = data if isinstance(data, dict) else {}
     ids = values.get("ids") or ([values["id"]] if values.get("id") else [])
-    work = values.get("command") or values.get("pytest") or values.get("by_hand") or ""
+    work = (
+        values.get("command")
+        or values.get("pytest")
+        or values.get("stage")
+        or values.get("by_hand")
+        or ""
+    )
     return ImportedItem(
         block, tuple(map(str, ids)), name_of(str(values.get("log") or "")), str(work)
     )
 
 
 def name_of(log: str) -> str:
-    """What a log is called whatever its outcome."""
-    return re.sub(r"(_green|_red)?(\.log)?$", "", log, count=1).casefold()
+    """What a log is called where it is green; one that is to be red keeps that."""
+    return re.sub(r"(_green)?(\.log)?$", "", log, count=1).casefold()

@@ -6,15 +6,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
+from ptycho_tasks.config.gitignore import OF_EVIDENCE, extend_gitignore
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
-from ptycho_tasks.evidence.item import Item
+from ptycho_tasks.evidence.item import GREEN, RED, Item
+from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
@@ -47,7 +49,8 @@ def import_memo(
 
     Args:
         path: the memo.
-        root: the project's folder; it gets a dodo.py too, if it has none.
+        root: the project's folder; it gets a dodo.py too, if it has none, and what its .gitignore
+            lacks.
         supplied: what the user says.
         is_dry_run: whether nothing is to be written; the last finding then is the file's text.
 
@@ -61,7 +64,7 @@ def import_memo(
     if is_first and os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     supplied = supplied or Supplied()
-    memo = read_memo(read_text(path), root, supplied.plan)
+    memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
     items = _make_items(memo)
     if not items:
@@ -86,13 +89,16 @@ def import_memo(
         rows = ", ".join(item.ids) or "no row"
         lacks = _list_missing(item, root)
         more = f"; not here: {', '.join(lacks)}" if lacks else ""
-        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{more}")
+        to_be = f", to be {item.expect}" if item.expect != GREEN else ""
+        _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{to_be}{more}")
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
         files[dodo] = EVIDENCE_DODO.encode()
     elif "task_evidence" not in dodo.read_text("utf-8", "replace"):
         memo.leave(0, f"{DODO_NAME} lacks `task_evidence`; import it from ptycho_tasks.tasks there")
+    locks = [lock_file(evidence.ledger_file).name] if evidence.ledger else []
+    files |= extend_gitignore(root, [*OF_EVIDENCE, *locks])
     if is_dry_run:
         _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
         return memo.findings
@@ -156,7 +162,7 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     own = [command for entry in memo.entries for command in entry.commands]
     others: list[Command] = []
     for command in [*memo.how_to, *memo.mapped_tests]:
-        known = (command.text == c.text or is_same_test(command, c) for c in [*own, *others])
+        known = (_is_same(command, c) for c in [*own, *others])
         if not any(known):
             others.append(command)
     # What the memo says how to run, and is no test, makes files that the tests may read.
@@ -173,8 +179,10 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     for index, entry in enumerate(memo.entries):
         more = by_entry.get(index, [])
         for command in more:
-            rows = ", ".join(entry.ids)
-            memo.take(command.line, f"`{command.text}`: {rows} of line {entry.line} need it green")
+            rows, outcome = ", ".join(entry.ids), RED if command.is_red else GREEN
+            memo.take(
+                command.line, f"`{command.text}`: {rows} of line {entry.line} need it {outcome}"
+            )
         commands = list({c.key: c for c in [*more, *entry.commands]}.values())
         items += [_make_item(entry.ids, c, log_names, [*memo.code, *outputs]) for c in commands]
         if len(entry.ids) > 1 and len(entry.commands) > 1:
@@ -194,22 +202,55 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
     return [item for n, item in enumerate(items) if item not in items[:n]]
 
 
+def _is_same(one: Command, other: Command) -> bool:
+    """Whether one command is the other, as far as it says itself."""
+    is_same_work = one.text == other.text or is_same_test(one, other)
+    return is_same_work and (one.is_red == other.is_red or not (one.log or one.must_fail))
+
+
+_RED = re.compile(
+    r"\bRED\b|(?i:\b(?:write|add|author|create)\s+(?:(?:a|the)\s+)?failing\b"
+    r"|\b(?:must|should|expected\s+to)\s+(?:still\s+)?fail\b|\bfailing\s+tests?\s+first\b)"
+)
+
+
 def _join_how_to(memo: Memo) -> None:
-    """Give the entries' commands the logs, and the environment, that the how-to has for them."""
+    """Give the entries' commands the logs, and the environment, that the how-to has for them; and
+    tell those that are to be red."""
     for entry in memo.entries:
-        for index, command in enumerate(entry.commands):
-            same = [c for c in memo.how_to if c.text == command.text]
-            same = same or [c for c in memo.how_to if is_same_test(c, command)]
-            exact = [c for c in same if c.key == command.key] or same
-            if exact and len({c.key for c in exact}) == 1:
-                env = {**command.env, **exact[0].env}
-                log = command.log or exact[0].log
-                entry.commands[index] = replace(exact[0], env=env, log=log)
+        is_red = bool(_RED.search(entry.text))
+        outcomes = {is_red, is_red and not re.search(r"\bGREEN\b", entry.text)}
+        joined: list[Command] = []
+        for command in entry.commands:
+            is_said = bool(command.log) or command.must_fail
+            asked = [command] if is_said else [replace(command, must_fail=o) for o in outcomes]
+            joined += [_join(one, memo) for one in asked]
+        entry.commands[:] = joined
+
+
+def _join(command: Command, memo: Memo) -> Command:
+    """A command of an entry with what the how-to says of it."""
+    alike = [c for c in memo.how_to if c.is_red == command.is_red or not (c.log or command.log)]
+    same = [c for c in alike if c.text == command.text]
+    same = same or [c for c in alike if is_same_test(c, command)]
+    exact = [c for c in same if c.key == command.key] or same
+    if not exact or len({c.key for c in exact}) > 1:
+        return command
+    env, log = {**command.env, **exact[0].env}, command.log or exact[0].log
+    return replace(exact[0], env=env, log=log, must_fail=command.must_fail)
 
 
 def _find_entry(memo: Memo, command: Command) -> int | None:
     """Which entry a command belongs to that stands elsewhere; None where nothing says so."""
-    entries = {index: entry for index, entry in enumerate(memo.entries) if entry.ids}
+    # Where a test is to be red and then green, each has its entry.
+    entries = {
+        index: entry
+        for index, entry in sorted(
+            enumerate(memo.entries),
+            key=lambda pair: bool(_RED.search(pair[1].text)) != command.is_red,
+        )
+        if entry.ids
+    }
     label = command.context.split(command.text[:20])[0]
     named = {*find_ids(label, memo.initiative)}
     for index, entry in entries.items():
@@ -253,6 +294,8 @@ def _make_item(
     lines.append(f"    log: {_quote(log)}")
     if {"--collect-only", "--co"} & {*calls.arguments}:
         lines.append("    expect: collected")
+    elif command.is_red:
+        lines.append("    expect: red")
     if command.env:
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         lines.append(f"    env: {{{env}}}")
@@ -286,12 +329,24 @@ class _LogNames:
         teed = {PurePath(c.log).name for c in commands if c.log}
         logs = [name for name in memo.files if name.endswith(".log") and name not in REPORT_FILES]
         self._candidates = [name for name in logs if name not in teed]
-        self._is_alone = len({c.text for c in commands}) == 1
         self._used: set[str] = set()
+        self._only_one_left = self._find_last_pair(commands)
+
+    def _find_last_pair(self, commands: Sequence[Command]) -> dict[str, str]:
+        """The one command for which no name is like it, to the one name that is left."""
+        others = [
+            c for c in commands if not (c.log or any(o.log and _is_same(c, o) for o in commands))
+        ]
+        best = {c.text: self._find_likest(c) for c in others}
+        nameless = [text for text, name in best.items() if not name]
+        left = [name for name in self._candidates if name not in best.values()]
+        return {nameless[0]: left[0]} if len(nameless) == len(left) == 1 else {}
 
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)
         name = re.sub("[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:90] or "command.log"
+        if command.is_red and not PurePath(name).stem.endswith("_red"):
+            name = f"{PurePath(name).stem}_red.log"
         stem, number = PurePath(name).stem, 2
         while name_of(name) in self._used:
             name, number = f"{stem}_{number}.log", number + 1
@@ -299,18 +354,24 @@ class _LogNames:
         return name
 
     def _guess(self, command: Command) -> str:
+        name = self._find_likest(command) or self._only_one_left.get(command.text, "")
+        if name and name_of(name) not in self._used:
+            return name
+        stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
+        program = next(iter(split_words(command.text)), "command")
+        return f"{stems[0] if stems else PurePath(program).name}.log"
+
+    def _find_likest(self, command: Command) -> str:
+        """The name, of those that are free, that is made of most of a command's words."""
         words = {*re.findall("[a-z0-9]+", command.text.casefold())} - _USUAL_WORDS
         scores = {
             name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
             for name in self._candidates
             if name_of(name) not in self._used
+            and (PurePath(name).stem.endswith("_red") == command.is_red)
         }
         best = max(scores, key=lambda name: scores[name], default="")
-        if best and (scores[best] or (self._is_alone and len(scores) == 1)):
-            return best
-        stems = [PurePath(path.partition("::")[0]).stem for path in _find_paths(command)[0]]
-        program = next(iter(split_words(command.text)), "command")
-        return f"{stems[0] if stems else PurePath(program).name}.log"
+        return best if best and scores[best] else ""
 
 
 def _quote(value: object) -> str:

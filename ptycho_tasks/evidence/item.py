@@ -46,6 +46,13 @@ class Item:
     """Whether the command is one call of pytest, which must then say how many tests it ran."""
     has_pytest: bool = False
     """Whether pytest is called somewhere in the command, and may say how many tests it ran."""
+    stage: str = ""
+    """The stage, or task of one, whose output is the log, where the item runs nothing itself."""
+    is_past: bool = False
+    """Whether it expects to be red what another item expects to be green: it stays proved when its
+    code is written."""
+    has_red_twin: bool = False
+    """Whether another item has its name with `_red`, and logs that are called so."""
     expect: str = GREEN
     """What proves the rows: `green`, `red`, `collected`, or an exit status, as `exit 3`."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +87,8 @@ class Item:
         """What the log is called in a report."""
         if self.expect == RED and outcome == GREEN:
             return f"{self.name}.log"  # its name says that it is red
-        return f"{self.name}_{outcome}.log"
+        still = "_still" if outcome == RED and self.has_red_twin else ""
+        return f"{self.name}{still}_{outcome}.log"
 
 
 @dataclass(frozen=True)

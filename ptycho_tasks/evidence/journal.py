@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -76,39 +77,38 @@ class Journal(msgspec.Struct, frozen=True):
 @contextmanager
 def new_report_folder(evidence: Evidence, clock: Clock) -> Iterator[tuple[Path, Path]]:
     """A folder to fill, and the new report folder of this second, or of the next that is free,
-    whose place it will take. After an error neither is there, unless the publication was decided.
+    which it will become. After an error neither is there, unless the publication was decided.
 
-    A name that the ledger has is not free even where someone removed the folder: by its name an
-    entry is known to be there.
+    Nothing visible is made before. A name that the ledger has is not free even where someone
+    removed the folder: by its name an entry is known to be there.
     """
     reports = real_path(evidence.reports_dir)
     work = _staging_folder(evidence)
-    ledger = read_ledger(evidence)
-    now = clock.now()
     with report_write_errors(reports):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        while True:
-            folder = reports / now.strftime(FOLDER_STAMP)
-            name = spell_in_ledger(evidence, evidence.reports_dir / folder.name)
-            if f"`{name}/".encode() not in ledger:
-                with suppress(FileExistsError):
-                    folder.mkdir()
-                    break
-            now += timedelta(seconds=1)
     try:
-        with report_write_errors(work):
-            yield work, evidence.reports_dir / folder.name
+        # Projects may share the folder of their reports.
+        with hold_lock(reports), report_write_errors(work):
+            yield work, evidence.reports_dir / _find_free_name(evidence, clock)
     except BaseException:
         if not (evidence.root / JOURNAL).exists():
             shutil.rmtree(work, ignore_errors=True)
-            with suppress(OSError):
-                folder.rmdir()
         raise
 
 
+def _find_free_name(evidence: Evidence, clock: Clock) -> str:
+    ledger = read_ledger(evidence)
+    now = clock.now()
+    while True:
+        folder = evidence.reports_dir / now.strftime(FOLDER_STAMP)
+        is_in_ledger = f"`{spell_in_ledger(evidence, folder)}/".encode() in ledger
+        if not (is_in_ledger or os.path.lexists(folder)):
+            return folder.name
+        now += timedelta(seconds=1)
+
+
 def _staging_folder(evidence: Evidence) -> Path:
-    # Projects may share the folder of their reports.
     project = hashlib.sha256(str(real_path(evidence.root)).encode()).hexdigest()[:8]
     return real_path(evidence.reports_dir) / f".{project}.tmp"
 

@@ -119,9 +119,14 @@ class Tee:
     """Hands a command's output to the terminal as it comes, and to the log line by line. What
     could explain a failure is kept: where no test says more, it is what people are shown."""
 
-    def __init__(self, log: TextIO) -> None:
-        """Nothing came yet."""
-        self._log = log
+    def __init__(self, log: TextIO, *, is_shown: bool = True) -> None:
+        """Nothing came yet.
+
+        Args:
+            log: of the item.
+            is_shown: whether the terminal gets the output.
+        """
+        self._log, self._is_shown = log, is_shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._part = ""
         """The line that has not ended yet."""
@@ -134,7 +139,7 @@ class Tee:
     def take(self, data: bytes, *, is_last: bool = False) -> None:
         """Hand on some output, which may begin and end anywhere."""
         text = self._decoder.decode(data, is_last)
-        print_text(text)
+        self._show(text)
         # A line that is drawn anew in its place is one of its own in the log.
         *lines, self._part = re.split(r"\r*\n|\r+(?!\Z)", self._part + text)
         if is_last or len(self._part) > _LONGEST_LINE:
@@ -147,8 +152,12 @@ class Tee:
     def finish(self) -> None:
         """Hand on what is left: no more output will come."""
         if self._part:
-            print_text("\n")  # else what is said next would go on in its line
+            self._show("\n")  # else what is said next would go on in its line
         self.take(b"", is_last=True)
+
+    def _show(self, text: str) -> None:
+        if self._is_shown:
+            print_text(text)
 
     def _note(self, line: str) -> None:
         self.last_line = line.strip() or self.last_line

@@ -67,7 +67,7 @@ class Finding:
         """As it is shown."""
         if self.verb:
             return f"{self.verb:<8}  {self.text}"
-        where = f"line {self.line}" if self.line else "written"
+        where = f"line {self.line}" if self.line else "written" if self.is_taken else "note"
         return f"{where:<8}  {'took' if self.is_taken else 'left'}  {self.text}"
 
 
@@ -82,6 +82,8 @@ class Entry:
     commands: list[Command]
     heads: list[str] = field(default_factory=list)
     """Where its ids stand; the first that names some does."""
+    plan: str = ""
+    """The file that it names as the plan of its rows; empty where it names none."""
     has_tests: bool = False
     """Whether it says what its tests are, which may be none."""
 
@@ -140,18 +142,21 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_memo(text: str, root: Path | None = None, plan: str = "") -> Memo:
+def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "the memo") -> Memo:
     """What a memo says, section by section.
 
     Args:
         text: of the memo.
         root: the project, whose plan says which ids there are; None where there is none.
         plan: where the plan is, if not where the memo says.
+        name: of the memo's file, for messages.
 
     Raises:
         ConfigError: the text is two memos.
     """
-    return _Reader(text, root, plan).read()
+    sections = read_sections(text)
+    _refuse_two_memos(sections, name)
+    return _Reader(text, root, plan).read(sections)
 
 
 class _Reader:
@@ -164,10 +169,8 @@ class _Reader:
         """Lines that name a file that may be the plan."""
         self.blocked: list[Line] = []
 
-    def read(self) -> Memo:
-        """What the memo says."""
-        sections = read_sections(self.text)
-        _refuse_two_memos(sections)
+    def read(self, sections: list[Section]) -> Memo:
+        """What the memo says in its sections."""
         readers = {
             "summary": self._read_summary,
             "focus": self._read_focus,
@@ -356,8 +359,10 @@ class _Reader:
             if kind == "ids":
                 entry.heads.insert(0, value)
                 self.memo.take(line.number, f"rows {', '.join(find_ids(value)) or 'by the plan'}")
-            elif kind == "tests":
-                self._read_tests(entry, line, value)
+                if line is first and re.search(r"\s[-\u2013\u2014]\s", value):
+                    self._read_first_line(entry, replace(line, text=value))
+            elif kind in ("tests", "red"):
+                self._read_tests(entry, line, value, must_fail=kind == "red")
             elif kind == "artifacts":
                 self._read_artifacts(replace(line, text=value))
             elif kind == "log":
@@ -365,6 +370,7 @@ class _Reader:
                 self.memo.take(line.number, f"log {log or 'none'}")
             elif kind == "plan":
                 self._read_plan(replace(line, text=value))
+                entry.plan = list_markdown(value)[0]
             elif kind == "ledger":
                 self._read_ledger(replace(line, text=value))
             elif line is first and not line.is_fence:
@@ -382,6 +388,7 @@ class _Reader:
             names = list_markdown(match["plan"])
             if names:
                 self._take_plan(line.number, names[0])
+                entry.plan = names[0]
             else:
                 self.memo.leave(line.number, f"{match['plan']}: is no Markdown file, as plans are")
         else:
@@ -399,9 +406,10 @@ class _Reader:
             self._read_tests(entry, line, tests)
         self._note_code(line.number, text)
 
-    def _read_tests(self, entry: Entry, line: Line, tests: str) -> None:
+    def _read_tests(self, entry: Entry, line: Line, tests: str, *, must_fail: bool = False) -> None:
         before = len(self.memo.findings)
-        commands = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        found = self.shell.read_plain(tests, line.number, self._leave_at(line), tests)
+        commands = [replace(command, must_fail=must_fail) for command in found]
         if not commands and len(self.memo.findings) == before:
             says_none = "no tests" if is_none(tests) else "no command that proves anything"
             self.memo.leave(line.number, says_none)
@@ -444,7 +452,7 @@ class _Reader:
         )
         if len(commands) == 1 and log:
             commands = [replace(commands[0], log=commands[0].log or log)]
-        self.memo.entries.append(Entry(line.number, [], text, commands, [cells[0]], True))
+        self.memo.entries.append(Entry(line.number, [], text, commands, [cells[0]], has_tests=True))
 
     # --- plan, ledger, ids -----------------------------------------------------------------
 
@@ -500,6 +508,10 @@ class _Reader:
             for id in strange:
                 memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
             entry.ids = [id for id in ids if id not in strange]
+            if not (known or self.is_plan_given or _is_same_file(entry.plan, memo.plan)):
+                rows = ", ".join(entry.ids) or "it"
+                memo.leave(entry.line, f"{rows}: of {entry.plan}, and no row of {memo.plan}")
+                entry.ids = []
         # One row has one entry that describes it.
         for entry in memo.entries:
             self._tell_of(entry)
@@ -549,15 +561,21 @@ class _Leave:
         self.memo.leave(self.number, text)
 
 
-def _refuse_two_memos(sections: list[Section]) -> None:
+def _is_same_file(name: str, other: str) -> bool:
+    """Whether two paths may mean the same file, one of them in short."""
+    short, long = sorted((PurePath(name).parts, PurePath(other).parts), key=len)
+    return long[len(long) - len(short) :] == short
+
+
+def _refuse_two_memos(sections: list[Section], name: str) -> None:
     seen: dict[str, int] = {}
     for section in sections:
         if section.kind in ("summary", "do now") and section.lines:
             first = seen.setdefault(section.kind, section.lines[0].number)
             if first != section.lines[0].number and section.kind == "summary" and len(seen) == 2:
                 raise ConfigError(
-                    f"the memo's line {section.lines[0].number} begins a second memo; give each a "
-                    "file of its own"
+                    f"{name}:{section.lines[0].number}: begins a second memo; give each a file of "
+                    "its own"
                 )
 
 
@@ -599,7 +617,9 @@ def _split_focus(text: str) -> tuple[str, str]:
     if match:
         return match[1], match["rest"]
     match = re.match(
-        r"(?P<name>[A-Z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)+)(?P<rest>(?:[.:/\s(,]|$).*)", text
+        r"(?P<name>[A-Z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)+(?:\.[0-9]+)*)"
+        r"(?P<rest>(?:[.:/\s(,]|$).*)",
+        text,
     )
     if match:
         return match["name"], match["rest"].lstrip(".")

@@ -54,7 +54,11 @@ _NEGATED = re.compile(
 )
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
-_FAILED = re.compile(r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b)")
+_FAILED = re.compile(
+    r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
+    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?))"
+)
+"""What stands behind a command that is told of, or asked for only perhaps."""
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
@@ -74,17 +78,25 @@ class Command:
     """The file that `tee` writes."""
     context: str = ""
     """What stands beside it, which may name what it is for."""
+    must_fail: bool = False
+    """Whether the memo says so."""
 
     @property
-    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The same for commands that do the same."""
-        return self.text, tuple(sorted(self.env.items()))
+    def is_red(self) -> bool:
+        """Whether it is to be red, as the name of its log says, or the memo."""
+        outcome = re.search(r"_(red|green)(?:\.\w+)?$", self.log)
+        return outcome[1] == "red" if outcome else self.must_fail
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...], bool]:
+        """The same for commands that do the same, and are to have the same outcome."""
+        return self.text, tuple(sorted(self.env.items())), self.is_red
 
     def __str__(self) -> str:
         """As it is shown."""
         env = "".join(f", {name}={json.dumps(value)}" for name, value in self.env.items())
         log = f", log {PurePath(self.log).name}" if self.log else ""
-        return f"`{self.text}`{env}{log}"
+        return f"`{self.text}`{env}{log}{', to be red' if self.is_red else ''}"
 
 
 @dataclass
@@ -255,8 +267,8 @@ class Shell:
                     ]
             leave(f"`{_shorten(text)}`: is not plainly a command; nothing runs it")
             return []
-        # No call of pytest reads what another one prints: such a pipe separates.
-        text = re.sub(r"\s\|\s+(?=(?:\w+=\S*\s+)*(?:python\S* -m )?pytest\s)", " ; ", text)
+        # No call of pytest reads what another one prints, or has it as a word: these separate.
+        text = re.sub(r"(?:\s\||,)\s+(?=(?:\w+=\S*\s+)*(?:python\S* -m )?pytest\s)", " ; ", text)
         parts = [_trim(part) for part in _split_at_semicolons(text) if _trim(part)]
         commands: list[Command] = []
         for part in parts:
@@ -399,11 +411,15 @@ def _split_list(line: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+_AROUND = re.compile(r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*)\s+)+")
+"""What stands before a command and does not change what it does."""
+
+
 def is_same_test(one: Command, other: Command) -> bool:
     """Whether two calls of pytest select the same, however much they say of it."""
     words = [
-        [word for word in _split(command.text) if not re.fullmatch("-[qvxs]+|--maxfail=.*", word)]
-        for command in (one, other)
+        [word for word in _split(text) if not re.fullmatch("-[qvxs]+|--maxfail=.*", word)]
+        for text in (_AROUND.sub("", command.text) for command in (one, other))
     ]
     return "pytest" in words[0] and words[0] == words[1]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -52,6 +52,9 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     pytest: Annotated[list[Text], doc("or: what pytest is to run, and its options")] = (
         msgspec.field(default_factory=list)
     )
+    stage: Annotated[
+        Text | None, doc("or: the stage, or one task of it, whose output is the log, as train")
+    ] = None
     by_hand: Annotated[Text | None, doc("or: what a person does and marks; nothing is run")] = None
     expect: Annotated[
         Literal["green", "red", "collected"] | dict[str, int],
@@ -79,8 +82,9 @@ class ItemOptions(Section, frozen=True, kw_only=True):
             raise ValueError("`by_hand` is about a row; give it an `id`")
         if len(set(self.rows)) < len(self.rows):
             raise ValueError("`ids` has one id twice; remove one")
-        if sum((self.command is not None, bool(self.pytest), self.by_hand is not None)) != 1:
-            raise ValueError("give exactly one of `command`, `pytest` and `by_hand`")
+        work = (self.command, self.pytest or None, self.stage, self.by_hand)
+        if sum(one is not None for one in work) != 1:
+            raise ValueError("give exactly one of `command`, `pytest`, `stage` and `by_hand`")
         if any("\0" in text for text in self._texts):
             raise ValueError("has a NUL character, which no command can hold; remove it")
         if self.by_hand is not None:
@@ -93,6 +97,8 @@ class ItemOptions(Section, frozen=True, kw_only=True):
                 f"`log` must be a plain file name, {NAME_RULE}, not {shorten(self.log)}; the "
                 "report folder is chosen anew for each run"
             )
+        if self.stage is not None:
+            self._check_stage()
         if isinstance(self.expect, dict) and (
             self.expect.keys() != {"exit"} or not 0 <= self.expect["exit"] <= _LAST_STATUS
         ):
@@ -100,6 +106,29 @@ class ItemOptions(Section, frozen=True, kw_only=True):
         for name in self.env:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"`env`: {shorten(name)} cannot name an environment variable")
+        self._check_expected_outcome()
+
+    def _check_stage(self) -> None:
+        assert self.stage is not None
+        if not _is_stage(self.stage):
+            raise ValueError(
+                f"`stage` must be one of {', '.join(STAGES)}, or a task of one, not "
+                f"{shorten(self.stage)}"
+            )
+        if self.env or self.time_limit_s:
+            raise ValueError("`stage` runs as ptycho.yaml says; leave `env` and `time_limit_s` out")
+        if self.expect != GREEN:
+            raise ValueError("`stage` is green or failed, so that it can expect nothing else")
+
+    def _check_expected_outcome(self) -> None:
+        """Refuse a log whose name says another outcome than is expected."""
+        named = re.search(r"_(green|red)(\.log)?$", self.log or "")
+        is_red = named is not None and named[1] == RED
+        if named and is_red != (self.expect == RED) and self.expect in (GREEN, RED, COLLECTED):
+            raise ValueError(
+                f"`log` says {named[1]}, and `expect` {self.expect}; give the log another name, or "
+                f"write `expect: {named[1]}`"
+            )
 
     @property
     def _texts(self) -> tuple[str, ...]:
@@ -203,7 +232,7 @@ def _make_evidence(file: ConfigFile, data: Any, prefix: str) -> Evidence:
         plan=_spell(options.plan) if options.plan else "",
         ledger=_spell(options.ledger) if options.ledger else "",
         reports=_spell(options.reports),
-        items=tuple(_make_items(options.items, place)),
+        items=_pair([*_make_items(options.items, place)]),
         by_hand=by_hand,
         states=markers,
     )
@@ -220,8 +249,9 @@ def _read_states(states: Mapping[str, str], place: _Place) -> dict[str, str]:
                 "expected one or two characters, or a word as `done`, but none of ` `, x and P"
             )
             raise place.refuse("states", f"{shorten(marker)}: {problem}")
-        if seen.setdefault(marker.casefold(), meaning) != meaning:
-            raise place.refuse(key, f"means {meaning}, and in another case something else; use one")
+        if seen.setdefault(marker.strip().casefold(), meaning) != meaning:
+            problem = f"means {meaning}, and written otherwise something else; use one"
+            raise place.refuse(key, problem)
     return {marker: ours[meaning] for marker, meaning in states.items()}
 
 
@@ -245,6 +275,24 @@ def _make_items(all_options: list[ItemOptions], place: _Place) -> Iterator[Item]
         yield item
 
 
+def _pair(items: Sequence[Item]) -> tuple[Item, ...]:
+    """Items of which those know of each other that are one test before and after its code."""
+    green = {_key(item) for item in items if item.expect == GREEN}
+    names = {item.name for item in items}
+    return tuple(
+        replace(
+            item,
+            is_past=item.expect == RED and _key(item) in green,
+            has_red_twin=f"{item.name}_{RED}" in names,
+        )
+        for item in items
+    )
+
+
+def _key(item: Item) -> tuple[object, ...]:
+    return item.command, *sorted(item.env.items())
+
+
 def _make_item(options: ItemOptions) -> Item:
     """An item that runs something.
 
@@ -252,6 +300,15 @@ def _make_item(options: ItemOptions) -> Item:
         ValueError: its command cannot be run, or not be counted.
     """
     assert options.log is not None
+    if options.stage is not None:
+        return Item(
+            name=_name_item(options.log, GREEN),
+            ids=options.rows,
+            command=f"doit {options.stage}",
+            stage=options.stage,
+            stages=(options.stage, *_list_stages(options)),
+            depends=_list_files(options),
+        )
     command = options.command or format_pytest_command(options.pytest)
     if all(line.strip()[:1] in ("", "#") for line in command.splitlines()):
         raise ValueError("is only a comment, so that nothing would be run")
@@ -276,9 +333,17 @@ def _make_item(options: ItemOptions) -> Item:
         time_limit_s=options.time_limit_s,
         tests=tuple(find_test_paths(arguments)) if is_pytest else (),
         scripts=() if is_pytest else tuple(find_scripts(command)),
-        stages=tuple(name for name in options.depends if _is_stage(name)),
-        depends=tuple(_spell(name) for name in options.depends if not _is_stage(name)),
+        stages=_list_stages(options),
+        depends=_list_files(options),
     )
+
+
+def _list_stages(options: ItemOptions) -> tuple[str, ...]:
+    return tuple(name for name in options.depends if _is_stage(name))
+
+
+def _list_files(options: ItemOptions) -> tuple[str, ...]:
+    return tuple(_spell(name) for name in options.depends if not _is_stage(name))
 
 
 def _name_item(log: str, expect: str) -> str:

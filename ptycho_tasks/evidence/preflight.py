@@ -99,6 +99,8 @@ def _check_writable(path: Path) -> None:
 
 
 def _check_command(evidence: Evidence, item: Item) -> None:
+    if item.stage:
+        return
     if item.arguments:
         if find_spec("pytest") is None:
             raise ConfigError(

@@ -15,7 +15,8 @@ from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.log import Tee
 from ptycho_tasks.evidence.shell import make_environment, make_shell_command
 from ptycho_tasks.system.clock import Clock
-from ptycho_tasks.system.processes import is_worker
+from ptycho_tasks.system.lock import lend_lock
+from ptycho_tasks.system.processes import is_worker, run_pid
 from ptycho_tasks.system.warded import end_warded, start_warded
 
 _POLL_S = 0.1
@@ -34,6 +35,9 @@ def start_command(
         junit: where pytest, if the command calls it, is to write its JUnit XML.
     """
     env = {**make_environment(), **item.env}
+    run = run_pid()
+    if run is not None:
+        env |= lend_lock(run)
     if item.arguments:
         command = [sys.executable, "-m", "pytest", *item.arguments, f"--junitxml={junit}"]
     else:

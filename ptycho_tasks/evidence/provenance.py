@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from ptycho_tasks.evidence.item import Item
+from ptycho_tasks.system.git import read_revision
 
 _PACKAGES = ("ptycho-tasks", "ptycho-tasks-torch", "ptycho-tasks-ptychi", "ptychi", "ptycho",
              "pytest", "numpy", "scipy", "h5py", "torch", "lightning", "tensorflow")  # fmt: skip
@@ -33,11 +33,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_provenance(root: Path, item: Item) -> Provenance:
     """What an item of the project at `root` would run on now."""
-    commit = _run_git(root, "rev-parse", "HEAD")
-    changes = None if commit is None else _run_git(root, "status", "--porcelain", "-uno")
+    revision = read_revision(root)
     return Provenance(
-        commit=commit,
-        dirty=None if changes is None else bool(changes),
+        commit=revision and revision.commit,
+        dirty=revision and revision.is_dirty,
         python=platform.python_version(),
         packages={name: version for name in _PACKAGES if (version := _find_version(name))},
         cuda_visible_devices=item.env.get(_CUDA, os.environ.get(_CUDA)),
@@ -49,19 +48,3 @@ def _find_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _run_git(root: Path, *arguments: str) -> str | None:
-    """What a git command prints; None where it fails, or where there is no git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

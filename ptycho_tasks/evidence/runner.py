@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 import msgspec
 
 from ptycho_tasks.evidence.backup import back_up, delete
-from ptycho_tasks.evidence.item import RED, Evidence, Item
+from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
 from ptycho_tasks.evidence.junit import read_junit
 from ptycho_tasks.evidence.log import (
     Tee,
@@ -41,7 +41,7 @@ from ptycho_tasks.system.files import (
 from ptycho_tasks.system.processes import handle_signals
 from ptycho_tasks.system.warded import end_warded
 
-_NOT_RUN = "not run"
+_NOT_RUN, _UP_TO_DATE = "not run", "up to date"
 
 
 def run_item(
@@ -96,19 +96,22 @@ def run_item(
         return _keep_result(evidence, item, file, inputs, provenance, run, judgement)
 
 
-def block_item(
+def note_item(
     evidence: Evidence,
     item: Item,
     inputs: Mapping[str, str | None],
-    problem: str,
+    output: str,
+    problem: str = "",
     clock: Clock = SYSTEM_CLOCK,
 ) -> Record:
-    """Note an item as red that cannot be run; log and result are like those of `run_item`.
+    """Note an item that is not run: one that is about a stage's output; or, as red, one that cannot
+    be. Log and result are like those of `run_item`.
 
     Args:
         evidence: the project's.
         item: one of its items.
         inputs: as for `run_item`.
+        output: of the stage.
         problem: why it cannot be run, in one line.
         clock: tells the time.
 
@@ -116,13 +119,17 @@ def block_item(
         FileWriteError: the log or the result cannot be written.
     """
     started, provenance = clock.stamp(), read_provenance(evidence.root, item)
-    text = escape(problem)
-    judgement = Judgement(RED, problem=text[:LONGEST_PROBLEM], mistake="")
+    outcome: Literal["red", "green"] = RED if problem else GREEN
+    judgement = Judgement(outcome, problem=escape(problem)[:LONGEST_PROBLEM], mistake="")
+    ended = _NOT_RUN if problem else _UP_TO_DATE
     _clear_last_result(evidence, item)
     with open_log(evidence.log_file(item)) as file:
-        file.write(f"{format_head(item, started, provenance)}{text}\n")
-        file.write(format_foot(_NOT_RUN, 0, None, judgement.problem, RED))
-        run = _Run(started, 0.0, _NOT_RUN, None, None)
+        file.write(format_head(item, started, provenance))
+        tee = Tee(file, is_shown=False)
+        tee.take("\n".join(filter(None, [output.rstrip(), problem])).encode())
+        tee.finish()
+        file.write(format_foot(ended, 0, None, judgement.problem, outcome))
+        run = _Run(started, 0.0, ended, None, None)
         return _keep_result(evidence, item, file, inputs, provenance, run, judgement)
 
 

@@ -9,6 +9,7 @@ from doit.exceptions import BaseFail, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
+from ptycho_tasks.builds.kept_output import read_output
 from ptycho_tasks.builds.order import sort_tasks
 from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.evidence.tasks import ITEM_PREFIX
@@ -63,7 +64,7 @@ class StageFailures:
             return set()
         from ptycho_tasks.evidence.actions import find_files, publish_items
         from ptycho_tasks.evidence.inputs import digest_inputs
-        from ptycho_tasks.evidence.runner import block_item
+        from ptycho_tasks.evidence.runner import note_item
 
         causes = {
             name: next(task for task in needed if task in self._problems)
@@ -75,7 +76,8 @@ class StageFailures:
                 item = evidence.find_item(name.removeprefix(ITEM_PREFIX))
                 problem = f"{cause} failed: {self._problems[cause]}"
                 inputs = digest_inputs(evidence, item, find_files(evidence))
-                block_item(evidence, item, inputs, problem)
+                output = read_output(cause, is_failed=True)
+                note_item(evidence, item, inputs, output, problem)
         except Exception as error:
             report_failure(error)
             return set()

@@ -29,7 +29,8 @@ def list_reasons(
         yield Reason("new", item.name, f"{item.name} was not run yet")
         return
     yield from list_changed_settings(item, record)
-    yield from _list_changed_inputs(record.inputs, digest_inputs(evidence, item, files))
+    if not (item.is_past and record.outcome == GREEN):
+        yield from _list_changed_inputs(record.inputs, digest_inputs(evidence, item, files))
     if record.outcome != GREEN:
         problem = f": {record.problem}" if record.problem else ""
         yield Reason("output", item.name, f"{item.name} was red{problem}")

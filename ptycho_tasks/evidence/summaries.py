@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.evidence.evaluation import ItemStatus, RowUpdate, decide_outcome
@@ -128,6 +129,32 @@ _LOG = re.compile(r"^- log: `(?:.*/)?([^/`\n]+)`, sha256 ([0-9a-f]{64})$", re.MU
 def find_logs(summary: str) -> list[tuple[str, str]]:
     """The logs that a summary names: the file name of each, and its sha256."""
     return _LOG.findall(summary)
+
+
+class Attempt(NamedTuple):
+    """One run of an item, as a summary tells of it."""
+
+    item: str
+    subject: str
+    """The rows, as `Record.label` names them."""
+    outcome: str
+    """In a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s; exit status 0`."""
+    problem: str
+    started: str
+    log: str
+
+
+_ATTEMPT = re.compile(
+    r"^## (?P<item>.*): (?:green|red)\n\n- rows: (?P<subject>.*)\n(?:.*\n)*?"
+    r"- outcome: (?P<outcome>(?:green|red), .*)\n(?:- problem: (?P<problem>.*)\n)?"
+    r"- started: (?P<started>.*)\n- log: `(?P<log>.*)`, sha256 [0-9a-f]{64}$",
+    re.MULTILINE,
+)
+
+
+def find_attempts(summary: str) -> list[Attempt]:
+    """The runs that a summary tells of."""
+    return [Attempt(**found.groupdict(default="")) for found in _ATTEMPT.finditer(summary)]
 
 
 def format_blocker(records: Sequence[Record], tails: Sequence[Sequence[str]]) -> str:

@@ -20,12 +20,13 @@ from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.staleness import Answer
 from ptycho_tasks.builds.state import State, current_state
-from ptycho_tasks.errors import one_line
+from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.evidence.inputs import ProjectFiles, find_rows
 from ptycho_tasks.evidence.item import Evidence, Item
 from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.layout import EVIDENCE
 from ptycho_tasks.system.faults import exit_on_error
+from ptycho_tasks.system.lock import shares_lock
 
 ITEM_PREFIX = f"_{EVIDENCE}:"
 """What the names of the hidden tasks begin with; doit does not list what begins with `_`."""
@@ -94,6 +95,11 @@ def refuse_unready(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
         from ptycho_tasks.evidence.preflight import check_ready
         from ptycho_tasks.evidence.publish import begin_evidence
 
+        if shares_lock():
+            raise ConfigError(
+                "a command of the evidence gathers evidence itself, which would never end; have it "
+                "name the tasks that it needs, as `doit infer`"
+            )
         begin_evidence(evidence)
         items = [evidence.find_item(name.removeprefix(ITEM_PREFIX)) for name in names]
         check_ready(evidence, items)

@@ -82,6 +82,19 @@ class Misfit(NamedTuple):
         return self.r_factor >= flat_r and worse and not at_noise
 
 
+class Half(NamedTuple):
+    """A reconstruction from a part of a scan's frames."""
+
+    object: NDArray[np.complex64]
+    """(H, W); zero where it was not seen."""
+    origin: tuple[int, int]
+    """(row, column) on the scan's object grid of object[0, 0]."""
+    positions: NDArray[np.float64]
+    """(M, 2) (y, x) on the scan's object grid."""
+
+
+HALVES_LEVEL = 1 / 7
+"""See `correlate_halves`."""
 POOR_RATIO, POOR_R_FACTOR = 4.0, 0.1
 """See `Misfit.is_poor`."""
 AS_GOOD_AS_FLAT = 0.98
@@ -380,8 +393,16 @@ def frc50(found: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> floa
     spectra = [np.fft.fft2(_faded(field)) for field in (found, wanted)]
     if not spectra[1].any():
         return None
-    correlation = _ring_correlation(*spectra)
-    above = correlation >= 0.5
+    return find_fall(_ring_correlation(*spectra), 0.5)
+
+
+def find_fall(correlation: NDArray[np.float64], level: float) -> float:
+    """Where a correlation (R,) of rings falls under a level, as a fraction of Nyquist.
+
+    Returns:
+        1.0 where it never falls, 0.0 where it never reaches the level.
+    """
+    above = correlation >= level
     if not above.any():
         return 0.0
     first = int(np.argmax(above))
@@ -390,7 +411,7 @@ def frc50(found: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> floa
         return 1.0
     ring = first + int(below[0])
     high, low = correlation[ring - 1], correlation[ring]
-    return float((ring + (high - 0.5) / (high - low)) / len(correlation))
+    return float((ring + (high - level) / (high - low)) / len(correlation))
 
 
 def ring_curves(
@@ -426,6 +447,32 @@ def ring_curves(
     wanted = truth[box].astype(np.complex128)
     spectra = [np.fft.fft2(_faded(f)) for f in (align(object, truth, box, origin), wanted)]
     return power, _ring_correlation(*spectra) if spectra[1].any() else None
+
+
+def correlate_halves(first: Half, second: Half, size: int) -> NDArray[np.float64] | None:
+    """The Fourier ring correlation of two reconstructions of one scan, over what both scanned.
+
+    Where each is made from another half of the frames, all frames together correlate with the
+    truth by 0.5 where the halves correlate by `HALVES_LEVEL` (Rosenthal and Henderson, J. Mol.
+    Biol. 333, 721, 2003).
+
+    Args:
+        first, second: the reconstructions.
+        size: N.
+
+    Returns:
+        (R,) as of `ring_curves`, after alignment; None where the second one is flat.
+
+    Raises:
+        ScanError: one does not cover what both scanned.
+    """
+    # On the grid of the second one's object, which stands in for the truth's.
+    scanned = [half.positions - second.origin for half in (first, second)]
+    low = np.max([positions.min(axis=0) for positions in scanned], axis=0)
+    high = np.min([positions.max(axis=0) for positions in scanned], axis=0)
+    origin = first.origin[0] - second.origin[0], first.origin[1] - second.origin[1]
+    both = np.stack([low, np.maximum(low, high)])
+    return ring_curves(first.object, origin, second.object, both, size)[1]
 
 
 def _ring_means(power: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import State, read_built
-from ptycho_tasks.builds.store import Entry
+from ptycho_tasks.builds.store import Entry, Record
 from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import Verdict, judge
 from ptycho_tasks.config.fields import canonical_json
@@ -30,6 +30,14 @@ MISFIT, COST = (R_FACTOR, DEVIANCE), (TRAINING, INFERENCE, MEMORY)
 """The measures besides scores."""
 _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
+
+
+class Made(NamedTuple):
+    """A task that a result hangs on, or its own."""
+
+    row: Row
+    record: Record | None
+    """What the store knows of how it was made; None where it does not have it."""
 
 
 class ResultFiles(NamedTuple):
@@ -46,6 +54,8 @@ class ResultFiles(NamedTuple):
     """The folder of the bundle that it was made with."""
     reasons: Sequence[str]
     """Why it is not fresh."""
+    made: Sequence[Made] = ()
+    """All that it was made by, from the source on."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,7 @@ class _Reader:
                 entry.folder if kept and entry else place.folder,
                 self._find_bundle(row, training),
                 [*([failure] if failure else []), *(reason.text for reason in verdict.reasons)],
+                self._list_made(row),
             ),
         )
 
@@ -231,6 +242,12 @@ class _Reader:
             return training.folder
         bundle = row.inputs.get("bundle")
         return None if bundle is None else Path(bundle).parent
+
+    def _list_made(self, row: Row) -> list[Made]:
+        before = filter(None, map(self.makers.get, row.inputs.values()))
+        made = {one.row.name: one for maker in before for one in self._list_made(maker)}
+        entry = self._find_entry(row)
+        return [*made.values(), Made(row, None if entry is None else entry.record)]
 
     def _find_entry(self, row: Row | None) -> Entry | None:
         """What the store has of the outputs of a task."""

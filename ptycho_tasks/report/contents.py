@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.builds.inputs import read_source
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.store import Record
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import InferencePayload
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.layout import METRICS, RECONSTRUCTION
-from ptycho_tasks.physics.metrics import ring_curves
-from ptycho_tasks.report.comparison import Comparison, Result, ResultFiles
+from ptycho_tasks.physics.metrics import (
+    HALVES_LEVEL,
+    Half,
+    correlate_halves,
+    find_fall,
+    ring_curves,
+)
+from ptycho_tasks.report.comparison import Comparison, Made, Result, ResultFiles
 from ptycho_tasks.report.encoding import (
     choose_precision,
     encode_complex,
@@ -35,11 +43,18 @@ from ptycho_tasks.report.wording import format_setting
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
 from ptycho_tasks.scan import ScanData, evenly_spaced
+from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.units import format_seconds
 
 ROOM = 5_700_000
 """Bytes of all arrays of a page, before they are deflated and take a third more as text."""
+_LARGEST_PAGE = 9_300_000
+_SHOWN_TEXT, _LISTED_TEXT = 6_000, 2_500
+"""Bytes of all but the arrays of a result with images, and of one that is only in the table."""
 _OBJECT, _PROBE, _FRAME, _DOTS = 0.62, 0.2, 0.12, 0.06
 """Which share of the room of one result or scan each has."""
+_MOST_RESULTS = 400
+"""That have images and curves; each further one costs the others theirs."""
 _MOST_MODES = 12
 _MOST_FRAMES = 256
 """Of which the mean is shown; spread evenly over the scan."""
@@ -48,6 +63,10 @@ _MOST_CURVE_SIDE = 2048
 _MOST_POINTS = 256
 """Of a curve by frequency."""
 _LOST = (PtychoTasksError, OSError, MemoryError, ValueError, LookupError)
+_FRAMES = "inference.frames"
+SETTINGS = "settings of the project"
+_MOST_INPUTS = 12
+"""Named of those of a task."""
 Json = dict[str, Any]
 
 
@@ -66,15 +85,17 @@ class _Scans:
         """Of a page on which each result or scan has some bytes."""
         self.room = room
         self.records: dict[str, Json] = {}
+        self.keys: dict[str, str] = {}
         self._last: tuple[str, _Scan] = "", _Scan(None, {})
 
     def read(self, files: ResultFiles) -> tuple[str, ScanData | None]:
         """The scan of a result, and the key of its record."""
-        key = name_scan(files)
-        if key != self._last[0]:
-            self._last = key, self._read(files)
-            self.records[key] = self._last[1].record
-        return key, self._last[1].data
+        name = name_scan(files)
+        if name != self._last[0]:
+            self._last = name, self._read(files)
+            self.keys[name] = f"scan {len(self.keys) + 1}"
+            self.records[self.keys[name]] = self._last[1].record
+        return self.keys[name], self._last[1].data
 
     def _read(self, files: ResultFiles) -> _Scan:
         path = files.row.inputs["scan"]
@@ -91,6 +112,7 @@ class _Scans:
         record: Json = {"frames": scan.frame_count, "size": scan.size, "truth": None}
         record["notes"] = [one_line(note) for note in (*scan.notes, *scan.doubts)]
         record["frame"] = _encode_frame(scan, self.room * _FRAME)
+        record["probe"] = _encode_probe(scan.probe, self.room * _PROBE)
         if scan.object is not None:
             seen = np.isfinite(scan.object)
             record["truth"] = encode_complex(scan.object, seen, self.room * _OBJECT)
@@ -111,28 +133,148 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
         comparison: all its results.
         folder: where the page will lie, from which it links to files.
     """
-    keys = {name_scan(result.files) for result in comparison.results if result.files}
-    room = ROOM / max(len(comparison.results) + len(keys), 1)
+    results = comparison.results
+    shown = [index for index, result in enumerate(results) if _is_built(result)][:_MOST_RESULTS]
+    keys = {name_scan(files) for index in shown if (files := results[index].files)}
+    text = len(shown) * _SHOWN_TEXT + (len(results) - len(shown)) * _LISTED_TEXT
+    whole = max(min(ROOM, (_LARGEST_PAGE - text) * 3 / 4), ROOM / 10)
+    room = whole / max(len(shown) + len(keys), 1)
     scans = _Scans(room)
     # Results of one scan one after the other: each scan is read once.
-    order = sorted(
-        range(len(comparison.results)),
-        key=lambda index: _sort_key(comparison.results[index]),
-    )
-    records = {i: _describe_result(comparison.results[i], scans, room, folder) for i in order}
+    order = sorted(shown, key=lambda index: _sort_key(results[index]))
+    found = {index: _describe_result(results[index], scans, room, folder) for index in order}
+    records = [found.get(index) or _leave_out(result) for index, result in enumerate(results)]
+    halves = [_describe_halves(results, group, records) for group in group_halves(results)]
+    _add_resolutions(records, halves)
     return {
         "version": version("ptycho-tasks"),
-        "results": [records[i] for i in range(len(records))],
+        "results": records,
         "scans": scans.records,
+        "halves": halves,
+        "common": _take_common(records),
     }
+
+
+def _is_built(result: Result) -> bool:
+    return result.files is not None and (result.files.folder / METRICS).exists()
 
 
 def _sort_key(result: Result) -> str:
     return name_scan(result.files) if result.files else ""
 
 
+def _take_common(records: Sequence[Json]) -> Json:
+    """Move what all results say alike out of them: title of a part of the provenance, or
+    `SETTINGS`, to its lines."""
+    common: Json = {SETTINGS: _take_equal([record["settings"] for record in records])}
+    parts = [record["provenance"] for record in records if record["provenance"]]
+    for title in dict.fromkeys(title for part in parts for title in part):
+        common[title] = _take_equal([part.get(title, {}) for part in parts])
+    for part in parts:
+        for title in [title for title, lines in part.items() if not lines]:
+            del part[title]
+    return {title: lines for title, lines in common.items() if lines}
+
+
+def _take_equal(parts: Sequence[Json]) -> Json:
+    """Remove from some mappings, where they are several, what they all hold; returns it."""
+    if len(parts) < 2:
+        return {}
+    first, *others = parts
+    equal = {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+    for part in parts:
+        for key in equal:
+            del part[key]
+    return equal
+
+
+def group_halves(results: Sequence[Result]) -> list[dict[str, int]]:
+    """Results that were made alike from the `even` and from the `odd` frames of a scan, and from
+    `all` of them where that is there too: each with its index."""
+    groups: dict[str, dict[str, int]] = {}
+    for index, result in enumerate(results):
+        if _is_built(result):
+            settings = {k: v for k, v in result.settings.items() if k != _FRAMES}
+            alike = canonical_json([_sort_key(result), result.stage, settings])
+            frames = str(result.settings.get(_FRAMES, "all"))
+            groups.setdefault(alike, {}).setdefault(frames, index)
+    return [group for group in groups.values() if {"even", "odd"} <= group.keys()]
+
+
+def _add_resolutions(records: Sequence[Json], halves: Sequence[Json]) -> None:
+    """Say of each result where its correlation, with the truth or of its halves, falls."""
+    falls = {index: half["fall"] for half in halves for index in half["results"]}
+    for index, record in enumerate(records):
+        by_truth = record["measures"].get("frc50")
+        fall = falls.get(index) if by_truth is None else by_truth
+        if fall is not None and record["object"] is not None:
+            source = "halves" if by_truth is None else "truth"
+            size = record["pixel_size_m"]
+            record["resolution"] = {"fall": fall, "pixel_size_m": size, "source": source}
+
+
+def _describe_halves(
+    results: Sequence[Result], group: Mapping[str, int], records: Sequence[Json]
+) -> Json:
+    """How two halves of a scan's frames correlate; `fall` is the fraction of Nyquist where they
+    fall under `HALVES_LEVEL`."""
+    pair = [group["even"], group["odd"]]
+    name = " and ".join(records[index]["name"] for index in pair)
+    indices = sorted(group.values())
+    record: Json = {"name": name, "results": indices, "frc": None, "fall": None, "problem": None}
+    try:
+        opened = [read_result_folder(one.files.folder) for i in pair if (one := results[i]).files]
+        size = opened[0].probe.shape[-1]
+        _refuse_large(opened[0])
+        first, second = map(_cut_half, opened)
+        curve = correlate_halves(first, second, size)
+    except _LOST as error:
+        return record | {"problem": one_line(f"{name}: no correlation of the halves: {error}")}
+    if curve is None:
+        return record
+    fall = find_fall(curve, HALVES_LEVEL)
+    return record | {"frc": _list_numbers(_thin(curve)), "fall": fall}
+
+
+def _cut_half(opened: ResultFolder) -> Half:
+    return Half(_fill_unseen(opened), opened.origin, opened.positions)
+
+
+def _fill_unseen(opened: ResultFolder) -> NDArray[np.complex64]:
+    return np.where(opened.seen & np.isfinite(opened.object), opened.object, np.complex64(0))
+
+
+def _leave_out(result: Result) -> Json:
+    """What is said of a result that is not shown."""
+    is_built = _is_built(result)
+    command = f"ptycho-tasks report {name_place(result)} --output FILE"
+    note = f"left out, to keep the page small; `{command}` shows it"
+    return _begin_record(result) | {
+        "problem": None if is_built else "it is not built yet; run `doit infer`",
+        "note": note if is_built else None,
+    }
+
+
+def name_place(result: Result) -> str:
+    """What `ptycho-tasks report` knows a result by."""
+    return f"{result.variant}/{result.scan}" if result.scan else result.variant
+
+
 def _describe_result(result: Result, scans: _Scans, room: float, folder: Path) -> Json:
-    record: Json = {
+    record = _begin_record(result)
+    assert result.files is not None
+    try:
+        return record | _describe_files(result.files, scans, room, folder)
+    except _LOST as error:
+        return record | {"problem": one_line(str(error))}
+
+
+def _begin_record(result: Result) -> Json:
+    return {
         "name": name_result(result),
         "variant": result.variant,
         "scan": result.scan,
@@ -142,17 +284,14 @@ def _describe_result(result: Result, scans: _Scans, room: float, folder: Path) -
         "settings": dict(result.settings),
         "measures": dict(result.measures),
         "problem": None,
+        "note": None,
         "link": None,
+        "model_from": "",
         "object": None,
+        "resolution": None,
+        "frame_count": 0,
         "provenance": {},
     }
-    files = result.files
-    if files is None or not (files.folder / METRICS).exists():
-        return record | {"problem": "it is not built yet; run `doit infer`"}
-    try:
-        return record | _describe_files(files, scans, room, folder)
-    except _LOST as error:
-        return record | {"problem": one_line(str(error))}
 
 
 def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path) -> Json:
@@ -161,16 +300,19 @@ def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path
     return {
         "scan_key": key,
         "link": _link(files.place, folder),
+        "place": (files.place / RECONSTRUCTION).as_posix(),
+        "model_from": _describe_model(files),
         "steps": len(opened.losses),
+        "frame_count": len(opened.positions),
         **_describe_images(opened, scan, room),
         "curves": _describe_curves(opened, files, scan),
-        "provenance": _describe_provenance(opened),
+        "provenance": _describe_provenance(opened, files),
     }
 
 
 def name_result(result: Result) -> str:
     """What a result is called on the page."""
-    name = f"{result.variant}/{result.scan}" if result.scan else result.variant
+    name = name_place(result)
     return f"{name}, refined" if result.stage == "refine" else name
 
 
@@ -188,16 +330,21 @@ def make_link(path: Path, folder: Path) -> str:
 
 def _describe_images(opened: ResultFolder, scan: ScanData | None, room: float) -> Json:
     details = opened.details
-    share = room * _PROBE / min(len(details.probe), _MOST_MODES)
-    everywhere = np.ones(details.probe.shape[1:], dtype=bool)
     return {
         "object": encode_complex(details.object, details.seen, room * _OBJECT),
         "origin": [*details.origin],
         "pixel_size_m": details.pixel_size_m,
-        "probe": [encode_complex(mode, everywhere, share) for mode in details.probe[:_MOST_MODES]],
+        "probe": _encode_probe(details.probe, room * _PROBE),
         "modes": len(details.probe),
         "frames": _describe_frames(opened, scan, room * _DOTS),
     }
+
+
+def _encode_probe(probe: NDArray[np.complex64], most_bytes: float) -> list[Json]:
+    """The first modes of a probe (P, N, N)."""
+    shown = probe[:_MOST_MODES]
+    everywhere = np.ones(probe.shape[1:], dtype=bool)
+    return [encode_complex(mode, everywhere, most_bytes / len(shown)) for mode in shown]
 
 
 def _describe_frames(opened: ResultFolder, scan: ScanData | None, most_bytes: float) -> Json:
@@ -213,6 +360,8 @@ def _describe_frames(opened: ResultFolder, scan: ScanData | None, most_bytes: fl
         shift = np.linalg.norm((positions - scan.positions)[taken], axis=1)
         if np.any(shift > 1e-6):
             frames["shift"] = encode_image(shift[None], 16, "amplitude")
+            for axis, name in enumerate("yx"):
+                frames[f"{name}_before"] = encode_values(scan.positions[taken, axis], 16)
     return frames
 
 
@@ -252,6 +401,7 @@ def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | 
     return curves | {"problem": "; ".join(problems) or None}
 
 
+@cached
 def _read_history(training: Path | None) -> Json:
     """Each metric of the training, by epoch."""
     if training is None:
@@ -262,18 +412,25 @@ def _read_history(training: Path | None) -> Json:
 
 
 def _describe_rings(opened: ResultFolder, scan: ScanData | None) -> Json:
-    if max(opened.object.shape) > _MOST_CURVE_SIDE:
-        raise ValueError(f"the object has more than {_MOST_CURVE_SIDE} pixels a side")
+    _refuse_large(opened)
     has_scores = bool(opened.metrics.get("scores"))
     truth = scan.object if scan is not None and has_scores else None
-    seen = opened.seen & np.isfinite(opened.object)
-    image = np.where(seen, opened.object, 0)
-    size = opened.probe.shape[-1]
+    image, size = _fill_unseen(opened), opened.probe.shape[-1]
     power, correlation = ring_curves(image, opened.origin, truth, opened.positions, size)
     return {
         "psd": _list_numbers(_thin(power)),
         "frc": None if correlation is None else _list_numbers(_thin(correlation)),
     }
+
+
+def _refuse_large(opened: ResultFolder) -> None:
+    """Refuse an object whose spectrum takes long.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    if max(opened.object.shape) > _MOST_CURVE_SIDE:
+        raise ValueError(f"the object has more than {_MOST_CURVE_SIDE} pixels a side")
 
 
 def _thin(curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -298,13 +455,49 @@ _PROVENANCE = {
 }
 
 
-def _describe_provenance(opened: ResultFolder) -> dict[str, dict[str, str]]:
+def _describe_provenance(opened: ResultFolder, files: ResultFiles) -> dict[str, dict[str, str]]:
     """What a result was made from, as it says itself: title of a part, to its lines."""
     made_from = opened.metrics.get("made_from")
     made_from = made_from if isinstance(made_from, dict) else {}
     parts = {title: made_from.get(key) for key, title in _PROVENANCE.items()}
-    return {
-        title: {str(key): format_setting(value) for key, value in part.items()}
+    described = {
+        title: {str(key): format_setting(part[key]) for key in sorted(part)}
         for title, part in parts.items()
         if isinstance(part, dict) and part
     }
+    return {"how it was made": dict(map(_describe_made, files.made)), **described}
+
+
+def _describe_made(made: Made) -> tuple[str, str]:
+    """A task: what it read, when and where it ran, and on which commit."""
+    row, record = made
+    read = _list_inputs(row, _MOST_INPUTS)
+    facts = [f"from {read}"] if read else []
+    if record is None:
+        return row.name, "; ".join([*facts, "how is not in the store"])
+    if record.seconds or record.commit is not None:
+        facts.append(f"{record.made} on {record.machine} in {format_seconds(record.seconds)}")
+    else:
+        facts.append(f"found {record.made} on {record.machine}, and not seen made")
+    facts += [_describe_commit(record), f"ptycho-tasks {record.version}"]
+    return row.name, "; ".join(filter(None, facts))
+
+
+def _describe_model(files: ResultFiles) -> str:
+    """What the model of a result was made from."""
+    trainings = [made.row for made in files.made if made.row.stage == "train"]
+    return "; ".join(_list_inputs(row, 3) for row in trainings)
+
+
+def _list_inputs(row: Row, most: int) -> str:
+    read = [f"{path} ({role})" for role, path in row.inputs.items()]
+    return ", ".join(read[:most]) + (f" and {len(read) - most} more" if len(read) > most else "")
+
+
+def _describe_commit(record: Record) -> str:
+    if record.commit is None:
+        return "git commit not known"
+    if not record.commit:
+        return "outside of git"
+    changes = "with uncommitted changes" if record.is_dirty else "without changes"
+    return f"git commit {record.commit} {changes}"

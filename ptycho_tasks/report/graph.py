@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.failures import find_failure
@@ -16,12 +17,16 @@ BOX = 190, 30
 _GAP_X, _GAP_Y, _MARGIN = 60, 12, 10
 _LONGEST = 24
 """Characters of a name that a box has room for."""
+_MOST_BOXES = 24
+"""Of a stage, whose tasks have a box each."""
+_MOST_NAMED = 20
+"""Tasks of one box."""
 _STATES = {"up to date": "fresh", "depends": "stale", "stale": "stale"}
 
 
 @dataclass(frozen=True)
 class Box:
-    """A task on the drawing."""
+    """A task on the drawing, or several of one stage in the same state."""
 
     x: int
     y: int
@@ -60,7 +65,7 @@ def draw_graph() -> Graph:
 def place_tasks(
     rows: Sequence[Row], verdicts: Mapping[str, Verdict], failures: Mapping[str, str]
 ) -> Graph:
-    """Tasks in columns of their stages.
+    """Tasks in columns of their stages; of a stage with many, those in the same state as one box.
 
     Args:
         rows: the tasks.
@@ -68,27 +73,36 @@ def place_tasks(
         failures: why each failed when it last ran, if it did, by name.
     """
     width, height = BOX
-    stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
-    places: dict[str, tuple[int, int]] = {}
+    described = {row.name: _describe(row.name, verdicts, failures) for row in rows}
     makers = {path: row.name for row in rows for path in row.outputs}
+    boxes: list[Box] = []
+    found: dict[str, Box] = {}
+    stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
     for column, stage in enumerate(stages):
-        for index, row in enumerate(row for row in rows if row.stage == stage):
+        names = [row.name for row in rows if row.stage == stage]
+        for index, group in enumerate(_group_tasks(names, described)):
             x, y = _MARGIN + column * (width + _GAP_X), _MARGIN + index * (height + _GAP_Y)
-            places[row.name] = x, y
-    boxes = [
-        _make_box(row.name, places[row.name], verdicts, failures)
-        for row in rows
-        if row.name in places
-    ]
+            boxes.append(_make_box(x, y, stage, group, described))
+            found |= dict.fromkeys(group, boxes[-1])
     lines = [
-        _draw_line(places[name], places[row.name])
+        _draw_line(found[name], found[row.name])
         for row in rows
         for name in _list_before(row, makers)
-        if row.name in places and name in places
+        if row.name in found and name in found
     ]
-    most = max((y for _, y in places.values()), default=0)
+    most = max((box.y for box in boxes), default=0)
     total = len(stages) * (width + _GAP_X) - _GAP_X + 2 * _MARGIN
-    return Graph(total, most + height + _MARGIN, boxes, lines)
+    return Graph(total, most + height + _MARGIN, boxes, [*dict.fromkeys(lines)])
+
+
+def _group_tasks(names: Sequence[str], described: Mapping[str, _Described]) -> list[list[str]]:
+    """Tasks of a stage that share a box."""
+    if len(names) <= _MOST_BOXES:
+        return [[name] for name in names]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(described[name].state, []).append(name)
+    return [*groups.values()]
 
 
 def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
@@ -97,12 +111,14 @@ def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys([*made, *([row.after] if row.after else [])])
 
 
-def _make_box(
-    name: str,
-    place: tuple[int, int],
-    verdicts: Mapping[str, Verdict],
-    failures: Mapping[str, str],
-) -> Box:
+class _Described(NamedTuple):
+    state: str
+    reasons: Sequence[str]
+
+
+def _describe(
+    name: str, verdicts: Mapping[str, Verdict], failures: Mapping[str, str]
+) -> _Described:
     verdict = verdicts.get(name, Verdict(name, "stale", ()))
     reasons = [reason.text for reason in verdict.reasons]
     state = _STATES.get(verdict.status, verdict.status)
@@ -110,12 +126,24 @@ def _make_box(
         state, reasons = "failed", [failures[name], *reasons]
     elif any(reason.kind == "new" for reason in verdict.reasons):
         state = "not built"
+    return _Described(state, reasons)
+
+
+def _make_box(
+    x: int, y: int, stage: str, names: Sequence[str], described: Mapping[str, _Described]
+) -> Box:
+    state, reasons = described[names[0]]
+    if len(names) > 1:
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        listed = ", ".join(names[:_MOST_NAMED]) + more
+        return Box(x, y, f"{len(names)} of {stage}", f"{len(names)} of {stage}", state, [listed])
+    name = names[0]
     label = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-    return Box(*place, name, label, state, reasons)
+    return Box(x, y, name, label, state, reasons)
 
 
-def _draw_line(start: tuple[int, int], end: tuple[int, int]) -> str:
+def _draw_line(start: Box, end: Box) -> str:
     width, height = BOX
-    x1, y1, x2, y2 = start[0] + width, start[1] + height // 2, end[0], end[1] + height // 2
+    x1, y1, x2, y2 = start.x + width, start.y + height // 2, end.x, end.y + height // 2
     middle = (x1 + x2) // 2
     return f"M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}"

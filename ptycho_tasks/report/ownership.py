@@ -1,4 +1,4 @@
-"""Which files are reports, so that nothing else is ever replaced or removed by one."""
+"""Which files are pages of ours, so that nothing else is ever replaced or removed by one."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from pathlib import Path
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.system.files import find_file_problem
 
-GENERATOR = "ptycho-tasks report"
-"""What every report says in its first bytes."""
+REPORT_GENERATOR, PLAN_GENERATOR = "ptycho-tasks report", "ptycho-tasks plan"
+"""What every report, and every page of a plan, says in its first bytes."""
 _HEAD = 300
 
 
-def is_report(path: Path) -> bool:
-    """Whether a file is a report; false where it cannot be read."""
+def is_page(path: Path, generator: str = REPORT_GENERATOR) -> bool:
+    """Whether a file is a page of a kind; false where it cannot be read."""
     if find_file_problem(path):
         return False
     try:
         with path.open("rb") as file:
-            return f'content="{GENERATOR}"'.encode() in file.read(_HEAD)
+            return f'content="{generator}"'.encode() in file.read(_HEAD)
     except OSError:
         return False
 
 
-def refuse_other_file(path: Path) -> None:
-    """Refuse to write a report over what is none.
+def refuse_other_file(path: Path, generator: str = REPORT_GENERATOR) -> None:
+    """Refuse to write a page over what is none of its kind.
 
     Raises:
         ConfigError: one line that names the path.
     """
-    if os.path.lexists(path) and not is_report(path):
-        raise ConfigError(f"{path} is there and is no report; choose another path with --output")
+    if os.path.lexists(path) and not is_page(path, generator):
+        what = generator.removeprefix("ptycho-tasks ")
+        raise ConfigError(f"{path} is there and is no page of a {what}; choose another path")
 
 
 def remove_report(path: Path) -> None:
     """Remove a report, if it is one."""
-    if is_report(path):
+    if is_page(path):
         path.unlink()

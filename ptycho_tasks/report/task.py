@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,53 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
+from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.staleness import Answer
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.layout import METRICS, RECONSTRUCTION, REPORT
 from ptycho_tasks.report.ownership import remove_report
 
 NAME = "report"
+EvidenceList = Callable[[Path], list[dict[str, Any]]]
+"""Gives the rows of the plan of a project, see `write_report`."""
 _FORMAT = 1
 """Of the page; with another one it is written anew."""
 
 
-def create_report_task(
-    rows: Iterable[Row], list_evidence: Callable[[Path], list[dict[str, Any]]]
-) -> Task | None:
-    """The task `report`, stale when a result is; None where the project has no results.
+class _SaysWhatIs(Answer):
+    """Whether the page says what the results, their states and the evidence are."""
+
+    def __init__(self, list_evidence: EvidenceList) -> None:
+        super().__init__()
+        self.list_evidence = list_evidence
+
+    def __call__(self, task: Task, values: Mapping[str, Any]) -> bool:
+        """Compares the digest of all that with that of the page."""
+        from ptycho_tasks.report.states import digest_states
+
+        try:
+            states = digest_states(self.list_evidence(Path.cwd()))
+        except PtychoTasksError:
+            states = ""  # the action says what is wrong
+        now = {"format": _FORMAT, "states": states}
+        task.value_savers.append(lambda: now)
+        text = ""
+        if not Path(REPORT).exists():
+            text = f"there is no {REPORT} yet"
+        elif not states or {key: values.get(key) for key in now} != now:
+            text = "results, their states or the evidence are not what the page says"
+        self.reasons = [Reason("output", REPORT, text)] if text else []
+        return not text
+
+
+def create_report_task(rows: Iterable[Row], list_evidence: EvidenceList) -> Task | None:
+    """The task `report`, stale when a result is, or when states or evidence are not what the page
+    says; None where the project has no results.
 
     Args:
         rows: of the task table.
-        list_evidence: gives the rows of the plan of a project, see `write_report`.
+        list_evidence: see `EvidenceList`.
     """
     files = [p for row in rows for p in row.outputs if p.endswith((METRICS, RECONSTRUCTION))]
     if not files:
@@ -41,16 +71,12 @@ def create_report_task(
             return report_failure(error)
         return None
 
-    def is_of_this_format(task: Task, values: dict[str, Any]) -> bool:
-        task.value_savers.append(lambda: {"format": _FORMAT})
-        return values.get("format") == _FORMAT
-
     return Task(
         NAME,
         [write],
         file_dep=files,
         targets=[REPORT],
-        uptodate=[is_of_this_format],
+        uptodate=[_SaysWhatIs(list_evidence)],
         clean=[(remove_report, [Path(REPORT)])],
         io={"capture": False},
         doc="write all results as one page",

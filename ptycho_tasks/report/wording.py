@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ptycho_tasks.system.units import format_seconds, format_size
@@ -13,6 +14,7 @@ TITLES = {
     "training_seconds": "training",
     "inference_seconds": "inference",
     "memory_bytes": "memory",
+    "frc50": "FRC at 0.5, of Nyquist",
 }
 """Of columns, where they are not the measure's own name."""
 _WRITERS = {"seconds": format_seconds, "bytes": format_size}
@@ -33,3 +35,26 @@ def format_measure(name: str, value: float | None, difference: float | None) -> 
     if write is None:
         return f"{value:.4g} ({difference:+.2g})"
     return f"{write(value)} ({'-' if difference < 0 else '+'}{write(abs(difference))})"
+
+
+def format_resolution(resolution: Mapping[str, Any] | None) -> str:
+    """The half period of the finest that is resolved: `12.5 nm`, or pixels where their size is not
+    known; empty where nothing is known of it.
+
+    Args:
+        resolution: `fall`, a fraction of Nyquist, and `pixel_size_m`, see `contents`.
+    """
+    if resolution is None:
+        return ""
+    fall, size = resolution["fall"], resolution["pixel_size_m"]
+    if not fall:
+        return "none"
+    sign = "\u2264 " if fall >= 1 else ""
+    return sign + (f"{1 / fall:.3g} px" if size is None else format_length(max(size) / fall))
+
+
+def format_length(metres: float) -> str:
+    """A length with three digits."""
+    units = ((1.0, "m"), (1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm"))
+    scale, unit = next((one for one in units if metres >= one[0]), units[-1])
+    return f"{metres / scale:.3g} {unit}"

@@ -266,6 +266,8 @@ def _plain(file: h5py.File, name: str) -> NDArray[Any]:
     parent, _, last = name.rpartition("/")
     group = file[parent] if parent else file
     for owner, key in ((file, parent or last), (group, last)):
+        if key not in owner:
+            raise KeyError(f"{name} is missing")
         if not isinstance(owner.get(key, getlink=True), h5py.HardLink):
             raise ValueError(f"{name}: is a link")
     dataset = group[last]

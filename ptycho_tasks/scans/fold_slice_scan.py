@@ -17,7 +17,6 @@ import numpy as np
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.hdf5_values import (
     LENGTHS,
-    METRE_EV,
     find_array,
     map_frames,
     open_linked,
@@ -25,7 +24,7 @@ from ptycho_tasks.scans.hdf5_values import (
 )
 from ptycho_tasks.scans.linked_files import LinkedFiles
 from ptycho_tasks.scans.product_scan import apply_product
-from ptycho_tasks.scans.raw_scan import WITHOUT_PROBE, Keyed, RawScan, Reading, refused
+from ptycho_tasks.scans.raw_scan import METRE_EV, WITHOUT_PROBE, Keyed, RawScan, Reading, refused
 
 _FRAMES = "dp"
 

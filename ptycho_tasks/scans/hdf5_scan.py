@@ -21,10 +21,7 @@ from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.bad_pixels import CXI_GOOD_BITS
 from ptycho_tasks.scans.hdf5_content import list_datasets
 from ptycho_tasks.scans.hdf5_values import (
-    ENERGIES,
-    JOULES_PER_EV,
     LENGTHS,
-    METRE_EV,
     find_array,
     map_frames,
     open_linked,
@@ -32,7 +29,16 @@ from ptycho_tasks.scans.hdf5_values import (
     read_unit,
 )
 from ptycho_tasks.scans.linked_files import LinkedFiles
+from ptycho_tasks.scans.nexus_beam import (
+    CXI_DETECTOR,
+    CXI_ENERGY,
+    DISTANCES,
+    find_energy_ev,
+    find_number,
+    pixel_sizes,
+)
 from ptycho_tasks.scans.raw_scan import (
+    METRE_EV,
     METRES,
     WITHOUT_PROBE,
     Keyed,
@@ -45,7 +51,7 @@ from ptycho_tasks.scans.raw_scan import (
 )
 
 _SOURCE = "entry_1/instrument_1/source_1"
-_DETECTOR = "entry_1/instrument_1/detector_1"
+_DETECTOR = CXI_DETECTOR
 _CXI_FRAMES = ("entry_1/data_1/data", f"{_DETECTOR}/data")
 _OTHER_FRAMES = ("entry/data/data", "exchange/data", "patterns", "entry/data")
 """Where Ptychodus' readers find frames in files that hold no positions and no probe."""
@@ -67,8 +73,6 @@ _BASIS = f"{_DETECTOR}/basis_vectors"
 _SHIFTED = "is_fft_shifted"
 """What CXI calls the flag of an image whose zero frequency lies in the corner."""
 _SMALLEST_PIXEL_M, _LARGEST_PIXEL_M = 1e-13, 1e-2
-_HIGHEST_ENERGY_J = 1e-11
-"""Some 60 MeV. A larger number was not written in joules."""
 
 
 def can_open(path: Path) -> bool:
@@ -180,19 +184,8 @@ def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
 
 
 def _add_cxi_metadata(raw: RawScan, file: LinkedFiles, reading: Reading) -> None:
-    energy_j = read_number(file, raw, f"{_SOURCE}/energy", ENERGIES)
-    if energy_j > _HIGHEST_ENERGY_J and not reading.energy_ev:
-        raise refused(
-            raw.path,
-            f"{_SOURCE}/energy",
-            f"is {energy_j:g}",
-            "the photon energy in joules",
-            "set energy_ev",
-        )
-    raw.energy_ev = reading.energy_ev or energy_j / JOULES_PER_EV
-    raw.distance_m = reading.distance_m or abs(
-        read_number(file, raw, f"{_DETECTOR}/distance", LENGTHS)
-    )
+    raw.energy_ev = reading.energy_ev or find_energy_ev(file, raw)
+    raw.distance_m = reading.distance_m or find_number(file, raw, DISTANCES, LENGTHS)
     raw.exposure_s = read_number(file, raw, _EXPOSURE, {"s": 1.0})
     raw.pixel_size_m = reading.pixel_size_m
 
@@ -306,11 +299,11 @@ def _translation_columns(
 def _far_field_pixel(raw: RawScan, file: LinkedFiles, size: int) -> tuple[float, float]:
     """(height, width) of the object pixel: wavelength times distance over detector width."""
     pixels = {axis: f"{_DETECTOR}/{axis}_pixel_size" for axis in "yx"}
-    values = {key: read_number(file, raw, key, LENGTHS) for key in pixels.values()}
+    values = {pixels[axis]: find_number(file, raw, pixel_sizes(axis), LENGTHS) for axis in "yx"}
     basis = _basis(raw, file)
     for axis, vector in zip("yx", () if basis is None else basis, strict=False):
         values[pixels[axis]] = values[pixels[axis]] or float(np.linalg.norm(vector))
-    values[f"{_SOURCE}/energy"] = raw.energy_ev
+    values[CXI_ENERGY] = raw.energy_ev
     values[f"{_DETECTOR}/distance"] = raw.distance_m
     for key, value in values.items():
         if value <= 0:

@@ -24,14 +24,13 @@ from ptycho_tasks.scans.raw_scan import (
     Reading,
     check_stack,
     refused,
+    take_common,
 )
 from ptycho_tasks.scans.stacks import JoinedFrames
 
 JOULES_PER_EV = 1.602176634e-19
-METRE_EV = 1.2398419843320026e-06
-"""Wavelength in metres times photon energy in eV: Planck's constant times speed of light."""
 LENGTHS = {**METRES, "metre": 1.0, "meter": 1.0, "cm": 1e-2, "\u00b5m": 1e-6, "\u03bcm": 1e-6,
-            "micron": 1e-6, "pm": 1e-12}  # fmt: skip
+            "micron": 1e-6, "angstrom": 1e-10, "\u00e5": 1e-10, "pm": 1e-12}  # fmt: skip
 ENERGIES = {"j": 1.0, "joule": 1.0, "ev": JOULES_PER_EV, "kev": 1e3 * JOULES_PER_EV}
 
 
@@ -170,20 +169,16 @@ def map_dataset(dataset: h5py.Dataset) -> Array:
 
 
 def read_number(file: LinkedFiles, raw: RawScan, key: str, units: Mapping[str, float]) -> float:
-    """A scalar, or the common value of an array, in SI units; zero where there is none."""
+    """A scalar, or the common value of an array, in SI units; zero where there is none.
+
+    Raises:
+        ScanError: no number, or several that differ; or a unit that is not known.
+    """
     dataset = file.dataset(key)
     if dataset is None:
         return 0.0
-    values = np.ravel(dataset[()]) if dataset.dtype.kind in "fiu" else np.empty(0)
-    if not len(values) or not np.isfinite(values).all() or np.ptp(values) > 1e-6 * abs(values[0]):
-        raise refused(
-            raw.path,
-            key,
-            f"is {dataset.dtype} of shape {dataset.shape}, or varies",
-            "one finite number",
-            "correct the file",
-        )
-    return float(values[0]) * read_unit(raw, key, dataset, units)
+    values = np.asarray(dataset[()]) if dataset.dtype.kind in "fiu" else np.empty(0, dataset.dtype)
+    return take_common(raw, key, values) * read_unit(raw, key, dataset, units)
 
 
 def read_unit(raw: RawScan, key: str, dataset: h5py.Dataset, units: Mapping[str, float]) -> float:

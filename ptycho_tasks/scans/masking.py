@@ -30,7 +30,7 @@ from ptycho_tasks.scans.bad_pixels import (
 from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
 from ptycho_tasks.scans.npz import row_chunks
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
-from ptycho_tasks.scans.shaping import Window
+from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
 
 
@@ -67,8 +67,18 @@ def settle_bad_pixels(
     if window is not None:
         _cut_mask(raw, window, stack.axis)
     mask = _take_whole_mask(raw, stack.shape[1])
-    marks = _list_marks(stack, reading, are_counts=are_counts)
+    marks = _settle_marks(stack, reading, are_counts=are_counts)
     return Masking(BadPixels(stack.shape[1], mask, marks), raw.bad_pixels, raw.good_bits)
+
+
+def _settle_marks(stack: FrameStack, reading: Reading, *, are_counts: bool) -> list[Mark]:
+    """The marks of bad pixels in the frames as they are read, in bins if these are asked for."""
+    frames = stack.frames.array
+    if not isinstance(frames, ShapedFrames) or not frames.has_bins:
+        return _list_marks(stack, reading, are_counts=are_counts)
+    pixels = replace(stack, frames=replace(stack.frames, array=frames.without_bins()))
+    marks = _list_marks(pixels, reading, are_counts=are_counts)
+    return frames.mark_bins(marks, clips=reading.negative_counts == "clip")
 
 
 def _list_marks(stack: FrameStack, reading: Reading, *, are_counts: bool) -> list[Mark]:

@@ -147,8 +147,13 @@ class NpzFile:
 
     def check_plain(self, key: str) -> None:
         """Refuse a member that only pickle could read; reads its header only."""
+        self.describe(key)
+
+    def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """The shape and the dtype of the array of that name; reads its header only."""
         with self._reading(key) as stream:
-            self._header(key, stream)
+            shape, _, dtype = self._header(key, stream)
+        return shape, dtype
 
     def _header(self, key: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         """Shape, Fortran order and dtype; leaves the stream at the array's first byte."""

@@ -19,6 +19,7 @@ from ptycho_tasks.scans.raw_scan import (
     Reading,
     frame_numbers,
     refused,
+    take_common,
 )
 
 _FRAMES = ("diff3d", "diffraction", "patterns")
@@ -67,11 +68,11 @@ def _read(npz: NpzFile, reading: Reading) -> RawScan:
         Keyed(npz.path, frames, _without_channel(npz[frames])),
         holds_counts=True if frames == "patterns" else None,
         frame_axis=_frame_axis(npz),
-        pixel_size_m=reading.pixel_size_m or _metadata(npz, "pixel_size_m"),
-        energy_ev=reading.energy_ev or _number(npz, "energy_ev"),
-        distance_m=reading.distance_m or _number(npz, "distance_m"),
-        exposure_s=_number(npz, "exposure_s"),
+        pixel_size_m=reading.pixel_size_m or _pixel_size(npz),
     )
+    raw.energy_ev = reading.energy_ev or _number(raw, npz, "energy_ev")
+    raw.distance_m = reading.distance_m or _number(raw, npz, "distance_m")
+    raw.exposure_s = _number(raw, npz, "exposure_s")
     for name, key in columns.items():
         setattr(raw, name, Keyed(npz.path, key, npz[key]))
     if reading.has_product and _FRAME_NUMBERS in npz:
@@ -107,8 +108,9 @@ def _check_keys(npz: NpzFile, frame_keys: list[str], reading: Reading) -> None:
         npz.check_plain(key)  # an ignored key too
 
 
-def _metadata(npz: NpzFile, key: str) -> tuple[float, float] | None:
-    """One or two positive numbers, as a pair; None where the key is missing."""
+def _pixel_size(npz: NpzFile) -> tuple[float, float] | None:
+    """One or two positive numbers, as a pair; None where the file does not say."""
+    key = "pixel_size_m"
     if key not in npz:
         return None
     array = npz[key]
@@ -134,9 +136,14 @@ def _frame_axis(npz: NpzFile) -> FrameAxis:
     return "first" if says_first else "auto"
 
 
-def _number(npz: NpzFile, key: str) -> float:
-    pair = _metadata(npz, key)
-    return 0.0 if pair is None else pair[0]
+def _number(raw: RawScan, npz: NpzFile, key: str) -> float:
+    """A positive number, or zero where the file does not say."""
+    if key not in npz:
+        return 0.0
+    value = take_common(raw, key, npz[key])
+    if value <= 0:
+        raise refused(npz.path, key, f"is {value:g}", "a positive number", "correct or remove it")
+    return value
 
 
 def _note_keys(raw: RawScan, npz: NpzFile, frame_keys: list[str], used: set[str]) -> None:

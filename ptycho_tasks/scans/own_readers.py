@@ -35,7 +35,11 @@ class NPZ(OneFile):
         return has_zip_signature(path) and not (list_npz_keys(path) or frozenset()) >= _TIKE
 
     def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
-        """See `ptycho_tasks.scans.npz_scan`."""
+        """See `ptycho_tasks.scans.npz_scan`, and `any_npz` where `source.datasets` is set."""
+        if reading.own_datasets:
+            from ptycho_tasks.scans.any_npz import open_any_npz
+
+            return open_any_npz(path, reading)
         from ptycho_tasks.scans.npz_scan import open_npz_scan
 
         return open_npz_scan(path, reading)

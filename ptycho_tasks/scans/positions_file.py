@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,11 @@ from ptycho_tasks.system.files import file_stamp
 
 _NAMES = {"x": ("x", "xcoords"), "y": ("y", "ycoords"), "frame": ("frame", "index")}
 _UNITS = {**METRES, "\u00b5m": 1e-6, "\u03bcm": 1e-6, "px": None, "pixel": None, "pixels": None}
-_HEAD = re.compile(r"(?P<name>[a-z]+)\s*(?:[\[(_]\s*(?P<unit>[^\s\])]+)\s*[\])]?)?")
+_HEAD = re.compile(r"(?P<name>.*?)\s*[\[(]\s*(?P<unit>[^\s\])]+)\s*[\])]")
 _ADVICE = (
     "name the columns x and y (and frame, where lines are in another order) in a first line, or "
-    "give two: x and y"
+    "say which they are, as in `source.datasets: {xcoords: NAME, ycoords: NAME}`, or give two "
+    "columns: x and y"
 )
 
 
@@ -29,20 +31,34 @@ class _Row(NamedTuple):
     cells: list[str]
 
 
-def apply_positions(raw: RawScan, path: Path) -> None:
+class _Head(NamedTuple):
+    """The name of a column, in small letters."""
+
+    text: str
+    """As it stands."""
+    name: str
+    unit: str | None
+
+
+def apply_positions(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
     """Take the positions of a scan from a file, in the order of its column `frame` if it has one;
     `source.units` says their unit, or the names of the columns, as in `x [um]`.
+
+    Args:
+        raw: gets them.
+        path: of the text.
+        names: what the columns `xcoords` and `ycoords` are called, where that is said.
 
     Raises:
         ScanError: it cannot be read, or a line of it holds no positions.
     """
     stamp = file_stamp(path)
-    rows = [
-        _Row(n, cells) for n, line in enumerate(_read_lines(path), 1) if (cells := _split(line))
-    ]
+    lines = _read_lines(path)
+    rows = [_Row(n, cells) for n, line in enumerate(lines, 1) if (cells := _split(line))]
     if not rows:
         raise ScanError(f"{path}: holds no positions; expected a line a frame; {_ADVICE}")
-    places, unit_m, rows = _choose_columns(path, rows)
+    rows = _with_comment(lines, rows)
+    places, unit_m, rows = _choose_columns(raw, path, rows, names)
     columns = {name: _column(path, rows, place) for name, place in places.items()}
     raw.positions_are_pixels, raw.unit_m, raw.rows = False, unit_m, None
     if "frame" in columns:
@@ -73,36 +89,89 @@ def _split(line: str) -> list[str]:
     return text.split()
 
 
+def _with_comment(lines: list[str], rows: list[_Row]) -> list[_Row]:
+    """The lines, with the comment before the first if that names its columns x and y."""
+    before = rows[0].number - 1
+    if before and _is_number(rows[0].cells[0]) and lines[before - 1].lstrip().startswith("#"):
+        cells = _split(lines[before - 1].lstrip(" #"))
+        if len(cells) == len(rows[0].cells):
+            names = [_parse_head(cell).name for cell in cells]
+            if all(set(_NAMES[axis]) & set(names) for axis in "xy"):
+                return [_Row(before, cells), *rows]
+    return rows
+
+
+def _parse_head(text: str) -> _Head:
+    """`x [um]`, `x (um)` and `x_um`."""
+    folded = text.casefold()
+    match = _HEAD.fullmatch(folded)
+    if match:
+        return _Head(folded, match["name"], match["unit"])
+    name, _, unit = folded.rpartition("_")
+    return _Head(folded, name, unit) if name and unit in _UNITS else _Head(folded, folded, None)
+
+
 def _choose_columns(
-    path: Path, rows: list[_Row]
+    raw: RawScan, path: Path, rows: list[_Row], names: Mapping[str, str]
 ) -> tuple[dict[str, int], float | None, list[_Row]]:
-    """Which columns hold what, their unit in metres, and the lines below those that name them."""
+    """Which columns are x, y and frame, their unit in metres, and the lines below those that name
+    them."""
     number, head = rows[0]
     if _is_number(head[0].replace(",", ".")):
-        if len(head) != 2:
+        if len(head) != 2 or names.keys() & {"xcoords", "ycoords"}:
             raise ScanError(f"{path}:{number}: {len(head)} columns without names; {_ADVICE}")
         return {"x": 0, "y": 1}, None, rows
-    found = [_HEAD.fullmatch(name.casefold()) for name in head]
-    names = [match["name"] if match else "" for match in found]
-    places: dict[str, int] = {}
-    for axis, known in _NAMES.items():
-        columns = [i for i, name in enumerate(names) if name in known]
-        if len(columns) > 1 or not (columns or axis == "frame"):
-            shown = ", ".join(head)
+    heads = [_parse_head(name) for name in head]
+    places = _find_columns(heads, names) or _find_pair(raw, path, heads)
+    for axis in "xy":
+        if len(found := places.get(axis, [])) != 1:
+            called = names.get(f"{axis}coords", axis)
             raise ScanError(
-                f"{path}:{number}: {len(columns) or 'no'} columns called {axis} ({shown}); "
-                f"{_ADVICE}"
+                f"{path}:{number}: {len(found) or 'no'} columns called {called} "
+                f"({', '.join(head)}); {_ADVICE}"
             )
-        if columns:
-            places[axis] = columns[0]
-    units = {match["unit"] for axis in "xy" if (match := found[places[axis]])}
+    columns = {axis: found[0] for axis, found in places.items()}
+    units = {heads[columns[axis]].unit for axis in "xy"}
     unit = units.pop()
     if units or (unit is not None and unit not in _UNITS):
         raise ScanError(
             f"{path}:{number}: units of x and y that differ or are unknown ({', '.join(head)}); "
             f"expected one of {', '.join(_UNITS)}; correct the line"
         )
-    return places, None if unit is None else _UNITS[unit], rows[1:]
+    return columns, None if unit is None else _UNITS[unit], rows[1:]
+
+
+def _find_columns(heads: list[_Head], names: Mapping[str, str]) -> dict[str, list[int]]:
+    """The columns of each axis, by the names that are said, or else usual; none where neither x
+    nor y has one and none is said."""
+    found = {}
+    for axis, known in _NAMES.items():
+        said = names.get(f"{axis}coords")
+        wanted = known if said is None else (said.casefold(),)
+        found[axis] = [i for i, one in enumerate(heads) if {one.text, one.name} & {*wanted}]
+    is_said = bool(names.keys() & {"xcoords", "ycoords"})
+    return {a: c for a, c in found.items() if c} if is_said or found["x"] or found["y"] else {}
+
+
+def _find_pair(raw: RawScan, path: Path, heads: list[_Head]) -> dict[str, list[int]]:
+    """The only two columns whose names differ in nothing but that one has x where the other has
+    y, as samx and samy do."""
+    names = [one.name for one in heads]
+    pairs = [
+        (i, j)
+        for i, name in enumerate(names)
+        for j, other in enumerate(names)
+        if any(
+            letter == "x" and other == f"{name[:k]}y{name[k + 1 :]}"
+            for k, letter in enumerate(name)
+        )
+    ]
+    if len(pairs) != 1:
+        return {}
+    x, y = pairs[0]
+    raw.note(f"{path.name}: columns {heads[x].text} and {heads[y].text} taken as x and y")
+    frames = [i for i, name in enumerate(names) if name in _NAMES["frame"]]
+    return {"x": [x], "y": [y]} | ({"frame": frames[:1]} if frames else {})
 
 
 def _number_frames(

@@ -1,4 +1,4 @@
-"""A probe from a file of its own: NPZ, NPY, or HDF5, as Ptychodus' products and our results."""
+"""A probe from a file of its own: NPZ, NPY, CSV or HDF5, as Ptychodus' products, our results."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def _read(path: Path, reading: Reading) -> tuple[str, Array]:
                 dataset = file.dataset(key)
                 if dataset is not None:
                     return key, np.asarray(dataset[()])
+    elif path.suffix.lower() == ".csv":
+        return "probe", _read_csv(path)
     else:
         return "probe", _read_npy(path)
     raise ScanError(f"{path}: holds no {' and no '.join(_KEYS)}; give a file with a probe")
@@ -59,11 +61,31 @@ def _list_ptypy_probes(file: LinkedFiles) -> list[str]:
     return [f"content/probe/{name}/data" for name in file.names("content/probe")]
 
 
+def _read_csv(path: Path) -> Array:
+    """(P, N, N) complex numbers, modes below each other."""
+    try:
+        # As older numpy writes numbers with a negative imaginary part.
+        lines = path.read_text().replace("+-", "-").splitlines()
+        rows = np.loadtxt(lines, np.complex128, delimiter=",", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise ScanError(
+            f"{path}: no table of complex numbers with commas between: {error}; correct it"
+        ) from error
+    N = rows.shape[1]
+    if len(rows) % N:
+        raise ScanError(
+            f"{path}: {len(rows)} lines of {N} numbers; expected modes of N lines of N numbers, "
+            "one below the other; correct it"
+        )
+    modes: Array = rows.reshape(-1, N, N)
+    return modes
+
+
 def _read_npy(path: Path) -> Array:
     try:
         array: Array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ScanError(
-            f"{path}: neither NPZ, NPY nor HDF5; give one of these, with a probe"
+            f"{path}: neither NPZ, NPY, CSV nor HDF5; give one of these, with a probe"
         ) from error
     return array

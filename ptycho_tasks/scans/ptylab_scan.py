@@ -31,7 +31,7 @@ def open_ptylab_scan(path: Path, reading: Reading) -> Iterator[RawScan]:
     Raises:
         ScanError: the file cannot be read, or lacks what a scan needs.
     """
-    places = {**_PLACES, **(reading.datasets or {})}
+    places = _PLACES | reading.own_datasets
     with open_any_hdf5(path, replace(reading, datasets=places)) as raw:
         raw.holds_counts = True
         raw.unit_m = raw.unit_m or 1.0

@@ -16,14 +16,13 @@ import numpy as np
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.hdf5_values import (
     LENGTHS,
-    METRE_EV,
     find_array,
     map_frames,
     open_linked,
     read_number,
 )
 from ptycho_tasks.scans.linked_files import LinkedFiles
-from ptycho_tasks.scans.raw_scan import WITHOUT_PROBE, Keyed, RawScan, Reading, refused
+from ptycho_tasks.scans.raw_scan import METRE_EV, WITHOUT_PROBE, Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.stacks import JoinedFrames
 
 _KEV = {"kev": 1.0, "ev": 1e-3}

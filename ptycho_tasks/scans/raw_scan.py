@@ -29,10 +29,15 @@ FrameAxis = Literal["auto", "first", "last"]
 Units = Literal["auto", "pixels", "m", "mm", "um", "nm"]
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 """What a unit of length is in metres."""
+METRE_EV = 1.2398419843320026e-06
+"""Wavelength in metres times photon energy in eV: Planck's constant times speed of light."""
 
 WITHOUT_PROBE = "set source.probe to estimate to have one estimated from the frames"
 """What can be done where a scan has none."""
 
+_NOISE = 2e-4
+"""Relative: values that a monochromator reads back differ by less, and those of a spectrum by
+more."""
 _AS_IT_IS = OrientationOptions()
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +110,7 @@ class Reading:
     positions: Path | None = None
     """A file that holds the positions; None takes those of the scan."""
     datasets: Mapping[str, str] | None = None
-    """Our keys to paths in an HDF5 file of any layout."""
+    """Our keys to paths in a file of any layout; see `own_datasets`."""
     orientation: OrientationOptions = _AS_IT_IS
     """How the positions lie to the columns and rows of the frames."""
     centre: Literal["auto", "corner"] | Sequence[float] | None = None
@@ -126,6 +131,13 @@ class Reading:
     def needs_positions(self) -> bool:
         """Whether the scan's own file must give the positions."""
         return not self.has_product and self.positions is None
+
+    @property
+    def own_datasets(self) -> dict[str, str]:
+        """`datasets` in the scan's own file: where another holds the positions, `xcoords` and
+        `ycoords` are columns of that."""
+        elsewhere = () if self.positions is None else ("xcoords", "ycoords")
+        return {key: at for key, at in (self.datasets or {}).items() if key not in elsewhere}
 
     @property
     def needs_probe(self) -> bool:
@@ -178,6 +190,31 @@ def frame_numbers(indexes: Keyed | None) -> NDArray[np.int64] | None:
             f"has the number {values[counts > 1][0]} twice", "a number a frame", "correct it"
         )
     return numbers
+
+
+def take_common(raw: RawScan, key: str, values: NDArray[Any]) -> float:
+    """The number that an array holds, or the mean of several that are equal but for the noise of
+    what measured them, as an energy for each frame is.
+
+    Raises:
+        ScanError: they differ, or one is no finite number.
+    """
+    numbers = np.ravel(values) if values.dtype.kind in "fiu" else np.empty(0)
+    if not numbers.size or not np.isfinite(numbers).all():
+        found = f"is {values.dtype} of shape {values.shape}, or not finite"
+        raise refused(raw.path, key, found, "one finite number", "correct or remove it")
+    mean, span = float(numbers.mean()), float(np.ptp(numbers))
+    if span > _NOISE * abs(mean):
+        raise refused(
+            raw.path,
+            key,
+            f"holds {numbers.size} values from {numbers.min():.6g} to {numbers.max():.6g}",
+            f"one for all frames, or values that differ by at most {_NOISE:g} of them",
+            "give the frames of one alone, or set source.energy_ev, distance_m or pixel_size_m",
+        )
+    if span:
+        raw.note(f"{key}: mean of {numbers.size} values from {numbers.min()} to {numbers.max()}")
+    return float(numbers[0]) if not span else mean
 
 
 def first_variation(raw: RawScan, key: str, probe: Array) -> NDArray[Any]:

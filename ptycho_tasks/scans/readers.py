@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.content import has_zip_signature
 from ptycho_tasks.scans.conversion import convert_scan
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
 from ptycho_tasks.scans.recognition import Reader, ReaderEntry, choose_reader
@@ -67,7 +68,9 @@ def open_scan(path: Path, reading: Reading, root: Path | None = None) -> Iterato
 
 
 def _choose(path: Path, reading: Reading, root: Path | None) -> tuple[ReaderEntry, Reader]:
-    named = reading.reader or ("hdf5" if reading.datasets else None)
+    named = reading.reader
+    if named is None and reading.own_datasets:
+        named = "npz" if path.is_file() and has_zip_signature(path) else "hdf5"
     return choose_reader(path, named, root)
 
 
@@ -96,13 +99,14 @@ def read_with(
 def _add_files(raw: RawScan, reading: Reading) -> None:
     """What files besides give; it goes before what the scan's own and a product give.
 
-    A reader that lists the file of positions among its own has read it.
+    A reader that lists the file of positions, or that of the probe, among its own has read it.
     """
     if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
-        apply_positions(raw, reading.positions)
-    if isinstance(reading.probe, Path):
+        apply_positions(raw, reading.positions, reading.datasets or {})
+    is_probe_read = raw.probe is not None and reading.probe in raw.files
+    if isinstance(reading.probe, Path) and not is_probe_read:
         from ptycho_tasks.scans.probe_file import apply_probe
 
         apply_probe(raw, reading.probe, reading)
@@ -113,12 +117,13 @@ def _open_with(
     entry: ReaderEntry, reader: Reader, path: Path, reading: Reading
 ) -> Iterator[RawScan]:
     """What a reader gives; the file may stay open in the block."""
-    with entry.explain_failures(path):
-        stamps = _stamp_files(entry, path, reader.files(path, reading))
-        with reader.open(path, reading) as raw:
-            _refuse_unusable(entry, path, raw, reading)
-            raw.files |= stamps
-            yield raw
+    with entry.explain_failures(path), ExitStack() as stack:
+        with entry.limit_opening(path):
+            stamps = _stamp_files(entry, path, reader.files(path, reading))
+            raw = stack.enter_context(reader.open(path, reading))
+        _refuse_unusable(entry, path, raw, reading)
+        raw.files |= stamps
+        yield raw
 
 
 def _stamp_files(entry: ReaderEntry, path: Path, files: object) -> dict[Path, FileStamp]:

@@ -6,6 +6,7 @@ project's `readers/` that defines `reader`. None is imported before a scan is re
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ptycho_tasks.errors import PtychoTasksError, ReaderError, ScanError
-from ptycho_tasks.system.files import find_file_problem
+from ptycho_tasks.system.files import file_stamp, find_file_problem
 from ptycho_tasks.system.plugins import Plugin, PluginKind, import_failure, list_plugins
-from ptycho_tasks.system.processes import Stopped
+from ptycho_tasks.system.processes import Overdue, Stopped, limit_time
+from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.scans.raw_scan import RawScan, Reading
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 KIND = PluginKind("reader", "ptycho_tasks.readers", "readers")
 _OURS = "ptycho-tasks "
 """What the origin of the core's own readers begins with."""
+CLAIM_S = 30.0
+"""How long a reader may look whether a file is its own."""
+OPENING_S, BYTES_A_SECOND = 600.0, 10e6
+"""How long it may take to open a scan, and how many bytes more it may read in each second more."""
 
 
 class Reader(Protocol):
@@ -40,7 +46,8 @@ class Reader(Protocol):
     def files(self, path: Path, reading: Reading) -> Sequence[Path]:
         """The further files that are read for a scan; they are inputs as the scan itself is.
 
-        Where `reading.positions` is among them, the reader reads it, and not the core.
+        Where `reading.positions` or `reading.probe` is among them, the reader reads it, and not
+        the core. A mask that it reads from `reading.bad_pixels` has that as its key.
         """
 
     def open(self, path: Path, reading: Reading) -> AbstractContextManager[RawScan]:
@@ -100,14 +107,19 @@ class ReaderEntry(Plugin):
 
     @contextmanager
     def explain_failures(self, path: Path) -> Iterator[None]:
-        """Turn what the code of a reader raises in the block into one line for the user.
+        """Turn what the code of a reader raises in the block into one line for the user, and say
+        which it was where the block is interrupted.
 
         Raises:
             ScanError: names the reader and the file. What the core's own raise unforeseen passes.
         """
         try:
             yield
-        except (PtychoTasksError, Stopped, MemoryError):
+        except Stopped:
+            if not self.is_ours:
+                print_text(f"{path}: was being read by the {self.label}\n", sys.stderr)
+            raise
+        except (PtychoTasksError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
             if self.is_ours:
@@ -116,6 +128,42 @@ class ReaderEntry(Plugin):
                 f"{path}: the {self.label} failed: {import_failure(error, self.source)}; correct "
                 "it, or name another with source.reader"
             ) from error
+
+    @contextmanager
+    def limit_claim(self, path: Path) -> Iterator[None]:
+        """A block in which the reader looks whether a file is its own.
+
+        Raises:
+            ScanError: it hangs.
+        """
+        with self._limit(path, CLAIM_S, "does not say whether the file is its own"):
+            yield
+
+    @contextmanager
+    def limit_opening(self, path: Path) -> Iterator[None]:
+        """A block in which the reader opens a scan, of which it may read all.
+
+        Raises:
+            ScanError: it hangs.
+        """
+        stamp = file_stamp(path)
+        limit_s = OPENING_S + (stamp[0] / BYTES_A_SECOND if stamp else 0.0)
+        with self._limit(path, limit_s, "does not come to an end with opening the file"):
+            yield
+
+    @contextmanager
+    def _limit(self, path: Path, limit_s: float, what: str) -> Iterator[None]:
+        if self.is_ours:
+            yield
+            return
+        try:
+            with limit_time(limit_s):
+                yield
+        except Overdue:
+            raise ScanError(
+                f"{path}: the {self.label} {what}, and was stopped after {limit_s:.3g} s; correct "
+                "it, or name another with source.reader"
+            ) from None
 
     def refuse(self, path: Path, found: str, expected: str) -> ScanError:
         """The error that says that what a reader gave for a file is of no use."""
@@ -165,9 +213,10 @@ def choose_reader(path: Path, name: str | None, root: Path | None) -> tuple[Read
         return entry, entry.load()
     claiming = []
     for entry in list_readers(root).values():
-        reader = entry.load()
         with entry.explain_failures(path):
-            claim = reader.claims(path)
+            reader = entry.load()
+            with entry.limit_claim(path):
+                claim = reader.claims(path)
             if claim is not True and claim is not False:
                 raise entry.refuse(path, f"{claim!r} as the answer of `claims`", "True or False")
         if claim:

@@ -11,7 +11,8 @@ that,  P probe modes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.options import OrientationOptions
 from ptycho_tasks.scan import evenly_spaced
+from ptycho_tasks.scans.bad_pixels import Mark, find_marks
 from ptycho_tasks.scans.raw_scan import Array
 
 _SAMPLE = 64
@@ -140,6 +142,13 @@ class ShapedFrames:
         """
         self._array, self._axis, self._window = array, axis, window
         self._are_counts = are_counts
+        self._marks: list[tuple[Mark, Any]] = []
+        self._clips = False
+
+    @property
+    def has_bins(self) -> bool:
+        """Whether several pixels are read as one."""
+        return self._window.bin > 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,21 +170,57 @@ class ShapedFrames:
         out = self._binned(self._window.cut(frames))
         return out if self._axis == 0 else np.moveaxis(out, 0, -1)
 
+    def without_bins(self) -> ShapedFrames:
+        """The same window of them, in the pixels of the detector."""
+        window = replace(self._window, bin=1)
+        return ShapedFrames(self._array, self._axis, window, are_counts=self._are_counts)
+
+    def mark_bins(self, marks: Sequence[Mark], *, clips: bool) -> list[Mark]:
+        """Have bins marked of which a pixel is bad: pixels are told by their values, which are
+        lost in sums.
+
+        Args:
+            marks: values of bad pixels.
+            clips: whether other negative values count as zero; else they stay, instead of a sum.
+
+        Returns:
+            The values of the bins, one for each mark.
+        """
+        largest = np.finfo(self.dtype).max if self.dtype.kind == "f" else np.iinfo(self.dtype).max
+        self._clips = clips
+        self._marks = [
+            (mark, self.dtype.type(largest / 2**k if self.dtype.kind == "f" else largest - k))
+            for k, mark in enumerate(marks)
+        ]
+        return [Mark(mark.reason, value, value) for mark, value in self._marks]
+
     def _binned(self, frames: NDArray[Any]) -> NDArray[Any]:
         if self._window.bin == 1:
             return frames
         blocks = self._window.blocks(frames)
-        if not self._are_counts:
-            root = np.sqrt(np.square(blocks, dtype=np.float64).sum(axis=(2, 4)))
-            return np.asarray(root, dtype=self.dtype)
-        out = np.asarray(blocks.sum(axis=(2, 4), dtype=self.dtype))
-        # The mark of a dead pixel marks the whole.
-        if frames.dtype.kind == "u":
-            dead = (blocks == np.iinfo(frames.dtype).max).any(axis=(2, 4))
-            out[dead] = np.iinfo(self.dtype).max
-        else:
-            out = np.where((blocks < 0).any(axis=(2, 4)), -1, out).astype(self.dtype)
+        found = [(blocks >= mark.low) & (blocks <= mark.high) for mark, _ in self._marks]
+        for one in found:
+            blocks = np.where(one, frames.dtype.type(0), blocks)
+        if self._clips:
+            blocks = np.maximum(blocks, frames.dtype.type(0))
+        out = self._sums(blocks)
+        if (blocks < 0).any():
+            least = blocks.min(axis=(2, 4))
+            out = np.where(least < 0, least, out).astype(self.dtype)
+        for one, (_, value) in reversed([*zip(found, self._marks, strict=True)]):
+            out[one.any(axis=(2, 4))] = value
         return out
+
+    def _sums(self, blocks: NDArray[Any]) -> NDArray[Any]:
+        """(m, n, n) counts, or amplitudes, of (m, n, bin, n, bin)."""
+        if self._are_counts:
+            return np.asarray(blocks.sum(axis=(2, 4), dtype=self.dtype))
+        root = np.sqrt(np.square(blocks, dtype=np.float64).sum(axis=(2, 4)))
+        return np.asarray(root, dtype=self.dtype)
+
+
+def _take(array: Array, axis: int, place: np.int64) -> NDArray[Any]:
+    return np.asarray(array[int(place)] if axis == 0 else array[:, :, int(place)])
 
 
 def find_centre(array: Array, axis: int, *, are_counts: bool) -> tuple[int, int]:
@@ -188,14 +233,16 @@ def find_centre(array: Array, axis: int, *, are_counts: bool) -> tuple[int, int]
     """
     from scipy.ndimage import median_filter  # costs more to import than a scan to read
 
-    count = array.shape[axis]
     total = np.zeros(array.shape[1:] if axis == 0 else array.shape[:2])
-    for place in evenly_spaced(count, min(_SAMPLE, count)):
-        frame = np.asarray(array[int(place)] if axis == 0 else array[:, :, int(place)])
+    places = evenly_spaced(array.shape[axis], min(_SAMPLE, array.shape[axis]))
+    few = np.stack([_take(array, axis, place) for place in places[:: max(1, len(places) // 8)]])
+    marks = [*find_marks(few, holds_counts=are_counts, takes_negative=False)]
+    for place in places:
+        frame = _take(array, axis, place)
         light = frame.astype(np.float64)
         marked = ~(light >= 0) | ~np.isfinite(light)
-        if frame.dtype.kind == "u":
-            marked |= frame == np.iinfo(frame.dtype).max
+        for mark in marks:
+            marked |= (frame >= mark.low) & (frame <= mark.high)
         light[marked] = 0.0
         total += light if are_counts else light**2
     smooth = median_filter(total, 3)  # of hot pixels nothing is left

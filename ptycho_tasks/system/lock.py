@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,10 @@ from ptycho_tasks.system.terminal import echo
 STATE_DIR = ".ptycho"
 """The folder in a project that holds what no other program needs."""
 LOCK_NAME = f"{STATE_DIR}/lock"
+RUN_VARIABLE = "PTYCHO_TASKS_RUN"
+"""In the environment of a command that a run waits for: whose lock runs of that command share."""
+_BUILDING = f"{STATE_DIR}/building"
+"""Held by a run that shares another's lock; and by each task of that other that runs beside it."""
 _DYING_S = 3.0
 """How long the worker processes of a killed run may take to end."""
 
@@ -40,9 +44,11 @@ class ProjectLock:
         self._file: IO[str] | None = None
         self._folder: int | None = None
         self._info: dict[str, Any] = {}
+        self._shared = ExitStack()
 
     def acquire(self) -> None:
-        """Take the lock. A lock of a run that died counts as free.
+        """Take the lock. A lock of a run that died counts as free; one of a run that waits for this
+        process is shared, by one process at a time.
 
         Raises:
             LockedError: another run holds it; the message says which.
@@ -61,6 +67,8 @@ class ProjectLock:
             holder = _read(self.path)
             if not _is_dead(holder) or time.monotonic() > until:
                 _close(file, folder)
+                if _is_lent(self.path):
+                    return self._share()
                 raise LockedError(_sentence(holder, self.place))
             time.sleep(0.05)
         if not is_file_at(file, self.path):  # its last holder removed it
@@ -74,6 +82,13 @@ class ProjectLock:
             "task": "",
         }
         self._write()
+
+    def _share(self) -> None:
+        global _shares
+        # A run that this one waits for in turn would wait for it for ever.
+        del os.environ[RUN_VARIABLE]
+        self._shared.enter_context(hold_lock(Path(_BUILDING)))
+        _shares = True
 
     def _open(self) -> IO[str]:
         try:
@@ -112,6 +127,9 @@ class ProjectLock:
 
     def release(self, *, remove: bool = False) -> None:
         """Give the lock back, and remove its file if that is asked for."""
+        global _shares
+        self._shared.close()
+        _shares = False
         if self._file is not None and remove:
             with suppress(OSError):
                 self.path.unlink()
@@ -130,21 +148,66 @@ class ProjectLock:
             self._file.flush()
 
 
+_shares = False
+"""Whether this process, or the one that it is a worker of, shares the lock of another run."""
+
+
+def shares_lock() -> bool:
+    """Whether this process belongs to a run that shares the lock of the run that waits for it."""
+    return _shares
+
+
+def lend_lock(pid: int) -> Mapping[str, str]:
+    """What a command finds in its environment, whose own runs may share the lock of the run that
+    waits for it, in the current folder.
+
+    Args:
+        pid: of the run.
+    """
+    return {RUN_VARIABLE: f"{pid}:{Path.cwd()}"}
+
+
+def _is_lent(path: Path) -> bool:
+    pid, _, folder = os.environ.get(RUN_VARIABLE, "").partition(":")
+    if path != Path(LOCK_NAME) or not folder or not pid.isdecimal() or not is_alive(int(pid)):
+        return False
+    with suppress(OSError):
+        return Path(folder).samefile(Path.cwd())
+    return False
+
+
 @contextmanager
-def hold_lock(path: Path, *, removes: bool = False) -> Iterator[None]:
+def build_beside() -> Iterator[None]:
+    """In the block, keep the runs waiting that share the lock of this one, as a worker of which
+    this process makes something."""
+    if _shares:  # its own run keeps all others waiting
+        yield
+    else:
+        with hold_lock(Path(_BUILDING), shared=True):
+            yield
+
+
+@contextmanager
+def hold_lock(path: Path, *, shared: bool = False, removes: bool = False) -> Iterator[None]:
     """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
-        path: the lock's file, which is made.
+        path: the lock's file, which is made; or a folder that is there.
+        shared: whether others may hold it too who share it.
         removes: whether the file is removed after the block.
 
     Raises:
         PtychoTasksError: the file cannot be made.
     """
-    with _lock_file(path) as file:
+    file = _open_lock(path)
+    try:
+        # As in take_flock: a system or file system without locks leaves it to the user.
+        with suppress(ImportError, OSError, ValueError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if removes and not is_file_at(file, path):  # its last holder removed it
-            file.close()
-            with hold_lock(path, removes=True):
+            with hold_lock(path, shared=shared, removes=True):
                 yield
             return
         try:
@@ -152,22 +215,23 @@ def hold_lock(path: Path, *, removes: bool = False) -> Iterator[None]:
         finally:
             if removes:
                 path.unlink(missing_ok=True)
+    finally:
+        if file >= 0:
+            os.close(file)
 
 
-def _lock_file(path: Path) -> IO[str]:
+def _open_lock(path: Path) -> int:
+    if path.is_dir():
+        with suppress(OSError):  # not every system opens a folder
+            return os.open(path, os.O_RDONLY)
+        return -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
         raise PtychoTasksError(
             f"cannot write {path}: {error.strerror or error}; allow writing there"
         ) from error
-    # As in take_flock: a system or file system without locks leaves it to the user.
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
 
 
 def _open_folder(path: Path) -> int | None:

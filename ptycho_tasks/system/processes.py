@@ -64,9 +64,9 @@ def run_id() -> str:
     return _run_id
 
 
-def run_pid() -> int:
-    """The process that runs the tasks; this one where no tasks are run."""
-    return _run_pid or os.getpid()
+def run_pid() -> int | None:
+    """The process of the run that this one belongs to; None where there is no run."""
+    return _run_pid
 
 
 def count_cores() -> int:
@@ -165,6 +165,40 @@ def handle_signals(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Overdue(BaseException):
+    """A block took longer than it may. (No `Exception`, which code of others may catch.)"""
+
+
+@contextmanager
+def limit_time(limit_s: float) -> Iterator[None]:
+    """End the block if it lasts longer: what Python does in it, and what waits for the system.
+
+    Only in the main thread, and where there is SIGALRM; elsewhere it may last.
+
+    Raises:
+        Overdue: the block took so long.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Overdue(f"{limit_s:g} s")
+
+    alarm = getattr(signal, "SIGALRM", None)
+    if alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    begun, (outer_s, _) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    try:
+        with handle_signals(end, [alarm]):
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+    finally:
+        if outer_s:
+            signal.setitimer(signal.ITIMER_REAL, max(outer_s - time.monotonic() + begun, 1e-3))
 
 
 def stop(number: int, frame: FrameType | None) -> None:

@@ -297,6 +297,20 @@ def test_inference_of_more_frames_than_there_are_is_refused(project):
     assert said.startswith("ptycho.yaml:5: inference.n_groups: 26 frames are asked for, but scan")
 
 
+@pytest.mark.parametrize(("frames", "first"), [("even", 0), ("odd", 1)])
+def test_halves_are_every_second_frame(project, frames, first):
+    project.write(more=f"inference: {{frames: {frames}}}\n").infer()
+    with h5py.File(project.inference().output_files[0]) as file:
+        taken = file["ptycho_tasks/positions"][()]
+    assert np.array_equal(taken, SCAN.positions[first::2])
+
+
+def test_more_frames_than_a_half_has_are_refused(project):
+    project.write(more="inference: {frames: odd, n_groups: 13}\n")
+    said = refusal(project.infer, ConfigError, 2)
+    assert "n_groups: 13 frames are asked for, but scan.npz has 12 odd" in said
+
+
 def test_kept_checkpoints_are_bundles_and_those_of_before_are_gone(project):
     code = (
         "n = request.options.epochs; weights = {'m': {'w': np.full(3, float(n))}}; "

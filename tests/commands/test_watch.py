@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from ptycho_tasks.builds import planning, stages, watching
 from ptycho_tasks.builds.warm_up import warm_up
 from ptycho_tasks.builds.watching import WatchOptions, watch
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.layout import LIVE
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scans.arrivals import PATIENCE_S, SETTLED_S, Arrivals, is_complete
@@ -133,6 +135,20 @@ def test_once_ends_with_1_where_a_scan_failed(beam: Path) -> None:
     done = run_command([*OURS, "watch", "--once"], cwd=beam)
     assert done.returncode == 1
     assert "1 scan reconstructed, 1 failed" in done.stdout
+
+
+def test_a_page_shows_every_scan(beam: Path, scans: list[Path]) -> None:
+    drop(scans[1], beam / "raw" / "second.npz")
+    (beam / "raw" / "bad.npz").write_text("no scan")
+    make_old(beam / "raw" / "bad.npz")
+    assert run_command([*OURS, "watch", "--once", "--page"], cwd=beam).returncode == 1
+    assert "<title>ptycho-tasks live</title>" in (beam / "live.html").read_text()
+    text = (beam / LIVE / "run.js").read_text()
+    told = json.loads(text[len("showRun(") : -len(");\n")])
+    assert told["state"] == "finished"
+    states = {task["name"]: task["state"] for task in told["tasks"]}
+    assert [states[f"infer:{name}"] for name in ("first", "second")] == ["made", "made"]
+    assert "failed" in (states["source:bad"], states["infer:bad"])
 
 
 def test_only_the_wanted_variant(beam: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -221,3 +222,21 @@ def test_rows_that_were_done_before_are_adopted(small_proved, ours):
     assert "Z by Ada [PI])\n" in small.plan
     assert small.check()["read-the-book"].evidence == "by hand"
     assert ours(small.root, "plan", "adopt", "--by", "Ada").stdout == "nothing to adopt\n"
+
+
+def test_a_badge_says_how_many_rows_are_proved(small_proved, ours):
+    small = small_proved
+
+    def draw(*options):
+        code = ours(small.root, "plan", "check", "--badge", "badge.svg", *options).returncode
+        root = ElementTree.fromstring((small.root / "badge.svg").read_text())
+        return code, root.attrib["aria-label"]
+
+    assert draw() == (0, "evidence: 2 of 3 proved")
+    small.plan = small.plan.replace("[ ] a.3", "[x] a.3")
+    assert draw() == (1, "evidence: 1 problem")
+    assert ours(small.root, "plan", "adopt", "--by", "Ada").returncode == 0
+    assert draw("--logs") == (0, "evidence: 3 of 3 proved")
+    refused = ours(small.root, "plan", "check", "--badge", "plan.md/badge.svg")
+    assert refused.returncode != 0
+    assert refused.stderr.count("\n") == 1

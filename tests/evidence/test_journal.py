@@ -75,6 +75,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_done(small_ran, killed):
     after = small_ran.list_files()
     assert len(killed) > 12
     for small in killed:
+        assert all([*folder.iterdir()] for folder in small.root.glob("reports/2*"))
         if not small.journal.exists():
             assert small.list_files() in (before, after)
         # The next run completes it, or publishes anew: once in either case.

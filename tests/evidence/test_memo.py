@@ -432,13 +432,80 @@ def test_a_newer_memo_updates_what_an_older_one_gave_and_keeps_what_a_person_cha
     assert path.read_text() == before
 
 
+def test_what_a_person_removed_from_an_import_stays_out(tmp_path):
+    memo = FIRST.replace("If Blocked", "4. A4 @ plan.md - by eye\nIf Blocked")
+    list_items(tmp_path, memo)
+    path = tmp_path / "evidence.yaml"
+    before = path.read_text()
+    head, *blocks = before.split("  - ids")
+    kept = [block for block in blocks if "two" not in block and "A4" not in block]
+    path.write_text("  - ids".join([head, *kept]))
+    newer = memo.replace("one.py -q", "uno.py")
+    for _ in range(2):
+        items, evidence, told = list_items(tmp_path, newer)
+        assert [name for *_, name in sorted(items)] == ["uno", "three"]
+        assert evidence.by_hand == {}
+        assert "note      left  two: was removed by hand, and stays out; remove its name" in told
+        assert "left  A4: was removed by hand" in told
+    path.write_text(path.read_text().replace(" two", ""))
+    assert sorted(name for *_, name in list_items(tmp_path, newer)[0]) == ["three", "two", "uno"]
+
+
+PAIR = """Summary: s
+Focus: [X-1] x
+Artifacts: work/X-1/reports/2031-02-03T040506Z/a/{x_red.log,x_green.log}
+Do Now:
+1. A1 @ plan.md - write the failing test, and keep the RED log; tests: pytest tests/x.py -q
+2. A2 @ plan.md - make it pass; tests: pytest tests/x.py -q
+If Blocked: docs/fix_plan.md
+"""
+HOW_TO = "".join(
+    f"- `pytest tests/x.py -q 2>&1 | tee work/X-1/reports/2031-02-03T040506Z/a/x_{outcome}.log`\n"
+    for outcome in ("red", "green")
+)
+
+
+def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
+    memo = FIRST.replace("2. A2 @ plan.md", "2. A1 @ other/plan2.md")
+    items, _, told = list_items(tmp_path, memo)
+    assert ("", "python -m pytest tests/two.py -q", "two") in items
+    assert "A1: of other/plan2.md, and no row of plan.md" in told
+    (tmp_path / "evidence.yaml").unlink()
+    items, _, _ = list_items(tmp_path, FIRST.replace("2. A2 @ plan.md", "2. A2 @ work/plan.md"))
+    assert "A2" in {ids for ids, *_ in items}
+
+
+@pytest.mark.parametrize("how_to", ["", f"How-To Map:\n{HOW_TO}"], ids=["no how-to", "how-to"])
+def test_the_red_and_the_green_run_of_one_test_are_two_items(tmp_path, how_to):
+    items, evidence, _ = list_items(tmp_path, f"{PAIR}{how_to}")
+    command = "python -m pytest tests/x.py -q"
+    assert sorted(items) == [("A1", command, "x_red"), ("A2", command, "x")]
+    assert [(item.expect, item.is_past) for item in evidence.items] == [
+        ("red", True), ("green", False),
+    ]  # fmt: skip
+
+
+def test_an_import_has_git_ignore_what_a_run_leaves(tmp_path):
+    (tmp_path / ".gitignore").write_text("mine\n")
+    told = list_items(tmp_path, FIRST)[2]
+    assert "took  .gitignore" in told
+    lines = (tmp_path / ".gitignore").read_text().splitlines()
+    assert lines[0] == "mine"
+    assert {"/.ptycho/", ".fix_plan.md.lock"} < {*lines}
+    assert "took  .gitignore" not in list_items(tmp_path, FIRST)[2]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"x" * 2**20, "longer than 256 KiB"),
         ("Do Now:\n- A1: gr\xfc\xdfen\n".encode("latin-1"), "is not UTF-8 text"),
         (b"Do Now:\0\n", "is no text"),
-        (f"{FIRST}{FIRST}".replace("Focus", "Summary: x\nFocus").encode(), "begins a second memo"),
+        (
+            f"{FIRST}{FIRST}".replace("Focus", "Summary: x\nFocus").encode(),
+            "memo.txt:9: begins a s",
+        ),
+        (b"", "names no row of a plan and no command"),
     ],
 )
 def test_what_cannot_be_imported_changes_nothing(tmp_path, ours, content, expected):

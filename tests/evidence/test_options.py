@@ -16,7 +16,7 @@ BAD = {
     "an id of no kind": ("id: C4.D3", "id: 'C4\\D'", "items[1].id: expected the id of a row: let"),
     "a log with a backslash": ("data.log", "'a\\b'", "first is a letter or digit, not 'a\\b'; the"),
     "id and ids": ("id: C4.D3", "id: C4.D3\n    ids: [a.1]", "give exactly one of `id` and `ids`"),
-    "nothing to run": ("    command: cat data.txt\n", "", "exactly one of `command`, `pytest` and"),
+    "nothing to run": ("    command: cat data.txt\n", "", "of `command`, `pytest`, `stage` and"),
     "an expected colour": ("log: data", "expect: blue\n    log: data", "items[1].expect: expected"),
     "an expected status": ("log: data", "expect: {exit: 1e3}\n    log: data", "items[1]"),
     "two expectations": ("log: data", "expect: {exit: 1, red: 1}\n    log: data", "`expect` must"),
@@ -24,7 +24,22 @@ BAD = {
     "a collection": ("-q]", "--collect-only]", "go together; add one"),
     "by hand, of no row": ("id: C4.F", "ids: []", "`by_hand` is about a row; give it an `id`"),
     "states that contradict": ("items:", "states: {D: done, d: open}\nitems:", "d: means open"),
+    "states that differ by a blank": (
+        "items:", "states: {D: done, 'D ': open}\nitems:", "means open, and written otherwise"
+    ),
     "a state of ours": ("items:", "states: {x: open}\nitems:", "states: 'x': expected one or two"),
+    "a red log of green": ("data.log", "data_red.log", "`log` says red, and `expect` green; give"),
+    "a green log of red": (
+        "log: data.log", "log: d_green.log\n    expect: red", "`log` says green, and `expect` red"
+    ),
+    "no stage": ("command: cat data.txt", "stage: trane", "`stage` must be one of source, fixture"),
+    "a stage that is red": (
+        "command: cat data.txt", "expect: red\n    stage: train", "can expect nothing else"
+    ),
+    "a limit of a stage": (
+        "command: cat data.txt", "time_limit_s: 3\n    stage: train", "leave `env` and"
+    ),
+    "a stage and a command": ("command: cat", "stage: train\n    command: cat", "exactly one of"),
     "its own XML": ("-q]", "--junitxml=a.xml]", "evidence.yaml:7: items[0].pytest: the program"),
     "a phase with a path": ("phase: phase_c4", "phase: a/b", "evidence.yaml:2: phase: expected at"),
 }  # fmt: skip

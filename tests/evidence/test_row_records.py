@@ -38,3 +38,22 @@ def test_a_plan_that_cannot_be_read_is_one_problem(tmp_path):
 
 def test_a_project_without_evidence_has_no_rows(tmp_path):
     assert list_row_records(tmp_path) == []
+
+
+def test_a_row_has_the_last_run_of_its_items_and_all_attempts(project):
+    project.write("evidence.yaml", EVIDENCE.replace("echo <b>", "test -e ready"))
+    project.write("plan.md", "- [ ] **A1:** what\n")
+    project.write("ledger.md", "# Ledger\n")
+    assert project.doit("evidence").returncode == 1
+    project.write("ready", "")
+    assert project.doit("evidence").returncode == 0
+    (row,) = list_row_records(project.root)
+    (run,) = row["runs"]
+    assert (run["item"], run["outcome"], run["counts"]) == ("a", "green", None)
+    assert row["attempt_count"] == 2
+    newest, oldest = row["attempts"]
+    assert newest["outcome"].startswith("green, ")
+    assert oldest["outcome"].startswith("red, ")
+    assert oldest["outcome"].endswith("exit status 1")
+    assert oldest["problem"]
+    assert oldest["log"].endswith("/p/a_red.log")

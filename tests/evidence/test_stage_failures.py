@@ -54,6 +54,7 @@ class Failing:
     name, version, options_type = "failing", "1", TrainingOptions
 
     def train(self, request):
+        print("begins")
         raise TrainingError("the loss is NaN (epoch 3)")
 
     def infer(self, request):
@@ -69,6 +70,7 @@ BEHIND_STAGES = (
     + """\
     - {id: C4.D1, command: ls runs, log: infer.log, depends: [infer]}
     - {id: C4.D2, command: echo alone, log: alone.log}
+    - {id: C4.F, stage: train, log: train.log}
 """
 )
 
@@ -88,7 +90,7 @@ def test_a_stage_that_fails_blocks_the_rows_behind_it_and_no_others(failing, opt
     run = failing.run_apart if "-n" in options else failing.doit
     done = run(*options, "evidence")
     assert done.returncode == 1
-    assert "error: red: C4.D1; see reports/" in done.stderr
+    assert "error: red: C4.D1, C4.F; see reports/" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert "failed: train\nnot run because of that: infer\n" in done.stdout
     names = {path.name for path in failing.report.iterdir()}
@@ -96,6 +98,9 @@ def test_a_stage_that_fails_blocks_the_rows_behind_it_and_no_others(failing, opt
     problem = "train failed: the loss is NaN (epoch 3)"
     log = (failing.report / "infer_red.log").read_text()
     assert f"# ended: not run\n# duration: 0.0 s\n# problem: {problem}\n" in log
+    printed = f"begins\nerror: the loss is NaN (epoch 3)\n{problem}\n"
+    assert printed in log
+    assert printed in (failing.report / "train_red.log").read_text()
     assert f"# not run: {problem}\n" in (failing.report / "blocker.log").read_text()
     plan = failing.plan.splitlines()
     assert "| [P] | guidance" in plan[4]
@@ -112,6 +117,15 @@ def test_a_row_is_proved_once_the_stage_that_it_needs_works(failing):
     failing.edit("ptycho.yaml", "backend: failing", "backend: epie")
     assert failing.doit("evidence:C4.D1").returncode == 0
     assert "| [x] | guidance" in failing.plan
+
+
+def test_what_a_stage_printed_when_it_failed_is_not_taken_for_what_it_made(failing):
+    assert failing.doit("evidence:C4.F").returncode == 1
+    failing.edit("ptycho.yaml", "backend: failing", "backend: epie")
+    assert failing.doit("evidence:C4.F").returncode == 0
+    log = (failing.report / "train_green.log").read_text()
+    assert "train:\nbundle " in log or "train:\ntrain " in log
+    assert "NaN" not in log
 
 
 def test_a_stage_that_is_configured_wrongly_leaves_no_trace(failing):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ptycho_tasks_torch.training.child"])
+CONTEXT.set_forkserver_preload(
+    ["ptycho_tasks_torch.training.trainer", "ptycho_tasks_torch.physics.tiles"]
+)
 
 
 class ForkedProgram:

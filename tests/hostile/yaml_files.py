@@ -288,6 +288,7 @@ _KEYS = (
     "inference",
     "inference.scan",
     "inference.n_groups",
+    "inference.frames",
     "refine",
     "refine.backend",
     "execution",

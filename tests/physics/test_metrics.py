@@ -18,7 +18,19 @@ from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics import forward
 from ptycho_tasks.physics.forward import expected_intensity, fourier_shift
-from ptycho_tasks.physics.metrics import SCORES, align, data_misfit, frc50, scanned_box, score
+from ptycho_tasks.physics.metrics import (
+    HALVES_LEVEL,
+    SCORES,
+    Half,
+    align,
+    correlate_halves,
+    data_misfit,
+    find_fall,
+    frc50,
+    ring_curves,
+    scanned_box,
+    score,
+)
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 
@@ -189,6 +201,33 @@ def test_frc_of_equal_and_of_unrelated_fields() -> None:
     assert unrelated is not None
     assert unrelated < 0.2
     assert frc50(one, np.full_like(one, 3.0)) is None
+
+
+def test_halves_of_the_frames_tell_where_all_of_them_resolve() -> None:
+    """Noise grows with the frequency; halves at 1/7 are all frames at 0.5 with the truth."""
+    generator = np.random.default_rng(0)
+    side, size = 128, 16
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
+    level = 0.02 * np.exp(12 * frequency)
+
+    def blur(strength: Any) -> NDArray[np.complex128]:
+        field = generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))
+        return np.asarray(np.fft.ifft2(np.fft.fft2(field) * strength))
+
+    wanted = 1 + blur(0.1)
+    noisy = [(wanted + blur(0.1 * level)).astype(np.complex64) for _ in range(2)]
+    ends = np.array([[8.0, 8.0], [119.0, 119.0]])
+    first = Half(noisy[0], (0, 0), ends)
+    second = Half(noisy[1][3:, 2:], (3, 2), ends)
+    halves = correlate_halves(first, second, size)
+    _, whole = ring_curves(
+        np.mean(noisy, axis=0, dtype=np.complex64), (0, 0), wanted.astype(np.complex64), ends, size
+    )
+    assert halves is not None
+    assert whole is not None
+    fall = find_fall(halves, HALVES_LEVEL)
+    assert 0.3 < fall < 0.9
+    assert fall == pytest.approx(find_fall(whole, 0.5), abs=0.05)
 
 
 def plain_misfit(

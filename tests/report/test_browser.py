@@ -62,7 +62,7 @@ def page(swept, tmp_path_factory):
 
 
 def names(page):
-    shown = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th')]"
+    shown = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th bdi')]"
     return page.ask(f"{shown}.map(cell => cell.textContent.trim())")
 
 
@@ -142,6 +142,40 @@ def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):
             many[int(row), int(col)]
         )
         assert abs(turned) < 1e-3
+
+
+def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(page):
+    used = {"button", "link", "combobox", "searchbox", "checkbox", "spinbutton", "image", "region"}
+    page.send("Accessibility.enable")
+    nodes = page.send("Accessibility.getFullAXTree")["nodes"]
+    shown = [node for node in nodes if not node.get("ignored") and node["role"]["value"] in used]
+    assert len(shown) > 30
+    assert all(node["name"]["value"].strip() for node in shown)
+    page.ask("document.querySelector('#table thead button').focus()")
+    page.press("Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert page.ask("document.activeElement.textContent") == "state"
+
+
+def test_the_best_is_marked_and_what_is_filtered_out_has_no_curve(page):
+    best = "[...document.querySelectorAll('td.best')].map(e => e.parentElement.dataset.index)"
+    assert {*page.ask(best)} <= {"1"}  # the other one has fewer frames
+    curves = "[...document.querySelector('#charts .legend').children].map(e => e.textContent)"
+    assert page.ask(curves) == ["few", "many"]
+    page.choose("#filter", "many")
+    assert page.ask(curves) == ["many"]
+    page.choose("#filter", "nobody")
+    assert "leaves no result" in page.ask("document.getElementById('drawn').textContent")
+    page.choose("#filter", "")
+
+
+def test_the_page_of_the_plan_holds_hostile_names(swept, tmp_path):
+    done = run_command(["ptycho-tasks", "plan", "show", "--html", "plan.html"], cwd=swept)
+    assert done.returncode == 0, done.stderr
+    with open_browser(tmp_path / "profile") as browser:
+        browser.open((swept / "plan.html").as_uri())
+        assert ROW in browser.ask("document.body.textContent")
+        assert browser.ask("document.querySelectorAll('img').length") == 0
+        assert browser.console == []
 
 
 def test_panels_zoom_together_and_swap(page):

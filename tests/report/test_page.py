@@ -15,10 +15,12 @@ import pytest
 from page_arrays import decode
 from project_files import change_settings, list_stamps
 from ptycho_tasks.errors import FileWriteError
+from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
 from ptycho_tasks.report.contents import collect_contents
 from ptycho_tasks.report.graph import Graph
 from ptycho_tasks.report.page import render_page, write_report
+from ptycho_tasks.report.plan_page import write_plan_page
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
 
@@ -87,6 +89,44 @@ def test_truth_frame_and_curves(built_project, ours):
     assert result["curves"]["problem"] is None
 
 
+def test_how_a_result_was_made_is_said(built_project, ours):
+    (result,) = read_data(report(ours, built_project))["results"]
+    made = result["provenance"]["how it was made"]
+    assert {*made} == {"source", "fixture", "train", "infer"}
+    assert "fixtures/tiny.npz (fixture" in made["train"]
+    assert "; outside of git; ptycho-tasks " in made["infer"]
+
+
+def test_halves_of_the_frames_are_correlated(built_project, ours, build):
+    variants = [{"name": frames, "inference.frames": frames} for frames in ("even", "odd")]
+    change_settings(built_project, variants=variants)
+    build(built_project, "infer")
+    data = read_data(report(ours, built_project))
+    (half,) = data["halves"]
+    assert half["name"] == "even and odd"
+    assert half["frc"][0] > 0.5
+    assert 0 < half["fall"] <= 1
+    assert data["common"]["settings of the project"]["name"] == "tiny"
+    assert [one["settings"] for one in data["results"]] == [
+        {"inference.frames": "even"},
+        {"inference.frames": "odd"},
+    ]
+
+
+def test_only_what_is_named_is_shown(built_project, ours):
+    code, _, err = ours(built_project, "report", "default")
+    assert (code, err) == (
+        2,
+        "error: report.html shows all results; name another page with --output\n",
+    )
+    assert ours(built_project, "report", "default", "--output", "one.html")[0] == 0
+    assert read_data((built_project / "one.html").read_text())["results"][0]["name"] == "default"
+    code, _, err = ours(built_project, "report", "defalt", "--output", "two.html")
+    assert code == 2
+    assert "did you mean `default`?" in err
+    assert not (built_project / "two.html").exists()
+
+
 def test_equal_projects_give_equal_bytes_and_nothing_leaves_the_page(built_project, ours):
     text = report(ours, built_project)
     before = list_stamps(built_project)
@@ -105,12 +145,33 @@ def test_doit_writes_it_when_a_result_is_new(built_project, doit):
     assert "-- report" in doit(built_project, "report").stdout
     change_settings(built_project, inference={"n_groups": 20})
     why = doit(built_project, "why", "report").stdout
-    assert "stale, if a task before it gives something new" in why
+    assert "infer would run before" in why
     done = doit(built_project, "report").stdout
     assert ".  infer" in done
     assert ".  report" in done
     doit(built_project, "clean", "report")
     assert not (built_project / "report.html").exists()
+
+
+PLAN = (
+    "initiative: I\nphase: p\nplan: plan.md\nledger: ledger.md\nitems: [{id: A1, by_hand: look}]\n"
+)
+
+
+def test_doit_writes_it_when_only_evidence_is_new(built_project, doit):
+    def is_written():
+        return ".  report" in doit(built_project, "report").stdout
+
+    (built_project / "evidence.yaml").write_text(PLAN)
+    (built_project / "ledger.md").write_text("# Ledger\n")
+    plan = built_project / "plan.md"
+    plan.write_text("- [ ] **A1:** one\n")
+    assert is_written()
+    assert not is_written()
+    plan.write_text("- [ ] **A1:** another\n")
+    assert "are not what the page says" in doit(built_project, "why", "report").stdout
+    assert is_written()
+    assert not is_written()
 
 
 def test_what_is_not_built_is_said_in_its_place(project, ours):
@@ -145,9 +206,18 @@ def damage_metrics(root: Path) -> None:
     shutil.rmtree(root / ".ptycho")
 
 
+def remove_probe(root: Path) -> None:
+    shutil.rmtree(root / ".ptycho")
+    path = root / "runs/default/inference/reconstruction.h5"
+    path.chmod(0o644)
+    with h5py.File(path, "a") as file:
+        del file["probe"]
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
+        (remove_probe, "probe is missing"),
         (damage_product, "holds no reconstruction.h5"),
         (write_older, "is no reconstruction of ptycho-tasks"),
         (damage_metrics, "metrics.json: cannot be read"),
@@ -200,10 +270,14 @@ def render(record=(), evidence=(), count=1):
     return render_page(comparison, contents, Graph(9, 9, [], []), evidence)
 
 
-def test_hostile_texts_stay_texts():
+def test_hostile_texts_stay_texts(tmp_path):
     provenance = {"settings": {HOSTILE: HOSTILE}}
     row = {"id": HOSTILE, "evidence": "valid", "state": "done", "text": HOSTILE, "reason": HOSTILE,
-           "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}]}  # fmt: skip
+           "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}],
+           "runs": [{"item": HOSTILE, "command": HOSTILE, "outcome": "red", "counts": HOSTILE,
+                     "started": HOSTILE, "ended": HOSTILE, "duration_s": 1, "commit": HOSTILE,
+                     "dirty": True, "inputs": {"no\n<b>.png": None}}],
+           "attempts": [dict.fromkeys(Attempt._fields, HOSTILE)], "attempt_count": 1}  # fmt: skip
     text = render({"provenance": provenance, "problem": None}, [row])
     found = Elements(text)
     assert found.tags.count("script") == 2
@@ -211,6 +285,12 @@ def test_hostile_texts_stay_texts():
     assert HOSTILE in found.text
     assert read_data(text)["results"][0]["reasons"] == [HOSTILE]
     assert read_data(text)["evidence"][0]["text"] == HOSTILE
+    page = tmp_path / "plan.html"
+    write_plan_page(page, tmp_path, HOSTILE, [row])
+    found = Elements(page.read_text())
+    assert found.tags.count("script") == 1
+    assert not {"img", "b"} & {*found.tags}
+    assert HOSTILE in found.text
 
 
 def test_evidence_that_cannot_be_read_is_said():
@@ -235,15 +315,26 @@ def test_a_full_disk_leaves_the_page_before(built_project, ours, monkeypatch):
     assert place.read_text() == before
 
 
+def test_a_link_to_a_report_stays_one(built_project, ours):
+    report(ours, built_project)
+    place = built_project / "report.html"
+    link = built_project / "link.html"
+    link.symlink_to(place)
+    place.write_text(place.read_text()[:300])
+    assert ours(built_project, "report", "--output", "link.html")[0] == 0
+    assert link.is_symlink()
+    assert len(place.read_text()) > 300
+
+
 def test_only_a_report_is_replaced_or_removed(built_project, ours, doit):
     place = built_project / "report.html"
     place.write_text("my own page")
     code, out, err = ours(built_project, "report")
     assert (code, out) == (2, "")
-    assert "report.html is there and is no report; choose another path with --output" in err
+    assert "report.html is there and is no page of a report; choose another path" in err
     assert doit(built_project, "report").returncode != 0
     doit(built_project, "clean", "report")
     assert place.read_text() == "my own page"
     code, _, err = ours(built_project, "report", "--output", "/dev/null")
     assert code == 2
-    assert "/dev/null is there and is no report" in err
+    assert "/dev/null is there and is no page of a report" in err

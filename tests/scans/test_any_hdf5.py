@@ -1,4 +1,4 @@
-"""HDF5 of any layout, by `source.datasets`."""
+"""HDF5 and NPZ of any layout, by `source.datasets`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,28 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "scan.h5"
 
 
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    arrays = {
+        "entry/frames": COUNTS.astype("u2"),
+        "motors": np.stack([C["xcoords"], C["ycoords"], np.zeros(M)], axis=1) * PIXEL_UM,
+        "guess/wave": C["probeGuess"],
+        "beam/energy": np.linspace(0.99995, 1.00005, M) * ENERGY_EV,
+        "beam/z": np.array(DISTANCE_M),
+        "beam/pitch": np.array(PITCH),
+    }
+    return save(tmp_path, arrays)
+
+
+def test_an_npz_of_any_layout_is_read_in_the_units_of_the_settings(npz: Path) -> None:
+    scan = read_scan(npz, datasets=PLACES, units="um")
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(COUNTS), rtol=1e-6)
+    np.testing.assert_allclose(scan.positions, np.stack([C["ycoords"], C["xcoords"]], axis=1))
+    np.testing.assert_array_equal(scan.probe, C["probeGuess"][None])
+    assert (scan.energy_ev, scan.distance_m) == pytest.approx((ENERGY_EV, DISTANCE_M))
+    assert any("beam/energy: mean of 6 values from" in note for note in scan.notes)
+
+
 def test_a_file_of_any_layout_is_read_with_its_units(file: Path) -> None:
     scan = read_scan(file, datasets=PLACES)
     np.testing.assert_allclose(scan.diffraction, np.sqrt(COUNTS), rtol=1e-6)
@@ -86,11 +108,13 @@ def test_keys_of_ours_need_not_be_named(tmp_path: Path) -> None:
         ({"diff3d": "guess/wave"}, "three axes"),
     ],
 )
+@pytest.mark.parametrize("kind", ["file", "npz"])
 def test_what_is_not_there_is_said_with_what_is(
-    file: Path, change: dict[str, Any], said: str
+    request: pytest.FixtureRequest, kind: str, change: dict[str, Any], said: str
 ) -> None:
+    file = request.getfixturevalue(kind)
     places = {key: place for key, place in (PLACES | change).items() if place is not None}
-    text = message(file, datasets=places)
+    text = message(file, datasets=places, **({"units": "um"} if kind == "npz" else {}))
     assert said in text
     if "is not in the file" in text:
         assert "entry/frames (6 x 8 x 8 uint16)" in text
@@ -138,7 +162,9 @@ def master(file: Path, tmp_path: Path) -> Path:
 
 
 def test_a_zip_is_no_hdf5(tmp_path: Path) -> None:
-    assert "a zip, as NPZ is, and not HDF5" in message(save(tmp_path, C), datasets=PLACES)
+    assert "a zip, as NPZ is, and not HDF5" in message(
+        save(tmp_path, C), datasets=PLACES, reader="hdf5"
+    )
 
 
 def test_numbered_files_are_one_stack(master: Path, tmp_path: Path) -> None:

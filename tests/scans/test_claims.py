@@ -93,6 +93,50 @@ def test_units_are_followed(tmp_path: Path, change: Change) -> None:
     np.testing.assert_allclose(moved(scan.positions), moved(SCAN.positions), atol=1e-6)
 
 
+SOURCE_OF_A_MACHINE = put(ENERGY, 3e9, "eV")
+BEAMS = {
+    "NXcxi_ptycho": (put("entry_1/instrument_1/beam_1/energy", ENERGY_EV, "eV"), True),
+    "sample": (put("entry_1/sample_1/beam/incident_energy", ENERGY_EV / 1e3, "keV"), True),
+    "wavelength": (put("entry/instrument/beam/incident_wavelength", 1.40891134, "angstrom"), True),
+    "a frame": (put("entry/instrument/beam_1/energy", np.full(M, ENERGY_EV), "eV"), True),
+    "monochromator": (put("entry/instrument/monochromator/energy", ENERGY_EV, "eV"), False),
+}
+
+
+@pytest.mark.parametrize(("change", "has_source"), BEAMS.values(), ids=BEAMS)
+def test_the_energy_of_the_photons_is_that_of_the_beam(
+    tmp_path: Path, change: Change, has_source: bool
+) -> None:
+    def write(file: h5py.File) -> None:
+        change(file)
+        if has_source:
+            SOURCE_OF_A_MACHINE(file)
+        else:
+            del file[ENERGY]
+
+    scan = read_scan(write_cxi(tmp_path / "s.cxi", write))
+    assert scan.energy_ev == pytest.approx(ENERGY_EV)
+
+
+def test_frames_of_nexus_say_how_large_a_pixel_is(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["entry/data/data"] = COUNTS
+        put("entry/sample/beam/incident_energy", ENERGY_EV / 1e3, "keV")(file)
+        put("entry/instrument/detector/detector_distance", DISTANCE_M * 1e3, "mm")(file)
+        for axis in "xy":
+            put(f"entry/instrument/detector/{axis}_pixel_size", PITCH_M * 1e6, "um")(file)
+    np.savetxt(tmp_path / "p.txt", np.column_stack([X, Y]) * PIXEL_M * 1e6)
+    given = {"positions": tmp_path / "p.txt", "probe": "estimate", "units": "um"}
+    scan = read_scan(tmp_path / "frames.h5", **given)
+    assert scan.pixel_size_m == pytest.approx((PIXEL_M, PIXEL_M))
+    np.testing.assert_allclose(scan.positions, SCAN.positions)
+
+
+def test_a_wavelength_without_units_is_refused(tmp_path: Path) -> None:
+    path = write_cxi(tmp_path / "s.cxi", put("entry/instrument/beam/incident_wavelength", 1.4))
+    assert "is 1.4; expected the wavelength in metres, or with its units" in refusal(path)
+
+
 @pytest.mark.parametrize("units", ["furlong", 3.0, "V"])
 def test_units_that_nobody_knows_are_refused(tmp_path: Path, units: Any) -> None:
     path = write_cxi(tmp_path / "s.cxi", put(f"{DETECTOR}/distance", 2.0, units))

@@ -370,5 +370,5 @@ def test_the_stage_has_another_version_if_it_gives_other_bytes(tmp_path: Path) -
         pixel_size_m=(1e-8, 2e-8),
     )
     path = write(plain, FixtureOptions(subset_size=17), tmp_path)
-    known = {4: "48429f23297a94f7974f46df9c852db2a5e673bb2fc2d8f441ca9c042cbd574b"}
+    known = {5: "48429f23297a94f7974f46df9c852db2a5e673bb2fc2d8f441ca9c042cbd574b"}
     assert sha256_file(path) == known[STAGE_CODE["fixture"].version]

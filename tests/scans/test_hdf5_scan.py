@@ -166,7 +166,7 @@ CXI_REFUSED: list[tuple[str, Arrays, str, str]] = [
         "distance varies",
         {"entry_1/instrument_1/detector_1/distance": np.arange(1.0, 7.0)},
         "entry_1/instrument_1/detector_1/distance",
-        "one finite number",
+        "holds 6 values from 1 to 6; expected one for all frames",
     ),
     (
         "translation of one column",

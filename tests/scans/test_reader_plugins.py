@@ -14,8 +14,11 @@ import pytest
 
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans import recognition
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.scans.recognition import find_reader
+from ptycho_tasks.system import processes
+from ptycho_tasks.system.processes import Stopped, exit_on_signals
 from ptycho_tasks.testing import ReaderConformance
 from scan_files import M, canonical, message, save
 
@@ -167,6 +170,45 @@ def test_a_reader_that_lies_is_one_line(
     path = mine(change)
     text = message(path, root=tmp_path)
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("with path.open", "while True: pass\n        with path.open"),
+            "does not say whether the",
+        ),
+        (
+            ("import numpy as np\n", "import time; time.sleep(99)\n"),
+            "with opening the file, and was",
+        ),
+        (("return [path", "while True: pass\n        return [path"), "with opening the file"),
+    ],
+)
+def test_a_reader_that_hangs_is_stopped(
+    tmp_path: Path, mine: Any, change: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mine(change)
+    monkeypatch.setattr(recognition, "CLAIM_S", 0.05)
+    monkeypatch.setattr(recognition, "OPENING_S", 0.05)
+    text = message(path, root=tmp_path)
+    assert said in text
+    assert "reader `mine` (readers/mine.py)" in text
+
+
+def test_who_is_interrupted_is_said(
+    tmp_path: Path, mine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_stopping", None)  # and back again
+    path = mine(
+        ("import numpy as np\n", "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    )
+    with exit_on_signals(), pytest.raises(Stopped):
+        read_scan(path, root=tmp_path)
+    assert (
+        f"{path}: was being read by the reader `mine` (readers/mine.py)" in capsys.readouterr().err
+    )
 
 
 UNUSABLE = [

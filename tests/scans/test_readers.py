@@ -221,6 +221,7 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
     ("wrong axis said", {}, {"frame_axis": "last"}, "diff3d", "has 8 frames"),
     ("negative metadata", {"energy_ev": np.array(-1.0)}, {}, "energy_ev", "positive"),
     ("infinite metadata", {"distance_m": np.array(np.inf)}, {}, "distance_m", "finite"),
+    ("an energy a frame", {"energy_ev": np.linspace(8e3, 8.1e3, M)}, {}, "energy_ev", "from 8000"),
     ("metadata of text", {"pixel_size_m": np.array("a")}, {}, "pixel_size_m", "positive"),
 ]
 

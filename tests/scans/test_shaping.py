@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptycho_tasks.errors import ScanError
 from ptycho_tasks.options import OrientationOptions, SimulationOptions
 from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
-from ptycho_tasks.scans.shaping import Window, orient
+from ptycho_tasks.scans.shaping import orient
 from scan_files import (
     COUNTS,
     DETECTOR_PIXEL_M,
@@ -133,6 +134,13 @@ def test_a_hot_pixel_does_not_draw_the_centre(write: Any, simulated: ScanData) -
     assert any("found at pixel (16, 16)" in note for note in notes)
 
 
+def test_a_gap_does_not_draw_the_centre(write: Any, simulated: ScanData) -> None:
+    counts = np.rint(simulated.diffraction**2).astype("u4")
+    counts[:, :, 24:28] = 2**16 - 1
+    notes = read_scan(write(diff3d=counts), centre="auto", measurement="counts").notes
+    assert any("found at pixel (16, 16)" in note for note in notes)
+
+
 def test_a_crop_keeps_the_field_of_view_in_larger_pixels(write: Any, simulated: ScanData) -> None:
     scan = read_scan(write(), crop=24, pixel_size_m=1e-8)
     np.testing.assert_array_equal(scan.diffraction, simulated.diffraction[:, 4:28, 4:28])
@@ -152,18 +160,46 @@ def test_bins_keep_the_pixels_of_a_smaller_field_of_view(write: Any, simulated: 
     np.testing.assert_allclose(scan.probe[0], simulated.probe[0, 8:24, 8:24], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "mark"), [("u1", 255), ("u2", 65535), ("i4", -1), ("f4", np.nan)]
-)
-def test_the_mark_of_a_dead_pixel_marks_its_bin(dtype: str, mark: float) -> None:
-    from ptycho_tasks.scans.shaping import ShapedFrames
+MARKS = {
+    "largest": ("u2", 65535, {}),
+    "in a wider type": ("u4", 65535, {}),
+    "in floats": ("f4", 4294967295, {}),
+    "-1": ("i4", -1, {}),
+    "NaN": ("f8", np.nan, {}),
+    "saturated": ("u4", 300, {"saturated": 300.0}),
+    "negative": ("f4", -7, {"negative_counts": "mask"}),
+}
 
-    frames = np.ones((2, 4, 4), dtype)
-    frames[1, 0, 0] = mark
-    binned = ShapedFrames(frames, 0, Window((4, 4), (0, 0), 4, 2), are_counts=True)[:]
-    assert (binned[0] == 4).all()
-    dead = binned[1, 0, 0]
-    assert dead in (-1, np.iinfo(np.uint64).max) if dtype != "f4" else np.isnan(dead)
+
+@pytest.mark.parametrize(("dtype", "mark", "settings"), MARKS.values(), ids=MARKS)
+def test_a_bad_pixel_marks_its_bin(
+    tmp_path: Path, simulated: ScanData, dtype: str, mark: float, settings: dict[str, Any]
+) -> None:
+    counts = np.minimum(np.rint(simulated.diffraction**2), 250)
+    binned = np.sqrt(counts.reshape(len(counts), 16, 2, 16, 2).sum(axis=(2, 4)))
+    counts[:, 3, 4] = mark
+    counts[5, 20, 9] = mark
+    write_scan(tmp_path / "s.npz", simulated)
+    arrays = dict(np.load(tmp_path / "s.npz")) | {"diff3d": counts.astype(dtype)}
+    path = save(tmp_path, arrays, "counts.npz")
+    scan = read_scan(path, bin=2, measurement="counts", **settings)
+    binned[:, 1, 2] = binned[5, 10, 4] = np.nan
+    np.testing.assert_allclose(scan.diffraction, binned, rtol=1e-6)
+    assert scan.bad_pixels is not None
+    assert np.argwhere(scan.bad_pixels).tolist() == [[1, 2]]
+
+
+def test_negative_counts_in_bins(tmp_path: Path, simulated: ScanData) -> None:
+    counts = np.rint(simulated.diffraction**2)
+    counts[:, 3, 4] = -3
+    write_scan(tmp_path / "s.npz", simulated)
+    arrays = dict(np.load(tmp_path / "s.npz")) | {"diff3d": counts.astype("i4")}
+    path = save(tmp_path, arrays, "counts.npz")
+    with pytest.raises(ScanError, match="negative values, down to -3"):
+        read_scan(path, bin=2, measurement="counts")
+    scan = read_scan(path, bin=2, measurement="counts", negative_counts="clip")
+    counts = np.maximum(counts, 0).reshape(len(counts), 16, 2, 16, 2).sum(axis=(2, 4))
+    np.testing.assert_allclose(scan.diffraction, np.sqrt(counts), rtol=1e-6)
 
 
 def test_frames_last_are_shaped_too(write: Any, simulated: ScanData) -> None:
@@ -234,11 +270,15 @@ def test_a_mask_in_a_file_of_its_own_is_of_the_whole_detector(tmp_path: Path) ->
     np.testing.assert_array_equal(np.argwhere(found), [[1, 3]])
 
 
+HEAD = ("enc_x", "enc_y", "set_y", "x")
 POSITIONS = [
     ("{x!r} {y!r}\n", "# x y of the beam\n", "pixels"),
     ("{x!r},{y!r}\n", "x,y\n", "auto"),
     ("{y!r}; 3; {x!r}\n", "ycoords; n; XCOORDS\n", "auto"),
     ("{x!r}\t{y!r}  # a comment\n", "\ufeff", "auto"),
+    ("{y!r} {x!r}\n", "# made by a beamline\n# y x\n", "auto"),
+    ("{y!r} 1 {x!r}\n", "samy time samx\n", "auto"),
+    ("{y!r}, {x!r}, 7\n", "Y Position [px], X Position [px], max\n", "auto"),
 ]
 
 
@@ -252,6 +292,21 @@ def test_positions_from_a_text_file(tmp_path: Path, line: str, head: str, units:
     scan = read_scan(path, positions=tmp_path / "places.txt", units=units)
     wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     np.testing.assert_array_equal(scan.positions, wanted)
+
+
+@pytest.mark.parametrize("names", [("enc_x", "enc_y"), ("ENC_X", "set_y"), ("x", "enc_y")])
+def test_columns_of_any_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    arrays = canonical()
+    columns = {"x": "xcoords", "enc_y": "ycoords", "set_y": "ycoords"}
+    table = np.stack([arrays[columns.get(name, "xcoords")] for name in HEAD], axis=1)
+    np.savetxt(tmp_path / "p.csv", table, header=",".join(HEAD), delimiter=",", comments="")
+    path = save(tmp_path, arrays | {"xcoords": None, "ycoords": None})
+    columns = dict(zip(("xcoords", "ycoords"), names, strict=True))
+    scan = read_scan(path, positions=tmp_path / "p.csv", datasets=columns)
+    wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    np.testing.assert_allclose(scan.positions, wanted)
+    with pytest.raises(ScanError, match=r"no columns called nox \(enc_x, enc_y, set_y, x\)"):
+        read_scan(path, positions=tmp_path / "p.csv", datasets=columns | {"xcoords": "nox"})
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -273,6 +328,7 @@ def test_positions_follow_their_frame_numbers(tmp_path: Path, first: int) -> Non
         ("1 2\n3 four\n", "places.txt:2: '3 four' holds no positions"),
         ("a b\n1 2\n", "places.txt:1: no columns called x (a, b)"),
         ("x x y\n1 2 3\n", "2 columns called x"),
+        ("ax ay bx by\n1 2 3 4\n", "no columns called x (ax, ay, bx, by); name the columns"),
         ("1 2 3\n", "3 columns without names"),
         ("1,5;2,5\n", "write points and not commas"),
         ("x [um], y [mm]\n1,2\n", "units of x and y that differ"),
@@ -301,13 +357,15 @@ def test_positions_of_another_unit_are_converted_for_cxi(tmp_path: Path) -> None
     np.testing.assert_allclose(np.ptp(scan.positions, 0), np.ptp(whole.positions, 0))
 
 
-@pytest.mark.parametrize("name", ["probe.npz", "probe.npy", "probe.h5"])
+@pytest.mark.parametrize("name", ["probe.npz", "probe.npy", "probe.h5", "probe.csv"])
 def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
     probe = 2 * canonical()["probeGuess"][None, None]
     if name.endswith("npz"):
         np.savez(tmp_path / name, probe=probe)
     elif name.endswith("npy"):
         np.save(tmp_path / name, probe)
+    elif name.endswith("csv"):
+        np.savetxt(tmp_path / name, probe.reshape(-1, probe.shape[-1]), delimiter=",")
     else:
         save_hdf5(tmp_path, {"probe": probe}, name)
     path = save(tmp_path, canonical() | {"probeGuess": None})
@@ -318,7 +376,7 @@ def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "neither NPZ, NPY nor HDF5"), (None, "no such file"), (b"PK\x03\x04", "probe")],
+    [(b"", "neither NPZ, NPY, CSV nor HDF5"), (None, "no such file"), (b"PK\x03\x04", "probe")],
 )
 def test_a_file_without_a_probe_is_one_line(
     tmp_path: Path, content: bytes | None, said: str
@@ -329,3 +387,13 @@ def test_a_file_without_a_probe_is_one_line(
     with pytest.raises(Exception, match=r"\A.*\Z") as caught:
         read_scan(path, probe=tmp_path / "probe")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a, b\n", "no table of complex numbers"), ("1, 2\n" * 3, "3 lines of 2")]
+)
+def test_a_table_without_a_probe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    path = save(tmp_path, canonical())
+    with pytest.raises(ScanError, match=said):
+        read_scan(path, probe=tmp_path / "p.csv")

@@ -14,7 +14,16 @@ import threading
 import pytest
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.system.lock import LockedError, ProjectLock, describe_holder, hold_lock
+from ptycho_tasks.system.lock import (
+    RUN_VARIABLE,
+    LockedError,
+    ProjectLock,
+    describe_holder,
+    hold_lock,
+    lend_lock,
+    shares_lock,
+    take_flock,
+)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="flock is of POSIX")
 HOLD = """
@@ -55,6 +64,43 @@ def test_the_holder_is_named(path, holder):
     assert f"process {holder.pid} on {os.uname().nodename}, since " in str(caught.value)
     assert "task train:wide" in str(caught.value)
     assert describe_holder(path) == str(caught.value)
+
+
+@pytest.fixture
+def lent(path, holder, monkeypatch):
+    """The lock of another process, as the command that it waits for finds it."""
+    monkeypatch.chdir(path.parent.parent)
+    for name, value in lend_lock(holder.pid).items():
+        monkeypatch.setenv(name, value)
+    return path
+
+
+def test_a_command_that_a_run_waits_for_shares_its_lock(lent, holder):
+    lock = ProjectLock()
+    lock.acquire()
+    assert shares_lock()
+    assert RUN_VARIABLE not in os.environ  # what it starts would wait for it
+    lock.note_task("infer")
+    lock.release()
+    assert not shares_lock()
+    assert "task train:wide" in describe_holder(lent)
+
+
+def test_those_who_share_a_lock_do_so_one_at_a_time(lent):
+    lock = ProjectLock()
+    lock.acquire()
+    with (lent.parent / "building").open() as file:
+        assert not take_flock(file)
+    lock.release()
+    with (lent.parent / "building").open() as file:
+        assert take_flock(file)
+
+
+@pytest.mark.parametrize("value", ["", "x", "1x:.", "999999999:.", "{pid}:", "{pid}:elsewhere"])
+def test_nobody_else_shares_a_lock(lent, holder, monkeypatch, value):
+    monkeypatch.setenv(RUN_VARIABLE, value.format(pid=holder.pid))
+    with pytest.raises(LockedError):
+        ProjectLock().acquire()
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(path, holder):

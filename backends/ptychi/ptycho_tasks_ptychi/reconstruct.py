@@ -168,6 +168,7 @@ def iterate(request: TrainRequest | RefineRequest, start: Reconstruction) -> Rec
             if not math.isfinite(losses[-1]):
                 raise divergence_error(options, f"the loss became NaN or Inf in epoch {epoch}")
             request.progress(epoch, options.epochs, {"loss": losses[-1]})
+            request.show(lambda: read_result(task, options, start).object)
         return read_result(task, options, start, losses)
 
 

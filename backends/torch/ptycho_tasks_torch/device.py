@@ -12,6 +12,7 @@ import torch
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.launched import read_own_seat
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -37,6 +38,26 @@ def find_device(accelerator: str) -> torch.device:
         f"execution.accelerator: torch {torch.__version__} finds no `{accelerator}` here; "
         f"take one of: auto, {', '.join(name for name in is_available if is_available[name])}"
     )
+
+
+def require_devices(execution: TorchExecution, device: torch.device) -> None:
+    """Refuse devices that are not there.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if execution.devices == 1:
+        return
+    devices = read_own_seat(execution.devices).local_count
+    # Any number of processes can share a CPU.
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
+    if devices > available:
+        raise ConfigError(
+            f"execution.devices: {devices} are asked for, but torch finds {available} of the kind "
+            f"`{device.type}`"
+        )
+    if not torch.distributed.is_available():
+        raise ConfigError("execution.devices: this torch was built without torch.distributed")
 
 
 @contextmanager

@@ -19,7 +19,13 @@ class TorchExecution(ExecutionOptions, frozen=True, kw_only=True):
     """
 
     devices: Annotated[
-        int, doc("devices to train on at once; on a CPU, processes", ge=1, le=1024)
+        int,
+        doc(
+            "devices to train on at once, and to reconstruct a large scan on with unrolled; on a "
+            "CPU, processes",
+            ge=1,
+            le=1024,
+        ),
     ] = 1
     deterministic: Annotated[
         bool | None,

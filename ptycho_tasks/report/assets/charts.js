@@ -17,7 +17,10 @@ function listTicks(low, high, isLog) {
     const ticks = [];
     for (let power = first; power <= last; power += step) ticks.push([power, `1e${power}`]);
     if (ticks.length >= 2) return ticks;
-    return [low, (low + high) / 2, high].map((at) => [at, Number((10 ** at).toPrecision(2)).toString()]);
+    const places = [low, (low + high) / 2, high];
+    const write = (digits) => places.map((at) => Number((10 ** at).toPrecision(digits)).toString());
+    const texts = [2, 3, 4, 5, 6].map(write).find((found) => new Set(found).size === places.length) ?? write(6);
+    return places.map((at, index) => [at, texts[index]]);
   }
   const step = roundLength((high - low) / 3), ticks = [];
   for (let i = Math.ceil(low / step); i * step <= high + step * 1e-6; i++)
@@ -83,8 +86,15 @@ function addChart(title, series, options, note = "") {
 function count(length, first = 1) { return Array.from({ length }, (_, i) => i + first); }
 function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / length); }
 
+const MOST_DRAWN = 12;
+
+// The curves of the results that the table shows, in its order.
 function drawCurves() {
-  const results = report.results.filter((result) => result.curves);
+  const charts = document.getElementById("charts"), all = report.results.filter((result) => result.curves).length;
+  const able = shownResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
+  charts.replaceChildren();
+  document.getElementById("drawn").textContent = !shownResults().length ? "The filter of the table leaves no result." : results.length < all
+    ? `Of ${results.length} of the ${all} results: the first in the table above. Sort or filter it to choose others.` : "";
   const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [] }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
   addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", isLog: true });
@@ -92,17 +102,35 @@ function drawCurves() {
   for (const metric of [...metrics].sort()) {
     const series = pick((c) => c.training[metric], count);
     const isPositive = series.every((one) => one.y.every((v) => v === null || v > 0));
-    addChart(`Training: ${metric}`, series, { x: "epoch", y: metric, isLog: isPositive });
+    addChart(`Training: ${metric.replaceAll("_", " ")}`, series, { x: "epoch", y: metric, isLog: isPositive });
   }
-  const resolutions = results.filter((r) => r.measures.frc50 > 0 && r.pixel_size_m)
-    .map((r) => `${r.name} ${r.measures.frc50 >= 1 ? "≤ " : ""}${formatLength(Math.max(...r.pixel_size_m) / r.measures.frc50)}`);
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
-    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 },
-    resolutions.length ? `Half-period resolution, where it falls under 0.5: ${resolutions.join(", ")}` : "");
+    { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
+  const halves = report.halves.filter((half) => half.frc && half.results.some((index) => results.includes(report.results[index])));
+  addChart("Fourier ring correlation of two halves of the frames", halves.map((half) => ({ name: half.name, x: fractions(half.frc.length), y: half.frc })),
+    { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
+    `${describeHalves(halves)} Probe guess and network are the same in both, and half of the overlap is missing.`);
   addChart("Power spectrum", pick((c) => c.psd, fractions),
     { x: "frequency / Nyquist", y: "power", isLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
-  for (const result of results.filter((r) => r.curves.problem))
-    document.getElementById("charts").append(element("p", { class: "problem" }, element("bdi", {}, `${result.name}: ${result.curves.problem}`)));
-  if (!document.getElementById("charts").children.length)
-    document.getElementById("charts").append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
+  for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
+    charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
+  if (results.length && results.every((result) => !result.resolution))
+    charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
+  if (!charts.children.length && shownResults().length)
+    charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
+}
+
+function formatResolution(fall, size) {
+  if (!fall) return "none";
+  return `${fall >= 1 ? "≤ " : ""}${size ? formatLength(Math.max(...size) / fall) : `${Number((1 / fall).toPrecision(3))} px`}`;
+}
+
+function describeResolutions(results) {
+  const found = results.filter((r) => r.resolution?.source === "truth").map((r) => `${r.name} ${formatResolution(r.resolution.fall, r.pixel_size_m)}`);
+  return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
+}
+
+function describeHalves(halves) {
+  const found = halves.map((half) => `${half.name} ${formatResolution(half.fall, report.results[half.results[0]].pixel_size_m)}`);
+  return `Half-period resolution, where it falls under 1/7, as all frames together would fall under 0.5 with the truth: ${found.join(", ")}.`;
 }

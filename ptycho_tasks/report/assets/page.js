@@ -1,3 +1,9 @@
 beginTable();
-drawCurves();
 beginViewer();
+// On paper nothing can be opened; of hundreds, nobody wants all.
+addEventListener("beforeprint", () => {
+  for (const name of ["provenance", "evidence-row"]) {
+    const found = document.querySelectorAll(`details.${name}`);
+    if (found.length <= 30) found.forEach((one) => { one.open = true; });
+  }
+});

@@ -3,6 +3,9 @@
 const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
+const common = JSON.stringify(report.common["settings of the project"] ?? {});
+const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
+  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1 };
 
 function cellValue(row, column) {
   const cell = row.cells[column];
@@ -21,17 +24,54 @@ function sortRows(column, isDown) {
   table.tBodies[0].append(...order);
   heads.forEach((head) => head.removeAttribute("aria-sort"));
   heads[column].setAttribute("aria-sort", isDown ? "descending" : "ascending");
+  drawCurves();
 }
+
+// Of each measure, the best of the results of a scan that are shown, where not all are as good.
+function markBest() {
+  // Less is easily explained: of results of some of the frames none is the best.
+  const kinds = groupRows(lines.filter((row) => !row.hidden));
+  const frames = (row) => report.results[row.dataset.index].frame_count;
+  const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
+  heads.forEach((head, column) => {
+    lines.forEach((row) => row.cells[column].classList.remove("best"));
+    const way = BETTER[head.dataset.key] ?? BETTER[head.textContent.trim()];
+    if (way) for (const rows of groups) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
+  });
+}
+
+function groupRows(rows) {
+  const groups = new Map();
+  for (const row of rows) {
+    const { scan } = report.results[row.dataset.index];
+    groups.set(scan, [...(groups.get(scan) ?? []), row]);
+  }
+  return groups;
+}
+
+function markBestOf(cells, rate) {
+  const known = cells.filter((cell) => cell.dataset.value !== "");
+  const best = known.find((cell) => rate(cell) === Math.max(...known.map(rate)));
+  const equal = known.filter((cell) => cell.dataset.text === best.dataset.text);
+  if (equal.length < known.length) equal.forEach((cell) => cell.classList.add("best"));
+}
+
+// In the order of the table.
+function shownResults() { return [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => report.results[row.dataset.index]); }
 
 function filterRows() {
   const wanted = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   for (const row of lines) {
     const record = report.results[row.dataset.index];
-    const text = `${row.textContent} ${JSON.stringify(record.settings)}`.toLowerCase();
+    const text = `${row.textContent} ${JSON.stringify(record.settings)} ${common}`.toLowerCase();
     row.hidden = !wanted.every((word) => text.includes(word));
     shown += !row.hidden;
   }
+  for (const one of document.querySelectorAll("details.provenance"))
+    one.hidden = lines.find((row) => row.dataset.index === one.dataset.index)?.hidden ?? false;
+  markBest();
+  drawCurves();
   document.getElementById("shown").textContent = wanted.length ? `${shown} of ${lines.length}` : "";
 }
 

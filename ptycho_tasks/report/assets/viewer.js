@@ -1,7 +1,7 @@
 // The viewer: panels with an image each; those with the same grid share zoom, place and cursor.
 
 const panels = [];
-const spaces = {}; // of each grid: {x, y: what is in the middle; scale: screen pixels a pixel}
+const spaces = {}; // of each grid: {x, y: what is in the middle; scale: screen pixels a pixel; isWhole: nobody zoomed}
 const shared = { cursor: null, line: null }; // {space, x, y}; {space, from, to}
 const UNSEEN = [119, 119, 119];
 
@@ -19,11 +19,13 @@ function listViews(result) {
   if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
   if (result.frames.shift)
-    views.push({ id: "shift", label: "how far each position was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px" });
+    views.push({ id: "shift", label: "positions before (line's end) and after (dot)", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
   result.probe.forEach((image, mode) => {
     const label = result.probe.length > 1 ? `probe mode ${mode + 1}` : "probe";
     addComplex(`probe-${mode + 1}-`, label, image, `probe ${image.rows}`, [0, 0]);
   });
+  (scan.probe ?? []).forEach((image, mode) =>
+    addComplex(`guess-${mode + 1}-`, scan.probe.length > 1 ? `probe guess, mode ${mode + 1},` : "probe guess", image, `probe ${image.rows}`, [0, 0]));
   if (scan.frame) {
     const frame = { rows: scan.frame.rows, columns: scan.frame.columns, amplitude: scan.frame.mean };
     views.push({ id: "frame", label: "mean frame, log", kind: "log", image: frame, space: `frame ${frame.rows}`, origin: [0, 0] });
@@ -40,9 +42,10 @@ async function loadLayer(result, view) {
   if (view.kind === "dots") {
     const { x, y } = result.frames;
     const [xs, ys, values] = await Promise.all([decode(x), decode(y), decode(view.array)]);
+    const before = view.before ? await Promise.all([decode(result.frames.x_before), decode(result.frames.y_before)]) : null;
     const half = result.probe[0].rows / 2;
     const ends = (a) => [Math.min(...a) - half, Math.max(...a) + half];
-    return { xs, ys, values, box: [...ends(xs), ...ends(ys)] };
+    return { xs, ys, values, before, box: [...ends(xs), ...ends(ys)] };
   }
   const array = arrayOf(view), { rows, columns, step } = array;
   const values = await decode(array);
@@ -127,7 +130,7 @@ class Panel {
     this.maps.hidden = found.kind === "complex";
     this.canvas.setAttribute("aria-label", `${found.label} of ${this.record.name}; arrows move the cursor`);
     this.root.dataset.view = found.id;
-    if (!spaces[found.space]) fit(found.space);
+    if (spaces[found.space]?.isWhole ?? true) fit(found.space);
     this.setLimits(shown);
     this.describe();
     drawAll();
@@ -225,11 +228,19 @@ class Panel {
   }
 
   drawDots(context, ratio) {
-    const { xs, ys } = this.layer;
+    const { xs, ys, before } = this.layer;
     const radius = Math.max(2 * ratio, Math.min(9 * ratio, (this.canvas.width / Math.sqrt(xs.length)) * 0.3));
     for (let i = 0; i < xs.length; i++) {
       const [x, y] = this.toScreen(xs[i] + 0.5, ys[i] + 0.5);
       context.fillStyle = `rgb(${this.colourOf(i).map(Math.round)})`;
+      if (before) {
+        const path = new Path2D();
+        path.moveTo(...this.toScreen(before[0][i] + 0.5, before[1][i] + 0.5));
+        path.lineTo(x, y);
+        context.lineWidth = 1.5 * ratio;
+        context.strokeStyle = "#fff";
+        context.stroke(path);
+      }
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fill();
@@ -316,7 +327,7 @@ class Panel {
     if (!this.layer) return;
     const at = this.toGrid(event);
     if (this.drag?.isLine) { shared.line.to = at; drawProfile(); }
-    else if (this.drag) { this.space.x += this.drag.at[0] - at[0]; this.space.y += this.drag.at[1] - at[1]; }
+    else if (this.drag) { this.space.isWhole = false; this.space.x += this.drag.at[0] - at[0]; this.space.y += this.drag.at[1] - at[1]; }
     const [x, y] = this.toGrid(event);
     shared.cursor = { space: this.view.space, x, y };
     drawAll();
@@ -335,14 +346,14 @@ function fit(space) {
   for (const { layer: { box } } of shown) { x0 = Math.min(x0, box[0]); x1 = Math.max(x1, box[1]); y0 = Math.min(y0, box[2]); y1 = Math.max(y1, box[3]); }
   if (!shown.length) return;
   const side = shown[0].canvas.clientWidth || 400;
-  spaces[space] = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: side / Math.max(x1 - x0, (y1 - y0) * shown[0].aspect) };
+  spaces[space] = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: side / Math.max(x1 - x0, (y1 - y0) * shown[0].aspect), isWhole: true };
 }
 
 function fitAll() { for (const panel of panels) if (panel.view) fit(panel.view.space); drawAll(); }
 
 function zoom(panel, factor, [x, y] = [panel.space.x, panel.space.y]) {
   const { space } = panel, scale = Math.min(Math.max(space.scale * factor, 1e-3), 200), change = space.scale / scale;
-  Object.assign(space, { scale, x: x + (space.x - x) * change, y: y + (space.y - y) * change });
+  Object.assign(space, { isWhole: false, scale, x: x + (space.x - x) * change, y: y + (space.y - y) * change });
   drawAll();
 }
 
@@ -379,7 +390,7 @@ function pressKey(panel, event) {
   const arrow = ARROWS[event.key], far = panel.canvas.clientWidth / 10 / panel.space.scale;
   const next = () => panel.views[(panel.views.findIndex((v) => v.id === panel.view.id) + 1) % panel.views.length].id;
   const actions = { "+": () => zoom(panel, 1.25), "=": () => zoom(panel, 1.25), "-": () => zoom(panel, 0.8), 0: fitAll, s: swap, n: () => step(panel, 1), p: () => step(panel, -1), v: () => panel.choose(panel.result, next()), l: () => markLine(panel) };
-  const act = arrow ? () => { if (event.shiftKey) { panel.space.x += arrow[0] * far; panel.space.y += arrow[1] * far; drawAll(); } else moveCursor(panel, ...arrow); } : actions[event.key];
+  const act = arrow ? () => { if (event.shiftKey) { panel.space.isWhole = false; panel.space.x += arrow[0] * far; panel.space.y += arrow[1] * far; drawAll(); } else moveCursor(panel, ...arrow); } : actions[event.key];
   if (act) { event.preventDefault(); act(); }
 }
 

@@ -58,5 +58,9 @@ FORMATS = {
         _format("TIFF", "CSV"),
     )
 }
-ANY_POSITIONS = ("CSV", "TXT", "MDA", "HDF5", "NPZ", "CXI")
+ANY_POSITIONS = ("CSV", "TXT", "MDA", "HDF5", "NPZ", "CXI", "NSLS_II_MATLAB", "fold_slice_mat")
 """Readers of positions that go with frames of any format."""
+MATLAB_PROBES = ("NSLS_II_MATLAB", "fold_slice_mat")
+"""Readers of probes that ptycho-tasks cannot read itself, for HDF5 and for other MATLAB files."""
+VALID_PIXELS, BAD_PIXEL_LIST = "APS_12ID_Valid_Pixel_Mask", "APS_34IDE_Bad_Pixels"
+"""Readers of masks in HDF5, and in JSON, that ptycho-tasks cannot read itself."""

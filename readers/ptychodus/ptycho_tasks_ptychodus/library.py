@@ -36,7 +36,7 @@ def find_plugin(kind: str, name: str) -> Any:
     """A reader of Ptychodus.
 
     Args:
-        kind: `diffraction`, `probe_position`, or `probe`.
+        kind: `diffraction`, `probe_position`, `probe` or `bad_pixels`.
         name: Ptychodus' own short name.
 
     Raises:

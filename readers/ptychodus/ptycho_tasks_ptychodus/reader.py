@@ -26,8 +26,12 @@ class FacilityReader:
         return False
 
     def files(self, path: Path, reading: Reading) -> Sequence[Path]:
-        """The file of positions; those of a series are listed when they are met."""
-        return [] if reading.positions is None else [reading.positions]
+        """Those of positions, probe and mask that Ptychodus reads; the members of a series are
+        listed when they are met."""
+        from ptycho_tasks_ptychodus.beside import find_mask, find_probe
+
+        beside = (reading.positions, find_probe(reading), find_mask(reading))
+        return [file for file in beside if file is not None]
 
     @contextmanager
     def open(self, path: Path, reading: Reading) -> Iterator[RawScan]:

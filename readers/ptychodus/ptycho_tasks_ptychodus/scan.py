@@ -12,8 +12,14 @@ import numpy as np
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.reader import Keyed, RawScan, Reading
-from ptycho_tasks.scans.hdf5_values import METRE_EV
-from ptycho_tasks.scans.raw_scan import WITHOUT_PROBE, first_variation
+from ptycho_tasks.scans.raw_scan import METRE_EV, WITHOUT_PROBE, first_variation
+from ptycho_tasks_ptychodus.beside import (
+    find_mask,
+    find_probe,
+    matlab_reader,
+    read_mask,
+    take_probe,
+)
 from ptycho_tasks_ptychodus.formats import ANY_POSITIONS, Format
 from ptycho_tasks_ptychodus.frames import Stack, find_window
 from ptycho_tasks_ptychodus.library import find_plugin, has_plugin, list_suffixes
@@ -37,7 +43,8 @@ def read_facility_scan(
         ScanError: a file cannot be read, or something is missing in it.
         ReaderError: Ptychodus, or what it needs, is not installed.
     """
-    watch = Watch([path, *([positions] if positions else [])], reading.follow)
+    beside = (positions, find_probe(reading), find_mask(reading))
+    watch = Watch([path, *(file for file in beside if file)], reading.follow)
     opening = Opening(path, form.diffraction, watch)
     raw = _read_frames(form, opening, reading)
     if not reading.has_product and (positions is not None or reading.needs_positions):
@@ -47,6 +54,7 @@ def read_facility_scan(
         if reading.needs_probe:
             _take_probe(raw, of_positions)
         raw.doubts += of_positions.warnings
+    take_probe(raw, reading, watch)
     raw.doubts += opening.warnings
     return raw
 
@@ -64,7 +72,8 @@ def _read_frames(form: Format, opening: Opening, reading: Reading) -> RawScan:
     raw = RawScan(opening.path, frames, holds_counts=form.holds_counts, frame_axis="first")
     raw.files = opening.watch.stamps
     raw.numbers = stack.list_numbers()
-    if bad.any():
+    raw.bad_pixels = read_mask(reading, window, opening.watch)
+    if raw.bad_pixels is None and bad.any():
         raw.bad_pixels = Keyed(opening.path, "bad pixels", window.cut_mask(bad))
     if not window.is_whole:
         raw.note(f"{raw.frames.key}: {window.describe()}")
@@ -95,8 +104,11 @@ def _positions_reader(form: Format, path: Path, positions: Path | None) -> str:
     """Ptychodus' reader of positions that goes with the ending of the file."""
     own = [name for name in form.positions if has_plugin("probe_position", name)]
     names: list[str] = [*own, *(ANY_POSITIONS if positions else ())]
+    file = positions or path
+    if file.suffix.lower() == ".mat" and positions and file.is_file():
+        return matlab_reader(file)
     for name in names:
-        if (positions or path).suffix.lower() in list_suffixes(find_plugin("probe_position", name)):
+        if file.suffix.lower() in list_suffixes(find_plugin("probe_position", name)):
             return name
     endings = [end for name in own for end in list_suffixes(find_plugin("probe_position", name))]
     if positions is None:
@@ -106,7 +118,7 @@ def _positions_reader(form: Format, path: Path, positions: Path | None) -> str:
         )
     raise ScanError(
         f"{positions}: no reader of positions is for this ending; expected one of "
-        f"{', '.join(dict.fromkeys(endings))}, .csv, .txt or .mda"
+        f"{', '.join(dict.fromkeys(endings))}, .csv, .txt, .mda, .mat or a product"
     )
 
 

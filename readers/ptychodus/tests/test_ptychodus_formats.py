@@ -13,6 +13,7 @@ import pytest
 import tomllib
 
 from facility_files import (
+    ENERGY_EV,
     GRID,
     MAKERS,
     PIXEL_M,
@@ -23,13 +24,17 @@ from facility_files import (
     lamni,
     make_truth,
     nanomax,
+    nsls_matlab,
     write_hdf5,
 )
 from ptycho_tasks.errors import ReaderError, ScanError
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.raw_scan import METRE_EV
 from ptycho_tasks.scans.readers import read_scan
 
 pytest.importorskip("ptychodus", reason="Ptychodus is not installed")
+ImageExtent = pytest.importorskip("ptychodus.api.geometry").ImageExtent
+savemat = pytest.importorskip("scipy.io").savemat
 formats = pytest.importorskip("ptycho_tasks_ptychodus.formats")
 library = pytest.importorskip("ptycho_tasks_ptychodus.library")
 
@@ -71,6 +76,74 @@ def test_the_probe_is_read_where_the_format_has_one(truth: Truth, tmp_path: Path
     np.testing.assert_allclose(scan.probe, truth.probe, rtol=1e-6)
     with pytest.raises(ScanError, match=r"gives no probe; set source\.probe to estimate"):
         read("APS_CSSI", cssi(tmp_path, truth), probe=None)
+
+
+def write_matlab(folder: Path, truth: Truth) -> Path:
+    """A reconstruction of fold_slice, of MATLAB 5."""
+    contents = {
+        "p": {"lambda": METRE_EV / ENERGY_EV, "dx_spec": [PIXEL_M, PIXEL_M]},
+        "probe": truth.probe.reshape(-1, SIZE, SIZE).transpose(1, 2, 0),
+        "object": np.ones((48, 48), np.complex64),
+        "outputs": {
+            "probe_positions": np.stack([truth.x_m, truth.y_m], axis=1) / PIXEL_M,
+            "fourier_error_out": [0.2, 0.1],
+        },
+    }
+    savemat(folder / "recon.mat", contents)
+    return folder / "recon.mat"
+
+
+@pytest.mark.parametrize("kind", ["fold_slice_mat", "NSLS_II_MATLAB"])
+def test_probe_and_positions_of_matlab(kind: str, truth: Truth, tmp_path: Path) -> None:
+    is_v5 = kind == "fold_slice_mat"
+    made = cssi(tmp_path, truth)
+    path = write_matlab(tmp_path, truth) if is_v5 else nsls_matlab(tmp_path, truth).path
+    scan = read("APS_CSSI", Made(made.path, path, made.settings), probe=path)
+    np.testing.assert_allclose(scan.probe, truth.probe.reshape(-1, SIZE, SIZE), rtol=1e-6)
+    expected = np.stack([truth.y_m, truth.x_m], axis=1) / PIXEL_M
+    np.testing.assert_allclose(scan.positions, expected - expected.min(axis=0) + SIZE // 2)
+    assert path in scan.files
+
+
+@pytest.mark.parametrize("kind", ["json", "h5"])
+def test_masks_of_facilities(
+    kind: str, truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cssi(tmp_path, truth)
+    path = tmp_path / f"mask.{kind}"
+    if kind == "json":
+        extent = ImageExtent(width_px=SIZE, height_px=SIZE)
+        strategy = library.find_plugin("bad_pixels", "APS_34IDE_Bad_Pixels").strategy
+        monkeypatch.setattr(strategy, "DETECTOR_EXTENT", extent, raising=False)
+        path.write_text('{"Bad pixels": [{"Pixel": [5, 3], "Set": 1}]}')
+    else:
+        valid = np.ones((SIZE, SIZE), bool)
+        valid[3, 5] = False
+        write_hdf5(path, {"valid_pixel_mask": valid})
+    scan = read("APS_CSSI", made, bad_pixels=str(path))
+    assert scan.bad_pixels is not None
+    assert np.argwhere(scan.bad_pixels).tolist() == [[3, 5]]
+    assert path in scan.files
+
+
+def test_a_mask_of_another_detector_is_one_line(truth: Truth, tmp_path: Path) -> None:
+    (tmp_path / "mask.json").write_text('{"Bad pixels": [{"Pixel": [5, 3]}]}')
+    with pytest.raises(ScanError, match=r"a mask of 1062 x 1028 pixels for frames of 16 x 16"):
+        read("APS_CSSI", cssi(tmp_path, truth), bad_pixels=str(tmp_path / "mask.json"))
+
+
+def test_every_reader_of_masks_probes_and_positions_is_reachable() -> None:
+    """What is not named by a format is read by ptycho-tasks itself, or chosen by its file."""
+    registry = library.load_registry()
+    of_core = {"CXI", "NPZ", "SLAC_NPZ", "HDF5", "Ptychodus_Training_Data", "CSV", "NPY"}
+    probes = {plugin.simple_name for plugin in registry.probe_file_readers}
+    assert probes == of_core | set(formats.MATLAB_PROBES)
+    masks = {plugin.simple_name for plugin in registry.bad_pixels_file_readers}
+    as_numpy = {"NPY_Bad_Pixels", "NPY_Good_Pixels"}
+    assert masks == as_numpy | {formats.VALID_PIXELS, formats.BAD_PIXEL_LIST}
+    named = {name for form in formats.FORMATS.values() for name in form.positions}
+    positions = {plugin.simple_name for plugin in registry.probe_position_file_readers}
+    assert positions - named - set(formats.ANY_POSITIONS) == {"SLAC_NPZ", "fold_slice"}
 
 
 def test_a_detector_is_cropped_around_its_beam(truth: Truth, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_tasks_torch.physics.canvas import add_onto, cut_from, cut_patches
 from ptycho_tasks_torch.physics.forward import shift_ramp
@@ -39,8 +39,19 @@ DARK = 1e-6
 of the modulus is finite where the far field is dark."""
 ANSCOMBE = 0.375
 """Photons that are added to every pixel, measured and predicted; see above."""
+MOST_NETWORKS = 2
+"""Parts of a canvas that a network works on at once: each takes some 300 MB."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
+
+
+Apply = Callable[[nn.Module, Sequence[Tensor]], Iterator[Tensor]]
+"""Gives what a network makes of each part of a canvas, in order and without gradients."""
+
+
+def apply_here(network: nn.Module, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """An `Apply` of this process."""
+    return compute_ahead(network, parts, MOST_NETWORKS)
 
 
 class Chunk(NamedTuple):
@@ -146,6 +157,11 @@ class Exposure:
         parts, most = self.parts(), None if self.probes.is_cpu else 1
         results = compute_ahead(lambda frames: what(self.chunk(frames)), parts, most)
         return zip(parts, results, strict=True)
+
+    @property
+    def apply(self) -> Apply:
+        """What applies a network where the frames are."""
+        return apply_here
 
     def take(self, frames: Sequence[int]) -> Exposure:
         """Some of the frames, on the same canvases."""

@@ -26,7 +26,13 @@ turns; and that frames alone may take, whose probes are then moved again in ever
 
 
 def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> Exposure:
-    """Place all frames of a scan on one canvas; in memory where they are not large.
+    """Place all frames of a scan on one canvas; in memory where they are not large; arguments as
+    for `map_scan`."""
+    return load_frames(map_scan(scan, modes, scale, photon))
+
+
+def map_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> MappedExposure:
+    """Place all frames of a scan on one canvas, and read none.
 
     Args:
         scan: its frames may lie on disk.
@@ -37,7 +43,7 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
     N = scan.size
     corners, fractions = corners_and_fractions(scan.positions, N)
     corners = corners - corners.min(axis=0)
-    mapped = MappedExposure(
+    return MappedExposure(
         amplitude=modes.real.new_empty((0, N, N)),
         probes=modes,
         places=list_places(torch.from_numpy(corners)[None]).to(modes.device),
@@ -51,9 +57,13 @@ def expose_scan(scan: ScanData, modes: Tensor, scale: float, photon: float) -> E
         fractions=torch.from_numpy(fractions.astype(np.float32)).to(modes.device),
         scale=scale,
     )
-    whole, frames_alone = find_room(modes.device)
-    pixels = scan.frame_count * N**2
-    if pixels * (4 + 8 * len(modes)) > whole:
+
+
+def load_frames(mapped: MappedExposure) -> Exposure:
+    """The same frames, in memory where they are not large."""
+    whole, frames_alone = find_room(mapped.probes.device)
+    pixels = len(mapped.places) * mapped.size**2
+    if pixels * (4 + 8 * len(mapped.probes)) > whole:
         return mapped.hold() if pixels * 4 <= frames_alone else mapped
     chunks = list(mapped.chunks())
     return Exposure(

@@ -13,7 +13,7 @@ class Pinn:
     """See the module; torch is imported by its methods only."""
 
     name = "pinn"
-    version = "3"
+    version = "4"
     options_type = PinnOptions
     execution_type = TorchExecution
     api_version = 2

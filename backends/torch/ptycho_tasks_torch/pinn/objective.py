@@ -75,6 +75,8 @@ class PinnObjective(Objective):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`."""
         stitched = self._stitch(batch)
+        if self.mosaic is not None:
+            self.mosaic.add(stitched.origin, stitched.objects, stitched.light)
         loss, flat = self._loss.over_held_back(stitched, batch["held_back"])
         return {"val_loss": loss, "flat_loss": flat, "spread": stitched.spread()}
 

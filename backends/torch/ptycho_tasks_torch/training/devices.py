@@ -1,35 +1,29 @@
 """Several devices train together, one process each; the first is this process.
 
-The others are children that only compute gradients: they write no file, and report nothing but
-errors. Each is started as a new program, because a fork of a process with threads or a GPU is
-unsafe, and the start methods of multiprocessing run the user's script again.
+The others only compute gradients: they write no file, and report nothing but errors; see `helpers`.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import pickle
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed
 
-from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
+from ptycho_tasks_torch.helpers import Helper, LostHelperError, SentScan, Task, start_helpers
+from ptycho_tasks_torch.launched import ALONE, LOCALHOST, Seat, read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.objective import ObjectiveFactory
 
@@ -39,7 +33,6 @@ with warnings.catch_warnings():
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
-HOST = "127.0.0.1"
 TIMEOUT_S = 300
 """How long one process waits for the others, also for a process that is gone."""
 PATIENCE_S = 5.0
@@ -50,39 +43,46 @@ Python is held, and waits for the threads of gloo; one that still drops a sum wa
 
 
 class _FixedRank(LightningEnvironment):
-    """The rank of this process; Lightning would take it from a batch system's variables."""
+    """The seat of this process; Lightning would take it from a batch system's variables, also
+    where that started this run alone."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, seat: Seat) -> None:
         super().__init__()
-        self._rank = rank
+        self._seat = seat
 
     @property
     def creates_processes_externally(self) -> bool:
         return True
 
     def local_rank(self) -> int:
-        return self._rank
+        return self._seat.local_rank
 
     def node_rank(self) -> int:
-        return 0
+        return self._seat.rank // self._seat.local_count
 
 
 @dataclass(frozen=True)
 class TeamMember:
     """One of the devices that train together."""
 
-    rank: int = 0
-    devices: int = 1
+    seat: Seat = ALONE
+
+    @property
+    def devices(self) -> int:
+        """How many there are."""
+        return self.seat.size
 
     def own_part(self, epoch: EpochPlan) -> EpochPlan:
         """The part of an epoch that this device takes."""
-        return replace(epoch, rank=self.rank, devices=self.devices)
+        return replace(epoch, rank=self.seat.rank, devices=self.devices)
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for Lightning's trainer."""
-        arguments = {"devices": self.devices, "plugins": [_FixedRank(self.rank)]}
+        arguments: dict[str, Any] = {"plugins": [_FixedRank(self.seat)]}
         if self.devices == 1:
-            return arguments
+            return {**arguments, "devices": 1}
+        local = self.seat.local_count
+        arguments |= {"devices": local, "num_nodes": self.devices // local}
         # The gradients are small, and gloo, unlike NCCL, ends with an error when a process is gone.
         strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
         return {**arguments, "strategy": strategy, "use_distributed_sampler": False}
@@ -104,29 +104,9 @@ class TeamMember:
         return dict(zip(values, shared.tolist(), strict=True))
 
 
-def require_devices(execution: TorchExecution, device: torch.device) -> None:
-    """Refuse devices that are not there.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    devices = execution.devices
-    if devices == 1:
-        return
-    # Any number of processes can share a CPU.
-    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
-    if devices > available:
-        raise ConfigError(
-            f"execution.devices: {devices} are asked for, but torch finds {available} of the kind "
-            f"`{device.type}`"
-        )
-    if not distributed.is_available():
-        raise ConfigError("execution.devices: this torch was built without torch.distributed")
-
-
 @dataclass(frozen=True)
 class Job:
-    """What a child needs to train."""
+    """What a helper needs to train."""
 
     scans: Sequence[ScanData]
     options: NetworkOptions
@@ -138,38 +118,48 @@ class Job:
     """The checkpoint to go on from; None starts with the first epoch."""
 
 
+TaskFactory = Callable[[Job, Sequence[SentScan], TeamMember, int], Task]
+
+
 @contextmanager
-def start_team(job: Job) -> Iterator[TeamMember]:
-    """Start the children, and be their first device; all children are gone afterwards.
+def start_team(job: Job, make_task: TaskFactory) -> Iterator[TeamMember]:
+    """Start the others, and be their first device; all others are gone afterwards.
+
+    Args:
+        job: what is to be trained.
+        make_task: makes the task of each other, which says when it is ready to connect.
 
     Raises:
-        PtychoTasksError: an error ended a child.
+        PtychoTasksError: an error ended one.
     """
     devices = job.execution.devices
     if devices == 1:
         yield TeamMember()
         return
-    # The system chooses a free port for the store: nobody can take it in between.
-    store = open_store(0, devices, listens=True)
-    with _children(job, store.port) as children, connect(store, TeamMember(0, devices)) as member:
-        try:
-            yield member
-        except RuntimeError as error:
-            # A process that is gone breaks the connection.
-            _raise_cause(children, error)
-            raise
+    with start_helpers(devices - 1) as helpers:
+        own = TeamMember(read_own_seat(devices))
+        # The system chooses a free port for the store: nobody can take it in between.
+        store = open_store(own, 0)
+        _prepare(helpers, job, make_task, store.port)
+        with connect(store, own) as member:
+            try:
+                yield member
+            except RuntimeError as error:
+                # A process that is gone breaks the connection.
+                _raise_cause(helpers, error)
+                raise
 
 
-def open_store(port: int, devices: int, *, listens: bool) -> Any:
-    """Open the store where the processes find each other.
+def open_store(member: TeamMember, port: int) -> Any:
+    """Open the store where the processes find each other, which the first one serves.
 
     Args:
+        member: this process.
         port: of the store; 0 lets the system choose one.
-        devices: number of processes.
-        listens: whether this process serves the store.
     """
+    is_first = member.seat.rank == 0
     store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
-        HOST, port, devices, is_master=listens, wait_for_workers=False
+        member.seat.host, port, member.devices, is_master=is_first, wait_for_workers=False
     )
     return store
 
@@ -177,20 +167,21 @@ def open_store(port: int, devices: int, *, listens: bool) -> Any:
 @contextmanager
 def connect(store: Any, member: TeamMember) -> Iterator[TeamMember]:
     """Connect the processes that meet at a store, until the block ends."""
-    # gloo finds no network where the host's name cannot be resolved.
     previous = os.environ.get("GLOO_SOCKET_IFNAME")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    if member.seat.host == LOCALHOST:
+        # gloo finds no network where the host's name cannot be resolved.
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     try:
         distributed.init_process_group(
             "gloo",
             store=store,
-            rank=member.rank,
+            rank=member.seat.rank,
             world_size=member.devices,
             timeout=timedelta(seconds=TIMEOUT_S),
         )
     finally:
         if previous is None:
-            del os.environ["GLOO_SOCKET_IFNAME"]
+            os.environ.pop("GLOO_SOCKET_IFNAME", None)
         else:
             os.environ["GLOO_SOCKET_IFNAME"] = previous
     group = distributed.group.WORLD
@@ -203,113 +194,37 @@ def connect(store: Any, member: TeamMember) -> Iterator[TeamMember]:
         distributed.destroy_process_group()
 
 
+def _prepare(helpers: Sequence[Helper], job: Job, make_task: TaskFactory, port: int) -> None:
+    """Have the others get ready.
+
+    Raises:
+        PtychoTasksError: an error ended one.
+    """
+    scans = [SentScan.pack(scan) for scan in job.scans]
+    for helper in helpers:
+        helper.send(make_task(replace(job, scans=[]), scans, TeamMember(helper.seat), port))
+    for helper in helpers:
+        with _named_as_resumable():
+            helper.receive()
+
+
 @contextmanager
-def _children(job: Job, port: int) -> Iterator[list[_Child]]:
-    """Start processes that wait for this one to connect; kill them afterwards."""
-    devices = job.execution.devices
-    children: list[_Child] = []
+def _named_as_resumable() -> Iterator[None]:
     try:
-        for rank in range(1, devices):
-            children.append(_Child(rank))
-        for child in children:
-            child.send(job, TeamMember(child.rank, devices), port)
-        for child in children:
-            error = child.read_answer()
-            if error is not None:
-                raise error
-        yield children
-    finally:
-        for child in children:
-            child.kill()
+        yield
+    except LostHelperError as error:
+        raise PtychoTasksError(
+            f"{error}; run again, the training goes on from its checkpoint"
+        ) from error
 
 
-def _raise_cause(children: list[_Child], error: RuntimeError) -> None:
-    """Raise the error that ended a child, if one ended."""
+def _raise_cause(helpers: Sequence[Helper], error: RuntimeError) -> None:
+    """Raise the error that ended a helper, if one ended."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        for child in children:
-            if child.has_ended:
-                raise (child.read_answer() or error) from error
+        for helper in helpers:
+            if helper.has_ended:
+                with _named_as_resumable():
+                    helper.receive()
+                raise error
         time.sleep(0.05)
-
-
-class _Child:
-    """A process that trains with this one; its standard input stays open until this one ends."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from ptycho_tasks_torch.training.child import main; main()"],
-            env={**os.environ, "PYTHONPATH": paths},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
-
-    def send(self, job: Job, member: TeamMember, port: int) -> None:
-        """Send it the job."""
-        # The frames may be larger than memory: the child maps their files again.
-        frames = [_FrameSource.describe(scan.diffraction) for scan in job.scans]
-        empty = np.empty((0, 0, 0), np.float32)
-        scans = [replace(scan, diffraction=empty) for scan in job.scans]
-        with suppress(BrokenPipeError):  # `read_answer` reports why it ended
-            pickle.dump((replace(job, scans=scans), frames, member, port), self._in)
-            self._in.flush()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process is gone."""
-        return self._process.poll() is not None
-
-    def read_answer(self) -> Exception | None:
-        """Its next answer: None when it is ready, or the error that ends it."""
-        try:
-            answer: Exception | None = pickle.load(self._out)
-        except EOFError:
-            status = self._process.wait()
-            how = f"was killed by signal {-status} (out of memory?)" if status < 0 else "ended"
-            # No TrainingError: that would remove the checkpoint, and it is fine.
-            return PtychoTasksError(
-                f"the process of device {self.rank + 1} {how}; run again, the training goes on "
-                "from its checkpoint"
-            )
-        return answer
-
-    def kill(self) -> None:
-        """Kill it, whatever it does."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._in, self._out):
-            with suppress(BrokenPipeError):
-                pipe.close()
-
-
-@dataclass(frozen=True)
-class _FrameSource:
-    """The place of frames in a file, or the frames themselves."""
-
-    array: NDArray[np.float32] | None
-    place: tuple[Any, ...] = ()
-
-    @classmethod
-    def describe(cls, array: NDArray[np.float32]) -> _FrameSource:
-        owner: Any = array
-        while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
-            owner = owner.base
-        if not isinstance(owner, np.memmap) or owner.filename is None:
-            return cls(np.asarray(array))
-        first = array.ctypes.data - owner.ctypes.data
-        place = (owner.filename, owner.offset, owner.nbytes, array.shape, array.dtype, first)
-        return cls(None, (*place, array.strides))
-
-    def open(self) -> NDArray[np.float32]:
-        if self.array is not None:
-            return self.array
-        path, offset, size, shape, dtype, first, strides = self.place
-        data = np.memmap(path, np.uint8, "r", offset, (size,))
-        frames: NDArray[np.float32] = np.ndarray(shape, dtype, data, first, strides)
-        return frames

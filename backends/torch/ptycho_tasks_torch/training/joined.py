@@ -20,6 +20,7 @@ from ptycho_tasks.errors import TrainingError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.frames.blocks import Batch, Batches, EpochPlan
 from ptycho_tasks_torch.options import NetworkOptions
+from ptycho_tasks_torch.training.mosaic import Mosaic
 from ptycho_tasks_torch.training.objective import (
     Objective,
     ObjectiveFactory,
@@ -112,6 +113,11 @@ class JointObjective(Objective):
         scan = int(batch["scan"])
         scores = self._parts[scan].validate(batch)
         return scores | {f"{name}/{self.names[scan]}": value for name, value in scores.items()}
+
+    def watch(self) -> Mosaic:
+        """See `Objective`; of the first scan."""
+        self.mosaic = self._parts[0].watch()
+        return self.mosaic
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`; `intensity_scale` is the geometric mean of the scans' own."""

@@ -12,7 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.results.thumbnails import make_thumbnails
 
 with warnings.catch_warnings():
     # Lightning's dependencies warn about each other, and no user can mend that.
@@ -62,6 +66,31 @@ class Log:
     def write_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an epoch, counted from 1."""
         self._attempt(functools.partial(self._write, number, metrics))
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it shows pictures."""
+        return self.kind in _PICTURE_WRITERS and self._logger is not None
+
+    def write_pictures(
+        self, number: int, epochs: int, make: Callable[[], NDArray[np.complex64]]
+    ) -> None:
+        """Write pictures of the object after an epoch, for some epochs, evenly spread.
+
+        Args:
+            number: of the epoch, counted from 1.
+            epochs: how many there are.
+            make: gives the (H, W) complex64 object, zero where nothing was seen.
+        """
+        is_due = number * _PICTURES // epochs != (number - 1) * _PICTURES // epochs
+        if self.takes_pictures and (is_due or number == 1):
+            self._attempt(functools.partial(self._write_pictures, number, make))
+
+    def _write_pictures(self, number: int, make: Callable[[], NDArray[np.complex64]]) -> None:
+        image = make()
+        for kind, picture in make_thumbnails(image, image != 0, _SIDE).items():
+            write = _PICTURE_WRITERS[self.kind]
+            write(self._logger, kind, picture.colours[picture.pixels], number)
 
     def end(self, status: str) -> None:
         """Close the log with the status `success` or `failed`."""
@@ -127,11 +156,27 @@ def _mlflow(folder: Path) -> Logger:
     return logger
 
 
+def _write_to_tensorboard(logger: Any, kind: str, pixels: NDArray[np.uint8], number: int) -> None:
+    logger.experiment.add_image(f"object/{kind}", pixels, number, dataformats="HWC")
+    logger.experiment.flush()
+
+
+def _write_to_mlflow(logger: Any, kind: str, pixels: NDArray[np.uint8], number: int) -> None:
+    name = f"object/epoch_{number:04d}_{kind}.png"
+    logger.experiment.log_image(logger.run_id, pixels, artifact_file=name)
+
+
+_PICTURE_WRITERS = {"tensorboard": _write_to_tensorboard, "mlflow": _write_to_mlflow}
+_PICTURES = 20
+"""Of a training."""
+_SIDE = 512
+"""Most pixels of a picture's side."""
+
 _FORMS = {
     "csv": r"metrics\.csv|hparams\.yaml",
     "tensorboard": r"events\.out\.tfevents\..+|hparams\.yaml",
     "mlflow": r"\d+/(meta\.yaml|tags/[^/]+"
-    r"|[0-9a-f]{32}/(meta\.yaml|(metrics|params|tags|inputs|outputs)/.+))",
+    r"|[0-9a-f]{32}/(meta\.yaml|(metrics|params|tags|inputs|outputs|artifacts)/.+))",
 }
 """The files that each logger writes, below the folder of its name."""
 

@@ -18,6 +18,7 @@ from ptycho_tasks_torch.frames.blocks import Batch, Batches, Blocks, EpochPlan
 from ptycho_tasks_torch.frames.labels import LEAST_SPREAD, make_label
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.physics.scale import read_intensity, scale_probe
+from ptycho_tasks_torch.training.mosaic import Mosaic
 from ptycho_tasks_torch.training.weights import name_networks
 
 
@@ -61,6 +62,8 @@ class Objective(nn.Module):
     """Mean measured counts a pixel; the unit of the loss."""
     clip: float | None = None
     """Largest norm of a training step's gradients; None clips nothing."""
+    mosaic: Mosaic | None = None
+    """Keeps the objects of the blocks to validate with, where someone watches."""
     keeps_start = False
     """Whether the network is of use before it is trained: a training that ends no better for the
     frames held back then gives it as it was."""
@@ -106,6 +109,11 @@ class Objective(nn.Module):
             At least `val_loss`, the loss of the frames held back; `flat_loss`, that of a flat
             object; and `spread` of the predicted object.
         """
+
+    def watch(self) -> Mosaic:
+        """Keep the objects of the blocks to validate with from now on; gives what keeps them."""
+        self.mosaic = Mosaic()
+        return self.mosaic
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """The parameters for the optimizer, at a learning rate of `rate`."""

@@ -7,8 +7,9 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptycho_tasks.backend import TrainedModel, TrainRequest
+from ptycho_tasks.backend import TrainedModel, TrainRequest, show_nothing
 from ptycho_tasks.errors import TrainingError
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device, require_devices, settings
 from ptycho_tasks_torch.execution import TorchExecution, check_options
+from ptycho_tasks_torch.helpers import Channel, SentScan
+from ptycho_tasks_torch.launched import read_own_seat
 from ptycho_tasks_torch.options import NetworkOptions
 from ptycho_tasks_torch.training.best import BestEpochs, copy_state
 from ptycho_tasks_torch.training.checkpoints import Checkpoints
-from ptycho_tasks_torch.training.devices import Job, TeamMember, require_devices, start_team
+from ptycho_tasks_torch.training.devices import Job, TeamMember, connect, open_store, start_team
 from ptycho_tasks_torch.training.joined import make_joint_objective
 from ptycho_tasks_torch.training.logs import Log, quiet_threads
 from ptycho_tasks_torch.training.objective import Objective, ObjectiveFactory
@@ -52,7 +55,8 @@ def train_network(
     require_devices(execution, find_device(execution.accelerator))
     log = Log(execution.logger, request.log_dir, request.say)
     checkpoints = Checkpoints(request.work_dir if execution.checkpointing else None, request.say)
-    with settings(execution, options.seed, execution.devices), silence_lightning():
+    local = read_own_seat(execution.devices).local_count
+    with settings(execution, options.seed, local), silence_lightning():
         objective = make_joint_objective(request.scans, options, make_objective)
         if load_start is not None:
             load_start(objective.network)
@@ -66,6 +70,8 @@ def train_network(
         else:
             run.prepare(request.say)
         log.start(msgspec.to_builtins(options), run.records)
+        is_watched = log.takes_pictures or request.show is not show_nothing
+        mosaic = objective.watch() if is_watched else None
 
         def report() -> None:
             done = len(run.history)
@@ -73,6 +79,9 @@ def train_network(
             log.write_epoch(done, run.records[-1])
             metrics = {name: run.history[-1][name] for name in ("loss", "val_loss")}
             request.progress(done, options.epochs, metrics)
+            if mosaic is not None:
+                request.show(mosaic.lay)
+                log.write_pictures(done, options.epochs, mosaic.lay)
 
         request.progress(len(run.history), options.epochs, {})
         status = "failed"
@@ -81,7 +90,7 @@ def train_network(
                 job = Job(
                     request.scans, options, execution, make_objective, objective.state_dict(), state
                 )
-                with start_team(job) as member:
+                with start_team(job, TrainingTask) as member:
                     fit(run, execution, member, report)
                 if run.has_stopped and len(run.history) < options.epochs:
                     request.say(
@@ -134,6 +143,35 @@ def fit(
         trainer.fit(run, *run.objective.make_loaders(run.epoch, run.order, execution.num_workers))
     if trainer.interrupted:  # older versions of Lightning keep a Ctrl-C to themselves
         raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a helper does that trains along: get ready, say so, train."""
+
+    job: Job
+    """Without its scans."""
+    scans: Sequence[SentScan]
+    member: TeamMember
+    port: int
+    """Of the store where the processes meet."""
+
+    def run(self, channel: Channel) -> None:
+        """See `Task`."""
+        channel.exit_when_closed()
+        job = replace(self.job, scans=[scan.open() for scan in self.scans])
+        options, execution = job.options, job.execution
+        local = self.member.seat.local_count
+        with settings(execution, options.seed, local), silence_lightning():
+            objective = make_joint_objective(job.scans, options, job.make_objective)
+            run = TrainingRun(options, objective, BestEpochs(options, 0))
+            run.objective.load_state_dict(job.objective)
+            if job.state is not None:
+                run.resume(job.state)
+            store = open_store(self.member, self.port)
+            channel.send(None)
+            with connect(store, self.member):
+                fit(run, execution, self.member, lambda: None)
 
 
 class Start(NamedTuple):
@@ -275,6 +313,8 @@ class TrainingRun(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Keep the network as it starts, with its scores."""
+        if self.objective.mosaic is not None:
+            self.objective.mosaic.finish()
         if self.trainer.sanity_checking:
             metrics = self._take_means()
             self.start = Start(metrics, copy_state(self.objective.state_dict()))
@@ -293,7 +333,9 @@ class TrainingRun(lightning.LightningModule):
     def records(self) -> list[dict[str, float]]:
         """The values of every epoch that a log shows."""
         return [
-            {"loss": epoch["loss"], "val_loss": epoch["val_loss"], "learning_rate": rate}
+            # Those of single scans are called by names that not every log takes.
+            {name: value for name, value in epoch.items() if "/" not in name}
+            | {"learning_rate": rate}
             for epoch, rate in zip(self.history, self.rates, strict=True)
         ]
 
@@ -343,8 +385,12 @@ class TrainingRun(lightning.LightningModule):
             "gridsize": self.options.gridsize,
         }
         export = self.objective.export_models
+        history = [
+            {**means, "learning_rate": rate}
+            for means, rate in zip(self.history, self.rates, strict=True)
+        ]
         checkpoints = {
-            f"epoch_{epoch:04d}": TrainedModel(export(state), metadata, self.history[:epoch])
+            f"epoch_{epoch:04d}": TrainedModel(export(state), metadata, history[:epoch])
             for _, epoch, state in self.best.kept[: self.best.bundle_count]
         }
         epoch, state = len(self.history), self.objective.state_dict()
@@ -364,7 +410,7 @@ class TrainingRun(lightning.LightningModule):
                 metrics, state = self.start
                 metadata = {**metadata, "epoch": 0}
         self.objective.refuse_useless(metrics, say)
-        return TrainedModel(export(state), metadata, self.history, checkpoints)
+        return TrainedModel(export(state), metadata, history, checkpoints)
 
     def _take_means(self) -> dict[str, float]:
         """The means of what was noted, of the first device; begin anew."""

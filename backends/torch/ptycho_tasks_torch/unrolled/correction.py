@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Exposure
-from ptycho_tasks_torch.threads import compute_ahead
+from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Apply, Exposure, apply_here
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
@@ -33,8 +32,6 @@ network sees too: its receptive field. Multiples of `MULTIPLE`."""
 LEARNED_POWERS, LEARNED_STEPS = (3.0, 9.0), (0.1, 1.1)
 """What the shipped network has learned from: photons a frame, as powers of ten, and distances of
 neighbouring frames, in radii of the spot."""
-MOST_TILES = 2
-"""At once: each takes some 300 MB."""
 LARGEST = (TILE + 2 * HALO) ** 2
 """Pixels of a canvas that is corrected at once."""
 
@@ -77,13 +74,21 @@ class Correction(nn.Module):
         """Whether it corrects nothing: nothing was learned yet."""
         return not any(bool(values.any()) for values in self.network.last.parameters())
 
-    def forward(self, canvas: Tensor, fields: Tensor, light: Tensor, counts: float) -> Tensor:
+    def forward(
+        self,
+        canvas: Tensor,
+        fields: Tensor,
+        light: Tensor,
+        counts: float,
+        apply: Apply = apply_here,
+    ) -> Tensor:
         """The corrected object (B, S, T) complex64.
 
         Args:
             canvas: (B, S, T) complex64 object after the last step.
             fields: (4, B, S, T) float32, as `Engine.show` gives them.
             light, counts: of the `Exposure`.
+            apply: of the `Exposure`, where it has tiles computed elsewhere too.
         """
         phase = canvas / modulus(canvas)
         noise = expected_noise(light, min(counts, MOST_COUNTS))
@@ -91,7 +96,7 @@ class Correction(nn.Module):
         features = self._describe(canvas, phase, fields, illumination, noise)
         # Nothing is invented where no light falls.
         strength = noise * illumination / (illumination + WEAK_LIGHT)
-        along, across = strength * self._correct(features).movedim(1, 0)
+        along, across = strength * self._correct(features, apply).movedim(1, 0)
         return canvas + phase * torch.complex(along, across)
 
     def _describe(
@@ -109,26 +114,35 @@ class Correction(nn.Module):
         # Stacked last and moved: the memory layout of the convolutions.
         return torch.stack([*maps, *judged], dim=-1).movedim(-1, 1)
 
-    def _correct(self, features: Tensor) -> Tensor:
+    def _correct(self, features: Tensor, apply: Apply) -> Tensor:
         """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
         B, _, S, T = features.shape
+        network = _Padded(self.network)
         if torch.is_grad_enabled() or S * T <= LARGEST:
-            return self._correct_tile(features)
+            corrected: Tensor = network(features)
+            return corrected
         result = features.new_empty((B, 2, S, T))
         corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
-
-        def correct(corner: tuple[int, int]) -> Tensor:
-            top, left = corner
-            y, x = max(top - HALO, 0), max(left - HALO, 0)
-            part = features[..., y : top + TILE + HALO, x : left + TILE + HALO]
-            return self._correct_tile(part)[..., top - y :, left - x :][..., :TILE, :TILE]
-
-        tiles = compute_ahead(correct, corners, MOST_TILES)
-        for (top, left), tile in zip(corners, tiles, strict=True):
-            result[..., top : top + TILE, left : left + TILE] = tile
+        starts = [(max(top - HALO, 0), max(left - HALO, 0)) for top, left in corners]
+        parts = [
+            features[..., y : top + TILE + HALO, x : left + TILE + HALO]
+            for (top, left), (y, x) in zip(corners, starts, strict=True)
+        ]
+        found = apply(network, parts)
+        for (top, left), (y, x), tile in zip(corners, starts, found, strict=True):
+            part = tile[..., top - y :, left - x :][..., :TILE, :TILE]
+            result[..., top : top + TILE, left : left + TILE] = part
         return result
 
-    def _correct_tile(self, features: Tensor) -> Tensor:
+
+class _Padded(nn.Module):
+    """A network on fields of any size."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:
         S, T = features.shape[-2:]
         padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
         correction: Tensor = self.network(padded)[..., :S, :T]

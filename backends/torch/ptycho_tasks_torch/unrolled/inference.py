@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.backend import InferRequest, Reconstruction
+from ptycho_tasks.backend import SEEN_LEVEL, InferRequest, Reconstruction
 from ptycho_tasks.errors import BundleError
-from ptycho_tasks.scan import canvas_of
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks.scan import ScanData, canvas_of
+from ptycho_tasks_torch.device import find_device
 from ptycho_tasks_torch.execution import TorchExecution
-from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
-from ptycho_tasks_torch.threads import chunks_on_threads
+from ptycho_tasks_torch.physics.tiles import settle, spread_frames
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
 from ptycho_tasks_torch.unrolled.course import Course
-from ptycho_tasks_torch.unrolled.network import make_unrolled_networks
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, make_unrolled_networks
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 
@@ -32,7 +32,7 @@ from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 def reconstruct_on_canvas(request: InferRequest) -> Reconstruction:
     """Reconstruct the object of all frames on one canvas; see `Unrolled.infer`."""
     execution = TorchExecution.from_execution(request.execution)
-    with settings(execution), chunks_on_threads(), torch.inference_mode():
+    with settle(request.scan, execution):
         return deque(_run_steps(request), maxlen=1).pop()()
 
 
@@ -50,7 +50,8 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     brings the object from there."""
     scan, N, options = request.scan, request.scan.size, request.options
     refuse_other_size(request.model, scan)
-    device = find_device(TorchExecution.from_execution(request.execution).accelerator)
+    execution = TorchExecution.from_execution(request.execution)
+    device = find_device(execution.accelerator)
     network, autoencoder = make_unrolled_networks(options)
     load_networks(request.model, network, autoencoder)
     network.to(device)
@@ -59,13 +60,24 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     scale = math.sqrt(intensity)
     probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2), device)
     modes = torch.from_numpy(probe / np.float32(scale)).to(device)
-    if options.positions == "refined":
-        scan = refine_positions(scan, modes, scale, photon)
-    exposure = expose_scan(scan, modes, scale, photon)
-    place = canvas_of(scan.positions, N)
+    with spread_frames(scan, execution, request.say) as expose:
+        if options.positions == "refined":
+            scan = refine_positions(scan, modes, scale, photon, expose)
+        yield from _follow_course(request, scan, probe, expose(scan, modes, scale, photon), network)
+
+
+def _follow_course(
+    request: InferRequest,
+    scan: ScanData,
+    probe: NDArray[np.complex64],
+    exposure: Exposure,
+    network: UnrolledNetwork,
+) -> Iterator[Callable[[], Reconstruction]]:
+    place, steps = canvas_of(scan.positions, scan.size), request.options.steps
     rows, columns = place.shape
-    lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-    course = Course(exposure, network, None if options.steps == "auto" else options.steps)
+    light = exposure.light[0, :rows, :columns].cpu().numpy()
+    lit, seen = light > 0, light >= SEEN_LEVEL * light.max()
+    course = Course(exposure, network, None if steps == "auto" else steps)
     total = course.depth.most_steps + 1  # the correction
 
     def show(canvas: Tensor) -> Reconstruction:
@@ -74,8 +86,10 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
 
     request.progress(0, total, {})
     for done, canvas in enumerate(course.run(), start=1):
-        request.progress(done, total, {})
-        yield functools.partial(show, canvas)
+        request.progress(done, total, {"misfit": course.depth.misfits[-1]})
+        make = functools.partial(show, canvas)
+        request.show(lambda make=make: make().object * seen)  # type: ignore[misc]
+        yield make
     request.say(course.describe())
     request.progress(total, total, {})
 

@@ -54,7 +54,7 @@ class UnrolledNetwork(nn.Module):
     def correct(self, engine: Engine, exposure: Exposure) -> Tensor:
         """(B, S, T) complex64: the object of an engine, corrected."""
         corrected: Tensor = self.correction(
-            engine.canvas, engine.show(), exposure.light, exposure.counts
+            engine.canvas, engine.show(), exposure.light, exposure.counts, exposure.apply
         )
         return corrected
 

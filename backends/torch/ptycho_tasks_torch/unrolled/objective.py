@@ -260,6 +260,8 @@ class UnrolledObjective(Objective):
         """
         seen, unseen = _split_hidden(self._expose(batch, self._probe()), batch["held_back"])
         canvas = self.network.find_object(seen, self._steps)
+        if self.mosaic is not None:
+            self.mosaic.add(self._place_canvases(batch), canvas, seen.light)
         flat = match_light(unseen.predict(torch.ones_like(canvas)).square(), unseen.amplitude)
         return {
             "val_loss": _measure_misfit(unseen, canvas),
@@ -289,13 +291,16 @@ class UnrolledObjective(Objective):
             batch, probe, self.intensity_scale, self.photon, self._shape, displacement
         )
 
+    def _place_canvases(self, batch: Batch) -> Tensor:
+        """(B, 2) int64 origins on the object grid of the canvases of blocks."""
+        return batch["origin"] - (0 if self.displacement is None else MARGIN)
+
     def _cut_label(self, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(B, S, T) of the label where the canvases lie, and 1 where there is a label, else 0."""
         assert self.label is not None
         truth = self.label.new_zeros((len(batch["origin"]), *shape))
         known = truth.real.clone()
-        origins = batch["origin"] - (0 if self.displacement is None else MARGIN)
-        for b, (top, left) in enumerate(origins.tolist()):
+        for b, (top, left) in enumerate(self._place_canvases(batch).tolist()):
             rows, columns = slice(max(top, 0), top + shape[0]), slice(max(left, 0), left + shape[1])
             part = self.label[rows, columns]
             y, x = rows.start - top, columns.start - left

@@ -22,6 +22,7 @@ from torch import Tensor
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.tiles import Expose
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
 ROUNDS, STEPS = 8, 12
@@ -35,7 +36,13 @@ EXPECTED = 1.0
 place."""
 
 
-def refine_positions(scan: ScanData, modes: Tensor, scale: float, photon: float) -> ScanData:
+def refine_positions(
+    scan: ScanData,
+    modes: Tensor,
+    scale: float,
+    photon: float,
+    expose: Expose = expose_scan,
+) -> ScanData:
     """Give a scan positions that explain its frames better; without gradients.
 
     Args:
@@ -43,10 +50,11 @@ def refine_positions(scan: ScanData, modes: Tensor, scale: float, photon: float)
         modes: (P, N, N) complex64 probe, divided by `scale`.
         scale: amplitude that is divided out.
         photon: see `find_photon`.
+        expose: as `spread_frames` gives it.
     """
     start, moved = scan.positions, np.zeros_like(scan.positions)
     for _ in range(ROUNDS):
-        exposure = expose_scan(scan, modes, scale, photon)
+        exposure = expose(scan, modes, scale, photon)
         canvas = reconstruct(exposure, STEPS).canvas
         step = find_displacements(exposure, canvas, moved)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)

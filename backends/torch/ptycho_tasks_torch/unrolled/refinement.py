@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.backend import Reconstruction, RefineRequest
+from ptycho_tasks.backend import SEEN_LEVEL, Reconstruction, RefineRequest
 from ptycho_tasks.scan import Canvas, canvas_of
-from ptycho_tasks_torch.device import find_device, settings
+from ptycho_tasks_torch.device import find_device
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
-from ptycho_tasks_torch.threads import chunks_on_threads
+from ptycho_tasks_torch.physics.tiles import settle, spread_frames
 from ptycho_tasks_torch.unrolled.depth import Depth
 
 
 def refine_on_canvas(request: RefineRequest) -> Reconstruction:
     """Take steps from a start's object, with its probe and positions; see `Unrolled.refine`."""
-    execution = TorchExecution.from_execution(request.execution)
-    with settings(execution), chunks_on_threads(), torch.inference_mode():
-        start, steps = request.start, request.options.steps
-        scan = replace(request.scan, probe=start.probe, positions=start.positions)
+    execution, start = TorchExecution.from_execution(request.execution), request.start
+    scan = replace(request.scan, probe=start.probe, positions=start.positions)
+    with settle(scan, execution), spread_frames(scan, execution, request.say) as expose:
         scale = math.sqrt(read_intensity(scan, np.arange(scan.frame_count)))
         modes = torch.from_numpy(start.probe / np.float32(scale)).to(
             find_device(execution.accelerator)
         )
-        exposure = expose_scan(scan, modes, scale, find_photon(scan.diffraction))
-        place = canvas_of(scan.positions, scan.size)
-        depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
-        request.progress(0, depth.most_steps, {})
-        for done, _ in enumerate(depth.run(), start=1):
-            request.progress(done, depth.most_steps, {})
-        engine = deque(depth.finish(depth.best), maxlen=1).pop()
-        request.progress(depth.most_steps, depth.most_steps, {})
-        request.say(depth.describe())
-        rows, columns = place.shape
-        lit = exposure.light[0, :rows, :columns].cpu().numpy() > 0
-        image = engine.canvas[0, :rows, :columns].cpu().numpy() * lit
-    return Reconstruction(image, place.origin, start.probe, scan.positions, depth.misfits)
+        return _go_on(request, expose(scan, modes, scale, find_photon(scan.diffraction)))
+
+
+def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
+    start, steps = request.start, request.options.steps
+    place = canvas_of(start.positions, request.scan.size)
+    depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
+    rows, columns = place.shape
+    light = exposure.light[0, :rows, :columns].cpu().numpy()
+
+    def cut(canvas: Tensor, least_light: float = 0) -> NDArray[np.complex64]:
+        image = canvas[0, :rows, :columns].cpu().numpy()
+        return np.asarray(image * ((light > 0) & (light >= least_light)))
+
+    request.progress(0, depth.most_steps, {})
+    for done, canvas in enumerate(depth.run(), start=1):
+        request.progress(done, depth.most_steps, {"misfit": depth.misfits[-1]})
+        request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
+    engine = deque(depth.finish(depth.best), maxlen=1).pop()
+    request.progress(depth.most_steps, depth.most_steps, {})
+    request.say(depth.describe())
+    image = cut(engine.canvas)
+    return Reconstruction(image, place.origin, start.probe, start.positions, depth.misfits)
 
 
 def _lay(start: Reconstruction, place: Canvas, exposure: Exposure) -> Tensor:

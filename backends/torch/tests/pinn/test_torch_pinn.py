@@ -18,7 +18,9 @@ from ptycho_tasks.physics.metrics import data_misfit, score
 from ptycho_tasks.results.bundle import bundle_bytes
 from ptycho_tasks.scan import take_frames
 from ptycho_tasks_torch import load_inference_bundle
+from ptycho_tasks_torch.frames.groups import cover_frames
 from ptycho_tasks_torch.pinn.backend import backend
+from ptycho_tasks_torch.pinn.inference import Frames
 from ptycho_tasks_torch.pinn.network import ObjectNetwork
 from ptycho_tasks_torch.pinn.options import PinnOptions
 
@@ -207,6 +209,22 @@ def test_a_shifted_scan_gives_a_shifted_image(scan, trained):
     one, two = infer(scan, trained), infer(moved, trained)
     assert (two.origin[0] - one.origin[0], two.origin[1] - one.origin[1]) == (7, -3)
     np.testing.assert_allclose(two.object, one.object, atol=1e-4)
+
+
+def test_what_was_not_measured_is_filled_with_what_the_object_gives(scan, trained):
+    frames = np.array(scan.diffraction)
+    frames[:, :, scan.size // 3] = np.nan
+    gapped = replace(scan, diffraction=frames, bad_pixels=np.isnan(frames).all(axis=0))
+    whole, made = infer(scan, trained), infer(gapped, trained)
+    some = cover_frames(gapped, 1)
+    _, empty = Frames(gapped, made.probe).read(some)
+    _, filled = Frames(gapped, made.probe, made.object).read(some)
+    measured = scan.diffraction[some.frames]
+    bad = empty.isnan().numpy()
+    np.testing.assert_array_equal(filled.numpy()[~bad], measured[~bad])
+    misfit = np.abs(filled.numpy() - measured)[bad].sum() / measured[bad].sum()
+    assert misfit < 0.2
+    assert r_factor(gapped, made) < 1.02 * r_factor(scan, whole)
 
 
 def test_the_batch_size_of_inference_changes_nothing(scan, trained):

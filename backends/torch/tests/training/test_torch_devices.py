@@ -21,6 +21,8 @@ from forked_children import CONTEXT, ForkedProgram
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks.results.bundle import bundle_bytes
+from ptycho_tasks_torch import helpers
+from ptycho_tasks_torch.device import require_devices
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.blocks import EpochPlan
 from ptycho_tasks_torch.pinn.backend import backend
@@ -49,7 +51,7 @@ def train(scan, options=OPTIONS, execution=TWO, **more) -> TrainedModel:
 @pytest.fixture
 def forked(monkeypatch):
     """Children are forks, which start at once."""
-    monkeypatch.setattr(devices.subprocess, "Popen", ForkedProgram)
+    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
 
 
 def children() -> list[int]:
@@ -92,7 +94,7 @@ def test_every_block_is_dealt_out_once():
 )
 def test_two_devices_train_as_one(scan, tmp_path, monkeypatch, popen, change):
     """Also from mapped frames, and in the last batch, whose one block cannot be divided."""
-    monkeypatch.setattr(devices.subprocess, "Popen", popen)
+    monkeypatch.setattr(helpers.subprocess, "Popen", popen)
     np.save(tmp_path / "frames.npy", np.concatenate([scan.diffraction[:1], scan.diffraction]))
     frames = np.load(tmp_path / "frames.npy", mmap_mode="r")[1:]
     options = msgspec.structs.replace(OPTIONS, **change)
@@ -158,7 +160,7 @@ def test_what_cannot_be_divided_is_refused(scan):
 
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"^execution.devices: 2 .* 1 of the kind `mps`"):
-        devices.require_devices(TWO, torch.device("mps"))
+        require_devices(TWO, torch.device("mps"))
 
 
 # --- whatever ends a training ----------------------------------------------------------------
@@ -207,13 +209,13 @@ def test_a_child_that_is_killed_is_named(scan, tmp_path, monkeypatch):
 
 def test_what_a_child_refuses_is_refused(scan, forked, monkeypatch):
     """Here it gets a job that it cannot honour, and its parent another one."""
-    give = devices._Child.send
+    give = helpers.Helper.send
 
-    def give_other(child, job, *rest):
-        options = msgspec.structs.replace(job.options, n_groups=500)
-        give(child, replace(job, options=options), *rest)
+    def give_other(helper, task):
+        options = msgspec.structs.replace(task.job.options, n_groups=500)
+        give(helper, replace(task, job=replace(task.job, options=options)))
 
-    monkeypatch.setattr(devices._Child, "send", give_other)
+    monkeypatch.setattr(helpers.Helper, "send", give_other)
     with pytest.raises(ConfigError, match=r"^training.n_groups: 500 groups"):
         train(scan)
     assert children() == []
@@ -252,7 +254,7 @@ def test_no_child_outlives_its_parent(scan):
         while parent.stdout.readline() != b"2\n":
             assert parent.poll() is None
         (child,) = psutil.Process(parent.pid).children()
-        assert "ptycho_tasks_torch.training.child" in child.cmdline()[-1]
+        assert "ptycho_tasks_torch.helpers" in child.cmdline()[-1]
         parent.kill()
     deadline = time.monotonic() + 10
     while not has_ended(child) and time.monotonic() < deadline:

@@ -139,6 +139,31 @@ def test_a_log_holds_every_epoch_once_whatever_was_killed(scan, trained, tmp_pat
     assert capfd.readouterr() == ("", "")
 
 
+def test_tensorboard_gets_pictures(scan, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Watch(scan, tmp_path, "tensorboard").train()
+    (events,) = (tmp_path / "logs/tensorboard").glob("events.*")
+    read = EventAccumulator(str(events)).Reload()
+    for kind in ("amplitude", "phase"):
+        pictures = read.Images(f"object/{kind}")
+        assert [picture.step for picture in pictures] == [1, 2, 3, 4]
+        assert all(b"PNG" in picture.encoded_image_string[:8] for picture in pictures)
+        assert len({picture.encoded_image_string for picture in pictures}) == 4
+    assert read.Scalars("spread")
+
+
+def test_mlflow_gets_pictures_and_they_go_with_the_log(scan, tmp_path):
+    pytest.importorskip("mlflow")
+    watch, kinds = Watch(scan, tmp_path, "mlflow"), ("amplitude", "phase")
+    watch.train()
+    names = sorted(path.name for path in watch.logs.rglob("*.png"))
+    assert names == [f"epoch_{n:04d}_{kind}.png" for n in (1, 2, 3, 4) for kind in kinds]
+    watch.train()  # takes the finished training, of which only the numbers are known
+    assert [*watch.logs.rglob("*.png")] == []
+
+
 def test_the_hyperparameters_are_logged(scan, tmp_path):
     Watch(scan, tmp_path, "csv", msgspec.structs.replace(OPTIONS, epochs=1)).train()
     told = (tmp_path / "logs/csv/hparams.yaml").read_text()

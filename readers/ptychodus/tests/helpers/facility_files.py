@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
-from ptycho_tasks.scans.hdf5_values import METRE_EV
+from ptycho_tasks.scans.raw_scan import METRE_EV
 
 SIZE, GRID = 16, 5
 PIXEL_M = 20e-9

@@ -1,0 +1,136 @@
+"""Frames in several processes give the same bytes as in one, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forked_children import CONTEXT, ForkedProgram
+from ptycho_tasks.backend import InferRequest, RefineRequest, TrainRequest
+from ptycho_tasks.errors import ConfigError
+from ptycho_tasks_torch import helpers
+from ptycho_tasks_torch.execution import TorchExecution
+from ptycho_tasks_torch.physics import mapped, tiles
+from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.physics.tiles import Rectangle, divide, find_touching, spread_frames
+from ptycho_tasks_torch.unrolled import correction
+from ptycho_tasks_torch.unrolled.backend import backend
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+
+ONE = TorchExecution(accelerator="cpu", threads=1)
+THREE = msgspec.structs.replace(ONE, devices=3)
+
+
+@pytest.fixture(autouse=True)
+def all_are_large(monkeypatch):
+    """Also small scans are spread; children are forks, which start at once."""
+    monkeypatch.setattr(tiles, "LEAST_PIXELS", 0)
+    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
+
+
+@pytest.fixture(scope="module")
+def bundle(scan):
+    return backend.train(TrainRequest([scan], UnrolledOptions(), ONE))
+
+
+def infer(scan, bundle, execution, say=lambda text: None, **options):
+    chosen = msgspec.structs.replace(UnrolledOptions(), **options)
+    return backend.infer(InferRequest(scan, bundle, chosen, execution, say=say))
+
+
+def assert_same(one, two) -> None:
+    np.testing.assert_array_equal(two.object, one.object)
+    np.testing.assert_array_equal(two.positions, one.positions)
+    assert two.losses == one.losses
+
+
+corners = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 90)), min_size=1, max_size=30)
+
+
+@given(corners, st.integers(1, 7))
+def test_tiles_make_up_the_canvas_and_miss_no_frame(corners, parts):
+    corners, whole = np.array(corners), Rectangle(0, 0, 76, 106)
+    covered, seen = torch.zeros(1, 76, 106), set()
+    found = divide(corners, whole, 16, parts)
+    for tile in found:
+        tile.of(covered).add_(1)
+        seen.update(find_touching(corners, tile, 16).tolist())
+    assert len(found) == parts
+    assert (covered == 1).all()
+    assert seen == set(range(len(corners)))
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"steps": 6}, {"positions": "refined", "steps": 6}], ids=["auto", "few", "moved"]
+)
+def test_several_processes_give_the_bytes_of_one(scan, bundle, monkeypatch, change):
+    """Also of a network that works on tiles, in the processes that are free."""
+    monkeypatch.setattr(correction, "LARGEST", 0)
+    monkeypatch.setattr(correction, "TILE", 32)
+    assert_same(infer(scan, bundle, ONE, **change), infer(scan, bundle, THREE, **change))
+    assert CONTEXT.active_children() == []
+
+
+def test_frames_that_are_read_in_every_step_give_the_same_bytes(
+    scan, bundle, monkeypatch, tmp_path
+):
+    """In a file that each process maps; one pixel of one frame is bad."""
+    frames = scan.diffraction.copy()
+    frames[3, 5, 7] = np.nan
+    np.save(tmp_path / "frames.npy", frames)
+    bad = np.zeros((scan.size, scan.size), dtype=bool)
+    scan = replace(
+        scan, diffraction=np.load(tmp_path / "frames.npy", mmap_mode="r"), bad_pixels=bad
+    )
+    monkeypatch.setattr(mapped, "HELD_BYTES", 0)
+    one, three = (infer(scan, bundle, execution, steps=6) for execution in (ONE, THREE))
+    assert_same(one, three)
+
+
+def test_a_refinement_gives_the_same_bytes(scan, bundle):
+    start = infer(scan, bundle, ONE, steps=4)
+    one, three = (
+        backend.refine(RefineRequest(scan, start, UnrolledOptions(steps=6), execution))
+        for execution in (ONE, THREE)
+    )
+    assert_same(one, three)
+
+
+def test_what_a_lost_process_had_goes_on_here(scan, bundle):
+    """It is said in a line, and the bytes are the same."""
+    lines: list[str] = []
+
+    def progress(done, total, metrics):
+        if done == 3:
+            os.kill(CONTEXT.active_children()[0].pid, signal.SIGKILL)
+
+    request = InferRequest(
+        scan, bundle, UnrolledOptions(), THREE, progress=progress, say=lines.append
+    )
+    assert_same(infer(scan, bundle, ONE), backend.infer(request))
+    assert len(lines) == 2
+    assert lines[0].startswith("the process of device ")
+    assert lines[0].endswith(
+        "was killed by signal 9 (out of memory?); its part of the frames goes on in this one"
+    )
+    assert CONTEXT.active_children() == []
+
+
+def test_a_small_scan_stays_in_one_process(scan, monkeypatch):
+    monkeypatch.setattr(tiles, "LEAST_PIXELS", scan.diffraction.size + 1)
+    with spread_frames(scan, THREE, print) as expose:
+        assert expose is expose_scan
+
+
+def test_devices_that_are_not_there_are_refused(scan, bundle, monkeypatch):
+    monkeypatch.setattr(tiles, "find_device", lambda accelerator: torch.device("mps"))
+    with pytest.raises(ConfigError, match=r"^execution.devices: 3 .* 1 of the kind `mps`"):
+        infer(scan, bundle, THREE)
