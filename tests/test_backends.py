@@ -331,10 +331,10 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "  store_gb: null            # size of the project's own store from which on runs mention "
         "it, GB; null: never do\n"
         "  quiet: false              # no progress on the terminal\n"
-        '  executor: "local"         # where train, infer and refine run: local, or as jobs of '
+        '  executor: "local"         # where train, infer and refine run: local, or by dask, '
         "slurm, queue or a plugin\n"
-        "  resources: {}             # what a job asks for: `all`, train, infer or refine, to "
-        "partition, gpus and others\n"
+        "  resources: {}             # what a job asks for: `all`, train, infer, refine or, of a "
+        "backend, train.BACKEND, to partition, gpus and others\n"
         "  executor_options: {}      # settings of the executor itself, as the commands of "
         "`queue`\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,17 +95,30 @@ def _make(folder: Path, record: JobRecord, config: bytes, backends: list[Backend
             f"{record.name}: here it would make another result than was asked for: {first}; give "
             "both machines the same versions and files, then run `doit` again"
         )
-    if not record.replaces and store.find(row.stage, now, state.sha256) is not None:
-        return
     payload: Payload = table.payload(row)
     backends.append(payload.backend)
     run = find_stage(row.stage)
-    with (
-        note_task(Path.cwd(), row.name),
-        make_entry(row, state, store, payload, run, replaces=record.replaces) as entry,
-    ):
-        if not (entry.folder.name == entry.key):
-            raise ConfigError(f"{record.name}: its inputs changed while it ran; run `doit` again")
+    with _hold_key(store, row.stage, now.key()):
+        if not record.replaces and store.find(row.stage, now, state.sha256) is not None:
+            return
+        with (
+            note_task(Path.cwd(), row.name),
+            make_entry(row, state, store, payload, run, replaces=record.replaces) as entry,
+        ):
+            if not (entry.folder.name == entry.key):
+                raise ConfigError(
+                    f"{record.name}: its inputs changed while it ran; run `doit` again"
+                )
+
+
+@contextmanager
+def _hold_key(store: Store, stage: str, key: str) -> Iterator[None]:
+    """Have jobs of other projects that share the store wait for what is made in the block."""
+    with ExitStack() as lock:
+        with suppress(PtychoTasksError):  # where one may not write, nothing can be shared
+            path = store.roots[-1] / stage / f"{key}.lock"
+            lock.enter_context(hold_lock(path, removes=True))
+        yield
 
 
 @contextmanager

@@ -219,10 +219,11 @@ def find_file_problem(path: Path) -> str:
     return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
 
 
-def is_file_at(file: IO[Any], path: Path) -> bool:
-    """Whether an open file is the file at a path."""
+def is_file_at(file: IO[Any] | int, path: Path) -> bool:
+    """Whether an open file, or the one of a descriptor, is the file at a path."""
+    number = file if isinstance(file, int) else file.fileno()
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(number), path.stat())
     except OSError:
         return False
 

@@ -188,12 +188,13 @@ def build_beside() -> Iterator[None]:
 
 
 @contextmanager
-def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, *, shared: bool = False, removes: bool = False) -> Iterator[None]:
     """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
-        path: the lock's file, which is made and stays; or a folder that is there.
+        path: the lock's file, which is made; or a folder that is there.
         shared: whether others may hold it too who share it.
+        removes: whether the file is removed after the block.
 
     Raises:
         PtychoTasksError: the file cannot be made.
@@ -205,7 +206,15 @@ def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+        if removes and not is_file_at(file, path):  # its last holder removed it
+            with hold_lock(path, shared=shared, removes=True):
+                yield
+            return
+        try:
+            yield
+        finally:
+            if removes:
+                path.unlink(missing_ok=True)
     finally:
         if file >= 0:
             os.close(file)

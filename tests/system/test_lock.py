@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -19,6 +20,7 @@ from ptycho_tasks.system.lock import (
     ProjectLock,
     build_beside,
     describe_holder,
+    hold_lock,
     lend_lock,
     shares_lock,
     take_flock,
@@ -202,3 +204,23 @@ def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys)
     assert "not kept apart" in capsys.readouterr().err
     first.release()
     second.release()
+
+
+def test_a_lock_whose_file_is_removed_is_held_by_one_at_a_time(tmp_path):
+    path = tmp_path / "lock"
+    inside, most = [0], [0]
+
+    def work():
+        for _ in range(50):
+            with hold_lock(path, removes=True):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert not path.exists()
