@@ -75,11 +75,11 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         channel = Channel(sys.stdin.buffer, out)
-        with suppress(EOFError, BrokenPipeError, ConnectionError):
+        with suppress(EOFError, ConnectionError):
             task: Task = channel.receive()
             try:
                 task.run(channel)
-            except (EOFError, BrokenPipeError, ConnectionError, PtychoTasksError) as error:
+            except (EOFError, ConnectionError, MemoryError, PtychoTasksError) as error:
                 channel.send(error)
             except Exception:
                 channel.send(RuntimeError(f"in a helper process: {traceback.format_exc()}"))
