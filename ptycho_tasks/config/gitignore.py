@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ptycho_tasks.layout import REPORT
+from ptycho_tasks.layout import LIVE_PAGE, REPORT
 from ptycho_tasks.system.files import find_file_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
@@ -21,7 +21,8 @@ def list_generated(source: str = "") -> list[str]:
         source: the scan's path as the project writes it, which stays where it lies among fixtures.
     """
     kept = [f"!/{source}"] if source.startswith("fixtures/") else []
-    return [f"/{STATE_DIR}/", "/runs/", f"/{REPORT}", "/fixtures/*", *kept, "__pycache__/"]
+    pages = (f"/{REPORT}", f"/{LIVE_PAGE}")
+    return [f"/{STATE_DIR}/", "/runs/", *pages, "/fixtures/*", *kept, "__pycache__/"]
 
 
 def extend_gitignore(root: Path, patterns: Iterable[str]) -> dict[Path, bytes]:
