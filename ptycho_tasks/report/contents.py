@@ -39,7 +39,7 @@ from ptycho_tasks.report.encoding import (
     encode_image,
     encode_values,
 )
-from ptycho_tasks.report.wording import format_setting
+from ptycho_tasks.report.wording import format_setting, shorten_reasons
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
 from ptycho_tasks.scan import ScanData, evenly_spaced
@@ -280,7 +280,7 @@ def _begin_record(result: Result) -> Json:
         "scan": result.scan,
         "stage": result.stage,
         "state": result.state,
-        "reasons": [*(result.files.reasons if result.files else ())],
+        "reasons": shorten_reasons(result.files.reasons if result.files else ()),
         "settings": dict(result.settings),
         "measures": dict(result.measures),
         "problem": None,

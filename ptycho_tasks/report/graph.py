@@ -10,6 +10,7 @@ from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.why import Verdict, judge
+from ptycho_tasks.report.wording import shorten_reasons
 
 STAGES = ("source", "fixture", "train", "infer", "refine")
 BOX = 190, 30
@@ -139,7 +140,7 @@ def _make_box(
         return Box(x, y, f"{len(names)} of {stage}", f"{len(names)} of {stage}", state, [listed])
     name = names[0]
     label = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-    return Box(x, y, name, label, state, reasons)
+    return Box(x, y, name, label, state, shorten_reasons(reasons))
 
 
 def _draw_line(start: Box, end: Box) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptycho_tasks.system.units import format_seconds, format_size
@@ -17,6 +17,7 @@ TITLES = {
     "frc50": "FRC at 0.5, of Nyquist",
 }
 """Of columns, where they are not the measure's own name."""
+_MOST_REASONS = 3
 _WRITERS = {"seconds": format_seconds, "bytes": format_size}
 
 
@@ -58,3 +59,9 @@ def format_length(metres: float) -> str:
     units = ((1.0, "m"), (1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm"))
     scale, unit = next((one for one in units if metres >= one[0]), units[-1])
     return f"{metres / scale:.3g} {unit}"
+
+
+def shorten_reasons(reasons: Sequence[str]) -> list[str]:
+    """The first of some reasons, and how many more there are: a new version changes many files."""
+    more = len(reasons) - _MOST_REASONS
+    return [*reasons[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])]

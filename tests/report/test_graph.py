@@ -43,3 +43,18 @@ def test_a_box_has_the_state_that_why_gives():
     failures = {"source": "long ago", "train:a": "no light"}
     states = {box.name: box.state for box in place_tasks(ROWS, verdicts, failures).boxes}
     assert [*states.values()] == ["fresh", "not built", "failed", "stored", "stale"]
+
+
+def test_of_a_stage_with_many_tasks_those_in_one_state_share_a_box():
+    rows = [make_row(f"source:{n}", outputs=[f"s{n}"]) for n in range(200)]
+    rows += [make_row("train", ["s0", "s1"])]
+    reasons = tuple(Reason("code", str(n), f"file {n} changed") for n in range(50))
+    verdicts = {row.name: Verdict(row.name, "up to date", ()) for row in rows}
+    verdicts |= {"source:7": Verdict("source:7", "stale", reasons)}
+    verdicts |= {"train": Verdict("train", "stale", reasons)}
+    graph = place_tasks(rows, verdicts, {})
+    fresh, stale, train = graph.boxes
+    assert (fresh.label, fresh.state) == ("199 of source", "fresh")
+    assert (stale.name, stale.state) == ("source:7", "stale")
+    assert train.reasons == ["file 0 changed", "file 1 changed", "file 2 changed", "and 47 more"]
+    assert len(graph.lines) == 1
