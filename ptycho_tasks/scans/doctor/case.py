@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.scans.doctor.orientation import Orientation
+from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.shaping import choose_window
 
 
@@ -41,7 +41,7 @@ class Case:
     """Value of a frame from which on a pixel is not measured."""
     roll: tuple[int, int] = (0, 0)
     """Pixels (y, x) by which frames are rolled."""
-    frame_axes: Orientation = Orientation()
+    frame_axes: Orientation = AS_GIVEN
     """What is then done to the axes of the frames, about the zero frequency."""
     scan_index: NDArray[np.int64] | None = None
     """(M,) which scan a frame belongs to."""

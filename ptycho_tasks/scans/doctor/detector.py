@@ -16,8 +16,8 @@ from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 
 LIT, LIT_LINE = 30.0, 100.0
-"""Photons, of all frames, around a pixel without any that should have some; and on each of the lines
-beside a dark one."""
+"""Photons, of all frames, around a pixel without any that should have some; and on each of the
+lines beside a dark one."""
 HOT = 8.0
 """Times its brightest neighbours is a hot pixel: a spot that is smaller than the field of view has
 no peak in the far field that its neighbours do not share."""

@@ -28,8 +28,8 @@ SMALL, MOST_LIGHT = 64, 0.9
 light."""
 CLOSE, DENSER = 0.5, 4
 """Side of the square that a frame of a trial has for itself, in radii of the spot: where frames are
-closer, every second to fourth one is taken, and so a larger part of the scan, in which axes that are
-turned or stretched are farther off."""
+closer, every second to fourth one is taken, and so a larger part of the scan, in which axes that
+are turned or stretched are farther off."""
 STEPS, FEW_STEPS, CONFIRMING_STEPS = 24, 12, 48
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""

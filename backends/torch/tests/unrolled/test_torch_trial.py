@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_tasks.commands.scan_check import find_project_settings, list_lines
+from ptycho_tasks.commands.scan_check import find_project_scan, list_lines
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
@@ -112,9 +112,9 @@ def test_what_is_written_makes_the_scan_right(
     assert {key.partition(".")[2] for key in report.settings} == settings
     lines = "\n".join(["source:", "  file: scan.npz", *list_lines(report.settings)[1:]])
     (tmp_path / "ptycho.yaml").write_text(f"name: x\n{lines}\nbackend: unrolled\n")
-    project = find_project_settings(tmp_path, tmp_path / "scan.npz")
+    project = find_project_scan(tmp_path, tmp_path / "scan.npz")
     assert project is not None
-    scan = read_scan(tmp_path / "scan.npz", **project.reading)
+    scan = read_scan(tmp_path / "scan.npz", **project.settings(tmp_path).reading)
     assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
 
 
