@@ -35,7 +35,8 @@ def check_command(
 
     Quick reconstructions of a part of it are compared: with swapped, mirrored, rotated and scaled
     positions, other centres and units. Where ptycho.yaml in this folder names the scan, it is read
-    as its `source` says; the options below win over that. Exits 1 where something makes results wrong.
+    as its `source` says; the options below win over that. Exits 1 where something makes results
+    wrong.
     """
     from ptycho_tasks.commands.scan_check import (
         change_settings,

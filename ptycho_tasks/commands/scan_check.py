@@ -158,8 +158,8 @@ def write_settings(root: Path, scan: Path, settings: Mapping[str, Any]) -> Path:
     section = None if found is None else _find_section(file, found)
     if found is None or section is None:
         raise ConfigError(
-            f"--write: no line of {path.name} names {scan} alone: write `file: {scan}` in `source`, "
-            f"or `{scan.stem}: {scan}` in `source.files`"
+            f"--write: no line of {path.name} names {scan} alone: write `file: {scan}` in "
+            f"`source`, or `{scan.stem}: {scan}` in `source.files`"
         )
     _refuse_twice(file, found, settings)
     text = content.decode("utf-8")

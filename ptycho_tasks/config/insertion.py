@@ -17,8 +17,8 @@ def put_value(text: str, section: tuple[str, ...], key: str, value: Any) -> str:
     """The text with `key: value` in a section.
 
     It takes the place of the value that is there, else of a line that holds the key commented out,
-    else it stands below `file`, which the section must have. A text in the section's place is the `file` of the
-    section.
+    else it stands below `file`, which the section must have. A text in the section's place is the
+    `file` of the section.
 
     Args:
         text: valid YAML.
