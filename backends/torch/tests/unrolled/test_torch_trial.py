@@ -118,6 +118,13 @@ def test_what_is_written_makes_the_scan_right(
     assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
 
 
+def test_frames_whose_own_axes_are_swapped(tmp_path: Path) -> None:
+    report = look(tmp_path, diffraction=SCAN.diffraction.swapaxes(1, 2).copy())
+    wrong = [one for one in report.findings if one.is_wrong]
+    assert [one.kind for one in wrong] == ["orientation"]
+    assert "the axes of the frames are swapped" in wrong[0].text
+
+
 def test_orientation_without_a_probe(tmp_path: Path) -> None:
     write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED))
     settings = {"probe": "estimate"}
