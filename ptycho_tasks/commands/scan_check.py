@@ -52,18 +52,20 @@ def list_settings(source: SourceOptions, root: Path) -> ScanSettings:
 
 
 def find_project_scan(root: Path, scan: Path) -> ProjectScan | None:
-    """The scan of the project at `root` that has a path, or else a name; None where there is none.
+    """The scan of the project at `root` that has a path, or else a name, which is the
+    project's own where it has one scan; None where there is none.
 
     Raises:
         ConfigError: its ptycho.yaml is wrong.
     """
     if not (root / CONFIG_NAME).is_file():
         return None
-    scans = [*_list_scans(read_config(root / CONFIG_NAME))]
+    file = read_config(root / CONFIG_NAME)
+    scans = [*_list_scans(file)]
     for one in scans:
         if _is_same(one.path, scan):
             return one
-    named = (one for one in scans if one.name == str(scan))
+    named = (one for one in scans if (one.name or file.data.get("name")) == str(scan))
     return None if scan.exists() else next(named, None)
 
 

@@ -182,11 +182,14 @@ def test_write_finds_the_scan_wherever_it_is_named(
     assert check("dark.npz").exit_code == 0
 
 
-def test_a_scan_is_found_by_its_name(project: Path) -> None:
-    (project / "ptycho.yaml").write_text(FILES.replace("{entry}", "dark.npz"))
-    result = check("second", "--write")
+@pytest.mark.parametrize(
+    ("config", "name"), [(FILES.replace("{entry}", "dark.npz"), "second"), (CONFIG, "mine")]
+)
+def test_a_scan_is_found_by_its_name(project: Path, config: str, name: str) -> None:
+    (project / "ptycho.yaml").write_text(config)
+    result = check(name, "--write")
     assert "wrong  dark frames" in result.output
-    assert check("second").exit_code == 0
+    assert check(name).exit_code == 0
 
 
 def test_options_read_a_scan_before_there_is_a_project() -> None:
