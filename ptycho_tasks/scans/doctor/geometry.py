@@ -30,6 +30,8 @@ SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
+LEAST_AXES = 36
+"""Frames of a scan whose axes are tried: of fewer, too few are left that take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
 DEGREES = tuple(range(-42, 43, 6))
@@ -169,6 +171,8 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     """Find positions that are rotated, or stretched along an axis."""
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or (np.ptp(case.places, axis=0) <= 0).any():
+        return
+    if len(case.keep) < LEAST_AXES:
         return
 
     def take(axes: Axes) -> Case:
