@@ -31,7 +31,7 @@ SAME = 1.01
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
 LEAST_AXES = 36
-"""Frames of a scan whose axes are tried: of fewer, too few are left that take no part and confirm."""
+"""Frames of a scan whose axes are tried: of fewer, too few take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
 DEGREES = tuple(range(-42, 43, 6))
