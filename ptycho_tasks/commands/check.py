@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ptycho_tasks.commands.section_options import read_section, section_options
+from ptycho_tasks.config.sections import SourceOptions
 from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
@@ -23,22 +26,33 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a PNG: the mean frame, and the positions over the light.",
 )
-def check_command(scan: Path, as_json: bool, write: bool, picture: Path | None) -> None:
-    """Say what is wrong with SCAN, and which settings mend it.
+@section_options(SourceOptions, without=("file", "files", "simulate"))
+def check_command(
+    scan: Path, as_json: bool, write: bool, picture: Path | None, **values: Any
+) -> None:
+    """Say what is wrong with SCAN, a file or the name of one of the project's scans, and which
+    settings mend it.
 
     Quick reconstructions of a part of it are compared: with swapped, mirrored, rotated and scaled
     positions, other centres and units. Where ptycho.yaml in this folder names the scan, it is read
-    as its `source` says. Exits 1 where something makes results wrong.
+    as its `source` says; the options below win over that. Exits 1 where something makes results
+    wrong.
     """
     from ptycho_tasks.commands.scan_check import (
+        change_settings,
         check_scan,
-        find_project_settings,
+        find_project_scan,
         list_lines,
         write_settings,
     )
 
-    project = find_project_settings(Path.cwd(), scan)
-    report = check_scan(scan, Path.cwd(), project)
+    root = Path.cwd()
+    project = find_project_scan(root, scan)
+    path = scan if project is None or scan.exists() else project.path
+    flags = read_section(SourceOptions, {**values, "file": str(path)})
+    names = {name for name, value in values.items() if value not in (None, ())}
+    settings = change_settings(project and project.settings(root), flags, names)
+    report = check_scan(path, root, settings, say=_say_what)
     if as_json:
         print_text(json.dumps(report.as_json(), indent=2) + "\n")
     else:
@@ -46,10 +60,16 @@ def check_command(scan: Path, as_json: bool, write: bool, picture: Path | None) 
     if picture is not None:
         _draw(report, picture)
     if write and report.settings:
-        path = write_settings(Path.cwd(), scan, report.settings)
-        echo(f"wrote {', '.join(report.settings)} to {path}", err=as_json)
+        written = write_settings(root, path, report.settings)
+        echo(f"wrote {', '.join(report.settings)} to {written}", err=as_json)
     if report.is_wrong:
         raise SystemExit(1)
+
+
+def _say_what(what: str) -> None:
+    """Say on a terminal what is looked at, since it takes seconds."""
+    if sys.stderr.isatty():
+        echo(f"looking at {what}", err=True)
 
 
 def _show(report: Report, lines: list[str]) -> None:

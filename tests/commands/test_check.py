@@ -104,15 +104,18 @@ def test_a_key_that_is_set_keeps_its_comment(project: Path) -> None:
     write_scan(project / "dark.npz", replace(SCAN, diffraction=SCAN.diffraction**2))
     (project / "ptycho.yaml").write_text(CONFIG)
     check("dark.npz", "--write")
-    assert "  measurement: counts # sure\n" in (project / "ptycho.yaml").read_text()
+    assert "  measurement: counts  # sure\n" in (project / "ptycho.yaml").read_text()
 
 
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
         (None, "there is no"),
-        (CONFIG.replace("dark.npz", "right.npz"), "is not dark.npz"),
-        ("name: mine\nsource: {file: dark.npz}\n", "stands in one line"),
+        (CONFIG.replace("dark.npz", "right.npz"), "names dark.npz alone"),
+        (
+            "name: mine\nsource:\n  files: [dark.npz, right.npz]\nfixture: {scans: [right]}\n",
+            "names dark.npz alone",
+        ),
     ],
 )
 def test_write_refuses_what_it_cannot_place(
@@ -125,6 +128,77 @@ def test_write_refuses_what_it_cannot_place(
     assert isinstance(result.exception, ConfigError)
     assert problem in str(result.exception)
     assert (path.read_text() if path.exists() else None) == config
+
+
+FILES = """\
+name: mine
+source:
+  files:  # of the night
+    good: right.npz
+    second: {entry}  # dark
+  # of all
+  pixel_size_m: 1e-8
+fixture:
+  scans: [good]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "before", "after"),
+    [
+        (
+            "name: mine\nsource: {file: dark.npz, units: pixels}  # mine\n",
+            "units: pixels}",
+            "units: pixels, dark_frames: drop}",
+        ),
+        (
+            "name: mine\nsource: {\n  file: dark.npz,  # a scan\n}\n",
+            "file: dark.npz,",
+            "file: dark.npz, dark_frames: drop,",
+        ),
+        (
+            FILES.replace("{entry}", "dark.npz"),
+            "second: dark.npz",
+            "second: {file: dark.npz, dark_frames: drop}",
+        ),
+        (
+            FILES.replace("{entry}", "{file: dark.npz, dark_frames: refuse}"),
+            "refuse}",
+            "drop}",
+        ),
+        (
+            FILES.replace("{entry}", "\n      file: dark.npz"),
+            "file: dark.npz  # dark\n",
+            "file: dark.npz  # dark\n      dark_frames: drop\n",
+        ),
+    ],
+)
+def test_write_finds_the_scan_wherever_it_is_named(
+    project: Path, config: str, before: str, after: str
+) -> None:
+    (project / "ptycho.yaml").write_text(config)
+    check("dark.npz", "--write")
+    assert (project / "ptycho.yaml").read_text() == config.replace(before, after)
+    assert check("dark.npz").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(FILES.replace("{entry}", "dark.npz"), "second"), (CONFIG, "mine")]
+)
+def test_a_scan_is_found_by_its_name(project: Path, config: str, name: str) -> None:
+    (project / "ptycho.yaml").write_text(config)
+    result = check(name, "--write")
+    assert "wrong  dark frames" in result.output
+    assert check(name).exit_code == 0
+
+
+def test_options_read_a_scan_before_there_is_a_project() -> None:
+    assert check("dark.npz", "--dark-frames", "drop").exit_code == 0
+
+
+def test_options_win_over_the_project(project: Path) -> None:
+    (project / "ptycho.yaml").write_text(CONFIG)
+    assert check("dark.npz", "--dark-frames", "drop").exit_code == 0
 
 
 def test_a_picture(project: Path) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
+from ptycho_tasks.scans.shaping import choose_window
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Case:
     """Value of a frame from which on a pixel is not measured."""
     roll: tuple[int, int] = (0, 0)
     """Pixels (y, x) by which frames are rolled."""
+    frame_axes: Orientation = AS_GIVEN
+    """What is then done to the axes of the frames, about the zero frequency."""
     scan_index: NDArray[np.int64] | None = None
     """(M,) which scan a frame belongs to."""
     pixel_size_m: tuple[float, float] | None = None
@@ -49,6 +53,8 @@ class Case:
     """(height, width) of the frames, where these are no squares of an even size."""
     notes: tuple[str, ...] = ()
     """What was changed on reading, a sentence each."""
+    doubts: tuple[str, ...] = ()
+    """What was guessed on reading, a sentence each."""
 
     @property
     def size(self) -> int:
@@ -65,17 +71,30 @@ class Case:
     def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(k, N, N) float32 amplitudes, rolled; NaN where they are not measured."""
         values = np.maximum(self.values(frames), 0) ** self.power
-        return np.roll(values, self.roll, axis=(-2, -1)).astype(np.float32)
+        return self._turn(values).astype(np.float32)
 
-    def cut(self, frames: NDArray[np.int64]) -> ScanData:
-        """A scan of some frames, to be tried; there must be a probe."""
+    def _turn(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., N, N) frames rolled, and their axes exchanged and mirrored."""
+        return self.frame_axes.apply_to_frames(np.roll(frames, self.roll, axis=(-2, -1)))
+
+    def cut(self, frames: NDArray[np.int64], size: int) -> ScanData:
+        """A scan of some frames, to be tried; there must be a probe.
+
+        Args:
+            frames: their indices.
+            size: pixels along a side that are taken, around the zero frequency.
+        """
         assert self.probe is not None
-        positions, amplitudes = self.positions[frames], self.amplitudes(frames)
+        window = choose_window((self.size, self.size), None, size, 1)
+        positions = self.positions[frames] * (size / self.size)
+        amplitudes, probe = self.amplitudes(frames), self.probe
+        if not window.is_whole:
+            amplitudes, probe = window.cut(amplitudes), window.cut_probe(probe)
         is_whole = bool(np.isfinite(amplitudes).all())
         return ScanData(
             amplitudes,
-            positions - positions.min(axis=0) + self.size,
-            self.probe,
+            positions - positions.min(axis=0) + size,
+            probe,
             bad_pixels=None if is_whole else np.asarray(np.isnan(amplitudes).all(axis=0)),
         )
 
@@ -91,7 +110,7 @@ class Case:
         counts = np.maximum(self.sample, 0) ** (2 * self.power)
         measured = np.isfinite(counts)
         total = np.where(measured, counts, 0).sum(axis=0)
-        return np.roll(total / np.maximum(measured.sum(axis=0), 1), self.roll, axis=(0, 1))
+        return self._turn(total / np.maximum(measured.sum(axis=0), 1))
 
     @property
     def places(self) -> NDArray[np.float64]:

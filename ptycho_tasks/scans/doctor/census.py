@@ -27,13 +27,16 @@ class Census:
     """(N, N) frames in which a pixel was measured."""
     light: NDArray[np.float64]
     """(M,) counts of each frame."""
+    quantum: float
+    """Counts of the least light that a pixel held, 1 at least: a photon where counts are multiplied
+    by a number."""
     digests: tuple[bytes, ...]
     """(M,) equal for equal frames."""
 
 
 def take_census(case: Case) -> Census:
     """Look at every frame of a scan."""
-    N, light, digests = case.size, [], []
+    N, light, digests, quantum = case.size, [], [], np.inf
     lowest, highest = np.full((N, N), np.inf), np.full((N, N), -np.inf)
     total, measured = np.zeros((N, N)), np.zeros((N, N), np.int64)
     for part in row_chunks(case.frames.shape, np.dtype(np.float64)):
@@ -44,7 +47,10 @@ def take_census(case: Case) -> Census:
         counts = np.maximum(np.where(is_there, values, 0), 0) ** (2 * case.power)
         total += counts.sum(axis=0)
         measured += is_there.sum(axis=0)
+        quantum = min(quantum, counts.min(initial=np.inf, where=counts > 0))
         light.append(counts.sum(axis=(1, 2)))
         digests += [hashlib.blake2b(frame, digest_size=8).digest() for frame in values]
         release_pages(case.frames)
-    return Census(lowest, highest, total, measured, np.concatenate(light), tuple(digests))
+    quantum = max(float(quantum), 1.0) if np.isfinite(quantum) else 1.0
+    lights = np.concatenate(light)
+    return Census(lowest, highest, total, measured, lights, quantum, tuple(digests))

@@ -15,8 +15,9 @@ from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 
-LIT = 30.0
-"""Counts, of all frames, around a pixel without any that should have some."""
+LIT, LIT_LINE = 30.0, 100.0
+"""Photons, of all frames, around a pixel without any that should have some; and on each of the
+lines beside a dark one."""
 HOT = 8.0
 """Times its brightest neighbours is a hot pixel: a spot that is smaller than the field of view has
 no peak in the far field that its neighbours do not share."""
@@ -32,7 +33,11 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
     """Find pixels that are bad in every frame."""
     case, census = exam.case, exam.census
     read = [note for note in case.notes if "bad pixels" in note or "at zero" in note]
-    if read:
+    guessed = [doubt for doubt in case.doubts if "far brighter" in doubt]
+    if guessed:
+        told = "; ".join([*read, *guessed])
+        yield Finding("bad pixels", told, settings={"source.bad_pixels": "auto"})
+    elif read:
         yield Finding("bad pixels", f"left out on reading: {'; '.join(read)}", is_wrong=False)
     if len(case.frames) < LEAST_FRAMES:
         return
@@ -65,19 +70,20 @@ def find_dead(census: Census) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_dilation, label
 
     dark = (census.total <= 0) & (census.measured > 0)
+    photons = census.total / census.quantum
     lines = np.zeros_like(dark)
     for axis in (0, 1):
         whole = np.asarray(dark.all(axis=axis))
-        part = census.total.sum(axis=axis)
+        part = photons.sum(axis=axis)
         for first, last in _runs(whole):
-            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT * 10:
+            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT_LINE:
                 span = slice(first, last)
                 lines[(slice(None), span) if axis == 0 else (span, slice(None))] = True
     groups, count = label(dark & ~lines, np.ones((3, 3)))
     for number in range(1, count + 1):
         group = groups == number
         ring = binary_dilation(group, np.ones((3, 3))) & ~group & ~lines
-        if ring.any() and np.quantile(census.total[ring], 0.25) > LIT:
+        if ring.any() and np.quantile(photons[ring], 0.25) > LIT:
             lines |= group
     return lines
 
@@ -92,12 +98,12 @@ def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
     """(N, N) pixels that never change although they hold counts, or that are far brighter than
     their neighbours."""
     frames = np.maximum(census.measured, 1)
-    mean = census.total / frames
+    mean = census.total / frames / census.quantum
     stuck = (census.lowest == census.highest) & (census.measured > 0)
     at_top = census.highest == census.highest.max()
     if np.count_nonzero(at_top) >= LEAST_FULL:
         stuck &= ~at_top  # saturated
-    stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT
+    stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT * census.quantum
     padded = np.pad(np.where(stuck, 0, mean), 1)
     N = len(mean)
     around = np.max(

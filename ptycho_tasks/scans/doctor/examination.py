@@ -38,6 +38,8 @@ class Examination:
     def take(self, finding: Finding) -> None:
         """Keep a finding, and go on with what it mends."""
         self.findings.append(finding)
+        if finding.kind == "units":
+            self._trials.clear()  # patches are chosen by the distance of frames
         if finding.mended is not None:
             self.case = finding.mended
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.centre import check_centre
 from ptycho_tasks.scans.doctor.detector import (
@@ -36,30 +35,20 @@ from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.trials import TryScan
 from ptycho_tasks.scans.doctor.values import check_measurement
 
-CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
-    check_scans,
-    check_places,
-    check_shape,
-    check_pixels,
-    check_saturation,
-    check_negative,
-    check_dark,
-    check_repeats,
-    check_measurement,
-    check_probe,
-    check_centre,
-    check_estimate,
-    check_units,
-    check_orientation,
-    check_centre,  # that of swapped positions may have made no difference
-    check_axes,
-    check_coherence,
-    check_overlap,
-    check_light,
-    check_resolution,
-    check_memory,
-)
-"""In this order: what a check finds is mended before the next one."""
+CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
+    "positions": (check_scans, check_places),
+    "pixels": (check_shape, check_pixels, check_saturation, check_negative),
+    "frames": (check_dark, check_repeats, check_measurement, check_probe),
+    "centre": (check_centre,),
+    "probe": (check_estimate,),
+    "units": (check_units,),
+    # The centre of swapped positions may have made no difference before.
+    "orientation": (check_orientation, check_centre),
+    "rotation and scale": (check_axes,),
+    "coherence": (check_coherence,),
+    "overlap and resolution": (check_overlap, check_light, check_resolution, check_memory),
+}
+"""In this order, by what is looked at: what a check finds is mended before the next one."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +99,7 @@ def examine(
     *,
     product: Path | None = None,
     try_scan: TryScan | None = None,
+    say: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Find what is wrong with a scan.
 
@@ -118,37 +108,34 @@ def examine(
         settings: how it is read, as for `read_scan`.
         product: see `read_scan`.
         try_scan: of a backend; None makes no trials.
+        say: is called with what is looked at next.
     """
     # Values that are far out of range are found out, and numpy need not tell.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return _examine(path, settings or {}, product, try_scan)
+        case, error = read_case(path, settings or {}, product)
+        refused = () if error is None else (Finding("refused", str(error)),)
+        if case is None:
+            return Report(path, refused, None, None)
+        return _examine(Examination(case, try_scan), refused, say)
 
 
-def _examine(
-    path: Path, settings: Mapping[str, Any], product: Path | None, try_scan: TryScan | None
-) -> Report:
-    case, error = read_case(path, settings, product)
-    refused = [] if error is None else [_describe(error)]
-    if case is None:
-        return Report(path, tuple(refused), None, None)
-    exam = Examination(case, try_scan)
+def _examine(exam: Examination, refused: tuple[Finding, ...], say: Callable[[str], None]) -> Report:
+    case = exam.case
     try:
-        for check in CHECKS:
-            for finding in check(exam):
-                exam.take(finding)
+        for what, checks in CHECKS.items():
+            say(what)
+            for check in checks:
+                for finding in check(exam):
+                    exam.take(finding)
     except (ArithmeticError, ValueError, IndexError, RuntimeError, MemoryError):
-        if error is None:
+        if not refused:
             raise
         # What is wrong is said already; the values are such that no more can be told of them.
-        return Report(path, (*refused, *exam.findings), case, None)
-    report = Report(path, (*refused, *exam.findings), case, exam.case)
+        return Report(case.path, (*refused, *exam.findings), case, None)
+    report = Report(case.path, (*refused, *exam.findings), case, exam.case)
     if exam.trials is None:
         return report
     first = case if case.probe is not None else replace(case, probe=exam.case.probe)
     given, mended = (exam.trials.run(one).r_factor for one in (first, exam.case))
     return replace(report, r_given=given, r_mended=mended)
-
-
-def _describe(error: ScanError) -> Finding:
-    return Finding("refused", str(error))

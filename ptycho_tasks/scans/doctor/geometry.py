@@ -30,6 +30,8 @@ SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
+LEAST_AXES = 36
+"""Frames of a scan whose axes are tried: of fewer, too few take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
 DEGREES = tuple(range(-42, 43, 6))
@@ -51,6 +53,10 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
     }
     tried = {one: trials.run(take) for one, take in takes.items()}
+    turned = _find_turned_frames(case, trials, min(tried.values(), key=misfit))
+    if turned is not None:
+        yield exam.compare(turned)
+        return
     ranked = sorted(takes, key=lambda one: misfit(tried[one]))
     same = [one for one in ranked if misfit(tried[one]) <= SAME * misfit(tried[ranked[0]])]
     best, given = min(same, key=lambda one: one.changes), Orientation()
@@ -74,6 +80,28 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         mended=takes[best],
         r_given=tried[given].r_factor,
         r_mended=tried[best].r_factor,
+    )
+
+
+def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | None:
+    """Frames whose own axes are swapped or mirrored.
+
+    They suit swapped or mirrored positions too, but for a probe whose axes are as well.
+    """
+    ways = [one for one in ORIENTATIONS if one.changes == 1]
+    takes = {one: replace(case, frame_axes=one) for one in ways}
+    way = min(ways, key=lambda one: misfit(trials.run(takes[one])))
+    if not is_better(best, trials.run(takes[way]), BETTER):
+        return None
+    if not trials.confirm(case, takes[way], CONFIRMED):
+        return None
+    mend = "swapaxes(frames, 1, 2)" if way.swap else f"flip(frames, {2 if way.flip_x else 1})"
+    then = "" if way.swap else ", then numpy.roll by 1"
+    return Finding(
+        "orientation",
+        f"the axes of the frames are {way}",
+        advice=f"no setting mends it: numpy.{mend}{then}, in the file",
+        mended=takes[way],
     )
 
 
@@ -143,6 +171,8 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     """Find positions that are rotated, or stretched along an axis."""
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or (np.ptp(case.places, axis=0) <= 0).any():
+        return
+    if len(case.keep) < LEAST_AXES:
         return
 
     def take(axes: Axes) -> Case:

@@ -9,7 +9,7 @@ import numpy as np
 from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.positions import SPARSE, find_spacing, spot_radius
+from ptycho_tasks.scans.doctor.spots import SPARSE, find_spacing, spot_radius
 from ptycho_tasks.system.memory import format_gb
 
 FLUX = 4.0

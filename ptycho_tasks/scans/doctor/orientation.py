@@ -25,6 +25,13 @@ class Orientation:
         signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
         return np.asarray(turned * np.array(signs))
 
+    def apply_to_frames(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., N, N) other frames, the pixel (N//2, N//2) in its place; N must be even."""
+        frames = np.swapaxes(frames, -2, -1) if self.swap else frames
+        axes = [axis for axis, flips in ((-2, self.flip_y), (-1, self.flip_x)) if flips]
+        return np.roll(np.flip(frames, tuple(axes)), 1, tuple(axes)) if axes else frames
+
+    @property
     @property
     def mirrored(self) -> Orientation:
         """The same, then mirrored along both axes."""
@@ -49,6 +56,7 @@ class Orientation:
         return " and ".join(parts)
 
 
+AS_GIVEN = Orientation()
 TWIN = Orientation(flip_x=True, flip_y=True)
 """What the probe's twin stands for."""
 ORIENTATIONS = tuple(Orientation(*flags) for flags in product((False, True), repeat=3))

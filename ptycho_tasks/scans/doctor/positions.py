@@ -12,14 +12,12 @@ from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, Orientation
+from ptycho_tasks.scans.doctor.spots import DENSE, SPARSE, find_spacing, spot_radius
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.raw_scan import METRES, ranges
 
 FEW = 0.05
 """Of all frames: what lies apart and is no more was hardly meant."""
-DENSE, SPARSE = 0.05, 2.4
-"""Side of the square that a frame has for itself, in radii of the spot: less than the first nobody
-measures, and at more than the second neighbours share hardly any light."""
 LIKELY = 0.06, 2.2
 """The same of the scales that are tried."""
 RATIO = 1.07
@@ -89,26 +87,6 @@ def check_scans(exam: Examination) -> Iterator[Finding]:
         advice="give each scan a line of source.files with its scan_index to have them all",
         mended=replace(case, keep=case.keep[case.scan_index[case.keep] == first]),
     )
-
-
-def spot_radius(probe: NDArray[np.complex64]) -> float:
-    """Root mean square radius of a (P, N, N) probe's light, pixels."""
-    light = np.square(np.abs(probe), dtype=np.float64).sum(axis=0)
-    along = np.arange(len(light))
-    parts = [light.sum(axis=1 - axis) / light.sum() for axis in (0, 1)]
-    squares = [(part * along**2).sum() - (part * along).sum() ** 2 for part in parts]
-    return float(np.sqrt(max(sum(squares), 1e-12)))
-
-
-def find_spacing(places: NDArray[np.float64]) -> float:
-    """Side of the square that a frame has for itself; along a line, the distance of neighbours."""
-    spans = np.ptp(places, axis=0)
-    distinct = np.unique(np.round(places / spans.max(), 6), axis=0)
-    if spans.min() <= 1e-3 * spans.max():
-        return float(spans.max() / max(len(distinct) - 1, 1))
-    # Half a step is missing at each side of a raster.
-    root = np.sqrt(len(distinct))
-    return float(np.sqrt(spans.prod() / len(distinct)) * root / max(root - 1, 1))
 
 
 def check_units(exam: Examination) -> Iterator[Finding]:

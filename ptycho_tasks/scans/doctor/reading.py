@@ -47,6 +47,7 @@ def _take(path: Path, scan: ScanData) -> Case:
         pixel_size_m=scan.pixel_size_m,
         has_metres=any("converted to pixels" in note for note in scan.notes),
         notes=scan.notes,
+        doubts=tuple(scan.doubts),
     )
 
 

@@ -16,12 +16,20 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
 
 TryScan = Callable[[ScanData, int, int, int], Trial]
 """A backend's `try_scan`."""
 FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
 """Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
 than the least is not tried."""
+SMALL, MOST_LIGHT = 64, 0.9
+"""Pixels along a side of frames to which larger ones are cropped, where these hold so much of the
+light."""
+CLOSE, DENSER = 0.5, 4
+"""Side of the square that a frame of a trial has for itself, in radii of the spot: where frames are
+closer, every second to fourth one is taken, and so a larger part of the scan, in which axes that
+are turned or stretched are farther off."""
 STEPS, FEW_STEPS, CONFIRMING_STEPS = 24, 12, 48
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
@@ -43,6 +51,8 @@ class Trials:
     """(M,) the same from another middle, to confirm what was found."""
     frames: int
     """Of a patch."""
+    size: int
+    """Pixels along a side of the frames that are tried, around the zero frequency."""
     known: list[tuple[Case, Trial]] = field(default_factory=list)
     """The last trials on the first patch."""
 
@@ -53,12 +63,14 @@ class Trials:
         spread = positions.std(axis=0)
         places = (case.positions - np.median(positions, axis=0)) / np.where(spread > 0, spread, 1)
         corner = np.quantile(places[case.keep], 0.2, axis=0)
+        stride = _choose_stride(case)
         orders = [
-            np.argsort(np.abs(places - middle).max(axis=1), kind="stable")
+            np.argsort(np.abs(places - middle).max(axis=1), kind="stable")[::stride]
             for middle in (np.zeros(2), corner)
         ]
-        frames = int(np.clip(FRAMES * 64 / case.size, LEAST_PATCH, FRAMES))
-        return cls(try_scan, orders[0], orders[1], frames)
+        size = _choose_size(case)
+        frames = int(np.clip(FRAMES * 64 / size, LEAST_PATCH, FRAMES))
+        return cls(try_scan, orders[0], orders[1], frames, size)
 
     def run(self, case: Case) -> Trial:
         """Try a scan on a patch of it."""
@@ -91,7 +103,8 @@ class Trials:
     def run_modes(self, case: Case, modes: int) -> Trial:
         """Try a scan with a probe of so many modes that is fitted first, or its own where it is 0,
         on frames that took no part."""
-        return self._run(case, self.order, self.frames, STEPS, modes, held_back=HELD_BACK)
+        frames = max(self.frames // 2, min(LEAST_PATCH, self.frames))
+        return self._run(case, self.order, frames, STEPS, modes, held_back=HELD_BACK)
 
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
@@ -108,9 +121,31 @@ class Trials:
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            return self.try_scan(case.cut(np.sort(kept)), steps, modes, held_back)
+            return self.try_scan(case.cut(np.sort(kept), self.size), steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
+
+
+def _choose_size(case: Case) -> int:
+    """Pixels along a side that hold nearly all light of the mean frame, wherever its centre is."""
+    if case.size <= SMALL:
+        return case.size
+    sums = np.pad(case.mean, ((0, SMALL), (0, SMALL)), "wrap").cumsum(axis=0).cumsum(axis=1)
+    sums = np.pad(sums, ((1, 0), (1, 0)))
+    inside = sums[SMALL:, SMALL:] - sums[:-SMALL, SMALL:]
+    inside += sums[:-SMALL, :-SMALL] - sums[SMALL:, :-SMALL]
+    return SMALL if inside.max() >= MOST_LIGHT * case.mean.sum() else case.size
+
+
+def _choose_stride(case: Case) -> int:
+    """How many frames stand for one, by how close they lie and how large the spot is."""
+    if case.probe is None or not case.is_spread:
+        return 1
+    spacing = find_spacing(case.places) / spot_radius(case.probe)
+    if not DENSE <= spacing <= CLOSE:
+        return 1
+    most = len(case.keep) // FRAMES
+    return int(np.clip((CLOSE / spacing) ** 2, 1, max(1, min(DENSER, most))))
 
 
 def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAIN) -> bool:

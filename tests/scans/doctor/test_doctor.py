@@ -99,6 +99,21 @@ def test_dead_rows(tmp_path: Path, scan: ScanData) -> None:
     assert report.mended.bad.sum() == 64
 
 
+def test_pixels_that_few_photons_reach_are_not_dead(tmp_path: Path) -> None:
+    options = SimulationOptions(size=32, grid=7, step=4.0, photons=1e5, probe="disc", seed=5)
+    few = simulate(options)
+    report = look(tmp_path, replace(few, diffraction=few.diffraction * np.float32(np.sqrt(10))))
+    assert "bad pixels" not in wrong(report)
+
+
+def test_it_says_what_it_looks_at(tmp_path: Path, scan: ScanData) -> None:
+    write_scan(tmp_path / "scan.npz", scan)
+    said: list[str] = []
+    examine(tmp_path / "scan.npz", say=said.append)
+    assert said[:2] == ["positions", "pixels"]
+    assert len(said) == len(set(said))
+
+
 def test_saturated_pixels(tmp_path: Path, scan: ScanData) -> None:
     top = np.float32(np.sqrt(np.square(scan.diffraction).max() // 4))
     report = look(tmp_path, replace(scan, diffraction=np.minimum(scan.diffraction, top)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_tasks.commands.scan_check import find_project_settings, list_lines
+from ptycho_tasks.commands.scan_check import find_project_scan, list_lines
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
@@ -112,10 +112,17 @@ def test_what_is_written_makes_the_scan_right(
     assert {key.partition(".")[2] for key in report.settings} == settings
     lines = "\n".join(["source:", "  file: scan.npz", *list_lines(report.settings)[1:]])
     (tmp_path / "ptycho.yaml").write_text(f"name: x\n{lines}\nbackend: unrolled\n")
-    project = find_project_settings(tmp_path, tmp_path / "scan.npz")
+    project = find_project_scan(tmp_path, tmp_path / "scan.npz")
     assert project is not None
-    scan = read_scan(tmp_path / "scan.npz", **project.reading)
+    scan = read_scan(tmp_path / "scan.npz", **project.settings(tmp_path).reading)
     assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
+
+
+def test_frames_whose_own_axes_are_swapped(tmp_path: Path) -> None:
+    report = look(tmp_path, diffraction=SCAN.diffraction.swapaxes(1, 2).copy())
+    wrong = [one for one in report.findings if one.is_wrong]
+    assert [one.kind for one in wrong] == ["orientation"]
+    assert "the axes of the frames are swapped" in wrong[0].text
 
 
 def test_orientation_without_a_probe(tmp_path: Path) -> None:
