@@ -15,7 +15,7 @@ from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.frames.textures import TexturePool
 from ptycho_tasks_torch.physics.distance import WEIGHTS, compare_distances, measure_distances
-from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.exposure import Exposure, apply_here
 from ptycho_tasks_torch.prior import family, learn
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.unrolled import correction as corrections
@@ -85,10 +85,10 @@ def test_tiles_give_what_the_whole_canvas_gives(monkeypatch: pytest.MonkeyPatch)
     features = torch.randn(1, corrections.FEATURES, 600, 90)
     correction = awake()
     with torch.no_grad():
-        whole = correction._correct(features)
+        whole = correction._correct(features, apply_here)
         monkeypatch.setattr(corrections, "TILE", 64)
         monkeypatch.setattr(corrections, "LARGEST", 1)
-        tiled = correction._correct(features)
+        tiled = correction._correct(features, apply_here)
     assert torch.allclose(tiled, whole, atol=1e-5)
 
 
