@@ -331,7 +331,8 @@ def test_one_backend_is_described_and_no_other_imported(listed, tmp_path):
         "  store_gb: null            # size of the project's own store from which on runs mention "
         "it, GB; null: never do\n"
         "  quiet: false              # no progress on the terminal\n"
-        "  live: false               # show the run and the object as it is now on a page, live.html\n"
+        "  live: false               # show the run and the object as it is now on a page, "
+        "live.html\n"
         '  executor: "local"         # where train, infer and refine run: local, or by dask, '
         "slurm, queue or a plugin\n"
         "  resources: {}             # what a job asks for: `all`, train, infer, refine or, of a "
