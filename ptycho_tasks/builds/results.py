@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from ptycho_tasks.builds.frames import count_pixels
 from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State, read_built
@@ -253,7 +254,11 @@ def make_entry(
         with measure_peak() as peak:
             run(payload)
             record = make_record(now, row.name, monotonic() - began, peak())
-        record = record._replace(commit=revision.commit, is_dirty=bool(revision.is_dirty))
+        record = record._replace(
+            commit=revision.commit,
+            is_dirty=bool(revision.is_dirty),
+            pixels=count_pixels(payload, row.stage),
+        )
         if row.stage == "fixture":
             _refuse_other_size(row, state, folder)
         read: dict[str, str | None] = dict(payload.files_read)

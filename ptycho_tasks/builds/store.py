@@ -73,6 +73,8 @@ class Record(NamedTuple):
     """That the project was at; empty outside git; None where it was not seen made."""
     is_dirty: bool = False
     """Whether files that git tracks were changed since."""
+    pixels: int = 0
+    """Of all frames of its scans together; zero where that is not known."""
 
 
 class Entry(NamedTuple):
@@ -390,7 +392,16 @@ def _parse_record(data: Any) -> Record | None:
     commit, is_dirty = data.get("commit"), bool(data.get("is_dirty"))
     revision = None if commit is None else str(commit), is_dirty
     return Record(
-        identity, files, data["made"], *numbers, machine, made_by, label, sizes, *revision
+        identity,
+        files,
+        data["made"],
+        *numbers,
+        machine,
+        made_by,
+        label,
+        sizes,
+        *revision,
+        int(data.get("pixels", 0)),
     )
 
 
