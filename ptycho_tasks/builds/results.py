@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -214,9 +214,12 @@ def make_result(
     Raises:
         PtychoTasksError: of the stage, or the files cannot be written; nothing has changed.
     """
-    prepare_training(row, payload, identify(row, state))
-    with make_entry(row, state, store, payload, run) as entry:
-        place_files(row, entry)
+    now = identify(row, state)
+    prepare_training(row, payload, now)
+    with store.hold(row.stage, now.key()) as has_waited:
+        made = store.find(row.stage, now, state.sha256) if has_waited else None
+        with nullcontext(made) if made else make_entry(row, state, store, payload, run) as entry:
+            place_files(row, entry)
     return describe_built(row, entry)
 
 
