@@ -55,7 +55,11 @@ class Job(NamedTuple):
 
 
 class Executor(Protocol):
-    """Hands jobs to a scheduler. What cannot be done raises a PtychoTasksError of one line."""
+    """Hands jobs to a scheduler. What cannot be done raises a PtychoTasksError of one line.
+
+    One with an attribute `has_limits` that is False is not asked for memory and time that nobody
+    named: its jobs have no limits.
+    """
 
     @property
     def name(self) -> str:

@@ -94,6 +94,13 @@ def estimate_cost(backend: Backend, request: Request) -> Cost:
     return Cost(rows, columns, memory, describe_canvas(scan, request))
 
 
+def foresee_memory(frames: int, size: int) -> float:
+    """Bytes that a scan of a usual kind will ask for of a backend that says nothing, by its frames
+    alone: steps of a quarter of a frame, and three copies of all frames as float32."""
+    side = size * (1 + (math.sqrt(frames) - 1) / 4)
+    return CANVASES * 8 * side**2 + 3 * 4 * frames * size**2 + BASE_BYTES
+
+
 def scans_of(request: Request) -> Sequence[ScanData]:
     """The scans that a request is about."""
     return request.scans if isinstance(request, TrainRequest) else [request.scan]

@@ -68,7 +68,7 @@ class DaskOptions(Section, frozen=True, kw_only=True):
 class Dask:
     """A scheduler of Dask, and its workers."""
 
-    name, options_type = "dask", DaskOptions
+    name, options_type, has_limits = "dask", DaskOptions, False
 
     def submit(self, job: Job) -> str:
         """Submit a job; the scheduler has it when this ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def _make(folder: Path, record: JobRecord, config: bytes, backends: list[Backend
     payload: Payload = table.payload(row)
     backends.append(payload.backend)
     run = find_stage(row.stage)
-    with _hold_key(store, row.stage, now.key()):
+    with store.hold(row.stage, now.key()):
         if not record.replaces and store.find(row.stage, now, state.sha256) is not None:
             return
         with (
@@ -109,16 +109,6 @@ def _make(folder: Path, record: JobRecord, config: bytes, backends: list[Backend
                 raise ConfigError(
                     f"{record.name}: its inputs changed while it ran; run `doit` again"
                 )
-
-
-@contextmanager
-def _hold_key(store: Store, stage: str, key: str) -> Iterator[None]:
-    """Have jobs of other projects that share the store wait for what is made in the block."""
-    with ExitStack() as lock:
-        with suppress(PtychoTasksError):  # where one may not write, nothing can be shared
-            path = store.roots[-1] / stage / f"{key}.lock"
-            lock.enter_context(hold_lock(path, removes=True))
-        yield
 
 
 @contextmanager

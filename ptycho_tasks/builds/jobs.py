@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ptycho_tasks.builds.estimates import double, estimate_resources
 from ptycho_tasks.builds.identity import Identity
 from ptycho_tasks.builds.results import (
     describe_built,
@@ -36,7 +37,12 @@ from ptycho_tasks.builds.running import is_all_made, is_detached
 from ptycho_tasks.builds.state import Built, State
 from ptycho_tasks.builds.store import Entry, Store
 from ptycho_tasks.builds.task_table import Table
-from ptycho_tasks.config.job_settings import JOB_STAGES, read_executor_options, read_resources
+from ptycho_tasks.config.job_settings import (
+    JOB_STAGES,
+    list_asked,
+    read_executor_options,
+    read_resources,
+)
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.executors import LOCAL, Executor, Job, Status, find_executor
 from ptycho_tasks.layout import CONFIG_NAME, JOBS_NAME
@@ -81,6 +87,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The run that submitted or waits for it."""
     id: str = ""
     """The scheduler's name for it; empty until it has one."""
+    estimated: tuple[str, ...] = ()
+    """Which of its resources the user did not say."""
+    ended: str = ""
+    """Of which of these it had too little, as `memory` and `timeout` of a `Status`."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +213,7 @@ def _find_job(place: _Place) -> _Job | None:
         raise PtychoTasksError(answer.problem)
     status = answer.states.get(record.id)
     if status is None or not status.is_alive:
+        _note_end(place, status or Status("ended"))
         return None
     record = msgspec.structs.replace(record, run=run_id())
     _write(place.folder / RECORD, record)
@@ -222,6 +233,10 @@ def _submit(
     execution = payload.execution
     prepare_training(row, payload, now)
     executor = find_executor(execution.executor, table.path.parent)
+    asked = list_asked(execution.resources, row.stage, payload.backend.name)
+    estimate = (
+        _estimate(place, row, payload, store) if getattr(executor, "has_limits", True) else {}
+    )
     record = JobRecord(
         name=row.name,
         stage=row.stage,
@@ -230,8 +245,9 @@ def _submit(
         changes=dict(table.changes),
         executor=executor.name,
         options=execution.executor_options,
-        resources=read_resources(execution.resources, row.stage, payload.backend.name),
+        resources=read_resources(estimate | asked, row.stage),
         run=run_id(),
+        estimated=tuple(name for name in estimate if name not in asked),
     )
     with report_write_errors(place.folder):
         shutil.rmtree(place.folder, ignore_errors=True)
@@ -241,13 +257,50 @@ def _submit(
     command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "run-stage", place.folder.name]
     options = read_executor_options(executor, record.options)
     folder = place.folder.absolute()
-    submitted = executor.submit(
-        Job(row.name, command, Path.cwd(), folder, record.resources, options)
-    )
+    job = Job(row.name, command, Path.cwd(), folder, record.resources, options)
+    submitted, record = _hand_over(executor, job, record)
     record = msgspec.structs.replace(record, id=submitted)
     _write(place.folder / RECORD, record)
-    echo(f"submitted as job {record.id} of {executor.name}")
+    echo(f"submitted as job {record.id} of {executor.name}{_describe_estimate(record)}")
     return _Job(place, record, executor)
+
+
+def _estimate(place: _Place, row: Row, payload: Payload, store: Store) -> dict[str, Any]:
+    """What a job asks for where the user says nothing: twice as much of what it had too little of
+    when it was tried before."""
+    before = place.read()
+    if before is not None and before.ended:
+        return double(before.resources, before.ended)
+    return estimate_resources(row, payload, store)
+
+
+def _hand_over(executor: Executor, job: Job, record: JobRecord) -> tuple[str, JobRecord]:
+    """Submit a job; without an estimate that the scheduler does not take, as one that knows no
+    memory of its machines, or has a shorter time limit. Gives its name, and what is known of it."""
+    try:
+        return executor.submit(job), record
+    except PtychoTasksError as error:
+        if not record.estimated or not _IS_ESTIMATE.search(str(error)):
+            raise
+        known = msgspec.structs.asdict(record.resources)
+        known = {name: value for name, value in known.items() if name not in record.estimated}
+        plain = Resources(**known)
+        submitted = executor.submit(job._replace(resources=plain))
+        return submitted, msgspec.structs.replace(record, resources=plain, estimated=())
+
+
+_IS_ESTIMATE = re.compile(r"memory|time.?limit|node configuration", re.I)
+
+
+def _describe_estimate(record: JobRecord) -> str:
+    if not record.estimated:
+        return ""
+    values = {
+        "memory_gb": f"{record.resources.memory_gb or 0:g} GB",
+        "minutes": f"{record.resources.minutes} min",
+    }
+    text = ", ".join(values[name] for name in record.estimated)
+    return f"; asks for {text} (estimated; execution.resources.{record.stage} says otherwise)"
 
 
 class _Follower:
@@ -304,23 +357,46 @@ class _Follower:
 
     def _explain(self, status: Status) -> str:
         asked = self.record.resources
-        key = f"execution.resources.{self.record.stage}"
-        had = "" if asked.memory_gb is None else f" (it had {asked.memory_gb:g} GB)"
+        state, output = _note_end(self.place, status)
         reasons = {
-            "memory": f"ran out of memory{had}: raise {key}.memory_gb",
-            "timeout": f"reached its time limit of {asked.minutes} min: raise {key}.minutes, "
-            "or run again: a training goes on from its checkpoint",
+            "memory": "ran out of memory"
+            + ("" if asked.memory_gb is None else f" (it had {asked.memory_gb:g} GB)"),
+            "timeout": f"reached its time limit of {asked.minutes} min",
             "node": "lost its machine: run again, a training goes on from its checkpoint",
             "cancelled": "was cancelled: run again",
         }
-        state, output = _search_outputs(self.place.folder)
-        # A scheduler that only says that a job failed has often written why to the job's output.
-        state = state if status.state == "ended" else status.state
-        why = reasons.get(state, "ended before it said how")
+        why = reasons.get(state, "ended before it said how") + _advise(self.record, state)
         log = output or (self.place.log if self.place.log.exists() else self.place.folder)
         return (
             f"{self.record.name}: job {self.record.id} of {self.record.executor} {why}; see {log}"
         )
+
+
+_LACKED = {"memory": "memory_gb", "timeout": "minutes"}
+"""Which of its resources a job had too little of, by how it ended."""
+
+
+def _advise(record: JobRecord, state: str) -> str:
+    """What to do about a job that ended so; empty where that is said already."""
+    if state not in _LACKED:
+        return ""
+    key = f"execution.resources.{record.stage}.{_LACKED[state]}"
+    goes_on = ": a training goes on from its checkpoint" if state == "timeout" else ""
+    if _LACKED[state] in record.estimated:
+        return f", as estimated: run again for twice as much{goes_on}, or set {key}"
+    return f": raise {key}" + (f", or run again{goes_on}" if goes_on else "")
+
+
+def _note_end(place: _Place, status: Status) -> tuple[str, Path | None]:
+    """Why a job ended that said nothing itself, and where that stands; an estimate that was too low
+    is remembered."""
+    state, output = _search_outputs(place.folder)
+    # A scheduler that only says that a job failed has often written why to the job's output.
+    state = state if status.state == "ended" else status.state
+    record = place.read()
+    if record is not None and _LACKED.get(state) in record.estimated:
+        _write(place.folder / RECORD, msgspec.structs.replace(record, ended=state))
+    return state, output
 
 
 _TRACES = {

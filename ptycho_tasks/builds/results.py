@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from ptycho_tasks.builds.frames import count_pixels
 from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State, read_built
@@ -213,9 +214,12 @@ def make_result(
     Raises:
         PtychoTasksError: of the stage, or the files cannot be written; nothing has changed.
     """
-    prepare_training(row, payload, identify(row, state))
-    with make_entry(row, state, store, payload, run) as entry:
-        place_files(row, entry)
+    now = identify(row, state)
+    prepare_training(row, payload, now)
+    with store.hold(row.stage, now.key()) as has_waited:
+        made = store.find(row.stage, now, state.sha256) if has_waited else None
+        with nullcontext(made) if made else make_entry(row, state, store, payload, run) as entry:
+            place_files(row, entry)
     return describe_built(row, entry)
 
 
@@ -253,7 +257,11 @@ def make_entry(
         with measure_peak() as peak:
             run(payload)
             record = make_record(now, row.name, monotonic() - began, peak())
-        record = record._replace(commit=revision.commit, is_dirty=bool(revision.is_dirty))
+        record = record._replace(
+            commit=revision.commit,
+            is_dirty=bool(revision.is_dirty),
+            pixels=count_pixels(payload, row.stage),
+        )
         if row.stage == "fixture":
             _refuse_other_size(row, state, folder)
         read: dict[str, str | None] = dict(payload.files_read)

@@ -5,7 +5,8 @@
     STORE/train/KEY/wts.h5.zip  the result itself, read-only
 
 An entry appears whole or not at all, by a rename, and is never changed; so programs on several
-machines may share a store without a lock. It is checked when it is read; one that is damaged is
+machines may share a store without a lock. Where there are locks, they spare work: KEY.lock is held
+by who makes an entry. It is checked when it is read; one that is damaged is
 set aside.
 """
 
@@ -17,13 +18,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.identity import Identity, read_identity
-from ptycho_tasks.errors import ConfigError, FileWriteError
+from ptycho_tasks.errors import ConfigError, FileWriteError, PtychoTasksError
 from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.clock import parse_stamp, utc_now
 from ptycho_tasks.system.files import (
@@ -34,7 +35,7 @@ from ptycho_tasks.system.files import (
     sha256_file,
     write_atomic,
 )
-from ptycho_tasks.system.lock import is_alive
+from ptycho_tasks.system.lock import hold_signed_lock, is_alive, remove_dead_locks
 from ptycho_tasks.system.terminal import echo
 
 FORMAT = 1
@@ -73,6 +74,8 @@ class Record(NamedTuple):
     """That the project was at; empty outside git; None where it was not seen made."""
     is_dirty: bool = False
     """Whether files that git tracks were changed since."""
+    pixels: int = 0
+    """Of all frames of its scans together; zero where that is not known."""
 
 
 class Entry(NamedTuple):
@@ -215,6 +218,24 @@ class Store:
             return self.publish(folder, stage, record, replace=False)
 
     @contextmanager
+    def hold(self, stage: str, key: str) -> Iterator[bool]:
+        """Have others that share the store wait, in the block, to make what has this key, or wait
+        for them. Where one may not write, or a file system has no locks, nobody waits: a result is
+        made twice then, and taken once.
+
+        Yields:
+            Whether another was waited for.
+        """
+        place = self.roots[-1] / stage
+        with ExitStack() as lock:
+            has_waited = False
+            with suppress(PtychoTasksError):
+                remove_dead_locks(place)
+                signed = hold_signed_lock(place / f"{key}.lock", _say_waiting)
+                has_waited = lock.enter_context(signed)
+            yield has_waited
+
+    @contextmanager
     def begin(self, stage: str) -> Iterator[Path]:
         """A new, empty folder for the files of a result; gone after the block if not published.
 
@@ -350,6 +371,10 @@ def remove_entry(folder: Path) -> None:
     shutil.rmtree(away)
 
 
+def _say_waiting(holder: str) -> None:
+    echo(f"waits for {holder}, which makes it in the same store")
+
+
 @cached
 def _tell_once(text: str) -> None:
     echo(text, err=True)
@@ -390,7 +415,16 @@ def _parse_record(data: Any) -> Record | None:
     commit, is_dirty = data.get("commit"), bool(data.get("is_dirty"))
     revision = None if commit is None else str(commit), is_dirty
     return Record(
-        identity, files, data["made"], *numbers, machine, made_by, label, sizes, *revision
+        identity,
+        files,
+        data["made"],
+        *numbers,
+        machine,
+        made_by,
+        label,
+        sizes,
+        *revision,
+        int(data.get("pixels", 0)),
     )
 
 

@@ -39,16 +39,20 @@ def check_job_settings(execution: ExecutionOptions, root: Path) -> None:
         read_executor_options(executor, execution.executor_options)
 
 
-def read_resources(resources: Mapping[str, Any], stage: str, backend: str) -> Resources:
-    """What a job asks for: what `execution.resources` says of its stage with its backend (as
-    `train.unrolled`), of its stage, and of `all`.
+def list_asked(resources: Mapping[str, Any], stage: str, backend: str) -> dict[str, Any]:
+    """What `execution.resources` says of a stage with its backend (as `train.unrolled`), of the
+    stage, and of `all`."""
+    keys = ("all", stage, f"{stage}.{backend}")
+    return {name: value for key in keys for name, value in resources.get(key, {}).items()}
+
+
+def read_resources(asked: Mapping[str, Any], stage: str) -> Resources:
+    """What a job asks for, of the values that `list_asked` gave.
 
     Raises:
         ConfigError: one line that begins with the key.
     """
-    keys = ("all", stage, f"{stage}.{backend}")
-    said = {name: value for key in keys for name, value in resources.get(key, {}).items()}
-    return _convert(said, Resources, f"execution.resources.{stage}")
+    return _convert(asked, Resources, f"execution.resources.{stage}")
 
 
 def _check_resources(resources: Mapping[str, Any], root: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,8 @@ _BUILDING = f"{STATE_DIR}/building"
 """Held by a run that shares another's lock; and by each task of that other that runs beside it."""
 _DYING_S = 3.0
 """How long the worker processes of a killed run may take to end."""
+_LOOK_S = 0.3
+_MOST_DEAD = 20
 
 
 class LockedError(PtychoTasksError):
@@ -188,13 +191,12 @@ def build_beside() -> Iterator[None]:
 
 
 @contextmanager
-def hold_lock(path: Path, *, shared: bool = False, removes: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock for the block; others wait. It ends with the process that holds it.
 
     Args:
         path: the lock's file, which is made; or a folder that is there.
         shared: whether others may hold it too who share it.
-        removes: whether the file is removed after the block.
 
     Raises:
         PtychoTasksError: the file cannot be made.
@@ -206,18 +208,52 @@ def hold_lock(path: Path, *, shared: bool = False, removes: bool = False) -> Ite
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        if removes and not is_file_at(file, path):  # its last holder removed it
-            with hold_lock(path, shared=shared, removes=True):
-                yield
-            return
-        try:
-            yield
-        finally:
-            if removes:
-                path.unlink(missing_ok=True)
+        yield
     finally:
         if file >= 0:
             os.close(file)
+
+
+@contextmanager
+def hold_signed_lock(path: Path, waits: Callable[[str], None]) -> Iterator[bool]:
+    """Hold a lock whose file says who holds it, and is removed after the block.
+
+    Args:
+        path: the lock's file, which is made.
+        waits: is told who holds it, as `process 12 on node7`, where another does; once.
+
+    Yields:
+        Whether another held it before.
+
+    Raises:
+        PtychoTasksError: the file cannot be made.
+    """
+    has_waited = False
+    while not (take_flock(file := _open_lock(path)) and is_file_at(file, path)):
+        # Held by another, or removed by its last holder.
+        holder = _read(path)
+        os.close(file)
+        if holder and not has_waited:
+            waits(f"process {holder.get('pid')} on {holder.get('host')}")
+            has_waited = True
+        time.sleep(_LOOK_S)
+    try:
+        with suppress(OSError):  # a full disk
+            os.truncate(file, 0)  # of a holder that was killed
+            os.write(file, json.dumps({"pid": os.getpid(), "host": _host()}).encode())
+        yield has_waited
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def remove_dead_locks(folder: Path) -> None:
+    """Remove lock files of holders that were killed. Of many it looks at some: others come by."""
+    for path in itertools.islice(folder.glob("*.lock"), _MOST_DEAD):
+        with suppress(OSError), path.open("r+") as file:
+            if take_flock(file) and is_file_at(file, path):
+                path.unlink()
 
 
 def _open_lock(path: Path) -> int:

@@ -76,7 +76,7 @@ def count_submitted(root):
 def test_a_job_makes_what_the_run_would_have_made(queued, doit, write_project):
     done = doit(queued, "train")
     assert done.returncode == 0, done.stderr
-    assert "submitted as job 1 of queue\n" in done.stdout
+    assert "submitted as job 1 of queue; asks for 4 GB, 60 min (estimated; " in done.stdout
     assert "bundle     runs/default/training/wts.h5.zip\n" in done.stdout
     assert doit(queued, "train").stdout.splitlines() == ["-- source", "-- fixture", "-- train"]
     made = (queued / "runs/default/training/wts.h5.zip").read_bytes()
@@ -217,6 +217,54 @@ def test_each_end_of_a_job_has_its_line(built_project, doit):
         job.format("c") + f"lost its machine: {again}",
         job.format("d") + "was cancelled: run again",
     ]
+
+
+def use_fake(root, training="{epochs: 6}"):
+    """A project of whose jobs the fake scheduler says that each took too much memory."""
+    text = TINY_SCAN.replace("{epochs: 5}", training)
+    (root / "ptycho.yaml").write_text(f"{text}execution: {{executor: fake}}\n")
+    (root / "executors").mkdir(exist_ok=True)
+    fake = FAKE.replace("states[one[6]]", '"memory"')
+    (root / "executors/fake.py").write_text(fake)
+
+
+def test_an_estimate_that_was_too_low_is_doubled(built_project, doit):
+    use_fake(built_project)
+    key = "execution.resources.train"
+    for asked in (4, 8, 16):
+        done = doit(built_project, "train")
+        said = f"train: job train-{asked} of fake ran out of memory (it had {asked} GB), as "
+        assert f"asks for {asked} GB, 60 min (estimated; {key} says otherwise)" in done.stdout
+        assert said + f"estimated: run again for twice as much, or set {key}.memory_gb" in (
+            done.stderr
+        )
+
+
+def test_an_estimate_is_of_what_was_recorded(built_project, doit):
+    (path,) = (built_project / ".ptycho/store/train").glob("*/record.json")
+    record = json.loads(path.read_text())
+    assert record["pixels"] == 25 * 32**2
+    # Of a scan a third as large, with half the epochs.
+    record |= {"pixels": 25 * 32**2 // 3, "memory_bytes": 2e9, "seconds": 1800}
+    path.chmod(0o644)
+    path.write_text(json.dumps(record))
+    use_fake(built_project, "{epochs: 10}")
+    assert "asks for 13 GB, 361 min (estimated; " in doit(built_project, "train").stdout
+
+
+def test_a_scheduler_that_takes_no_estimate_gets_none(built_project, doit):
+    use_fake(built_project)
+    path = built_project / "executors/fake.py"
+    refuse = (
+        "        if job.resources.memory_gb:\n"
+        "            from ptycho_tasks.errors import PtychoTasksError\n"
+        "            raise PtychoTasksError('Memory specification can not be satisfied')\n"
+        "        return 'train'\n"
+    )
+    whole = path.read_text()
+    path.write_text(whole.replace("        return f", refuse + "        return f"))
+    done = doit(built_project, "train")
+    assert "submitted as job train of fake\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import shutil
+import socket
+import subprocess
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -344,6 +349,54 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(
     assert said.count(f"{tmp_path / 'file/shared'}: cannot be written") == 1
     assert build(built_project) == []
     assert len(entries(built_project, "train")) == 2
+
+
+def test_two_projects_with_one_store_make_a_result_once(
+    built_project, tmp_path, change, build, doit
+):
+    change(store=str(tmp_path / "shared"), training__epochs=4)
+    other = tmp_path / "other"
+    shutil.copytree(built_project, other, ignore=shutil.ignore_patterns(".ptycho", "runs"))
+    (other / "hold").touch()
+    text = (other / "backends/epie.py").read_text()
+    wait = "import pathlib, time\n        while pathlib.Path('hold').exists(): time.sleep(0.05)"
+    for root in (built_project, other):  # of the same code
+        (root / "backends/epie.py").write_text(
+            text.replace(
+                "def train(self, request):", f"def train(self, request):\n        {wait}\n"
+            )
+        )
+    begin = partial(
+        subprocess.Popen, [*DOIT, "train"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    with begin(cwd=other, text=True) as first:
+        place = tmp_path / "shared/train"
+        while not [*place.glob("*.lock")]:
+            assert first.poll() is None
+            time.sleep(0.05)
+        with begin(cwd=built_project, text=True) as second:
+            waits = (
+                f"waits for process {first.pid} on {socket.gethostname()}, which makes it in the"
+            )
+            said = ""
+            while waits not in said:
+                said = second.stdout.readline()
+                assert said
+            (other / "hold").unlink()
+            assert second.wait(60) == 0
+        assert first.wait(60) == 0
+    (made,) = place.iterdir()
+    record = json.loads((made / RECORD).read_text())
+    bundle = (built_project / BUNDLE).read_bytes()
+    assert hashlib.sha256(bundle).hexdigest() == record["files"]["wts.h5.zip"]
+
+
+def test_the_lock_of_a_killed_run_goes(built_project, build, change):
+    left = built_project / STORE_NAME / f"train/{'0' * 64}.lock"
+    left.touch()
+    change(training__epochs=4)
+    build(built_project)
+    assert not left.exists()
 
 
 IDENTITY = Identity('{"a":1}', {"stage train": 1}, {}, {"fixture": "0" * 64})

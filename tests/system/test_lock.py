@@ -20,7 +20,7 @@ from ptycho_tasks.system.lock import (
     ProjectLock,
     build_beside,
     describe_holder,
-    hold_lock,
+    hold_signed_lock,
     lend_lock,
     shares_lock,
     take_flock,
@@ -206,13 +206,14 @@ def test_two_runs_that_are_not_kept_apart_are_told_so(path, monkeypatch, capsys)
     second.release()
 
 
-def test_a_lock_whose_file_is_removed_is_held_by_one_at_a_time(tmp_path):
+def test_a_lock_whose_file_is_removed_is_held_by_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptycho_tasks.system.lock._LOOK_S", 0.0)
     path = tmp_path / "lock"
     inside, most = [0], [0]
 
     def work():
         for _ in range(50):
-            with hold_lock(path, removes=True):
+            with hold_signed_lock(path, lambda holder: None):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 inside[0] -= 1
