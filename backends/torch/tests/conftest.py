@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from forked_children import ForkedProgram
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
+from ptycho_tasks_torch import helpers
 from ptycho_tasks_torch.frames import textures
 from ptycho_tasks_torch.physics import calibration
 from ptycho_tasks_torch.training import checkpoints
@@ -27,6 +29,12 @@ hypothesis.settings.load_profile("torch")
 # that tests run read it from the environment.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children are forks, which start at once."""
+    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
 
 
 @pytest.fixture(scope="module")

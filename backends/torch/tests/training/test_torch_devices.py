@@ -48,12 +48,6 @@ def train(scan, options=OPTIONS, execution=TWO, **more) -> TrainedModel:
     return backend.train(TrainRequest([scan], options, execution, **more))
 
 
-@pytest.fixture
-def forked(monkeypatch):
-    """Children are forks, which start at once."""
-    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
-
-
 def children() -> list[int]:
     """Forks that train along."""
     return [child.pid for child in CONTEXT.active_children()]

@@ -116,7 +116,7 @@ def test_a_training_that_was_killed_ends_at_the_same_bytes(kind, scans, models, 
     assert content(model) == content(models[kind])
 
 
-def test_two_devices_learn_from_several_scans_as_one_does(scans):
+def test_two_devices_learn_from_several_scans_as_one_does(scans, forked):
     options = msgspec.structs.replace(PLAIN, positions="refined", batch_size=32, epochs=1)
     one, two = (
         unrolled.train(TrainRequest(scans, options, msgspec.structs.replace(CPU, devices=devices)))
