@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ptycho_tasks.config.payload import InferencePayload, Payload, TrainingPayload
 from ptycho_tasks.errors import PtychoTasksError
+
+if TYPE_CHECKING:
+    from ptycho_tasks.config.payload import Payload
 
 
 class Frames(NamedTuple):
@@ -31,6 +33,8 @@ def count_pixels(payload: Payload, stage: str) -> int:
 def list_frames(payload: Payload) -> list[Frames]:
     """The frames of each scan that a training or a reconstruction is about; empty where one of them
     says nothing of them."""
+    from ptycho_tasks.config.payload import InferencePayload, TrainingPayload
+
     files: list[Path] = []
     if isinstance(payload, TrainingPayload):
         files = [*payload.training_files.values()] if payload.is_of_project else []

@@ -16,7 +16,7 @@ QUEUE = """\
 #!/bin/sh
 case $1 in
 submit) setsid "$2" >/dev/null 2>&1 & echo "Your job $! has been submitted" ;;
-poll) ps -o state= -p "$2" | grep -v Z ;;
+poll) ps -o state= -p "$2" 2>/dev/null | grep -v Z ;;  # a number may be too large for it
 cancel) kill -- "-$2" ;;
 esac
 """

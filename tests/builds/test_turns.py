@@ -38,7 +38,11 @@ class Slow:
             print(request.execution.threads, file=file)
         with Path("trainings.txt").open("a") as file:
             print("begin", file=file, flush=True)
-            time.sleep(0.3)
+            time.sleep(0.3 if TOGETHER == 1 else 0.0)  # in which another might begin
+            until = time.monotonic() + 60
+            while Path("trainings.txt").read_text().count("begin") < TOGETHER:
+                assert time.monotonic() < until, "the others do not begin"
+                time.sleep(0.02)
             print("end", file=file, flush=True)
         return TrainedModel(models={})
 
@@ -52,15 +56,17 @@ backend = Slow()
 
 @pytest.fixture
 def run(write_project, doit):
-    """Train three variants side by side; gives the largest number that trained together, and what
-    was said."""
+    """Train three variants side by side, each until so many have begun; gives the largest number
+    that trained together, and what was said."""
 
-    def run(settings, memory=1e6):
+    def run(settings, memory=1e6, together=1):
         root = write_project(
             "source: {simulate: {size: 16, grid: 6}}\nbackend: slow\n"
             f"matrix: {{training.seed: [0, 1, 2]}}\nexecution: {settings}\n"
         )
-        (root / "backends/slow.py").write_text(BACKEND.replace("MEMORY", repr(memory)))
+        (root / "backends/slow.py").write_text(
+            BACKEND.replace("MEMORY", repr(memory)).replace("TOGETHER", str(together))
+        )
         done = doit(root, "-n", "3", "train")
         assert done.returncode == 0, done.stderr
         now = most = 0
@@ -92,7 +98,7 @@ def three_gpus(monkeypatch):
 
 
 def test_each_of_several_gpus_is_for_one_training(run, three_gpus, tmp_path):
-    assert run("{accelerator: gpu}")[0] == 3
+    assert run("{accelerator: gpu}", together=3)[0] == 3
     assert sorted((tmp_path / "project/gpus.txt").read_text().split()) == ["3", "5", "7"]
 
 
@@ -102,8 +108,8 @@ def test_a_bound_below_the_number_of_gpus_holds(run, three_gpus, monkeypatch):
 
 
 def test_without_a_bound_all_run(run):
-    most, said = run("{}")
-    assert most > 1
+    most, said = run("{}", together=3)
+    assert most == 3
     assert "waits" not in said
 
 
