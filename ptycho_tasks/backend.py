@@ -214,6 +214,8 @@ class Trial:
     residuals: NDArray[np.float64]
     """(M,) sum of the squared differences of each frame that counts, in a unit that depends on the
     frames alone: trials of the same frames compare frame by frame."""
+    shares: tuple[float, ...] = (1.0,)
+    """Of the light, of each mode of the probe that was tried."""
 
 
 @runtime_checkable

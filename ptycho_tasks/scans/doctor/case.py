@@ -77,12 +77,14 @@ class Case:
         """(..., N, N) frames rolled, and their axes exchanged and mirrored."""
         return self.frame_axes.apply_to_frames(np.roll(frames, self.roll, axis=(-2, -1)))
 
-    def cut(self, frames: NDArray[np.int64], size: int) -> ScanData:
+    def cut(self, frames: NDArray[np.int64], size: int, every: int = 1) -> ScanData:
         """A scan of some frames, to be tried; there must be a probe.
 
         Args:
             frames: their indices.
             size: pixels along a side that are taken, around the zero frequency.
+            every: of these, one in so many along each axis, which divides half the size. A wave
+                that fits into the field of view that is left has these very amplitudes there.
         """
         assert self.probe is not None
         window = choose_window((self.size, self.size), None, size, 1)
@@ -90,6 +92,10 @@ class Case:
         amplitudes, probe = self.amplitudes(frames), self.probe
         if not window.is_whole:
             amplitudes, probe = window.cut(amplitudes), window.cut_probe(probe)
+        if every > 1:
+            inside = find_inside(size, every)
+            amplitudes, probe = amplitudes[:, ::every, ::every], probe[:, inside, inside]
+            size //= every
         is_whole = bool(np.isfinite(amplitudes).all())
         return ScanData(
             amplitudes,
@@ -125,6 +131,12 @@ class Case:
     def with_positions(self, positions: NDArray[np.float64]) -> Case:
         """The same with other positions."""
         return replace(self, positions=positions)
+
+
+def find_inside(size: int, every: int) -> slice:
+    """Of `size` pixels those in the middle, one in `every` of them."""
+    half = size // every // 2
+    return slice(size // 2 - half, size // 2 + half)
 
 
 def is_marked(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.bool_]:

@@ -14,8 +14,10 @@ from ptycho_tasks.system.memory import format_gb
 
 FLUX = 4.0
 """Factor between the flux of probe and frames from which on the probe is scaled."""
-MODES, PAYS = 3, 0.9
+MODES, PAYS = 5, 0.9
 """Incoherent modes that are tried, and R-factor with them, over that without, at most."""
+LEAST_SHARE = 0.02
+"""Of the light, of a mode that is worth its time: a quick fit gives weaker ones to noise."""
 SEEN = 1.0
 """Counts of a pixel in all frames that show the same place: the light tells something there."""
 
@@ -49,16 +51,20 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or trials.is_large or case.probe is None or case.is_probe_estimated:
         return
-    given, modes = trials.run_modes(case, 0).r_factor, max(MODES, len(case.probe))
-    best = trials.run_modes(case, modes).r_factor
+    given, own = trials.run_modes(case, 0).r_factor, len(case.probe)
+    many = trials.run_modes(case, max(MODES, own))
+    best = many.r_factor
     if best > PAYS * given:
         return
-    fitted = trials.run_modes(case, len(case.probe)).r_factor
+    fitted = trials.run_modes(case, own).r_factor
     told, setting = "a fitted probe pays", ""
     if best <= PAYS * fitted:
+        modes = max(own + 1, sum(share >= LEAST_SHARE for share in many.shares))
         told, setting = f"{modes} incoherent modes pay", f" and training.probe_modes to {modes}"
-    else:
+    elif fitted <= PAYS * given:
         best = fitted
+    else:
+        return
     yield Finding(
         "probe",
         f"{told}: R {given:.3f} with the scan's own probe, {best:.3f} with that",

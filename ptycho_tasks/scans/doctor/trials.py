@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.case import Case, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
 
 TryScan = Callable[[ScanData, int, int, int], Trial]
@@ -26,6 +26,10 @@ than the least is not tried."""
 SMALL, MOST_LIGHT = 64, 0.9
 """Pixels along a side of frames to which larger ones are cropped, where these hold so much of the
 light."""
+FITS = 0.99
+"""Share of the probe's light in the middle of the field of view from which on that is enough of it:
+where light spreads too wide to be cropped, every second pixel of a frame is taken, or every fourth.
+"""
 CLOSE, DENSER = 0.5, 4
 """Side of the square that a frame of a trial has for itself, in radii of the spot: where frames are
 closer, every second to fourth one is taken, and so a larger part of the scan, in which axes that
@@ -53,6 +57,8 @@ class Trials:
     """Of a patch."""
     size: int
     """Pixels along a side of the frames that are tried, around the zero frequency."""
+    every: int = 1
+    """Of these pixels one in so many is taken, along each axis."""
     known: list[tuple[Case, Trial]] = field(default_factory=list)
     """The last trials on the first patch."""
 
@@ -69,8 +75,9 @@ class Trials:
             for middle in (np.zeros(2), corner)
         ]
         size = _choose_size(case)
-        frames = int(np.clip(FRAMES * 64 / size, LEAST_PATCH, FRAMES))
-        return cls(try_scan, orders[0], orders[1], frames, size)
+        every = _choose_every(case, size)
+        frames = int(np.clip(FRAMES * SMALL * every / size, LEAST_PATCH, FRAMES))
+        return cls(try_scan, orders[0], orders[1], frames, size, every)
 
     def run(self, case: Case) -> Trial:
         """Try a scan on a patch of it."""
@@ -121,7 +128,7 @@ class Trials:
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            return self.try_scan(case.cut(np.sort(kept), self.size), steps, modes, held_back)
+            return self.try_scan(case.cut(np.sort(kept), self.size, self.every), steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
 
@@ -135,6 +142,20 @@ def _choose_size(case: Case) -> int:
     inside = sums[SMALL:, SMALL:] - sums[:-SMALL, SMALL:]
     inside += sums[:-SMALL, :-SMALL] - sums[SMALL:, :-SMALL]
     return SMALL if inside.max() >= MOST_LIGHT * case.mean.sum() else case.size
+
+
+def _choose_every(case: Case, size: int) -> int:
+    """One in how many pixels along a side is taken, by how large the spot is."""
+    if case.probe is None:
+        return 1
+    light = np.square(np.abs(case.probe), dtype=np.float64).sum(axis=0)
+    every = 1
+    while size // every > SMALL and size % (4 * every) == 0:
+        inside = find_inside(size, 2 * every)
+        if light[inside, inside].sum() < FITS * light.sum():
+            break
+        every *= 2
+    return every
 
 
 def _choose_stride(case: Case) -> int:

@@ -42,7 +42,9 @@ def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0
             calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
             best = min(best, calmer, key=lambda look: _or_inf(float(look.square().sum())))
         r_factor = float(best.abs().sum() / counted.amplitude.nansum())
-        return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy())
+        power = exposure.probes[0].abs().square().sum(dim=(1, 2))
+        shares = tuple((power / power.sum()).tolist())
+        return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy(), shares)
 
 
 def _expose(scan: ScanData, modes: int, seen: list[int]) -> Exposure:
