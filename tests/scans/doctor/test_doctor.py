@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptycho_tasks.backend import Trial
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
+from ptycho_tasks.scans.doctor.notes import check_coherence
+from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.npz import write_scan
 
 SCAN = simulate(SimulationOptions(size=32, grid=8, step=4.0, photons=1e6, seed=5))
@@ -172,3 +176,29 @@ def test_what_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
     report = examine(tmp_path / "scan.npz")
     assert [one.kind for one in report.findings] == ["refused"]
     assert report.given is None
+
+
+@pytest.mark.parametrize(
+    ("many", "fitted", "shares", "told"),
+    [
+        (0.50, 0.90, (0.8, 0.12, 0.05, 0.02, 0.01), "4 incoherent modes pay"),
+        (0.50, 0.90, (0.95, 0.03, 0.01, 0.005, 0.005), "2 incoherent modes pay"),
+        (0.50, 0.90, (0.99, 0.004, 0.003, 0.002, 0.001), "2 incoherent modes pay"),
+        (0.50, 0.52, (0.8, 0.12, 0.05, 0.02, 0.01), "a fitted probe pays"),
+        (0.85, 0.91, (0.8, 0.12, 0.05, 0.02, 0.01), ""),
+        (0.95, 0.80, (0.8, 0.12, 0.05, 0.02, 0.01), ""),
+    ],
+)
+def test_how_many_modes_pay(
+    tmp_path: Path, scan: ScanData, many: float, fitted: float, shares: tuple[float], told: str
+) -> None:
+    r_factors = {0: 1.0, 1: fitted, 5: many}
+
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        return Trial(r_factors[modes], np.ones(1), shares if modes == 5 else (1.0,))
+
+    write_scan(tmp_path / "scan.npz", scan)
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    found = [one.text.partition(":")[0] for one in check_coherence(Examination(case, try_scan))]
+    assert found == ([told] if told else [])

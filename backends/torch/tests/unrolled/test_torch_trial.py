@@ -10,10 +10,12 @@ import pytest
 
 from ptycho_tasks.commands.scan_check import find_project_scan, list_lines
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.physics.simulate import measure, simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import is_own_twin
+from ptycho_tasks.scans.doctor.reading import read_case
+from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks_torch.unrolled.backend import backend
@@ -55,6 +57,12 @@ def test_frames_that_are_held_back_take_no_part() -> None:
     other = backend.try_scan(replace(SCAN, diffraction=frames), 12, held_back=6)
     assert trial.residuals.shape == (8,)
     assert other.r_factor > 5 * trial.r_factor
+
+
+def test_the_light_of_each_mode() -> None:
+    modes = np.concatenate([SCAN.probe, 0.5 * SCAN.probe[:, ::-1]])
+    shares = backend.try_scan(replace(SCAN, probe=modes), 6).shares
+    assert shares == pytest.approx((0.8, 0.2), abs=1e-4)
 
 
 def white_noise() -> ScanData:
@@ -116,6 +124,30 @@ def test_what_is_written_makes_the_scan_right(
     assert project is not None
     scan = read_scan(tmp_path / "scan.npz", **project.settings(tmp_path).reading)
     assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
+
+
+@pytest.fixture
+def wide() -> ScanData:
+    """Light that spreads over all of the detector, from a spot of a quarter of the field of view."""
+    made = simulate(SimulationOptions(size=32, grid=7, step=4.0, photons=1e8, seed=5))
+    assert made.object is not None
+    probe = np.zeros((1, 128, 128), np.complex64)
+    rough = np.exp(1j * np.random.default_rng(2).uniform(-2, 2, (32, 32)))
+    probe[0, 48:80, 48:80] = made.probe[0] * rough
+    noise = np.random.default_rng(1)
+    surface = np.pad(made.object, 64, constant_values=1.0)
+    return measure(surface, probe, made.positions + 64, 1e9, noise, "wide")
+
+
+def test_a_small_spot_needs_every_second_pixel_alone(tmp_path: Path, wide: ScanData) -> None:
+    write_scan(tmp_path / "scan.npz", replace(wide, object=None))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    trials = Trials.plan(backend.try_scan, case)
+    assert (trials.size, trials.every) == (128, 2)
+    frames = np.arange(49)
+    whole, half = (backend.try_scan(case.cut(frames, 128, every), 24) for every in (1, 2))
+    assert half.r_factor < 1.1 * whole.r_factor
 
 
 def test_frames_whose_own_axes_are_swapped(tmp_path: Path) -> None:
