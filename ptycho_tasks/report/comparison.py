@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
@@ -271,8 +271,14 @@ class _Reader:
         for maker in filter(None, map(self.makers.get, row.inputs.values())):
             settings |= self._collect_settings(maker)
         own = parse_mapping(row.settings)
-        files = {key: path for key, path in row.inputs.items() if key in own}
+        files = {key: _shorten(path) for key, path in row.inputs.items() if key in own}
         return {**settings, **own, **files}
+
+
+def _shorten(path: str) -> str:
+    """A path as a value to compare: of one outside of the project, what tells it from others."""
+    kept = PurePath(path).parts[-3:]
+    return PurePath("...", *kept).as_posix() if PurePath(path).is_absolute() else path
 
 
 def _describe_state(status: str) -> str:
