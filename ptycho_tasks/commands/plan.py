@@ -120,10 +120,12 @@ def check(and_reopen: bool, logs_alone: bool, badge: Path | None) -> None:
     a log was altered or removed after the fact, or lies outside its report folder, and if a row
     has a state that is none.
     """
-    from ptycho_tasks.evidence.badge import draw_badge
+    from ptycho_tasks.evidence.badge import draw_badge, refuse_other_picture
     from ptycho_tasks.evidence.checklist import check_plan, list_problems, reopen_rows
     from ptycho_tasks.system.files import write_files
 
+    if badge is not None:
+        refuse_other_picture(badge)
     if and_reopen and logs_alone:
         raise ConfigError("--reopen needs more than the logs to go by; leave --logs out")
     project, basis = _read_project()
@@ -170,6 +172,8 @@ def adopt(rows: tuple[str, ...], name: str) -> None:
     """
     from ptycho_tasks.evidence.checklist import adopt_rows
 
+    if not name.strip():
+        raise ConfigError("--by is empty; say who knows that the rows are done")
     project = require_evidence(Path.cwd())
     exit_if_held()
     adopted = adopt_rows(project, name, rows)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.checklist import BY_HAND, VALID, CheckedRow
 from ptycho_tasks.evidence.plan import DONE, STATES
 from ptycho_tasks.layout import EVIDENCE
 
 _RED, _AMBER, _GREEN = "#c62828", "#8a6100", "#2e7d32"
+_HEAD = 300
+"""Bytes at the head of a badge, in which it says what it is."""
 _CHARACTER = 6.5
 """Width of one, pixels: of the mean letter of the font below."""
 _SVG = """\
@@ -22,6 +28,20 @@ aria-label="{label}: {text}">
 </g>
 </svg>
 """
+
+
+def refuse_other_picture(path: Path) -> None:
+    """Refuse to write a badge over what is none.
+
+    Raises:
+        ConfigError: one line that names the path.
+    """
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError), path.open("rb") as file:
+        if f'aria-label="{EVIDENCE}: '.encode() in file.read(_HEAD):
+            return
+    raise ConfigError(f"{path} is there and is no badge; choose another path")
 
 
 def draw_badge(rows: Sequence[CheckedRow], problems: Sequence[str]) -> str:

@@ -202,7 +202,10 @@ def adopt_rows(
         chosen = [id for id in known if id in ids] if ids else known
         for row in map(plan.row, chosen):
             if row.note is None:
-                raise PlanError(f"{evidence.plan}:{row.line}: has no place for a note; add a cell")
+                raise PlanError(
+                    f"{evidence.plan}:{row.line}: row `{row.id}` has no place for a note; add a "
+                    "cell, or name the rows to adopt"
+                )
         note = format_adoption(clock.stamp(), shorten(name))
         if chosen:
             content = plan.apply({id: Change(DONE, note) for id in chosen})

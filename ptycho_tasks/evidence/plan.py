@@ -34,8 +34,25 @@ _LIST_ROW = re.compile(
     rf"(?:(?P<marker>{_LIKE_A_MARKER})[ \t]+)?(?P<text>.*)"
 )
 _ODD_CELL = re.compile(_LIKE_A_MARKER)
+_ODD_LIST_ROW = re.compile(
+    rf"{_QUOTE}(?:[-*+]|[0-9]{{1,9}}[.)])[ \t]*"
+    rf"(?P<odd>(?P<bold>\*\*|__){_LIKE_A_MARKER}(?P=bold)|[☐☑☒✅✔✓✗✘❌]\ufe0f?"
+    r"|\[(?:[xXPD~]|[ \t])\](?![](\[:]))[ \t]*(?P<text>.*)"
+)
+"""A state that a person sees at the head of a list's row, and that is written in another way."""
+_ODD_AFTER = re.compile(rf"(?:|[^|]*[ \t])(?P<odd>{_LIKE_A_MARKER})[ \t]*")
+_MARKER_AFTER_ID = re.compile(rf"[ \t:]*(?P<odd>{_LIKE_A_MARKER})(?![^ \t])")
+_HEADING = re.compile(r"[ \t]*#{1,6}[ \t]+(?P<text>.*?)[ \t#]*")
+_BARE_CELL = re.compile(rf"\|[ \t]*(?P<odd>{_LIKE_A_MARKER})[ \t]*(?:\||$)")
 _LONGEST_MARKER = 16
 _CELL_END = re.compile(r"(?<!\\)(?:\\\\)*\|")
+_BOLD_ID = re.compile(
+    rf"(?P<mark>\*\*|__)(?=[A-Za-z]*[.0-9])(?P<id>{ID_PATTERN}):[ \t]+(?P<text>.*?)(?P=mark)"
+)
+"""An id and a title that are bold together."""
+_EMPTY = "(none)"
+"""Said of a cell that holds no state."""
+_TABLE_RULE = re.compile(r"[ \t>|:-]*-[ \t|:-]*")
 _ID = re.compile(rf"(?P<mark>\*\*|`|)(?P<id>{ID_PATTERN})(?P<colon>:?)(?P=mark)")
 
 
@@ -89,7 +106,8 @@ class Plan:
         self.name = name
         # Not `splitlines`, for which a form feed ends a line too.
         self._lines = content.decode("utf-8", "surrogateescape").split("\n")
-        self.rows = list(_number_slugs(_find_rows(self._lines, dict(states))))
+        found = _find_odd_cells(self._lines, [*_find_rows(self._lines, dict(states))])
+        self.rows = list(_number_slugs(found))
         self._by_id: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             self._by_id.setdefault(row.id, []).append(row)
@@ -108,9 +126,7 @@ class Plan:
         if not with_state and rows[0].odd:
             raise PlanError(self.describe_odd_state(rows[0]))
         if not with_state:
-            raise PlanError(
-                f"{self.name}:{rows[0].line}: row `{id}` has no state; write `[ ]` into it"
-            )
+            raise PlanError(self._describe_no_state(rows[0]))
         if len(with_state) > 1:
             raise PlanError(
                 f"{self.name}:{with_state[1].line}: row `{id}` stands in line "
@@ -125,11 +141,16 @@ class Plan:
 
     def describe_odd_state(self, row: PlanRow) -> str:
         """What is wrong with one of `odd_rows`, in one line."""
+        if row.odd == _EMPTY:
+            return self._describe_no_state(row)
         known = ", ".join(f"`[{state}]`" for state in STATES)
         return (
             f"{self.name}:{row.line}: row `{row.id}` has the state {row.odd.strip('`')}, which is "
             f"none of {known}; write one of them, or map it in `states`"
         )
+
+    def _describe_no_state(self, row: PlanRow) -> str:
+        return f"{self.name}:{row.line}: row `{row.id}` has no state; write `[ ]` into it"
 
     def apply(self, changes: Mapping[str, Change]) -> bytes:
         """The file's content with some rows changed, and no other byte.
@@ -239,7 +260,7 @@ def _read_state(text: str, begin: int, states: Mapping[str, str]) -> _State | No
 
 def make_slug(text: str) -> str:
     """What a row without an id is called: the words before a colon, or the first of its text."""
-    text = re.sub(r"`[^`]*`(?=.*\w)|[*_]{2}", "", text)
+    text = re.sub(r"`[^`]*`(?=.*\w)|[*_]{2}", "", text).lstrip(" \t([")
     words = re.findall("[a-z0-9]+", re.split(r"[:.(|]", text)[0].casefold())
     return "-".join(words[:_LONGEST_SLUG])
 
@@ -260,6 +281,10 @@ def _read_adoption(text: str) -> str:
 def _read_list_row(line: str, number: int, states: Mapping[str, str]) -> PlanRow | None:
     """The row in an item of a list; None where it is none."""
     item = _LIST_ROW.fullmatch(line)
+    if item is None or not item["marker"]:
+        odd = _read_odd_list_row(line, number)
+        if odd is not None:
+            return odd
     if item is None:
         return None
     name, after = _read_list_id(item["text"])
@@ -285,8 +310,25 @@ def _read_list_row(line: str, number: int, states: Mapping[str, str]) -> PlanRow
     )
 
 
+def _read_odd_list_row(line: str, number: int) -> PlanRow | None:
+    """The row in an item of a list whose state is written as none is; None where it is none."""
+    head = _ODD_LIST_ROW.fullmatch(line)
+    if head is not None:
+        name, after = _read_list_id(head["text"])
+        id = name or make_slug(head["text"])
+        return PlanRow(id, number, None, after, odd=head["odd"], has_id=bool(name)) if id else None
+    item = _LIST_ROW.fullmatch(line) or _HEADING.fullmatch(line)
+    name, after = _read_list_id(item["text"] if item else line.strip())
+    odd = _MARKER_AFTER_ID.match(after) or _ODD_AFTER.fullmatch(after) if item else None
+    odd = odd or (None if item else _BARE_CELL.search(after))
+    return PlanRow(name, number, None, after, odd=odd["odd"]) if odd and name else None
+
+
 def _read_list_id(text: str) -> tuple[str, str]:
     """The id that the text of a list's row begins with, and the rest; empty where with none."""
+    both = _BOLD_ID.match(text)
+    if both is not None:
+        return both["id"], f" {both['text']}{text[both.end() :]}"
     id = _ID.match(text)
     if id is None:
         return "", text
@@ -301,13 +343,16 @@ def _read_table_row(line: str, number: int, states: Mapping[str, str]) -> PlanRo
     cells = _split_cells(line)
     if len(cells) < 2:
         return None
-    first = line[slice(*cells[0])].strip()
+    named = int(_ODD_CELL.fullmatch(line[slice(*cells[0])].strip()) is not None)
+    first = line[slice(*cells[named])].strip()
     id = _ID.fullmatch(first)
     name = id["id"] if id else make_slug(first)
     last = len(cells) - 1
-    text = line[slice(*cells[1])].strip()
+    text = line[slice(*cells[min(named + 1, last)])].strip()
     odd = ""
-    for index, (begin, end) in enumerate(cells[1:], start=1):
+    for index, (begin, end) in enumerate(cells):
+        if index == named:
+            continue
         content = line[begin:end].strip()
         if "[" not in content or len(content) > _LONGEST_MARKER:
             continue
@@ -321,7 +366,7 @@ def _read_table_row(line: str, number: int, states: Mapping[str, str]) -> PlanRo
                 name,
                 number,
                 state.state,
-                text if index != 1 else "",
+                text if index != named + 1 else "",
                 (state.begin, state.end),
                 cells[last] if index < last else None,
                 adopted=_read_adoption(line[slice(*cells[last])]),
@@ -332,6 +377,53 @@ def _read_table_row(line: str, number: int, states: Mapping[str, str]) -> PlanRo
     has_id = id is not None
     is_row = has_id or bool(odd and name)
     return PlanRow(name, number, None, text, odd=odd, has_id=has_id) if is_row else None
+
+
+def _find_odd_cells(lines: list[str], rows: list[PlanRow]) -> Iterator[PlanRow]:
+    """The rows, and those of tables that have something else where others have their state."""
+    by_line = {row.line: row for row in rows}
+    found = dict(by_line)
+    seen = 0
+    for row in rows:
+        if row.state is None or row.line <= seen or not _is_of_table(lines[row.line - 1]):
+            continue
+        cells = _split_cells(lines[row.line - 1])
+        column = next(at for at, (_, end) in enumerate(cells) if row.marker[0] < end)
+        for seen in _list_table(lines, row.line):
+            known = by_line.get(seen)
+            if known is None or not (known.state or known.odd):
+                odd = _read_odd_cell(lines[seen - 1], seen, column)
+                if odd is not None:
+                    found[seen] = odd
+    yield from (found[number] for number in sorted(found))
+
+
+def _is_of_table(line: str) -> bool:
+    return line.lstrip(" \t>")[:1] == "|"
+
+
+def _list_table(lines: list[str], number: int) -> Iterator[int]:
+    """The lines of a table below its rule, from the one of them that is known."""
+    first = number
+    while first > 1 and _is_of_table(lines[first - 2]):
+        first -= 1
+    last = number
+    while last < len(lines) and _is_of_table(lines[last]):
+        last += 1
+    rules = [at for at in range(first, number) if _TABLE_RULE.fullmatch(lines[at - 1].rstrip())]
+    return iter(range(rules[0] + 1 if rules else first, last + 1))
+
+
+def _read_odd_cell(line: str, number: int, column: int) -> PlanRow | None:
+    """The row of a line of a table whose state is none; None where that cell is empty."""
+    cells = [line[slice(*cell)].strip() for cell in _split_cells(line)]
+    if len(cells) < 2 or not any(cells[1:]):  # a title within the table
+        return None
+    named = int(column == 0)
+    id = _ID.fullmatch(cells[named])
+    name = id["id"] if id else make_slug(cells[named])
+    odd = (cells[column] if column < len(cells) else "") or _EMPTY
+    return PlanRow(name, number, None, "", odd=odd, has_id=id is not None) if name else None
 
 
 def _split_cells(line: str) -> list[tuple[int, int]]:

@@ -216,6 +216,8 @@ def test_rows_that_were_done_before_are_adopted(small_proved, ours):
     ]
     refused = ours(small.root, "plan", "adopt", "--by", "Ada", "b.1")
     assert "row `b.1` is open, and not to be adopted" in refused.stderr
+    refused = ours(small.root, "plan", "adopt", "--by", " ")
+    assert refused.stderr == "error: --by is empty; say who knows that the rows are done\n"
     done = ours(small.root, "plan", "adopt", "--by", "Ada (PI)")
     assert done.stdout == "adopted a.3\nadopted read-the-book\n"
     assert small.problems() == []
@@ -237,6 +239,11 @@ def test_a_badge_says_how_many_rows_are_proved(small_proved, ours):
     assert draw() == (1, "evidence: 1 problem")
     assert ours(small.root, "plan", "adopt", "--by", "Ada").returncode == 0
     assert draw("--logs") == (0, "evidence: 3 of 3 proved")
+    before = (small.root / "plan.md").read_bytes()
+    refused = ours(small.root, "plan", "check", "--badge", "plan.md")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: plan.md is there and is no badge; choose another path\n"
+    assert (small.root / "plan.md").read_bytes() == before
     refused = ours(small.root, "plan", "check", "--badge", "plan.md/badge.svg")
     assert refused.returncode != 0
     assert refused.stderr.count("\n") == 1

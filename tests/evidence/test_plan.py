@@ -182,3 +182,57 @@ def test_plans_are_read_as_people_write_them():
         "[~]", "[x]"
     ).replace("go on", f"go on {note}").replace("[done] A", "[P] A")
     assert [row.line for row in Plan(FORMS.encode(), "plan.md").odd_rows] == [1, 3, 4]
+
+
+SEEN_STATES = """\
+| ID | What | State | Notes |
+|---|---|---|---|
+| A1 | as it should be | [ ] | |
+| A2 | bold | **[x]** | |
+| A3 | a date | [x] (2026-01-02) | |
+| A4 | a word | DONE | |
+| A5 | a tick | ✅ | |
+| A6 | struck out | ~~[x]~~ | |
+| A7 | none | | |
+| Part two | | | |
+
+| State | ID | What |
+|---|---|---|
+| [x] | B1 | first |
+| [?] | B2 | first |
+| done | B3 | first |
+
+- **[x]** C1
+- ☑ C2
+-[x] C3
+- [X]C4
+- C5 last [x]
+- C6: done `[x]`
+- **C7** [D]
+- [x] **C8: title**
+- [ ] (D9) paren
+
+### E1 [x]
+
+F1 | no outer pipes | [x]
+
+- [a](notes.md) is a link
+- what [x] means
+"""
+
+
+def test_a_state_that_a_person_sees_is_one_or_is_odd():
+    plan = Plan(SEEN_STATES.encode(), "plan.md")
+    states = {row.id: row.state for row in plan.rows if row.state}
+    assert states == {"A1": " ", "B1": "x", "C8": "x", "d9-paren": " "}
+    odd = {row.id for row in plan.odd_rows}
+    tables = {"A2", "A3", "A4", "A5", "A6", "A7", "B2", "B3"}
+    assert odd == tables | {f"C{n}" for n in range(1, 8)} | {"E1", "F1"}
+    assert plan.describe_odd_state(plan.odd_rows[0]).startswith("plan.md:4: row `A2` has the state")
+
+
+def test_a_state_in_the_first_cell_is_changed_there():
+    plan = Plan(SEEN_STATES.encode(), "plan.md")
+    changed = plan.apply({"B1": Change("P", "(evidence 2026-01-01T00:00:00Z red: a.log)")})
+    line = "| [P] | B1 | first (evidence 2026-01-01T00:00:00Z red: a.log) |"
+    assert line in changed.decode().split("\n")
