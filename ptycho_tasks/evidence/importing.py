@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -27,6 +28,14 @@ from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
+_LOG_IN_PROSE = re.compile(
+    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output)\b)[\s:]*(?:(?:to|in|as|into)\s+)?"
+    r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
+)
+_EXIT_STATUS = re.compile(
+    r"(?i:\b(?:expect(?:ed|s)?|must|should|to)\s+(?:to\s+)?(?:exit|return)s?\s+"
+    r"(?:with\s+)?(?:status\s+|code\s+)?(?P<status>[1-9][0-9]{0,2})\b)"
+)
 _OUTPUT_OPTION = re.compile(r"--?(?:o|out|output)(?:[_-][a-z_-]+)?")
 """An option whose value is a file that the command writes."""
 
@@ -66,7 +75,7 @@ def import_memo(
     supplied = supplied or Supplied()
     memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
-    items = _make_items(memo)
+    items = _make_items(memo, root)
     if not items:
         raise ConfigError(
             f"{path}: names no row of a plan and no command; expected `Do Now:` with entries as "
@@ -156,7 +165,7 @@ def _fill_gaps(memo: Memo, path: Path) -> None:
 # Items
 
 
-def _make_items(memo: Memo) -> list[ImportedItem]:
+def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
     """What is to be run or done, each with its rows."""
     _join_how_to(memo)
     own = [command for entry in memo.entries for command in entry.commands]
@@ -167,7 +176,7 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
             others.append(command)
     # What the memo says how to run, and is no test, makes files that the tests may read.
     outputs = [p for c in others if not find_pytest(c.text).mentions for p in _find_paths(c)[1]]
-    log_names = _LogNames(memo)
+    make = functools.partial(_make_item, _LogNames(memo), [*memo.code, *outputs], root)
     by_entry: dict[int, list[Command]] = {}
     free: list[Command] = []
     for command in others:
@@ -184,7 +193,7 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
                 command.line, f"`{command.text}`: {rows} of line {entry.line} need it {outcome}"
             )
         commands = list({c.key: c for c in [*more, *entry.commands]}.values())
-        items += [_make_item(entry.ids, c, log_names, [*memo.code, *outputs]) for c in commands]
+        items += [make(entry.ids, c) for c in commands]
         if len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(
                 entry.line,
@@ -199,7 +208,7 @@ def _make_items(memo: Memo) -> list[ImportedItem]:
             items.append(ImportedItem(text, tuple(entry.ids), "", entry.text))
     for command in free:
         memo.take(command.line, f"`{command.text}`: is run, and proves no row: the memo names none")
-        items.append(_make_item([], command, log_names, [*memo.code, *outputs]))
+        items.append(make([], command))
     return [item for n, item in enumerate(items) if item not in items[:n]]
 
 
@@ -288,7 +297,7 @@ def _has_word(text: str, word: str) -> bool:
 
 
 def _make_item(
-    ids: list[str], command: Command, log_names: _LogNames, code: Iterable[str]
+    log_names: _LogNames, code: Iterable[str], root: Path, ids: list[str], command: Command
 ) -> ImportedItem:
     calls = find_pytest(command.text)
     log = log_names.choose(command)
@@ -302,14 +311,24 @@ def _make_item(
         lines.append("    expect: collected")
     elif command.is_red:
         lines.append("    expect: red")
+    elif status := _EXIT_STATUS.search(command.context):
+        lines.append(f"    expect: {{exit: {status['status']}}}")
     if command.env:
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         lines.append(f"    env: {{{env}}}")
-    depends = [*dict.fromkeys(code)] if calls.mentions else _find_paths(command)[0]
+    depends = [*dict.fromkeys(code)] if calls.mentions else _list_present(command, root)
     if depends:
         lines.append(f"    depends: {_quote(depends)}")
     work = calls.arguments if calls.is_plain else command.text
     return ImportedItem("\n".join(lines), tuple(ids), name_of(log), str(work))
+
+
+def _list_present(command: Command, root: Path) -> list[str]:
+    """The files that a command reads, and folders that are there: others may be what it makes, or a
+    name, and would keep every item from running."""
+    return [
+        path for path in _find_paths(command)[0] if PurePath(path).suffix or (root / path).exists()
+    ]
 
 
 def _find_paths(command: Command) -> tuple[list[str], list[str]]:
@@ -360,6 +379,9 @@ class _LogNames:
         return name
 
     def _guess(self, command: Command) -> str:
+        said = _LOG_IN_PROSE.search(command.context)
+        if said and name_of(said["log"]) not in self._used:
+            return said["log"]
         name = self._find_likest(command) or self._only_one_left.get(command.text, "")
         if name and name_of(name) not in self._used:
             return name

@@ -34,7 +34,13 @@ from ptycho_tasks.evidence.memo_sections import (
     read_sections,
     read_typed,
 )
-from ptycho_tasks.evidence.memo_shell import Command, Shell, is_none, is_plain_command
+from ptycho_tasks.evidence.memo_shell import (
+    Command,
+    Shell,
+    is_asked_for,
+    is_none,
+    is_plain_command,
+)
 from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.summaries import BLOCKER, REPORT_FILES
 from ptycho_tasks.system.files import find_file_problem
@@ -179,6 +185,7 @@ class _Reader:
             "if blocked": self._read_blocked,
             "how-to": self._read_how_to,
             "code": self._read_pointer,
+            "phase": self._read_phase,
             "plan": self._read_plan,
             "ledger": self._read_ledger,
         }
@@ -207,6 +214,13 @@ class _Reader:
     def _read_summary(self, line: Line) -> None:
         self.memo.summary = " ".join(f"{self.memo.summary} {line.text}".split())
         self.memo.take(line.number, "the summary, as a comment")
+
+    def _read_phase(self, line: Line) -> None:
+        if self.memo.phase:
+            self.memo.leave(line.number, f"Phase: {self.memo.phase} came first")
+            return
+        self.memo.phase = re.split(r"\s+[-\u2013\u2014(]|[;,:.]\s", line.text)[0].strip("*_`. ")
+        self.memo.take(line.number, f"phase {self.memo.phase}")
 
     def _read_focus(self, line: Line) -> None:
         if self.memo.initiative:
@@ -295,11 +309,15 @@ class _Reader:
         leave = self._leave_at(line)
         if line.is_fence:
             return self._read_fence(line)
+        line = replace(line, text=line.text.removeprefix("$ "))
         if is_plain_command(line.text):
             return self.shell.read_plain(line.text, line.number, leave, line.text)
         found = self.shell.read_spans(line.text, line.number, leave)
         label = re.match(r"(?:[^`:]*?:\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$", line.text)
         if not found and label and is_plain_command(label["rest"]):
+            if not is_asked_for(line.text[: label.start("rest")]):
+                leave(f"`{label['rest']}`: the line does not ask to run it; nothing runs it")
+                return []
             return self.shell.read_plain(label["rest"], line.number, leave, line.text)
         return found
 
@@ -314,7 +332,11 @@ class _Reader:
             if is_plan_name(name) or "checklist" in line.text.casefold():
                 self.plan_lines.setdefault(line.number, name)
                 return
-        if not self._note_code(line.number, line.text):
+        if re.match(r"(?i:(?:the\s+)?ledger\s*:)", line.text):
+            self._read_ledger(line)
+        elif re.match(r"(?i:(?:the\s+)?plan\s*:)", line.text) and list_markdown(line.text):
+            self.plan_lines.setdefault(line.number, list_markdown(line.text)[0])
+        elif not self._note_code(line.number, line.text):
             self.memo.leave(line.number, "names no Python file that a test could depend on")
 
     def _read_plan(self, line: Line) -> None:
@@ -512,7 +534,7 @@ class _Reader:
             for id in strange:
                 memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
             entry.ids = [id for id in ids if id not in strange]
-            if not (known or self.is_plan_given or _is_same_file(entry.plan, memo.plan)):
+            if not (self.is_plan_given or _is_same_file(entry.plan, memo.plan)):
                 rows = ", ".join(entry.ids) or "it"
                 memo.leave(entry.line, f"{rows}: of {entry.plan}, and no row of {memo.plan}")
                 entry.ids = []

@@ -7,8 +7,17 @@ from collections.abc import Collection, Iterator
 
 _DOTTED = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+)+"
 _PLAIN = r"[A-Z]{1,3}[0-9]{1,3}[a-z]?|[A-Z]{1,2}-[0-9]{1,2}"
+_HYPHEN = "\u2011"
+"""Stands for the hyphen within an id: others stand for a range."""
+_WITH_HYPHEN = re.compile(
+    r"(?<![\w-])(?P<stem>[A-Z]{1,3}[0-9]{1,3})-(?P<number>[0-9]{1,3})(?![\w-])"
+)
+_HYPHENATED_RANGE = re.compile(
+    r"([A-Z]{1,3}[0-9]{1,3})-[0-9]{1,3}\s*(?:\.\.+|to|through)\s*\1-[0-9]"
+)
 _TOKEN = re.compile(
-    rf"(?P<id>(?<!\w)(?<![a-z]-)(?:{_DOTTED}|{_PLAIN})(?![\w]|-[A-Za-z]{{2}}))"
+    rf"(?P<id>(?<!\w)(?<![a-z]-)"
+    rf"(?:[A-Z]{{1,3}}[0-9]{{1,3}}{_HYPHEN}[0-9]{{1,3}}|{_DOTTED}|{_PLAIN})(?![\w]|-[A-Za-z]{{2}}))"
     r"|(?P<join>\s*(?:\+|,|/|&)\s*(?:and\s+)?|\s+and\s+)"
     r"|(?P<range>\s*(?:-|\.\.+)\s*|\s+(?:to|through)\s+)"
     r"|(?P<number>[0-9]{1,3}\b)"
@@ -32,13 +41,27 @@ def find_ids(text: str, initiative: str = "", known: Collection[str] = ()) -> li
     text = (
         re.sub(rf"(?<![\w-]){re.escape(initiative)}(?![\w-])", " ; ", text) if initiative else text
     )
+    text = _mark_hyphens(text, known)
     text = _BRACES.sub(_expand_braces, re.sub(r"\S+", _drop_file, text))
     ids: list[str] = []
     for chain in _list_chains(text):
-        ids += _spread(chain, known)
+        ids += [id.replace(_HYPHEN, "-") for id in _spread(chain, known)]
     if known:
         ids += [word for word in re.findall(r"[\w.-]*\w", text) if word in known]
     return [*dict.fromkeys(ids)]
+
+
+def _mark_hyphens(text: str, known: Collection[str]) -> str:
+    """Tell `A1-2`, the name of a row, from the same as a range of rows: by the plan, and by ranges
+    of such names, as `A1-2..A1-4`. Where neither says so, it is not sure, and left out."""
+    stems = {*_HYPHENATED_RANGE.findall(text)}
+
+    def mark(match: re.Match[str]) -> str:
+        if match["stem"] in stems or match[0] in known:
+            return f"{match['stem']}{_HYPHEN}{match['number']}"
+        return match[0] if known else " ; "
+
+    return re.sub(rf"(?<={_HYPHEN}[0-9])(\.\.+)(?=[A-Z])", " to ", _WITH_HYPHEN.sub(mark, text))
 
 
 def _drop_file(match: re.Match[str]) -> str:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ptycho_tasks.evidence.memo_ids import find_ids
+
 _KINDS = {
     "summary": ["summary", "goal", "objective", "tl;dr"],
+    "phase": ["phase"],
     "focus": ["focus", "initiative", "focus item", "active focus"],
     "tests": ["mapped tests", "mapped test", "mapped selectors", "tests", "test", "selectors"],
     "artifacts": [
@@ -218,9 +221,8 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
         kind = "" if line.is_fence else read_typed(line.text)[0]
         is_new = not line.is_fence and line.indent <= base and (line.is_item or not group)
         is_typed = bool(group) and bool(kind) and not (kind == "ids" and kinds)
-        follows_typed = (
-            bool(kinds) and not kind and line.is_item and bool(_OTHER_KEY.match(line.text))
-        )
+        other = _OTHER_KEY.match(line.text) if kinds and not kind and line.is_item else None
+        follows_typed = other is not None and not find_ids(line.text[other.end() :].split(" ")[0])
         if is_new and group and not is_typed and not follows_typed:
             yield group
             group, kinds = [], set()

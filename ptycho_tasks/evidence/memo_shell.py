@@ -51,8 +51,21 @@ _ASSIGNED = re.compile(
 _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|yesterday|"
     r"last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
-    r"cannot)\b|n[\u2019']t\b)"
+    r"cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
+    r"example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
+    r"|n[\u2019']t\b)"
 )
+_CONDITION = re.compile(
+    r"(?i:(?:^|[,:;(*]|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?(?:if|unless|in\s+case|otherwise|"
+    r"on\s+(?:a\s+)?(?:failure|error|the\s+\w+)|afterwards|after\s+(?:that|review)|once)\b)"
+)
+"""What makes a command one that is asked for only perhaps."""
+_ADVISED_AGAINST = re.compile(
+    r"(?i:[^`.;]*\b(?:never|forbidden|obsolete|deprecated|superseded|no\s+longer|dangerous|"
+    r"(?:must|may|should|can|shall|do|does|is)\s*(?:not|n[\u2019']t)\s+(?:to\s+)?(?:be\s+)?"
+    r"(?:run|ran|call|execut|start|us|touch)\w*)\b)"
+)
+"""What stands behind a command that is not to run."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
@@ -241,7 +254,7 @@ class Shell:
             before = re.split(r"[.;]\s", text[: match.start()])[-1]
             after = text[match.end() :]
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
-            if _NEGATED.search(before) or is_deferred or _FAILED.match(after):
+            if is_deferred or _FAILED.match(after) or not is_asked_for(before, after):
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
             found += self.read_script(span, line, leave, context or text)
@@ -258,7 +271,7 @@ class Shell:
         if spans and not is_plain_command(text):
             if all(self.is_sensible(s) or _make_pytest(s) for s in spans if " " in s or "/" in s):
                 wanted = [s for s in spans if self.is_sensible(s) or _make_pytest(s)]
-                if not _NEGATED.search(outside):
+                if is_asked_for(outside, outside):
                     return [
                         command
                         for span in wanted
@@ -283,6 +296,17 @@ class Shell:
             for selector in selectors:
                 commands += self.read_script(selector, line, leave, context)
         return commands
+
+
+def is_asked_for(before: str, after: str = "") -> bool:
+    """Whether a sentence asks for a command, and neither advises against it nor only perhaps.
+
+    Args:
+        before: what stands before the command in its sentence.
+        after: what stands behind it.
+    """
+    is_doubtful = _NEGATED.search(before) or _CONDITION.search(before)
+    return not (is_doubtful or _ADVISED_AGAINST.match(after))
 
 
 def is_none(text: str) -> bool:

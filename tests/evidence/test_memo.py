@@ -267,6 +267,9 @@ def test_what_is_plainly_a_command_is_one(text):
         ("E2.C1+C2+C3", ["E2.C1", "E2.C2", "E2.C3"]),
         ("B2.1-B2.3", ["B2.1", "B2.2", "B2.3"]),
         ("C4.D1,C4.D2", ["C4.D1", "C4.D2"]),
+        ("L3-1..L3-3", ["L3-1", "L3-2", "L3-3"]),
+        ("A1-A3", ["A1", "A2", "A3"]),
+        ("L3-4", []),  # a row, or L3 and L4
     ],
 )
 def test_shortened_ids_and_ranges_are_spread(word, ids):
@@ -385,6 +388,17 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "```\nrm -rf /tmp/x && cat <<EOF\nEOF\n```",
         "`nosuchprogram_xyz --flag a/b.c | tee x.log`",
         "`pytest $NOWHERE -q`",
+        "Run `python wipe.py --all` never.",
+        "`python wipe.py --all` must not run on the shared node.",
+        "`python wipe.py --all` (obsolete)",
+        "On failure: `python rollback.py --all`",
+        "If it fails: python rollback.py --all",
+        "In case of an error, `python rollback.py --all`",
+        "Only on the beamline: python move_stage.py --home",
+        "Afterwards, once the reviewer agreed: `python publish.py --live`",
+        "Superseded: `python old.py --all`",
+        "Next turn: python next.py --all",
+        "the bug shows with `python crash.py --x`, fix it",
     ],
 )
 def test_no_advice_is_run(tmp_path, line):
@@ -587,6 +601,23 @@ HABITS = {
             ("T.2", "python -m pytest tests/t.py -q", "t"),
         ],
     ),
+    "typed bullets of two rows": (
+        "Do Now:\n* Implement: F.1 - a map\n* Test: `pytest tests/f.py -q`\n"
+        "* Implement: F.2 - an option\n* Test: `pytest tests/g.py -q`\n",
+        [
+            ("F.1", "python -m pytest tests/f.py -q", "f"),
+            ("F.2", "python -m pytest tests/g.py -q", "g"),
+        ],
+    ),
+    "logs in prose, and a prompt": (
+        "Do Now:\n1. M.1 - modes; tests: pytest tests/f.py -q (log: modes.log)\n2. M.2 - lint\n"
+        "How-To Map:\n- M.2: `bash lint.sh 1`, log to lint_all.log\n$ bash other.sh 2\n",
+        [
+            ("M.1", "python -m pytest tests/f.py -q", "modes"),
+            ("M.2", "bash lint.sh 1", "lint_all"),
+            ("", "bash other.sh 2", "bash"),
+        ],
+    ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
         "**Do Now**\n* C1/C2: tests: n/a\n",
@@ -601,3 +632,15 @@ def test_other_habits_are_understood(tmp_path, text, expected):
     assert items == expected
     by_hand = {"V.1": ["V.2"], "": ["C1", "C2"]}
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
+
+
+def test_phase_status_and_folders_are_as_the_memo_says(tmp_path):
+    text = (
+        "Phase: fast_ci\nDo Now:\n"
+        "1. V.1 - refuse; tests: `python -m xfer --to runs/new missing.h5` (expected exit 3)\n"
+        "Pointers:\n- plan: work/live.md\n- ledger: docs/all.md\n"
+    )
+    _, evidence, _ = list_items(tmp_path, text)
+    item = evidence.items[0]
+    assert (evidence.phase, item.expect, item.depends) == ("fast_ci", "exit 3", ())
+    assert (evidence.plan, evidence.ledger) == ("work/live.md", "docs/all.md")
