@@ -128,7 +128,8 @@ class Trials:
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            return self.try_scan(case.cut(np.sort(kept), self.size, self.every), steps, modes, held_back)
+            scan = case.cut(np.sort(kept), self.size, self.every)
+            return self.try_scan(scan, steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
 
