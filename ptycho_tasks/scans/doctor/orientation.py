@@ -32,7 +32,6 @@ class Orientation:
         return np.roll(np.flip(frames, tuple(axes)), 1, tuple(axes)) if axes else frames
 
     @property
-    @property
     def mirrored(self) -> Orientation:
         """The same, then mirrored along both axes."""
         return replace(self, flip_x=not self.flip_x, flip_y=not self.flip_y)
