@@ -22,6 +22,8 @@ from ptycho_tasks.physics.metrics import (
     HALVES_LEVEL,
     SCORES,
     Half,
+    Misfit,
+    Reference,
     align,
     correlate_halves,
     data_misfit,
@@ -280,6 +282,25 @@ def test_noise_alone_is_foreseen(photons: float) -> None:
     assert found.noise.poisson_deviance == pytest.approx(found.poisson_deviance, rel=0.02)
     assert not found.is_poor
     assert not found.explains_nothing
+
+
+@pytest.mark.parametrize(
+    ("r_factor", "noise", "ratio", "is_poor"),
+    [
+        (0.078, 0.046, 3.8, False),  # measured, by a guessed probe
+        (0.159, 0.113, 3.3, False),
+        (0.01, 0.001, 100, False),  # steps that are not quite done
+        (0.4, 0.395, 4.5, False),
+        (0.1, 0.046, 6.0, True),
+        (0.08, 0.001, 1000, True),
+    ],
+)
+def test_what_more_than_noise_must_explain(
+    r_factor: float, noise: float, ratio: float, is_poor: bool
+) -> None:
+    flat = Reference(1.0, 100 * ratio)
+    found = Misfit(r_factor, ratio, np.zeros(1, np.float32), flat, Reference(noise, 1.0))
+    assert found.is_poor == is_poor
 
 
 @pytest.mark.parametrize("photons", [1e4, 1e8])

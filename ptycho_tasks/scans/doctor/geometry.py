@@ -34,6 +34,9 @@ LEAST_AXES = 36
 """Frames of a scan whose axes are tried: of fewer, too few take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
 """Less rotation and less stretch is not told."""
+LEAST_SHIFT = 0.5
+"""Pixels by which the frame that moves most must move: an object and steps that are not quite right
+explain less."""
 DEGREES = tuple(range(-42, 43, 6))
 STRETCHES = 0.7, 0.85, 1.18, 1.4
 """Rotations and stretches that are tried on a small patch."""
@@ -182,6 +185,9 @@ def check_axes(exam: Examination) -> Iterator[Finding]:
     is_turned = abs(best.degrees) >= LEAST_DEGREES
     is_stretched = max(abs(best.log_y), abs(best.log_x)) >= LEAST_STRETCH
     if not is_turned and not is_stretched:
+        return
+    shifts = np.hypot(*(take(best).places - case.places).T)
+    if shifts.max() < LEAST_SHIFT:
         return
     given, mended = trials.run(case), trials.run(take(best))
     if not is_better(given, mended, BETTER_AXES):

@@ -26,7 +26,7 @@ than the least is not tried."""
 SMALL, MOST_LIGHT = 64, 0.9
 """Pixels along a side of frames to which larger ones are cropped, where these hold so much of the
 light."""
-FITS = 0.99
+FITS = 0.92
 """Share of the probe's light in the middle of the field of view from which on that is enough of it:
 where light spreads too wide to be cropped, every second pixel of a frame is taken, or every fourth.
 """
@@ -128,8 +128,8 @@ class Trials:
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
         try:
-            cut = case.cut(np.sort(kept), self.size, self.every)
-            return self.try_scan(cut, steps, modes, held_back)
+            scan = case.cut(np.sort(kept), self.size, self.every)
+            return self.try_scan(scan, steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
             return Trial(math.inf, np.full(len(kept), np.inf))
 

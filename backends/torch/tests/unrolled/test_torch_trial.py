@@ -128,7 +128,7 @@ def test_what_is_written_makes_the_scan_right(
 
 @pytest.fixture
 def wide() -> ScanData:
-    """Light that spreads over all of the detector, from a spot of a quarter of the field."""
+    """Light all over the detector, from a spot of a quarter of the field of view."""
     made = simulate(SimulationOptions(size=32, grid=7, step=4.0, photons=1e8, seed=5))
     assert made.object is not None
     probe = np.zeros((1, 128, 128), np.complex64)
