@@ -376,7 +376,7 @@ def _drop_notes(text: str) -> str:
 
 def _trim(text: str) -> str:
     """A part of a line without bullets, notes, and the full stop of its sentence."""
-    text = re.sub(r"\s+#\s.*$", "", text.strip())
+    text = re.sub(r"\s+(?:#\s.*|\((?:log|expect\w*)\b[^()]*\)[.;]?)$", "", text.strip())
     if text.endswith(".") and not text.endswith((" .", "..")):
         text = text[:-1]
     return text.strip()
