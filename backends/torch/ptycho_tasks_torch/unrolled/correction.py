@@ -6,6 +6,8 @@ Axis letters: B canvases, S, T rows and columns of a canvas.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
 FEATURES = 14
-"""Maps that the network sees; see `Correction._describe`."""
+"""Maps that the network sees; see `_Scene.describe`."""
 HALVINGS = 5
 """How often the encoder halves the canvas: at few photons the low frequencies of the phase are
 noise too, and the network must see far to mend them."""
@@ -26,6 +28,8 @@ WINDOWS = (3, 9)
 """Pixels along one side of the windows in which a pixel is compared with the mean."""
 MOST_COUNTS = 1e8
 """Photons of a pixel from which on noise is not told from none."""
+MARGIN = max(WINDOWS) // 2
+"""How far such a window reaches."""
 TILE, HALO = 512, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
@@ -90,49 +94,100 @@ class Correction(nn.Module):
             light, counts: of the `Exposure`.
             apply: of the `Exposure`, where it has tiles computed elsewhere too.
         """
-        phase = canvas / modulus(canvas)
-        noise = expected_noise(light, min(counts, MOST_COUNTS))
-        illumination = light / light.amax(dim=(-2, -1), keepdim=True)
-        features = self._describe(canvas, phase, fields, illumination, noise)
-        # Nothing is invented where no light falls.
-        strength = noise * illumination / (illumination + WEAK_LIGHT)
-        along, across = strength * self._correct(features, apply).movedim(1, 0)
-        return canvas + phase * torch.complex(along, across)
+        strongest = light.amax(dim=(-2, -1), keepdim=True)
+        scene = _Scene(canvas, fields, light, strongest, min(counts, MOST_COUNTS))
+        network, (S, T) = _Padded(self.network), canvas.shape[-2:]
+        if torch.is_grad_enabled() or S * T <= LARGEST:
+            return scene.correct(network(scene.describe()))
+        corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
+        result = torch.empty_like(canvas)
+        found = apply(network, _Parts(scene, corners))
+        for (top, left), part in zip(corners, found, strict=True):
+            (rows, above), (columns, before) = _reach(top, HALO, S), _reach(left, HALO, T)
+            tile = part[..., above:, before:][..., :TILE, :TILE]
+            rows, columns = slice(top, top + TILE), slice(left, left + TILE)
+            result[..., rows, columns] = scene.cut(rows, columns).correct(tile)
+        return result
 
-    def _describe(
-        self, canvas: Tensor, phase: Tensor, fields: Tensor, light: Tensor, noise: Tensor
-    ) -> Tensor:
+
+class _Scene(NamedTuple):
+    """What the network is told of a canvas, or of a part of it."""
+
+    canvas: Tensor
+    fields: Tensor
+    light: Tensor
+    strongest: Tensor
+    """(B, 1, 1) light of the whole canvas."""
+    counts: float
+
+    def cut(self, rows: slice, columns: slice) -> _Scene:
+        """A part of it."""
+        return self._replace(
+            canvas=self.canvas[..., rows, columns],
+            fields=self.fields[..., rows, columns],
+            light=self.light[..., rows, columns],
+        )
+
+    @property
+    def phase(self) -> Tensor:
+        """(B, S, T) complex64 of modulus 1."""
+        return self.canvas / modulus(self.canvas)
+
+    def correct(self, change: Tensor) -> Tensor:
+        """(B, S, T) complex64 object, from what the network gives, (B, 2, S, T) along and across
+        its phase."""
+        illumination = self.light / self.strongest
+        # Nothing is invented where no light falls.
+        noise = expected_noise(self.light, self.counts)
+        strength = noise * illumination / (illumination + WEAK_LIGHT)
+        along, across = strength * change.movedim(1, 0)
+        return self.canvas + self.phase * torch.complex(along, across)
+
+    def describe(self) -> Tensor:
         """(B, FEATURES, S, T).
 
         What is to be judged as noise or not is in units of noise, so that a network need not learn
         to divide by it: the last gradient, and how a pixel differs from its surroundings.
         """
+        canvas, phase = self.canvas, self.phase
+        noise, light = expected_noise(self.light, self.counts), self.light / self.strongest
         details = [(canvas - _mean_around(canvas, width)) * phase.conj() for width in WINDOWS]
         parts = [part for detail in details for part in (detail.real, detail.imag)]
-        judged = torch.asinh(torch.stack([*parts, *fields]) / noise)
+        judged = torch.asinh(torch.stack([*parts, *self.fields]) / noise)
         maps = [canvas.real - 1, canvas.imag, canvas.abs() - 1, -noise.log10(), light, light.sqrt()]
         # Stacked last and moved: the memory layout of the convolutions.
         return torch.stack([*maps, *judged], dim=-1).movedim(-1, 1)
 
-    def _correct(self, features: Tensor, apply: Apply) -> Tensor:
-        """(B, 2, S, T); tile by tile where the canvas is large and gradients are off."""
-        B, _, S, T = features.shape
-        network = _Padded(self.network)
-        if torch.is_grad_enabled() or S * T <= LARGEST:
-            corrected: Tensor = network(features)
-            return corrected
-        result = features.new_empty((B, 2, S, T))
-        corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
-        starts = [(max(top - HALO, 0), max(left - HALO, 0)) for top, left in corners]
-        parts = [
-            features[..., y : top + TILE + HALO, x : left + TILE + HALO]
-            for (top, left), (y, x) in zip(corners, starts, strict=True)
-        ]
-        found = apply(network, parts)
-        for (top, left), (y, x), tile in zip(corners, starts, found, strict=True):
-            part = tile[..., top - y :, left - x :][..., :TILE, :TILE]
-            result[..., top : top + TILE, left : left + TILE] = part
-        return result
+
+class _Parts(Sequence[Tensor]):
+    """(B, FEATURES, ...) of each tile and its rim, made when it is asked for: all together would
+    take several times the memory of the canvas."""
+
+    def __init__(self, scene: _Scene, corners: Sequence[tuple[int, int]]) -> None:
+        self._scene, self._corners = scene, corners
+
+    def __len__(self) -> int:
+        return len(self._corners)
+
+    def __getitem__(self, index: Any) -> Any:
+        top, left = self._corners[index]
+        S, T = self._scene.light.shape[-2:]
+        # The mean around a pixel at the rim needs more of it.
+        (rows, above), (columns, before) = (
+            _reach(top, HALO + MARGIN, S),
+            _reach(left, HALO + MARGIN, T),
+        )
+        (kept, higher), (wide, earlier) = _reach(top, HALO, S), _reach(left, HALO, T)
+        seen = self._scene.cut(rows, columns).describe()
+        y, x = above - higher, before - earlier
+        return seen[..., y : y + kept.stop - kept.start, x : x + wide.stop - wide.start]
+
+
+def _reach(start: int, halo: int, side: int) -> tuple[slice, int]:
+    """Where a tile and a rim around it lie along an axis of a canvas, and how wide the rim before
+    the tile is."""
+    first = max(start - halo, 0)
+    return slice(first, min(start + TILE + halo, side)), start - first
 
 
 class _Padded(nn.Module):

@@ -15,7 +15,7 @@ from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.frames.textures import TexturePool
 from ptycho_tasks_torch.physics.distance import WEIGHTS, compare_distances, measure_distances
-from ptycho_tasks_torch.physics.exposure import Exposure, apply_here
+from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.prior import family, learn
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.unrolled import correction as corrections
@@ -82,13 +82,15 @@ def test_expected_noise_is_that_of_an_object_pixel() -> None:
 
 
 def test_tiles_give_what_the_whole_canvas_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = torch.randn(1, corrections.FEATURES, 600, 90)
+    canvas = torch.polar(torch.rand(1, 600, 90) + 0.5, torch.randn(1, 600, 90))
+    fields, light = torch.randn(4, 1, 600, 90), 10 * torch.rand(1, 600, 90)
     correction = awake()
     with torch.no_grad():
-        whole = correction._correct(features, apply_here)
+        whole = correction(canvas, fields, light, 100.0)
         monkeypatch.setattr(corrections, "TILE", 64)
         monkeypatch.setattr(corrections, "LARGEST", 1)
-        tiled = correction._correct(features, apply_here)
+        tiled = correction(canvas, fields, light, 100.0)
+    assert float((whole - canvas).abs().max()) > 1e-3
     assert torch.allclose(tiled, whole, atol=1e-5)
 
 
