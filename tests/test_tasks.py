@@ -169,7 +169,7 @@ def test_progress_is_whole_lines_in_a_log_and_absent_when_quiet(project, doit):
     edit(project, "training:", "execution: {quiet: true}\ntraining:")
     quiet = doit(project)
     assert quiet.returncode == 0
-    assert "R-factor" not in quiet.stdout
+    assert "misfit     R-factor" not in quiet.stdout
     assert quiet.stderr == ""
 
 
