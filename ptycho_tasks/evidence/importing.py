@@ -73,6 +73,7 @@ def import_memo(
     if is_first and os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     supplied = supplied or Supplied()
+    _check_supplied(supplied, root)
     memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
     items = _make_items(memo, root)
@@ -140,6 +141,28 @@ def _supply(memo: Memo, supplied: Supplied) -> None:
         if value:
             setattr(memo, key, value)
             memo.take(0, f"{key} {value}, by --{key}")
+
+
+def _check_supplied(supplied: Supplied, root: Path) -> None:
+    """Refuse a plan or a ledger that no run could use."""
+    given = {key: getattr(supplied, key) for key in ("plan", "ledger") if getattr(supplied, key)}
+    for key, name in given.items():
+        place = root / name
+        problem = find_file_problem(place)
+        if ".." in PurePath(name).parts or PurePath(name).is_absolute():
+            problem = "expected a path inside the project"
+        elif PurePath(name).suffix.casefold() not in (".md", ".markdown"):
+            problem = problem or "expected a Markdown file (.md)"
+        elif not place.exists():
+            problem = "no such file; make one, or correct it"
+        if problem:
+            raise ConfigError(f"--{key} {name}: {problem}; nothing was written")
+    files = [os.path.realpath(root / name) for name in given.values()]
+    if len({*files}) < len(files):
+        raise ConfigError(
+            f"--ledger {supplied.ledger}: is the plan itself; give each a file of its own; "
+            "nothing was written"
+        )
 
 
 def _fill_gaps(memo: Memo, path: Path) -> None:
@@ -324,11 +347,9 @@ def _make_item(
 
 
 def _list_present(command: Command, root: Path) -> list[str]:
-    """The files that a command reads, and folders that are there: others may be what it makes, or a
-    name, and would keep every item from running."""
-    return [
-        path for path in _find_paths(command)[0] if PurePath(path).suffix or (root / path).exists()
-    ]
+    """The files and folders that a command reads, of those that are there: others may be what it
+    makes, or a name, and would keep every item from running."""
+    return [path for path in _find_paths(command)[0] if (root / path).exists()]
 
 
 def _find_paths(command: Command) -> tuple[list[str], list[str]]:
