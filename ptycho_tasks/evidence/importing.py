@@ -19,7 +19,7 @@ from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, u
 from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
-from ptycho_tasks.evidence.memo import Entry, Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo import BY_PERSON, Entry, Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
@@ -76,6 +76,11 @@ def import_memo(
     _check_supplied(supplied, root)
     memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
+    if memo.plan and os.path.realpath(root / memo.plan) == os.path.realpath(root / memo.ledger):
+        raise ConfigError(
+            f"ledger {memo.ledger}: is the plan itself; give each a file of its own, by --plan and "
+            "--ledger; nothing was written"
+        )
     items = _make_items(memo, root)
     if not items:
         raise ConfigError(
@@ -157,12 +162,6 @@ def _check_supplied(supplied: Supplied, root: Path) -> None:
             problem = "no such file; make one, or correct it"
         if problem:
             raise ConfigError(f"--{key} {name}: {problem}; nothing was written")
-    files = [os.path.realpath(root / name) for name in given.values()]
-    if len({*files}) < len(files):
-        raise ConfigError(
-            f"--ledger {supplied.ledger}: is the plan itself; give each a file of its own; "
-            "nothing was written"
-        )
 
 
 def _fill_gaps(memo: Memo, path: Path) -> None:
@@ -229,6 +228,10 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
                 f"  - ids: {_quote(entry.ids)}\n    by_hand: {_quote(entry.text or 'see the memo')}"
             )
             items.append(ImportedItem(text, tuple(entry.ids), "", entry.text))
+        elif more and not entry.commands:
+            memo.findings[:] = [
+                f for f in memo.findings if f.line != entry.line or not f.text.endswith(BY_PERSON)
+            ]
     for command in free:
         memo.take(command.line, f"`{command.text}`: is run, and proves no row: the memo names none")
         items.append(make([], command))
@@ -347,9 +350,11 @@ def _make_item(
 
 
 def _list_present(command: Command, root: Path) -> list[str]:
-    """The files and folders that a command reads, of those that are there: others may be what it
-    makes, or a name, and would keep every item from running."""
-    return [path for path in _find_paths(command)[0] if (root / path).exists()]
+    """The files that a command reads, and folders that are there: others may be what it makes, or a
+    name, and would keep every item from running."""
+    return [
+        path for path in _find_paths(command)[0] if PurePath(path).suffix or (root / path).exists()
+    ]
 
 
 def _find_paths(command: Command) -> tuple[list[str], list[str]]:

@@ -57,6 +57,9 @@ _IGNORED = {
 """Sections that imply nothing, and why."""
 
 
+BY_PERSON = "no tests, so that a person marks them"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What became of a line, or a part of one."""
@@ -205,6 +208,7 @@ class _Reader:
                     self._read_other(section, line)
         self._choose_plan()
         self._choose_ledger()
+        self._choose_reports()
         self._settle_ids()
         self.memo.findings.sort(key=lambda finding: finding.line or 1 << 30)
         return self.memo
@@ -523,6 +527,16 @@ class _Reader:
             elif not (memo.ledger and memo.ledger in line.text):
                 memo.leave(line.number, "If Blocked: names no ledger (a Markdown file)")
 
+    def _choose_reports(self) -> None:
+        """Take the artefact folder from where the commands' logs go, if nothing else names it."""
+        memo = self.memo
+        commands = [c for entry in memo.entries for c in entry.commands]
+        for command in [*commands, *memo.how_to, *memo.mapped_tests]:
+            artifacts = read_artifacts(command.log) if "/" in command.log else None
+            if artifacts is not None and not memo.reports:
+                memo.reports, memo.phase = artifacts.reports, memo.phase or artifacts.phase
+                memo.take(command.line, f"artefact folder: reports {memo.reports}, by its log")
+
     def _settle_ids(self) -> None:
         """Find the rows of each entry, by the plan where it is there."""
         memo, known = self.memo, self._read_known_ids()
@@ -553,7 +567,7 @@ class _Reader:
 
     def _tell_of(self, entry: Entry) -> None:
         tests = "; ".join(map(str, entry.commands))
-        what = tests or "no tests, so that a person marks them"
+        what = tests or BY_PERSON
         if entry.ids:
             self.memo.take(entry.line, f"items {', '.join(entry.ids)}: {what}")
         elif entry.commands:

@@ -67,6 +67,8 @@ _ADVISED_AGAINST = re.compile(
     r"(?:be\s+)?(?:run|ran|call|execut|start|us|touch|allow|permit|launch|invok)\w*)\b)"
 )
 """What stands behind a command that is not to run."""
+_FORBIDDING = {"never", "forbidden", "obsolete", "deprecated", "superseded"}
+"""Words of a person that no command has, save as a value of an option, which is not worth it."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
@@ -288,6 +290,9 @@ class Shell:
         parts = [_trim(part) for part in _split_at_semicolons(text) if _trim(part)]
         commands: list[Command] = []
         for part in parts:
+            if _FORBIDDING & {word.strip("().,!").casefold() for word in _split(part)}:
+                leave(f"`{_shorten(part)}`: does not ask to run it; nothing runs it")
+                continue
             if is_plain_command(part):
                 commands += self.read_script(part.strip("`"), line, leave, context)
                 continue
