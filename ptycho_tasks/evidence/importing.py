@@ -19,7 +19,7 @@ from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, u
 from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
-from ptycho_tasks.evidence.memo import Entry, Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo import BY_PERSON, Entry, Finding, Memo, read_memo, read_text
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
@@ -73,8 +73,14 @@ def import_memo(
     if is_first and os.path.lexists(root / CONFIG_NAME) and load_evidence(root) is not None:
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     supplied = supplied or Supplied()
+    _check_supplied(supplied, root)
     memo = read_memo(read_text(path), root, supplied.plan, str(path))
     _supply(memo, supplied)
+    if memo.plan and os.path.realpath(root / memo.plan) == os.path.realpath(root / memo.ledger):
+        raise ConfigError(
+            f"ledger {memo.ledger}: is the plan itself; give each a file of its own, by --plan and "
+            "--ledger; nothing was written"
+        )
     items = _make_items(memo, root)
     if not items:
         raise ConfigError(
@@ -142,6 +148,22 @@ def _supply(memo: Memo, supplied: Supplied) -> None:
             memo.take(0, f"{key} {value}, by --{key}")
 
 
+def _check_supplied(supplied: Supplied, root: Path) -> None:
+    """Refuse a plan or a ledger that no run could use."""
+    given = {key: getattr(supplied, key) for key in ("plan", "ledger") if getattr(supplied, key)}
+    for key, name in given.items():
+        place = root / name
+        problem = find_file_problem(place)
+        if ".." in PurePath(name).parts or PurePath(name).is_absolute():
+            problem = "expected a path inside the project"
+        elif PurePath(name).suffix.casefold() not in (".md", ".markdown"):
+            problem = problem or "expected a Markdown file (.md)"
+        elif not place.exists():
+            problem = "no such file; make one, or correct it"
+        if problem:
+            raise ConfigError(f"--{key} {name}: {problem}; nothing was written")
+
+
 def _fill_gaps(memo: Memo, path: Path) -> None:
     """Say all that the memo lacks, with the option that supplies each."""
     why = "nothing runs until it is there"
@@ -206,6 +228,10 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
                 f"  - ids: {_quote(entry.ids)}\n    by_hand: {_quote(entry.text or 'see the memo')}"
             )
             items.append(ImportedItem(text, tuple(entry.ids), "", entry.text))
+        elif more and not entry.commands:
+            memo.findings[:] = [
+                f for f in memo.findings if f.line != entry.line or not f.text.endswith(BY_PERSON)
+            ]
     for command in free:
         memo.take(command.line, f"`{command.text}`: is run, and proves no row: the memo names none")
         items.append(make([], command))

@@ -57,6 +57,9 @@ _IGNORED = {
 """Sections that imply nothing, and why."""
 
 
+BY_PERSON = "no tests, so that a person marks them"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What became of a line, or a part of one."""
@@ -205,6 +208,7 @@ class _Reader:
                     self._read_other(section, line)
         self._choose_plan()
         self._choose_ledger()
+        self._choose_reports()
         self._settle_ids()
         self.memo.findings.sort(key=lambda finding: finding.line or 1 << 30)
         return self.memo
@@ -315,7 +319,7 @@ class _Reader:
         found = self.shell.read_spans(line.text, line.number, leave)
         label = re.match(r"(?:[^`:]*?:\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$", line.text)
         if not found and label and is_plain_command(label["rest"]):
-            if not is_asked_for(line.text[: label.start("rest")]):
+            if not is_asked_for(line.text[: label.start("rest")], label["rest"]):
                 leave(f"`{label['rest']}`: the line does not ask to run it; nothing runs it")
                 return []
             return self.shell.read_plain(label["rest"], line.number, leave, line.text)
@@ -523,6 +527,16 @@ class _Reader:
             elif not (memo.ledger and memo.ledger in line.text):
                 memo.leave(line.number, "If Blocked: names no ledger (a Markdown file)")
 
+    def _choose_reports(self) -> None:
+        """Take the artefact folder from where the commands' logs go, if nothing else names it."""
+        memo = self.memo
+        commands = [c for entry in memo.entries for c in entry.commands]
+        for command in [*commands, *memo.how_to, *memo.mapped_tests]:
+            artifacts = read_artifacts(command.log) if "/" in command.log else None
+            if artifacts is not None and not memo.reports:
+                memo.reports, memo.phase = artifacts.reports, memo.phase or artifacts.phase
+                memo.take(command.line, f"artefact folder: reports {memo.reports}, by its log")
+
     def _settle_ids(self) -> None:
         """Find the rows of each entry, by the plan where it is there."""
         memo, known = self.memo, self._read_known_ids()
@@ -534,17 +548,26 @@ class _Reader:
             for id in strange:
                 memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
             entry.ids = [id for id in ids if id not in strange]
-            if not (self.is_plan_given or _is_same_file(entry.plan, memo.plan)):
-                rows = ", ".join(entry.ids) or "it"
-                memo.leave(entry.line, f"{rows}: of {entry.plan}, and no row of {memo.plan}")
-                entry.ids = []
+        self._leave_other_plans()
         # One row has one entry that describes it.
         for entry in memo.entries:
             self._tell_of(entry)
 
+    def _leave_other_plans(self) -> None:
+        """Leave the entries whose rows are another plan's: an id may stand in both."""
+        memo = self.memo
+        named = [entry.plan for entry in memo.entries if entry.plan]
+        # A plan that the user gives, and no entry names, stands for the first that one does.
+        plan = next((p for p in named if _is_same_file(p, memo.plan)), next(iter(named), ""))
+        others = [e for e in memo.entries if e.plan and not _is_same_file(e.plan, plan)]
+        for entry in others:
+            rows = ", ".join([*entry.ids, *map(str, entry.commands)]) or "it"
+            memo.leave(entry.line, f"{rows}: of {entry.plan}, and not of {plan}; nothing runs it")
+        memo.entries[:] = [entry for entry in memo.entries if entry not in others]
+
     def _tell_of(self, entry: Entry) -> None:
         tests = "; ".join(map(str, entry.commands))
-        what = tests or "no tests, so that a person marks them"
+        what = tests or BY_PERSON
         if entry.ids:
             self.memo.take(entry.line, f"items {', '.join(entry.ids)}: {what}")
         elif entry.commands:
@@ -569,7 +592,10 @@ class _Reader:
             for name in dict.fromkeys(list_files(line))
             if name.endswith(".py") and not PurePath(name).name.startswith("test_")
         ]
+        left = [f.text for f in memo.findings if f.line == number and f.text.endswith("runs it")]
         for name in names:
+            if any(name in text for text in left):
+                continue
             if name not in memo.code:
                 memo.code[name] = number
                 memo.take(number, f"code {name}: the tests depend on it")
@@ -594,15 +620,16 @@ def _is_same_file(name: str, other: str) -> bool:
 
 
 def _refuse_two_memos(sections: list[Section], name: str) -> None:
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     for section in sections:
-        if section.kind in ("summary", "do now") and section.lines:
-            first = seen.setdefault(section.kind, section.lines[0].number)
-            if first != section.lines[0].number and section.kind == "summary" and len(seen) == 2:
+        if section.kind in ("summary", "focus", "do now") and section.lines:
+            is_head = section.kind != "do now"
+            if is_head and section.kind in seen and "do now" in seen:
                 raise ConfigError(
                     f"{name}:{section.lines[0].number}: begins a second memo; give each a file of "
                     "its own"
                 )
+            seen.add(section.kind)
 
 
 _TESTS = re.compile(

@@ -61,15 +61,19 @@ _CONDITION = re.compile(
 )
 """What makes a command one that is asked for only perhaps."""
 _ADVISED_AGAINST = re.compile(
-    r"(?i:[^`.;]*\b(?:never|forbidden|obsolete|deprecated|superseded|no\s+longer|dangerous|"
-    r"(?:must|may|should|can|shall|do|does|is)\s*(?:not|n[\u2019']t)\s+(?:to\s+)?(?:be\s+)?"
-    r"(?:run|ran|call|execut|start|us|touch)\w*)\b)"
+    r"(?i:(?:(?!\.\s|[`;]).)*?\b(?:never|forbid(?:den|s)?|prohibited|banned|obsolete|outdated|"
+    r"deprecated|superseded|retired|replaced\s+by|no\s+longer|not\s+any\s*more|dangerous|avoid(?:ed)?|"
+    r"(?:must|may|should|can|shall|do|does|is|are)\s*(?:not|n[\u2019']t)\s+(?:\w+\s+)?(?:to\s+)?"
+    r"(?:be\s+)?(?:run|ran|call|execut|start|us|touch|allow|permit|launch|invok)\w*)\b)"
 )
 """What stands behind a command that is not to run."""
+_FORBIDDING = {"never", "forbidden", "obsolete", "deprecated", "superseded"}
+"""Words of a person that no command has, save as a value of an option, which is not worth it."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
     r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
+    r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
     r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
@@ -286,6 +290,9 @@ class Shell:
         parts = [_trim(part) for part in _split_at_semicolons(text) if _trim(part)]
         commands: list[Command] = []
         for part in parts:
+            if _FORBIDDING & {word.strip("().,!").casefold() for word in _split(part)}:
+                leave(f"`{_shorten(part)}`: does not ask to run it; nothing runs it")
+                continue
             if is_plain_command(part):
                 commands += self.read_script(part.strip("`"), line, leave, context)
                 continue

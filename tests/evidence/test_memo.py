@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks.evidence.importing import import_memo
+from ptycho_tasks.evidence.importing import Supplied, import_memo
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import read_memo
 from ptycho_tasks.testing.project import DOIT, run_command
@@ -161,7 +161,6 @@ def test_nothing_is_overwritten(tmp_path):
     ("old", "new", "expected"),
     [
         ("plan.md", "text.rst", "plan: the memo names none; --plan FILE supplies it"),
-        ("Artifacts:", "Things:", "artefact folder: none; reports for now"),
         ("docs/fix_plan.md", "it", "ledger: the memo names none; --ledger FILE supplies it"),
         ("[ADR-003-BACKEND-API] Stand", "(", "initiative: none; memo for now; --initiative"),
     ],
@@ -185,6 +184,8 @@ def test_what_a_memo_lacks_can_be_supplied_and_is_needed_to_run(tmp_path, ours, 
     assert (refused.returncode, refused.stderr) == (
         2, "error: evidence.yaml: plan: is missing; write the path of a Markdown file\n"
     )  # fmt: skip
+    (tmp_path / "p.md").write_text("- [ ] A1 a\n")
+    (tmp_path / "l.md").write_text("")
     options = ("--plan=p.md", "--ledger=l.md", "--initiative=I", "--phase=p")
     done = ours(tmp_path, "plan", "import", "memo.txt", *options)
     assert done.stdout.count("missing") == 1
@@ -489,8 +490,8 @@ def test_a_command_beside_an_entry_s_tests_is_left_and_told(tmp_path):
 def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
     memo = FIRST.replace("2. A2 @ plan.md", "2. A1 @ other/plan2.md")
     items, _, told = list_items(tmp_path, memo)
-    assert ("", "python -m pytest tests/two.py -q", "two") in items
-    assert "A1: of other/plan2.md, and no row of plan.md" in told
+    assert "tests/two.py" not in str(items)
+    assert "`: of other/plan2.md, and not of plan.md; nothing runs it" in told
     (tmp_path / "evidence.yaml").unlink()
     items, _, _ = list_items(tmp_path, FIRST.replace("2. A2 @ plan.md", "2. A2 @ work/plan.md"))
     assert "A2" in {ids for ids, *_ in items}
@@ -644,3 +645,41 @@ def test_phase_status_and_folders_are_as_the_memo_says(tmp_path):
     item = evidence.items[0]
     assert (evidence.phase, item.expect, item.depends) == ("fast_ci", "exit 3", ())
     assert (evidence.plan, evidence.ledger) == ("work/live.md", "docs/all.md")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run `python a.py 1` never",
+        "`python a.py 1` must not run on the node",
+        "`python a.py 1` (obsolete)",
+        "`python a.py 1`, avoid on a laptop",
+        "tests: python a.py 1 never",
+    ],
+)
+def test_what_a_memo_forbids_is_left(tmp_path, line):
+    items, _, findings = list_items(tmp_path, f"Do Now:\n1. Z.4 - {line}\n")
+    assert items == []
+    assert "nothing runs it" in findings
+
+
+@pytest.mark.parametrize(
+    "supplied",
+    [{"plan": name} for name in ("plans", "plans/none.md", "../x.md", "/etc/passwd", "memo.txt")]
+    + [{"ledger": "no.md"}, {"ledger": "plan.md"}],
+    ids=str,
+)
+def test_options_that_no_run_could_use_are_refused(tmp_path, supplied):
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plan.md").write_text("")
+    memo = tmp_path / "memo.txt"
+    memo.write_text("Do Now:\n1. A.1 @ plan.md - a; tests: pytest tests/a.py -q\n")
+    with pytest.raises(ConfigError, match="nothing was written"):
+        import_memo(memo, tmp_path, Supplied(**supplied))
+    assert not (tmp_path / "evidence.yaml").exists()
+
+
+def test_a_second_memo_without_a_summary_is_refused(tmp_path):
+    one = "Focus: ONE-1\nDo Now:\n1. A.1 - a; tests: pytest tests/a.py -q\n"
+    with pytest.raises(ConfigError, match="begins a second memo"):
+        list_items(tmp_path, one + one)
