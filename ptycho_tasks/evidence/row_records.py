@@ -11,7 +11,7 @@ from ptycho_tasks.builds.state import State
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.checklist import Basis, CheckedRow, check_plan
 from ptycho_tasks.evidence.inputs import ProjectFiles, files_on_disk
-from ptycho_tasks.evidence.item import Evidence
+from ptycho_tasks.evidence.item import GREEN, Evidence
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.records import Record, read_records
 from ptycho_tasks.evidence.stage_status import find_stage_problem
@@ -66,15 +66,20 @@ def _describe_row(root: Path, row: CheckedRow, room: int) -> dict[str, Any]:
 def _describe_history(evidence: Evidence, id: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """The last run of each item of a row, and all runs of them that reports tell of."""
     own = [attempt for attempt in attempts if id in attempt.subject.split(", ")]
+    asked = {item.name: item.expect for item in evidence.items}
     return {
-        "runs": [*map(_describe_run, read_records(evidence, id))],
+        "runs": [
+            _describe_run(record, asked.get(record.item, GREEN))
+            for record in read_records(evidence, id)
+        ],
         "attempts": [attempt._asdict() for attempt in own[:_MOST_ATTEMPTS]],
         "attempt_count": len(own),
     }
 
 
-def _describe_run(record: Record) -> dict[str, Any]:
+def _describe_run(record: Record, expected: str) -> dict[str, Any]:
     return {
+        "expected": "" if expected == GREEN else expected,
         "item": record.item,
         "command": record.command,
         "outcome": record.outcome,

@@ -57,3 +57,13 @@ def test_a_row_has_the_last_run_of_its_items_and_all_attempts(project):
     assert oldest["outcome"].endswith("exit status 1")
     assert oldest["problem"]
     assert oldest["log"].endswith("/p/a_red.log")
+
+
+def test_a_run_says_what_was_expected_where_that_is_not_green(project):
+    red = EVIDENCE.replace("echo <b>, log: a.log", "exit 3, log: a.log, expect: {exit: 3}")
+    project.write("evidence.yaml", red)
+    project.write("plan.md", "- [ ] **A1:** what\n")
+    project.write("ledger.md", "# Ledger\n")
+    assert project.doit("evidence").returncode == 0
+    (row,) = list_row_records(project.root)
+    assert (row["runs"][0]["outcome"], row["runs"][0]["expected"]) == ("green", "exit 3")

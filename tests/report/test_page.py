@@ -275,7 +275,8 @@ def test_hostile_texts_stay_texts(tmp_path):
     provenance = {"settings": {HOSTILE: HOSTILE}}
     row = {"id": HOSTILE, "evidence": "valid", "state": "done", "text": HOSTILE, "reason": HOSTILE,
            "time": None, "problem": None, "logs": [{"path": HOSTILE, "end": HOSTILE}],
-           "runs": [{"item": HOSTILE, "command": HOSTILE, "outcome": "red", "counts": HOSTILE,
+           "runs": [{"item": HOSTILE, "command": HOSTILE, "outcome": "red", "expected": HOSTILE,
+           "counts": HOSTILE,
                      "started": HOSTILE, "ended": HOSTILE, "duration_s": 1, "commit": HOSTILE,
                      "dirty": True, "inputs": {"no\n<b>.png": None}}],
            "attempts": [dict.fromkeys(Attempt._fields, HOSTILE)], "attempt_count": 1}  # fmt: skip
@@ -298,7 +299,8 @@ def test_a_picture_of_several_rows_stands_once_in_the_page_of_a_plan(tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     (tmp_path / "b.png").write_bytes(b"picture")
     digest = hashlib.sha256(b"picture").hexdigest()
-    run = {"item": "i", "command": "c", "outcome": "green", "counts": "3 passed", "started": "then",
+    run = {"item": "i", "command": "c", "outcome": "green", "expected": "",
+           "counts": "3 passed", "started": "then",
            "ended": "exit status 0", "duration_s": 1, "commit": None, "dirty": None}  # fmt: skip
     inputs = [{"a.png": digest, "x.txt": digest}, {"a.png": "other", "b.png": digest, "c.png": "-"}]
     rows = [
