@@ -465,13 +465,23 @@ def _describe_provenance(opened: ResultFolder, files: ResultFiles) -> dict[str, 
         for title, part in parts.items()
         if isinstance(part, dict) and part
     }
-    return {"how it was made": dict(map(_describe_made, files.made)), **described}
+    trainings = {
+        f"settings of {one.row.name}": _list_settings(one.record)
+        for one in files.made
+        if one.row.stage == "train" and one.record is not None
+    }
+    return {"how it was made": dict(map(_describe_made, files.made)), **described, **trainings}
+
+
+def _list_settings(record: Record) -> dict[str, str]:
+    settings = json.loads(record.identity.settings)
+    return {key: format_setting(settings[key]) for key in sorted(settings)}
 
 
 def _describe_made(made: Made) -> tuple[str, str]:
     """A task: what it read, when and where it ran, and on which commit."""
     row, record = made
-    read = _list_inputs(row, _MOST_INPUTS)
+    read = _list_inputs(row, _MOST_INPUTS, {} if record is None else record.identity.inputs)
     facts = [f"from {read}"] if read else []
     if record is None:
         return row.name, "; ".join([*facts, "how is not in the store"])
@@ -489,8 +499,11 @@ def _describe_model(files: ResultFiles) -> str:
     return "; ".join(_list_inputs(row, 3) for row in trainings)
 
 
-def _list_inputs(row: Row, most: int) -> str:
-    read = [f"{path} ({role})" for role, path in row.inputs.items()]
+def _list_inputs(row: Row, most: int, digests: Mapping[str, str | None] = {}) -> str:
+    read = [
+        f"{path} ({role}{f', sha256 {digest}' if (digest := digests.get(role)) else ''})"
+        for role, path in row.inputs.items()
+    ]
     return ", ".join(read[:most]) + (f" and {len(read) - most} more" if len(read) > most else "")
 
 
