@@ -76,17 +76,18 @@ def start():
 
 
 def until(true):
+    """Wait until a function gives something true; gives that."""
     end = time.monotonic() + WAIT_S
-    while not true():
+    while not (value := true()):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+    return value
 
 
 def reached(root, stage):
     """Wait until a stage runs; gives the process that runs it."""
-    marker = root / f"in-{stage}"
-    until(lambda: marker.exists() and marker.read_text())
-    return int(marker.read_text())
+    marker = root / f"in-{stage}"  # a second task of the stage may be writing it anew
+    return int(until(lambda: marker.exists() and marker.read_text()))
 
 
 def go(root, *stages):
