@@ -118,7 +118,7 @@ function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
     svg.append(curve);
   });
   // Where each result has a colour of its own, one legend stands above all charts.
-  return series.every((one) => one.slot !== undefined) ? [svg] : [svg, makeLegend(series)];
+  return series.length < 2 || series.every((one) => one.slot !== undefined) ? [svg] : [svg, makeLegend(series)];
 }
 
 function lookOf(slot) {
@@ -129,7 +129,7 @@ function makeLegend(series) {
   const legend = element("ul", { class: "legend" });
   series.forEach((one, index) => {
     const slot = one.slot ?? index, line = draw("svg", { viewBox: "0 0 28 8", width: 28, height: 8, "aria-hidden": "true" });
-    line.append(draw("path", { class: "curve", d: "M0 4H28", style: `stroke-width:3;${lookOf(slot)}` }));
+    line.append(draw("path", { class: "sample", d: "M0 4H28", style: `stroke-width:3;${lookOf(slot)}` }));
     const item = element("li", {}, line, element("bdi", {}, one.name));
     item.addEventListener("mouseenter", () => pointOut(slot));
     item.addEventListener("mouseleave", () => pointOut(null));
