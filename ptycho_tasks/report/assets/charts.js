@@ -100,7 +100,8 @@ function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
     svg.append(draw("line", { class: "grid", y1: TOP, y2: HEIGHT - BOTTOM, x1: toX(at), x2: toX(at) }));
     svg.append(draw("text", { x: Math.min(toX(at), width - half), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, text));
   }
-  svg.append(draw("text", { x: (left + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, isLog ? `${x} (${y} on a logarithmic scale)` : x));
+  svg.append(draw("text", { x: (left + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x));
+  if (isLog) svg.append(draw("text", { x: 4, y: HEIGHT - 6 }, "log scale"));
   if (mark !== null && mark > y0 && mark < y1)
     svg.append(draw("line", { class: "grid", x1: left, x2: width - RIGHT, y1: toY(mark), y2: toY(mark), "stroke-dasharray": "4 4", style: "stroke:var(--text)" }));
   curves.forEach((one, index) => {
@@ -130,7 +131,7 @@ function makeLegend(series) {
   series.forEach((one, index) => {
     const slot = one.slot ?? index, line = draw("svg", { viewBox: "0 0 28 8", width: 28, height: 8, "aria-hidden": "true" });
     line.append(draw("path", { class: "sample", d: "M0 4H28", style: `stroke-width:3;${lookOf(slot)}` }));
-    const item = element("li", {}, line, element("bdi", {}, one.name));
+    const item = element("li", {}, line, breakable(one.name));
     item.addEventListener("mouseenter", () => pointOut(slot));
     item.addEventListener("mouseleave", () => pointOut(null));
     legend.append(item);
