@@ -25,6 +25,8 @@ from ptycho_tasks.report.ownership import REPORT_GENERATOR, refuse_other_file
 from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
 from ptycho_tasks.system.files import real_path, write_atomic
 
+_MOST_SUMMED_UP = 3
+"""Scans, and names, in a sentence at the head."""
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
 
 
@@ -174,15 +176,29 @@ def _sum_up(contents: Mapping[str, Any]) -> list[str]:
     # What is stale may be of other data.
     fresh = [result for result in results if result["state"] == "fresh"]
     known = [result for result in fresh if result["measures"].get(R_FACTOR) is not None]
-    # Less is easily explained: a result of some of the frames is not compared with one of all.
-    most = max((result["frame_count"] for result in known), default=0)
-    alike = [result for result in known if result["frame_count"] == most]
-    if len(alike) > 1 and len({result["scan"] for result in alike}) == 1:
-        best = min(alike, key=lambda result: result["measures"][R_FACTOR])
-        same = [one["name"] for one in alike if _is_as_good(one, best)]
-        value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
-        sentences.append(f"least R-factor: {value}, of {', '.join(same)}")
+    scans = dict.fromkeys(result["scan"] for result in known)
+    if len(scans) <= _MOST_SUMMED_UP:
+        groups = ([one for one in known if one["scan"] == scan] for scan in scans)
+        sentences += filter(None, map(_name_best, groups))
     return sentences
+
+
+def _name_best(results: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the results of a scan misses the data least; empty where there is no choice."""
+    # Less is easily explained: a result of some of the frames is not compared with one of all.
+    most = max(result["frame_count"] for result in results)
+    alike = [result for result in results if result["frame_count"] == most]
+    best = min(alike, key=lambda result: result["measures"][R_FACTOR])
+    scan = best["scan"]
+    same = [one["name"].replace(f"/{scan}", "") for one in alike if _is_as_good(one, best)]
+    if len(alike) < 2:
+        return ""
+    value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
+    where = f" of {scan}" if scan else ""
+    many = len(same) > _MOST_SUMMED_UP
+    return (
+        f"least R-factor{where}: {value}, of {f'{len(same)} results' if many else ', '.join(same)}"
+    )
 
 
 def _is_as_good(one: Mapping[str, Any], best: Mapping[str, Any]) -> bool:

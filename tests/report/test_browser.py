@@ -310,6 +310,23 @@ def test_panels_zoom_together_and_swap(page):
     assert scale(page) == pytest.approx(before, rel=0.2)
 
 
+def test_two_fingers_zoom_and_one_scrolls_the_whole_page(page):
+    choose(page, 1, "0", "amplitude")
+    page.click("#reset")
+    action = "panels[0].canvas.style.touchAction"
+    assert page.ask(action) == "pan-y"
+    before = scale(page)
+    left, top, width, height = page.box(".panel:nth-child(1) canvas.image")
+    x, y = left + width / 2, top + height / 2
+    for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60)):
+        points = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+        page.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    page.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.wait(f"spaces.object.scale > {1.5 * before}")
+    assert page.ask(action) == "none"
+    page.click("#reset")
+
+
 def test_keys_move_the_cursor_and_draw_a_profile(page):
     page.click(".panel:nth-child(1) canvas.image")
     row, col, _ = numbers(readout(page))

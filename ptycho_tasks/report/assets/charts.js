@@ -156,7 +156,7 @@ function addChart(title, series, options, note = "") {
 function count(length, first = 1) { return Array.from({ length }, (_, i) => i + first); }
 function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / length); }
 
-const MOST_DRAWN = 12;
+const MOST_DRAWN = 12, MOST_LISTED = 4;
 
 // The curves of the results that are chosen in the table, or else that it shows, in its order.
 function drawCurves() {
@@ -199,6 +199,7 @@ function formatResolution(fall, size) {
 
 function describeResolutions(results) {
   const found = results.filter((r) => r.resolution?.source === "truth").map((r) => `${r.name} ${formatResolution(r.resolution.fall, r.pixel_size_m)}`);
+  if (found.length > MOST_LISTED) return "Half-period resolution is where it falls under 0.5; it stands in the table.";
   return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
 }
 
