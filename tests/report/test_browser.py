@@ -279,6 +279,8 @@ def test_a_phone_shows_numbers_and_whole_labels(page, swept):
         "text => { const b = text.getBoundingClientRect(); return b.left >= box.left - 1"
         " && b.right <= box.right + 1 && b.height > 9; }); })"
     )
+    page.ask("document.getElementById('charts').prepend(makeLegend([{name: 'x'.repeat(300)}]))")
+    assert page.ask("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_the_page_of_the_plan_holds_hostile_names(swept, tmp_path):

@@ -20,7 +20,7 @@ from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
 from ptycho_tasks.report.contents import collect_contents
 from ptycho_tasks.report.graph import Graph
-from ptycho_tasks.report.page import render_page, write_report
+from ptycho_tasks.report.page import render_page, sum_up, write_report
 from ptycho_tasks.report.plan_page import write_plan_page
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
@@ -111,6 +111,28 @@ def test_halves_of_the_frames_are_correlated(built_project, ours, build):
     assert [one["settings"] for one in data["results"]] == [
         {"inference.frames": "even"},
         {"inference.frames": "odd"},
+    ]
+
+
+def test_numbers_in_names_are_counted(project, ours):
+    change_settings(
+        project, variants=[{"name": f"v{n}", "training.epochs": n} for n in (10, 9, 100)]
+    )
+    names = [result["name"] for result in read_data(report(ours, project))["results"]]
+    assert names == ["v9", "v10", "v100"]
+
+
+def test_the_head_names_the_best_of_each_scan():
+    def make(variant, scan, value, frames):
+        return {"name": f"{variant}/{scan}", "variant": variant, "scan": scan, "state": "fresh",
+                "measures": {"r_factor": value}, "frame_count": frames}  # fmt: skip
+
+    results = [make("a", "one", 0.2, 50), make("b", "one", 0.1, 50), make("c", "one", 0.05, 20)]
+    results += [make("a", "two", 0.3, 50), make("b", "two", 0.3, 50)]
+    assert sum_up({"results": results}) == [
+        "5 fresh",
+        "least R-factor of one: 0.1, of b",
+        "least R-factor of two: 0.3, of a, b",
     ]
 
 
