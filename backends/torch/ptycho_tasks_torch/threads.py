@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 class _Pool(NamedTuple):
     threads: ThreadPoolExecutor
-    count: int
+    size: int
 
 
 _pool: ContextVar[_Pool | None] = ContextVar("pool", default=None)
@@ -90,7 +90,7 @@ def operations_on_threads() -> Iterator[None]:
     if pool is None:
         yield
         return
-    torch.set_num_threads(pool.count)
+    torch.set_num_threads(pool.size)
     try:
         yield
     finally:
@@ -108,8 +108,8 @@ def compute_ahead(
             return compute(item)
 
     pool, most = _pool.get(), min(most or len(items), len(items))
-    if pool is None or pool.count == 1 or most <= 1:
+    if pool is None or pool.size == 1 or most <= 1:
         return map(work, items)
-    if most < min(pool.count, len(items)):
+    if most < min(pool.size, len(items)):
         return work_ahead(work, items, most)
-    return _work_in(pool.threads, pool.count, work, items)
+    return _work_in(pool.threads, pool.size, work, items)
