@@ -111,8 +111,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     probe: Annotated[
         FileName | None,
         doc(
-            "the file that holds the probe (NPZ, NPY, CSV or HDF5), or `estimate` to have it estimated "
-            "from the frames and fitted later; null: the scan's own"
+            "the file that holds the probe (NPZ, NPY, CSV or HDF5), or `estimate` to have it "
+            "estimated from the frames and fitted later; null: the scan's own"
         ),
     ] = None
     positions: Annotated[
