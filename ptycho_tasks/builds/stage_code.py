@@ -90,6 +90,8 @@ _RESULT = (
     "physics/metrics",
     "results/bundle",
     "results/nexus",
+    "results/palette",
+    "results/paper",
     "results/pictures",
     "results/product",
     "scans/fixture",
@@ -129,8 +131,8 @@ STAGE_CODE = {
             "scans/shaping",
         ),
     ),
-    "infer": StageCode(6, _RESULT),
-    "refine": StageCode(5, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(7, _RESULT),
+    "refine": StageCode(6, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
