@@ -92,6 +92,8 @@ _RESULT = (
     "physics/metrics",
     "results/bundle",
     "results/nexus",
+    "results/palette",
+    "results/paper",
     "results/pictures",
     "results/product",
     "scans/fixture",
@@ -131,8 +133,8 @@ STAGE_CODE = {
             "scans/shaping",
         ),
     ),
-    "infer": StageCode(6, _RESULT),
-    "refine": StageCode(5, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(7, _RESULT),
+    "refine": StageCode(6, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
