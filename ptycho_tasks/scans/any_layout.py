@@ -11,8 +11,9 @@ taken, as numpy takes it. What the file says of units is followed.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -109,7 +110,7 @@ class _Reader:
             count: of the frames, where they are in another file.
         """
         self.file, self.path, self.reading = file, file.path, reading
-        self.places, self.count = places, count
+        self.places, self.counts = places, {count}
         unknown = sorted(self.places.keys() - set(KEYS))
         if unknown:
             raise ScanError(
@@ -121,6 +122,7 @@ class _Reader:
         frames = self.file.frames(self.places.get("diff3d", "diff3d"))
         if frames is None:
             raise self._missing("diff3d")
+        self.counts = {frames.array.shape[0], frames.array.shape[-1]}
         raw = RawScan(self.path, frames, unwritten=self.file.unwritten())
         raw.holds_counts = True if frames.array.dtype.kind in "iu" else None
         raw.grid = frames.array.shape[1]
@@ -158,9 +160,7 @@ class _Reader:
                 raise self._missing(key)
             return None
         if part is None:
-            # A column of n rows or 1 x n, as MATLAB writes it.
-            is_flat = key.startswith(("xcoords", "ycoords")) and 1 in keyed.array.shape
-            return replace(keyed, array=np.ravel(keyed.array[:])) if is_flat else keyed
+            return self._flatten(keyed) if key.startswith(COORDINATES) else keyed
         try:
             array = np.asarray(keyed.array[_parse_part(part["part"])])
         except (IndexError, ValueError, TypeError) as error:
@@ -170,6 +170,13 @@ class _Reader:
                 f"correct source.datasets.{key}",
             ) from error
         return Keyed(self.path, place, array)
+
+    def _flatten(self, keyed: Keyed) -> Keyed:
+        """Coordinates as a column of n rows or 1 x n, as MATLAB writes it, or as the points of a
+        raster, row by row."""
+        shape = keyed.array.shape
+        is_raster = len(shape) == 2 and math.prod(shape) in self.counts
+        return replace(keyed, array=np.ravel(keyed.array[:])) if 1 in shape or is_raster else keyed
 
     def _check_needed(self, raw: RawScan) -> None:
         needed = [*COORDINATES] if self.reading.needs_positions else []
@@ -220,7 +227,7 @@ class _Reader:
         content = self.file.content()
         named = f" ({self.places[key]})" if key in self.places else ""
         taken = {place for other, place in self.places.items() if other != key}
-        guesses = [guess for guess in _guess(key, content, self.count) if guess not in taken]
+        guesses = [guess for guess in _guess(key, content, self.counts) if guess not in taken]
         hint = f"perhaps `{key}: {guesses[0]}`; " if guesses else ""
         asked = "source.datasets: " if key in self.places else ""
         estimate = ", or set source.probe to estimate" if key == "probeGuess" else ""
@@ -244,28 +251,28 @@ def _parse_part(text: str) -> tuple[int | slice, ...]:
     return tuple(items)
 
 
-def _show_column(one: Listed, column: int) -> str:
+def _show_column(one: Listed, column: int, counts: Set[int]) -> str:
     """A dataset of coordinates, with the part of it where it holds several."""
-    if len(one.shape) < 2 or 1 in one.shape:
+    if len(one.shape) < 2 or 1 in one.shape or math.prod(one.shape) in counts:
         return one.name
     return f"{one.name}[:, {column}]" if one.shape[1] <= 3 else f"{one.name}[{column}]"
 
 
-def _guess(key: str, content: Content, count: int) -> list[str]:
+def _guess(key: str, content: Content, counts: Set[int]) -> list[str]:
     """Datasets of the shape and type that a key asks for, those with a name like it first; the
-    file, or `count`, says how many frames there are."""
+    file, or `counts`, says how many frames there may be."""
     frames = content.find_frames()
-    count = count or (frames.shape[0] if frames is not None else 0)
+    counts = counts if frames is None else {frames.shape[0]}
     words = {"diff3d": "data", "xcoords": "x", "ycoords": "y", "probeGuess": "prob"}
     column = {"xcoords": 0, "ycoords": 1}.get(key, 0)
     fitting = [
-        _show_column(one, column) if "coords" in key else one.name
+        _show_column(one, column, counts) if "coords" in key else one.name
         for one in content.datasets
         if (key == "diff3d" and len(one.shape) in (3, 4) and one.kind in "fiu")
         or (key == "probeGuess" and len(one.shape) in (2, 3, 4) and one.kind == "c")
         or (
             key[1:7] == "coords"
-            and count in one.shape
+            and not counts.isdisjoint((*one.shape, math.prod(one.shape)))
             and len(one.shape) <= 2
             and one.kind in "fiu"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.scans.any_layout import read_layout, read_positions
-from ptycho_tasks.scans.content import Content, Listed
+from ptycho_tasks.scans.content import Content
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, check_stack, take_common
 
@@ -42,11 +41,7 @@ class _NPZ:
         return None
 
     def content(self) -> Content:
-        arrays = {name: self._npz.describe(name) for name in self._npz}
-        listed = [
-            Listed(name, shape, str(dtype), dtype.kind) for name, (shape, dtype) in arrays.items()
-        ]
-        return Content(tuple(sorted(listed, key=lambda one: -math.prod(one.shape))))
+        return Content(tuple(self._npz.list_arrays()))
 
 
 @contextmanager
