@@ -61,8 +61,11 @@ def read_mask(path: Path) -> tuple[str, NDArray[Any]]:
     except FileNotFoundError:
         raise ScanError(f"source.bad_pixels: there is no {path}; correct the path") from None
     except (OSError, ValueError, KeyError, EOFError, ImportError) as error:
+        # What numpy says of other files is how to load them unsafely.
+        is_other = path.suffix.lower() in (".npy", ".npz") and isinstance(error, ValueError)
+        reason = f"no {path.suffix[1:]} file of numbers" if is_other else error
         raise ScanError(
-            one_line(f"source.bad_pixels: {path} cannot be read: {error}; expected a mask (N, N)")
+            one_line(f"source.bad_pixels: {path} cannot be read: {reason}; expected a mask (N, N)")
         ) from error
     key = "bad_pixels" if "bad_pixels" in arrays else next(iter(arrays), "")
     if key != "bad_pixels" and len(arrays) != 1:
