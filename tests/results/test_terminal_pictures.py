@@ -82,6 +82,14 @@ def test_a_png_holds_the_pixels():
     assert np.abs(shown[..., :3] - wanted).max() < 1e-6
 
 
+def test_what_was_not_seen_can_be_transparent():
+    pyplot = pytest.importorskip("matplotlib.image")
+    seen = np.arange(12).reshape(3, 4) % 3 > 0
+    (picture, _) = make_thumbnails(np.ones((3, 4), np.complex64), seen, side=8).values()
+    shown = pyplot.imread(io.BytesIO(picture.to_png(is_clear=True)), format="png")
+    assert np.array_equal(shown[..., 3] == 1, seen)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (500, 3)])
 @pytest.mark.parametrize("fill", [0, 1, np.nan, np.inf])
 def test_any_object_gives_a_picture(shape, fill):
