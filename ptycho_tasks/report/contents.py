@@ -24,7 +24,7 @@ from ptycho_tasks.builds.store import Record
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import InferencePayload
 from ptycho_tasks.errors import PtychoTasksError, one_line
-from ptycho_tasks.layout import METRICS, RECONSTRUCTION
+from ptycho_tasks.layout import METRICS
 from ptycho_tasks.physics.metrics import (
     HALVES_LEVEL,
     Half,
@@ -90,7 +90,7 @@ class _Scans:
 
     def read(self, files: ResultFiles) -> tuple[str, ScanData | None]:
         """The scan of a result, and the key of its record."""
-        name = name_scan(files)
+        name = files.scan_key
         if name != self._last[0]:
             self._last = name, self._read(files)
             self.keys[name] = f"scan {len(self.keys) + 1}"
@@ -99,6 +99,9 @@ class _Scans:
 
     def _read(self, files: ResultFiles) -> _Scan:
         path = files.row.inputs["scan"]
+        if not files.is_scan_there:
+            problem = "it, or how it is read, has changed since the result was made: not shown"
+            return _Scan(None, {"path": path, "problem": problem})
         try:
             payload = files.table.payload(files.row)
             assert isinstance(payload, InferencePayload)
@@ -119,13 +122,6 @@ class _Scans:
         return record
 
 
-def name_scan(files: ResultFiles) -> str:
-    """What tells the scan of a result, read as it was, from others."""
-    settings = json.loads(files.row.settings)
-    reading = {key: value for key, value in settings.items() if key.startswith("source.")}
-    return f"{files.row.inputs['scan']} {canonical_json(reading)}"
-
-
 def collect_contents(comparison: Comparison, folder: Path) -> Json:
     """What the page shows of the results of the project in the current folder.
 
@@ -135,7 +131,7 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     """
     results = comparison.results
     shown = [index for index, result in enumerate(results) if _is_built(result)][:_MOST_RESULTS]
-    keys = {name_scan(files) for index in shown if (files := results[index].files)}
+    keys = {files.scan_key for index in shown if (files := results[index].files)}
     text = len(shown) * _SHOWN_TEXT + (len(results) - len(shown)) * _LISTED_TEXT
     whole = max(min(ROOM, (_LARGEST_PAGE - text) * 3 / 4), ROOM / 10)
     room = whole / max(len(shown) + len(keys), 1)
@@ -160,7 +156,7 @@ def _is_built(result: Result) -> bool:
 
 
 def _sort_key(result: Result) -> str:
-    return name_scan(result.files) if result.files else ""
+    return result.files.scan_key if result.files else ""
 
 
 def _take_common(records: Sequence[Json]) -> Json:
@@ -299,8 +295,8 @@ def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path
     key, scan = scans.read(files)
     return {
         "scan_key": key,
-        "link": _link(files.place, folder),
-        "place": (files.place / RECONSTRUCTION).as_posix(),
+        "link": None if files.product is None else make_link(files.product, folder),
+        "place": None if files.product is None else files.product.as_posix(),
         "model_from": _describe_model(files),
         "steps": len(opened.losses),
         "frame_count": len(opened.positions),
@@ -314,12 +310,6 @@ def name_result(result: Result) -> str:
     """What a result is called on the page."""
     name = name_place(result)
     return f"{name}, refined" if result.stage == "refine" else name
-
-
-def _link(place: Path, folder: Path) -> str | None:
-    """The address of a product, from a page in a folder; None where it is not in its place."""
-    path = place / RECONSTRUCTION
-    return make_link(path, folder) if path.is_file() else None
 
 
 def make_link(path: Path, folder: Path) -> str:
