@@ -27,6 +27,7 @@ from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import CONFIG_NAME, METRICS, RECONSTRUCTION
 from ptycho_tasks.report.verdicts import Verdicts
+from ptycho_tasks.report.wording import natural_key
 
 R_FACTOR, DEVIANCE = "r_factor", "poisson_deviance"
 TRAINING, INFERENCE, MEMORY = "training_seconds", "inference_seconds", "memory_bytes"
@@ -34,6 +35,8 @@ MISFIT, COST = (R_FACTOR, DEVIANCE), (TRAINING, INFERENCE, MEMORY)
 """The measures besides scores."""
 _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
+_MOST_LISTED = 20
+"""Names of what there is, where one is unknown."""
 
 
 class Made(NamedTuple):
@@ -140,15 +143,32 @@ def compare_results(
         ConfigError: a name or a column is unknown.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    places = [*_list_places(read_tables())]
-    if not places:
-        raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
+    places = _find_all_places()
     base = [] if baseline is None else _find_places(baseline, places)
     chosen = [place for name in names for place in _find_places(name, places)] or places
     results = _read_results([*chosen, *base])
     compared = [results[place.folder] for place in base]
     comparison = _describe([_subtract(result, compared) for result in results.values()])
     return comparison._replace(results=_sort(comparison, sort, is_reversed))
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse what is called like no variant or scan of the project in the current folder.
+
+    Raises:
+        ConfigError: one line that lists what there is.
+        SystemExit: something in ptycho.yaml is wrong, and the user was told.
+    """
+    places = _find_all_places()
+    for name in names:
+        _find_places(name, places)
+
+
+def _find_all_places() -> list[_Place]:
+    places = [*_list_places(read_tables())]
+    if not places:
+        raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
+    return places
 
 
 def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
@@ -171,7 +191,10 @@ def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
 def _suggest(name: str, known: Iterable[str]) -> str:
     known = [*known]
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known[:20])}"
+    if close:
+        return f"did you mean `{close[0]}`?"
+    more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+    return f"there are {', '.join(known[:_MOST_LISTED])}{more}"
 
 
 def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
@@ -445,11 +468,11 @@ def find_value(result: Result, column: str) -> Any:
     return result.settings.get(column, result.measures.get(column))
 
 
-def _rank(value: Any) -> tuple[int, float, str]:
+def _rank(value: Any) -> tuple[int, float, Any]:
     """Numbers before texts."""
     if _is_number(value):
-        return 0, value, ""
-    return 1, 0.0, value if isinstance(value, str) else canonical_json(value)
+        return 0, value, ()
+    return 1, 0.0, natural_key(value if isinstance(value, str) else canonical_json(value))
 
 
 def list_records(comparison: Comparison) -> list[dict[str, Any]]:

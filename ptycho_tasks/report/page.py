@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptycho_tasks.config.variants import shorten_keys
-from ptycho_tasks.report.comparison import R_FACTOR, Comparison, compare_results, find_value
+from ptycho_tasks.report.comparison import Comparison, Result, compare_results, find_value
 from ptycho_tasks.report.contents import SETTINGS, collect_contents, name_result
 from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
 from ptycho_tasks.report.ownership import REPORT_GENERATOR, refuse_other_file
-from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
+from ptycho_tasks.report.ranking import choose_first, sum_up
+from ptycho_tasks.report.wording import (
+    RESOLUTIONS,
+    TITLES,
+    format_measure,
+    format_resolution,
+    format_setting,
+    natural_key,
+)
 from ptycho_tasks.system.files import real_path, write_atomic
 
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
@@ -38,7 +45,8 @@ def write_report(
     """
     refuse_other_file(path)
     comparison = compare_results(names, sort="variant")
-    comparison = comparison._replace(results=sorted(comparison.results, key=name_result))
+    results = sorted(comparison.results, key=lambda result: natural_key(name_result(result)))
+    comparison = comparison._replace(results=results)
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)
     write_atomic(real_path(path), text.encode("utf-8", "replace"))
@@ -58,14 +66,15 @@ def render_page(
         graph: of the project.
         evidence: see `write_report`.
     """
-    whole = {**contents, "evidence": [*evidence], "titles": TITLES}
+    first = choose_first(contents["results"], [*map(_find_place, comparison.results)])
+    whole = {**contents, "evidence": [*evidence], "titles": TITLES, "first": first}
     return fill_template(
         "page.html.j2",
         whole,
         scripts=_SCRIPTS,
         generator=REPORT_GENERATOR,
         title=_find_title(contents),
-        summary=_sum_up(contents),
+        summary=sum_up(contents["results"]),
         table=_make_table(comparison, contents),
         contents=contents,
         graph=graph,
@@ -73,6 +82,11 @@ def render_page(
         evidence=evidence,
         opens=False,
     )
+
+
+def _find_place(result: Result) -> int:
+    """The place of a result among the tasks of the project."""
+    return 0 if result.files is None else result.files.table.rows.index(result.files.row)
 
 
 def _find_title(contents: Mapping[str, Any]) -> str:
@@ -87,26 +101,32 @@ def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[
     settings, measures = comparison.settings, comparison.measures
     heads = [("label", "result"), ("label", "state")]
     heads += [("setting", title) for title in shorten_keys(settings)]
-    heads += [("measure", "resolution"), *(("measure", TITLES.get(n, n)) for n in measures)]
+    resolutions = [
+        source
+        for source in RESOLUTIONS
+        if any(source in record["resolutions"] for record in contents["results"])
+    ]
+    heads += [("measure", RESOLUTIONS[source]) for source in resolutions]
+    heads += [("measure", TITLES.get(name, name)) for name in measures]
     heads += [("measure", "steps done")]
     rows = []
     for result, record in zip(comparison.results, contents["results"], strict=True):
         cells: list[tuple[Any, str]] = [(name_result(result),) * 2, (result.state,) * 2]
         values = [result.settings.get(key, "") for key in settings]
         cells += [(v, format_setting(v)) for v in values]
-        cells.append((_rank_resolution(record), format_resolution(record["resolution"])))
+        falls = map(record["resolutions"].get, resolutions)
+        cells += [(_rank_resolution(fall), format_resolution(fall)) for fall in falls]
         found = [find_value(result, name) for name in measures]
         cells += [(v, format_measure(n, v, None)) for n, v in zip(measures, found, strict=True)]
         steps = record.get("steps")
         cells.append((steps, "" if steps is None else str(steps)))
         rows.append({"cells": [_make_cell(*cell) for cell in cells], "record": record})
-    keys = [None] * (3 + len(settings)) + [*measures, "steps"]
+    keys = [None] * (len(heads) - len(measures) - 1) + [*measures, "steps"]
     return {"heads": [(*h, key) for h, key in zip(heads, keys, strict=True)], "rows": rows}
 
 
-def _rank_resolution(record: Mapping[str, Any]) -> float | None:
+def _rank_resolution(resolution: Mapping[str, Any] | None) -> float | None:
     """What results are sorted by: the half period in pixels."""
-    resolution = record["resolution"]
     return None if resolution is None or not resolution["fall"] else 1 / resolution["fall"]
 
 
@@ -114,28 +134,3 @@ def _make_cell(value: Any, text: str) -> tuple[str, str]:
     """What a cell is sorted by, and what it shows."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (repr(float(value)) if is_number else ""), text
-
-
-def _sum_up(contents: Mapping[str, Any]) -> list[str]:
-    """What a reader wants to know first, a sentence each."""
-    results = contents["results"]
-    counts = Counter(result["state"] for result in results)
-    sentences = [", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
-    # What is stale may be of other data.
-    fresh = [result for result in results if result["state"] == "fresh"]
-    known = [result for result in fresh if result["measures"].get(R_FACTOR) is not None]
-    # Less is easily explained: a result of some of the frames is not compared with one of all.
-    most = max((result["frame_count"] for result in known), default=0)
-    alike = [result for result in known if result["frame_count"] == most]
-    if len(alike) > 1 and len({result["scan"] for result in alike}) == 1:
-        best = min(alike, key=lambda result: result["measures"][R_FACTOR])
-        same = [one["name"] for one in alike if _is_as_good(one, best)]
-        value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
-        sentences.append(f"least R-factor: {value}, of {', '.join(same)}")
-    return sentences
-
-
-def _is_as_good(one: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
-    """Whether two results miss the data alike, by the digits that are shown."""
-    first, second = (result["measures"][R_FACTOR] for result in (one, best))
-    return format_measure(R_FACTOR, first, None) == format_measure(R_FACTOR, second, None)

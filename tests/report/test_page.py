@@ -114,6 +114,42 @@ def test_halves_of_the_frames_are_correlated(built_project, ours, build):
     ]
 
 
+def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_project, ours, build):
+    def blur(array):
+        return (array + np.roll(array, 2, 0) + np.roll(array, 2, 1)) / 3
+
+    scan = dict(np.load(file_project / "scan.npz"))
+    np.savez(file_project / "scan.npz", **{**scan, "objectGuess": blur(scan["objectGuess"])})
+    variants = [{"name": frames, "inference.frames": frames} for frames in ("even", "odd")]
+    change_settings(file_project, variants=variants)
+    build(file_project, "infer")
+    text = report(ours, file_project)
+    data = read_data(text)
+    (note,) = data["notes"]
+    assert note.startswith("scan.npz: objectGuess is a guess and not the truth: with the scan's")
+    assert note in Elements(text).text
+    for result in data["results"]:
+        assert not result["has_truth"]
+        assert result["measures"]["amplitude_ssim"] < 1
+        assert result["curves"]["frc"] is None
+        assert len(result["curves"]["frc_guess"]) > 5
+        assert {*result["resolutions"]} == {"halves"}
+    assert "resolution of halves" in Elements(text).text
+
+
+def test_a_simulated_file_has_a_truth_too(file_project, ours):
+    data = read_data(report(ours, file_project))
+    assert data["results"][0]["has_truth"]
+    assert data["notes"] == []
+
+
+def test_the_resolution_is_that_of_the_curve(built_project, ours):
+    (result,) = read_data(report(ours, built_project))["results"]
+    curve, fall = np.array(result["curves"]["frc"]), result["resolutions"]["truth"]["fall"]
+    assert (curve[: int(fall * len(curve))] >= 0.5).all()
+    assert fall == 1 or curve[int(fall * len(curve))] < 0.5
+
+
 def test_only_what_is_named_is_shown(built_project, ours):
     code, _, err = ours(built_project, "report", "default")
     assert (code, err) == (
@@ -126,6 +162,24 @@ def test_only_what_is_named_is_shown(built_project, ours):
     assert code == 2
     assert "did you mean `default`?" in err
     assert not (built_project / "two.html").exists()
+    code, _, err = ours(built_project, "report", "NOSUCH")
+    assert (code, err) == (
+        2,
+        "error: no variant or scan is called `NOSUCH`; there are default\n",
+    )
+
+
+def test_a_folder_that_is_not_there_is_not_made(built_project, ours):
+    for command in (["report"], ["plan", "show", "--html"]):
+        if command[0] == "plan":
+            (built_project / "evidence.yaml").write_text(PLAN)
+            (built_project / "ledger.md").write_text("# Ledger\n")
+            (built_project / "plan.md").write_text("- [ ] **A1:** one\n")
+        option = ["--output"] if command == ["report"] else []
+        code, _, err = ours(built_project, *command, *option, "nope/deep/x.html")
+        assert code == 2
+        assert "nope/deep/x.html: there is no folder " in err
+        assert not (built_project / "nope").exists()
 
 
 def test_equal_projects_give_equal_bytes_and_nothing_leaves_the_page(built_project, ours):
@@ -180,6 +234,55 @@ def test_what_is_not_built_is_said_in_its_place(project, ours):
     (result,) = read_data(text)["results"]
     assert result["state"] == "not built"
     assert "it is not built yet; run `doit infer`" in Elements(text).text
+
+
+def replace_object(root, change, *names):
+    """Change arrays of the product, of which the store then knows nothing."""
+    shutil.rmtree(root / ".ptycho")
+    path = root / "runs/default/inference/reconstruction.h5"
+    path.chmod(0o644)
+    with h5py.File(path, "a") as file:
+        for name in names:
+            array = change(file[name][()])
+            attributes = dict(file[name].attrs)
+            del file[name]
+            file[name] = array
+            file[name].attrs.update(attributes)
+
+
+def spoil(part):
+    def change(array):
+        array = array.copy()
+        array[(..., *part)] = np.inf
+        return array
+
+    return change
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("change", "names", "doubt"),
+    [
+        (spoil(()), ["object"], "is NaN or infinite wherever it was seen: all of it is grey"),
+        (spoil((30, 30)), ["object"], "is NaN or infinite at 1 of "),
+        (lambda seen: np.zeros_like(seen), ["ptycho_tasks/seen"], "was seen nowhere"),
+        (
+            lambda array: array[..., 30:31, 30:31],
+            ["object", "ptycho_tasks/seen"],
+            "has 1 x 1 pixels",
+        ),
+        (np.ones_like, ["object"], ""),
+    ],
+    ids=["NaN", "one NaN", "unseen", "1 x 1", "flat"],
+)
+def test_what_cannot_be_seen_of_an_object_is_said(built_project, ours, change, names, doubt):
+    replace_object(built_project, change, *names)
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    assert doubt in Elements(text).text
+    if not doubt:
+        assert result["curves"]["psd"] is None
 
 
 def damage_product(root: Path) -> None:
@@ -238,6 +341,64 @@ def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
     (result,) = data["results"]
     assert result["object"]["rows"] > 0
     assert "the scan cannot be shown" in data["scans"][result["scan_key"]]["problem"]
+
+
+def test_a_stale_result_has_the_settings_that_its_numbers_are_of(built_project, ours, build):
+    change_settings(built_project, training={"epochs": 3}, fixture={"subset_size": 20})
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stale"
+    assert result["settings"]["training.epochs"] == 5
+    assert result["settings"]["fixture.subset_size"] == 25
+    assert result["reasons"] == [
+        "training.epochs 5 -> 3 (train)",
+        "fixture.subset_size 25 -> 20 (fixture)",
+    ]
+    assert "training.epochs 5 -> 3 (train)" in Elements(text).text
+    build(built_project, "train")  # of which the result does not know
+    (result,) = read_data(report(ours, built_project))["results"]
+    assert result["settings"]["training.epochs"] == 5
+    assert result["settings"]["fixture.subset_size"] == 25
+    assert result["provenance"]["settings of train"]["training.epochs"] == "5"
+
+
+def test_a_result_of_another_scan_is_not_shown_with_that_of_today(built_project, ours, build):
+    change_settings(built_project, source={"simulate": {"size": 32, "grid": 6, "seed": 8}})
+    build(built_project, "source")
+    data = read_data(report(ours, built_project))
+    (result,) = data["results"]
+    assert "has changed since" in data["scans"][result["scan_key"]]["problem"]
+    assert "truth" not in data["scans"][result["scan_key"]]
+    assert result["curves"]["frc"] is None
+    assert result["object"]["rows"] > 0
+
+
+def test_a_damaged_file_is_called_so_and_the_whole_one_is_linked(built_project, ours):
+    place = built_project / "runs/default/inference/reconstruction.h5"
+    place.unlink()
+    place.write_bytes(b"torn")
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stored"
+    made = json.loads(next(built_project.glob(".ptycho/store/infer/*/record.json")).read_text())
+    assert result["reasons"][0] == f"the store has it, made {made['made']}"
+    assert result["reasons"][1].startswith(
+        "runs/default/inference/reconstruction.h5 is damaged, or was changed by hand: sha256 "
+    )
+    assert result["link"].startswith("./.ptycho/store/infer/")
+    assert (built_project / result["link"]).read_bytes() != b"torn"
+    assert result["place"] in Elements(text).text
+    assert "is damaged" in Elements(text).text
+
+
+def test_table_and_graph_name_the_same_state(built_project, ours):
+    shutil.rmtree(built_project / ".ptycho")
+    change_settings(built_project, training={"epochs": 3})
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stale"
+    assert "infer: stale" in text
+    assert "not built" not in Elements(text).text
 
 
 def test_what_failed_says_so_until_it_is_right_again(built_project, ours, doit):

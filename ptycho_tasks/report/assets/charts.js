@@ -106,6 +106,8 @@ function drawCurves() {
   }
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
     { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
+  addChart("Fourier ring correlation with objectGuess, a guess", pick((c) => c.frc_guess, fractions),
+    { x: "frequency / Nyquist", y: "correlation" }, "It says how alike they are, and nothing of the resolution.");
   const halves = report.halves.filter((half) => half.frc && half.results.some((index) => results.includes(report.results[index])));
   addChart("Fourier ring correlation of two halves of the frames", halves.map((half) => ({ name: half.name, x: fractions(half.frc.length), y: half.frc })),
     { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
@@ -114,7 +116,7 @@ function drawCurves() {
     { x: "frequency / Nyquist", y: "power", isLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
   for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
     charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
-  if (results.length && results.every((result) => !result.resolution))
+  if (results.length && results.every((result) => !Object.keys(result.resolutions).length))
     charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
   if (!charts.children.length && shownResults().length)
     charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
@@ -126,7 +128,7 @@ function formatResolution(fall, size) {
 }
 
 function describeResolutions(results) {
-  const found = results.filter((r) => r.resolution?.source === "truth").map((r) => `${r.name} ${formatResolution(r.resolution.fall, r.pixel_size_m)}`);
+  const found = results.filter((r) => r.resolutions.truth).map((r) => `${r.name} ${formatResolution(r.resolutions.truth.fall, r.pixel_size_m)}`);
   return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
 }
 

@@ -16,7 +16,7 @@ function listViews(result) {
   if (!result.object) return views;
   addComplex("", "object", result.object, "object", result.origin);
   const scan = report.scans[result.scan_key] ?? {};
-  if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
+  if (scan.truth) addComplex("truth-", scan.is_truth ? "truth" : "object guess", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
   if (result.frames.shift)
     views.push({ id: "shift", label: "positions, and how each was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
@@ -144,7 +144,7 @@ class Panel {
   }
 
   describe() {
-    const array = arrayOf(this.view), parts = [];
+    const array = arrayOf(this.view), parts = this.view.image === this.record.object ? [...this.record.doubts] : [];
     if (this.view.kind === "dots") {
       const { shown, count: all } = this.record.frames;
       parts.push(shown < all ? `${shown} of ${all} frames, evenly spread` : `${all} frames`);
@@ -416,7 +416,8 @@ function drawProfile() {
 }
 
 function setPanels(number) {
-  const able = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  const all = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  const able = [...report.first, ...all.filter((index) => !report.first.includes(index))];
   while (panels.length > number) panels.pop().root.remove();
   while (panels.length < number) {
     const panel = new Panel(panels.length);
