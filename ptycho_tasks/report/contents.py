@@ -321,7 +321,7 @@ def _describe_files(
         "link": None if files.product is None else make_link(files.product, folder),
         "place": None if files.product is None else files.product.as_posix(),
         "model_from": _describe_model(files),
-        "steps": len(opened.losses),
+        "steps": _count_steps(opened) or len(opened.losses),
         "frame_count": len(opened.positions),
         **_describe_images(opened, scan, room),
         "curves": _describe_curves(opened, files, scan, has_truth=has_truth),
@@ -423,6 +423,8 @@ def _describe_curves(
         "spectrum": lambda: _describe_rings(opened, scan, has_truth=has_truth),
     }
     curves: Json = {"losses": _list_numbers(opened.losses), "training": {}}
+    # Of what says how many steps there were, the first loss is that of the start.
+    curves["first_loss"] = 1 if _count_steps(opened) is None else 0
     curves |= dict.fromkeys(("psd", "frc", "frc_guess", "frc_fall"))
     problems = []
     for name, read in parts.items():
@@ -431,6 +433,12 @@ def _describe_curves(
         except _LOST as error:
             problems.append(one_line(f"no {name}: {error}"))
     return curves | {"problem": "; ".join(problems) or None}
+
+
+def _count_steps(opened: ResultFolder) -> int | None:
+    """See `Reconstruction.steps`."""
+    steps = opened.metrics.get("steps")
+    return steps if isinstance(steps, int) else None
 
 
 @cached
@@ -526,7 +534,8 @@ def _describe_made(made: Made) -> tuple[str, str]:
         facts.append(f"{record.made} on {record.machine} in {format_seconds(record.seconds)}")
     else:
         facts.append(f"found {record.made} on {record.machine}, and not seen made")
-    facts += [_describe_commit(record), f"ptycho-tasks {record.version}"]
+    libraries = [f"{name} {version}" for name, version in sorted(record.libraries.items())]
+    facts += [_describe_commit(record), ", ".join([f"ptycho-tasks {record.version}", *libraries])]
     return row.name, "; ".join(filter(None, facts))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -90,12 +92,24 @@ def test_truth_frame_and_curves(built_project, ours):
     assert result["curves"]["problem"] is None
 
 
+def test_steps_are_those_that_were_taken_and_not_those_with_a_loss(built_project, ours):
+    shutil.rmtree(built_project / ".ptycho")
+    path = built_project / "runs/default/inference/metrics.json"
+    metrics = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**metrics, "steps": 34}))
+    (result,) = read_data(report(ours, built_project))["results"]
+    assert (result["steps"], result["curves"]["first_loss"]) == (34, 0)
+
+
 def test_how_a_result_was_made_is_said(built_project, ours):
     (result,) = read_data(report(ours, built_project))["results"]
     made = result["provenance"]["how it was made"]
     assert {*made} == {"source", "fixture", "train", "infer"}
     assert "fixtures/tiny.npz (fixture" in made["train"]
     assert "; outside of git; ptycho-tasks " in made["infer"]
+    assert f", numpy {version('numpy')}" in made["infer"]
+    assert f", python {platform.python_version()}" in made["infer"]
 
 
 def test_halves_of_the_frames_are_correlated(built_project, ours, build):

@@ -95,12 +95,12 @@ function drawCurves() {
   charts.replaceChildren();
   document.getElementById("drawn").textContent = !shownResults().length ? "The filter of the table leaves no result." : results.length < all
     ? `Of ${results.length} of the ${all} results: the first in the table above. Sort or filter it to choose others.` : "";
-  const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [] }))
-    .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
+  const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [], first: r.curves.first_loss }))
+    .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length, one.first) }));
   addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", isLog: true });
   const metrics = new Set(results.flatMap((result) => Object.keys(result.curves.training)));
   for (const metric of [...metrics].sort()) {
-    const series = pick((c) => c.training[metric], count);
+    const series = pick((c) => c.training[metric], (length) => count(length));
     const isPositive = series.every((one) => one.y.every((v) => v === null || v > 0));
     addChart(`Training: ${metric.replaceAll("_", " ")}`, series, { x: "epoch", y: metric, isLog: isPositive });
   }
