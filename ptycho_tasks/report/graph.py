@@ -12,7 +12,7 @@ from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.why import judge
 from ptycho_tasks.layout import METRICS
 from ptycho_tasks.report.verdicts import Verdicts
-from ptycho_tasks.report.wording import shorten_reasons
+from ptycho_tasks.report.wording import natural_key, shorten_reasons
 
 STAGES = ("source", "fixture", "train", "infer", "refine")
 BOX = 190, 30
@@ -79,7 +79,7 @@ def place_tasks(rows: Sequence[Row], described: Mapping[str, Described]) -> Grap
     found: dict[str, Box] = {}
     stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
     for column, stage in enumerate(stages):
-        names = [row.name for row in rows if row.stage == stage]
+        names = sorted((row.name for row in rows if row.stage == stage), key=natural_key)
         for index, group in enumerate(_group_tasks(names, described)):
             x, y = _MARGIN + column * (width + _GAP_X), _MARGIN + index * (height + _GAP_Y)
             boxes.append(_make_box(x, y, stage, group, described))
