@@ -177,7 +177,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
             return
         if isinstance(fail, Submitted):
             self.going_on[task.name] = fail.message
-            self.live.leave_task(task.name)
+            self.live.leave_task(task.name, fail.message)
             return
         self.failed.append(task.name)
         self.live.fail_task(task.name, str(fail.message))

@@ -13,7 +13,7 @@ import msgspec
 
 from ptycho_tasks.builds.identity import list_differences, read_identity
 from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD, JobRecord, Outcome
-from ptycho_tasks.builds.live import note_task
+from ptycho_tasks.builds.live import end_job, note_task
 from ptycho_tasks.builds.planning import make_plan
 from ptycho_tasks.builds.results import identify, make_entry
 from ptycho_tasks.builds.stages import find_stage
@@ -56,6 +56,7 @@ def run_job(key: str) -> int:
     # Two jobs for one result: the second finds what the first made.
     with _write_output(folder / LOG), hold_lock(folder / "lock"), exit_on_signals():
         outcome = _run(folder, record, config)
+        end_job(Path.cwd(), record.name, outcome.problem if outcome.exit_code else None)
         write_atomic(folder / OUTCOME, msgspec.json.encode(outcome))
     return outcome.exit_code
 

@@ -55,13 +55,18 @@ _LISTED_FIRST = (
     "running",
     "stopped",
     "failed",
+    "left out",
     "goes on",
+    "not whole yet",
     "waiting",
     "made",
     "not run",
     "up to date",
 )
 """States of tasks, in the order of the page."""
+
+_MAY_SHOW = ("running", "stopped", "failed", "goes on", "made")
+"""States of tasks that may have written something."""
 
 _warned: set[Path] = set()
 _place: tuple[Path, str] | None = None
@@ -106,17 +111,50 @@ class LiveFile:
 
     def _write(self) -> None:
         self._beat += 1
-        told = {**self._describe(), "beat": self._beat, "time": time.time(), "every": BEAT_S}
-        text = f"{self._call}({json.dumps(told, separators=(',', ':'))});\n"
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            # A page that reads it half, or misses one, reads the next.
-            new.write_text(text)
-            new.replace(self._path)
+            write_script(self._path, self._call, self._describe(), self._beat)
         except OSError as error:
-            with suppress(OSError):
-                new.unlink()
             self._complain(error)
+
+
+def write_script(path: Path, call: str, content: Mapping[str, Any], beat: int = 0) -> None:
+    """Write a script of a page.
+
+    Args:
+        path: of the script.
+        call: the function of the page that gets what it says.
+        content: is that, as values of JSON.
+        beat: how many times it was written.
+
+    Raises:
+        OSError: it cannot be written; an earlier one is unchanged.
+    """
+    told = {**content, "beat": beat, "time": time.time(), "every": BEAT_S}
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # A page that reads it half, or misses one, reads the next.
+        new.write_text(f"{call}({json.dumps(told, separators=(',', ':'))});\n")
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+def end_job(folder: Path, task: str, problem: str | None) -> None:
+    """Say on a project's page, where it shows a job, how the job ended.
+
+    Args:
+        folder: of the project.
+        task: that the job ran.
+        problem: why it failed; None where it did not.
+    """
+    path = folder / LIVE / file_name(task)
+    with suppress(OSError, ValueError):
+        call, _, text = path.read_text().partition("(")
+        state = {"state": "made" if problem is None else "failed", "text": one_line(problem or "")}
+        content = json.loads(text.rstrip().removesuffix(");"))
+        write_script(path, call, content | state, content["beat"] + 1)
 
 
 def warn_once(folder: Path, error: OSError) -> None:
@@ -135,6 +173,8 @@ class LiveRun:
     def __init__(self) -> None:
         """No tasks yet, and no page."""
         self._tasks: dict[str, dict[str, Any]] = {}
+        self._files: list[dict[str, Any]] = []
+        """Those that come, and wait to be taken."""
         self._begun: dict[str, float] = {}
         self._state, self._text = "running", ""
         self._started, self._folder = time.time(), Path()
@@ -183,9 +223,22 @@ class LiveRun:
         else:
             self._end(name, "failed", text=one_line(problem))
 
-    def leave_task(self, name: str) -> None:
-        """A task goes on as a job after the run."""
-        self._set(name, "goes on")
+    def leave_task(self, name: str, job: str) -> None:
+        """A task goes on as a job after the run, which from then on writes its script itself."""
+        self._set(name, "goes on", text=one_line(job))
+        path = self._folder / LIVE / file_name(name)
+        if self.has_page and not self._is_new(path):
+            with suppress(OSError):
+                write_script(path, "showStage", LiveStage(name).describe() | {"state": "queued"})
+
+    def note_files(self, arriving: Iterable[str], left_out: Mapping[str, str]) -> None:
+        """Files that are not taken, as they are not whole yet, or left out, and why."""
+        files = {name: {"state": "not whole yet", "text": ""} for name in arriving}
+        files |= {name: {"state": "left out", "text": why} for name, why in left_out.items()}
+        self._files = [
+            {"name": one_line(name), **file, "text": one_line(file["text"])}
+            for name, file in files.items()
+        ]
 
     def note(self, text: str) -> None:
         """Nothing runs now: what is waited for."""
@@ -219,7 +272,7 @@ class LiveRun:
 
     def describe(self) -> dict[str, Any]:
         """What the page shows of it, as values of JSON."""
-        tasks = [*self._tasks.values()]
+        tasks = [*self._tasks.values(), *self._files]
         tasks.sort(key=lambda task: _LISTED_FIRST.index(task["state"]))
         return {
             "title": self._folder.name,
@@ -234,7 +287,7 @@ class LiveRun:
 
     def _describe_task(self, task: dict[str, Any]) -> dict[str, Any]:
         # Not every stage has something to show, and a page complains of scripts that are not there.
-        if task["state"] in ("waiting", "not run", "up to date") or "file" in task:
+        if task["state"] not in _MAY_SHOW or "file" in task:
             return task
         name = file_name(task["name"])
         if self.has_page and self._is_new(self._folder / LIVE / name):
@@ -285,6 +338,7 @@ class LiveStage:
         """What the page shows of it, as values of JSON."""
         return {
             "task": self._task,
+            "state": "running",
             "begun": self._begun,
             "done": self._done,
             "total": self._total,
@@ -300,7 +354,7 @@ def _encode(image: NDArray[np.complex64]) -> dict[str, Any]:
 
     pictures: dict[str, dict[str, Any]] = {
         str(kind): {
-            "png": base64.b64encode(picture.to_png()).decode(),
+            "png": base64.b64encode(picture.to_png(is_clear=True)).decode(),
             "low": picture.low,
             "high": picture.high,
         }

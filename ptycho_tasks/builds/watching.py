@@ -210,15 +210,22 @@ class _Watcher:
     def _find_new(self, scans: PresentScans) -> dict[str, tuple[Arrival, ...]]:
         """The scans that have come whole and were not dealt with as they are."""
         new: dict[str, tuple[Arrival, ...]] = {}
+        arriving: list[str] = []
         for name, files in scans.files.items():
             stamps = tuple(map(read_stamp, files))
             if stamps == self._done.get(name):
                 continue
-            arrivals = tuple(filter(None, map(self._arrivals.find, files)))
+            found = [self._arrivals.find(file) for file in files]
+            arrivals = tuple(filter(None, found))
             if len(arrivals) == len(files):
                 new[name] = arrivals
             elif None not in stamps:
                 self._is_waiting = True
+                arriving += [
+                    self._show(file) for file, one in zip(files, found, strict=True) if one is None
+                ]
+        left_out = {self._show(Path(s.file)): s.problem for s in self.tally.left_out.values()}
+        self.options.live.note_files(arriving, left_out)
         return new
 
     def _find_hopes(self, scans: PresentScans) -> object:

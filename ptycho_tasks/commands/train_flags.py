@@ -93,6 +93,13 @@ _READING = (
 
 _QUIET = Flag("--quiet", "execution.quiet", "Say nothing but warnings and errors.", bool)
 
+_LIVE = Flag(
+    "--live",
+    "execution.live",
+    "Show what is computed now on a page, live.html, in --output-dir.",
+    bool,
+)
+
 _MEMORY = Flag(
     "--memory-gb",
     "execution.memory_gb",
@@ -199,6 +206,7 @@ TRAIN: FlagTable = {
             off="--no-deterministic",
         ),
         _MEMORY,
+        _LIVE,
         _QUIET,
         _DEBUG,
     ),
@@ -285,6 +293,7 @@ INFER: FlagTable = {
             int,
         ),
         _MEMORY,
+        _LIVE,
         _QUIET,
         _DEBUG,
     ),

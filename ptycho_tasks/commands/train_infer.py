@@ -59,10 +59,13 @@ def train_command(**arguments: Any) -> None:
 
         if test:
             check_scan_to_infer(test, training)
-        with follow_command(training, output, "train"):
-            stages.train(training)
-        if test:
-            stages.infer(test)
+        tasks = ["train", *(["infer"] if test else [])]
+        with follow_command(training, output, tasks) as follow:
+            with follow("train"):
+                stages.train(training)
+            if test:
+                with follow("infer"):
+                    stages.infer(test)
 
 
 @_command("infer", INFER)
@@ -79,8 +82,10 @@ def infer_command(**arguments: Any) -> None:
 
     with _lock_folder(output, "infer"):
         from ptycho_tasks.builds import stages
+        from ptycho_tasks.report.live_page import follow_command
 
-        stages.infer(payload)
+        with follow_command(payload, output, ["infer"]) as follow, follow("infer"):
+            stages.infer(payload)
 
 
 def _show_tracebacks(arguments: Mapping[str, Any]) -> None:

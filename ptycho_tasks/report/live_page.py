@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,14 +92,22 @@ def show_on_page(run: LiveRun, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def follow_command(payload: Payload, folder: Path, task: str) -> Iterator[None]:
-    """Show a command that runs one stage in the block, where `execution.live` asks for it."""
+def follow_command(
+    payload: Payload, folder: Path, tasks: Sequence[str]
+) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+    """Show a command that runs stages in the block, where `execution.live` asks for it.
+
+    Gives what each stage is to run in, by the name of its task.
+    """
     run = LiveRun()
-    run.begin([task])
-    with (
-        show_on_page(run, folder) if payload.execution.live else nullcontext(),
-        note_task(folder, task),
-    ):
+    run.begin(tasks)
+    with show_on_page(run, folder) if payload.execution.live else nullcontext():
+        yield partial(_follow_task, run, folder)
+
+
+@contextmanager
+def _follow_task(run: LiveRun, folder: Path, task: str) -> Iterator[None]:
+    with note_task(folder, task):
         run.begin_task(task)
         try:
             yield

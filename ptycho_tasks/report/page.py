@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptycho_tasks.config.variants import shorten_keys
-from ptycho_tasks.report.comparison import Comparison, Result, compare_results, find_value
+from ptycho_tasks.report.comparison import (
+    COST,
+    MISFIT,
+    Comparison,
+    Result,
+    compare_results,
+    find_value,
+)
 from ptycho_tasks.report.contents import SETTINGS, collect_contents, name_result
 from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
@@ -96,38 +104,77 @@ def _find_title(contents: Mapping[str, Any]) -> str:
     return ", ".join(sorted(names)) or "results"
 
 
+class _Column(NamedTuple):
+    """A column of the table of results."""
+
+    kind: str
+    """Classes of its cells: what they are, and of which group that may be hidden."""
+    title: str
+    key: str | None
+    """The measure, of which there are differences; None of all else."""
+    read: Callable[[Result, Mapping[str, Any]], tuple[Any, str]]
+    """What a result, with its record in the contents, is sorted by and shows."""
+
+
 def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Titles, and for each result its cells: what is sorted by, and what is shown."""
-    settings, measures = comparison.settings, comparison.measures
-    heads = [("label", "result"), ("label", "state")]
-    heads += [("setting", title) for title in shorten_keys(settings)]
-    resolutions = [
-        source
-        for source in RESOLUTIONS
-        if any(source in record["resolutions"] for record in contents["results"])
+    """Columns, and for each result its cells: what is sorted by, and what is shown."""
+    columns = [*_list_columns(comparison, contents["results"])]
+    rows = [
+        {"cells": [_make_cell(*c.read(result, record)) for c in columns], "record": record}
+        for result, record in zip(comparison.results, contents["results"], strict=True)
     ]
-    heads += [("measure", RESOLUTIONS[source]) for source in resolutions]
-    heads += [("measure", TITLES.get(name, name)) for name in measures]
-    heads += [("measure", "steps done")]
-    rows = []
-    for result, record in zip(comparison.results, contents["results"], strict=True):
-        cells: list[tuple[Any, str]] = [(name_result(result),) * 2, (result.state,) * 2]
-        values = [result.settings.get(key, "") for key in settings]
-        cells += [(v, format_setting(v)) for v in values]
-        falls = map(record["resolutions"].get, resolutions)
-        cells += [(_rank_resolution(fall), format_resolution(fall)) for fall in falls]
-        found = [find_value(result, name) for name in measures]
-        cells += [(v, format_measure(n, v, None)) for n, v in zip(measures, found, strict=True)]
-        steps = record.get("steps")
-        cells.append((steps, "" if steps is None else str(steps)))
-        rows.append({"cells": [_make_cell(*cell) for cell in cells], "record": record})
-    keys = [None] * (len(heads) - len(measures) - 1) + [*measures, "steps"]
-    return {"heads": [(*h, key) for h, key in zip(heads, keys, strict=True)], "rows": rows}
+    return {"columns": columns, "rows": rows}
 
 
-def _rank_resolution(resolution: Mapping[str, Any] | None) -> float | None:
-    """What results are sorted by: the half period in pixels."""
-    return None if resolution is None or not resolution["fall"] else 1 / resolution["fall"]
+def _list_columns(
+    comparison: Comparison, records: Sequence[Mapping[str, Any]]
+) -> Iterator[_Column]:
+    """On a small screen the settings are hidden, and the first measures are all that is seen."""
+    yield _Column("label", "result", None, lambda result, _: (name_result(result),) * 2)
+    yield _Column("label", "state", None, lambda result, _: (result.state,) * 2)
+    settings = comparison.settings
+    for key, title in zip(settings, shorten_keys(settings), strict=True):
+        yield _Column("setting", title, None, partial(_read_setting, key))
+    misfits = [name for name in comparison.measures if name in MISFIT]
+    others = [name for name in comparison.measures if name not in MISFIT]
+    yield from map(_make_measure, misfits)
+    for source in RESOLUTIONS:
+        if any(source in record["resolutions"] for record in records):
+            yield _Column("measure", RESOLUTIONS[source], None, partial(_read_resolution, source))
+    yield from map(_make_measure, others)
+    yield _Column("measure cost", "steps done", "steps", lambda _, record: _read_steps(record))
+
+
+def _make_measure(name: str) -> _Column:
+    title = TITLES.get(name, name)
+    return _Column(f"measure {_find_group(name)}", title, name, partial(_read_measure, name))
+
+
+def _read_setting(key: str, result: Result, _: Mapping[str, Any]) -> tuple[Any, str]:
+    value = result.settings.get(key, "")
+    return value, format_setting(value)
+
+
+def _read_measure(name: str, result: Result, _: Mapping[str, Any]) -> tuple[Any, str]:
+    value = find_value(result, name)
+    return value, format_measure(name, value, None)
+
+
+def _read_resolution(source: str, _: Result, record: Mapping[str, Any]) -> tuple[float | None, str]:
+    """The half period, in pixels and as it is shown."""
+    resolution = record["resolutions"].get(source)
+    is_known = resolution is not None and resolution["fall"]
+    return 1 / resolution["fall"] if is_known else None, format_resolution(resolution)
+
+
+def _read_steps(record: Mapping[str, Any]) -> tuple[int | None, str]:
+    steps = record.get("steps")
+    return steps, "" if steps is None else str(steps)
+
+
+def _find_group(measure: str) -> str:
+    """Of which group of columns, that may be hidden, a measure is."""
+    return "misfit" if measure in MISFIT else "cost" if measure in COST else "score"
 
 
 def _make_cell(value: Any, text: str) -> tuple[str, str]:

@@ -38,8 +38,12 @@ class Thumbnail:
     high: float
     """That of the last."""
 
-    def to_png(self) -> bytes:
-        """A PNG file."""
+    def to_png(self, *, is_clear: bool = False) -> bytes:
+        """A PNG file.
+
+        Args:
+            is_clear: whether what was not seen is transparent, and not grey.
+        """
         R, C = self.pixels.shape
         lines = np.zeros((R, C + 1), np.uint8)  # each begins with its filter: none
         lines[:, 1:] = self.pixels
@@ -47,6 +51,7 @@ class Thumbnail:
         parts = (
             (b"IHDR", head),
             (b"PLTE", self.colours.tobytes()),
+            *([(b"tRNS", b"\0")] if is_clear else []),
             (b"IDAT", zlib.compress(lines.tobytes(), 6)),
             (b"IEND", b""),
         )

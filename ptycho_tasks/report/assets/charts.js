@@ -1,7 +1,7 @@
 // Curves as SVG.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 560, HEIGHT = 260, LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 40;
+const HEIGHT = 260, RIGHT = 14, TOP = 12, BOTTOM = 40, LETTER = 7, USUAL_WIDTH = 560;
 const COLOURS = 6, DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 
 function draw(name, attributes, text) {
@@ -11,67 +11,136 @@ function draw(name, attributes, text) {
   return made;
 }
 
-function listTicks(low, high, isLog) {
+function writeTick(value) {
+  return Number(value.toPrecision(4)).toString().replace("+", "");
+}
+
+// Places on an axis with their texts; of an axis by powers of ten, by the logarithm.
+function listTicks(low, high, { isLog, leastStep = 0 }) {
   if (isLog) {
-    const first = Math.ceil(low), last = Math.floor(high), step = Math.max(1, Math.ceil((last - first) / 5));
-    const ticks = [];
-    for (let power = first; power <= last; power += step) ticks.push([power, `1e${power}`]);
-    if (ticks.length >= 2) return ticks;
-    const places = [low, (low + high) / 2, high];
-    const write = (digits) => places.map((at) => Number((10 ** at).toPrecision(digits)).toString());
-    const texts = [2, 3, 4, 5, 6].map(write).find((found) => new Set(found).size === places.length) ?? write(6);
-    return places.map((at, index) => [at, texts[index]]);
+    const every = Math.max(1, Math.ceil((high - low) / 5)), ticks = [];
+    for (let power = Math.floor(low); power <= high; power += every)
+      for (const digit of high - low < 1.5 ? [1, 2, 5] : [1]) ticks.push(power + Math.log10(digit));
+    return ticks.filter((at) => at >= low - 1e-9 && at <= high + 1e-9).map((at) => [at, writeTick(Number((10 ** at).toPrecision(1)))]);
   }
-  const step = roundLength((high - low) / 3), ticks = [];
-  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-6; i++)
-    ticks.push([i * step, Number((i * step).toPrecision(4)).toString()]);
+  const step = Math.max(roundLength((high - low) / 3), leastStep), ticks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-6; i++) ticks.push([i * step, writeTick(i * step)]);
   return ticks;
 }
 
-// series: [{name, x: [...], y: [...]}]; missing values are null.
-function drawChart(place, series, { x, y, isLog = false, mark = null }) {
-  const change = (value) => (isLog ? (value > 0 ? Math.log10(value) : NaN) : value);
-  const curves = series.map((one) => ({ ...one, points: one.y.map((v, i) => [one.x[i], v === null ? NaN : change(v)]) }));
+// The least and the largest value of some series.
+function findRange(series) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const one of series) for (const value of one.y) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+  return [low, high];
+}
+
+// Whether values are seen better by their logarithm: all are positive, and the largest is ten times the least.
+function suitsLog(series) {
+  const [low, high] = findRange(series);
+  return low > 0 && high >= 10 * low;
+}
+
+// Series that can share an axis, on which none is flat for the others' sake: their values overlap,
+// or are at most three times apart.
+function groupByRange(series) {
+  const groups = [];
+  for (const one of series) {
+    const [low, high] = findRange([one]);
+    const found = groups.find((group) => { const [least, most] = findRange(group); return low > 0 && least > 0 ? low <= 3 * most && least <= 3 * high : low <= most && least <= high; });
+    if (found) found.push(one); else groups.push([one]);
+  }
+  return groups;
+}
+
+// Charts are drawn as wide as they are shown, so that their texts can be read, and anew when that changes.
+const drawings = new Map(); // of each place, how to draw it
+const chartWidths = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (!target.isConnected) { drawings.delete(target); chartWidths.unobserve(target); } else drawings.get(target)?.(false);
+  }
+});
+
+// series: [{name, x: [...], y: [...], slot: which colour it has}]; missing values are null.
+function drawChart(place, series, options) {
+  let width = 0;
+  const drawAgain = (isNew) => {
+    const wide = Math.max(place.clientWidth || USUAL_WIDTH, 240);
+    if (isNew || wide !== width) place.replaceChildren(...makeChart(series, options, wide));
+    width = wide;
+  };
+  drawings.set(place, drawAgain);
+  chartWidths.observe(place);
+  drawAgain(true);
+}
+
+function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
+  const isLog = mayBeLog && suitsLog(series);
+  const change = (value) => (isLog ? Math.log10(value) : value);
+  const curves = series.map((one, index) => ({ slot: index, ...one, points: one.y.map((v, i) => [one.x[i], v === null ? NaN : change(v)]) }));
   const points = curves.flatMap((one) => one.points).filter(([a, b]) => Number.isFinite(a) && Number.isFinite(b));
-  if (!points.length) { place.replaceChildren(element("p", { class: "note" }, "no values")); return; }
+  if (!points.length) return [element("p", { class: "note" }, "no values")];
   let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
   for (const [a, b] of points) { x0 = Math.min(x0, a); x1 = Math.max(x1, a); y0 = Math.min(y0, b); y1 = Math.max(y1, b); }
+  const isWhole = points.every(([a]) => Number.isInteger(a));
   if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
   if (y0 === y1) { const half = isLog ? 0.1 : Math.abs(y0) * 0.05 || 0.5; y0 -= half; y1 += half; }
-  const toX = (v) => LEFT + ((v - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
+  const ticks = listTicks(y0, y1, { isLog });
+  const left = 12 + LETTER * Math.max(...ticks.map(([, text]) => text.length), 2);
+  const toX = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - RIGHT);
   const toY = (v) => HEIGHT - BOTTOM - ((v - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
   const names = series.map((one) => one.name).join(", ");
-  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${y} by ${x}: ${names}` });
-  for (const [at, text] of listTicks(y0, y1, isLog)) {
-    svg.append(draw("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: toY(at), y2: toY(at) }));
-    svg.append(draw("text", { x: LEFT - 6, y: toY(at) + 4, "text-anchor": "end" }, text));
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${y} by ${x}: ${names}` });
+  for (const [at, text] of ticks) {
+    svg.append(draw("line", { class: "grid", x1: left, x2: width - RIGHT, y1: toY(at), y2: toY(at) }));
+    svg.append(draw("text", { x: left - 6, y: toY(at) + 4, "text-anchor": "end" }, text));
   }
-  for (const [at, text] of listTicks(x0, x1, false)) {
+  for (const [at, text] of listTicks(x0, x1, { leastStep: isWhole ? 1 : 0 })) {
+    const half = (LETTER * text.length) / 2; // nothing is cut off at the right
     svg.append(draw("line", { class: "grid", y1: TOP, y2: HEIGHT - BOTTOM, x1: toX(at), x2: toX(at) }));
-    svg.append(draw("text", { x: toX(at), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, text));
+    svg.append(draw("text", { x: Math.min(toX(at), width - half), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, text));
   }
-  svg.append(draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x));
+  svg.append(draw("text", { x: (left + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, isLog ? `${x} (${y} on a logarithmic scale)` : x));
   if (mark !== null && mark > y0 && mark < y1)
-    svg.append(draw("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: toY(mark), y2: toY(mark), "stroke-dasharray": "4 4", style: "stroke:var(--text)" }));
+    svg.append(draw("line", { class: "grid", x1: left, x2: width - RIGHT, y1: toY(mark), y2: toY(mark), "stroke-dasharray": "4 4", style: "stroke:var(--text)" }));
   curves.forEach((one, index) => {
     let path = "", isDrawing = false;
     for (const [a, b] of one.points) {
-      if (Number.isFinite(b)) path += `${isDrawing ? "L" : "M"}${toX(a).toFixed(1)} ${toY(b).toFixed(1)}`;
+      // A point without neighbours is a dot.
+      if (Number.isFinite(b)) path += isDrawing ? `L${toX(a).toFixed(1)} ${toY(b).toFixed(1)}` : `M${toX(a).toFixed(1)} ${toY(b).toFixed(1)}h0`;
       isDrawing = Number.isFinite(b);
     }
     // Those below are wider, so that equal curves are seen to be several.
-    const width = 2 + 2 * Math.min(Math.max(curves.length - 1 - index, 0), curves.length > 4 ? 1 : 3);
-    const look = `stroke-width:${width};stroke:var(--c${index % COLOURS});stroke-dasharray:${DASHES[Math.floor(index / COLOURS) % DASHES.length]}`;
-    const curve = draw("path", { class: "curve", d: path, style: look });
+    const stroke = 2 + 2 * Math.min(Math.max(curves.length - 1 - index, 0), curves.length > 4 ? 1 : 3);
+    const curve = draw("path", { class: "curve", d: path, style: `stroke-width:${stroke};${lookOf(one.slot)}` });
+    if (series[index].slot !== undefined) curve.dataset.slot = one.slot;
     curve.append(draw("title", {}, one.name));
     svg.append(curve);
   });
+  // Where each result has a colour of its own, one legend stands above all charts.
+  return series.length < 2 || series.every((one) => one.slot !== undefined) ? [svg] : [svg, makeLegend(series)];
+}
+
+function lookOf(slot) {
+  return `stroke:var(--c${slot % COLOURS});stroke-dasharray:${DASHES[Math.floor(slot / COLOURS) % DASHES.length]}`;
+}
+
+function makeLegend(series) {
   const legend = element("ul", { class: "legend" });
   series.forEach((one, index) => {
-    const line = element("i", { style: `border-color:var(--c${index % COLOURS});border-style:${index < COLOURS ? "solid" : "dashed"}` });
-    legend.append(element("li", {}, line, element("bdi", {}, one.name)));
+    const slot = one.slot ?? index, line = draw("svg", { viewBox: "0 0 28 8", width: 28, height: 8, "aria-hidden": "true" });
+    line.append(draw("path", { class: "sample", d: "M0 4H28", style: `stroke-width:3;${lookOf(slot)}` }));
+    const item = element("li", {}, line, element("bdi", {}, one.name));
+    item.addEventListener("mouseenter", () => pointOut(slot));
+    item.addEventListener("mouseleave", () => pointOut(null));
+    legend.append(item);
   });
-  place.replaceChildren(svg, legend);
+  return legend;
+}
+
+// Show where one result is among the curves.
+function pointOut(slot) {
+  for (const curve of document.querySelectorAll("path[data-slot]")) curve.classList.toggle("dim", slot !== null && curve.dataset.slot !== String(slot));
 }
 
 function addChart(title, series, options, note = "") {
@@ -88,22 +157,24 @@ function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / l
 
 const MOST_DRAWN = 12;
 
-// The curves of the results that the table shows, in its order.
+// The curves of the results that are chosen in the table, or else that it shows, in its order.
 function drawCurves() {
   const charts = document.getElementById("charts"), all = report.results.filter((result) => result.curves).length;
-  const able = shownResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
+  const able = drawnResults().filter((result) => result.curves), results = able.slice(0, MOST_DRAWN);
   charts.replaceChildren();
-  document.getElementById("drawn").textContent = !shownResults().length ? "The filter of the table leaves no result." : results.length < all
-    ? `Of ${results.length} of the ${all} results: the first in the table above. Sort or filter it to choose others.` : "";
-  const pick = (get, x) => results.map((r) => ({ name: r.name, y: get(r.curves) ?? [], first: r.curves.first_loss }))
+  document.getElementById("drawn").textContent = !shownRows().length ? "The filter of the table leaves no result." : results.length < all
+    ? `Of ${results.length} of the ${all} results${able.length > MOST_DRAWN ? ": the first in the table above" : ""}. Choose rows of the table, or sort or filter it, to see others.` : "";
+  const named = results.map((result, slot) => ({ result, name: result.name, slot }));
+  const pick = (get, x, from = named) => from.map((one) => ({ name: one.name, slot: one.slot, y: get(one.result.curves) ?? [], first: one.result.curves.first_loss }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length, one.first) }));
-  addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", isLog: true });
+  if (named.length) charts.append(makeLegend(named));
+  addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", mayBeLog: true });
+  // A network is trained once for all scans.
+  const trained = named.filter((one, index) => named.findIndex((other) => other.result.variant === one.result.variant) === index)
+    .map((one) => ({ ...one, name: one.result.variant }));
   const metrics = new Set(results.flatMap((result) => Object.keys(result.curves.training)));
-  for (const metric of [...metrics].sort()) {
-    const series = pick((c) => c.training[metric], (length) => count(length));
-    const isPositive = series.every((one) => one.y.every((v) => v === null || v > 0));
-    addChart(`Training: ${metric.replaceAll("_", " ")}`, series, { x: "epoch", y: metric, isLog: isPositive });
-  }
+  for (const metric of [...metrics].sort())
+    addChart(`Training: ${metric.replaceAll("_", " ")}`, pick((c) => c.training[metric], (length) => count(length), trained), { x: "epoch", y: metric, mayBeLog: true });
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
     { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
   addChart("Fourier ring correlation with objectGuess, a guess", pick((c) => c.frc_guess, fractions),
@@ -113,12 +184,12 @@ function drawCurves() {
     { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
     `${describeHalves(halves)} Probe guess and network are the same in both, and half of the overlap is missing.`);
   addChart("Power spectrum", pick((c) => c.psd, fractions),
-    { x: "frequency / Nyquist", y: "power", isLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
+    { x: "frequency / Nyquist", y: "power", mayBeLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
   for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
     charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
   if (results.length && results.every((result) => !Object.keys(result.resolutions).length))
     charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
-  if (!charts.children.length && shownResults().length)
+  if (!charts.querySelector("figure") && results.length)
     charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
 }
 

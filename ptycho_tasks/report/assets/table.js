@@ -3,7 +3,6 @@
 const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
-const common = JSON.stringify(report.common["settings of the project"] ?? {});
 const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
   phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1, "resolution of halves": -1 };
 
@@ -27,18 +26,19 @@ function sortRows(column, isDown) {
   drawCurves();
 }
 
-// Of each measure, the best of the fresh results of a scan that are shown, where not all are as good.
+// Of each measure, the best of all fresh results of a scan, where not all are as good: what a filter
+// hides counts too, so that a star means the same whatever is shown.
 function markBest() {
   // Less is easily explained: of results of some of the frames none is the best.
-  const kinds = groupRows(lines.filter((row) => !row.hidden && ["fresh", "stored"].includes(report.results[row.dataset.index].state)));
+  const kinds = groupRows(lines.filter((row) => ["fresh", "stored"].includes(report.results[row.dataset.index].state)));
   const frames = (row) => report.results[row.dataset.index].frame_count;
   const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {
-    lines.forEach((row) => row.cells[column].classList.remove("best"));
     const way = BETTER[head.dataset.key] ?? BETTER[head.textContent.trim()];
     const isScore = /^(amplitude|phase)_/.test(head.dataset.key ?? ""); // which mean nothing against a guess
     if (way) for (const rows of groups.map((rows) => rows.filter((row) => !isScore || report.results[row.dataset.index].has_truth))) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
   });
+  document.getElementById("stars").hidden = !table.querySelector(".best");
 }
 
 function groupRows(rows) {
@@ -58,23 +58,78 @@ function markBestOf(cells, rate) {
   if (equal.length < known.length) equal.forEach((cell) => cell.classList.add("best"));
 }
 
+// ------------------------------------------------------------------------------ what is shown
+
 // In the order of the table.
-function shownResults() { return [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => report.results[row.dataset.index]); }
+function shownRows() { return [...table.tBodies[0].rows].filter((row) => !row.hidden); }
+function isChosen(row) { return row.cells[0].querySelector(".choose").checked; }
+function chosenRows() { return [...table.tBodies[0].rows].filter(isChosen); }
+
+// The results whose curves are drawn: those that are chosen, or all that are shown.
+function drawnResults() {
+  const rows = shownRows(), chosen = rows.filter(isChosen);
+  return (chosen.length ? chosen : rows).map((row) => report.results[row.dataset.index]);
+}
+
+// What a row says under a name: a head of the table, a measure, or a setting by its key or last word.
+function valuesOf(row, name) {
+  const { settings, measures } = report.results[row.dataset.index], found = [];
+  const known = { ...report.common["settings of the project"], ...settings, ...measures };
+  for (const [key, value] of Object.entries(known))
+    if ([key, key.split(".").pop(), report.titles[key]].some((one) => one?.toLowerCase() === name)) found.push(value);
+  if (name === "state") found.push(report.results[row.dataset.index].state);
+  return found;
+}
+
+const COMPARE = { "=": (a, b) => a === b || Number(a.toPrecision(4)) === b, "<": (a, b) => a < b, ">": (a, b) => a > b,
+  "<=": (a, b) => a <= b, ">=": (a, b) => a >= b };
+
+function fits(value, sign, wanted) {
+  const number = Number(wanted);
+  if (typeof value === "number") return COMPARE[sign](value, number);
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return sign === "=" && text.toLowerCase().includes(wanted);
+}
+
+// A test for each part of a filter: a name with its value (`epochs 2`, `epochs=2`, `r-factor < 0.05`),
+// or a word that stands anywhere in the row.
+function readFilter(text) {
+  const parts = text.toLowerCase().match(/<=|>=|[<>=]|[^\s<>=]+/g) ?? [], tests = [];
+  while (parts.length) {
+    const word = parts.shift(), name = word.replace(/:$/, "");
+    if (parts.length && lines.some((row) => valuesOf(row, name).length)) {
+      const sign = parts[0] in COMPARE && parts.length > 1 ? parts.shift() : "=", wanted = parts.shift();
+      tests.push((row) => valuesOf(row, name).some((value) => fits(value, sign, wanted)));
+    } else tests.push((row) => row.dataset.words.includes(word));
+  }
+  return tests;
+}
 
 function filterRows() {
-  const wanted = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  for (const row of lines) {
-    const record = report.results[row.dataset.index];
-    const text = `${row.textContent} ${JSON.stringify(record.settings)} ${common}`.toLowerCase();
-    row.hidden = !wanted.every((word) => text.includes(word));
-    shown += !row.hidden;
-  }
+  const tests = readFilter(document.getElementById("filter").value), chosen = chosenRows();
+  const only = document.getElementById("only-chosen");
+  only.checked &&= chosen.length > 0;
+  document.getElementById("of-chosen").hidden = document.getElementById("open-chosen").hidden = !chosen.length;
+  for (const row of lines) row.hidden = !tests.every((test) => test(row)) || (only.checked && !isChosen(row));
   for (const one of document.querySelectorAll("details.provenance"))
     one.hidden = lines.find((row) => row.dataset.index === one.dataset.index)?.hidden ?? false;
-  markBest();
+  const shown = shownRows().length;
+  document.getElementById("shown").textContent = [shown < lines.length ? `${shown} of ${lines.length} shown` : "",
+    chosen.length ? `${chosen.length} chosen` : ""].filter(Boolean).join(", ");
   drawCurves();
-  document.getElementById("shown").textContent = wanted.length ? `${shown} of ${lines.length}` : "";
+  floatHead();
+}
+
+// The head stays in view while the page is scrolled over the table, which scrolls only sideways.
+function floatHead() {
+  const box = table.getBoundingClientRect(), above = document.querySelector("nav").getBoundingClientRect().bottom;
+  const way = Math.min(Math.max(above - box.top, 0), Math.max(box.height - 3 * table.tHead.offsetHeight, 0));
+  table.tHead.style.transform = way ? `translateY(${way}px)` : "";
+}
+
+function chooseColumns() {
+  for (const box of document.querySelectorAll("#columns input")) table.classList.toggle(`no-${box.value}`, !box.checked);
+  floatHead();
 }
 
 const UNITS = {
@@ -110,12 +165,32 @@ function showDifferences() {
   }
 }
 
+function addChooser(row) {
+  const { name } = report.results[row.dataset.index];
+  const box = element("input", { type: "checkbox", class: "choose", "aria-label": `Choose ${name}` });
+  box.addEventListener("change", filterRows);
+  row.cells[0].prepend(box);
+}
+
 function beginTable() {
-  for (const row of lines) for (const cell of row.cells) cell.dataset.text = cell.textContent.trim();
+  const everywhere = JSON.stringify(report.common["settings of the project"] ?? {});
+  for (const row of lines) {
+    for (const cell of row.cells) cell.dataset.text = cell.textContent.trim();
+    row.dataset.words = `${row.textContent} ${JSON.stringify(report.results[row.dataset.index].settings)} ${everywhere}`.toLowerCase();
+    addChooser(row);
+  }
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () =>
     sortRows(column, head.getAttribute("aria-sort") === "ascending")));
   document.getElementById("filter").addEventListener("input", filterRows);
+  document.getElementById("only-chosen").addEventListener("change", filterRows);
   document.getElementById("baseline").addEventListener("change", showDifferences);
+  document.getElementById("columns").addEventListener("change", chooseColumns);
+  // Of a small screen, what was found is the first to be seen.
+  if (matchMedia("(max-width: 40rem)").matches) document.querySelector("#columns [value=setting]").checked = false;
+  addEventListener("scroll", floatHead, { passive: true });
+  addEventListener("resize", floatHead);
+  chooseColumns();
+  markBest();
   filterRows();
   showDifferences();
 }

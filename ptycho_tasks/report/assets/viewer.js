@@ -1,9 +1,23 @@
 // The viewer: panels with an image each; those with the same grid share zoom, place and cursor.
 
+const MOST_PANELS = 4;
 const panels = [];
 const spaces = {}; // of each grid: {x, y: what is in the middle; scale: screen pixels a pixel; isWhole: nobody zoomed}
 const shared = { cursor: null, line: null }; // {space, x, y}; {space, from, to}
-const UNSEEN = [119, 119, 119];
+const GROUND = [119, 119, 119]; // of dots
+
+// What was not seen is hatched, which no colour of a value is.
+function makeHatch(context, ratio) {
+  const tile = document.createElement("canvas"), side = (tile.width = tile.height = Math.round(8 * ratio)), pen = tile.getContext("2d");
+  const look = getComputedStyle(document.documentElement);
+  pen.fillStyle = look.getPropertyValue("--unseen");
+  pen.fillRect(0, 0, side, side);
+  pen.strokeStyle = look.getPropertyValue("--hatch");
+  pen.lineWidth = 1.5 * ratio;
+  for (const at of [-side / 2, side / 2, 1.5 * side]) { pen.moveTo(at - side, side * 1.5); pen.lineTo(at + side, -side / 2); }
+  pen.stroke();
+  return context.createPattern(tile, "repeat");
+}
 
 // ---------------------------------------------------------------- what there is to see of a result
 
@@ -156,8 +170,9 @@ class Panel {
     parts.push(`values to ±${precision(array).toPrecision(1)}`);
     if (this.view.kind === "complex") parts.push("hue is phase from −π to π, brightness is amplitude");
     if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset)} rad is taken off, so that the median is 0`);
-    if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels in grey`); }
+    if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels`); }
     this.note.textContent = parts.join(" · ");
+    if (this.layer.values.some(Number.isNaN)) this.note.append(" · ", element("i", { class: "hatched" }), this.view.kind === "log" ? " bad" : " not seen");
     if (this.record.link && this.view.space === "object") this.note.append(" · ", element("a", { href: this.record.link }, "HDF5"));
   }
 
@@ -174,7 +189,7 @@ class Panel {
 
   colourOf(index) {
     const value = this.layer.values[index], [low, high] = this.limits;
-    if (Number.isNaN(value)) return UNSEEN;
+    if (Number.isNaN(value)) return this.view.kind === "dots" ? GROUND : null;
     if (this.view.kind === "complex") return complexColour(this.layer.phases[index], Math.min(Math.max(value / (high || 1), 0), 1));
     const table = TABLES[this.maps.value];
     if (this.view.kind === "log") { const top = Math.max(high, 1e-12), floor = top * 1e-4; return colour(table, Math.log(Math.max(value, floor)), Math.log(Math.max(low, floor)), Math.log(top)); }
@@ -191,8 +206,8 @@ class Panel {
     [this.picture.width, this.picture.height] = [columns, rows];
     const context = this.picture.getContext("2d"), data = context.createImageData(columns, rows);
     for (let i = 0; i < rows * columns; i++) {
-      const [r, g, b] = this.colourOf(i);
-      data.data[4 * i] = r; data.data[4 * i + 1] = g; data.data[4 * i + 2] = b; data.data[4 * i + 3] = 255;
+      const rgb = this.colourOf(i);
+      if (rgb) data.data.set([...rgb, 255], 4 * i);
     }
     context.putImageData(data, 0, 0);
   }
@@ -222,7 +237,7 @@ class Panel {
     const ratio = window.devicePixelRatio || 1, side = Math.round(this.canvas.clientWidth * ratio);
     if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
     const context = this.canvas.getContext("2d");
-    context.fillStyle = `rgb(${UNSEEN})`;
+    context.fillStyle = this.view.kind === "dots" ? `rgb(${GROUND})` : makeHatch(context, ratio);
     context.fillRect(0, 0, side, side);
     context.imageSmoothingEnabled = false;
     if (this.view.kind === "dots") this.drawDots(context, ratio);
@@ -429,6 +444,17 @@ function setPanels(number) {
   requestAnimationFrame(fitAll);
 }
 
+// The rows that are chosen in the table, in as many panels.
+function openChosen() {
+  const chosen = chosenRows().map((row) => Number(row.dataset.index)).filter((index) => report.results[index].object).slice(0, MOST_PANELS);
+  if (!chosen.length) return;
+  const number = document.getElementById("panel-count");
+  number.value = Math.max(chosen.length, 1);
+  setPanels(Number(number.value));
+  panels.forEach((panel, index) => panel.choose(chosen[index], panels[0].view?.id));
+  document.getElementById("images").scrollIntoView();
+}
+
 function beginViewer() {
   if (!report.results.some((result) => result.object)) {
     document.getElementById("no-images").hidden = false;
@@ -441,6 +467,8 @@ function beginViewer() {
   document.getElementById("swap").addEventListener("click", swap);
   document.getElementById("reset").addEventListener("click", fitAll);
   document.getElementById("same-limits").addEventListener("change", () => panels[0].setLimits(panels[0].limits));
+  document.getElementById("open-chosen").addEventListener("click", openChosen);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   for (const link of document.querySelectorAll("[data-open]"))
     link.addEventListener("click", () => { if (report.results[link.dataset.open].object) panels[0].choose(Number(link.dataset.open)); });
   setPanels(Number(number.value));
