@@ -11,8 +11,8 @@ from ptycho_tasks.report.wording import format_measure, natural_key
 
 VALID = ("fresh", "stored")
 """States of results whose numbers are of the settings and data of today."""
-_MOST_SCANS = 4
-"""Named in a line."""
+_MOST_NAMED = 3
+"""Scans, and results in a sentence."""
 Records = Sequence[Mapping[str, Any]]
 """Of results, see `collect_contents`."""
 
@@ -24,9 +24,10 @@ def sum_up(records: Records) -> list[str]:
     groups = _group(records)
     if all(len(group) < 2 for group in groups.values()):
         return sentences  # nothing to choose from
-    named = [_name_best(scan, group) for scan, group in groups.items() if len(group) > 1]
-    more = f" and {len(named) - _MOST_SCANS} more scans" if len(named) > _MOST_SCANS else ""
-    return [*sentences, "; ".join(named[:_MOST_SCANS]) + more]
+    sentences += [_name_best(scan, group) for scan, group in groups.items() if len(group) > 1]
+    shown, others = sentences[: 1 + _MOST_NAMED], sentences[1 + _MOST_NAMED :]
+    more = f"of {len(others)} more scans, the table marks the best with a star"
+    return [*shown, *([more] if others else [])]
 
 
 def choose_first(records: Records, order: Sequence[int]) -> list[int]:
@@ -72,10 +73,12 @@ def _find_best(group: Records) -> list[Mapping[str, Any]]:
 
 
 def _name_best(scan: str, group: Records) -> str:
-    label = f" of scan {scan}" if scan else ""
+    label = f" of {scan}" if scan else ""
     best = _find_best(group)
     if best:
-        return f"least R-factor{label}: {_format(best[0])}, {', '.join(o['name'] for o in best)}"
+        names = [one["name"].replace(f"/{scan}", "") for one in best]
+        listed = ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} results"
+        return f"least R-factor{label}: {_format(best[0])}, of {listed}"
     valid = [one["name"] for one in group if one["state"] in VALID]
     if not valid:
         why = "none of the results is up to date"

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 
 import pytest
 
 from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD
+from ptycho_tasks.builds.live import file_name
+from ptycho_tasks.layout import LIVE
 from ptycho_tasks.testing.project import DOIT
 
 TINY_SCAN = """\
@@ -97,6 +100,19 @@ def test_a_run_that_does_not_wait_leaves_its_job_to_the_next(queued, doit):
     waited = doit(queued, "train")
     assert waited.returncode == 0, waited.stderr
     assert count_submitted(queued) == 1
+
+
+def test_a_job_that_is_not_waited_for_writes_how_it_goes(queued, doit):
+    config = queued / "ptycho.yaml"
+    config.write_text(config.read_text() + "  live: true\n")
+    (queued / "hold").touch()
+    doit(queued, "--detach", "train")
+    script = queued / LIVE / file_name("train")
+    assert '"state":"queued"' in script.read_text()
+    (queued / "hold").unlink()
+    while '"state":"made"' not in script.read_text():
+        time.sleep(0.05)
+    assert doit(queued, "train").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ SAMPLES = {
     "--no-deterministic": (None, False),
     "--memory-gb": ("8", 8.0),
     "--quiet": (None, True),
+    "--live": (None, True),
     "--enable-checkpointing": (None, True),
     "--disable-checkpointing": (None, False),
     "--checkpoint-save-top-k": ("4", 4),
@@ -116,12 +117,12 @@ def test_every_flag_of_the_contract_is_there():
         "early-stop-patience logger torch-loss-mode device disable_mlflow debug devices threads "
         "seed model-type measurement frame-axis units pixel-size-m energy-ev distance-m scan-index "
         "dark-frames stray-frames bad-pixels mask-marks saturated negative-counts probe product "
-        "positions reader datasets orientation centre crop bin force memory-gb",
+        "positions reader datasets orientation centre crop bin force memory-gb live",
         infer: "model_path test_data output_dir n_groups n_images accelerator num-workers "
         "inference-batch-size quiet device debug threads measurement frame-axis units pixel-size-m "
         "energy-ev distance-m scan-index dark-frames stray-frames bad-pixels mask-marks saturated "
         "negative-counts probe product positions reader datasets orientation centre crop bin force "
-        "memory-gb",
+        "memory-gb live",
     }
     for command, names in contract.items():
         known = {name for p in command.params for name in [*p.opts, *p.secondary_opts]}

@@ -151,6 +151,19 @@ def test_a_page_shows_every_scan(beam: Path, scans: list[Path]) -> None:
     assert "failed" in (states["source:bad"], states["infer:bad"])
 
 
+def test_a_page_shows_the_files_that_are_not_taken(beam: Path, scans: list[Path]) -> None:
+    (beam / "ptycho.yaml").write_text(CONFIG.replace("raw/*.npz", "raw/*.npz, raw/x/*.npz"))
+    (beam / "raw" / "x").mkdir()
+    for path in ("raw/a.npz", "raw/x/a.npz"):
+        drop(scans[1], beam / path)
+    (beam / "raw" / "half.npz").write_bytes(scans[2].read_bytes()[:-100])
+    options = WatchOptions(once=True)
+    watch(options)
+    files = {task["name"]: task["state"] for task in options.live.describe()["tasks"]}
+    assert files["raw/a.npz"] == files["raw/x/a.npz"] == "left out"
+    assert files["raw/half.npz"] == "not whole yet"
+
+
 def test_only_the_wanted_variant(beam: Path) -> None:
     config = CONFIG + "matrix: {training.seed: [1, 2]}\n"
     (beam / "ptycho.yaml").write_text(config)

@@ -23,6 +23,7 @@ NAME = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0.npz"
 ROW = '<script>alert(2)</script> "quotes" \u202e\u05e9'
 VARIANTS = [
     {"name": "few", "inference.n_groups": 20},
+    {"name": "longer", "inference.n_groups": 30, "training.epochs": 7},
     {"name": "many", "inference.n_groups": 30},
     {"name": "unbuilt", "training.epochs": 6},
 ]
@@ -42,7 +43,7 @@ def swept(_built, tmp_path_factory):
     item = {"id": "A1", "command": f"echo {shlex.quote(ROW)}", "log": "a.log"}
     evidence = {"initiative": "I", "phase": "p", "plan": "plan.md", "ledger": "ledger.md"}
     (root / "evidence.yaml").write_text(yaml.safe_dump({**evidence, "items": [item]}))
-    done = run_command([*DOIT, "infer:few", "infer:many", "evidence"], cwd=root)
+    done = run_command([*DOIT, "infer:few", "infer:longer", "infer:many", "evidence"], cwd=root)
     assert done.returncode == 0, done.stderr
     return root
 
@@ -98,13 +99,14 @@ def test_hostile_names_are_texts(page):
 
 
 def test_the_table_is_sorted_and_filtered(page):
-    assert names(page) == ["few", "many", "unbuilt"]
+    assert names(page) == ["few", "longer", "many", "unbuilt"]
     head = f"#table thead th:nth-child({column(page, 'R-factor')})"
     page.click(f"{head} button")
-    assert names(page) == ["many", "few", "unbuilt"]
+    upwards = names(page)
     assert page.ask(f"document.querySelector('{head}').ariaSort") == "ascending"
     page.click(f"{head} button")
-    assert names(page) == ["few", "many", "unbuilt"]
+    assert names(page) == [*reversed(upwards[:3]), "unbuilt"]
+    assert upwards[3] == "unbuilt"
     page.choose("#filter", "fresh man")
     assert names(page) == ["many"]
     page.choose("#filter", "")
@@ -116,7 +118,7 @@ def test_differences_are_those_of_the_files(page, swept):
         json.loads((swept / f"runs/{name}/inference/metrics.json").read_text())["r_factor"]
         for name in ("few", "many")
     )
-    cell = f"tr[data-index='1'] td:nth-child({column(page, 'R-factor')}) .difference"
+    cell = f"tr[data-index='2'] td:nth-child({column(page, 'R-factor')}) .difference"
     text = page.ask(f"document.querySelector({json.dumps(cell)}).textContent")
     assert float(text.replace("\u2212", "-")) == pytest.approx(many - few, rel=0.06)
     page.choose("#baseline", "")
@@ -124,7 +126,7 @@ def test_differences_are_those_of_the_files(page, swept):
 
 def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):
     choose(page, 1, "0", "amplitude")
-    choose(page, 2, "1", "phase")
+    choose(page, 2, "2", "phase")
     page.click("#reset")
     with h5py.File(swept / "runs/few/inference/reconstruction.h5") as file:
         few = np.abs(file["object"][0])
@@ -137,7 +139,7 @@ def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):
         assert value == pytest.approx(few[int(row), int(col)], abs=2e-4)
         # Cursors are linked: the other panel reads at the same place.
         row, col, value = numbers(readout(page, 2))
-        taken_off = page.ask("report.results[1].object.phase_offset")
+        taken_off = page.ask("report.results[2].object.phase_offset")
         turned = np.exp(1j * (value + taken_off)) - many[int(row), int(col)] / abs(
             many[int(row), int(col)]
         )
@@ -156,16 +158,127 @@ def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(page):
     assert page.ask("document.activeElement.textContent") == "state"
 
 
-def test_the_best_is_marked_and_what_is_filtered_out_has_no_curve(page):
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("epochs 7", {"longer"}),
+        ("n_groups=30 epochs 5", {"many"}),
+        ("training.epochs: 7", {"longer"}),
+        ("epochs >= 6", {"longer", "unbuilt"}),
+        ("r-factor < 0.9", {"few", "longer", "many"}),
+        ("state not", {"unbuilt"}),
+        ("n_groups 2", set()),
+        ("backend epie <nothing", set()),
+        ("strategy stratified few", {"few"}),
+    ],
+)
+def test_the_filter_knows_names_with_their_values(page, wanted, found):
+    page.choose("#filter", wanted)
+    assert {*names(page)} == found
+    page.choose("#filter", "")
+
+
+def test_stars_are_of_all_results_whatever_is_filtered(page):
     best = "[...document.querySelectorAll('td.best')].map(e => e.parentElement.dataset.index)"
-    assert {*page.ask(best)} <= {"1"}  # the other one has fewer frames
-    curves = "[...document.querySelector('#charts .legend').children].map(e => e.textContent)"
-    assert page.ask(curves) == ["few", "many"]
+    stars = page.ask(best)
+    assert {*stars} <= {"1", "2"}  # the other one has fewer frames
+    assert stars
+    for wanted in ("many", "few"):
+        page.choose("#filter", wanted)
+        assert page.ask(best) == stars
+    page.choose("#filter", "")
+    assert "those that the filter hides count too" in page.ask(
+        "document.querySelector('#stars:not([hidden])').textContent"
+    )
+
+
+def test_rows_are_chosen_to_be_seen_side_by_side(page):
+    for index in (1, 2):
+        page.click(f"tr[data-index='{index}'] .choose")
+    page.click("#only-chosen")
+    assert {*names(page)} == {"longer", "many"}
+    assert {*page.ask(CURVES)} == {"longer", "many"}
+    page.click("#open-chosen")
+    page.wait("panels.length === 2 && new Set([panels[0].result, panels[1].result, 0]).size === 3")
+    page.click("#only-chosen")
+    for index in (1, 2):
+        page.click(f"tr[data-index='{index}'] .choose")
+    assert len(names(page)) == 4
+    assert page.ask("document.getElementById('open-chosen').hidden")
+
+
+CURVES = "[...document.querySelector('#charts .legend').children].map(e => e.textContent)"
+
+
+def test_what_is_filtered_out_has_no_curve(page):
+    page.choose("#filter", "")
+    assert {*page.ask(CURVES)} == {"few", "longer", "many"}
     page.choose("#filter", "many")
-    assert page.ask(curves) == ["many"]
+    assert page.ask(CURVES) == ["many"]
     page.choose("#filter", "nobody")
     assert "leaves no result" in page.ask("document.getElementById('drawn').textContent")
     page.choose("#filter", "")
+
+
+def test_curves_share_an_axis_only_where_none_is_flat(page):
+    flat = "[{name: 'loss', y: [0.9, 0.6]}, {name: 'val_loss', y: [0.002, 0.001]}]"
+    assert page.ask(f"groupByRange({flat}).map(group => group.map(one => one.name))") == [
+        ["loss"],
+        ["val_loss"],
+    ]
+    alike = "[{name: 'loss', y: [0.9, 0.2]}, {name: 'val_loss', y: [1.2, null, 0.5]}]"
+    assert page.ask(f"groupByRange({alike}).length") == 1
+    assert page.ask("[[1, 20], [1, 5], [0, 20], [-1, 20]].map(y => suitsLog([{y}]))") == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_what_was_not_seen_looks_like_no_value(page):
+    choose(page, 1, "0", "amplitude")
+    page.click("#reset")
+    colours = page.ask(
+        "(() => { const c = panels[0].canvas; const copy = Object.assign("
+        "document.createElement('canvas'), {width: 20, height: 20}).getContext('2d');"
+        "copy.drawImage(c, 0, 0); const d = copy.getImageData(0, 0, 20, 20).data;"
+        "const seen = new Set(); for (let i = 0; i < d.length; i += 4)"
+        " seen.add(`${d[i]} ${d[i + 1]} ${d[i + 2]}`); return [...seen]; })()"
+    )
+    assert len(colours) > 1  # hatched
+    assert all(len({*colour.split()}) > 1 for colour in colours)  # and not grey
+    assert "not seen" in page.ask("document.querySelector('.panel .note').textContent")
+
+
+def test_the_head_of_the_table_stays_in_view(page, swept):
+    page.open((swept / "report.html").as_uri(), height=300)
+    page.ask("document.querySelector('#table tbody tr:nth-child(2)').scrollIntoView()")
+    page.wait("document.querySelector('thead').style.transform !== ''")
+    gap = page.ask(
+        "document.querySelector('thead').getBoundingClientRect().top"
+        " - document.querySelector('nav').getBoundingClientRect().bottom"
+    )
+    assert abs(gap) < 2
+    # Nothing but logs scrolls up and down in a box of its own.
+    assert page.ask(
+        "[...document.querySelectorAll('.scroll')].every(e => e.scrollHeight <= e.clientHeight)"
+    )
+
+
+def test_a_phone_shows_numbers_and_whole_labels(page, swept):
+    page.open((swept / "report.html").as_uri(), width=360, height=740)
+    page.wait("document.querySelectorAll('.panel[data-view]').length === 2")
+    cell = f"#table tbody td:nth-child({column(page, 'R-factor')})"
+    left, _, width, _ = page.box(cell)
+    assert width > 0
+    assert left + width <= 360
+    assert page.ask(
+        "[...document.querySelectorAll('.chart svg')].every(svg => {"
+        "const box = svg.getBoundingClientRect(); return [...svg.querySelectorAll('text')].every("
+        "text => { const b = text.getBoundingClientRect(); return b.left >= box.left - 1"
+        " && b.right <= box.right + 1 && b.height > 9; }); })"
+    )
 
 
 def test_the_page_of_the_plan_holds_hostile_names(swept, tmp_path):
@@ -195,6 +308,23 @@ def test_panels_zoom_together_and_swap(page):
     page.wait("panels[0].result === 1 && panels[1].result === 0")
     page.press("0")
     assert scale(page) == pytest.approx(before, rel=0.2)
+
+
+def test_two_fingers_zoom_and_one_scrolls_the_whole_page(page):
+    choose(page, 1, "0", "amplitude")
+    page.click("#reset")
+    action = "panels[0].canvas.style.touchAction"
+    assert page.ask(action) == "pan-y"
+    before = scale(page)
+    left, top, width, height = page.box(".panel:nth-child(1) canvas.image")
+    x, y = left + width / 2, top + height / 2
+    for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60)):
+        points = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+        page.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    page.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.wait(f"spaces.object.scale > {1.5 * before}")
+    assert page.ask(action) == "none"
+    page.click("#reset")
 
 
 def test_keys_move_the_cursor_and_draw_a_profile(page):

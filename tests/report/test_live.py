@@ -125,6 +125,23 @@ def test_a_command_without_a_project_writes_it_beside_the_bundle(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/live.html").is_file()
     assert read_script(tmp_path / "out", "run.js")["counts"] == {"made": 1}
+    words = ["infer", "--model-path", str(tmp_path / "out"), "--test-data", str(scan), "--live"]
+    done = run_command([*OURS, *words, "--output-dir", str(tmp_path / "image")], cwd=live_project)
+    assert done.returncode == 0, done.stderr
+    shown = read_script(tmp_path / "image", file_name("infer"))
+    assert "png" in shown["pictures"]["phase"]
+
+
+def test_a_command_shows_the_reconstruction_after_the_training(
+    live_project: Path, tmp_path: Path
+) -> None:
+    assert run_command([*DOIT, "source"], cwd=live_project).returncode == 0
+    scan = str(live_project / "fixtures/tiny_source.npz")
+    words = ["train", "--config", "ptycho.yaml", "--train-data-file", scan]
+    words += ["--test-data-file", scan, "--output-dir", str(tmp_path / "out")]
+    done = run_command([*OURS, *words], cwd=live_project)
+    assert done.returncode == 0, done.stderr
+    assert read_script(tmp_path / "out", "run.js")["counts"] == {"made": 2}
 
 
 def test_a_failure_is_on_the_page(live_project: Path) -> None:
@@ -258,6 +275,18 @@ def test_of_many_tasks_those_that_matter_are_listed(tmp_path) -> None:
     assert {"failed", "running", "waiting"} == listed
 
 
+def test_files_that_wait_are_listed_with_what_is_wrong() -> None:
+    run = LiveRun()
+    run.begin(["infer:a"])
+    run.note_files(["raw/b.npz"], {"raw/c.npz": "two are\ncalled c"})
+    told = run.describe()
+    assert told["counts"] == {"left out": 1, "not whole yet": 1, "waiting": 1}
+    assert [task["name"] for task in told["tasks"]] == ["raw/c.npz", "raw/b.npz", "infer:a"]
+    assert told["tasks"][0]["text"] == one_line("two are\ncalled c")
+    run.note_files([], {})
+    assert run.describe()["counts"] == {"waiting": 1}
+
+
 # ------------------------------------------------------------------------------------ in a browser
 
 in_browser = pytest.mark.skipif(
@@ -309,6 +338,8 @@ def test_the_page_follows_a_training_and_says_that_it_was_killed(
         assert "left" in text_of(browser, "#stages section > p")
     browser.wait("document.getElementById('state').textContent === 'no sign of life'")
     assert f"process {run.pid} on " in text_of(browser, "#status")
+    assert text_of(browser, "#counts") == "1 ran last, 2 made"
+    assert text_of(browser, "#tasks tr:nth-child(1) .state") == "ran last"
     # Who opens it later is told as well; a new run is alive again.
     open_page(browser, live_project)
     browser.wait("document.getElementById('state').textContent === 'no sign of life'")
@@ -343,6 +374,50 @@ def test_two_hundred_scans_with_hostile_texts(tmp_path: Path, browser, monkeypat
     browser.wait("document.getElementById('state').textContent === 'stopped'")
     assert text_of(browser, "#counts") == "1 failed, 1 made, 199 not run"
     check_quiet(browser, folder)
+
+
+@in_browser
+def test_jobs_that_go_on_after_the_run_are_followed(tmp_path: Path, browser, monkeypatch) -> None:
+    monkeypatch.setattr(live, "BEAT_S", 0.1)
+    run = LiveRun()
+    open_live_page(run, tmp_path)
+    run.begin(["train", "infer"])
+    for name in ("train", "infer"):
+        run.begin_task(name)
+        run.leave_task(name, "job 7 of slurm")
+    run.close("finished")
+    open_page(browser, tmp_path)
+    browser.wait("document.getElementById('state').textContent === 'jobs go on'")
+    assert "2 jobs go on." in text_of(browser, "#status")
+    assert text_of(browser, "#tasks tr:nth-child(1)").startswith("trainjob 7 of slurmqueued")
+    stage = LiveStage("train")
+    path = tmp_path / LIVE / file_name("train")
+    job = live.LiveFile(path, "showStage", stage.describe)
+    stage.note(3, 5, {"loss": 0.8, "val_loss": 0.001})
+    browser.wait("document.querySelector('#stages section > p')?.textContent.startsWith('3 of 5')")
+    # Values that are far apart are no curves on one axis.
+    assert browser.ask("document.querySelectorAll('.chart svg').length") == 2
+    job.close()
+    live.end_job(tmp_path, "train", None)
+    live.end_job(tmp_path, "infer", HOSTILE)
+    browser.wait("document.getElementById('state').textContent === 'finished'")
+    assert "Its jobs have ended" in text_of(browser, "#status")
+    assert one_line(HOSTILE) in text_of(browser, "#tasks tr:nth-child(2) .problem")
+    check_quiet(browser, tmp_path)
+
+
+@in_browser
+def test_a_job_that_was_killed_is_said_to_be_silent(tmp_path: Path, browser, monkeypatch) -> None:
+    monkeypatch.setattr(live, "BEAT_S", 0.1)
+    run = LiveRun()
+    open_live_page(run, tmp_path)
+    run.begin_task("train")
+    run.leave_task("train", "job 7")
+    run.close("finished")
+    path = tmp_path / LIVE / file_name("train")
+    live.write_script(path, "showStage", LiveStage("train").describe(), 1)
+    open_page(browser, tmp_path)
+    browser.wait("document.querySelector('#tasks .state')?.textContent === 'no sign of life'")
 
 
 @in_browser

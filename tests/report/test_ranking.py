@@ -20,12 +20,13 @@ def make(name, r_factor=None, scan="", state="fresh", frames=36, has_object=True
     ("records", "said"),
     [
         ([make("a", 0.1)], []),
-        ([make("a", 0.1), make("b", 0.2)], ["least R-factor: 0.1, a"]),
-        ([make("a", 0.1), make("b", 0.100000001)], ["least R-factor: 0.1, a, b"]),
-        ([make("a", 0.1), make("b", 0.2, state="stored")], ["least R-factor: 0.1, a"]),
+        ([make("a", 0.1), make("b", 0.2)], ["least R-factor: 0.1, of a"]),
+        ([make("a", 0.1), make("b", 0.100000001)], ["least R-factor: 0.1, of a, b"]),
+        ([make(n, 0.1) for n in "abcd"], ["least R-factor: 0.1, of 4 results"]),
+        ([make("a", 0.1), make("b", 0.2, state="stored")], ["least R-factor: 0.1, of a"]),
         (
             [make("a", 0.1, frames=18), make("b", 0.2), make("c", 0.3)],
-            ["least R-factor: 0.2, b"],
+            ["least R-factor: 0.2, of b"],
         ),
         ([make("a", 0.1, state="stale"), make("b", 0.2)], ["no best: only b is up to date"]),
         (
@@ -41,8 +42,8 @@ def make(name, r_factor=None, scan="", state="fresh", frames=36, has_object=True
             [make(f"{v}/{s}", r, s) for v, s, r in [("a", "s10", 0.1), ("b", "s10", 0.2)]]
             + [make("a/s2", 0.4, "s2"), make("b/s2", 0.3, "s2")]
             + [make("a/s3", 0.4, "s3"), make("b/s3", 0.3, "s3", "stale")],
-            ["least R-factor of scan s2: 0.3, b/s2; no best of scan s3: only a/s3 is up to date; "
-             "least R-factor of scan s10: 0.1, a/s10"],
+            ["least R-factor of s2: 0.3, of b", "no best of s3: only a/s3 is up to date",
+             "least R-factor of s10: 0.1, of a"],
         ),
     ],
     ids=str,
@@ -53,7 +54,9 @@ def test_the_best_of_each_scan_is_named_or_why_there_is_none(records, said):
 
 def test_of_many_scans_the_first_ones_are_named():
     records = [make(f"{v}/s{n}", 0.1, f"s{n}") for n in range(9) for v in "ab"]
-    assert sum_up(records)[1].endswith("s3: 0.1, a/s3, b/s3 and 5 more scans")
+    *named, more = sum_up(records)[1:]
+    assert named[-1] == "least R-factor of s2: 0.1, of a, b"
+    assert more == "of 6 more scans, the table marks the best with a star"
 
 
 def test_the_best_and_the_first_of_the_project_are_shown_first():

@@ -100,7 +100,8 @@ function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
     svg.append(draw("line", { class: "grid", y1: TOP, y2: HEIGHT - BOTTOM, x1: toX(at), x2: toX(at) }));
     svg.append(draw("text", { x: Math.min(toX(at), width - half), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, text));
   }
-  svg.append(draw("text", { x: (left + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, isLog ? `${x} (${y} on a logarithmic scale)` : x));
+  svg.append(draw("text", { x: (left + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x));
+  if (isLog) svg.append(draw("text", { x: 4, y: HEIGHT - 6 }, "log scale"));
   if (mark !== null && mark > y0 && mark < y1)
     svg.append(draw("line", { class: "grid", x1: left, x2: width - RIGHT, y1: toY(mark), y2: toY(mark), "stroke-dasharray": "4 4", style: "stroke:var(--text)" }));
   curves.forEach((one, index) => {
@@ -130,7 +131,7 @@ function makeLegend(series) {
   series.forEach((one, index) => {
     const slot = one.slot ?? index, line = draw("svg", { viewBox: "0 0 28 8", width: 28, height: 8, "aria-hidden": "true" });
     line.append(draw("path", { class: "sample", d: "M0 4H28", style: `stroke-width:3;${lookOf(slot)}` }));
-    const item = element("li", {}, line, element("bdi", {}, one.name));
+    const item = element("li", {}, line, breakable(one.name));
     item.addEventListener("mouseenter", () => pointOut(slot));
     item.addEventListener("mouseleave", () => pointOut(null));
     legend.append(item);
@@ -155,7 +156,7 @@ function addChart(title, series, options, note = "") {
 function count(length, first = 1) { return Array.from({ length }, (_, i) => i + first); }
 function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / length); }
 
-const MOST_DRAWN = 12;
+const MOST_DRAWN = 12, MOST_LISTED = 4;
 
 // The curves of the results that are chosen in the table, or else that it shows, in its order.
 function drawCurves() {
@@ -200,6 +201,7 @@ function formatResolution(fall, size) {
 
 function describeResolutions(results) {
   const found = results.filter((r) => r.resolutions.truth).map((r) => `${r.name} ${formatResolution(r.resolutions.truth.fall, r.pixel_size_m)}`);
+  if (found.length > MOST_LISTED) return "Half-period resolution is where it falls under 0.5; it stands in the table.";
   return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
 }
 

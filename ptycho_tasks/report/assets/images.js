@@ -13,6 +13,11 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// A name that may go on in another line where one of its words ends.
+function breakable(name) {
+  return element("bdi", {}, ...name.split(/(?<=[/_:])/).flatMap((part) => [part, element("wbr")]));
+}
+
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));

@@ -63,7 +63,7 @@ function listJobs() { return run.told.tasks.filter((task) => task.state === "goe
 function describeJobs() {
   const states = listJobs().map(stateOf), ended = states.filter((state) => ["made", "failed"].includes(state)).length;
   if (!states.length) return "";
-  return ended < states.length ? ` ${states.length - ended} of ${states.length} jobs go on.` : " Its jobs have ended: run it again, to take what they made.";
+  return ended < states.length ? ` ${states.length - ended === 1 ? "1 job goes" : `${states.length - ended} jobs go`} on.` : " Its jobs have ended: run doit again, to take what they made.";
 }
 
 function describeRun(silent) {
@@ -105,10 +105,9 @@ function drawTasks(told) {
     const seconds = job && job.state !== "queued" ? job.time - job.begun : task.state === "running" ? told.time - task.begun : task.seconds;
     const note = [task.text, job?.text].filter(Boolean).join(" · ");
     return element("tr", {},
-      element("th", { scope: "row" }, element("bdi", {}, task.name)),
+      element("th", { scope: "row" }, breakable(task.name), note ? element("div", { class: BAD.includes(state) ? "problem" : "note" }, element("bdi", {}, note)) : ""),
       element("td", {}, element("span", { class: `state ${BAD.includes(state) ? "failed" : className(state)}` }, state)),
-      element("td", { class: "measure" }, seconds === undefined ? "" : formatSeconds(seconds)),
-      element("td", { class: BAD.includes(state) ? "problem" : "" }, element("bdi", {}, note)));
+      element("td", { class: "measure" }, seconds === undefined ? "" : formatSeconds(seconds)));
   });
   document.getElementById("tasks").replaceChildren(...lines);
 }
@@ -126,8 +125,9 @@ function makeStage() {
     return figure;
   });
   parts.figures = figures;
-  parts.work = element("div", { class: "work" }, ...figures);
-  parts.section = element("section", {}, parts.head, parts.bar, parts.line, parts.note, parts.work);
+  parts.curves = element("div");
+  parts.section = element("section", {}, parts.head, parts.bar, parts.line, parts.note,
+    element("div", { class: "work" }, ...figures, parts.curves));
   return parts;
 }
 
@@ -135,7 +135,7 @@ function showStage(told) {
   const parts = shown.get(run.loading);
   if (!parts) return;
   noteSign(parts, told);
-  parts.head.replaceChildren(element("bdi", {}, told.task));
+  parts.head.replaceChildren(breakable(told.task));
   parts.bar.max = Math.max(told.total, 1);
   parts.bar.value = told.done;
   parts.bar.setAttribute("aria-label", `${told.task}: ${told.done} of ${told.total}`);
@@ -171,7 +171,7 @@ function drawLosses(parts, curves) {
     const title = group.map((one) => one.name).join(", ");
     if (!parts.charts[index]) {
       parts.charts.push(element("figure", {}, element("figcaption"), element("div", { class: "chart" })));
-      parts.work.append(parts.charts[index]);
+      parts.curves.append(parts.charts[index]);
     }
     const [caption, chart] = parts.charts[index].children;
     caption.textContent = title;

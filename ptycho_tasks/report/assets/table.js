@@ -123,7 +123,7 @@ function filterRows() {
 // The head stays in view while the page is scrolled over the table, which scrolls only sideways.
 function floatHead() {
   const box = table.getBoundingClientRect(), above = document.querySelector("nav").getBoundingClientRect().bottom;
-  const way = Math.min(Math.max(above - box.top, 0), Math.max(box.height - 3 * table.tHead.offsetHeight, 0));
+  const way = Math.min(Math.max(above - box.top, 0), Math.max(box.height - table.tHead.offsetHeight - lines.at(-1).offsetHeight, 0));
   table.tHead.style.transform = way ? `translateY(${way}px)` : "";
 }
 

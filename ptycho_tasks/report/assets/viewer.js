@@ -86,6 +86,7 @@ class Panel {
     this.layer = null;
     this.limits = null;
     this.turn = 0;
+    this.fingers = new Map(); // where each is, by its pointer
     this.build();
   }
 
@@ -123,7 +124,8 @@ class Panel {
     this.canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(this, Math.exp(-event.deltaY / 400), this.toGrid(event)); }, { passive: false });
     this.canvas.addEventListener("pointerdown", (event) => this.beginDrag(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
-    this.canvas.addEventListener("pointerup", () => { this.drag = null; });
+    for (const end of ["pointerup", "pointercancel"])
+      this.canvas.addEventListener(end, (event) => { this.drag = null; this.fingers.delete(event.pointerId); });
     this.canvas.addEventListener("keydown", (event) => pressKey(this, event));
     new ResizeObserver(() => this.draw()).observe(this.canvas);
   }
@@ -235,6 +237,8 @@ class Panel {
   draw() {
     if (!this.layer || !this.canvas.clientWidth) return;
     const ratio = window.devicePixelRatio || 1, side = Math.round(this.canvas.clientWidth * ratio);
+    // A finger on the whole image scrolls the page; on a part of it, it moves the image.
+    this.canvas.style.touchAction = this.space.isWhole ? "pan-y" : "none";
     if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
     const context = this.canvas.getContext("2d");
     context.fillStyle = this.view.kind === "dots" ? `rgb(${GROUND})` : makeHatch(context, ratio);
@@ -343,11 +347,23 @@ class Panel {
     this.canvas.setPointerCapture(event.pointerId);
     const at = this.toGrid(event);
     this.drag = { at, isLine: event.shiftKey };
+    this.fingers.set(event.pointerId, event);
     if (event.shiftKey) shared.line = { space: this.view.space, from: at, to: null };
   }
 
+  // Whether two fingers zoom.
+  pinch(event) {
+    const spread = () => { const [a, b] = [...this.fingers.values()]; return Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY); };
+    if (this.fingers.size !== 2 || !this.fingers.has(event.pointerId)) return false;
+    const before = spread();
+    this.fingers.set(event.pointerId, event);
+    const [a, b] = [...this.fingers.values()], middle = { clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2 };
+    if (before > 0) zoom(this, spread() / before, this.toGrid(middle));
+    return true;
+  }
+
   move(event) {
-    if (!this.layer) return;
+    if (!this.layer || this.pinch(event)) return;
     const at = this.toGrid(event);
     if (this.drag?.isLine) { shared.line.to = at; drawProfile(); }
     else if (this.drag) { this.space.isWhole = false; this.space.x += this.drag.at[0] - at[0]; this.space.y += this.drag.at[1] - at[1]; }
@@ -430,16 +446,24 @@ function drawProfile() {
   drawChart(figure.querySelector(".chart"), series, { x: inMetres ? "µm along the line" : "pixels along the line", y: "value" });
 }
 
-function setPanels(number) {
+// What the next panel shows at first: the best result and the baseline, then others of their scan.
+function findNext() {
   const all = report.results.flatMap((result, index) => (result.object ? [index] : []));
   const able = [...report.first, ...all.filter((index) => !report.first.includes(index))];
+  const taken = panels.map((panel) => panel.result), free = able.filter((index) => !taken.includes(index));
+  const alike = free.filter((index) => panels.length && report.results[index].scan_key === panels[0].record.scan_key);
+  return alike[0] ?? free[0] ?? able[0];
+}
+
+function setPanels(number) {
   while (panels.length > number) panels.pop().root.remove();
   while (panels.length < number) {
-    const panel = new Panel(panels.length);
+    const next = findNext(), isOnly = panels.some((panel) => panel.result === next), panel = new Panel(panels.length);
+    const view = isOnly && panel.number === 1 ? "phase" : panels[0]?.view && !isOnly ? panels[0].view.id : "amplitude";
     panels.push(panel);
     document.getElementById("panels").append(panel.root);
-    const only = able.length === 1 && panel.number === 1 ? "phase" : "amplitude";
-    panel.choose(able[panel.number % able.length], panels[0].view && able.length > 1 ? panels[0].view.id : only);
+    panel.choose(next, view);
+    panel.result = next;
   }
   requestAnimationFrame(fitAll);
 }

@@ -89,6 +89,7 @@ def reconstruct_from_patches(request: InferRequest) -> Reconstruction:
                 stitcher.add(patches.cpu().numpy(), light.cpu().numpy(), some.corners)
                 done += len(some)
                 request.progress(done, total, {})
+                request.show(stitcher.object)
             images.append(stitcher.object())
     return Reconstruction(
         object=_choose(images, scan, probe, stitcher.canvas),

@@ -68,6 +68,21 @@ def test_inference_shows_each_step(scan):
     assert (shown[0] != shown[-1]).any()
 
 
+def test_inference_by_patches_shows_what_it_has_and_gives_the_same(scan):
+    model = train("pinn", [scan])
+    backend, options = BACKENDS["pinn"]
+    execution = TorchExecution(accelerator="cpu", threads=1, inference_batch_size=16)
+    shown = []
+    watched = backend.infer(
+        InferRequest(scan, model, options, execution, show=lambda make: shown.append(make()))
+    )
+    alone = backend.infer(InferRequest(scan, model, options, execution))
+    assert np.array_equal(watched.object, alone.object)
+    assert [(image != 0).any() for image in shown] == [True] * 4
+    assert (shown[0] != 0).sum() < (shown[-1] != 0).sum()
+    assert np.array_equal(shown[-1], watched.object)
+
+
 def test_a_mosaic_turns_blocks_to_agree():
     truth = np.exp(1j * np.linspace(0, 2, 20))[None] * np.ones((10, 1))
     mosaic = Mosaic()
