@@ -11,8 +11,9 @@ taken, as numpy takes it. What the file says of units is followed.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +36,7 @@ COLUMNS = {
     "bad_pixels": "bad_pixels",
 }
 """Keys of arrays, to the fields of a `RawScan`."""
+COORDINATES = ("xcoords", "ycoords")
 NUMBERS = ("energy_ev", "wavelength_m", "distance_m", "pixel_size_m", "detector_pixel_m")
 KEYS = ("diff3d", *COLUMNS, *NUMBERS)
 _PART = re.compile(r"(?P<path>.*?)\[(?P<part>[-0-9:, ]+)\]")
@@ -75,15 +77,40 @@ def read_layout(file: Layout, reading: Reading) -> RawScan:
     Raises:
         ScanError: the file lacks what is named or needed.
     """
-    return _Reader(file, reading).read()
+    return _Reader(file, reading, reading.own_datasets).read()
+
+
+def read_positions(file: Layout, raw: RawScan, datasets: Mapping[str, str]) -> None:
+    """Take the positions of a scan from another file, and their unit where that says it.
+
+    Args:
+        file: holds them.
+        raw: gets them.
+        datasets: of `source`.
+
+    Raises:
+        ScanError: the file lacks what is named or needed.
+    """
+    places = {key: place for key, place in datasets.items() if key in COORDINATES}
+    _Reader(file, Reading(), places, raw.frames.array.shape[0]).read_positions(raw)
 
 
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, file: Layout, reading: Reading) -> None:
+    def __init__(
+        self, file: Layout, reading: Reading, places: Mapping[str, str], count: int = 0
+    ) -> None:
+        """Check what is named.
+
+        Args:
+            file: to be read.
+            reading: how.
+            places: our keys to names in the file.
+            count: of the frames, where they are in another file.
+        """
         self.file, self.path, self.reading = file, file.path, reading
-        self.places = reading.own_datasets
+        self.places, self.counts = places, {count}
         unknown = sorted(self.places.keys() - set(KEYS))
         if unknown:
             raise ScanError(
@@ -95,6 +122,7 @@ class _Reader:
         frames = self.file.frames(self.places.get("diff3d", "diff3d"))
         if frames is None:
             raise self._missing("diff3d")
+        self.counts = {frames.array.shape[0], frames.array.shape[-1]}
         raw = RawScan(self.path, frames, unwritten=self.file.unwritten())
         raw.holds_counts = True if frames.array.dtype.kind in "iu" else None
         raw.grid = frames.array.shape[1]
@@ -105,9 +133,23 @@ class _Reader:
             probe = first_variation(raw, raw.probe.key, raw.probe.array)
             raw.probe = replace(raw.probe, array=probe)
         self._add_numbers(raw)
+        self._add_unit(raw)
+        return raw
+
+    def read_positions(self, raw: RawScan) -> None:
+        """Give a scan its positions."""
+        raw.positions_are_pixels, raw.unit_m, raw.rows = False, None, None
+        for key in COORDINATES:
+            keyed = self._array(key)
+            if keyed is None:
+                raise self._missing(key)
+            self._check_coordinate(key, keyed)
+            setattr(raw, COLUMNS[key], replace(keyed, array=np.asarray(keyed.array[:])))
+        self._add_unit(raw)
+
+    def _add_unit(self, raw: RawScan) -> None:
         if raw.x is not None:
             raw.unit_m = self.file.unit_m(raw, raw.x.key.partition("[")[0])
-        return raw
 
     def _array(self, key: str) -> Keyed | None:
         place = self.places.get(key, key)
@@ -118,9 +160,7 @@ class _Reader:
                 raise self._missing(key)
             return None
         if part is None:
-            # A column of n rows or 1 x n, as MATLAB writes it.
-            is_flat = key.startswith(("xcoords", "ycoords")) and 1 in keyed.array.shape
-            return replace(keyed, array=np.ravel(keyed.array[:])) if is_flat else keyed
+            return self._flatten(keyed) if key.startswith(COORDINATES) else keyed
         try:
             array = np.asarray(keyed.array[_parse_part(part["part"])])
         except (IndexError, ValueError, TypeError) as error:
@@ -131,21 +171,32 @@ class _Reader:
             ) from error
         return Keyed(self.path, place, array)
 
+    def _flatten(self, keyed: Keyed) -> Keyed:
+        """Coordinates as a column of n rows or 1 x n, as MATLAB writes it, or as the points of a
+        raster, row by row."""
+        shape = keyed.array.shape
+        is_raster = len(shape) == 2 and math.prod(shape) in self.counts
+        return replace(keyed, array=np.ravel(keyed.array[:])) if 1 in shape or is_raster else keyed
+
     def _check_needed(self, raw: RawScan) -> None:
-        needed = ["xcoords", "ycoords"] if self.reading.needs_positions else []
+        needed = [*COORDINATES] if self.reading.needs_positions else []
         needed += ["probeGuess"] if self.reading.needs_probe else []
         for key in needed:
             keyed = getattr(raw, COLUMNS[key])
             if keyed is None:
                 raise self._missing(key)
-            if key != "probeGuess" and len(keyed.array.shape) == 2:
-                axis = 1 if keyed.array.shape[1] in (2, 3) else 0
-                column = "[:, 0]" if axis else "[0]"
-                raise keyed.refused(
-                    f"has shape {tuple(keyed.array.shape)}",
-                    "(M,), one coordinate",
-                    f"say which in source.datasets, as in `{key}: {keyed.key}{column}`",
-                )
+            if key in COORDINATES:
+                self._check_coordinate(key, keyed)
+
+    def _check_coordinate(self, key: str, keyed: Keyed) -> None:
+        if len(keyed.array.shape) == 2:
+            axis = 1 if keyed.array.shape[1] in (2, 3) else 0
+            column = "[:, 0]" if axis else "[0]"
+            raise keyed.refused(
+                f"has shape {tuple(keyed.array.shape)}",
+                "(M,), one coordinate",
+                f"say which in source.datasets, as in `{key}: {keyed.key}{column}`",
+            )
 
     def _add_numbers(self, raw: RawScan) -> None:
         reading = self.reading
@@ -176,7 +227,7 @@ class _Reader:
         content = self.file.content()
         named = f" ({self.places[key]})" if key in self.places else ""
         taken = {place for other, place in self.places.items() if other != key}
-        guesses = [guess for guess in _guess(key, content) if guess not in taken]
+        guesses = [guess for guess in _guess(key, content, self.counts) if guess not in taken]
         hint = f"perhaps `{key}: {guesses[0]}`; " if guesses else ""
         asked = "source.datasets: " if key in self.places else ""
         estimate = ", or set source.probe to estimate" if key == "probeGuess" else ""
@@ -200,27 +251,28 @@ def _parse_part(text: str) -> tuple[int | slice, ...]:
     return tuple(items)
 
 
-def _show_column(one: Listed, column: int) -> str:
+def _show_column(one: Listed, column: int, counts: Set[int]) -> str:
     """A dataset of coordinates, with the part of it where it holds several."""
-    if len(one.shape) < 2 or 1 in one.shape:
+    if len(one.shape) < 2 or 1 in one.shape or math.prod(one.shape) in counts:
         return one.name
     return f"{one.name}[:, {column}]" if one.shape[1] <= 3 else f"{one.name}[{column}]"
 
 
-def _guess(key: str, content: Content) -> list[str]:
-    """Datasets of the shape and type that a key asks for, those with a name like it first."""
+def _guess(key: str, content: Content, counts: Set[int]) -> list[str]:
+    """Datasets of the shape and type that a key asks for, those with a name like it first; the
+    file, or `counts`, says how many frames there may be."""
     frames = content.find_frames()
-    count = frames.shape[0] if frames is not None else 0
+    counts = counts if frames is None else {frames.shape[0]}
     words = {"diff3d": "data", "xcoords": "x", "ycoords": "y", "probeGuess": "prob"}
     column = {"xcoords": 0, "ycoords": 1}.get(key, 0)
     fitting = [
-        _show_column(one, column) if "coords" in key else one.name
+        _show_column(one, column, counts) if "coords" in key else one.name
         for one in content.datasets
         if (key == "diff3d" and len(one.shape) in (3, 4) and one.kind in "fiu")
         or (key == "probeGuess" and len(one.shape) in (2, 3, 4) and one.kind == "c")
         or (
             key[1:7] == "coords"
-            and count in one.shape
+            and not counts.isdisjoint((*one.shape, math.prod(one.shape)))
             and len(one.shape) <= 2
             and one.kind in "fiu"
         )

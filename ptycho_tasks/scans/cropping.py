@@ -76,6 +76,11 @@ def _cut(raw: RawScan, axis: int, window: Window, scale: float, reading: Reading
         if raw.pixel_size_m is not None:
             height, width = raw.pixel_size_m
             raw.pixel_size_m = height / scale, width / scale
+            grid = round(window.side / scale)
+            raw.note(
+                f"pixel_size_m: {width:.6g} m, of frames of {grid} x {grid} pixels, becomes "
+                f"{width / scale:.6g} m"
+            )
     y, x = window.corner
     side, (rows, columns) = window.side, window.frame
     binned = f", {window.bin} x {window.bin} pixels as one" if window.bin > 1 else ""

@@ -27,8 +27,9 @@ from ptycho_tasks.scans.bad_pixels import (
     read_mask,
     search_closely,
 )
+from ptycho_tasks.scans.content import Content, has_hdf5_signature, has_zip_signature
 from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
-from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.scans.npz import NpzFile, row_chunks
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
@@ -62,7 +63,7 @@ def settle_bad_pixels(
     Raises:
         ScanError: there is no such mask, or none for these frames.
     """
-    _choose_mask(raw, reading.bad_pixels)
+    _choose_mask(raw, reading)
     _settle_sense(raw, reading.mask_marks)
     if window is not None:
         _cut_mask(raw, window, stack.axis)
@@ -96,15 +97,16 @@ def _list_marks(stack: FrameStack, reading: Reading, *, are_counts: bool) -> lis
     return marks
 
 
-def _choose_mask(raw: RawScan, setting: str) -> None:
+def _choose_mask(raw: RawScan, reading: Reading) -> None:
     """Take the mask that is to be used: the file's own, or the one that a setting names."""
-    keyed = raw.bad_pixels
+    keyed, setting = raw.bad_pixels, reading.bad_pixels
     if setting == IGNORE:
         if keyed is not None and np.any(keyed.array[:]):
             raw.note(f"{keyed.key}: ignored, its bad pixels count as measured")
         raw.bad_pixels = None
     elif setting not in (FROM_FILE, ONLY_MARKED, SEARCH, keyed and keyed.key):
-        raw.bad_pixels = _read_mask(raw, setting)
+        find = _read_mask if is_mask_file(setting) else _find_mask
+        raw.bad_pixels = find(raw, reading)
         raw.good_bits = 0
 
 
@@ -132,25 +134,49 @@ def _settle_sense(raw: RawScan, marks: Literal["bad", "good"] | None) -> None:
             )
 
 
-def _read_mask(raw: RawScan, setting: str) -> Keyed:
+def _read_mask(raw: RawScan, reading: Reading) -> Keyed:
     """The mask in a file of its own.
 
     Raises:
-        ScanError: it is no file, or one without a mask.
+        ScanError: there is no such file, or it has no mask.
     """
-    if not is_mask_file(setting):
-        raise refused(
-            raw.path,
-            setting,
-            "is missing",
-            "the mask that source.bad_pixels names",
-            "name a key of the file, a file (npy, npz, h5, tif), or auto, marked or ignore",
-        )
-    path = Path(setting)
+    path = Path(reading.bad_pixels)
     key, array = read_mask(path)
     stamp = file_stamp(path)
     raw.files |= {} if stamp is None else {path: stamp}
     return Keyed(path, key, array)
+
+
+def _find_mask(raw: RawScan, reading: Reading) -> Keyed:
+    """The mask that lies in the scan's file, under a key that its reader does not know.
+
+    Raises:
+        ScanError: there is no such key.
+    """
+    path, key, content = raw.path, reading.bad_pixels, Content(())
+    if has_hdf5_signature(path):
+        from ptycho_tasks.scans.hdf5_content import list_datasets
+        from ptycho_tasks.scans.hdf5_values import open_linked
+
+        with open_linked(path, reading) as file:
+            dataset = file.dataset(key)
+            if dataset is not None:
+                raw.note_files(path, file.stamps)
+                return Keyed(path, key, np.asarray(dataset[()]))
+        content = list_datasets(path)
+    elif has_zip_signature(path):
+        with NpzFile(path) as npz:
+            if key in npz:
+                return Keyed(path, key, np.asarray(npz[key]))
+            content = Content(tuple(npz.list_arrays()))
+    raise refused(
+        path,
+        key,
+        "is missing",
+        "the mask that source.bad_pixels names",
+        f"name a key of the file, which holds {content.describe()}; another file (npy, npz, h5, "
+        "tif); or auto, marked or ignore",
+    )
 
 
 def _take_whole_mask(raw: RawScan, size: int) -> NDArray[np.bool_] | None:

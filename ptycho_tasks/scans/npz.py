@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData, release_pages
-from ptycho_tasks.scans.content import explain_unreadable
+from ptycho_tasks.scans.content import Listed, explain_unreadable
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.system.files import replace_file
 from ptycho_tasks.system.memory import has_memory_for
@@ -154,6 +154,14 @@ class NpzFile:
         with self._reading(key) as stream:
             shape, _, dtype = self._header(key, stream)
         return shape, dtype
+
+    def list_arrays(self) -> list[Listed]:
+        """What there is, the largest first."""
+        arrays = {key: self.describe(key) for key in self}
+        listed = [
+            Listed(key, shape, str(dtype), dtype.kind) for key, (shape, dtype) in arrays.items()
+        ]
+        return sorted(listed, key=lambda one: -math.prod(one.shape))
 
     def _header(self, key: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         """Shape, Fortran order and dtype; leaves the stream at the array's first byte."""

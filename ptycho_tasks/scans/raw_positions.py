@@ -117,7 +117,7 @@ def pixels_a_unit(raw: RawScan, reading: Reading, scale: float) -> NDArray[np.fl
         raise raw.x.refused(
             f"is in {unit}, {says}, and the size of a pixel is unknown",
             "the size of an object pixel",
-            "set source.pixel_size_m",
+            "set source.pixel_size_m: wavelength times distance over the detector's width",
         )
     raw.note(f"{raw.x.key}: {unit} converted to pixels")
     return metres / np.array(raw.pixel_size_m)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.content import has_zip_signature
 from ptycho_tasks.scans.conversion import convert_scan
-from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
+from ptycho_tasks.scans.raw_scan import FrameAxis, Keyed, RawScan, Reading
 from ptycho_tasks.scans.recognition import Reader, ReaderEntry, choose_reader
 from ptycho_tasks.system.files import FileStamp, file_stamp
 
@@ -104,7 +105,7 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
     if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
-        apply_positions(raw, reading.positions, reading.datasets or {})
+        apply_positions(raw, reading.positions, reading)
     is_probe_read = raw.probe is not None and reading.probe in raw.files
     if isinstance(reading.probe, Path) and not is_probe_read:
         from ptycho_tasks.scans.probe_file import apply_probe
@@ -139,6 +140,7 @@ def _stamp_files(entry: ReaderEntry, path: Path, files: object) -> dict[Path, Fi
     return stamps
 
 
+_NUMBERS = ("unit_m", "energy_ev", "distance_m", "exposure_s")
 _NEEDED = {"frames": "(M, N, N)", "x": "(M,)", "y": "(M,)", "probe": "(N, N) or (P, N, N)"}
 
 
@@ -158,6 +160,13 @@ def _refuse_unusable(entry: ReaderEntry, path: Path, raw: object, reading: Readi
             found = "no array" if isinstance(keyed, Keyed) else f"{type(keyed).__name__}"
             what = f"a Keyed with an array, {_NEEDED[name]}" if name in _NEEDED else "a Keyed"
             raise entry.refuse(path, f"{found} as `{name}`", what)
+    for name in _NUMBERS:
+        value = getattr(raw, name)
+        if value is not None and not (isinstance(value, Real) and float(value) >= 0):
+            raise entry.refuse(path, f"{value!r} as `{name}`", "a number, zero or more")
+    if raw.frame_axis not in get_args(FrameAxis):
+        axes = ", ".join(map(repr, get_args(FrameAxis)))
+        raise entry.refuse(path, f"{raw.frame_axis!r} as `frame_axis`", f"one of {axes}")
 
 
 def refuse_changed(stamps: Mapping[Path, FileStamp]) -> None:

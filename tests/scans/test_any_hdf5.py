@@ -203,3 +203,29 @@ def test_first_contact_with_frames_alone_lists_what_there_is(master: Path) -> No
     assert "motors (6 x 3 float64)" in said
     assert "entry/data/data_000001 (in another file)" in said
     assert "source.datasets" in said
+
+
+def test_positions_of_a_raster_are_taken_row_by_row(file: Path) -> None:
+    places = PLACES | {"xcoords": "raster/x", "ycoords": "raster/y"}
+    with h5py.File(file, "a") as opened:
+        for name in ("xcoords", "ycoords"):
+            opened[f"raster/{name[0]}"] = np.reshape(C[name], (2, M // 2))
+    scan = read_scan(file, datasets=places, units="pixels")
+    np.testing.assert_allclose(scan.positions, np.stack([C["ycoords"], C["xcoords"]], axis=1))
+    del places["ycoords"]
+    assert "perhaps `ycoords: raster/y`" in message(file, datasets=places)
+
+
+def test_a_mask_lies_under_any_key_of_the_file(file: Path, npz: Path) -> None:
+    mask = np.zeros((N, N), bool)
+    mask[1, 2] = True
+    with h5py.File(file, "a") as opened:
+        opened["detector/mask"] = mask
+    with np.load(npz) as arrays:
+        save(npz.parent, {**arrays, "detector/mask": mask})
+    for path in (file, npz):
+        scan = read_scan(path, datasets=PLACES, units="um", bad_pixels="detector/mask")
+        np.testing.assert_array_equal(scan.bad_pixels, mask)
+        said = message(path, datasets=PLACES, units="um", bad_pixels="detector/none")
+        assert "key 'detector/none' is missing; expected the mask" in said
+        assert f"detector/mask ({N} x {N} bool)" in said

@@ -160,6 +160,12 @@ LIES = [
     (('"frames", frames)', '"frames", frames[0])'), "three axes"),
     (('"frames", frames)', '"frames", frames > 1)'), "real numbers"),
     (('{"x": x, ', '{"x": x[1:], '), "one position a frame"),
+    (
+        ("RawScan(path, ", "RawScan(path, unit_m='um', frames="),
+        "gave 'um' as `unit_m`; expected a n",
+    ),
+    (("RawScan(path, ", "RawScan(path, distance_m=-1, frames="), "gave -1 as `distance_m`"),
+    (("RawScan(path, ", "RawScan(path, frame_axis=7, frames="), "expected one of 'auto', 'first'"),
 ]
 
 
