@@ -183,7 +183,9 @@ def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
 def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
     found = [place for place in places if name in place.names]
     if not found:
-        known = dict.fromkeys(name for place in places for name in sorted(place.names))
+        scans = sorted({place.scan for place in places if place.scan}, key=natural_key)
+        both = [f"{place.variant}/{place.scan}" for place in places if place.scan]
+        known = dict.fromkeys([*(place.variant for place in places), *scans, *both])
         raise ConfigError(f"no variant or scan is called `{name}`; {_suggest(name, known)}")
     return found
 
@@ -457,6 +459,7 @@ def _sort(comparison: Comparison, column: str, is_reversed: bool) -> list[Result
         raise ConfigError(f"--sort: there is no column `{column}`; {_suggest(column, shown)}")
     values = [(find_value(result, known[column]), result) for result in comparison.results]
     present = [pair for pair in values if pair[0] is not None]
+    present.sort(key=lambda pair: natural_key(pair[1].scan))  # where values are equal
     present.sort(key=lambda pair: _rank(pair[0]), reverse=is_reversed)
     return [result for _, result in present] + [r for value, r in values if value is None]
 
