@@ -21,11 +21,12 @@ pytestmark = pytest.mark.skipif(
 )
 NAME = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0.npz"
 ROW = '<script>alert(2)</script> "quotes" \u202e\u05e9'
+UNBUILT = "unbuilt_" + "and_so_on_" * 9
 VARIANTS = [
     {"name": "few", "inference.n_groups": 20},
     {"name": "longer", "inference.n_groups": 30, "training.epochs": 7},
     {"name": "many", "inference.n_groups": 30},
-    {"name": "unbuilt", "training.epochs": 6},
+    {"name": UNBUILT, "training.epochs": 6},
 ]
 
 
@@ -99,14 +100,14 @@ def test_hostile_names_are_texts(page):
 
 
 def test_the_table_is_sorted_and_filtered(page):
-    assert names(page) == ["few", "longer", "many", "unbuilt"]
+    assert names(page) == ["few", "longer", "many", UNBUILT]
     head = f"#table thead th:nth-child({column(page, 'R-factor')})"
     page.click(f"{head} button")
     upwards = names(page)
     assert page.ask(f"document.querySelector('{head}').ariaSort") == "ascending"
     page.click(f"{head} button")
-    assert names(page) == [*reversed(upwards[:3]), "unbuilt"]
-    assert upwards[3] == "unbuilt"
+    assert names(page) == [*reversed(upwards[:3]), UNBUILT]
+    assert upwards[3] == UNBUILT
     page.choose("#filter", "fresh man")
     assert names(page) == ["many"]
     page.choose("#filter", "")
@@ -164,9 +165,9 @@ def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(page):
         ("epochs 7", {"longer"}),
         ("n_groups=30 epochs 5", {"many"}),
         ("training.epochs: 7", {"longer"}),
-        ("epochs >= 6", {"longer", "unbuilt"}),
+        ("epochs >= 6", {"longer", UNBUILT}),
         ("r-factor < 0.9", {"few", "longer", "many"}),
-        ("state not", {"unbuilt"}),
+        ("state not", {UNBUILT}),
         ("n_groups 2", set()),
         ("backend epie <nothing", set()),
         ("strategy stratified few", {"few"}),
@@ -279,6 +280,8 @@ def test_a_phone_shows_numbers_and_whole_labels(page, swept):
         "text => { const b = text.getBoundingClientRect(); return b.left >= box.left - 1"
         " && b.right <= box.right + 1 && b.height > 9; }); })"
     )
+    page.ask("document.getElementById('charts').prepend(makeLegend([{name: 'x'.repeat(300)}]))")
+    assert page.ask("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_the_page_of_the_plan_holds_hostile_names(swept, tmp_path):

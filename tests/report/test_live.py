@@ -301,6 +301,7 @@ def browser(tmp_path_factory):
 
 
 def open_page(browser, folder: Path) -> None:
+    browser.open("about:blank")  # the page before asks for nothing any more
     browser.console.clear()
     browser.requests.clear()
     browser.open((folder / "live.html").as_uri())

@@ -164,6 +164,14 @@ def test_the_resolution_is_that_of_the_curve(built_project, ours):
     assert fall == 1 or curve[int(fall * len(curve))] < 0.5
 
 
+def test_numbers_in_names_are_counted(project, ours):
+    change_settings(
+        project, variants=[{"name": f"v{n}", "training.epochs": n} for n in (10, 9, 100)]
+    )
+    names = [result["name"] for result in read_data(report(ours, project))["results"]]
+    assert names == ["v9", "v10", "v100"]
+
+
 def test_only_what_is_named_is_shown(built_project, ours):
     code, _, err = ours(built_project, "report", "default")
     assert (code, err) == (
