@@ -73,7 +73,9 @@ def find_reconstruction(path: Path) -> Path:
     file = path / RECONSTRUCTION if path.is_dir() else path
     problem = find_file_problem(file)
     if problem or not file.exists():
-        raise ScanError(f"{file}: {problem or 'no such file'}; give what `doit infer` made")
+        below = sorted(str(one.parent) for one in path.glob(f"*/{RECONSTRUCTION}"))
+        advice = f"give one of {', '.join(below)}" if below else "give what `doit infer` made"
+        raise ScanError(f"{file}: {problem or 'no such file'}; {advice}")
     return file
 
 

@@ -238,6 +238,8 @@ def _open_product(path: Path) -> Iterator[h5py.File]:
 
     try:
         with h5py.File(path) as file:
+            if GROUP not in file:
+                raise LookupError(f"it lacks the group {GROUP}")
             yield file
     except (
         OSError,

@@ -35,6 +35,9 @@ LEAST_FRAMES = 8
 """With fewer, nothing is said by their looks."""
 LIT = 10.0
 """Counts, in half of the frames: where a pixel that is always zero is dead."""
+LEAST_SATURATED = 8
+"""Pixels at the largest value of all that never change: they are saturated, and no longer single
+ones at fault."""
 BRIDGE = 7
 """Pixels across a gap in whose middle light would be expected."""
 
@@ -58,8 +61,11 @@ def read_mask(path: Path) -> tuple[str, NDArray[Any]]:
     except FileNotFoundError:
         raise ScanError(f"source.bad_pixels: there is no {path}; correct the path") from None
     except (OSError, ValueError, KeyError, EOFError, ImportError) as error:
+        # What numpy says of other files is how to load them unsafely.
+        is_other = path.suffix.lower() in (".npy", ".npz") and isinstance(error, ValueError)
+        reason = f"no {path.suffix[1:]} file of numbers" if is_other else error
         raise ScanError(
-            one_line(f"source.bad_pixels: {path} cannot be read: {error}; expected a mask (N, N)")
+            one_line(f"source.bad_pixels: {path} cannot be read: {reason}; expected a mask (N, N)")
         ) from error
     key = "bad_pixels" if "bad_pixels" in arrays else next(iter(arrays), "")
     if key != "bad_pixels" and len(arrays) != 1:
@@ -239,25 +245,52 @@ def find_glaring(sample: NDArray[np.float32]) -> NDArray[np.bool_]:
 def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N, N) hot pixels and (N, N) dead ones of (S, N, N) amplitudes, by medians over frames.
 
-    A dead pixel is always zero, and lies between lit ones.
+    A hot pixel may also hold the same counts in every frame, which only many together do that are
+    saturated. A dead pixel is always zero, and lies between lit ones, or in a line of such that
+    runs across the detector.
     """
     nothing = np.zeros(sample.shape[1:], np.bool_)
     if len(sample) < LEAST_FRAMES:
         return nothing, nothing
-    from scipy.ndimage import binary_closing
-
     # Of a pixel that is seldom measured this is NaN, which sorts last.
     level = np.square(np.sort(sample, axis=0)[len(sample) // 2], dtype=np.float64)
-    hot = _off_middle(level > HOT * _neighbours(level) + HOT)
     dark = np.fmax.reduce(sample, axis=0) == 0
-    lit = (level > LIT) & ~hot
-    between = nothing
+    stuck = _find_stuck(sample)
+    dead = _find_dead(dark, (level > LIT) & ~stuck & ~_exceeds_neighbours(level))
+    # Beside a dead pixel, one that is right looks bright.
+    level[dead] = np.nan
+    return _exceeds_neighbours(level) | stuck, dead
+
+
+def _exceeds_neighbours(level: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N, N) hot pixels, from (N, N) counts."""
+    return _off_middle(level > HOT * _neighbours(level) + HOT)
+
+
+def _find_dead(dark: NDArray[np.bool_], lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N, N) pixels that are always dark and lie between lit ones, or in a line of such."""
+    from scipy.ndimage import binary_closing
+
+    between = np.zeros_like(dark)
     for shape in ((1, BRIDGE), (BRIDGE, 1)):
-        between = (
-            between
-            | binary_closing(np.pad(lit, BRIDGE), np.ones(shape))[BRIDGE:-BRIDGE, BRIDGE:-BRIDGE]
-        )
-    return hot, dark & between
+        between |= binary_closing(np.pad(lit, BRIDGE), np.ones(shape))[
+            BRIDGE:-BRIDGE, BRIDGE:-BRIDGE
+        ]
+    dead = dark & between
+    for axis in (0, 1):
+        crosses = np.asarray(dark.all(axis=axis) & dead.any(axis=axis))
+        dead |= np.expand_dims(crosses, axis)
+    return np.asarray(dead)
+
+
+def _find_stuck(sample: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N, N) pixels of (S, N, N) amplitudes that never change although they hold counts."""
+    least, most = np.fmin.reduce(sample, axis=0), np.fmax.reduce(sample, axis=0)
+    stuck = (least == most) & (np.square(most, dtype=np.float64) >= LIT)
+    at_top = most == np.fmax.reduce(most, axis=None)
+    if np.count_nonzero(stuck & at_top) >= LEAST_SATURATED:
+        stuck &= ~at_top
+    return np.asarray(stuck & (np.isfinite(sample).sum(axis=0) >= LEAST_FRAMES))
 
 
 def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:

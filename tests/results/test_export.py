@@ -111,7 +111,7 @@ def test_a_folder_will_do_and_equal_content_gives_equal_bytes(
         ("", "a.png", ConfigError, r"a\.png: unknown format; end it in one of \.cxi, \.npz, "),
         ("", "a", ConfigError, r"a: unknown format"),
         ("nowhere", "a.cxi", ScanError, r"nowhere: no such file"),
-        ("..", "a.cxi", ScanError, r"\.\..*reconstruction\.h5: no such file"),
+        ("..", "a.cxi", ScanError, r"\.\..*reconstruction\.h5: no such file; give one of /"),
     ],
 )
 def test_what_cannot_be_exported(

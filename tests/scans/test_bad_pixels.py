@@ -251,6 +251,17 @@ def test_auto_finds_what_is_less_glaring(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.bad_pixels, bad | dead)
 
 
+def test_auto_finds_what_never_changes_and_whole_lines(tmp_path: Path) -> None:
+    frames = COUNTS.copy()
+    bad = np.zeros((N, N), bool)
+    bad[:, 15], bad[N // 2 + 1, N // 2 + 1] = True, True
+    frames[:, bad] = 0
+    frames[:, N // 2 + 1, N // 2 + 1] = np.rint(COUNTS[:, N // 2, N // 2].mean())
+    scan = read_scan(save(tmp_path, frames), measurement="counts", bad_pixels="auto")
+    assert scan.bad_pixels is not None
+    np.testing.assert_array_equal(scan.bad_pixels, bad)
+
+
 SIMULATED = [
     {"probe": "disc"},
     {"probe": "disc", "photons": 1e3},
