@@ -34,7 +34,7 @@ def encode_png(
     colours: NDArray[np.uint8],
     software: str | None = None,
     *,
-    is_first_clear: bool = False,
+    is_clear: bool = False,
 ) -> bytes:
     """A PNG file; equal content gives equal bytes.
 
@@ -42,7 +42,7 @@ def encode_png(
         pixels: (R, C) index into `colours`.
         colours: (K, 3) red, green, blue; K is at most 256.
         software: what it names as its maker.
-        is_first_clear: whether the first colour is transparent.
+        is_clear: whether the first colour is transparent.
     """
     R, C = pixels.shape
     lines = np.zeros((R, C + 1), np.uint8)  # each begins with its filter: none
@@ -52,7 +52,7 @@ def encode_png(
         (b"IHDR", struct.pack(">IIBBBBB", C, R, 8, 3, 0, 0, 0)),
         *([(b"tEXt", maker)] if maker else []),
         (b"PLTE", colours.tobytes()),
-        *([(b"tRNS", b"\0")] if is_first_clear else []),
+        *([(b"tRNS", b"\0")] if is_clear else []),
         (b"IDAT", zlib.compress(lines.tobytes(), 6)),
         (b"IEND", b""),
     )

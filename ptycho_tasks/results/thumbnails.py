@@ -38,7 +38,7 @@ class Thumbnail:
         Args:
             is_clear: whether what was not seen is transparent, and not grey.
         """
-        return encode_png(self.pixels, self.colours, is_first_clear=is_clear)
+        return encode_png(self.pixels, self.colours, is_clear=is_clear)
 
 
 def make_thumbnails(
