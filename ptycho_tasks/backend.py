@@ -35,7 +35,8 @@ class Progress(Protocol):
     """Called by a backend after each epoch or batch of work."""
 
     def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Say that `done` of `total` steps are done, and the metrics at this point.
+        """Say that `done` of `total` steps are done, and the metrics at this point. The total
+        stays; only the last call may have a smaller one, where fewer steps were needed.
 
         The first call, before the first step, tells where the work begins: at 0, or further on.
         """
@@ -183,6 +184,9 @@ class Reconstruction:
     """(M, 2) float64 (y, x) on the scan's object grid, as used."""
     losses: Sequence[float] = ()
     """Loss an epoch, of training or of the iterations."""
+    steps: int | None = None
+    """How many steps were taken, where `losses` begin before the first one, and the last ones may
+    have none; None where each step or epoch has a loss."""
 
     @cached_property
     def illumination(self) -> NDArray[np.float32]:
@@ -350,6 +354,7 @@ def checked_reconstruction(
                 np.float64, copy=False
             ),
             _array(result.losses, f"{prefix} `losses`", "biuf", (None,)).astype(float).tolist(),
+            None if result.steps is None else int(result.steps),
         )
         for name in ("object", "probe", "positions", "losses"):
             if not np.isfinite(getattr(checked, name)).all():

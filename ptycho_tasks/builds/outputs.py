@@ -111,6 +111,7 @@ def publish_reconstruction(
         "flat": misfit.flat._asdict(),
         "noise": misfit.noise._asdict(),
         "scores": _score(payload, scan, reconstruction),
+        **({} if reconstruction.steps is None else {"steps": reconstruction.steps}),
         **(more or {}),
     }
     shown: tuple[tuple[str, Kind], ...] = ((AMPLITUDE, "amplitude"), (PHASE, "phase"))

@@ -64,6 +64,7 @@ def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
                 # What was done before, also by a training that was killed, took no time now.
                 bar.pos = done
                 bar.render_progress()
+            bar.length = total
             bar.update(done - bar.pos, metrics)
 
         yield progress

@@ -29,6 +29,7 @@ from ptycho_tasks.layout import (
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.git import Revision, read_revision
+from ptycho_tasks.system.libraries import list_loaded_libraries
 from ptycho_tasks.system.memory import measure_peak
 from ptycho_tasks.system.terminal import echo
 
@@ -261,6 +262,7 @@ def make_entry(
             commit=revision.commit,
             is_dirty=bool(revision.is_dirty),
             pixels=count_pixels(payload, row.stage),
+            libraries=list_loaded_libraries(),
         )
         if row.stage == "fixture":
             _refuse_other_size(row, state, folder)

@@ -124,7 +124,9 @@ class UpToDate(Answer):
         """Why the outputs are not what the task would make; empty where only the key is new."""
         row = self.row
         if built is None:
-            return [Reason("new", row.name, "it was not built yet")]
+            is_there = any(self.state.sha256(path) for path in row.outputs)
+            text = "how what is there was made is not known" if is_there else "it was not built yet"
+            return [Reason("new", row.name, text)]
         changed = list(self._changed_outputs(built))
         if built.key == now.key():
             return changed

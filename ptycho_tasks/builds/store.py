@@ -76,6 +76,9 @@ class Record(NamedTuple):
     """Whether files that git tracks were changed since."""
     pixels: int = 0
     """Of all frames of its scans together; zero where that is not known."""
+    libraries: Mapping[str, str] = {}
+    """Versions of what it was computed with, by name; no part of what decides it. Empty where it
+    was not seen made, and in records of older versions."""
 
 
 class Entry(NamedTuple):
@@ -425,6 +428,7 @@ def _parse_record(data: Any) -> Record | None:
         sizes,
         *revision,
         int(data.get("pixels", 0)),
+        {str(name): str(text) for name, text in data.get("libraries", {}).items()},
     )
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
@@ -105,7 +106,9 @@ def _verdict(
     if stored is not None and not reasons and not waits:
         text = f"the store has it, made {stored.age}"
         changed = next(u.changed for u, _, _ in task.uptodate if isinstance(u, UpToDate))
-        return Verdict(task.name, "stored", (Reason("stored", task.name, text), *changed))
+        made = stored.record.made if stored.folder != Path() else None  # else it is not in it yet
+        reason = Reason("stored", task.name, text, new=made)
+        return Verdict(task.name, "stored", (reason, *changed))
     kind = "stale" if reasons else "depends" if waits else "up to date"
     return Verdict(task.name, kind, (*reasons, *waits))
 

@@ -30,11 +30,13 @@ def report_command(names: tuple[str, ...], output: Path) -> None:
     """
     from ptycho_tasks.evidence.row_records import list_row_records
     from ptycho_tasks.layout import absolute_path
+    from ptycho_tasks.report.comparison import refuse_unknown
     from ptycho_tasks.report.page import write_report
     from ptycho_tasks.system.units import format_size
 
     path = absolute_path(output)
     if names and path == absolute_path(Path(REPORT)):
+        refuse_unknown(names)
         raise ConfigError(f"{REPORT} shows all results; name another page with --output")
     write_report(path, list_row_records(Path.cwd()), names)
     echo(f"report     {output} ({format_size(path.stat().st_size)})")

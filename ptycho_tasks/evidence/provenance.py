@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from ptycho_tasks.evidence.item import Item
 from ptycho_tasks.system.git import read_revision
+from ptycho_tasks.system.libraries import find_version
 
 _PACKAGES = ("ptycho-tasks", "ptycho-tasks-torch", "ptycho-tasks-ptychi", "ptychi", "ptycho",
              "pytest", "numpy", "scipy", "h5py", "torch", "lightning", "tensorflow")  # fmt: skip
@@ -38,13 +38,6 @@ def read_provenance(root: Path, item: Item) -> Provenance:
         commit=revision and revision.commit,
         dirty=revision and revision.is_dirty,
         python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := _find_version(name))},
+        packages={name: version for name in _PACKAGES if (version := find_version(name))},
         cuda_visible_devices=item.env.get(_CUDA, os.environ.get(_CUDA)),
     )
-
-
-def _find_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -7,14 +7,17 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
-from ptycho_tasks.builds.failures import find_failure
+from ptycho_tasks.builds.identity import Identity, read_identity
 from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.project import project_store
+from ptycho_tasks.builds.results import digest_of_input
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import State, read_built
 from ptycho_tasks.builds.store import Entry, Record
@@ -22,7 +25,9 @@ from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.builds.why import Verdict, judge
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
-from ptycho_tasks.layout import CONFIG_NAME, METRICS
+from ptycho_tasks.layout import CONFIG_NAME, METRICS, RECONSTRUCTION
+from ptycho_tasks.report.verdicts import Verdicts
+from ptycho_tasks.report.wording import natural_key
 
 R_FACTOR, DEVIANCE = "r_factor", "poisson_deviance"
 TRAINING, INFERENCE, MEMORY = "training_seconds", "inference_seconds", "memory_bytes"
@@ -30,6 +35,8 @@ MISFIT, COST = (R_FACTOR, DEVIANCE), (TRAINING, INFERENCE, MEMORY)
 """The measures besides scores."""
 _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
+_MOST_LISTED = 20
+"""Names of what there is, where one is unknown."""
 
 
 class Made(NamedTuple):
@@ -56,6 +63,13 @@ class ResultFiles(NamedTuple):
     """Why it is not fresh."""
     made: Sequence[Made] = ()
     """All that it was made by, from the source on."""
+    product: Path | None = None
+    """The whole file that the numbers are of: in its place, or where that one is damaged or of
+    another result, in the store; None where there is none."""
+    scan_key: str = ""
+    """What tells the scan, read as it was, from others."""
+    is_scan_there: bool = True
+    """Whether the scan is there as it was when the result was made, and would be read alike."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +143,32 @@ def compare_results(
         ConfigError: a name or a column is unknown.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    places = [*_list_places(read_tables())]
-    if not places:
-        raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
+    places = _find_all_places()
     base = [] if baseline is None else _find_places(baseline, places)
     chosen = [place for name in names for place in _find_places(name, places)] or places
     results = _read_results([*chosen, *base])
     compared = [results[place.folder] for place in base]
     comparison = _describe([_subtract(result, compared) for result in results.values()])
     return comparison._replace(results=_sort(comparison, sort, is_reversed))
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse what is called like no variant or scan of the project in the current folder.
+
+    Raises:
+        ConfigError: one line that lists what there is.
+        SystemExit: something in ptycho.yaml is wrong, and the user was told.
+    """
+    places = _find_all_places()
+    for name in names:
+        _find_places(name, places)
+
+
+def _find_all_places() -> list[_Place]:
+    places = [*_list_places(read_tables())]
+    if not places:
+        raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
+    return places
 
 
 def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
@@ -152,7 +183,9 @@ def _list_places(tables: Iterable[Table]) -> Iterator[_Place]:
 def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
     found = [place for place in places if name in place.names]
     if not found:
-        known = dict.fromkeys(name for place in places for name in sorted(place.names))
+        scans = sorted({place.scan for place in places if place.scan}, key=natural_key)
+        both = [f"{place.variant}/{place.scan}" for place in places if place.scan]
+        known = dict.fromkeys([*(place.variant for place in places), *scans, *both])
         raise ConfigError(f"no variant or scan is called `{name}`; {_suggest(name, known)}")
     return found
 
@@ -160,7 +193,10 @@ def _find_places(name: str, places: Sequence[_Place]) -> list[_Place]:
 def _suggest(name: str, known: Iterable[str]) -> str:
     known = [*known]
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known[:20])}"
+    if close:
+        return f"did you mean `{close[0]}`?"
+    more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+    return f"there are {', '.join(known[:_MOST_LISTED])}{more}"
 
 
 def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
@@ -190,29 +226,29 @@ class _Reader:
             state: the database, which knows by now which entry of the store each task has.
             verdicts: name of a task to what `doit why` says of it.
         """
-        self.state, self.verdicts, self.store = state, verdicts, project_store()
+        self.state, self.store = state, project_store()
         self.makers = {path: row for row in rows for path in row.outputs}
+        self.verdicts = Verdicts(verdicts, state, self.makers)
 
     def read(self, place: _Place) -> Result:
         """The result in a place, as far as it is there."""
         row = place.row
-        entry, training = self._find_entry(row), self._find_training(row)
-        verdict = self.verdicts.get(row.name, Verdict(row.name, "stale", ()))
-        status = verdict.status
-        is_there = status == "stored" or (place.folder / METRICS).is_file()
-        measures, kept = {}, None
-        if is_there:
-            kept = None if entry is None else read_measures(entry.folder / METRICS)
-            measures = kept or read_measures(place.folder / METRICS)
-        failure = "" if status in ("up to date", "stored") else self._find_failure(row)
-        settings = self._collect_settings(row)
+        entry, in_place = self._find_entry(row), place.folder / METRICS
+        is_there = self.verdicts.find_status(row) == "stored" or in_place.is_file()
+        kept = read_measures(entry.folder / METRICS) if entry and is_there else {}
+        chain = self._trace(row, entry if is_there else None)
+        training = next((one.entry for one in chain if one.row.stage == "train"), None)
+        measures = kept or (read_measures(in_place) if is_there else {})
+        now = self._collect_settings(row)
+        settings = now if not is_there or self._is_settled(row) else _recall_settings(chain, now)
         if not place.scan and row.inputs.get("scan") not in self.makers:
-            settings["inference.scan"] = row.inputs.get("scan")
+            settings = {**settings, "inference.scan": row.inputs.get("scan")}
+        folder = entry.folder if kept and entry else place.folder
         return Result(
             variant=place.variant,
             scan=place.scan,
             stage=row.stage,
-            state="failed" if failure else _describe_state(status) if is_there else "not built",
+            state=self.verdicts.name_state(row, is_there=is_there),
             settings=settings,
             measures=measures | _measure_cost(training, entry if is_there else None),
             differences={},
@@ -220,53 +256,87 @@ class _Reader:
                 place.table,
                 row,
                 place.folder,
-                entry.folder if kept and entry else place.folder,
-                self._find_bundle(row, training),
-                [*([failure] if failure else []), *(reason.text for reason in verdict.reasons)],
-                self._list_made(row),
+                folder,
+                self._find_bundle(row, chain),
+                self.verdicts.list_reasons(row),
+                [Made(one.row, one.entry and one.entry.record) for one in chain],
+                self._find_product(place, entry if kept else None),
+                *self._describe_scan(row, chain[-1].identity),
             ),
         )
 
-    def _find_failure(self, row: Row) -> str:
-        """What failed when it last ran: a task, or the first of those before it."""
-        before = filter(None, map(self.makers.get, row.inputs.values()))
-        for failure in map(self._find_failure, before):
-            if failure:
-                return failure
-        failure = find_failure(self.state, row)
-        return f"{row.name} failed: {failure}" if failure else ""
+    def _is_settled(self, row: Row) -> bool:
+        return self.verdicts.find_status(row) in ("up to date", "stored")
 
-    def _find_bundle(self, row: Row, training: Entry | None) -> Path | None:
+    def _find_product(self, place: _Place, entry: Entry | None) -> Path | None:
+        path = place.folder / RECONSTRUCTION
+        if entry is not None and self.state.sha256(str(path)) != entry.record.files[RECONSTRUCTION]:
+            path = entry.folder / RECONSTRUCTION
+        return path if path.is_file() else None
+
+    def _describe_scan(self, row: Row, identity: Identity | None) -> tuple[str, bool]:
+        """See `ResultFiles.scan_key` and `is_scan_there`."""
+        path = row.inputs["scan"]
+        now = _list_reading(row.settings), digest_of_input(row, self.state, path)
+        read = now
+        if identity is not None and not self._is_settled(row):
+            known = {**_list_defaults(row), **parse_mapping(identity.settings)}
+            read = _list_reading(canonical_json(known)), identity.inputs.get("scan")
+        return canonical_json([path, *read]), read == now
+
+    def _find_bundle(self, row: Row, chain: Sequence[_Link]) -> Path | None:
         """The folder of the bundle that a result was made with, be it in the store or not."""
-        if training is not None:
-            return training.folder
+        training = next((one for one in chain if one.row.stage == "train"), None)
+        if training is not None and training.entry is not None:
+            return training.entry.folder
         bundle = row.inputs.get("bundle")
-        return None if bundle is None else Path(bundle).parent
+        own = chain[-1].identity
+        if bundle is None or (own and own.inputs.get("bundle") != self.state.sha256(bundle)):
+            return None
+        return Path(bundle).parent
 
-    def _list_made(self, row: Row) -> list[Made]:
-        before = filter(None, map(self.makers.get, row.inputs.values()))
-        made = {one.row.name: one for maker in before for one in self._list_made(maker)}
-        entry = self._find_entry(row)
-        return [*made.values(), Made(row, None if entry is None else entry.record)]
+    def _trace(self, row: Row, entry: Entry | None) -> list[_Link]:
+        """All that a result was made by, from the source on, itself last: what it was made from
+        then, which the tasks before may have made anew since."""
+        identity = self._read_identity(row) if entry is None else entry.record.identity
+        links: dict[str, _Link] = {}
+        for role, path in row.inputs.items():
+            maker = self.makers.get(path)
+            if maker is not None:
+                found = self._find_entry(maker)
+                if identity is not None:
+                    found = self._find_made(maker, found, identity.inputs.get(role))
+                links |= {link.row.name: link for link in self._trace(maker, found)}
+        return [*links.values(), _Link(row, entry, identity)]
 
-    def _find_entry(self, row: Row | None) -> Entry | None:
+    def _read_identity(self, row: Row) -> Identity | None:
+        """What a reconstruction that the store does not have says of itself."""
+        metrics = next((path for path in row.outputs if path.endswith(METRICS)), None)
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            if metrics is not None:
+                return read_identity(json.loads(Path(metrics).read_text("utf-8"))["made_from"])
+        return None
+
+    def _find_made(self, maker: Row, now: Entry | None, digest: str | None) -> Entry | None:
+        """What the store has that holds a file which a task made: of today, or an earlier one."""
+        if digest is None or (now is not None and digest in now.record.files.values()):
+            return now if digest else None
+        return self._entries_by_file.get((maker.stage, digest))
+
+    @cached_property
+    def _entries_by_file(self) -> dict[tuple[str, str], Entry]:
+        entries = (entry for entry in self.store.entries())
+        return {(e.stage, digest): e for e in entries for digest in e.record.files.values()}
+
+    def _find_entry(self, row: Row) -> Entry | None:
         """What the store has of the outputs of a task."""
-        built = None if row is None else read_built(self.state.get(row.name, "_values_:"))
-        if row is None or built is None or not built.entry:
+        built = read_built(self.state.get(row.name, "_values_:"))
+        if built is None or not built.entry:
             return None
         return self.store.read(row.stage, built.entry)
 
-    def _find_training(self, row: Row) -> Entry | None:
-        before = (self.makers.get(path) for path in row.inputs.values())
-        for maker in filter(None, before):
-            if maker.stage == "train":
-                return self._find_entry(maker)
-            if maker.stage == "infer":
-                return self._find_training(maker)
-        return None
-
     def _collect_settings(self, row: Row) -> dict[str, Any]:
-        """The settings of a task and of all tasks before it."""
+        """The settings of a task and of all tasks before it, as they are now."""
         settings: dict[str, Any] = {}
         for maker in filter(None, map(self.makers.get, row.inputs.values())):
             settings |= self._collect_settings(maker)
@@ -275,14 +345,49 @@ class _Reader:
         return {**settings, **own, **files}
 
 
+class _Link(NamedTuple):
+    """A task that a result hangs on, with what it made then."""
+
+    row: Row
+    entry: Entry | None
+    """What the store has of it."""
+    identity: Identity | None
+    """What it was made from, where that is known."""
+
+
+def _recall_settings(chain: Sequence[_Link], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a result was made with; of a task of which that is not known, none.
+
+    Args:
+        chain: all that it was made by.
+        now: the settings of today, which stand for what is no older than they are.
+    """
+    settings: dict[str, Any] = {}
+    for row, _, identity in chain:
+        if identity is not None:
+            old, new = parse_mapping(identity.settings), parse_mapping(row.settings)
+            defaults = _list_defaults(row)
+            # A setting that names a file has its path, see `_collect_settings`.
+            same = {key: now[key] for key in old if key in now and old[key] == new.get(key)}
+            settings |= {**defaults, **old, **same}
+    return settings
+
+
+def _list_defaults(row: Row) -> dict[str, Any]:
+    """The settings of a task that have their default, which older records need not know."""
+    settings = parse_mapping(row.settings)
+    return {key: settings[key] for key in row.at_default if key in settings}
+
+
+def _list_reading(settings: str) -> dict[str, Any]:
+    """Those settings, of a mapping as JSON, that say how a scan is read."""
+    return {k: v for k, v in parse_mapping(settings).items() if k.startswith("source.")}
+
+
 def _shorten(path: str) -> str:
     """A path as a value to compare: of one outside of the project, what tells it from others."""
     kept = PurePath(path).parts[-3:]
     return PurePath("...", *kept).as_posix() if PurePath(path).is_absolute() else path
-
-
-def _describe_state(status: str) -> str:
-    return {"up to date": "fresh", "depends": "stale"}.get(status, status)
 
 
 def read_measures(path: Path) -> dict[str, float]:
@@ -354,6 +459,7 @@ def _sort(comparison: Comparison, column: str, is_reversed: bool) -> list[Result
         raise ConfigError(f"--sort: there is no column `{column}`; {_suggest(column, shown)}")
     values = [(find_value(result, known[column]), result) for result in comparison.results]
     present = [pair for pair in values if pair[0] is not None]
+    present.sort(key=lambda pair: natural_key(pair[1].scan))  # where values are equal
     present.sort(key=lambda pair: _rank(pair[0]), reverse=is_reversed)
     return [result for _, result in present] + [r for value, r in values if value is None]
 
@@ -365,11 +471,11 @@ def find_value(result: Result, column: str) -> Any:
     return result.settings.get(column, result.measures.get(column))
 
 
-def _rank(value: Any) -> tuple[int, float, str]:
+def _rank(value: Any) -> tuple[int, float, Any]:
     """Numbers before texts."""
     if _is_number(value):
-        return 0, value, ""
-    return 1, 0.0, value if isinstance(value, str) else canonical_json(value)
+        return 0, value, ()
+    return 1, 0.0, natural_key(value if isinstance(value, str) else canonical_json(value))
 
 
 def list_records(comparison: Comparison) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from ptycho_tasks.builds.store import Record
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.payload import InferencePayload
 from ptycho_tasks.errors import PtychoTasksError, one_line
-from ptycho_tasks.layout import METRICS, RECONSTRUCTION
+from ptycho_tasks.layout import METRICS
 from ptycho_tasks.physics.metrics import (
     HALVES_LEVEL,
     Half,
@@ -39,6 +39,7 @@ from ptycho_tasks.report.encoding import (
     encode_image,
     encode_values,
 )
+from ptycho_tasks.report.truth import compare_with_noise, describe_guess, is_as_noise
 from ptycho_tasks.report.wording import format_setting, shorten_reasons
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
@@ -62,6 +63,8 @@ _MOST_CURVE_SIDE = 2048
 """Pixels of the part of an object whose spectrum is shown."""
 _MOST_POINTS = 256
 """Of a curve by frequency."""
+FALL_LEVEL = 0.5
+"""Under which a correlation with the truth resolves nothing."""
 _LOST = (PtychoTasksError, OSError, MemoryError, ValueError, LookupError)
 _FRAMES = "inference.frames"
 SETTINGS = "settings of the project"
@@ -88,42 +91,50 @@ class _Scans:
         self.keys: dict[str, str] = {}
         self._last: tuple[str, _Scan] = "", _Scan(None, {})
 
-    def read(self, files: ResultFiles) -> tuple[str, ScanData | None]:
+    def read(self, result: Result, files: ResultFiles) -> tuple[str, ScanData | None]:
         """The scan of a result, and the key of its record."""
-        name = name_scan(files)
+        name = files.scan_key
         if name != self._last[0]:
-            self._last = name, self._read(files)
+            self._last = name, self._read(files, is_simulated=_is_simulated(result))
             self.keys[name] = f"scan {len(self.keys) + 1}"
             self.records[self.keys[name]] = self._last[1].record
         return self.keys[name], self._last[1].data
 
-    def _read(self, files: ResultFiles) -> _Scan:
+    def _read(self, files: ResultFiles, *, is_simulated: bool) -> _Scan:
         path = files.row.inputs["scan"]
+        if not files.is_scan_there:
+            problem = "it, or how it is read, has changed since the result was made: not shown"
+            return _Scan(None, {"path": path, "problem": problem})
         try:
             payload = files.table.payload(files.row)
             assert isinstance(payload, InferencePayload)
             scan = read_source(payload, payload.scan_file)
-            return _Scan(scan, {"path": path, "problem": None, **self._describe(scan)})
+            record = self._describe(scan, is_simulated=is_simulated)
+            return _Scan(scan, {"path": path, "problem": None, **record})
         except _LOST as error:
             problem = f"the scan cannot be shown: {error}"
             return _Scan(None, {"path": path, "problem": one_line(problem)})
 
-    def _describe(self, scan: ScanData) -> Json:
+    def _describe(self, scan: ScanData, *, is_simulated: bool) -> Json:
         record: Json = {"frames": scan.frame_count, "size": scan.size, "truth": None}
+        record |= {"is_truth": is_simulated, "guess": None}
         record["notes"] = [one_line(note) for note in (*scan.notes, *scan.doubts)]
         record["frame"] = _encode_frame(scan, self.room * _FRAME)
         record["probe"] = _encode_probe(scan.probe, self.room * _PROBE)
         if scan.object is not None:
             seen = np.isfinite(scan.object)
             record["truth"] = encode_complex(scan.object, seen, self.room * _OBJECT)
+        if scan.object is not None and not is_simulated:
+            ratio = compare_with_noise(scan)
+            record["is_truth"] = is_as_noise(ratio)
+            record["guess"] = None if record["is_truth"] else describe_guess(ratio)
         return record
 
 
-def name_scan(files: ResultFiles) -> str:
-    """What tells the scan of a result, read as it was, from others."""
-    settings = json.loads(files.row.settings)
-    reading = {key: value for key, value in settings.items() if key.startswith("source.")}
-    return f"{files.row.inputs['scan']} {canonical_json(reading)}"
+def _is_simulated(result: Result) -> bool:
+    """Whether a result is of the scan that the project simulates."""
+    is_source = result.settings.get("inference.scan") == "source"
+    return is_source and any(key.startswith("source.simulate.") for key in result.settings)
 
 
 def collect_contents(comparison: Comparison, folder: Path) -> Json:
@@ -135,7 +146,7 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     """
     results = comparison.results
     shown = [index for index, result in enumerate(results) if _is_built(result)][:_MOST_RESULTS]
-    keys = {name_scan(files) for index in shown if (files := results[index].files)}
+    keys = {files.scan_key for index in shown if (files := results[index].files)}
     text = len(shown) * _SHOWN_TEXT + (len(results) - len(shown)) * _LISTED_TEXT
     whole = max(min(ROOM, (_LARGEST_PAGE - text) * 3 / 4), ROOM / 10)
     room = whole / max(len(shown) + len(keys), 1)
@@ -146,11 +157,13 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     records = [found.get(index) or _leave_out(result) for index, result in enumerate(results)]
     halves = [_describe_halves(results, group, records) for group in group_halves(results)]
     _add_resolutions(records, halves)
+    guesses = {s["path"]: s["guess"] for s in scans.records.values() if s.get("guess")}
     return {
         "version": version("ptycho-tasks"),
         "results": records,
         "scans": scans.records,
         "halves": halves,
+        "notes": [f"{path}: {guess}" for path, guess in sorted(guesses.items())],
         "common": _take_common(records),
     }
 
@@ -160,7 +173,7 @@ def _is_built(result: Result) -> bool:
 
 
 def _sort_key(result: Result) -> str:
-    return name_scan(result.files) if result.files else ""
+    return result.files.scan_key if result.files else ""
 
 
 def _take_common(records: Sequence[Json]) -> Json:
@@ -206,15 +219,14 @@ def group_halves(results: Sequence[Result]) -> list[dict[str, int]]:
 
 
 def _add_resolutions(records: Sequence[Json], halves: Sequence[Json]) -> None:
-    """Say of each result where its correlation, with the truth or of its halves, falls."""
+    """Say of each result where its correlation falls: with the truth, and of its halves."""
     falls = {index: half["fall"] for half in halves for index in half["results"]}
     for index, record in enumerate(records):
-        by_truth = record["measures"].get("frc50")
-        fall = falls.get(index) if by_truth is None else by_truth
-        if fall is not None and record["object"] is not None:
-            source = "halves" if by_truth is None else "truth"
-            size = record["pixel_size_m"]
-            record["resolution"] = {"fall": fall, "pixel_size_m": size, "source": source}
+        found = {"truth": record.get("curves", {}).get("frc_fall"), "halves": falls.get(index)}
+        for source, fall in found.items():
+            if fall is not None:
+                size = record["pixel_size_m"]
+                record["resolutions"][source] = {"fall": fall, "pixel_size_m": size}
 
 
 def _describe_halves(
@@ -236,8 +248,8 @@ def _describe_halves(
         return record | {"problem": one_line(f"{name}: no correlation of the halves: {error}")}
     if curve is None:
         return record
-    fall = find_fall(curve, HALVES_LEVEL)
-    return record | {"frc": _list_numbers(_thin(curve)), "fall": fall}
+    curve = _thin(curve)
+    return record | {"frc": _list_numbers(curve), "fall": find_fall(curve, HALVES_LEVEL)}
 
 
 def _cut_half(opened: ResultFolder) -> Half:
@@ -268,7 +280,7 @@ def _describe_result(result: Result, scans: _Scans, room: float, folder: Path) -
     record = _begin_record(result)
     assert result.files is not None
     try:
-        return record | _describe_files(result.files, scans, room, folder)
+        return record | _describe_files(result, result.files, scans, room, folder)
     except _LOST as error:
         return record | {"problem": one_line(str(error))}
 
@@ -288,24 +300,31 @@ def _begin_record(result: Result) -> Json:
         "link": None,
         "model_from": "",
         "object": None,
-        "resolution": None,
+        "resolutions": {},
+        "has_truth": False,
+        "doubts": [],
         "frame_count": 0,
         "provenance": {},
     }
 
 
-def _describe_files(files: ResultFiles, scans: _Scans, room: float, folder: Path) -> Json:
+def _describe_files(
+    result: Result, files: ResultFiles, scans: _Scans, room: float, folder: Path
+) -> Json:
     opened = read_result_folder(files.folder)
-    key, scan = scans.read(files)
+    key, scan = scans.read(result, files)
+    has_truth = _is_simulated(result) or scans.records[key].get("is_truth", False)
     return {
+        "has_truth": has_truth,
+        "doubts": _list_doubts(opened),
         "scan_key": key,
-        "link": _link(files.place, folder),
-        "place": (files.place / RECONSTRUCTION).as_posix(),
+        "link": None if files.product is None else make_link(files.product, folder),
+        "place": None if files.product is None else files.product.as_posix(),
         "model_from": _describe_model(files),
-        "steps": len(opened.losses),
+        "steps": _count_steps(opened) or len(opened.losses),
         "frame_count": len(opened.positions),
         **_describe_images(opened, scan, room),
-        "curves": _describe_curves(opened, files, scan),
+        "curves": _describe_curves(opened, files, scan, has_truth=has_truth),
         "provenance": _describe_provenance(opened, files),
     }
 
@@ -314,12 +333,6 @@ def name_result(result: Result) -> str:
     """What a result is called on the page."""
     name = name_place(result)
     return f"{name}, refined" if result.stage == "refine" else name
-
-
-def _link(place: Path, folder: Path) -> str | None:
-    """The address of a product, from a page in a folder; None where it is not in its place."""
-    path = place / RECONSTRUCTION
-    return make_link(path, folder) if path.is_file() else None
 
 
 def make_link(path: Path, folder: Path) -> str:
@@ -338,6 +351,23 @@ def _describe_images(opened: ResultFolder, scan: ScanData | None, room: float) -
         "modes": len(details.probe),
         "frames": _describe_frames(opened, scan, room * _DOTS),
     }
+
+
+def _list_doubts(opened: ResultFolder) -> list[str]:
+    """What an image cannot show, a sentence each."""
+    rows, columns = opened.object.shape
+    seen = int(opened.seen.sum())
+    lost = int((opened.seen & ~np.isfinite(opened.object)).sum())
+    doubts = []
+    if rows * columns == 1:
+        doubts.append("the object has 1 x 1 pixels: there is nothing to see")
+    if not seen:
+        doubts.append("the object was seen nowhere: all of it is grey")
+    elif lost == seen:
+        doubts.append("the object is NaN or infinite wherever it was seen: all of it is grey")
+    elif lost:
+        doubts.append(f"the object is NaN or infinite at {lost} of {seen} pixels: they are grey")
+    return doubts
 
 
 def _encode_probe(probe: NDArray[np.complex64], most_bytes: float) -> list[Json]:
@@ -385,13 +415,17 @@ def _encode_frame(scan: ScanData, most_bytes: float) -> Json:
     return {"rows": scan.size, "columns": scan.size, "mean": image, "of": len(taken), "bad": bad}
 
 
-def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | None) -> Json:
+def _describe_curves(
+    opened: ResultFolder, files: ResultFiles, scan: ScanData | None, *, has_truth: bool
+) -> Json:
     parts: dict[str, Callable[[], Json]] = {
         "training": lambda: _read_history(files.training),
-        "spectrum": lambda: _describe_rings(opened, scan),
+        "spectrum": lambda: _describe_rings(opened, scan, has_truth=has_truth),
     }
     curves: Json = {"losses": _list_numbers(opened.losses), "training": {}}
-    curves |= {"psd": None, "frc": None}
+    # Of what says how many steps there were, the first loss is that of the start.
+    curves["first_loss"] = 1 if _count_steps(opened) is None else 0
+    curves |= dict.fromkeys(("psd", "frc", "frc_guess", "frc_fall"))
     problems = []
     for name, read in parts.items():
         try:
@@ -399,6 +433,12 @@ def _describe_curves(opened: ResultFolder, files: ResultFiles, scan: ScanData | 
         except _LOST as error:
             problems.append(one_line(f"no {name}: {error}"))
     return curves | {"problem": "; ".join(problems) or None}
+
+
+def _count_steps(opened: ResultFolder) -> int | None:
+    """See `Reconstruction.steps`."""
+    steps = opened.metrics.get("steps")
+    return steps if isinstance(steps, int) else None
 
 
 @cached
@@ -411,16 +451,21 @@ def _read_history(training: Path | None) -> Json:
     return {"training": {name: [epoch.get(name) for epoch in history] for name in names}}
 
 
-def _describe_rings(opened: ResultFolder, scan: ScanData | None) -> Json:
+def _describe_rings(opened: ResultFolder, scan: ScanData | None, *, has_truth: bool) -> Json:
+    """The power spectrum, and the correlation with the truth or a guess, of which `frc_fall` is
+    the fraction of Nyquist where it falls under 0.5."""
     _refuse_large(opened)
     has_scores = bool(opened.metrics.get("scores"))
-    truth = scan.object if scan is not None and has_scores else None
+    wanted = scan.object if scan is not None and has_scores else None
     image, size = _fill_unseen(opened), opened.probe.shape[-1]
-    power, correlation = ring_curves(image, opened.origin, truth, opened.positions, size)
-    return {
-        "psd": _list_numbers(_thin(power)),
-        "frc": None if correlation is None else _list_numbers(_thin(correlation)),
-    }
+    power, correlation = ring_curves(image, opened.origin, wanted, opened.positions, size)
+    rings: Json = {"psd": _list_numbers(_thin(power)) if power.any() else None}
+    if correlation is None:
+        return rings
+    curve = _thin(correlation)
+    if not has_truth:
+        return rings | {"frc_guess": _list_numbers(curve)}
+    return rings | {"frc": _list_numbers(curve), "frc_fall": find_fall(curve, FALL_LEVEL)}
 
 
 def _refuse_large(opened: ResultFolder) -> None:
@@ -489,7 +534,8 @@ def _describe_made(made: Made) -> tuple[str, str]:
         facts.append(f"{record.made} on {record.machine} in {format_seconds(record.seconds)}")
     else:
         facts.append(f"found {record.made} on {record.machine}, and not seen made")
-    facts += [_describe_commit(record), f"ptycho-tasks {record.version}"]
+    libraries = [f"{name} {version}" for name, version in sorted(record.libraries.items())]
+    facts += [_describe_commit(record), ", ".join([f"ptycho-tasks {record.version}", *libraries])]
     return row.name, "; ".join(filter(None, facts))
 
 

@@ -98,10 +98,11 @@ def choose_precision(shape: tuple[int, ...], most_bytes: float) -> tuple[int, Bi
 def shrink(image: NDArray[np.complex64], seen: NDArray[np.bool_], step: int) -> Preview:
     """The means of blocks of `step` x `step` pixels of an image (H, W)."""
     is_value = seen & np.isfinite(image)
+    image = np.where(is_value, image, np.complex64(0))
     phase = centred_phase(image, is_value)
     brightest = np.unravel_index(np.argmax(np.where(is_value, np.abs(image), -1)), image.shape)
     offset = float(np.angle(image[brightest])) - float(phase[brightest]) if is_value.any() else 0.0
-    turned = np.where(is_value, np.abs(image) * np.exp(1j * phase), 0).astype(np.complex64)
+    turned = (np.abs(image) * np.exp(1j * phase)).astype(np.complex64)
     count = _sum_blocks(is_value.astype(np.float32), step)
     count[count == 0] = np.nan
     amplitude = _sum_blocks(np.abs(turned), step) / count

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
-from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.why import Verdict, judge
-from ptycho_tasks.report.wording import shorten_reasons
+from ptycho_tasks.builds.why import judge
+from ptycho_tasks.layout import METRICS
+from ptycho_tasks.report.verdicts import Verdicts
+from ptycho_tasks.report.wording import natural_key, shorten_reasons
 
 STAGES = ("source", "fixture", "train", "infer", "refine")
 BOX = 190, 30
@@ -22,7 +24,6 @@ _MOST_BOXES = 24
 """Of a stage, whose tasks have a box each."""
 _MOST_NAMED = 20
 """Tasks of one box."""
-_STATES = {"up to date": "fresh", "depends": "stale", "stale": "stale"}
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,29 @@ def draw_graph() -> Graph:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
     rows = read_tables()[0].rows
+    makers = {path: row for row in rows for path in row.outputs}
     with ask_project() as (control, manager):
         control.process([row.name for row in rows])
-        verdicts = {verdict.task: verdict for verdict in judge(control, manager)}
-        failures = {row.name: find_failure(manager.backend, row) for row in rows}
-    return place_tasks(rows, verdicts, failures)
+        found = {verdict.task: verdict for verdict in judge(control, manager)}
+        verdicts = Verdicts(found, manager.backend, makers)
+        described = {row.name: _describe(row, verdicts) for row in rows}
+    return place_tasks(rows, described)
 
 
-def place_tasks(
-    rows: Sequence[Row], verdicts: Mapping[str, Verdict], failures: Mapping[str, str]
-) -> Graph:
+def place_tasks(rows: Sequence[Row], described: Mapping[str, Described]) -> Graph:
     """Tasks in columns of their stages; of a stage with many, those in the same state as one box.
 
     Args:
         rows: the tasks.
-        verdicts: what `doit why` says of each, by name.
-        failures: why each failed when it last ran, if it did, by name.
+        described: what is said of each, by name.
     """
     width, height = BOX
-    described = {row.name: _describe(row.name, verdicts, failures) for row in rows}
     makers = {path: row.name for row in rows for path in row.outputs}
     boxes: list[Box] = []
     found: dict[str, Box] = {}
     stages = [stage for stage in STAGES if any(row.stage == stage for row in rows)]
     for column, stage in enumerate(stages):
-        names = [row.name for row in rows if row.stage == stage]
+        names = sorted((row.name for row in rows if row.stage == stage), key=natural_key)
         for index, group in enumerate(_group_tasks(names, described)):
             x, y = _MARGIN + column * (width + _GAP_X), _MARGIN + index * (height + _GAP_Y)
             boxes.append(_make_box(x, y, stage, group, described))
@@ -96,7 +95,7 @@ def place_tasks(
     return Graph(total, most + height + _MARGIN, boxes, [*dict.fromkeys(lines)])
 
 
-def _group_tasks(names: Sequence[str], described: Mapping[str, _Described]) -> list[list[str]]:
+def _group_tasks(names: Sequence[str], described: Mapping[str, Described]) -> list[list[str]]:
     """Tasks of a stage that share a box."""
     if len(names) <= _MOST_BOXES:
         return [[name] for name in names]
@@ -112,26 +111,25 @@ def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys([*made, *([row.after] if row.after else [])])
 
 
-class _Described(NamedTuple):
+class Described(NamedTuple):
+    """What is said of a task."""
+
     state: str
+    """See `Box.state`."""
     reasons: Sequence[str]
 
 
-def _describe(
-    name: str, verdicts: Mapping[str, Verdict], failures: Mapping[str, str]
-) -> _Described:
-    verdict = verdicts.get(name, Verdict(name, "stale", ()))
-    reasons = [reason.text for reason in verdict.reasons]
-    state = _STATES.get(verdict.status, verdict.status)
-    if state == "stale" and failures.get(name):
-        state, reasons = "failed", [failures[name], *reasons]
-    elif any(reason.kind == "new" for reason in verdict.reasons):
-        state = "not built"
-    return _Described(state, reasons)
+def _describe(row: Row, verdicts: Verdicts) -> Described:
+    # Of a reconstruction, the table looks at the same.
+    outputs = [path for path in row.outputs if path.endswith(METRICS)] or row.outputs
+    is_there = all(Path(path).is_file() for path in outputs)
+    if not outputs:  # a scan that is only checked
+        is_there = verdicts.is_known(row)
+    return Described(verdicts.name_state(row, is_there=is_there), verdicts.list_reasons(row))
 
 
 def _make_box(
-    x: int, y: int, stage: str, names: Sequence[str], described: Mapping[str, _Described]
+    x: int, y: int, stage: str, names: Sequence[str], described: Mapping[str, Described]
 ) -> Box:
     state, reasons = described[names[0]]
     if len(names) > 1:

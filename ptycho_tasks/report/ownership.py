@@ -25,11 +25,14 @@ def is_page(path: Path, generator: str = REPORT_GENERATOR) -> bool:
 
 
 def refuse_other_file(path: Path, generator: str = REPORT_GENERATOR) -> None:
-    """Refuse to write a page over what is none of its kind.
+    """Refuse to write a page over what is none of its kind, or into a folder that is not there:
+    nobody looks for a page where a mistyped path leads.
 
     Raises:
         ConfigError: one line that names the path.
     """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it, or choose another")
     if os.path.lexists(path) and not is_page(path, generator):
         what = generator.removeprefix("ptycho-tasks ")
         raise ConfigError(f"{path} is there and is no page of a {what}; choose another path")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,6 @@ from ptycho_tasks.config.variants import shorten_keys
 from ptycho_tasks.report.comparison import (
     COST,
     MISFIT,
-    R_FACTOR,
     Comparison,
     Result,
     compare_results,
@@ -23,11 +20,17 @@ from ptycho_tasks.report.contents import SETTINGS, collect_contents, name_result
 from ptycho_tasks.report.filling import fill_template
 from ptycho_tasks.report.graph import BOX, Graph, draw_graph
 from ptycho_tasks.report.ownership import REPORT_GENERATOR, refuse_other_file
-from ptycho_tasks.report.wording import TITLES, format_measure, format_resolution, format_setting
+from ptycho_tasks.report.ranking import choose_first, sum_up
+from ptycho_tasks.report.wording import (
+    RESOLUTIONS,
+    TITLES,
+    format_measure,
+    format_resolution,
+    format_setting,
+    natural_key,
+)
 from ptycho_tasks.system.files import real_path, write_atomic
 
-_MOST_SUMMED_UP = 3
-"""Scans, and names, in a sentence at the head."""
 _SCRIPTS = ("images.js", "charts.js", "table.js", "viewer.js", "page.js")
 
 
@@ -50,7 +53,8 @@ def write_report(
     """
     refuse_other_file(path)
     comparison = compare_results(names, sort="variant")
-    comparison = comparison._replace(results=sorted(comparison.results, key=_rank_name))
+    results = sorted(comparison.results, key=lambda result: natural_key(name_result(result)))
+    comparison = comparison._replace(results=results)
     contents = collect_contents(comparison, path.parent)
     text = render_page(comparison, contents, draw_graph(), evidence)
     write_atomic(real_path(path), text.encode("utf-8", "replace"))
@@ -70,14 +74,15 @@ def render_page(
         graph: of the project.
         evidence: see `write_report`.
     """
-    whole = {**contents, "evidence": [*evidence], "titles": TITLES}
+    first = choose_first(contents["results"], [*map(_find_place, comparison.results)])
+    whole = {**contents, "evidence": [*evidence], "titles": TITLES, "first": first}
     return fill_template(
         "page.html.j2",
         whole,
         scripts=_SCRIPTS,
         generator=REPORT_GENERATOR,
         title=_find_title(contents),
-        summary=sum_up(contents),
+        summary=sum_up(contents["results"]),
         table=_make_table(comparison, contents),
         contents=contents,
         graph=graph,
@@ -87,10 +92,9 @@ def render_page(
     )
 
 
-def _rank_name(result: Result) -> list[str | int]:
-    """Names in the order in which people count: `scan9` before `scan10`."""
-    parts = re.split(r"(\d+)", name_result(result))
-    return [int(part) if part.isdecimal() else part for part in parts]
+def _find_place(result: Result) -> int:
+    """The place of a result among the tasks of the project."""
+    return 0 if result.files is None else result.files.table.rows.index(result.files.row)
 
 
 def _find_title(contents: Mapping[str, Any]) -> str:
@@ -114,7 +118,7 @@ class _Column(NamedTuple):
 
 def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """Columns, and for each result its cells: what is sorted by, and what is shown."""
-    columns = [*_list_columns(comparison)]
+    columns = [*_list_columns(comparison, contents["results"])]
     rows = [
         {"cells": [_make_cell(*c.read(result, record)) for c in columns], "record": record}
         for result, record in zip(comparison.results, contents["results"], strict=True)
@@ -122,7 +126,9 @@ def _make_table(comparison: Comparison, contents: Mapping[str, Any]) -> Mapping[
     return {"columns": columns, "rows": rows}
 
 
-def _list_columns(comparison: Comparison) -> Iterator[_Column]:
+def _list_columns(
+    comparison: Comparison, records: Sequence[Mapping[str, Any]]
+) -> Iterator[_Column]:
     """On a small screen the settings are hidden, and the first measures are all that is seen."""
     yield _Column("label", "result", None, lambda result, _: (name_result(result),) * 2)
     yield _Column("label", "state", None, lambda result, _: (result.state,) * 2)
@@ -132,7 +138,9 @@ def _list_columns(comparison: Comparison) -> Iterator[_Column]:
     misfits = [name for name in comparison.measures if name in MISFIT]
     others = [name for name in comparison.measures if name not in MISFIT]
     yield from map(_make_measure, misfits)
-    yield _Column("measure", "resolution", None, lambda _, record: _read_resolution(record))
+    for source in RESOLUTIONS:
+        if any(source in record["resolutions"] for record in records):
+            yield _Column("measure", RESOLUTIONS[source], None, partial(_read_resolution, source))
     yield from map(_make_measure, others)
     yield _Column("measure cost", "steps done", "steps", lambda _, record: _read_steps(record))
 
@@ -152,9 +160,9 @@ def _read_measure(name: str, result: Result, _: Mapping[str, Any]) -> tuple[Any,
     return value, format_measure(name, value, None)
 
 
-def _read_resolution(record: Mapping[str, Any]) -> tuple[float | None, str]:
+def _read_resolution(source: str, _: Result, record: Mapping[str, Any]) -> tuple[float | None, str]:
     """The half period, in pixels and as it is shown."""
-    resolution = record["resolution"]
+    resolution = record["resolutions"].get(source)
     is_known = resolution is not None and resolution["fall"]
     return 1 / resolution["fall"] if is_known else None, format_resolution(resolution)
 
@@ -173,42 +181,3 @@ def _make_cell(value: Any, text: str) -> tuple[str, str]:
     """What a cell is sorted by, and what it shows."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (repr(float(value)) if is_number else ""), text
-
-
-def sum_up(contents: Mapping[str, Any]) -> list[str]:
-    """What a reader wants to know first, a sentence each."""
-    results = contents["results"]
-    counts = Counter(result["state"] for result in results)
-    sentences = [", ".join(f"{count} {state}" for state, count in sorted(counts.items()))]
-    # What is stale may be of other data.
-    fresh = [result for result in results if result["state"] == "fresh"]
-    known = [result for result in fresh if result["measures"].get(R_FACTOR) is not None]
-    scans = dict.fromkeys(result["scan"] for result in known)
-    if len(scans) <= _MOST_SUMMED_UP:
-        groups = ([one for one in known if one["scan"] == scan] for scan in scans)
-        sentences += filter(None, map(_name_best, groups))
-    return sentences
-
-
-def _name_best(results: Sequence[Mapping[str, Any]]) -> str:
-    """Which of the results of a scan misses the data least; empty where there is no choice."""
-    # Less is easily explained: a result of some of the frames is not compared with one of all.
-    most = max(result["frame_count"] for result in results)
-    alike = [result for result in results if result["frame_count"] == most]
-    best = min(alike, key=lambda result: result["measures"][R_FACTOR])
-    scan = best["scan"]
-    same = [one["name"].replace(f"/{scan}", "") for one in alike if _is_as_good(one, best)]
-    if len(alike) < 2:
-        return ""
-    value = format_measure(R_FACTOR, best["measures"][R_FACTOR], None)
-    where = f" of {scan}" if scan else ""
-    many = len(same) > _MOST_SUMMED_UP
-    return (
-        f"least R-factor{where}: {value}, of {f'{len(same)} results' if many else ', '.join(same)}"
-    )
-
-
-def _is_as_good(one: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
-    """Whether two results miss the data alike, by the digits that are shown."""
-    first, second = (result["measures"][R_FACTOR] for result in (one, best))
-    return format_measure(R_FACTOR, first, None) == format_measure(R_FACTOR, second, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,21 @@ TITLES = {
     "frc50": "FRC at 0.5, of Nyquist",
 }
 """Of columns, where they are not the measure's own name."""
+RESOLUTIONS = {"truth": "resolution", "halves": "resolution of halves"}
+"""Titles of columns: by the truth, and by two halves of the frames."""
 _MOST_REASONS = 3
 _WRITERS = {"seconds": format_seconds, "bytes": format_size}
+
+
+def natural_key(text: str) -> list[tuple[bool, int, str]]:
+    """What texts are sorted by, so that `steps2` comes before `steps10`."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return [_rank_number(p.lstrip("0")) if p[0] in "0123456789" else (True, 0, p) for p in parts]
+
+
+def _rank_number(digits: str) -> tuple[bool, int, str]:
+    """A number by its digits: a name may have more of them than an int takes."""
+    return False, len(digits), digits
 
 
 def format_setting(value: Any) -> str:

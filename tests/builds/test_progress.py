@@ -43,6 +43,14 @@ def test_a_terminal_gets_a_bar_with_steps_and_loss():
     assert "loss 0.333" in text
 
 
+def test_work_may_end_before_it_was_thought_to():
+    for stream in (io.StringIO(), Terminal()):
+        with show_progress("infer", stream=stream) as tell:
+            tell(0, 110, {})
+            tell(34, 34, {})
+        assert "34/34" in stream.getvalue()
+
+
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_quiet_says_nothing(stream):
     assert run(stream, 5, quiet=True) == ""

@@ -17,7 +17,8 @@ def test_a_stage_is_stale_once_what_decides_it_changed(built_project, monkeypatc
     assert find_stage_problem("infer") == ""
     config = built_project / "ptycho.yaml"
     config.write_text(config.read_text().replace("epochs: 5", "epochs: 6"))
-    problem = "training.epochs 5 -> 6" if with_database else "it was not built yet"
+    unknown = "how what is there was made is not known"
+    problem = "training.epochs 5 -> 6" if with_database else unknown
     assert find_stage_problem("infer") == f"train: {problem}"
     assert find_stage_problem("fixture") == ""
     assert (built_project / ".ptycho").exists() == with_database

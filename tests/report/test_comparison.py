@@ -14,7 +14,13 @@ import yaml
 
 from project_files import change_settings, list_stamps
 from ptycho_tasks.commands.compare import _draw_table, _format_paragraphs, _list_cells
-from ptycho_tasks.report.comparison import Comparison, Result, list_records, read_measures
+from ptycho_tasks.report.comparison import (
+    Comparison,
+    Result,
+    _sort,
+    list_records,
+    read_measures,
+)
 from ptycho_tasks.testing.project import DOIT, run_command
 
 FEW, MANY = "few", "many"
@@ -241,6 +247,17 @@ def test_programs_get_the_same_keys_of_every_result():
     records = list_records(Comparison(results, ["variant"], ["training.seed"], ["r_factor"]))
     assert records[0].keys() == records[1].keys()
     assert records[0]["training.seed"] is None
+
+
+def test_numbers_in_names_count_as_numbers():
+    results = [make(variant=v, scan=s) for v in ("steps10", "steps2") for s in ("s10", "s2")]
+    sorted_results = _sort(Comparison(results, ["variant", "scan"], [], []), "variant", False)
+    assert [(result.variant, result.scan) for result in sorted_results] == [
+        ("steps2", "s2"),
+        ("steps2", "s10"),
+        ("steps10", "s2"),
+        ("steps10", "s10"),
+    ]
 
 
 # --- several scans, and variants for once ------------------------------------------------------

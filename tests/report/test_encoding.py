@@ -59,3 +59,13 @@ def test_a_preview_fits_its_room(shape, most_bytes):
 def test_nothing_seen_is_no_error():
     encoded = encode_complex(np.full((4, 4), np.nan, np.complex64), np.zeros((4, 4), bool), 1e4)
     assert np.isnan(decode(encoded["amplitude"])).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0, complex(0, np.inf)])
+@pytest.mark.parametrize("step_room", [1e6, 10])
+def test_an_image_without_values_is_encoded_without_a_warning(value, step_room):
+    for image in (np.full((6, 5), value, np.complex64), np.full((1, 1), value, np.complex64)):
+        encoded = encode_complex(image, np.ones(image.shape, bool), step_room)
+        assert np.isfinite(decode(encoded["amplitude"])).any() == (value == 0)
+        assert np.isfinite(encoded["phase_offset"])

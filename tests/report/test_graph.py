@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.builds.why import Verdict
-from ptycho_tasks.report.graph import place_tasks
+from ptycho_tasks.report.graph import Described, place_tasks
 
 
 def make_row(name, inputs=(), outputs=(), after=""):
@@ -24,7 +22,7 @@ ROWS = [
 
 
 def test_each_task_has_a_box_of_its_own_and_a_line_from_what_it_needs():
-    graph = place_tasks(ROWS, {}, {})
+    graph = place_tasks(ROWS, describe(ROWS, {}))
     assert len({(box.x, box.y) for box in graph.boxes}) == len(ROWS)
     assert len(graph.lines) == 4
     assert all(box.x < graph.width and box.y < graph.height for box in graph.boxes)
@@ -33,26 +31,16 @@ def test_each_task_has_a_box_of_its_own_and_a_line_from_what_it_needs():
     assert ranks == sorted(ranks)
 
 
-def test_a_box_has_the_state_that_why_gives():
-    verdicts = {
-        "source": Verdict("source", "up to date", ()),
-        "fixture": Verdict("fixture", "stale", (Reason("new", "fixture", "not built"),)),
-        "train:a": Verdict("train:a", "depends", (Reason("upstream", "fixture", "would run"),)),
-        "train:b": Verdict("train:b", "stored", ()),
-    }
-    failures = {"source": "long ago", "train:a": "no light"}
-    states = {box.name: box.state for box in place_tasks(ROWS, verdicts, failures).boxes}
-    assert [*states.values()] == ["fresh", "not built", "failed", "stored", "stale"]
+def describe(rows, reasons):
+    described = {row.name: Described("fresh", ()) for row in rows}
+    return described | {name: Described("stale", texts) for name, texts in reasons.items()}
 
 
 def test_of_a_stage_with_many_tasks_those_in_one_state_share_a_box():
     rows = [make_row(f"source:{n}", outputs=[f"s{n}"]) for n in range(200)]
     rows += [make_row("train", ["s0", "s1"])]
-    reasons = tuple(Reason("code", str(n), f"file {n} changed") for n in range(50))
-    verdicts = {row.name: Verdict(row.name, "up to date", ()) for row in rows}
-    verdicts |= {"source:7": Verdict("source:7", "stale", reasons)}
-    verdicts |= {"train": Verdict("train", "stale", reasons)}
-    graph = place_tasks(rows, verdicts, {})
+    reasons = [f"file {n} changed" for n in range(50)]
+    graph = place_tasks(rows, describe(rows, {"source:7": reasons, "train": reasons}))
     fresh, stale, train = graph.boxes
     assert (fresh.label, fresh.state) == ("199 of source", "fresh")
     assert (stale.name, stale.state) == ("source:7", "stale")

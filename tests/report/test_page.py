@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -20,7 +22,7 @@ from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
 from ptycho_tasks.report.contents import collect_contents
 from ptycho_tasks.report.graph import Graph
-from ptycho_tasks.report.page import render_page, sum_up, write_report
+from ptycho_tasks.report.page import render_page, write_report
 from ptycho_tasks.report.plan_page import write_plan_page
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
@@ -90,12 +92,24 @@ def test_truth_frame_and_curves(built_project, ours):
     assert result["curves"]["problem"] is None
 
 
+def test_steps_are_those_that_were_taken_and_not_those_with_a_loss(built_project, ours):
+    shutil.rmtree(built_project / ".ptycho")
+    path = built_project / "runs/default/inference/metrics.json"
+    metrics = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**metrics, "steps": 34}))
+    (result,) = read_data(report(ours, built_project))["results"]
+    assert (result["steps"], result["curves"]["first_loss"]) == (34, 0)
+
+
 def test_how_a_result_was_made_is_said(built_project, ours):
     (result,) = read_data(report(ours, built_project))["results"]
     made = result["provenance"]["how it was made"]
     assert {*made} == {"source", "fixture", "train", "infer"}
     assert "fixtures/tiny.npz (fixture" in made["train"]
     assert "; outside of git; ptycho-tasks " in made["infer"]
+    assert f", numpy {version('numpy')}" in made["infer"]
+    assert f", python {platform.python_version()}" in made["infer"]
 
 
 def test_halves_of_the_frames_are_correlated(built_project, ours, build):
@@ -114,26 +128,48 @@ def test_halves_of_the_frames_are_correlated(built_project, ours, build):
     ]
 
 
+def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_project, ours, build):
+    def blur(array):
+        return (array + np.roll(array, 2, 0) + np.roll(array, 2, 1)) / 3
+
+    scan = dict(np.load(file_project / "scan.npz"))
+    np.savez(file_project / "scan.npz", **{**scan, "objectGuess": blur(scan["objectGuess"])})
+    variants = [{"name": frames, "inference.frames": frames} for frames in ("even", "odd")]
+    change_settings(file_project, variants=variants)
+    build(file_project, "infer")
+    text = report(ours, file_project)
+    data = read_data(text)
+    (note,) = data["notes"]
+    assert note.startswith("scan.npz: objectGuess is a guess and not the truth: with the scan's")
+    assert note in Elements(text).text
+    for result in data["results"]:
+        assert not result["has_truth"]
+        assert result["measures"]["amplitude_ssim"] < 1
+        assert result["curves"]["frc"] is None
+        assert len(result["curves"]["frc_guess"]) > 5
+        assert {*result["resolutions"]} == {"halves"}
+    assert "resolution of halves" in Elements(text).text
+
+
+def test_a_simulated_file_has_a_truth_too(file_project, ours):
+    data = read_data(report(ours, file_project))
+    assert data["results"][0]["has_truth"]
+    assert data["notes"] == []
+
+
+def test_the_resolution_is_that_of_the_curve(built_project, ours):
+    (result,) = read_data(report(ours, built_project))["results"]
+    curve, fall = np.array(result["curves"]["frc"]), result["resolutions"]["truth"]["fall"]
+    assert (curve[: int(fall * len(curve))] >= 0.5).all()
+    assert fall == 1 or curve[int(fall * len(curve))] < 0.5
+
+
 def test_numbers_in_names_are_counted(project, ours):
     change_settings(
         project, variants=[{"name": f"v{n}", "training.epochs": n} for n in (10, 9, 100)]
     )
     names = [result["name"] for result in read_data(report(ours, project))["results"]]
     assert names == ["v9", "v10", "v100"]
-
-
-def test_the_head_names_the_best_of_each_scan():
-    def make(variant, scan, value, frames):
-        return {"name": f"{variant}/{scan}", "variant": variant, "scan": scan, "state": "fresh",
-                "measures": {"r_factor": value}, "frame_count": frames}  # fmt: skip
-
-    results = [make("a", "one", 0.2, 50), make("b", "one", 0.1, 50), make("c", "one", 0.05, 20)]
-    results += [make("a", "two", 0.3, 50), make("b", "two", 0.3, 50)]
-    assert sum_up({"results": results}) == [
-        "5 fresh",
-        "least R-factor of one: 0.1, of b",
-        "least R-factor of two: 0.3, of a, b",
-    ]
 
 
 def test_only_what_is_named_is_shown(built_project, ours):
@@ -148,6 +184,24 @@ def test_only_what_is_named_is_shown(built_project, ours):
     assert code == 2
     assert "did you mean `default`?" in err
     assert not (built_project / "two.html").exists()
+    code, _, err = ours(built_project, "report", "NOSUCH")
+    assert (code, err) == (
+        2,
+        "error: no variant or scan is called `NOSUCH`; there are default\n",
+    )
+
+
+def test_a_folder_that_is_not_there_is_not_made(built_project, ours):
+    for command in (["report"], ["plan", "show", "--html"]):
+        if command[0] == "plan":
+            (built_project / "evidence.yaml").write_text(PLAN)
+            (built_project / "ledger.md").write_text("# Ledger\n")
+            (built_project / "plan.md").write_text("- [ ] **A1:** one\n")
+        option = ["--output"] if command == ["report"] else []
+        code, _, err = ours(built_project, *command, *option, "nope/deep/x.html")
+        assert code == 2
+        assert "nope/deep/x.html: there is no folder " in err
+        assert not (built_project / "nope").exists()
 
 
 def test_equal_projects_give_equal_bytes_and_nothing_leaves_the_page(built_project, ours):
@@ -202,6 +256,55 @@ def test_what_is_not_built_is_said_in_its_place(project, ours):
     (result,) = read_data(text)["results"]
     assert result["state"] == "not built"
     assert "it is not built yet; run `doit infer`" in Elements(text).text
+
+
+def replace_object(root, change, *names):
+    """Change arrays of the product, of which the store then knows nothing."""
+    shutil.rmtree(root / ".ptycho")
+    path = root / "runs/default/inference/reconstruction.h5"
+    path.chmod(0o644)
+    with h5py.File(path, "a") as file:
+        for name in names:
+            array = change(file[name][()])
+            attributes = dict(file[name].attrs)
+            del file[name]
+            file[name] = array
+            file[name].attrs.update(attributes)
+
+
+def spoil(part):
+    def change(array):
+        array = array.copy()
+        array[(..., *part)] = np.inf
+        return array
+
+    return change
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("change", "names", "doubt"),
+    [
+        (spoil(()), ["object"], "is NaN or infinite wherever it was seen: all of it is grey"),
+        (spoil((30, 30)), ["object"], "is NaN or infinite at 1 of "),
+        (lambda seen: np.zeros_like(seen), ["ptycho_tasks/seen"], "was seen nowhere"),
+        (
+            lambda array: array[..., 30:31, 30:31],
+            ["object", "ptycho_tasks/seen"],
+            "has 1 x 1 pixels",
+        ),
+        (np.ones_like, ["object"], ""),
+    ],
+    ids=["NaN", "one NaN", "unseen", "1 x 1", "flat"],
+)
+def test_what_cannot_be_seen_of_an_object_is_said(built_project, ours, change, names, doubt):
+    replace_object(built_project, change, *names)
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    assert doubt in Elements(text).text
+    if not doubt:
+        assert result["curves"]["psd"] is None
 
 
 def damage_product(root: Path) -> None:
@@ -260,6 +363,64 @@ def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
     (result,) = data["results"]
     assert result["object"]["rows"] > 0
     assert "the scan cannot be shown" in data["scans"][result["scan_key"]]["problem"]
+
+
+def test_a_stale_result_has_the_settings_that_its_numbers_are_of(built_project, ours, build):
+    change_settings(built_project, training={"epochs": 3}, fixture={"subset_size": 20})
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stale"
+    assert result["settings"]["training.epochs"] == 5
+    assert result["settings"]["fixture.subset_size"] == 25
+    assert result["reasons"] == [
+        "training.epochs 5 -> 3 (train)",
+        "fixture.subset_size 25 -> 20 (fixture)",
+    ]
+    assert "training.epochs 5 -> 3 (train)" in Elements(text).text
+    build(built_project, "train")  # of which the result does not know
+    (result,) = read_data(report(ours, built_project))["results"]
+    assert result["settings"]["training.epochs"] == 5
+    assert result["settings"]["fixture.subset_size"] == 25
+    assert result["provenance"]["settings of train"]["training.epochs"] == "5"
+
+
+def test_a_result_of_another_scan_is_not_shown_with_that_of_today(built_project, ours, build):
+    change_settings(built_project, source={"simulate": {"size": 32, "grid": 6, "seed": 8}})
+    build(built_project, "source")
+    data = read_data(report(ours, built_project))
+    (result,) = data["results"]
+    assert "has changed since" in data["scans"][result["scan_key"]]["problem"]
+    assert "truth" not in data["scans"][result["scan_key"]]
+    assert result["curves"]["frc"] is None
+    assert result["object"]["rows"] > 0
+
+
+def test_a_damaged_file_is_called_so_and_the_whole_one_is_linked(built_project, ours):
+    place = built_project / "runs/default/inference/reconstruction.h5"
+    place.unlink()
+    place.write_bytes(b"torn")
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stored"
+    made = json.loads(next(built_project.glob(".ptycho/store/infer/*/record.json")).read_text())
+    assert result["reasons"][0] == f"the store has it, made {made['made']}"
+    assert result["reasons"][1].startswith(
+        "runs/default/inference/reconstruction.h5 is damaged, or was changed by hand: sha256 "
+    )
+    assert result["link"].startswith("./.ptycho/store/infer/")
+    assert (built_project / result["link"]).read_bytes() != b"torn"
+    assert result["place"] in Elements(text).text
+    assert "is damaged" in Elements(text).text
+
+
+def test_table_and_graph_name_the_same_state(built_project, ours):
+    shutil.rmtree(built_project / ".ptycho")
+    change_settings(built_project, training={"epochs": 3})
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert result["state"] == "stale"
+    assert "infer: stale" in text
+    assert "not built" not in Elements(text).text
 
 
 def test_what_failed_says_so_until_it_is_right_again(built_project, ours, doit):

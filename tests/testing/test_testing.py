@@ -6,6 +6,7 @@ import inspect
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_a_class_without_options_tests_with_the_backend_s_defaults(tmp_path):
     suite = type("Default", (BackendConformance,), given)
     suite._train(suite.scan(), progress=lambda epoch, count, scores: epochs.append((epoch, count)))
     assert epochs[-1] == (given["backend"].options_type().epochs,) * 2
+
+
+@pytest.mark.parametrize(
+    ("calls", "problem"),
+    [
+        ([(0, 9), (3, 9), (9, 9)], ""),
+        ([(0, 9), (3, 9), (4, 4)], ""),
+        ([(0, 9), (3, 9), (10, 10)], "not larger"),
+        ([(0, 9), (3, 8), (8, 8)], "must stay"),
+        ([(0, 9), (3, 9), (3, 3)], "must rise"),
+        ([(0, 9), (3, 9)], "tells of all"),
+    ],
+)
+def test_progress_has_one_total_but_may_end_early(calls, problem):
+    with pytest.raises(AssertionError, match=problem) if problem else nullcontext():
+        checks.check_progress("infer", [(*call, {}) for call in calls])
 
 
 def test_every_check_is_shown_to_fail():

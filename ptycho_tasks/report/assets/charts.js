@@ -166,8 +166,8 @@ function drawCurves() {
   document.getElementById("drawn").textContent = !shownRows().length ? "The filter of the table leaves no result." : results.length < all
     ? `Of ${results.length} of the ${all} results${able.length > MOST_DRAWN ? ": the first in the table above" : ""}. Choose rows of the table, or sort or filter it, to see others.` : "";
   const named = results.map((result, slot) => ({ result, name: result.name, slot }));
-  const pick = (get, x, from = named) => from.map((one) => ({ name: one.name, slot: one.slot, y: get(one.result.curves) ?? [] }))
-    .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length) }));
+  const pick = (get, x, from = named) => from.map((one) => ({ name: one.name, slot: one.slot, y: get(one.result.curves) ?? [], first: one.result.curves.first_loss }))
+    .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length, one.first) }));
   if (named.length) charts.append(makeLegend(named));
   addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", mayBeLog: true });
   // A network is trained once for all scans.
@@ -175,9 +175,11 @@ function drawCurves() {
     .map((one) => ({ ...one, name: one.result.variant }));
   const metrics = new Set(results.flatMap((result) => Object.keys(result.curves.training)));
   for (const metric of [...metrics].sort())
-    addChart(`Training: ${metric.replaceAll("_", " ")}`, pick((c) => c.training[metric], count, trained), { x: "epoch", y: metric, mayBeLog: true });
+    addChart(`Training: ${metric.replaceAll("_", " ")}`, pick((c) => c.training[metric], (length) => count(length), trained), { x: "epoch", y: metric, mayBeLog: true });
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
     { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
+  addChart("Fourier ring correlation with objectGuess, a guess", pick((c) => c.frc_guess, fractions),
+    { x: "frequency / Nyquist", y: "correlation" }, "It says how alike they are, and nothing of the resolution.");
   const halves = report.halves.filter((half) => half.frc && half.results.some((index) => results.includes(report.results[index])));
   addChart("Fourier ring correlation of two halves of the frames", halves.map((half) => ({ name: half.name, x: fractions(half.frc.length), y: half.frc })),
     { x: "frequency / Nyquist", y: "correlation", mark: 1 / 7 },
@@ -186,7 +188,7 @@ function drawCurves() {
     { x: "frequency / Nyquist", y: "power", mayBeLog: true }, "Of the scanned box, mean off, Hann window, over that of the first ring.");
   for (const problem of [...results.filter((r) => r.curves.problem).map((r) => `${r.name}: ${r.curves.problem}`), ...report.halves.map((half) => half.problem).filter(Boolean)])
     charts.append(element("p", { class: "problem" }, element("bdi", {}, problem)));
-  if (results.length && results.every((result) => !result.resolution))
+  if (results.length && results.every((result) => !Object.keys(result.resolutions).length))
     charts.append(element("p", { class: "note" }, "No resolution: no truth is known, and there are no reconstructions of two halves of the frames. Two variants give them: {name: even, inference.frames: even} and {name: odd, inference.frames: odd}."));
   if (!charts.querySelector("figure") && results.length)
     charts.append(element("p", { class: "note" }, "There are none: nothing was trained, and no reconstruction kept its losses."));
@@ -198,7 +200,7 @@ function formatResolution(fall, size) {
 }
 
 function describeResolutions(results) {
-  const found = results.filter((r) => r.resolution?.source === "truth").map((r) => `${r.name} ${formatResolution(r.resolution.fall, r.pixel_size_m)}`);
+  const found = results.filter((r) => r.resolutions.truth).map((r) => `${r.name} ${formatResolution(r.resolutions.truth.fall, r.pixel_size_m)}`);
   if (found.length > MOST_LISTED) return "Half-period resolution is where it falls under 0.5; it stands in the table.";
   return found.length ? `Half-period resolution, where it falls under 0.5: ${found.join(", ")}.` : "";
 }

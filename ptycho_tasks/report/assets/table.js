@@ -4,7 +4,7 @@ const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
 const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
-  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1 };
+  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1, "resolution of halves": -1 };
 
 function cellValue(row, column) {
   const cell = row.cells[column];
@@ -30,12 +30,13 @@ function sortRows(column, isDown) {
 // hides counts too, so that a star means the same whatever is shown.
 function markBest() {
   // Less is easily explained: of results of some of the frames none is the best.
-  const kinds = groupRows(lines.filter((row) => report.results[row.dataset.index].state === "fresh"));
+  const kinds = groupRows(lines.filter((row) => ["fresh", "stored"].includes(report.results[row.dataset.index].state)));
   const frames = (row) => report.results[row.dataset.index].frame_count;
   const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {
     const way = BETTER[head.dataset.key] ?? BETTER[head.textContent.trim()];
-    if (way) for (const rows of groups) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
+    const isScore = /^(amplitude|phase)_/.test(head.dataset.key ?? ""); // which mean nothing against a guess
+    if (way) for (const rows of groups.map((rows) => rows.filter((row) => !isScore || report.results[row.dataset.index].has_truth))) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
   });
   document.getElementById("stars").hidden = !table.querySelector(".best");
 }
@@ -52,6 +53,7 @@ function groupRows(rows) {
 function markBestOf(cells, rate) {
   const known = cells.filter((cell) => cell.dataset.value !== "");
   const best = known.find((cell) => rate(cell) === Math.max(...known.map(rate)));
+  if (!best) return;
   const equal = known.filter((cell) => cell.dataset.text === best.dataset.text);
   if (equal.length < known.length) equal.forEach((cell) => cell.classList.add("best"));
 }

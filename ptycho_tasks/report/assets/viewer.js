@@ -30,7 +30,7 @@ function listViews(result) {
   if (!result.object) return views;
   addComplex("", "object", result.object, "object", result.origin);
   const scan = report.scans[result.scan_key] ?? {};
-  if (scan.truth) addComplex("truth-", "truth", scan.truth, "object", [0, 0]);
+  if (scan.truth) addComplex("truth-", scan.is_truth ? "truth" : "object guess", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
   if (result.frames.shift)
     views.push({ id: "shift", label: "positions, and how each was moved", kind: "dots", array: result.frames.shift, space: "object", unit: " px moved", before: true });
@@ -160,7 +160,7 @@ class Panel {
   }
 
   describe() {
-    const array = arrayOf(this.view), parts = [];
+    const array = arrayOf(this.view), parts = this.view.image === this.record.object ? [...this.record.doubts] : [];
     if (this.view.kind === "dots") {
       const { shown, count: all } = this.record.frames;
       parts.push(shown < all ? `${shown} of ${all} frames, evenly spread` : `${all} frames`);
@@ -446,9 +446,10 @@ function drawProfile() {
   drawChart(figure.querySelector(".chart"), series, { x: inMetres ? "µm along the line" : "pixels along the line", y: "value" });
 }
 
-// What the next panel shows at first: another result of the scan of the first one, where there is one.
+// What the next panel shows at first: the best result and the baseline, then others of their scan.
 function findNext() {
-  const able = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  const all = report.results.flatMap((result, index) => (result.object ? [index] : []));
+  const able = [...report.first, ...all.filter((index) => !report.first.includes(index))];
   const taken = panels.map((panel) => panel.result), free = able.filter((index) => !taken.includes(index));
   const alike = free.filter((index) => panels.length && report.results[index].scan_key === panels[0].record.scan_key);
   return alike[0] ?? free[0] ?? able[0];

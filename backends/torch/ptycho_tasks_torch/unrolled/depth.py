@@ -107,6 +107,11 @@ class Depth:
         return round((1 + LAST_SHARE) * MOST_STEPS) if self.steps is None else self.steps
 
     @property
+    def taken(self) -> int:
+        """How many steps were taken, `finish` included."""
+        return self.engine.steps + self.last_steps
+
+    @property
     def last_steps(self) -> int:
         """How many steps are left for `finish`."""
         count = self.engine.steps if self.steps is None else self.steps
@@ -140,7 +145,7 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        taken = self.engine.steps + self.last_steps
+        taken = self.taken
         if self.steps is not None:
             return f"{taken} steps, as asked for"
         if self.held_back is None:

@@ -78,20 +78,26 @@ def _follow_course(
     light = exposure.light[0, :rows, :columns].cpu().numpy()
     lit, seen = light > 0, light >= SEEN_LEVEL * light.max()
     course = Course(exposure, network, None if steps == "auto" else steps)
-    total = course.depth.most_steps + 1  # the correction
+    depth = course.depth
+    total = depth.most_steps
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        return Reconstruction(image, place.origin, probe, scan.positions, course.depth.misfits)
+        return Reconstruction(
+            image, place.origin, probe, scan.positions, depth.misfits, depth.taken
+        )
 
     request.progress(0, total, {})
     for done, canvas in enumerate(course.run(), start=1):
-        request.progress(done, total, {"misfit": course.depth.misfits[-1]})
+        # The correction after the last step is none; until it is there, neither is the end.
+        if done < min(total, depth.taken):
+            is_measured = done < len(depth.misfits)
+            request.progress(done, total, {"misfit": depth.misfits[-1]} if is_measured else {})
         make = functools.partial(show, canvas)
         request.show(lambda make=make: make().object * seen)  # type: ignore[misc]
         yield make
     request.say(course.describe())
-    request.progress(total, total, {})
+    request.progress(depth.taken, depth.taken, {})
 
 
 def _choose_probe(

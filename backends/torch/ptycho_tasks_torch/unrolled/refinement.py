@@ -50,10 +50,12 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
         request.progress(done, depth.most_steps, {"misfit": depth.misfits[-1]})
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
     engine = deque(depth.finish(depth.best), maxlen=1).pop()
-    request.progress(depth.most_steps, depth.most_steps, {})
+    request.progress(depth.taken, depth.taken, {})
     request.say(depth.describe())
     image = cut(engine.canvas)
-    return Reconstruction(image, place.origin, start.probe, start.positions, depth.misfits)
+    return Reconstruction(
+        image, place.origin, start.probe, start.positions, depth.misfits, depth.taken
+    )
 
 
 def _lay(start: Reconstruction, place: Canvas, exposure: Exposure) -> Tensor:

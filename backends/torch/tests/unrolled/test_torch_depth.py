@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_tasks.backend import InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.metrics import score
 from ptycho_tasks.physics.simulate import simulate
@@ -18,9 +19,11 @@ from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
+from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import reconstruct
+from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
 
 def expose(scan: ScanData) -> Exposure:
@@ -51,6 +54,23 @@ def bright() -> ScanData:
 @pytest.fixture(scope="module")
 def faint() -> ScanData:
     return simulate(SimulationOptions(size=32, grid=9, step=2.5, jitter=1.0, photons=2e3, seed=2))
+
+
+@pytest.mark.parametrize("steps", ["auto", 6])
+def test_steps_are_as_many_as_the_log_says(bright, steps):
+    options, calls, lines = UnrolledOptions(steps=steps, start="nothing"), [], []
+    model = backend.train(TrainRequest([bright], options))
+    request = InferRequest(
+        bright, model, options, progress=lambda *call: calls.append(call), say=lines.append
+    )
+    result = backend.infer(request)
+    assert lines[-1].startswith(f"{result.steps} steps")
+    assert steps in ("auto", result.steps)
+    assert calls[-1][:2] == (result.steps, result.steps)
+    measured = [done for done, _, metrics in calls if metrics]
+    assert measured == [*range(1, len(result.losses))]
+    refined = backend.refine(RefineRequest(bright, result, options, say=lines.append))
+    assert lines[-1].startswith(f"{refined.steps} steps")
 
 
 def test_nothing_learned_is_better_than_a_few_steps(bright):

@@ -1,0 +1,93 @@
+"""What a task or its result is, and why: said alike in the table, below it, and in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ptycho_tasks.builds.failures import find_failure
+from ptycho_tasks.builds.reasons import Reason, shorten
+from ptycho_tasks.builds.rows import Row
+from ptycho_tasks.builds.state import State
+from ptycho_tasks.builds.why import Verdict
+
+_STATES = {"up to date": "fresh", "depends": "stale"}
+_SETTLED = ("up to date", "stored")
+
+
+class Verdicts:
+    """What `doit why` says of tasks, for a report, in which nothing depends on the time of day."""
+
+    def __init__(
+        self, verdicts: Mapping[str, Verdict], state: State, makers: Mapping[str, Row]
+    ) -> None:
+        """Of tasks that were judged.
+
+        Args:
+            verdicts: of each, by name.
+            state: the database, which knows what failed.
+            makers: the task that makes each path.
+        """
+        self._verdicts, self._state, self._makers = verdicts, state, makers
+
+    def find_status(self, row: Row) -> str:
+        """See `Verdict.status`."""
+        return self._find(row.name).status
+
+    def is_known(self, row: Row) -> bool:
+        """Whether a task was done before."""
+        return all(reason.kind != "new" for reason in self._find(row.name).reasons)
+
+    def name_state(self, row: Row, *, is_there: bool) -> str:
+        """`fresh`, `stale`, `stored`, `ignored`, `failed` or `not built`, see `Result.state`.
+
+        Args:
+            row: the task.
+            is_there: whether what it makes lies in its place.
+        """
+        status = self.find_status(row)
+        if self._find_failure(row):
+            return "failed"
+        if not (is_there or status in ("stored", "ignored")):
+            return "not built"
+        return _STATES.get(status, status)
+
+    def list_reasons(self, row: Row) -> list[str]:
+        """Why a task is not fresh: what failed, changed settings, then all else; of what has to
+        run before, its own reasons."""
+        failure = self._find_failure(row)
+        found = sorted(self._trace(row.name), key=lambda pair: pair[0].kind != "setting")
+        texts = [
+            describe_reason(reason) + (f" ({task})" if task != row.name else "")
+            for reason, task in found
+        ]
+        return [*([failure] if failure else []), *dict.fromkeys(texts)]
+
+    def _find(self, name: str) -> Verdict:
+        return self._verdicts.get(name, Verdict(name, "stale", ()))
+
+    def _trace(self, name: str) -> Iterator[tuple[Reason, str]]:
+        """The reasons of a task, and of those that have to run before, each with its task."""
+        for reason in self._find(name).reasons:
+            before = reason.kind == "upstream" and [*self._trace(reason.subject)]
+            yield from before or [(reason, name)]
+
+    def _find_failure(self, row: Row) -> str:
+        """What failed when it last ran: a task, or the first of those before it."""
+        if self.find_status(row) in _SETTLED:
+            return ""
+        before = filter(None, map(self._makers.get, row.inputs.values()))
+        for failure in map(self._find_failure, before):
+            if failure:
+                return failure
+        failure = find_failure(self._state, row)
+        return f"{row.name} failed: {failure}" if failure else ""
+
+
+def describe_reason(reason: Reason) -> str:
+    """A reason without how long ago something was."""
+    if reason.kind == "stored":
+        return "the store has it" + (f", made {reason.new}" if reason.new else "")
+    if reason.kind == "output" and reason.old and reason.new:
+        digests = f"sha256 {shorten(reason.old)} -> {shorten(reason.new)}"
+        return f"{reason.subject} is damaged, or was changed by hand: {digests}"
+    return reason.text
