@@ -10,15 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import LazyLoader
-from types import ModuleType
 
-from ptycho_tasks.system.program import is_whole_process
+from ptycho_tasks.system.program import defer_imports
 
 TRIED = "2.13."
 """The version of torch of which it is known that these modules can wait."""
@@ -31,28 +25,11 @@ GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What is there where CUDA, ROCm or Windows' subsystem for Linux has a GPU."""
 
 
-class _Finder(MetaPathFinder):
-    """Finds modules that are loaded when something of them is asked for."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name in DEFERRED else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
-        return spec
-
-
 def import_torch() -> None:
     """Import torch, if it is not; see the module for what is put off."""
-    finder = _Finder()
-    if is_whole_process() and "torch" not in sys.modules and _can_wait():
-        sys.meta_path.insert(0, finder)
-    try:
-        import torch  # noqa: F401
-    finally:
-        with suppress(ValueError):
-            sys.meta_path.remove(finder)
+    if "torch" not in sys.modules and _can_wait():
+        defer_imports(DEFERRED)
+    import torch  # noqa: F401
 
 
 def _can_wait() -> bool:
