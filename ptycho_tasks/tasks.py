@@ -11,7 +11,6 @@ dodo.py's own.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from ptycho_tasks.builds.state import Checker
 from ptycho_tasks.layout import EVIDENCE, STATE_NAME, is_evidence_alone, may_have_evidence
 from ptycho_tasks.report.task import create_report_task
 from ptycho_tasks.system.faults import DoitTraceback, exit_on_error
+from ptycho_tasks.system.program import begin_program
 from ptycho_tasks.system.terminal import flush_at_exit, print_text
 
 if TYPE_CHECKING:
@@ -243,9 +243,7 @@ DOIT_CONFIG = {
     "verbosity": 2,
     "continue": DefaultContinue(),
 }
-# Thousands of tasks are made and all of them are kept: to look for garbage among them after every
-# few hundred is a quarter of the time of a run with nothing to do.
-gc.set_threshold(100_000)
+begin_program(is_whole=False)
 # Nothing else of doit is asked before it shows the traceback of what ended a command.
 doit_cmd.traceback = DoitTraceback()
 flush_at_exit()

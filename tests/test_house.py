@@ -43,7 +43,7 @@ ORDER = {
         "pinn unrolled",
         "training",
         "physics frames",
-        "device threads helpers",
+        "device threads helpers lean",
         "execution launched",
         "options unet",
     ),

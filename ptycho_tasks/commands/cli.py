@@ -27,6 +27,7 @@ from ptycho_tasks.commands.why import dry_run_command, why_command
 from ptycho_tasks.errors import DEBUG, PtychoTasksError
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.faults import show_fault
+from ptycho_tasks.system.program import begin_program
 from ptycho_tasks.system.terminal import (
     BROKEN_PIPE_STATUS,
     WRITE_ERRORS,
@@ -89,6 +90,7 @@ for _command in (
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit 2, failed work exit 1."""
+    begin_program(is_whole=True)
     flush_at_exit()
     try:
         code = cli.main(prog_name=NAME, standalone_mode=False)

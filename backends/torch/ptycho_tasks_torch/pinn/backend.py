@@ -6,6 +6,7 @@ from __future__ import annotations
 from ptycho_tasks.backend import InferRequest, Reconstruction, TrainedModel, TrainRequest
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch.execution import TorchExecution, check_options
+from ptycho_tasks_torch.lean import import_torch
 from ptycho_tasks_torch.pinn.options import PinnOptions
 
 
@@ -59,6 +60,7 @@ class Pinn:
             BundleError: the model's arrays are not those of this network.
             ConfigError: the accelerator is not there, or the scan's N is not the model's.
         """
+        import_torch()
         from ptycho_tasks_torch.pinn.inference import reconstruct_from_patches
 
         return reconstruct_from_patches(request)

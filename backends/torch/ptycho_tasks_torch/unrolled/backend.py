@@ -18,6 +18,7 @@ from ptycho_tasks.backend import (
 )
 from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks_torch.execution import TorchExecution, check_options
+from ptycho_tasks_torch.lean import import_torch
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.start import list_files, load_start
 
@@ -63,6 +64,7 @@ class Unrolled:
         """
         load = functools.partial(load_start, request, self.version)
         if not request.options.epochs:
+            import_torch()
             from ptycho_tasks_torch.unrolled.untrained import take_start
 
             return take_start(request, load)
@@ -79,6 +81,7 @@ class Unrolled:
             ConfigError: the accelerator is not there, or the scan's N is not the model's.
             ScanError: every frame is dark.
         """
+        import_torch()
         from ptycho_tasks_torch.unrolled.inference import reconstruct_on_canvas
 
         return reconstruct_on_canvas(request)
@@ -90,6 +93,7 @@ class Unrolled:
             ConfigError: the accelerator is not there.
             ScanError: every frame is dark.
         """
+        import_torch()
         from ptycho_tasks_torch.unrolled.refinement import refine_on_canvas
 
         return refine_on_canvas(request)
