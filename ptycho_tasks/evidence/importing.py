@@ -295,6 +295,12 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
             return index
         if any(_has_word(entry.text, word) for word in list_selectors(command)):
             return index
+    label = re.match(r"\W*(?P<label>[A-Za-z][\w -]*?)\W*:\W", command.context)
+    if label and label["label"].casefold() not in _USUAL_WORDS:
+        called = rf"(?i:\b{re.escape(label['label'])}\s+(?:tests?|selectors?|commands?|checks?)\b)"
+        asked = [index for index, entry in entries.items() if re.search(called, entry.text)]
+        if len(asked) == 1:
+            return asked[0]
     asked = [
         index
         for index, entry in entries.items()

@@ -19,7 +19,8 @@ _KINDS = {
         "artifacts directory", "artifact directory", "artifact hub", "artifacts hub", "hub",
         "artifacts root", "artifact root", "reports", "reports folder", "report folder",
     ],
-    "do now": ["do now", "tasks", "todo", "to do", "actions", "action items", "steps", "now"],
+    "do now": ["do now", "tasks", "todo", "to do", "actions", "action items", "steps", "now",
+               "what to do", "task list", "work items", "assignment", "this turn", "this loop"],
     "if blocked": ["if blocked", "if stuck", "when blocked", "on failure", "blocked"],
     "how-to": [
         "how-to map", "how to map", "how-to", "how to", "howto", "how to run", "commands",
@@ -56,7 +57,8 @@ _ORDER = re.compile(
 """How a line begins that leads to commands, and is no title, though it ends as one."""
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
-    r"(?P<bullet>(?:[0-9]{1,3}[.)]|\([0-9]{1,3}\)|[-*+\u2022])\s+(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
+    r"(?P<bullet>(?:[0-9]{1,3}[.)]|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
+    r"(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
 )
 _LONGEST_TEXT = 4000
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
@@ -76,6 +78,10 @@ class Line:
     is_fence: bool = False
     is_shell: bool = False
     """Whether what stands in the fence may be read by a shell."""
+    lead: str = ""
+    """The sentence above that it ends, or that leads to it, as `Never run these:`."""
+    sequel: str = ""
+    """The line below, which may be about it."""
 
 
 @dataclass
@@ -121,8 +127,52 @@ def read_sections(text: str) -> list[Section]:
         else:
             sections[-1].lines.append(Line(number, 0, ""))
     for section in sections:
+        _note_neighbours(section.lines)
         section.lines = [line for line in section.lines if line.text]
     return sections
+
+
+_OPEN_END = re.compile(r".*[^.:;!?)\s]")
+
+
+def _note_neighbours(lines: list[Line]) -> None:
+    """Note of each line what stands above and below it and may be about it."""
+    heads: list[Line] = []
+    """Lines that end with a colon, each within the one before."""
+    before, is_apart = Line(0, 0, ""), True
+    for line in lines:
+        if not line.text:
+            is_apart = True
+            continue
+        while heads and not line.is_fence and not _is_below(line, heads[-1], before):
+            heads.pop()
+        if not is_apart and _goes_on(before, line):
+            line.lead = _last_sentence(f"{before.lead} {before.text}")
+        elif heads:
+            line.lead = _last_sentence(heads[-1].text)
+        if not line.is_fence and line.text.endswith(":"):
+            heads.append(line)
+        is_about = not line.is_item or line.indent > before.indent
+        if is_about and not line.is_fence and (before.is_fence or not is_apart):
+            before.sequel = line.text
+        before, is_apart = line, False
+
+
+def _goes_on(before: Line, line: Line) -> bool:
+    """Whether a line goes on with the sentence of the one before."""
+    if line.is_item or line.is_fence or before.is_fence or before.indent < 0:
+        return False
+    return bool(_OPEN_END.fullmatch(before.text)) and not line.text[0].isupper()
+
+
+def _is_below(line: Line, head: Line, before: Line) -> bool:
+    """Whether a line is among those that a head leads to."""
+    is_listed = line.is_item and not head.is_item
+    return line.indent > head.indent or (line.indent == head.indent and is_listed) or before is head
+
+
+def _last_sentence(text: str) -> str:
+    return re.split(r"[.;]\s", text)[-1].strip()
 
 
 def _read_title(raw: str, number: int, current: Section) -> Section | None:
@@ -171,8 +221,6 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     goes_on = goes_on and not item
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
-    elif last is not None and goes_on and indent > max(last.indent, 0) and not read_typed(text):
-        last.text = f"{last.text} {text}"
     else:
         lines.append(Line(number, indent, item["text"] if item else text, bool(item)))
 

@@ -23,6 +23,7 @@ _USUAL = re.compile(
     r"ruff|mypy|coverage|torchrun|mpirun|srun|timeout|julia|Rscript|matlab)"
 )
 """Programs that memos have run."""
+_WITH_TARGETS = {"make", "doit", "nox", "tox", "ruff", "ptycho-tasks", "just", "ctest", "coverage"}
 _BY_PEOPLE = {
     "git", "rm", "cp", "mv", "cat", "less", "more", "ls", "touch", "pip", "conda", "mamba", "sudo",
     "apt", "apt-get", "ssh", "scp", "rsync", "vim", "nano", "code", "open", "head", "tail", "kill",
@@ -49,15 +50,17 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"`]*\"[^\s`;&]*|'[^'`]*'[^\s`;&]*|\$\([^)]*\)|[^\s`;&]*)"
 )
 _NEGATED = re.compile(
-    r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|yesterday|"
-    r"last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
+    r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
+    r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
     r"cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
     r"example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
-    r"|n[\u2019']t\b)"
+    r"|n[\u2019']t\b|\bwithout\s*$)"
 )
 _CONDITION = re.compile(
-    r"(?i:(?:^|[,:;(*]|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?(?:if|unless|in\s+case|otherwise|"
-    r"on\s+(?:a\s+)?(?:failure|error|the\s+\w+)|afterwards|after\s+(?:that|review)|once)\b)"
+    r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
+    r"(?:(?:if|unless|in\s+case|otherwise|on\s+(?:an?\s+)?(?:failure|error)|afterwards|"
+    r"after\s+(?:that|review)|once|optionally|time\s+permitting|nice\s+to\s+have|maybe|perhaps)\b"
+    r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b)"
 )
 """What makes a command one that is asked for only perhaps."""
 _ADVISED_AGAINST = re.compile(
@@ -69,14 +72,36 @@ _ADVISED_AGAINST = re.compile(
 """What stands behind a command that is not to run."""
 _FORBIDDING = {"never", "forbidden", "obsolete", "deprecated", "superseded"}
 """Words of a person that no command has, save as a value of an option, which is not worth it."""
+_RUN = (
+    r"(?:(?:re-?)?run(?:ning)?|us(?:e|ing)|execut(?:e|ing)|call(?:ing)?|launch|start|invoke|do|try)"
+)
+_FORBIDDEN_BELOW = re.compile(
+    r"(?i:(?:[*_`(\s]|note:|warning:|caution:|but\b|please\b|and\b)*(?:"
+    r"(?:obsolete|deprecated|superseded|forbidden|outdated|retired|not\s+(?:yet|now|here|allowed|today))\b"
+    r"|(?:never|do\s+not|don[\u2019']t|must\s+not|should\s+not|avoid)\b"
+    rf"(?:\s+(?:ever|actually|yet)\b)?(?:\s+{_RUN}\b)?"
+    r"(?:\s+(?:it|this|that|these|them|so|the\s+(?:command|script|above)))?(?:\s+(?:yet|now|here|today))?"
+    r"(?=\s*[.!;,)]|\s*$|\s+(?:on|in(?!\s+parallel)|at|from|until|unless|before|while|during)\b)"
+    r"|(?:this|it|that|these|they|the\s+(?:command|script)s?)\s+(?:command\s+|script\s+|one\s+)?"
+    r"(?P<claim>(?:is|are|was|were|must|may|should|can|shall|has\s+been)\b.*)))"
+)
+"""How a sentence begins that may be about the command of the one before."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
     r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
     r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
-    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?))"
+    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)"
+    r"|[\s,;(\u2013\u2014-]*(?:optional\b|skip\s+(?:it\s+)?(?:if|unless|when|where)\b"
+    r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
+_PROMPT = re.compile(
+    r"(?:\([\w.-]+\)\s*)?(?:[$%\u276f\u279c]|\[?[\w.-]+@[\w.-]+[^$#%>`]*[$#%>]|"
+    r"(?:PS )?[A-Z]:\\[^>`]*>|[~/\w][~/\w.-]*[$])\s+(?=\S)"
+)
+"""What a shell shows before a command."""
+_CHANGE_FOLDER = re.compile(r"^\s*cd\s+\S+\s*(?:&&|;)\s*")
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
@@ -236,7 +261,7 @@ class Shell:
 
     def is_sensible(self, text: str) -> bool:
         """Whether a code span is a command with an argument, and not a name in a sentence."""
-        words = split_assignments(_drop_env(_split(text)))[1]
+        words = split_assignments(_drop_env(_split(_CHANGE_FOLDER.sub("", text))))[1]
         if len(words) < 2:
             return False
         if words[0] in {"export", "mkdir", *_BY_PEOPLE}:
@@ -248,21 +273,49 @@ class Shell:
             "/" in words[0] and words[0].endswith((".sh", ".py"))
         )
 
-    def read_spans(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
-        """The commands in the code spans of a sentence that asks to run them."""
+    def read_spans(
+        self, text: str, line: int, leave: Leave, lead: str = "", sequel: str = ""
+    ) -> list[Command]:
+        """The commands in the code spans of a sentence that asks to run them.
+
+        Args:
+            text: the line.
+            line: its number.
+            leave: notes what was not taken.
+            lead: what stands above, and the line goes on with.
+            sequel: what stands below.
+        """
         found: list[Command] = []
         for match in re.finditer(r"(`+)(?P<span>[^`]+)\1", text):
             span = match["span"].strip()
-            if not self.is_sensible(span):
-                continue
             before = re.split(r"[.;]\s", text[: match.start()])[-1]
+            if not self.is_sensible(span):
+                self._tell_of_span(span, before, leave)
+                continue
             after = text[match.end() :]
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
-            if is_deferred or _FAILED.match(after) or not is_asked_for(before, after):
+            whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
+            asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
+            if is_deferred or _FAILED.match(after) or not asked:
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
-            found += self.read_script(span, line, leave, context or text)
+            found += self.read_script(span, line, leave, text)
         return found
+
+    def _tell_of_span(self, span: str, before: str, leave: Leave) -> None:
+        """Say of a code span that looks like a command why it is none."""
+        program, *arguments = split_assignments(_drop_env(_split(span)))[1] or [""]
+        is_name = bool(re.fullmatch(r"[a-z./][\w./+-]*", program)) and "(" not in span
+        is_like_one = is_name and (
+            any(re.match(r"--?[A-Za-z]", word) for word in arguments)
+            or (bool(arguments) and bool(_ORDERED.search(before)))
+        )
+        if program in _BY_PEOPLE and arguments:
+            leave(f"`{_shorten(span)}`: is left to people; nothing runs it")
+        elif is_like_one and not (_USUAL.fullmatch(program) or self.is_there(program)):
+            leave(f"`{_shorten(span)}`: there is no program `{program}` here; nothing runs it")
+        elif is_like_one:
+            leave(f"`{_shorten(span)}`: nothing says that it is to be run; nothing runs it")
 
     def read_plain(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
         """The commands of a text that is nothing but commands, code spans with notes between them,
@@ -293,7 +346,7 @@ class Shell:
             if _FORBIDDING & {word.strip("().,!").casefold() for word in _split(part)}:
                 leave(f"`{_shorten(part)}`: does not ask to run it; nothing runs it")
                 continue
-            if is_plain_command(part):
+            if is_plain_command(part) or _calls_target(part):
                 commands += self.read_script(part.strip("`"), line, leave, context)
                 continue
             selectors = [*map(_make_pytest, re.split(r"\s*,\s+|\s+and\s+", _drop_notes(part)))]
@@ -313,7 +366,21 @@ def is_asked_for(before: str, after: str = "") -> bool:
         after: what stands behind it.
     """
     is_doubtful = _NEGATED.search(before) or _CONDITION.search(before)
-    return not (is_doubtful or _ADVISED_AGAINST.match(after))
+    return not (is_doubtful or _ADVISED_AGAINST.match(after) or _is_forbidden_below(after))
+
+
+def _is_forbidden_below(after: str) -> bool:
+    """Whether the sentence that follows a command's own forbids that command."""
+    own, *others = re.split(r"[.;!]\s+(?=\S)", after, maxsplit=1)
+    match = _FORBIDDEN_BELOW.match(others[0]) if others and "`" not in own else None
+    if match is None:
+        return False
+    return match["claim"] is None or bool(_ADVISED_AGAINST.match(match[0]))
+
+
+def drop_prompt(line: str) -> str:
+    """A line without what a shell shows before a command."""
+    return _PROMPT.sub("", line, count=1) if _PROMPT.match(line) else line
 
 
 def is_none(text: str) -> bool:
@@ -335,10 +402,15 @@ def _make_pytest(text: str) -> str:
     return command if is_plain_command(command) else ""
 
 
-def is_plain_command(text: str) -> bool:
-    """Whether a text is a command, and cannot be a sentence."""
+def is_plain_command(text: str, *, is_marked: bool = False) -> bool:
+    """Whether a text is a command, and cannot be a sentence.
+
+    Args:
+        text: that may be one.
+        is_marked: whether what stands before it says that it is one, as a prompt does.
+    """
     text = _trim(text).strip()
-    is_span = len(text) > 2 and text[0] == text[-1] == "`"
+    is_span = is_marked or bool(_TEE.search(text)) or (len(text) > 2 and text[0] == text[-1] == "`")
     text = text.strip("`").strip()
     if "`" in text or "$(" in text:
         return False
@@ -369,6 +441,19 @@ def _calls_program(words: list[str], *, is_span: bool) -> bool:
     return not arguments or (
         bool(_ARGUMENT.fullmatch(arguments[0]) or program == "uv" or program == "poetry")
         and not any(word in _SENTENCE for word in arguments)
+    )
+
+
+def _calls_target(text: str) -> bool:
+    """Whether a text that stands for a command is the bare name of a target: `make check`."""
+    program, *words = split_assignments(_split(text))[1] or [""]
+    bare = [word for word in words if not _ARGUMENT.fullmatch(word)]
+    is_target = len(bare) == 1 and bool(re.fullmatch(r"[a-z][\w:-]*", bare[0]))
+    return (
+        program in _WITH_TARGETS
+        and is_target
+        and bare[0] not in {"sure", "certain", *_SENTENCE}
+        and shutil.which(program) is not None
     )
 
 
@@ -422,10 +507,12 @@ def _split_at_semicolons(line: str) -> list[str]:
 def _join_lines(text: str) -> Iterator[str]:
     """The lines that a shell would read, and comments: continued ones are one, without prompts."""
     text = re.sub(r"[ \t]*\\\r?\n[ \t]*", " ", text)
-    for line in text.splitlines():
-        line = re.sub(r"^(?:\$|%|>>>)\s+", "", line.strip())
-        if line:
-            yield re.sub(r"\s+#\s.*$", "", line)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Where some lines have a prompt, the others are what these printed.
+    shown = [line for line in lines if _PROMPT.match(line) or line.startswith("#")]
+    has_prompts = any(map(_PROMPT.match, lines))
+    for line in shown if has_prompts else lines:
+        yield re.sub(r"\s+#\s.*$", "", drop_prompt(line))
 
 
 def _split_list(line: str) -> list[str]:

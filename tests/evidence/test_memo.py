@@ -270,6 +270,8 @@ def test_what_is_plainly_a_command_is_one(text):
         ("C4.D1,C4.D2", ["C4.D1", "C4.D2"]),
         ("L3-1..L3-3", ["L3-1", "L3-2", "L3-3"]),
         ("A1-A3", ["A1", "A2", "A3"]),
+        ("C2.a-C2.c", ["C2.a", "C2.b", "C2.c"]),
+        ("C2.a-c", ["C2.a", "C2.b", "C2.c"]),
         ("L3-4", []),  # a row, or L3 and L4
     ],
 )
@@ -400,12 +402,58 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "Superseded: `python old.py --all`",
         "Next turn: python next.py --all",
         "the bug shows with `python crash.py --x`, fix it",
+        "Rebuild with `python rebuild.py --all`. Never run it on the shared node.",
+        "Rebuild with `python rebuild.py --all`. This must not be run today.",
+        "`python rebuild.py --all`\n  Do not do this on the node.",
+        "These must never be run:\n  - `python wipe.py --all`\n  - python wipe.py --x",
+        "Never:\n\n  ```\n  python wipe.py --all\n  ```",
+        "if a GPU is at hand, measure with\n  `python measure.py --all`",
+        "optional: `python measure.py --all`",
+        "`python measure.py --all`; skip if there is no GPU",
+        "~~`python wipe.py --all`~~",
+        "<!-- see\n`python wipe.py --all`\n-->",
     ],
 )
 def test_no_advice_is_run(tmp_path, line):
     memo = f"Do Now:\n- A1: it\n- {line}\n- B2: see\nHow-To Map:\n- {line}\n\n{line}\n"
     items, evidence, _ = list_items(tmp_path, memo)
     assert (items, [*evidence.by_hand]) == ([], ["A1", "B2"])
+
+
+def test_what_a_section_of_old_commands_holds_is_left(tmp_path):
+    text = "Do Now:\n- A1: it\n\n## Old commands\n```\npython wipe.py --all\n```\n"
+    items, _, told = list_items(tmp_path, text)
+    assert items == []
+    assert "Old commands: what stands beside it does not ask to run it" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("use `frobnicate --all` on it", "there is no program `frobnicate` here"),
+        ("`rm -rf runs` first", "is left to people"),
+        ("its size is `uname -a`", "nothing says that it is to be run"),
+    ],
+)
+def test_a_span_like_a_command_is_told_of_when_it_is_left(tmp_path, line, reason):
+    items, _, told = list_items(tmp_path, f"Do Now:\n1. A.1 - {line}\n")
+    assert items == []
+    assert f"{reason}; nothing runs it" in told
+
+
+@pytest.mark.parametrize(
+    ("tests", "command"), [("make check", "make check"), ("doit infer", "doit infer"),
+                           ("make sure", None), ("make three maps", None)]
+)  # fmt: skip
+def test_a_target_after_tests_is_a_command_where_its_program_is_there(
+    tmp_path, monkeypatch, tests, command
+):
+    for name in ("make", "doit"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (entry,) = read_memo(ENTRY % ("R.1 reader", f"run it; tests: {tests}")).entries
+    assert [one.text for one in entry.commands] == ([command] if command else [])
 
 
 FIRST = """\
@@ -619,6 +667,29 @@ HABITS = {
             ("", "bash other.sh 2", "bash"),
         ],
     ),
+    "rows under a title of its own, in a table": (
+        "## Work of tonight\n| Row | What | Command |\n|---|---|---|\n"
+        "| B.1 | one | `pytest tests/b.py -q` |\n| B.2 | two | `bash b.sh 2` |\n",
+        [("B.1", "python -m pytest tests/b.py -q", "b"), ("B.2", "bash b.sh 2", "bash")],
+    ),
+    "prompts of other shells": (
+        "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
+        "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
+        [("P.1", "doit infer", "infer"), ("P.2", "bash p.sh 2", "bash")],
+    ),
+    "selectors by their label": (
+        "Mapped tests:\n- Unit: `pytest tests/u.py -q`\n- Smoke: `pytest tests/s.py -q`\n"
+        "Do Now:\n1. S.1 - run the smoke test\n2. S.2 - run the unit selector\n",
+        [
+            ("S.1", "python -m pytest tests/s.py -q", "s"),
+            ("S.2", "python -m pytest tests/u.py -q", "u"),
+        ],
+    ),
+    "a sentence after a command that is about something else": (
+        "Do Now:\n1. T.1 - run `bash t.sh 1`. Do not touch src/old.\n"
+        "2. T.2 - run `bash t.sh 2`. It takes long; never stop it.\n",
+        [("T.1", "bash t.sh 1", "bash"), ("T.2", "bash t.sh 2", "bash_2")],
+    ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
         "**Do Now**\n* C1/C2: tests: n/a\n",
@@ -631,8 +702,15 @@ HABITS = {
 def test_other_habits_are_understood(tmp_path, text, expected):
     items, evidence, _ = list_items(tmp_path, text)
     assert items == expected
-    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"]}
+    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"], "S.1": ["S.1", "S.2"]}
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
+
+
+def test_a_plan_that_only_prose_names_is_taken_where_no_other_is(tmp_path):
+    text = "Focus: S-6\nThe plan is work/plan.md, as always.\nDo Now:\n1. A.1 - look\n"
+    _, evidence, told = list_items(tmp_path, text)
+    assert evidence.plan == "work/plan.md"
+    assert "plan work/plan.md, as the memo names no other" in told
 
 
 def test_phase_status_and_folders_are_as_the_memo_says(tmp_path):
