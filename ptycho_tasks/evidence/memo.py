@@ -31,6 +31,7 @@ from ptycho_tasks.evidence.memo_sections import (
     Line,
     Section,
     group_entries,
+    names_row,
     read_sections,
     read_typed,
 )
@@ -511,13 +512,18 @@ class _Reader:
 
     def _read_table_row(self, line: Line) -> None:
         cells = [cell.strip() for cell in line.text.strip("|").split("|")]
-        if all(set(cell) <= set("-: ") for cell in cells) or not find_ids(cells[0]):
+        named = next((cell for cell in cells if find_ids(cell) and not is_plain_command(cell)), "")
+        if not named:
             self.memo.leave(line.number, "Do Now: the head of a table")
             return
-        text = " - ".join(filter(None, cells[1:]))
+        plan = next(filter(is_plan_name, list_markdown(" ".join(cells))), "")
+        if plan:
+            self._take_plan(line.number, plan)
+        cells = cells[cells.index(named) + 1 :]
+        text = " - ".join(filter(None, cells))
         commands = [
             command
-            for cell in cells[1:]
+            for cell in cells
             if "`" in cell or is_plain_command(cell)
             for command in self._read_line(replace(line, text=cell))
         ]
@@ -526,7 +532,9 @@ class _Reader:
         )
         if len(commands) == 1 and log:
             commands = [replace(commands[0], log=commands[0].log or log)]
-        self.memo.entries.append(Entry(line.number, [], text, commands, [cells[0]], has_tests=True))
+        self.memo.entries.append(
+            Entry(line.number, [], text, commands, [named], plan=plan, has_tests=True)
+        )
 
     # --- plan, ledger, ids -----------------------------------------------------------------
 
@@ -677,15 +685,8 @@ def _find_entry_sections(sections: list[Section]) -> list[Section]:
         section
         for section in sections
         if not section.kind and section.title and _may_ask(section.title)
-        if any(map(_begins_with_ids, section.lines))
+        if any(names_row(line.text) for line in section.lines)
     ]
-
-
-def _begins_with_ids(line: Line) -> bool:
-    """Whether a line is a row of a table, or an item of a list, whose first word is an id."""
-    first = line.text.strip("| ").split("|")[0] if line.text.startswith("|") else line.text
-    word = next(iter(first.split()), "").strip("[]:,")
-    return (line.is_item or line.text.startswith("|")) and bool(find_ids(word))
 
 
 _ABOUT_OTHER_WORK = re.compile(

@@ -57,7 +57,7 @@ _ORDER = re.compile(
 """How a line begins that leads to commands, and is no title, though it ends as one."""
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
-    r"(?P<bullet>(?:[0-9]{1,3}[.)]|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
+    r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
     r"(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
 )
 _LONGEST_TEXT = 4000
@@ -198,7 +198,7 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
     other = _OTHER_TITLE.fullmatch(raw)
     if other is None or (
         other["heading"] is None
-        and (current.kind == "how-to" or (current.kind == "do now" and _ORDER.match(raw)))
+        and (current.kind == "how-to" or (current.kind == "do now" and _is_of_entry(raw)))
     ):
         return None
     level = len(raw) - len(raw.lstrip("#"))
@@ -211,6 +211,11 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
     if other["rest"]:
         _add(section.lines, number, 0, other["rest"])
     return section
+
+
+def _is_of_entry(text: str) -> bool:
+    """Whether a line that ends a clause with a colon is an entry, or leads to its commands."""
+    return bool(_ORDER.match(text) or _ITEM.fullmatch(text)) or names_row(text)
 
 
 def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
@@ -267,7 +272,8 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
     for line in lines:
         base = group[0].indent if group else 0
         kind = "" if line.is_fence else read_typed(line.text)[0]
-        is_new = not line.is_fence and line.indent <= base and (line.is_item or not group)
+        is_head = line.is_item or not group or names_row(line.text)
+        is_new = not line.is_fence and line.indent <= base and is_head
         is_typed = bool(group) and bool(kind) and not (kind == "ids" and kinds)
         other = _OTHER_KEY.match(line.text) if kinds and not kind and line.is_item else None
         follows_typed = other is not None and not find_ids(line.text[other.end() :].split(" ")[0])
@@ -279,6 +285,13 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
             kinds.add(kind)
     if group:
         yield group
+
+
+def names_row(text: str) -> bool:
+    """Whether a text begins with the name of a row, as `C4.D1: ...` or `| C4.D1 | ...`."""
+    word, _, rest = text.strip("| *`").partition(" ")
+    is_apart = word.endswith((":", "**")) or bool(re.match(r"[|@:(\u2013\u2014-]", rest.strip()))
+    return is_apart and bool(find_ids(word.strip("[]:*`")))
 
 
 _OTHER_KEY = re.compile(r"(?:\*\*|__)?[A-Z][A-Za-z-]+(?: [A-Za-z-]+){0,2}(?:\*\*|__)?:\s")

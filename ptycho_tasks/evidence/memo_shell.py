@@ -23,7 +23,9 @@ _USUAL = re.compile(
     r"ruff|mypy|coverage|torchrun|mpirun|srun|timeout|julia|Rscript|matlab)"
 )
 """Programs that memos have run."""
-_WITH_TARGETS = {"make", "doit", "nox", "tox", "ruff", "ptycho-tasks", "just", "ctest", "coverage"}
+_WITH_TARGETS = {"make": 1, "just": 1, "doit": 2, "nox": 2, "tox": 2, "ruff": 3, "mypy": 3,
+                 "ptycho-tasks": 3, "coverage": 3}  # fmt: skip
+"""Programs whose arguments are bare words, to the most that no sentence has."""
 _BY_PEOPLE = {
     "git", "rm", "cp", "mv", "cat", "less", "more", "ls", "touch", "pip", "conda", "mamba", "sudo",
     "apt", "apt-get", "ssh", "scp", "rsync", "vim", "nano", "code", "open", "head", "tail", "kill",
@@ -51,8 +53,8 @@ _ASSIGNED = re.compile(
 )
 _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
-    r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
-    r"cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
+    r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
+    r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
     r"example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$)"
 )
@@ -60,7 +62,8 @@ _CONDITION = re.compile(
     r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
     r"(?:(?:if|unless|in\s+case|otherwise|on\s+(?:an?\s+)?(?:failure|error)|afterwards|"
     r"after\s+(?:that|review)|once|optionally|time\s+permitting|nice\s+to\s+have|maybe|perhaps)\b"
-    r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b)"
+    r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b"
+    r"|(?<!run )(?<!use )\bonly\s*:\s*$)"
 )
 """What makes a command one that is asked for only perhaps."""
 _ADVISED_AGAINST = re.compile(
@@ -448,11 +451,10 @@ def _calls_target(text: str) -> bool:
     """Whether a text that stands for a command is the bare name of a target: `make check`."""
     program, *words = split_assignments(_split(text))[1] or [""]
     bare = [word for word in words if not _ARGUMENT.fullmatch(word)]
-    is_target = len(bare) == 1 and bool(re.fullmatch(r"[a-z][\w:-]*", bare[0]))
     return (
-        program in _WITH_TARGETS
-        and is_target
-        and bare[0] not in {"sure", "certain", *_SENTENCE}
+        0 < len(bare) <= _WITH_TARGETS.get(program, 0)
+        and all(re.fullmatch(r"[a-z][\w:-]*", word) for word in bare)
+        and not {"sure", "certain", *_SENTENCE} & {*bare}
         and shutil.which(program) is not None
     )
 

@@ -443,7 +443,8 @@ def test_a_span_like_a_command_is_told_of_when_it_is_left(tmp_path, line, reason
 
 @pytest.mark.parametrize(
     ("tests", "command"), [("make check", "make check"), ("doit infer", "doit infer"),
-                           ("make sure", None), ("make three maps", None)]
+                           ("make sure", None), ("make three maps", None),
+                           ("ruff check src", None)]
 )  # fmt: skip
 def test_a_target_after_tests_is_a_command_where_its_program_is_there(
     tmp_path, monkeypatch, tests, command
@@ -672,6 +673,20 @@ HABITS = {
         "| B.1 | one | `pytest tests/b.py -q` |\n| B.2 | two | `bash b.sh 2` |\n",
         [("B.1", "python -m pytest tests/b.py -q", "b"), ("B.2", "bash b.sh 2", "bash")],
     ),
+    "ids in another column, and a plan": (
+        "Do Now:\n| Step | ID | Plan | Command |\n|---|---|---|---|\n"
+        "| 1 | K.1 | work/plan.md | `pytest tests/k.py -q` |\n",
+        [("K.1", "python -m pytest tests/k.py -q", "k")],
+    ),
+    "steps, and rows without a bullet": (
+        "Do Now:\nStep 1 (R.1): `bash r.sh 1`.\nStep 2 (R.2): `bash r.sh 2`\n"
+        "R.3: `bash r.sh 3`\nR.4: on a node with a GPU only: `bash r.sh 4`\n",
+        [
+            ("R.1", "bash r.sh 1", "bash"),
+            ("R.2", "bash r.sh 2", "bash_2"),
+            ("R.3", "bash r.sh 3", "bash_3"),
+        ],
+    ),
     "prompts of other shells": (
         "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
         "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
@@ -702,7 +717,7 @@ HABITS = {
 def test_other_habits_are_understood(tmp_path, text, expected):
     items, evidence, _ = list_items(tmp_path, text)
     assert items == expected
-    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"], "S.1": ["S.1", "S.2"]}
+    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"], "S.1": ["S.1", "S.2"], "R.1": ["R.4"]}
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
 
 
