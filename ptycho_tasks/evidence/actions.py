@@ -33,7 +33,8 @@ def find_files(evidence: Evidence) -> ProjectFiles:
 
 def prove_item(name: str) -> TaskFailed | TaskError | None:
     """Run an item. A red one is no failure of its task, so that it keeps no other from running."""
-    # Where all items still hold, a run does not wait for this.
+    # Where all items still hold, a run does not wait for these.
+    from ptycho_tasks.evidence.preflight import find_missing_file
     from ptycho_tasks.evidence.runner import note_item, run_item
 
     evidence = load_current_evidence()
@@ -42,7 +43,9 @@ def prove_item(name: str) -> TaskFailed | TaskError | None:
     with prefix_lines(name):
         try:
             inputs = digest_inputs(evidence, item, find_files(evidence))
-            if item.stage:
+            if problem := find_missing_file(evidence, item):
+                note_item(evidence, item, inputs, "", problem)
+            elif item.stage:
                 note_item(evidence, item, inputs, _read_stage_output(item.stage))
             else:
                 run_item(evidence, item, inputs)
