@@ -13,6 +13,8 @@ from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.backup import restore_backup
+from ptycho_tasks.evidence.documents import read_plan
+from ptycho_tasks.evidence.evaluation import RowUpdate, shorten_ids
 from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk, find_rows
 from ptycho_tasks.evidence.item import RED, Evidence, Item
 from ptycho_tasks.evidence.loading import load_current_evidence
@@ -81,6 +83,7 @@ def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | T
     if publication is not None:
         folder = publication.folder.relative_to(evidence.root)
         echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
+        _mention_missing_cells(evidence, publication.updates)
     if lost and are_complete:
         text = f"the result of {', '.join(lost)} is gone or damaged; run again"
         return report_failure(PtychoTasksError(text))
@@ -89,6 +92,18 @@ def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | T
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
         return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None
+
+
+def _mention_missing_cells(evidence: Evidence, updates: Sequence[RowUpdate]) -> None:
+    """Say in one line which rows got no pointer to their log, as they have no cell for one."""
+    plan = read_plan(evidence)
+    rows = [update.id for update in updates if plan.row(update.id).note is None]
+    if rows:
+        echo(
+            f"note: {evidence.plan}: no cell for a pointer to the log in row "
+            f"{shorten_ids(rows)}; add one behind the state",
+            err=True,
+        )
 
 
 def _show_outcomes(

@@ -402,11 +402,11 @@ class _LogNames:
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)
         name = re.sub("[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:90] or "command.log"
-        if command.is_red and not PurePath(name).stem.endswith("_red"):
-            name = f"{PurePath(name).stem}_red.log"
-        stem, number = PurePath(name).stem, 2
+        stem, number = re.sub("_red$", "", PurePath(name).stem), 2
+        ending = "_red.log" if command.is_red else ".log"
+        name = f"{stem}{ending}" if command.is_red else name
         while name_of(name) in self._used:
-            name, number = f"{stem}_{number}.log", number + 1
+            name, number = f"{stem}_{number}{ending}", number + 1
         self._used.add(name_of(name))
         return name
 

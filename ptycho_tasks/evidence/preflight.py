@@ -163,10 +163,8 @@ def _check_named_files(evidence: Evidence, item: Item) -> None:
             )
     problem = find_missing_file(evidence, item)
     if problem:
-        echo(
-            f"warning: {evidence.file}: {item.name}: {one_line(problem)}; {item.label} is blocked until then",
-            err=True,
-        )
+        text = f"{item.name}: {one_line(problem)}; {item.label} is blocked until then"
+        echo(f"warning: {evidence.file}: {text}", err=True)
 
 
 def find_missing_file(evidence: Evidence, item: Item) -> str:

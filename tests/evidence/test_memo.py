@@ -556,6 +556,14 @@ def test_the_red_and_the_green_run_of_one_test_are_two_items(tmp_path, how_to):
     ]  # fmt: skip
 
 
+def test_the_red_logs_of_two_tests_are_numbered_before_their_outcome(tmp_path):
+    text = "Do Now:\n" + "".join(
+        f"{n}. A.{n} - RED: `pytest tests/f.py::test_{n} -q | tee out/f_red.log`\n" for n in (1, 2)
+    )
+    items, _, _ = list_items(tmp_path, text)
+    assert [name for _, _, name in items] == ["f_red", "f_2_red"]
+
+
 def test_an_import_has_git_ignore_what_a_run_leaves(tmp_path):
     (tmp_path / ".gitignore").write_text("mine\n")
     told = list_items(tmp_path, FIRST)[2]
