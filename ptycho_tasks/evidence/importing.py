@@ -23,6 +23,7 @@ from ptycho_tasks.evidence.memo import BY_PERSON, Entry, Finding, Memo, read_mem
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
+from ptycho_tasks.evidence.preflight import check_writable
 from ptycho_tasks.evidence.shell import find_pytest, split_assignments, split_words
 from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
@@ -117,6 +118,8 @@ def import_memo(
     if is_dry_run:
         _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
         return memo.findings
+    for file in files:
+        check_writable(file)
     write_files(files)
     for file in files:
         memo.take(0, file.name)

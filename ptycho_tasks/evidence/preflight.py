@@ -57,7 +57,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
     reports = (evidence.reports_dir / "new", evidence.manifest_file("new"))
     for place in (evidence.plan_file, ledger, *reports):
-        _check_writable(place)
+        check_writable(place)
     lock = lock_file(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
         raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
@@ -90,7 +90,12 @@ def mention_odd_rows(plan: Plan) -> None:
         echo(f"warning: {one_line(plan.describe_odd_state(first))}{more}", err=True)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Refuse a file that must not be written, though it could be replaced.
+
+    Raises:
+        FileWriteError: it, or its folder, cannot be written.
+    """
     folder = path.parent
     while not folder.exists():
         folder = folder.parent

@@ -125,6 +125,34 @@ def test_a_place_that_cannot_be_written_starts_nothing(project, name):
     (project.root / name).chmod(0o755)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("plan.md", ("plan", "adopt", "--by", "me")),
+        ("plan.md", ("plan", "check", "--reopen")),
+        ("evidence.yaml", ("plan", "import", "memo.txt")),
+    ],
+)
+def test_a_file_that_must_not_be_written_is_not_replaced_either(project, ours, name, command):
+    project.write("memo.txt", "Do Now:\n1. C4.D3 @ plan.md - look\n")
+    if "import" in command:
+        (project.root / "evidence.yaml").unlink()
+        assert ours(project.root, *command).returncode == 0
+        project.edit("memo.txt", "look", "see")
+    if "--reopen" in command:
+        assert project.doit("evidence").returncode == 0
+        project.write("data.txt", "other\n")
+    if "adopt" in command:
+        project.edit("plan.md", "last line", "- [x] C5.A: long ago")
+    (project.root / name).chmod(0o444)
+    before = project.list_files()
+    with without_overriding_permissions():
+        done = ours(project.root, *command)
+    project.assert_one_line(done, 1, name, "Permission denied; allow writing there")
+    assert project.list_files() == before
+
+
 @pytest.mark.parametrize("name", ["reports", "reports/manifests"])
 def test_a_file_in_place_of_a_folder_starts_nothing(project, name):
     (project.root / name).parent.mkdir(exist_ok=True)
