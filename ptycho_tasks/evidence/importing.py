@@ -322,8 +322,9 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
 
 def _is_for(command: Command, entry: Entry, memo: Memo) -> bool:
     """Whether what stands before a command names a row of an entry."""
-    label = command.context.split(command.text[:20])[0]
-    named = {*find_ids(label, memo.initiative)}
+    label, _, behind = command.context.partition(command.text[:20])
+    aim = re.search(r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?P<ids>[^`]*)$", behind)
+    named = {*find_ids(label, memo.initiative), *find_ids(aim["ids"] if aim else "")}
     return bool(named & {*entry.ids}) or any(_has_word(label, id) for id in entry.ids)
 
 

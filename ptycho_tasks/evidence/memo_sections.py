@@ -100,6 +100,8 @@ class Section:
 
 def read_sections(text: str) -> list[Section]:
     """The sections of a memo, in its order."""
+    text = _unquote(text)
+    is_bulleted = bool(re.search(r"^[-*+] (?:\*\*)?do now\b", text, re.IGNORECASE | re.MULTILINE))
     sections = [Section("", "")]
     fence: Line | None = None
     end = ""
@@ -119,6 +121,8 @@ def read_sections(text: str) -> list[Section]:
             sections[-1].lines.append(fence)
             continue
         section = None if indent else _read_title(raw.rstrip(), number, sections[-1])
+        if section is None and is_bulleted and not indent:
+            section = _read_title(raw.rstrip().lstrip("-*+ "), number, sections[-1])
         if section is not None:
             if section is not sections[-1]:
                 sections.append(section)
@@ -133,6 +137,13 @@ def read_sections(text: str) -> list[Section]:
 
 
 _OPEN_END = re.compile(r".*[^.:;!?)\s]")
+
+
+def _unquote(text: str) -> str:
+    """A text without the marks of a quotation, where all of it is one."""
+    lines = text.splitlines()
+    is_quotation = all(line.startswith(">") for line in lines if line.strip())
+    return "\n".join(re.sub("^> ?", "", line) for line in lines) if is_quotation else text
 
 
 def _note_neighbours(lines: list[Line]) -> None:

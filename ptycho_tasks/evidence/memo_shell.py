@@ -75,6 +75,8 @@ _ADVISED_AGAINST = re.compile(
 """What stands behind a command that is not to run."""
 _FORBIDDING = {"never", "forbidden", "obsolete", "deprecated", "superseded"}
 """Words of a person that no command has, save as a value of an option, which is not worth it."""
+_DOUBTFUL_NOTE = re.compile(r"(?i:\b(?:only|optional\w*|when|where|after|later|todo|tbd)\b|\?)")
+"""What stands in a note behind a command that is asked for only perhaps."""
 _RUN = (
     r"(?:(?:re-?)?run(?:ning)?|us(?:e|ing)|execut(?:e|ing)|call(?:ing)?|launch|start|invoke|do|try)"
 )
@@ -230,8 +232,8 @@ class Shell:
         if not words:
             leave(f"`{_shorten(text)}`: a quote is opened and not closed")
             return None
-        if words[0] == "env":
-            text, words = text.removeprefix("env").strip(), words[1:]
+        if _drop_env(words) is not words:
+            text, words = text.removeprefix(words[0]).strip(), words[1:]
         if words[0] == "export":
             self.exported.update(
                 {
@@ -460,7 +462,7 @@ def _calls_target(text: str) -> bool:
 
 
 def _drop_env(words: list[str]) -> list[str]:
-    return words[1:] if words[:1] == ["env"] else words
+    return words[1:] if words[:1] in (["env"], ["/usr/bin/env"]) else words
 
 
 def _drop_notes(text: str) -> str:
@@ -470,7 +472,11 @@ def _drop_notes(text: str) -> str:
 
 def _trim(text: str) -> str:
     """A part of a line without bullets, notes, and the full stop of its sentence."""
-    text = re.sub(r"\s+(?:#\s.*|\((?:log|expect\w*)\b[^()]*\)[.;]?)$", "", text.strip())
+    text = re.sub(r"\s+#\s.*$", "", text.strip())
+    # Nothing that a shell reads ends so, unless an operator stands before it.
+    note = re.search(r"[^\s;|&(]\s+\((?P<note>[^()]*)\)[.;]?$", text)
+    if note and not (_DOUBTFUL_NOTE.search(note["note"]) or not is_asked_for(note["note"])):
+        text = text[: note.start() + 1]
     if text.endswith(".") and not text.endswith((" .", "..")):
         text = text[:-1]
     return text.strip()

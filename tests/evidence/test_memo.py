@@ -695,6 +695,21 @@ HABITS = {
             ("R.3", "bash r.sh 3", "bash_3"),
         ],
     ),
+    "a quotation": (
+        "> Focus: Q-1\n>\n> Do Now:\n> 1. Q.1 - `pytest tests/q.py -q`\n",
+        [("Q.1", "python -m pytest tests/q.py -q", "q")],
+    ),
+    "titles as bullets": (
+        "* Focus: [W-1] work\n* Do Now\n  1. W.1 - `bash w.sh 1`\n  2. W.2 - `bash w.sh 2`\n"
+        "* If Blocked: docs/fix_plan.md\n",
+        [("W.1", "bash w.sh 1", "bash"), ("W.2", "bash w.sh 2", "bash_2")],
+    ),
+    "notes behind commands, and what they are for": (
+        "Mapped tests:\n1. `pytest tests/x.py -q` \u2192 X.2\nDo Now:\n"
+        "1. X.1 - tests: python -m x --n 1 (takes 3 minutes)\n2. X.2 - the other\n"
+        "3. X.3 - tests: bash x.sh 1 (only on the node)\n",
+        [("X.1", "python -m x --n 1", "python"), ("X.2", "python -m pytest tests/x.py -q", "x")],
+    ),
     "prompts of other shells": (
         "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
         "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
@@ -725,7 +740,13 @@ HABITS = {
 def test_other_habits_are_understood(tmp_path, text, expected):
     items, evidence, _ = list_items(tmp_path, text)
     assert items == expected
-    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"], "S.1": ["S.1", "S.2"], "R.1": ["R.4"]}
+    by_hand = {
+        "V.1": ["V.2"],
+        "": ["C1", "C2"],
+        "S.1": ["S.1", "S.2"],
+        "R.1": ["R.4"],
+        "X.1": ["X.3"],
+    }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
 
 
