@@ -30,7 +30,7 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output)\b)[\s:]*(?:(?:to|in|as|into)\s+)?"
+    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output)\b)[\s:(]*(?:(?:to|in|as|into)\s+)?"
     r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(
@@ -427,15 +427,21 @@ class _LogNames:
 
     def _find_likest(self, command: Command) -> str:
         """The name, of those that are free, that is made of most of a command's words."""
-        words = {*re.findall("[a-z0-9]+", command.text.casefold())} - _USUAL_WORDS
+        words = _list_words(command.text)
+        # What stands beside it says which of those with a word of its own it is.
+        all_words = words | _list_words(command.context)
         scores = {
-            name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
+            name: len(own & all_words) if (own := _list_words(name)) & words else 0
             for name in self._candidates
             if name_of(name) not in self._used
             and (PurePath(name).stem.endswith("_red") == command.is_red)
         }
         best = max(scores, key=lambda name: scores[name], default="")
         return best if best and scores[best] else ""
+
+
+def _list_words(text: str) -> set[str]:
+    return {*re.findall("[a-z0-9]+", text.casefold())} - _USUAL_WORDS
 
 
 def _quote(value: object) -> str:

@@ -367,8 +367,10 @@ class _Reader:
         if not line.is_shell:
             self.memo.leave(line.number, "the fence holds no shell's commands")
             return []
-        if not is_asked_for(line.lead, f". {line.sequel}"):
-            self.memo.leave(line.number, f"`{' '.join(line.text.split())[:60]}`: {_NOT_ASKED}")
+        is_shown = _SHOWN_BELOW.search(line.lead)
+        if is_shown or not is_asked_for(line.lead, f". {line.sequel}"):
+            why = "what something printed; nothing runs it" if is_shown else _NOT_ASKED
+            self.memo.leave(line.number, f"`{' '.join(line.text.split())[:60]}`: {why}")
             return []
         return self.shell.read_script(line.text, line.number, self._leave_at(line), line.text)
 
@@ -692,9 +694,18 @@ def _find_entry_sections(sections: list[Section]) -> list[Section]:
 _ABOUT_OTHER_WORK = re.compile(
     r"(?i:\b(?:histor\w*|previous\w*|past|old|background|appendix|archived?|context|known|examples?|"
     r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
-    r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog)\b)"
+    r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
+    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*)\b)"
 )
 """What the title of a section says whose commands are not to be run now."""
+
+
+_SHOWN_BELOW = re.compile(
+    r"(?i:^\W*(?:(?:it|this|the|its|with|expected|sample|example|actual|current|present|typical)\s+)*"
+    r"(?:outputs?|errors?|messages?|traceback|results?|logs?|stdout|stderr)(?:\s+(?:is|was|now))?\W*$"
+    r"|\b(?:prints?|printed|gives?|gave|shows?|showed|says?|said|reads?|looks\s+like)\W*$)"
+)
+"""What leads to what a program printed."""
 
 
 def _may_ask(title: str) -> bool:

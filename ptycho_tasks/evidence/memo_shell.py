@@ -54,8 +54,8 @@ _ASSIGNED = re.compile(
 _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
     r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
-    r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
-    r"example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
+    r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
+    r"old\s+(?:way|tool|script|command)|example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$)"
 )
 _CONDITION = re.compile(
@@ -94,7 +94,8 @@ _FORBIDDEN_BELOW = re.compile(
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
-    r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
+    r"(?i:[\s)]*(?:\w+\s+)?(?:failed|fails|crashed|crashes|passed|succeeded|worked|took|gave|"
+    r"showed|was|is|no longer)\b"
     r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
     r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)"
     r"|[\s,;(\u2013\u2014-]*(?:optional\b|skip\s+(?:it\s+)?(?:if|unless|when|where)\b"

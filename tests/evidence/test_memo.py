@@ -409,6 +409,9 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "Never:\n\n  ```\n  python wipe.py --all\n  ```",
         "if a GPU is at hand, measure with\n  `python measure.py --all`",
         "optional: `python measure.py --all`",
+        "The old tool (`python measure.py --all`) is broken.",
+        "`python measure.py --all` passed in March",
+        "It prints:\n```\npython measure.py --all\n```",
         "`python measure.py --all`; skip if there is no GPU",
         "~~`python wipe.py --all`~~",
         "<!-- see\n`python wipe.py --all`\n-->",
@@ -418,6 +421,12 @@ def test_no_advice_is_run(tmp_path, line):
     memo = f"Do Now:\n- A1: it\n- {line}\n- B2: see\nHow-To Map:\n- {line}\n\n{line}\n"
     items, evidence, _ = list_items(tmp_path, memo)
     assert (items, [*evidence.by_hand]) == ([], ["A1", "B2"])
+
+
+def test_what_was_done_is_no_work(tmp_path):
+    text = "## Status of the rows\n- A1: `pytest tests/a.py -q`\n- A2: `pytest tests/b.py -q`\n"
+    with pytest.raises(ConfigError, match="names no row of a plan and no command"):
+        list_items(tmp_path, text)
 
 
 def test_what_a_section_of_old_commands_holds_is_left(tmp_path):
@@ -709,6 +718,16 @@ HABITS = {
         "1. X.1 - tests: python -m x --n 1 (takes 3 minutes)\n2. X.2 - the other\n"
         "3. X.3 - tests: bash x.sh 1 (only on the node)\n",
         [("X.1", "python -m x --n 1", "python"), ("X.2", "python -m pytest tests/x.py -q", "x")],
+    ),
+    "logs that are told apart by what stands beside the commands": (
+        "Artifacts: r/2031-02-03T040506Z/a/{ring_before.log,ring_mask.log}\nDo Now:\n"
+        "1. Y.1 - before: `python ring.py --no-mask`\n2. Y.2 - tests: pytest tests/ring_mask.py\n"
+        "3. Y.3 - `bash fit.sh 1`, keep the output (fit.log)\n",
+        [
+            ("Y.1", "python ring.py --no-mask", "ring_before"),
+            ("Y.2", "python -m pytest tests/ring_mask.py", "ring_mask"),
+            ("Y.3", "bash fit.sh 1", "fit"),
+        ],
     ),
     "prompts of other shells": (
         "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
