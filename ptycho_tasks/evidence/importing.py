@@ -30,7 +30,7 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output)\b)[\s:(]*(?:(?:to|in|as|into)\s+)?"
+    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output|(?:keep|store|save)\s+it)\b)[\s:(]*(?:(?:to|in|as|into)\s+)?"
     r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(

@@ -238,6 +238,7 @@ class _Reader:
             for line in section.lines
             if is_asked_for(line.text)
         )
+        self._choose_initiative()
         self._choose_ledger()
         self._choose_reports()
         self._settle_ids()
@@ -565,6 +566,14 @@ class _Reader:
         if not memo.plan and len(named) == 1:
             (memo.plan,) = named
             memo.take(0, f"plan {memo.plan}, as the memo names no other")
+
+    def _choose_initiative(self) -> None:
+        """Take the initiative from where the plan lies, if nothing else names it."""
+        memo = self.memo
+        for part in reversed(PurePath(memo.plan).parts[:-1]):
+            if not memo.initiative and re.fullmatch(r"[A-Z][A-Z0-9]*(?:[-_][A-Z0-9.]+)+", part):
+                memo.initiative = part
+                memo.take(0, f"initiative {part}, by the folder of the plan")
 
     def _choose_ledger(self) -> None:
         memo = self.memo

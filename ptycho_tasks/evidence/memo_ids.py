@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 )
 _ENDING = re.compile(r"[\w-]+\.(?:py|md|txt|log|npz|npy|h5|hdf5|json|ya?ml|toml|csv|sh|ipynb)\b")
 _BRACES = re.compile(r"(?P<stem>[\w.-]*)\{(?P<parts>[\w, ]+)\}")
-_COUNTED = re.compile(r"(?P<stem>.*?)(?P<at>[0-9]{1,3}|(?:(?<=[0-9.])|^)[a-z])")
+_COUNTED = re.compile(r"(?P<stem>.*?)(?P<at>[0-9]{1,3}|(?<=[0-9.])[a-zA-Z]|^[a-z])")
 _LONGEST_RANGE = 100
 
 

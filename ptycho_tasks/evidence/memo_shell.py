@@ -102,6 +102,7 @@ _FAILED = re.compile(
     r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
+_OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
 _PROMPT = re.compile(
     r"(?:\([\w.-]+\)\s*)?(?:[$%\u276f\u279c]|\[?[\w.-]+@[\w.-]+[^$#%>`]*[$#%>]|"
     r"(?:PS )?[A-Z]:\\[^>`]*>|[~/\w][~/\w.-]*[$])\s+(?=\S)"
@@ -299,10 +300,12 @@ class Shell:
                 self._tell_of_span(span, before, leave)
                 continue
             after = text[match.end() :]
+            is_named = _OUTCOME.search(before)  # as RED, which asks for it whatever is said of it
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
+            is_told = (is_deferred or _FAILED.match(after)) and not is_named
             whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
             asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
-            if is_deferred or _FAILED.match(after) or not asked:
+            if is_told or not asked:
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
             found += self.read_script(span, line, leave, text)
