@@ -704,7 +704,8 @@ _ABOUT_OTHER_WORK = re.compile(
     r"(?i:\b(?:histor\w*|previous\w*|past|old|background|appendix|archived?|context|known|examples?|"
     r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
     r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
-    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*)\b)"
+    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
+    r"caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
 )
 """What the title of a section says whose commands are not to be run now."""
 

@@ -55,8 +55,12 @@ _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
     r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
     r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
-    r"old\s+(?:way|tool|script|command)|example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
-    r"|n[\u2019']t\b|\bwithout\s*$)"
+    r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+turn|"
+    r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
+    r"emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
+    r"(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
+    r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
+    r"|\b(?:said|says|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*$)"
 )
 _CONDITION = re.compile(
     r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
@@ -95,7 +99,8 @@ _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|lik
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
     r"(?i:[\s)]*(?:\w+\s+)?(?:failed|fails|crashed|crashes|passed|succeeded|worked|took|gave|"
-    r"showed|was|is|no longer)\b"
+    r"showed|would|could|might|was|is|no longer)\b"
+    r"|[\s,(\u2013\u2014-]*only\s+(?:with|when|if|after|on|in|by|once|during|for|at)\b"
     r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
     r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)"
     r"|[\s,;(\u2013\u2014-]*(?:optional\b|skip\s+(?:it\s+)?(?:if|unless|when|where)\b"
@@ -192,10 +197,16 @@ class Shell:
     def read_script(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
         """The commands of what a shell would read, as a fence or a code span holds it."""
         found: list[Command] = []
-        folder = ""
+        folder = comment = ""
         for logical in _join_lines(text):
             if logical.startswith("#"):
-                context = logical  # it may say what the next command is for
+                context = comment = logical  # it may say what the next command is for
+                continue
+            logical, _, note = logical.partition(" # ")
+            is_doubtful = _is_doubtful(note) or not is_asked_for(comment)
+            comment = ""
+            if is_doubtful:
+                leave(f"`{_shorten(logical)}`: its comment does not ask to run it; nothing runs it")
                 continue
             if _SCRIPTED.match(logical) or "<<" in logical:
                 leave(f"`{_shorten(logical)}`: is a script; save it as a file, and call that")
@@ -476,14 +487,21 @@ def _drop_notes(text: str) -> str:
 
 def _trim(text: str) -> str:
     """A part of a line without bullets, notes, and the full stop of its sentence."""
-    text = re.sub(r"\s+#\s.*$", "", text.strip())
+    text, mark, comment = text.strip().partition(" # ")
+    if _is_doubtful(comment):
+        return f"{text}{mark}{comment}"
     # Nothing that a shell reads ends so, unless an operator stands before it.
     note = re.search(r"[^\s;|&(]\s+\((?P<note>[^()]*)\)[.;]?$", text)
-    if note and not (_DOUBTFUL_NOTE.search(note["note"]) or not is_asked_for(note["note"])):
+    if note and not _is_doubtful(note["note"]):
         text = text[: note.start() + 1]
     if text.endswith(".") and not text.endswith((" .", "..")):
         text = text[:-1]
     return text.strip()
+
+
+def _is_doubtful(note: str) -> bool:
+    """Whether a note behind a command says that it is not asked for, or only perhaps."""
+    return bool(_DOUBTFUL_NOTE.search(note)) or not is_asked_for(note)
 
 
 def _shorten(text: str) -> str:
@@ -524,7 +542,7 @@ def _join_lines(text: str) -> Iterator[str]:
     shown = [line for line in lines if _PROMPT.match(line) or line.startswith("#")]
     has_prompts = any(map(_PROMPT.match, lines))
     for line in shown if has_prompts else lines:
-        yield re.sub(r"\s+#\s.*$", "", drop_prompt(line))
+        yield re.sub(r"\s+#\s", " # ", drop_prompt(line))
 
 
 def _split_list(line: str) -> list[str]:
