@@ -405,7 +405,8 @@ class _Reader:
     def _read_other(self, section: Section, line: Line) -> None:
         """A line of a section of which nothing is known: commands that stand alone are taken."""
         is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
-        if is_command and not _may_ask(section.title):
+        is_for_now = _may_ask(section.title) and _ABOUT_THIS_WORK.search(section.title)
+        if is_command and not is_for_now:
             self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
         elif is_command:
             self._read_how_to(line)
@@ -705,7 +706,7 @@ _ABOUT_OTHER_WORK = re.compile(
     r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
     r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
     r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
-    r"caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
+    r"backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
 )
 """What the title of a section says whose commands are not to be run now."""
 
@@ -716,6 +717,13 @@ _SHOWN_BELOW = re.compile(
     r"|\b(?:prints?|printed|gives?|gave|shows?|showed|says?|said|reads?|looks\s+like)\W*$)"
 )
 """What leads to what a program printed."""
+
+
+_ABOUT_THIS_WORK = re.compile(
+    r"(?i:test|run|command|verif|valid|check|prove|proof|evidence|selector|step|measure|bench|build|"
+    r"prepar|work|task|today|tonight|now|how|do\b|script|regenerat|execut)"
+)
+"""What it says where its commands may be run."""
 
 
 def _may_ask(title: str) -> bool:

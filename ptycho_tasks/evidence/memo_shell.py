@@ -57,7 +57,8 @@ _NEGATED = re.compile(
     r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
     r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+turn|"
     r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
-    r"emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
+    r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
+    r"only\s+\w+\s+(?:may|can|should)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
     r"(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
     r"|\b(?:said|says|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*$)"
@@ -73,6 +74,7 @@ _CONDITION = re.compile(
 _ADVISED_AGAINST = re.compile(
     r"(?i:(?:(?!\.\s|[`;]).)*?\b(?:never|forbid(?:den|s)?|prohibited|banned|obsolete|outdated|"
     r"deprecated|superseded|retired|replaced\s+by|no\s+longer|not\s+any\s*more|dangerous|avoid(?:ed)?|"
+    r"(?:deletes?|wipes?|destroys?|erases?)\s|leave\s+(?:it|that)\s+alone|"
     r"(?:must|may|should|can|shall|do|does|is|are)\s*(?:not|n[\u2019']t)\s+(?:\w+\s+)?(?:to\s+)?"
     r"(?:be\s+)?(?:run|ran|call|execut|start|us|touch|allow|permit|launch|invok)\w*)\b)"
 )
@@ -107,6 +109,15 @@ _FAILED = re.compile(
     r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
+_ASKED_BEFORE = re.compile(
+    r"(?i:(?:^|[:;,.!\u2013\u2014\u2192>|\])&+-]"
+    r"|\b(?:(?:re-?)?run(?:ning)?|execut(?:e|ing)|launch|call|invoke|start|us(?:e|ing)|via|with|"
+    r"through|then|and|or|first|finally|also|again|once|now|tests?|command|selectors?|do)\b)"
+    r"\s*[*_\"'(]*\s*$)"
+)
+"""What stands before a code span that a sentence asks to run: it does not only speak of it."""
+_DOES = re.compile(r"\s+(?!(?:as|always|passes|succeeds|exits|plus|this)\b)[a-z]{2,}s\b")
+"""What stands behind a code span that a sentence says something about."""
 _OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
 _PROMPT = re.compile(
     r"(?:\([\w.-]+\)\s*)?(?:[$%\u276f\u279c]|\[?[\w.-]+@[\w.-]+[^$#%>`]*[$#%>]|"
@@ -313,10 +324,10 @@ class Shell:
             after = text[match.end() :]
             is_named = _OUTCOME.search(before)  # as RED, which asks for it whatever is said of it
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
-            is_told = (is_deferred or _FAILED.match(after)) and not is_named
+            is_told = (is_deferred or _FAILED.match(after) or _DOES.match(after)) and not is_named
             whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
             asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
-            if is_told or not asked:
+            if is_told or not (asked and _ASKED_BEFORE.search(whole)):
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
             found += self.read_script(span, line, leave, text)
