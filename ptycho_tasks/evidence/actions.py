@@ -16,7 +16,7 @@ from ptycho_tasks.evidence.backup import restore_backup
 from ptycho_tasks.evidence.documents import read_plan
 from ptycho_tasks.evidence.evaluation import RowUpdate, shorten_ids
 from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk, find_rows
-from ptycho_tasks.evidence.item import RED, Evidence, Item
+from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
 from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.evidence.publish import publish
 from ptycho_tasks.evidence.records import find_record, find_unpublished
@@ -119,7 +119,9 @@ def _show_outcomes(
             lost.append(item.name)
             continue
         again = "" if item in fresh else f" (of {record.started}, still good)"
-        echo(one_line(f"{record.outcome:<6} {item.label}  {record.log}{again}"))
+        as_expected = item.expect == RED and record.outcome == GREEN
+        said = " (red as expected)" if as_expected else ""
+        echo(one_line(f"{record.outcome:<6} {item.label}  {record.log}{said}{again}"))
         if record.outcome == RED:
             red.append((item, record.log))
     return lost, red

@@ -30,7 +30,8 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output|(?:keep|store|save)\s+it)\b)[\s:(]*(?:(?:to|in|as|into)\s+)?"
+    r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output)\b)[\s:(]*"
+    r"(?:(?:it|its|the|this|output|log|to|in|as|into|under)\s+){0,4}"
     r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(
@@ -441,7 +442,7 @@ class _LogNames:
 
 
 def _list_words(text: str) -> set[str]:
-    return {*re.findall("[a-z0-9]+", text.casefold())} - _USUAL_WORDS
+    return {*re.findall("[a-z]+|[0-9]+", text.casefold())} - _USUAL_WORDS
 
 
 def _quote(value: object) -> str:

@@ -354,8 +354,16 @@ class _Reader:
                 return []
             marked = bare if bare == line.text else f"`{bare}`"
             return self.shell.read_plain(marked, line.number, leave, line.text)
+        return self._read_sentence(line)
+
+    def _read_sentence(self, line: Line) -> list[Command]:
+        """The commands in the code spans of a line, or the bare one behind a label."""
+        leave = self._leave_at(line)
         found = self.shell.read_spans(line.text, line.number, leave, line.lead, line.sequel)
-        label = re.match(r"(?:[^`:]*?:\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$", line.text)
+        label = re.match(
+            r"(?:[^`:]*?(?::|\s[-\u2013\u2014])\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$",
+            line.text,
+        )
         if not found and label and is_plain_command(label["rest"]):
             before = f"{line.lead} {line.text[: label.start('rest')]}"
             if not is_asked_for(before, f"{label['rest'].rstrip('.')}. {line.sequel}"):
@@ -475,8 +483,7 @@ class _Reader:
         text, tests = _split_tests(rest)
         entry.text = text or rest.strip(" \t;-\u2014\u2013") or head
         if tests is None:
-            leave = self._leave_at(line)
-            entry.commands += self.shell.read_spans(text, line.number, leave, sequel=line.sequel)
+            entry.commands += self._read_sentence(replace(line, text=text))
         else:
             self._read_tests(entry, line, tests)
             leave = self._leave_at(line)
@@ -689,16 +696,20 @@ def _is_same_file(name: str, other: str) -> bool:
 
 
 def _find_entry_sections(sections: list[Section]) -> list[Section]:
-    """The sections whose lines are entries: those called so; else those that look so."""
+    """The sections whose lines are entries: those called so; else what begins with a row's name in
+    others, which becomes one of its own."""
     called = [section for section in sections if section.kind == "do now"]
     if any(section.lines for section in called):
         return called
-    return [
-        section
-        for section in sections
-        if not section.kind and section.title and _may_ask(section.title)
-        if any(names_row(line.text) for line in section.lines)
-    ]
+    found: list[Section] = []
+    for section in [*sections]:
+        begin = next((n for n, line in enumerate(section.lines) if names_row(line.text)), None)
+        may_be = section.kind in ("", "focus", "summary", "phase") and _may_ask(section.title)
+        if begin is not None and may_be:
+            found.append(Section("do now", section.title, section.lines[begin:]))
+            sections.insert(sections.index(section) + 1, found[-1])
+            del section.lines[begin:]
+    return found
 
 
 _ABOUT_OTHER_WORK = re.compile(

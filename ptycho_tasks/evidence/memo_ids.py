@@ -24,6 +24,9 @@ _TOKEN = re.compile(
     r"|(?P<other>\w[\w-]*|.)"
 )
 _ENDING = re.compile(r"[\w-]+\.(?:py|md|txt|log|npz|npy|h5|hdf5|json|ya?ml|toml|csv|sh|ipynb)\b")
+_ONE = r"[A-Z]{0,3}[0-9]{0,3}\.[A-Z]{0,2}[0-9]{0,3}[a-z]?"
+_JOINED = re.compile(rf"\W*{_ONE}(?:/(?:{_ONE}|\w{{1,3}}))+\W*")
+"""Ids that a slash joins, as `C4.D1/C4.D2`, which is no path."""
 _BRACES = re.compile(r"(?P<stem>[\w.-]*)\{(?P<parts>[\w, ]+)\}")
 _COUNTED = re.compile(r"(?P<stem>.*?)(?P<at>[0-9]{1,3}|(?<=[0-9.])[a-zA-Z]|^[a-z])")
 _LONGEST_RANGE = 100
@@ -66,7 +69,8 @@ def _mark_hyphens(text: str, known: Collection[str]) -> str:
 
 def _drop_file(match: re.Match[str]) -> str:
     word = match[0]
-    is_file = ("/" in word and "." in word[word.index("/") :]) or _ENDING.search(word)
+    has_path = "/" in word and "." in word[word.index("/") :]
+    is_file = (has_path and not _JOINED.fullmatch(word)) or _ENDING.search(word)
     return " ; " if is_file else word
 
 

@@ -59,7 +59,7 @@ _NEGATED = re.compile(
     r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
     r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
     r"only\s+\w+\s+(?:may|can|should)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
-    r"(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
+    r"(?:shows?|seen|crashes|reproduce[sd])\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
     r"|\b(?:said|says|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*$)"
 )
@@ -116,7 +116,9 @@ _ASKED_BEFORE = re.compile(
     r"\s*[*_\"'(]*\s*$)"
 )
 """What stands before a code span that a sentence asks to run: it does not only speak of it."""
-_DOES = re.compile(r"\s+(?!(?:as|always|passes|succeeds|exits|plus|this)\b)[a-z]{2,}s\b")
+_DOES = re.compile(
+    r"\s+(?!(?:as|always|passes|succeeds|exits|stays|remains|plus|this)\b)[a-z]{2,}s\b"
+)
 """What stands behind a code span that a sentence says something about."""
 _OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
 _PROMPT = re.compile(

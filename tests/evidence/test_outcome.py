@@ -94,7 +94,9 @@ def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project):
         "id: C4.D3, command: exit 3, log: status.log, expect: {exit: 3}",
         "id: C4.F, command: 'true', log: passes, expect: red",
     )
-    project.assert_one_line(project.doit("evidence"), 1, "red: C4.F")
+    done = project.doit("evidence")
+    project.assert_one_line(done, 1, "red: C4.F")
+    assert "b_red.log (red as expected)\n" in done.stdout
     assert {"b_red.log", "b_green.log", "status_green.log", "passes_not_red.log"} < {
         path.name for path in project.report.iterdir()
     }
