@@ -430,9 +430,9 @@ class _LogNames:
         """The name, of those that are free, that is made of most of a command's words."""
         words = _list_words(command.text)
         # What stands beside it says which of those with a word of its own it is.
-        all_words = words | _list_words(command.context)
+        beside = {word for word in _list_words(command.context) if not word.isdigit()}
         scores = {
-            name: len(own & all_words) if (own := _list_words(name)) & words else 0
+            name: len(own & (words | beside)) if (own := _list_words(name)) & words else 0
             for name in self._candidates
             if name_of(name) not in self._used
             and (PurePath(name).stem.endswith("_red") == command.is_red)

@@ -760,6 +760,20 @@ HABITS = {
             ("Z.2", "python -m pytest tests/z.py -q", "z"),
         ],
     ),
+    "bare commands behind the name of a row, under no title": (
+        "Focus: NIGHT-1\nIn this order:\n\n1. U.1: doit infer:s1 | tee out/s1.log\n"
+        "2. U.2 - pytest tests/n.py -q, and store n_all.log\n"
+        "3. 1.1/1.2: `bash n.sh 1`, store it as sh.log\n",
+        [("U.1", "doit infer:s1", "s1"), ("1.1, 1.2", "bash n.sh 1", "sh")],
+    ),
+    "options that say which log it is": (
+        "Artifacts: r/2031-02-03T040506Z/a/{map1.log,map2.log}\nDo Now:\n"
+        "1. O.1 - `python draw/map.py --which 2`\n2. O.2 - `python draw/map.py --which 1`\n",
+        [
+            ("O.1", "python draw/map.py --which 2", "map2"),
+            ("O.2", "python draw/map.py --which 1", "map1"),
+        ],
+    ),
     "prompts of other shells": (
         "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
         "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
@@ -796,6 +810,7 @@ def test_other_habits_are_understood(tmp_path, text, expected):
         "S.1": ["S.1", "S.2"],
         "R.1": ["R.4"],
         "X.1": ["X.3"],
+        "U.1": ["U.2"],
     }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
 
