@@ -442,7 +442,7 @@ class _LogNames:
 
 
 def _list_words(text: str) -> set[str]:
-    return {*re.findall("[a-z]+|[0-9]+", text.casefold())} - _USUAL_WORDS
+    return {*map(str.casefold, re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", text))} - _USUAL_WORDS
 
 
 def _quote(value: object) -> str:

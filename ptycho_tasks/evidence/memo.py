@@ -412,12 +412,20 @@ class _Reader:
 
     def _read_other(self, section: Section, line: Line) -> None:
         """A line of a section of which nothing is known: commands that stand alone are taken."""
+        kind, value = ("", "") if line.is_fence else read_typed(line.text)
+        readers = {
+            "plan": self._read_plan,
+            "ledger": self._read_ledger,
+            "artifacts": self._read_artifacts,
+        }
         is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
         is_for_now = _may_ask(section.title) and _ABOUT_THIS_WORK.search(section.title)
         if is_command and not is_for_now:
             self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
         elif is_command:
             self._read_how_to(line)
+        elif kind in readers and not _ABOUT_OTHER_WORK.search(section.title):
+            readers[kind](replace(line, text=value))
         else:
             self.memo.leave(line.number, f"{section.title}: no such section is known")
 

@@ -255,8 +255,10 @@ _TYPED = {
               "selectors", "mapped tests", "pytest", "run", "command", "commands", "execute",
               "test command", "green"],
     "red": ["red"],
-    "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title or title == "hub"],
-    "log": ["log", "logs", "save log to", "log file"],
+    "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title]
+    + ["hub", "reports", "reports folder", "report folder"],
+    "log": ["log", "logs", "save log to", "log file", "log to", "save to", "save as", "store as",
+            "store in", "keep as", "write to", "output"],
     "plan": ["plan", "plan file", "checklist"],
     "ledger": ["ledger"],
 }  # fmt: skip

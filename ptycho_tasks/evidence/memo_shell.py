@@ -58,7 +58,9 @@ _NEGATED = re.compile(
     r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+turn|"
     r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
     r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
-    r"only\s+\w+\s+(?:may|can|should)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
+    r"only\s+\w+\s+(?:may|can|should)|"
+    r"(?:they|he|she|we|who|it|staff|others?|people|everybody|somebody)\s+(?:\w+\s+)?"
+    r"(?:use|run|call|start|execute|launch)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
     r"(?:shows?|seen|crashes|reproduce[sd])\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
     r"|\b(?:said|says|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*$)"
@@ -573,7 +575,10 @@ def _split_list(line: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-_AROUND = re.compile(r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*)\s+)+")
+_AROUND = re.compile(
+    r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*|"
+    r"(?:uv|poetry|pdm|hatch|pixi)\s+run(?!\s+-))\s+)+"
+)
 """What stands before a command and does not change what it does."""
 
 

@@ -425,6 +425,7 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "Ask the operator to run `python move.py --home`",
         "Clean-up when it went wrong: python wipe.py --all",
         "For reference: `python wipe.py --all`",
+        "Ask the staff, they use `python move.py --home`",
         "Read what `python wipe.py --all` does, then describe it.",
         "`python wipe.py --all` wipes the cache",
         "Add a test for `python wipe.py --all`.",
@@ -774,6 +775,17 @@ HABITS = {
             ("O.2", "python draw/map.py --which 1", "map1"),
         ],
     ),
+    "logs by the words of a class, and as typed": (
+        "Mapped tests: pytest tests/p.py -q\nArtifacts: r/2031-02-03T040506Z/a/default.log\n"
+        "Do Now:\n1. L.1 - tests: pytest tests/c.py::TestDefault\n"
+        "2. L.2 - tests: pytest tests/c.py::TestSwitch\n   - Save to: `switch_all.log`\n"
+        "3. L.3 - `uv run pytest tests/p.py -q`\n",
+        [
+            ("L.1", "python -m pytest tests/c.py::TestDefault", "default"),
+            ("L.2", "python -m pytest tests/c.py::TestSwitch", "switch_all"),
+            ("L.3", "uv run pytest tests/p.py -q", "p"),
+        ],
+    ),
     "prompts of other shells": (
         "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
         "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
@@ -816,6 +828,9 @@ def test_other_habits_are_understood(tmp_path, text, expected):
 
 
 def test_a_plan_that_only_prose_names_is_taken_where_no_other_is(tmp_path):
+    paths = "- Plan: work/a.md\n- Reports: work/r/2031-02-03T040506Z/x/\n"
+    memo = read_memo(f"Do Now:\n1. A.1 - look\n## Paths\n{paths}")
+    assert (memo.plan, memo.reports, memo.phase) == ("work/a.md", "work/r", "x")
     text = "Summary: it\nDo Now:\n1. A.1 @ work/SEAM-6/plan.md - look\n"
     assert read_memo(text).initiative == "SEAM-6"
     text = "Focus: S-6\nThe plan is work/plan.md, as always.\nDo Now:\n1. A.1 - look\n"
