@@ -59,11 +59,12 @@ _NEGATED = re.compile(
     r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
     r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
     r"only\s+\w+\s+(?:may|can|should)|"
-    r"(?:they|he|she|we|who|it|staff|others?|people|everybody|somebody)\s+(?:\w+\s+)?"
+    r"danger|careful|caution|(?:strictly|reserved)\s+for|usage|help\s+text|message|"
+    r"(?:they|he|she|we|who|it|staff|users?|others?|people|everybody|somebody)\s+(?:\w+\s+)?"
     r"(?:use|run|call|start|execute|launch)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
     r"(?:shows?|seen|crashes|reproduce[sd])\s+with)\b"
     r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
-    r"|\b(?:said|says|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*$)"
+    r"|\b(?:said|says|reads|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*:?\s*$)"
 )
 _CONDITION = re.compile(
     r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
@@ -106,7 +107,8 @@ _FAILED = re.compile(
     r"showed|would|could|might|was|is|no longer)\b"
     r"|[\s,(\u2013\u2014-]*only\s+(?:with|when|if|after|on|in|by|once|during|for|at)\b"
     r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
-    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)"
+    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)|\s*should\s+(?:be|read|say)\s+[`\"]"
+    r"|[\s,\u2013\u2014-]*no\s*!"
     r"|[\s,;(\u2013\u2014-]*(?:optional\b|skip\s+(?:it\s+)?(?:if|unless|when|where)\b"
     r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
@@ -122,6 +124,7 @@ _DOES = re.compile(
     r"\s+(?!(?:as|always|passes|succeeds|exits|stays|remains|plus|this)\b)[a-z]{2,}s\b"
 )
 """What stands behind a code span that a sentence says something about."""
+_JOINT = re.compile(r"[\s,]*(?:and|or)?\s*")
 _OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
 _PROMPT = re.compile(
     r"(?:\([\w.-]+\)\s*)?(?:[$%\u276f\u279c]|\[?[\w.-]+@[\w.-]+[^$#%>`]*[$#%>]|"
@@ -319,8 +322,13 @@ class Shell:
             sequel: what stands below.
         """
         found: list[Command] = []
+        end, is_taken = 0, True
         for match in re.finditer(r"(`+)(?P<span>[^`]+)\1", text):
             span = match["span"].strip()
+            between, end = text[end : match.start()], match.end()
+            # One of several is asked for as the first is.
+            is_other = end and not is_taken and _JOINT.fullmatch(between)
+            is_taken = False
             before = re.split(r"[.;]\s", text[: match.start()])[-1]
             if not self.is_sensible(span):
                 self._tell_of_span(span, before, leave)
@@ -331,9 +339,11 @@ class Shell:
             is_told = (is_deferred or _FAILED.match(after) or _DOES.match(after)) and not is_named
             whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
             asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
-            if is_told or not (asked and _ASKED_BEFORE.search(whole)):
+            asked = asked and bool(_ASKED_BEFORE.search(whole)) and not (is_other or _quotes(whole))
+            if is_told or not asked:
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
+            is_taken = True
             found += self.read_script(span, line, leave, text)
         return found
 
@@ -402,6 +412,12 @@ def is_asked_for(before: str, after: str = "") -> bool:
     """
     is_doubtful = _NEGATED.search(before) or _CONDITION.search(before)
     return not (is_doubtful or _ADVISED_AGAINST.match(after) or _is_forbidden_below(after))
+
+
+def _quotes(before: str) -> bool:
+    """Whether a quotation is opened and not closed, in which nothing is asked for."""
+    outside = re.sub("`[^`]*`", "", before)
+    return outside.count('"') % 2 == 1 or outside.count("\u201c") > outside.count("\u201d")
 
 
 def _is_forbidden_below(after: str) -> bool:
