@@ -712,7 +712,7 @@ def _find_entry_sections(sections: list[Section]) -> list[Section]:
     found: list[Section] = []
     for section in [*sections]:
         begin = next((n for n, line in enumerate(section.lines) if names_row(line.text)), None)
-        may_be = section.kind in ("", "focus", "summary", "phase") and _may_ask(section.title)
+        may_be = section.kind not in _NO_ENTRIES and (section.kind or _may_ask(section.title))
         if begin is not None and may_be:
             found.append(Section("do now", section.title, section.lines[begin:]))
             sections.insert(sections.index(section) + 1, found[-1])
@@ -730,6 +730,7 @@ _ABOUT_OTHER_WORK = re.compile(
 """What the title of a section says whose commands are not to be run now."""
 
 
+_NO_ENTRIES = {"tests", "if blocked", "how-to", "code", "pitfalls", "next up"}
 _SHOWN_BELOW = re.compile(
     r"(?i:^\W*(?:(?:it|this|the|its|with|expected|sample|example|actual|current|present|typical)\s+)*"
     r"(?:outputs?|errors?|messages?|traceback|results?|logs?|stdout|stderr)(?:\s+(?:is|was|now))?\W*$"

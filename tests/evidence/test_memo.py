@@ -719,6 +719,11 @@ HABITS = {
         "| B.1 | one | `pytest tests/b.py -q` |\n| B.2 | two | `bash b.sh 2` |\n",
         [("B.1", "python -m pytest tests/b.py -q", "b"), ("B.2", "bash b.sh 2", "bash")],
     ),
+    "a table under what only names the plan": (
+        "# For Thursday\n\nPlan: work/K-1/plan.md\n\n| row | how | log |\n|---|---|---|\n"
+        "| K.2 | `bash k.sh 2` | two.log |\n",
+        [("K.2", "bash k.sh 2", "two")],
+    ),
     "ids in another column, and a plan": (
         "Do Now:\n| Step | ID | Plan | Command |\n|---|---|---|---|\n"
         "| 1 | K.1 | work/plan.md | `pytest tests/k.py -q` |\n",
