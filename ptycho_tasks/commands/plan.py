@@ -141,10 +141,19 @@ def check(and_reopen: bool, logs_alone: bool, badge: Path | None) -> None:
     for problem in problems:
         echo(f"error: {one_line(problem)}", err=True)
     if problems:
+        if not logs_alone:
+            _mention_logs(project, rows)
         sys.exit(1)
     done = sum(row.state == "done" for row in rows)
     proved = "proved by logs; files and stages were not looked at" if logs_alone else "proved"
     echo(f"{project.plan}: {done} of {len(rows)} rows are done, and {proved}")
+
+
+def _mention_logs(project: Evidence, rows: Sequence[CheckedRow]) -> None:
+    """Say in a clone, where no results of stages are, what judges the rows about these."""
+    stale = [item for row in rows if row.evidence == "stale" for item in project.items_for(row.id)]
+    if any(item.stages for item in stale) and not (project.root / "runs").exists():
+        echo("note: runs/ is not here, as in a clone; --logs judges the logs alone", err=True)
 
 
 @plan.command()

@@ -13,8 +13,10 @@ from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.backup import restore_backup
+from ptycho_tasks.evidence.documents import read_plan
+from ptycho_tasks.evidence.evaluation import RowUpdate, shorten_ids
 from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk, find_rows
-from ptycho_tasks.evidence.item import RED, Evidence, Item
+from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
 from ptycho_tasks.evidence.loading import load_current_evidence
 from ptycho_tasks.evidence.publish import publish
 from ptycho_tasks.evidence.records import find_record, find_unpublished
@@ -33,7 +35,8 @@ def find_files(evidence: Evidence) -> ProjectFiles:
 
 def prove_item(name: str) -> TaskFailed | TaskError | None:
     """Run an item. A red one is no failure of its task, so that it keeps no other from running."""
-    # Where all items still hold, a run does not wait for this.
+    # Where all items still hold, a run does not wait for these.
+    from ptycho_tasks.evidence.preflight import find_missing_file
     from ptycho_tasks.evidence.runner import note_item, run_item
 
     evidence = load_current_evidence()
@@ -42,7 +45,9 @@ def prove_item(name: str) -> TaskFailed | TaskError | None:
     with prefix_lines(name):
         try:
             inputs = digest_inputs(evidence, item, find_files(evidence))
-            if item.stage:
+            if problem := find_missing_file(evidence, item):
+                note_item(evidence, item, inputs, "", problem)
+            elif item.stage:
                 note_item(evidence, item, inputs, _read_stage_output(item.stage))
             else:
                 run_item(evidence, item, inputs)
@@ -78,6 +83,7 @@ def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | T
     if publication is not None:
         folder = publication.folder.relative_to(evidence.root)
         echo(f"report {folder}; updated {evidence.plan} and {evidence.ledger}")
+        _mention_missing_cells(evidence, publication.updates)
     if lost and are_complete:
         text = f"the result of {', '.join(lost)} is gone or damaged; run again"
         return report_failure(PtychoTasksError(text))
@@ -86,6 +92,18 @@ def publish_items(names: Sequence[str], *, are_complete: bool) -> TaskFailed | T
         blockers = ", ".join(dict.fromkeys(str(Path(log).with_name(BLOCKER)) for _, log in red))
         return report_failure(PtychoTasksError(f"red: {rows}; see {blockers}"))
     return None
+
+
+def _mention_missing_cells(evidence: Evidence, updates: Sequence[RowUpdate]) -> None:
+    """Say in one line which rows got no pointer to their log, as they have no cell for one."""
+    plan = read_plan(evidence)
+    rows = [update.id for update in updates if plan.row(update.id).note is None]
+    if rows:
+        echo(
+            f"note: {evidence.plan}: no cell for a pointer to the log in row "
+            f"{shorten_ids(rows)}; add one behind the state",
+            err=True,
+        )
 
 
 def _show_outcomes(
@@ -101,7 +119,9 @@ def _show_outcomes(
             lost.append(item.name)
             continue
         again = "" if item in fresh else f" (of {record.started}, still good)"
-        echo(one_line(f"{record.outcome:<6} {item.label}  {record.log}{again}"))
+        as_expected = item.expect == RED and record.outcome == GREEN
+        said = " (red as expected)" if as_expected else ""
+        echo(one_line(f"{record.outcome:<6} {item.label}  {record.log}{said}{again}"))
         if record.outcome == RED:
             red.append((item, record.log))
     return lost, red

@@ -14,7 +14,7 @@ from ptycho_tasks.evidence.inputs import ProjectFiles
 from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK
 from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow, format_adoption
-from ptycho_tasks.evidence.preflight import check_rows
+from ptycho_tasks.evidence.preflight import check_rows, check_writable
 from ptycho_tasks.evidence.prune import was_pruned
 from ptycho_tasks.evidence.records import Record, find_manifest_problem, read_records
 from ptycho_tasks.evidence.staleness import (
@@ -171,6 +171,7 @@ def reopen_rows(evidence: Evidence, rows: list[CheckedRow]) -> list[str]:
     with hold_lock(evidence.root / LOCK):
         plan = read_plan(evidence)
         if ids:
+            check_writable(evidence.plan_file)
             write_files({evidence.plan_file: plan.apply({id: Change(OPEN) for id in ids})})
     return ids
 
@@ -208,6 +209,7 @@ def adopt_rows(
                 )
         note = format_adoption(clock.stamp(), shorten(name))
         if chosen:
+            check_writable(evidence.plan_file)
             content = plan.apply({id: Change(DONE, note) for id in chosen})
             write_files({evidence.plan_file: content})
     return chosen

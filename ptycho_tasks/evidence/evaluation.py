@@ -68,9 +68,15 @@ def decide_state(statuses: Sequence[ItemStatus], before: str, *, by_hand: bool) 
 
 
 def list_children(id: str, rows: Iterable[PlanRow]) -> list[PlanRow]:
-    """The rows that a row sums up, by their ids: `C4.D1` and `C4.D2` of `C4.D`."""
-    child = re.compile(rf"{re.escape(id)}(?:\.?[0-9]+|\.[A-Za-z0-9]+|[a-z])")
-    return [row for row in rows if row.state is not None and child.fullmatch(row.id)]
+    """The rows that a row sums up, by their ids: those with a point behind its own, as `A.1` of
+    `A`; where there is none, those with a number or a letter there, as `C4.D1` of `C4.D`."""
+    with_state = [row for row in rows if row.state is not None and row.id.startswith(id)]
+    for ending in (r"\.[A-Za-z0-9]+", "[0-9]+|[a-z]"):
+        child = re.compile(rf"{re.escape(id)}(?:{ending})")
+        children = [row for row in with_state if child.fullmatch(row.id)]
+        if children:
+            return children
+    return []
 
 
 def roll_up(

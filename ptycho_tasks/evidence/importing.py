@@ -23,13 +23,15 @@ from ptycho_tasks.evidence.memo import BY_PERSON, Entry, Finding, Memo, read_mem
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
+from ptycho_tasks.evidence.preflight import check_writable
 from ptycho_tasks.evidence.shell import find_pytest, split_assignments, split_words
 from ptycho_tasks.evidence.summaries import REPORT_FILES
 from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captured?|saved?|output)\b)[\s:]*(?:(?:to|in|as|into)\s+)?"
+    r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output)\b)[\s:(]*"
+    r"(?:(?:it|its|the|this|output|log|to|in|as|into|under)\s+){0,4}"
     r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(
@@ -117,6 +119,8 @@ def import_memo(
     if is_dry_run:
         _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
         return memo.findings
+    for file in files:
+        check_writable(file)
     write_files(files)
     for file in files:
         memo.take(0, file.name)
@@ -295,6 +299,12 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
             return index
         if any(_has_word(entry.text, word) for word in list_selectors(command)):
             return index
+    label = re.match(r"\W*(?P<label>[A-Za-z][\w -]*?)\W*:\W", command.context)
+    if label and label["label"].casefold() not in _USUAL_WORDS:
+        called = rf"(?i:\b{re.escape(label['label'])}\s+(?:tests?|selectors?|commands?|checks?)\b)"
+        asked = [index for index, entry in entries.items() if re.search(called, entry.text)]
+        if len(asked) == 1:
+            return asked[0]
     asked = [
         index
         for index, entry in entries.items()
@@ -313,8 +323,9 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
 
 def _is_for(command: Command, entry: Entry, memo: Memo) -> bool:
     """Whether what stands before a command names a row of an entry."""
-    label = command.context.split(command.text[:20])[0]
-    named = {*find_ids(label, memo.initiative)}
+    label, _, behind = command.context.partition(command.text[:20])
+    aim = re.search(r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?P<ids>[^`]*)$", behind)
+    named = {*find_ids(label, memo.initiative), *find_ids(aim["ids"] if aim else "")}
     return bool(named & {*entry.ids}) or any(_has_word(label, id) for id in entry.ids)
 
 
@@ -396,11 +407,11 @@ class _LogNames:
     def choose(self, command: Command) -> str:
         name = PurePath(command.log).name if command.log else self._guess(command)
         name = re.sub("[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:90] or "command.log"
-        if command.is_red and not PurePath(name).stem.endswith("_red"):
-            name = f"{PurePath(name).stem}_red.log"
-        stem, number = PurePath(name).stem, 2
+        stem, number = re.sub("_red$", "", PurePath(name).stem), 2
+        ending = "_red.log" if command.is_red else ".log"
+        name = f"{stem}{ending}" if command.is_red else name
         while name_of(name) in self._used:
-            name, number = f"{stem}_{number}.log", number + 1
+            name, number = f"{stem}_{number}{ending}", number + 1
         self._used.add(name_of(name))
         return name
 
@@ -417,15 +428,21 @@ class _LogNames:
 
     def _find_likest(self, command: Command) -> str:
         """The name, of those that are free, that is made of most of a command's words."""
-        words = {*re.findall("[a-z0-9]+", command.text.casefold())} - _USUAL_WORDS
+        words = _list_words(command.text)
+        # What stands beside it says which of those with a word of its own it is.
+        beside = {word for word in _list_words(command.context) if not word.isdigit()}
         scores = {
-            name: len(words & {*re.findall("[a-z0-9]+", name.casefold())})
+            name: len(own & (words | beside)) if (own := _list_words(name)) & words else 0
             for name in self._candidates
             if name_of(name) not in self._used
             and (PurePath(name).stem.endswith("_red") == command.is_red)
         }
         best = max(scores, key=lambda name: scores[name], default="")
         return best if best and scores[best] else ""
+
+
+def _list_words(text: str) -> set[str]:
+    return {*map(str.casefold, re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", text))} - _USUAL_WORDS
 
 
 def _quote(value: object) -> str:

@@ -85,8 +85,9 @@ class Item:
 
     def name_log(self, outcome: str) -> str:
         """What the log is called in a report."""
-        if self.expect == RED and outcome == GREEN:
-            return f"{self.name}.log"  # its name says that it is red
+        if self.expect == RED:  # its name says that
+            is_so = outcome == GREEN
+            return f"{self.name}.log" if is_so else f"{self.name.removesuffix('_red')}_not_red.log"
         still = "_still" if outcome == RED and self.has_red_twin else ""
         return f"{self.name}{still}_{outcome}.log"
 

@@ -13,7 +13,7 @@ How-To Map:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
@@ -31,12 +31,14 @@ from ptycho_tasks.evidence.memo_sections import (
     Line,
     Section,
     group_entries,
+    names_row,
     read_sections,
     read_typed,
 )
 from ptycho_tasks.evidence.memo_shell import (
     Command,
     Shell,
+    drop_prompt,
     is_asked_for,
     is_none,
     is_plain_command,
@@ -57,6 +59,7 @@ _IGNORED = {
 """Sections that imply nothing, and why."""
 
 
+_NOT_ASKED = "what stands beside it does not ask to run it; nothing runs it"
 BY_PERSON = "no tests, so that a person marks them"
 
 
@@ -151,6 +154,23 @@ def read_text(path: Path) -> str:
     return text
 
 
+_UNSEEN = re.compile(r"<!--.*?-->|~~(?!~)[^~\n]+~~(?!~)", re.DOTALL)
+"""What a reader of Markdown does not see, or sees struck out."""
+
+
+def _drop_unseen(text: str) -> tuple[str, list[Finding]]:
+    """A text without what is not to be read; each line stays in its place."""
+    findings = [
+        Finding(
+            text.count("\n", 0, match.start()) + 1,
+            False,
+            "is a comment" if match[0].startswith("<") else "is struck out",
+        )
+        for match in _UNSEEN.finditer(text)
+    ]
+    return _UNSEEN.sub(lambda match: "\n" * match[0].count("\n"), text), findings
+
+
 def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "the memo") -> Memo:
     """What a memo says, section by section.
 
@@ -163,9 +183,12 @@ def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "
     Raises:
         ConfigError: the text is two memos.
     """
+    text, findings = _drop_unseen(text)
     sections = read_sections(text)
     _refuse_two_memos(sections, name)
-    return _Reader(text, root, plan).read(sections)
+    reader = _Reader(text, root, plan)
+    reader.memo.findings += findings
+    return reader.read(sections)
 
 
 class _Reader:
@@ -192,8 +215,9 @@ class _Reader:
             "plan": self._read_plan,
             "ledger": self._read_ledger,
         }
+        entries = _find_entry_sections(sections)
         for section in sections:
-            if section.kind == "do now":
+            if any(section is one for one in entries):
                 for group in group_entries(section.lines):
                     self._read_entry(group)
                 continue
@@ -206,7 +230,15 @@ class _Reader:
                     self.memo.leave(line.number, f"{section.title}: {why}".lstrip(": "))
                 else:
                     self._read_other(section, line)
-        self._choose_plan()
+        self._choose_plan(
+            line.text
+            for section in sections
+            if section.kind not in (*_IGNORED, "if blocked")
+            if section.kind or not section.title
+            for line in section.lines
+            if is_asked_for(line.text)
+        )
+        self._choose_initiative()
         self._choose_ledger()
         self._choose_reports()
         self._settle_ids()
@@ -246,6 +278,8 @@ class _Reader:
             if line.is_fence
             else self.shell.read_plain(line.text, line.number, leave)
         )
+        if len(commands) == 1 and not line.is_fence:
+            commands = [replace(commands[0], context=line.text)]
         for command in commands:
             self.memo.take(line.number, f"command {command}")
         if not commands and not any(f.line == line.number for f in self.memo.findings):
@@ -313,14 +347,27 @@ class _Reader:
         leave = self._leave_at(line)
         if line.is_fence:
             return self._read_fence(line)
-        line = replace(line, text=line.text.removeprefix("$ "))
-        if is_plain_command(line.text):
-            return self.shell.read_plain(line.text, line.number, leave, line.text)
-        found = self.shell.read_spans(line.text, line.number, leave)
-        label = re.match(r"(?:[^`:]*?:\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$", line.text)
+        bare = drop_prompt(line.text)
+        if is_plain_command(bare, is_marked=bare != line.text):
+            if not is_asked_for(line.lead, f". {line.sequel}"):
+                leave(f"`{bare.strip('`')}`: {_NOT_ASKED}")
+                return []
+            marked = bare if bare == line.text else f"`{bare}`"
+            return self.shell.read_plain(marked, line.number, leave, line.text)
+        return self._read_sentence(line)
+
+    def _read_sentence(self, line: Line) -> list[Command]:
+        """The commands in the code spans of a line, or the bare one behind a label."""
+        leave = self._leave_at(line)
+        found = self.shell.read_spans(line.text, line.number, leave, line.lead, line.sequel)
+        label = re.match(
+            r"(?:[^`:]*?(?::|\s[-\u2013\u2014])\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$",
+            line.text,
+        )
         if not found and label and is_plain_command(label["rest"]):
-            if not is_asked_for(line.text[: label.start("rest")], label["rest"]):
-                leave(f"`{label['rest']}`: the line does not ask to run it; nothing runs it")
+            before = f"{line.lead} {line.text[: label.start('rest')]}"
+            if not is_asked_for(before, f"{label['rest'].rstrip('.')}. {line.sequel}"):
+                leave(f"`{label['rest']}`: {_NOT_ASKED}")
                 return []
             return self.shell.read_plain(label["rest"], line.number, leave, line.text)
         return found
@@ -328,6 +375,11 @@ class _Reader:
     def _read_fence(self, line: Line) -> list[Command]:
         if not line.is_shell:
             self.memo.leave(line.number, "the fence holds no shell's commands")
+            return []
+        is_shown = _SHOWN_BELOW.search(line.lead)
+        if is_shown or not is_asked_for(line.lead, f". {line.sequel}"):
+            why = "what something printed; nothing runs it" if is_shown else _NOT_ASKED
+            self.memo.leave(line.number, f"`{' '.join(line.text.split())[:60]}`: {why}")
             return []
         return self.shell.read_script(line.text, line.number, self._leave_at(line), line.text)
 
@@ -360,8 +412,20 @@ class _Reader:
 
     def _read_other(self, section: Section, line: Line) -> None:
         """A line of a section of which nothing is known: commands that stand alone are taken."""
-        if line.is_fence or (line.is_item and is_plain_command(line.text)):
+        kind, value = ("", "") if line.is_fence else read_typed(line.text)
+        readers = {
+            "plan": self._read_plan,
+            "ledger": self._read_ledger,
+            "artifacts": self._read_artifacts,
+        }
+        is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
+        is_for_now = _may_ask(section.title) and _ABOUT_THIS_WORK.search(section.title)
+        if is_command and not is_for_now:
+            self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
+        elif is_command:
             self._read_how_to(line)
+        elif kind in readers and not _ABOUT_OTHER_WORK.search(section.title):
+            readers[kind](replace(line, text=value))
         else:
             self.memo.leave(line.number, f"{section.title}: no such section is known")
 
@@ -427,7 +491,7 @@ class _Reader:
         text, tests = _split_tests(rest)
         entry.text = text or rest.strip(" \t;-\u2014\u2013") or head
         if tests is None:
-            entry.commands += self.shell.read_spans(text, line.number, self._leave_at(line))
+            entry.commands += self._read_sentence(replace(line, text=text))
         else:
             self._read_tests(entry, line, tests)
             leave = self._leave_at(line)
@@ -443,7 +507,7 @@ class _Reader:
         if not commands and len(self.memo.findings) == before:
             says_none = "no tests" if is_none(tests) else "no command that proves anything"
             self.memo.leave(line.number, says_none)
-        if not commands and not is_none(tests):
+        if not commands and not is_none(tests) and tests not in entry.text:
             entry.text = f"{entry.text}; tests: {tests}".strip("; ")
         entry.has_tests = True
         entry.commands += commands
@@ -467,13 +531,18 @@ class _Reader:
 
     def _read_table_row(self, line: Line) -> None:
         cells = [cell.strip() for cell in line.text.strip("|").split("|")]
-        if all(set(cell) <= set("-: ") for cell in cells) or not find_ids(cells[0]):
+        named = next((cell for cell in cells if find_ids(cell) and not is_plain_command(cell)), "")
+        if not named:
             self.memo.leave(line.number, "Do Now: the head of a table")
             return
-        text = " - ".join(filter(None, cells[1:]))
+        plan = next(filter(is_plan_name, list_markdown(" ".join(cells))), "")
+        if plan:
+            self._take_plan(line.number, plan)
+        cells = cells[cells.index(named) + 1 :]
+        text = " - ".join(filter(None, cells))
         commands = [
             command
-            for cell in cells[1:]
+            for cell in cells
             if "`" in cell or is_plain_command(cell)
             for command in self._read_line(replace(line, text=cell))
         ]
@@ -482,7 +551,9 @@ class _Reader:
         )
         if len(commands) == 1 and log:
             commands = [replace(commands[0], log=commands[0].log or log)]
-        self.memo.entries.append(Entry(line.number, [], text, commands, [cells[0]], has_tests=True))
+        self.memo.entries.append(
+            Entry(line.number, [], text, commands, [named], plan=plan, has_tests=True)
+        )
 
     # --- plan, ledger, ids -----------------------------------------------------------------
 
@@ -496,8 +567,9 @@ class _Reader:
             memo.take(number, f"plan {plan}")
         memo.plan = memo.plan or plan
 
-    def _choose_plan(self) -> None:
-        """Take the plan from a pointer, where no entry names it and one file only may be it."""
+    def _choose_plan(self, described: Iterable[str]) -> None:
+        """Take the plan from a pointer, or else from what describes the work, where no entry names
+        it and one file only may be it."""
         memo = self.memo
         names = {*self.plan_lines.values()}
         names = {name for name in names if memo.initiative and memo.initiative in name} or names
@@ -506,6 +578,18 @@ class _Reader:
                 self._take_plan(number, name)
             else:
                 memo.leave(number, f"{name}: may be the plan; not sure, as other files may be too")
+        named = {*filter(is_plan_name, list_markdown("\n".join(described)))}
+        if not memo.plan and len(named) == 1:
+            (memo.plan,) = named
+            memo.take(0, f"plan {memo.plan}, as the memo names no other")
+
+    def _choose_initiative(self) -> None:
+        """Take the initiative from where the plan lies, if nothing else names it."""
+        memo = self.memo
+        for part in reversed(PurePath(memo.plan).parts[:-1]):
+            if not memo.initiative and re.fullmatch(r"[A-Z][A-Z0-9]*(?:[-_][A-Z0-9.]+)+", part):
+                memo.initiative = part
+                memo.take(0, f"initiative {part}, by the folder of the plan")
 
     def _choose_ledger(self) -> None:
         memo = self.memo
@@ -617,6 +701,54 @@ def _is_same_file(name: str, other: str) -> bool:
     """Whether two paths may mean the same file, one of them in short."""
     short, long = sorted((PurePath(name).parts, PurePath(other).parts), key=len)
     return long[len(long) - len(short) :] == short
+
+
+def _find_entry_sections(sections: list[Section]) -> list[Section]:
+    """The sections whose lines are entries: those called so; else what begins with a row's name in
+    others, which becomes one of its own."""
+    called = [section for section in sections if section.kind == "do now"]
+    if any(section.lines for section in called):
+        return called
+    found: list[Section] = []
+    for section in [*sections]:
+        begin = next((n for n, line in enumerate(section.lines) if names_row(line.text)), None)
+        may_be = section.kind not in _NO_ENTRIES and (section.kind or _may_ask(section.title))
+        if begin is not None and may_be:
+            found.append(Section("do now", section.title, section.lines[begin:]))
+            sections.insert(sections.index(section) + 1, found[-1])
+            del section.lines[begin:]
+    return found
+
+
+_ABOUT_OTHER_WORK = re.compile(
+    r"(?i:\b(?:histor\w*|previous\w*|past|old|background|appendix|archived?|context|known|examples?|"
+    r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
+    r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
+    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
+    r"backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
+)
+"""What the title of a section says whose commands are not to be run now."""
+
+
+_NO_ENTRIES = {"tests", "if blocked", "how-to", "code", "pitfalls", "next up"}
+_SHOWN_BELOW = re.compile(
+    r"(?i:^\W*(?:(?:it|this|the|its|with|expected|sample|example|actual|current|present|typical)\s+)*"
+    r"(?:outputs?|errors?|messages?|traceback|results?|logs?|stdout|stderr)(?:\s+(?:is|was|now))?\W*$"
+    r"|\b(?:prints?|printed|gives?|gave|shows?|showed|says?|said|reads?|looks\s+like)\W*$)"
+)
+"""What leads to what a program printed."""
+
+
+_ABOUT_THIS_WORK = re.compile(
+    r"(?i:test|run|command|verif|valid|check|prove|proof|evidence|selector|step|measure|bench|build|"
+    r"prepar|work|task|today|tonight|now|how|do\b|script|regenerat|execut)"
+)
+"""What it says where its commands may be run."""
+
+
+def _may_ask(title: str) -> bool:
+    """Whether a section with a title that is not known may ask to run something."""
+    return is_asked_for(title) and not _ABOUT_OTHER_WORK.search(title)
 
 
 def _refuse_two_memos(sections: list[Section], name: str) -> None:

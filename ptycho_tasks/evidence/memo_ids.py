@@ -16,16 +16,19 @@ _HYPHENATED_RANGE = re.compile(
     r"([A-Z]{1,3}[0-9]{1,3})-[0-9]{1,3}\s*(?:\.\.+|to|through)\s*\1-[0-9]"
 )
 _TOKEN = re.compile(
-    rf"(?P<id>(?<!\w)(?<![a-z]-)"
+    rf"(?P<id>(?<!\w)(?<![a-z]{{2}}-)"
     rf"(?:[A-Z]{{1,3}}[0-9]{{1,3}}{_HYPHEN}[0-9]{{1,3}}|{_DOTTED}|{_PLAIN})(?![\w]|-[A-Za-z]{{2}}))"
     r"|(?P<join>\s*(?:\+|,|/|&)\s*(?:and\s+)?|\s+and\s+)"
     r"|(?P<range>\s*(?:-|\.\.+)\s*|\s+(?:to|through)\s+)"
-    r"|(?P<number>[0-9]{1,3}\b)"
+    r"|(?P<number>[0-9]{1,3}\b|(?<=-)[a-z]\b)"
     r"|(?P<other>\w[\w-]*|.)"
 )
 _ENDING = re.compile(r"[\w-]+\.(?:py|md|txt|log|npz|npy|h5|hdf5|json|ya?ml|toml|csv|sh|ipynb)\b")
+_ONE = r"[A-Z]{0,3}[0-9]{0,3}\.[A-Z]{0,2}[0-9]{0,3}[a-z]?"
+_JOINED = re.compile(rf"\W*{_ONE}(?:/(?:{_ONE}|\w{{1,3}}))+\W*")
+"""Ids that a slash joins, as `C4.D1/C4.D2`, which is no path."""
 _BRACES = re.compile(r"(?P<stem>[\w.-]*)\{(?P<parts>[\w, ]+)\}")
-_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,3})")
+_COUNTED = re.compile(r"(?P<stem>.*?)(?P<at>[0-9]{1,3}|(?<=[0-9.])[a-zA-Z]|^[a-z])")
 _LONGEST_RANGE = 100
 
 
@@ -66,7 +69,8 @@ def _mark_hyphens(text: str, known: Collection[str]) -> str:
 
 def _drop_file(match: re.Match[str]) -> str:
     word = match[0]
-    is_file = ("/" in word and "." in word[word.index("/") :]) or _ENDING.search(word)
+    has_path = "/" in word and "." in word[word.index("/") :]
+    is_file = (has_path and not _JOINED.fullmatch(word)) or _ENDING.search(word)
     return " ; " if is_file else word
 
 
@@ -102,7 +106,8 @@ def _spread(chain: list[str], known: Collection[str]) -> Iterator[str]:
     for joint, word in zip(["+", *chain[1::2]], chain[::2], strict=False):
         whole = f"{stem}.{word}" if stem and "." not in word and word not in known else word
         if joint == "-" and last:
-            yield from list_range(last, word if word.isdigit() else whole)
+            is_part = word.isdigit() or (len(word) == 1 and word.islower())
+            yield from list_range(last, word if is_part else whole)
         elif _is_like_an_id(whole, known):
             yield whole
         last = whole
@@ -110,13 +115,17 @@ def _spread(chain: list[str], known: Collection[str]) -> Iterator[str]:
 
 def list_range(first: str, last: str) -> list[str]:
     """The ids after the first one, up to the last; none where they are no range."""
-    begin, end = _NUMBERED.fullmatch(first), _NUMBERED.fullmatch(last)
+    begin, end = _COUNTED.fullmatch(first), _COUNTED.fullmatch(last)
     if begin is None or end is None or end["stem"] not in ("", begin["stem"]):
         return []
-    low, high = int(begin["number"]), int(end["number"])
+    is_number = begin["at"].isdigit()
+    if is_number != end["at"].isdigit():
+        return []
+    low, high = (int(m["at"]) if is_number else ord(m["at"]) for m in (begin, end))
     if not low < high < low + _LONGEST_RANGE:
         return []
-    return [f"{begin['stem']}{number}" for number in range(low + 1, high + 1)]
+    spell = str if is_number else chr
+    return [f"{begin['stem']}{spell(at)}" for at in range(low + 1, high + 1)]
 
 
 def _is_like_an_id(word: str, known: Collection[str]) -> bool:

@@ -19,7 +19,8 @@ _KINDS = {
         "artifacts directory", "artifact directory", "artifact hub", "artifacts hub", "hub",
         "artifacts root", "artifact root", "reports", "reports folder", "report folder",
     ],
-    "do now": ["do now", "tasks", "todo", "to do", "actions", "action items", "steps", "now"],
+    "do now": ["do now", "tasks", "todo", "to do", "actions", "action items", "steps", "now",
+               "what to do", "task list", "work items", "assignment", "this turn", "this loop"],
     "if blocked": ["if blocked", "if stuck", "when blocked", "on failure", "blocked"],
     "how-to": [
         "how-to map", "how to map", "how-to", "how to", "howto", "how to run", "commands",
@@ -56,7 +57,8 @@ _ORDER = re.compile(
 """How a line begins that leads to commands, and is no title, though it ends as one."""
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
-    r"(?P<bullet>(?:[0-9]{1,3}[.)]|\([0-9]{1,3}\)|[-*+\u2022])\s+(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
+    r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
+    r"(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
 )
 _LONGEST_TEXT = 4000
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
@@ -76,6 +78,10 @@ class Line:
     is_fence: bool = False
     is_shell: bool = False
     """Whether what stands in the fence may be read by a shell."""
+    lead: str = ""
+    """The sentence above that it ends, or that leads to it, as `Never run these:`."""
+    sequel: str = ""
+    """The line below, which may be about it."""
 
 
 @dataclass
@@ -94,6 +100,8 @@ class Section:
 
 def read_sections(text: str) -> list[Section]:
     """The sections of a memo, in its order."""
+    text = _unquote(text)
+    is_bulleted = bool(re.search(r"^[-*+] (?:\*\*)?do now\b", text, re.IGNORECASE | re.MULTILINE))
     sections = [Section("", "")]
     fence: Line | None = None
     end = ""
@@ -113,6 +121,8 @@ def read_sections(text: str) -> list[Section]:
             sections[-1].lines.append(fence)
             continue
         section = None if indent else _read_title(raw.rstrip(), number, sections[-1])
+        if section is None and is_bulleted and not indent:
+            section = _read_title(raw.rstrip().lstrip("-*+ "), number, sections[-1])
         if section is not None:
             if section is not sections[-1]:
                 sections.append(section)
@@ -121,8 +131,59 @@ def read_sections(text: str) -> list[Section]:
         else:
             sections[-1].lines.append(Line(number, 0, ""))
     for section in sections:
+        _note_neighbours(section.lines)
         section.lines = [line for line in section.lines if line.text]
     return sections
+
+
+_OPEN_END = re.compile(r".*[^.:;!?)\s]")
+
+
+def _unquote(text: str) -> str:
+    """A text without the marks of a quotation, where all of it is one."""
+    lines = text.splitlines()
+    is_quotation = all(line.startswith(">") for line in lines if line.strip())
+    return "\n".join(re.sub("^> ?", "", line) for line in lines) if is_quotation else text
+
+
+def _note_neighbours(lines: list[Line]) -> None:
+    """Note of each line what stands above and below it and may be about it."""
+    heads: list[Line] = []
+    """Lines that end with a colon, each within the one before."""
+    before, is_apart = Line(0, 0, ""), True
+    for line in lines:
+        if not line.text:
+            is_apart = True
+            continue
+        while heads and not line.is_fence and not _is_below(line, heads[-1], before):
+            heads.pop()
+        if not is_apart and _goes_on(before, line):
+            line.lead = _last_sentence(f"{before.lead} {before.text}")
+        elif heads:
+            line.lead = _last_sentence(heads[-1].text)
+        if not line.is_fence and line.text.endswith(":"):
+            heads.append(line)
+        is_about = not line.is_item or line.indent > before.indent
+        if is_about and not line.is_fence and (before.is_fence or not is_apart):
+            before.sequel = line.text
+        before, is_apart = line, False
+
+
+def _goes_on(before: Line, line: Line) -> bool:
+    """Whether a line goes on with the sentence of the one before."""
+    if line.is_item or line.is_fence or before.is_fence or before.indent < 0:
+        return False
+    return bool(_OPEN_END.fullmatch(before.text)) and not line.text[0].isupper()
+
+
+def _is_below(line: Line, head: Line, before: Line) -> bool:
+    """Whether a line is among those that a head leads to."""
+    is_listed = line.is_item and not head.is_item
+    return line.indent > head.indent or (line.indent == head.indent and is_listed) or before is head
+
+
+def _last_sentence(text: str) -> str:
+    return re.split(r"[.;]\s", text)[-1].strip()
 
 
 def _read_title(raw: str, number: int, current: Section) -> Section | None:
@@ -148,7 +209,7 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
     other = _OTHER_TITLE.fullmatch(raw)
     if other is None or (
         other["heading"] is None
-        and (current.kind == "how-to" or (current.kind == "do now" and _ORDER.match(raw)))
+        and (current.kind == "how-to" or (current.kind == "do now" and _is_of_entry(raw)))
     ):
         return None
     level = len(raw) - len(raw.lstrip("#"))
@@ -163,6 +224,11 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
     return section
 
 
+def _is_of_entry(text: str) -> bool:
+    """Whether a line that ends a clause with a colon is an entry, or leads to its commands."""
+    return bool(_ORDER.match(text) or _ITEM.fullmatch(text)) or names_row(text)
+
+
 def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     """Add a line, to the one before where it goes on with it."""
     item = _ITEM.fullmatch(text)
@@ -171,8 +237,6 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     goes_on = goes_on and not item
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
-    elif last is not None and goes_on and indent > max(last.indent, 0) and not read_typed(text):
-        last.text = f"{last.text} {text}"
     else:
         lines.append(Line(number, indent, item["text"] if item else text, bool(item)))
 
@@ -191,8 +255,10 @@ _TYPED = {
               "selectors", "mapped tests", "pytest", "run", "command", "commands", "execute",
               "test command", "green"],
     "red": ["red"],
-    "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title or title == "hub"],
-    "log": ["log", "logs", "save log to", "log file"],
+    "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title]
+    + ["hub", "reports", "reports folder", "report folder"],
+    "log": ["log", "logs", "save log to", "log file", "log to", "save to", "save as", "store as",
+            "store in", "keep as", "write to", "output"],
     "plan": ["plan", "plan file", "checklist"],
     "ledger": ["ledger"],
 }  # fmt: skip
@@ -219,7 +285,8 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
     for line in lines:
         base = group[0].indent if group else 0
         kind = "" if line.is_fence else read_typed(line.text)[0]
-        is_new = not line.is_fence and line.indent <= base and (line.is_item or not group)
+        is_head = line.is_item or not group or names_row(line.text)
+        is_new = not line.is_fence and line.indent <= base and is_head
         is_typed = bool(group) and bool(kind) and not (kind == "ids" and kinds)
         other = _OTHER_KEY.match(line.text) if kinds and not kind and line.is_item else None
         follows_typed = other is not None and not find_ids(line.text[other.end() :].split(" ")[0])
@@ -231,6 +298,13 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
             kinds.add(kind)
     if group:
         yield group
+
+
+def names_row(text: str) -> bool:
+    """Whether a text begins with the name of a row, as `C4.D1: ...` or `| C4.D1 | ...`."""
+    word, _, rest = text.strip("| *`").partition(" ")
+    is_apart = word.endswith((":", "**")) or bool(re.match(r"[|@:(\u2013\u2014-]", rest.strip()))
+    return is_apart and bool(find_ids(word.strip("[]:*`")))
 
 
 _OTHER_KEY = re.compile(r"(?:\*\*|__)?[A-Z][A-Za-z-]+(?: [A-Za-z-]+){0,2}(?:\*\*|__)?:\s")

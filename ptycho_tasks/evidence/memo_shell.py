@@ -23,6 +23,9 @@ _USUAL = re.compile(
     r"ruff|mypy|coverage|torchrun|mpirun|srun|timeout|julia|Rscript|matlab)"
 )
 """Programs that memos have run."""
+_WITH_TARGETS = {"make": 1, "just": 1, "doit": 2, "nox": 2, "tox": 2, "ruff": 3, "mypy": 3,
+                 "ptycho-tasks": 3, "coverage": 3}  # fmt: skip
+"""Programs whose arguments are bare words, to the most that no sentence has."""
 _BY_PEOPLE = {
     "git", "rm", "cp", "mv", "cat", "less", "more", "ls", "touch", "pip", "conda", "mamba", "sudo",
     "apt", "apt-get", "ssh", "scp", "rsync", "vim", "nano", "code", "open", "head", "tail", "kill",
@@ -49,34 +52,86 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"`]*\"[^\s`;&]*|'[^'`]*'[^\s`;&]*|\$\([^)]*\)|[^\s`;&]*)"
 )
 _NEGATED = re.compile(
-    r"(?i:\b(?:not|never|avoid|instead of|rather than|without|skip|previously|earlier|yesterday|"
-    r"last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|unlike|"
-    r"cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|old\s+way|"
-    r"example\s+(?:of|output)|next\s+turn|(?:shows?|seen|crashes|reproduce[sd]?)\s+with)\b"
-    r"|n[\u2019']t\b)"
+    r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
+    r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
+    r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
+    r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+turn|"
+    r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
+    r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
+    r"only\s+\w+\s+(?:may|can|should)|"
+    r"danger|careful|caution|(?:strictly|reserved)\s+for|usage|help\s+text|message|"
+    r"(?:they|he|she|we|who|it|staff|users?|others?|people|everybody|somebody)\s+(?:\w+\s+)?"
+    r"(?:use|run|call|start|execute|launch)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
+    r"(?:shows?|seen|crashes|reproduce[sd])\s+with)\b"
+    r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
+    r"|\b(?:said|says|reads|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*:?\s*$)"
 )
 _CONDITION = re.compile(
-    r"(?i:(?:^|[,:;(*]|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?(?:if|unless|in\s+case|otherwise|"
-    r"on\s+(?:a\s+)?(?:failure|error|the\s+\w+)|afterwards|after\s+(?:that|review)|once)\b)"
+    r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
+    r"(?:(?:if|unless|in\s+case|otherwise|on\s+(?:an?\s+)?(?:failure|error)|afterwards|"
+    r"after\s+(?:that|review)|once|optionally|time\s+permitting|nice\s+to\s+have|maybe|perhaps)\b"
+    r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b"
+    r"|(?<!run )(?<!use )\bonly\s*:\s*$)"
 )
 """What makes a command one that is asked for only perhaps."""
 _ADVISED_AGAINST = re.compile(
     r"(?i:(?:(?!\.\s|[`;]).)*?\b(?:never|forbid(?:den|s)?|prohibited|banned|obsolete|outdated|"
     r"deprecated|superseded|retired|replaced\s+by|no\s+longer|not\s+any\s*more|dangerous|avoid(?:ed)?|"
+    r"(?:deletes?|wipes?|destroys?|erases?)\s|leave\s+(?:it|that)\s+alone|"
     r"(?:must|may|should|can|shall|do|does|is|are)\s*(?:not|n[\u2019']t)\s+(?:\w+\s+)?(?:to\s+)?"
     r"(?:be\s+)?(?:run|ran|call|execut|start|us|touch|allow|permit|launch|invok)\w*)\b)"
 )
 """What stands behind a command that is not to run."""
 _FORBIDDING = {"never", "forbidden", "obsolete", "deprecated", "superseded"}
 """Words of a person that no command has, save as a value of an option, which is not worth it."""
+_DOUBTFUL_NOTE = re.compile(r"(?i:\b(?:only|optional\w*|when|where|after|later|todo|tbd)\b|\?)")
+"""What stands in a note behind a command that is asked for only perhaps."""
+_RUN = (
+    r"(?:(?:re-?)?run(?:ning)?|us(?:e|ing)|execut(?:e|ing)|call(?:ing)?|launch|start|invoke|do|try)"
+)
+_FORBIDDEN_BELOW = re.compile(
+    r"(?i:(?:[*_`(\s]|note:|warning:|caution:|but\b|please\b|and\b)*(?:"
+    r"(?:obsolete|deprecated|superseded|forbidden|outdated|retired|not\s+(?:yet|now|here|allowed|today))\b"
+    r"|(?:never|do\s+not|don[\u2019']t|must\s+not|should\s+not|avoid)\b"
+    rf"(?:\s+(?:ever|actually|yet)\b)?(?:\s+{_RUN}\b)?"
+    r"(?:\s+(?:it|this|that|these|them|so|the\s+(?:command|script|above)))?(?:\s+(?:yet|now|here|today))?"
+    r"(?=\s*[.!;,)]|\s*$|\s+(?:on|in(?!\s+parallel)|at|from|until|unless|before|while|during)\b)"
+    r"|(?:this|it|that|these|they|the\s+(?:command|script)s?)\s+(?:command\s+|script\s+|one\s+)?"
+    r"(?P<claim>(?:is|are|was|were|must|may|should|can|shall|has\s+been)\b.*)))"
+)
+"""How a sentence begins that may be about the command of the one before."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _FAILED = re.compile(
-    r"(?i:\s*(?:\w+\s+)?(?:failed|fails|crashed|crashes|was|is|no longer)\b"
+    r"(?i:[\s)]*(?:\w+\s+)?(?:failed|fails|crashed|crashes|passed|succeeded|worked|took|gave|"
+    r"showed|would|could|might|was|is|no longer)\b"
+    r"|[\s,(\u2013\u2014-]*only\s+(?:with|when|if|after|on|in|by|once|during|for|at)\b"
     r"|[\s:,(\u2013\u2014-]*(?:must|may|should|shall|can)\s*(?:not|n[\u2019']t)\b"
-    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?))"
+    r"|\s*(?:\(?(?:only\s+)?(?:if|unless)\b|\?)|\s*should\s+(?:be|read|say)\s+[`\"]"
+    r"|[\s,\u2013\u2014-]*no\s*!"
+    r"|[\s,;(\u2013\u2014-]*(?:optional\b|skip\s+(?:it\s+)?(?:if|unless|when|where)\b"
+    r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
+_ASKED_BEFORE = re.compile(
+    r"(?i:(?:^|[:;,.!\u2013\u2014\u2192>|\])&+-]"
+    r"|\b(?:(?:re-?)?run(?:ning)?|execut(?:e|ing)|launch|call|invoke|start|us(?:e|ing)|via|with|"
+    r"through|then|and|or|first|finally|also|again|once|now|tests?|command|selectors?|do)\b)"
+    r"\s*[*_\"'(]*\s*$)"
+)
+"""What stands before a code span that a sentence asks to run: it does not only speak of it."""
+_DOES = re.compile(
+    r"\s+(?!(?:as|always|passes|succeeds|exits|stays|remains|plus|this)\b)[a-z]{2,}s\b"
+)
+"""What stands behind a code span that a sentence says something about."""
+_JOINT = re.compile(r"[\s,]*(?:and|or)?\s*")
+_OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
+_PROMPT = re.compile(
+    r"(?:\([\w.-]+\)\s*)?(?:[$%\u276f\u279c]|\[?[\w.-]+@[\w.-]+[^$#%>`]*[$#%>]|"
+    r"(?:PS )?[A-Z]:\\[^>`]*>|[~/\w][~/\w.-]*[$])\s+(?=\S)"
+)
+"""What a shell shows before a command."""
+_CHANGE_FOLDER = re.compile(r"^\s*cd\s+\S+\s*(?:&&|;)\s*")
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
@@ -160,10 +215,16 @@ class Shell:
     def read_script(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
         """The commands of what a shell would read, as a fence or a code span holds it."""
         found: list[Command] = []
-        folder = ""
+        folder = comment = ""
         for logical in _join_lines(text):
             if logical.startswith("#"):
-                context = logical  # it may say what the next command is for
+                context = comment = logical  # it may say what the next command is for
+                continue
+            logical, _, note = logical.partition(" # ")
+            is_doubtful = _is_doubtful(note) or not is_asked_for(comment)
+            comment = ""
+            if is_doubtful:
+                leave(f"`{_shorten(logical)}`: its comment does not ask to run it; nothing runs it")
                 continue
             if _SCRIPTED.match(logical) or "<<" in logical:
                 leave(f"`{_shorten(logical)}`: is a script; save it as a file, and call that")
@@ -202,8 +263,8 @@ class Shell:
         if not words:
             leave(f"`{_shorten(text)}`: a quote is opened and not closed")
             return None
-        if words[0] == "env":
-            text, words = text.removeprefix("env").strip(), words[1:]
+        if _drop_env(words) is not words:
+            text, words = text.removeprefix(words[0]).strip(), words[1:]
         if words[0] == "export":
             self.exported.update(
                 {
@@ -236,7 +297,7 @@ class Shell:
 
     def is_sensible(self, text: str) -> bool:
         """Whether a code span is a command with an argument, and not a name in a sentence."""
-        words = split_assignments(_drop_env(_split(text)))[1]
+        words = split_assignments(_drop_env(_split(_CHANGE_FOLDER.sub("", text))))[1]
         if len(words) < 2:
             return False
         if words[0] in {"export", "mkdir", *_BY_PEOPLE}:
@@ -248,21 +309,58 @@ class Shell:
             "/" in words[0] and words[0].endswith((".sh", ".py"))
         )
 
-    def read_spans(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
-        """The commands in the code spans of a sentence that asks to run them."""
+    def read_spans(
+        self, text: str, line: int, leave: Leave, lead: str = "", sequel: str = ""
+    ) -> list[Command]:
+        """The commands in the code spans of a sentence that asks to run them.
+
+        Args:
+            text: the line.
+            line: its number.
+            leave: notes what was not taken.
+            lead: what stands above, and the line goes on with.
+            sequel: what stands below.
+        """
         found: list[Command] = []
+        end, is_taken = 0, True
         for match in re.finditer(r"(`+)(?P<span>[^`]+)\1", text):
             span = match["span"].strip()
-            if not self.is_sensible(span):
-                continue
+            between, end = text[end : match.start()], match.end()
+            # One of several is asked for as the first is.
+            is_other = end and not is_taken and _JOINT.fullmatch(between)
+            is_taken = False
             before = re.split(r"[.;]\s", text[: match.start()])[-1]
+            if not self.is_sensible(span):
+                self._tell_of_span(span, before, leave)
+                continue
             after = text[match.end() :]
+            is_named = _OUTCOME.search(before)  # as RED, which asks for it whatever is said of it
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
-            if is_deferred or _FAILED.match(after) or not is_asked_for(before, after):
+            is_told = (is_deferred or _FAILED.match(after) or _DOES.match(after)) and not is_named
+            whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
+            asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
+            asked = asked and bool(_ASKED_BEFORE.search(whole)) and not (is_other or _quotes(whole))
+            if is_told or not asked:
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
-            found += self.read_script(span, line, leave, context or text)
+            is_taken = True
+            found += self.read_script(span, line, leave, text)
         return found
+
+    def _tell_of_span(self, span: str, before: str, leave: Leave) -> None:
+        """Say of a code span that looks like a command why it is none."""
+        program, *arguments = split_assignments(_drop_env(_split(span)))[1] or [""]
+        is_name = bool(re.fullmatch(r"[a-z./][\w./+-]*", program)) and "(" not in span
+        is_like_one = is_name and (
+            any(re.match(r"--?[A-Za-z]", word) for word in arguments)
+            or (bool(arguments) and bool(_ORDERED.search(before)))
+        )
+        if program in _BY_PEOPLE and arguments:
+            leave(f"`{_shorten(span)}`: is left to people; nothing runs it")
+        elif is_like_one and not (_USUAL.fullmatch(program) or self.is_there(program)):
+            leave(f"`{_shorten(span)}`: there is no program `{program}` here; nothing runs it")
+        elif is_like_one:
+            leave(f"`{_shorten(span)}`: nothing says that it is to be run; nothing runs it")
 
     def read_plain(self, text: str, line: int, leave: Leave, context: str = "") -> list[Command]:
         """The commands of a text that is nothing but commands, code spans with notes between them,
@@ -293,7 +391,7 @@ class Shell:
             if _FORBIDDING & {word.strip("().,!").casefold() for word in _split(part)}:
                 leave(f"`{_shorten(part)}`: does not ask to run it; nothing runs it")
                 continue
-            if is_plain_command(part):
+            if is_plain_command(part) or _calls_target(part):
                 commands += self.read_script(part.strip("`"), line, leave, context)
                 continue
             selectors = [*map(_make_pytest, re.split(r"\s*,\s+|\s+and\s+", _drop_notes(part)))]
@@ -313,7 +411,27 @@ def is_asked_for(before: str, after: str = "") -> bool:
         after: what stands behind it.
     """
     is_doubtful = _NEGATED.search(before) or _CONDITION.search(before)
-    return not (is_doubtful or _ADVISED_AGAINST.match(after))
+    return not (is_doubtful or _ADVISED_AGAINST.match(after) or _is_forbidden_below(after))
+
+
+def _quotes(before: str) -> bool:
+    """Whether a quotation is opened and not closed, in which nothing is asked for."""
+    outside = re.sub("`[^`]*`", "", before)
+    return outside.count('"') % 2 == 1 or outside.count("\u201c") > outside.count("\u201d")
+
+
+def _is_forbidden_below(after: str) -> bool:
+    """Whether the sentence that follows a command's own forbids that command."""
+    own, *others = re.split(r"[.;!]\s+(?=\S)", after, maxsplit=1)
+    match = _FORBIDDEN_BELOW.match(others[0]) if others and "`" not in own else None
+    if match is None:
+        return False
+    return match["claim"] is None or bool(_ADVISED_AGAINST.match(match[0]))
+
+
+def drop_prompt(line: str) -> str:
+    """A line without what a shell shows before a command."""
+    return _PROMPT.sub("", line, count=1) if _PROMPT.match(line) else line
 
 
 def is_none(text: str) -> bool:
@@ -335,10 +453,15 @@ def _make_pytest(text: str) -> str:
     return command if is_plain_command(command) else ""
 
 
-def is_plain_command(text: str) -> bool:
-    """Whether a text is a command, and cannot be a sentence."""
+def is_plain_command(text: str, *, is_marked: bool = False) -> bool:
+    """Whether a text is a command, and cannot be a sentence.
+
+    Args:
+        text: that may be one.
+        is_marked: whether what stands before it says that it is one, as a prompt does.
+    """
     text = _trim(text).strip()
-    is_span = len(text) > 2 and text[0] == text[-1] == "`"
+    is_span = is_marked or bool(_TEE.search(text)) or (len(text) > 2 and text[0] == text[-1] == "`")
     text = text.strip("`").strip()
     if "`" in text or "$(" in text:
         return False
@@ -372,8 +495,20 @@ def _calls_program(words: list[str], *, is_span: bool) -> bool:
     )
 
 
+def _calls_target(text: str) -> bool:
+    """Whether a text that stands for a command is the bare name of a target: `make check`."""
+    program, *words = split_assignments(_split(text))[1] or [""]
+    bare = [word for word in words if not _ARGUMENT.fullmatch(word)]
+    return (
+        0 < len(bare) <= _WITH_TARGETS.get(program, 0)
+        and all(re.fullmatch(r"[a-z][\w:-]*", word) for word in bare)
+        and not {"sure", "certain", *_SENTENCE} & {*bare}
+        and shutil.which(program) is not None
+    )
+
+
 def _drop_env(words: list[str]) -> list[str]:
-    return words[1:] if words[:1] == ["env"] else words
+    return words[1:] if words[:1] in (["env"], ["/usr/bin/env"]) else words
 
 
 def _drop_notes(text: str) -> str:
@@ -383,10 +518,21 @@ def _drop_notes(text: str) -> str:
 
 def _trim(text: str) -> str:
     """A part of a line without bullets, notes, and the full stop of its sentence."""
-    text = re.sub(r"\s+(?:#\s.*|\((?:log|expect\w*)\b[^()]*\)[.;]?)$", "", text.strip())
+    text, mark, comment = text.strip().partition(" # ")
+    if _is_doubtful(comment):
+        return f"{text}{mark}{comment}"
+    # Nothing that a shell reads ends so, unless an operator stands before it.
+    note = re.search(r"[^\s;|&(]\s+\((?P<note>[^()]*)\)[.;]?$", text)
+    if note and not _is_doubtful(note["note"]):
+        text = text[: note.start() + 1]
     if text.endswith(".") and not text.endswith((" .", "..")):
         text = text[:-1]
     return text.strip()
+
+
+def _is_doubtful(note: str) -> bool:
+    """Whether a note behind a command says that it is not asked for, or only perhaps."""
+    return bool(_DOUBTFUL_NOTE.search(note)) or not is_asked_for(note)
 
 
 def _shorten(text: str) -> str:
@@ -422,10 +568,12 @@ def _split_at_semicolons(line: str) -> list[str]:
 def _join_lines(text: str) -> Iterator[str]:
     """The lines that a shell would read, and comments: continued ones are one, without prompts."""
     text = re.sub(r"[ \t]*\\\r?\n[ \t]*", " ", text)
-    for line in text.splitlines():
-        line = re.sub(r"^(?:\$|%|>>>)\s+", "", line.strip())
-        if line:
-            yield re.sub(r"\s+#\s.*$", "", line)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Where some lines have a prompt, the others are what these printed.
+    shown = [line for line in lines if _PROMPT.match(line) or line.startswith("#")]
+    has_prompts = any(map(_PROMPT.match, lines))
+    for line in shown if has_prompts else lines:
+        yield re.sub(r"\s+#\s", " # ", drop_prompt(line))
 
 
 def _split_list(line: str) -> list[str]:
@@ -443,7 +591,10 @@ def _split_list(line: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-_AROUND = re.compile(r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*)\s+)+")
+_AROUND = re.compile(
+    r"^(?:(?:timeout(?:\s+-\S+)*\s+[0-9.]+[smhd]?|time|nice(?:\s+-\S+)*|"
+    r"(?:uv|poetry|pdm|hatch|pixi)\s+run(?!\s+-))\s+)+"
+)
 """What stands before a command and does not change what it does."""
 
 

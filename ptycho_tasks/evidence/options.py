@@ -123,11 +123,13 @@ class ItemOptions(Section, frozen=True, kw_only=True):
     def _check_expected_outcome(self) -> None:
         """Refuse a log whose name says another outcome than is expected."""
         named = re.search(r"_(green|red)(\.log)?$", self.log or "")
-        is_red = named is not None and named[1] == RED
-        if named and is_red != (self.expect == RED) and self.expect in (GREEN, RED, COLLECTED):
+        said = self.expect if isinstance(self.expect, str) else f"exit {self.expect['exit']}"
+        # Another exit status is a failure that is wanted: it may be called either.
+        is_either = said.startswith("exit ") and said != "exit 0"
+        if named and not is_either and (named[1] == RED) != (said == RED):
             raise ValueError(
-                f"`log` says {named[1]}, and `expect` {self.expect}; give the log another name, or "
-                f"write `expect: {named[1]}`"
+                f"`log` says {named[1]}, and `expect` {said}; give the log another name, or write "
+                f"`expect: {named[1]}`"
             )
 
     @property

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -39,7 +39,8 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     Raises:
         PlanError: the plan lacks a row, has it twice or without a state, or plan or ledger is no
             file.
-        ConfigError: a command, a test file, or what an item depends on is not there.
+        ConfigError: a command or a test file is not there, or what an item depends on is a stage
+            misspelt. A file that is missing is only mentioned: it blocks the item's own rows.
         FileWriteError: plan, ledger or the report folder cannot be written.
     """
     plan = read_plan(evidence)
@@ -56,7 +57,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
         raise PlanError(f"{evidence.file}: ledger: is the plan itself; give each a file of its own")
     reports = (evidence.reports_dir / "new", evidence.manifest_file("new"))
     for place in (evidence.plan_file, ledger, *reports):
-        _check_writable(place)
+        check_writable(place)
     lock = lock_file(ledger)
     if lock.exists() and not os.access(lock, os.W_OK):
         raise FileWriteError(f"cannot write {lock}: Permission denied; allow writing there")
@@ -89,7 +90,12 @@ def mention_odd_rows(plan: Plan) -> None:
         echo(f"warning: {one_line(plan.describe_odd_state(first))}{more}", err=True)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Refuse a file that must not be written, though it could be replaced.
+
+    Raises:
+        FileWriteError: it, or its folder, cannot be written.
+    """
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
@@ -153,16 +159,35 @@ def _check_named_files(evidence: Evidence, item: Item) -> None:
                 f"{evidence.file}: {item.name}: there is no test file or folder {test}; correct "
                 "the selector"
             )
+    for name in _list_missing(evidence, item):
+        close = difflib.get_close_matches(name, STAGES, n=1)
+        if close:
+            raise ConfigError(
+                f"{evidence.file}: {item.name}: {_describe_missing(name)}; did you mean "
+                f"`{close[0]}`?"
+            )
+    problem = find_missing_file(evidence, item)
+    if problem:
+        text = f"{item.name}: {one_line(problem)}; {item.label} is blocked until then"
+        echo(f"warning: {evidence.file}: {text}", err=True)
+
+
+def find_missing_file(evidence: Evidence, item: Item) -> str:
+    """Which file that an item depends on is not there, in one line; empty where all are."""
+    name = next(_list_missing(evidence, item), None)
+    return f"{_describe_missing(name)}; make it first, or correct it" if name else ""
+
+
+def _describe_missing(name: str) -> str:
+    return f"depends: `{name}` is neither a stage nor a file"
+
+
+def _list_missing(evidence: Evidence, item: Item) -> Iterator[str]:
     if item.expect == RED or item.has_red_twin:
         return  # the code of a test that is to be red need not be there yet
     for name in item.depends:
-        if exists(evidence, name) or _is_made(evidence, item, name):
-            continue
-        close = difflib.get_close_matches(name, STAGES, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else "correct it, or make it first"
-        raise ConfigError(
-            f"{evidence.file}: {item.name}: depends: `{name}` is neither a stage nor a file; {hint}"
-        )
+        if not (exists(evidence, name) or _is_made(evidence, item, name)):
+            yield name
 
 
 def _is_made(evidence: Evidence, item: Item, name: str) -> bool:

@@ -106,7 +106,8 @@ def find_test_paths(arguments: Iterable[str]) -> Iterator[str]:
     has_path = False
     before = ""
     for word in arguments:
-        if not word.startswith("-") and before not in _WITH_VALUE:
+        is_number = word.replace(".", "").isdigit()  # of an option that a conftest.py adds
+        if not (word.startswith("-") or is_number) and before not in _WITH_VALUE:
             has_path = True
             yield word.partition("::")[0]
         before = word

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.evidence.evaluation import ItemStatus, RowUpdate, decide_outcome
-from ptycho_tasks.evidence.item import RED, Evidence
+from ptycho_tasks.evidence.item import GREEN, RED, Evidence
 from ptycho_tasks.evidence.log import escape_line
 from ptycho_tasks.evidence.plan import STATES
 from ptycho_tasks.evidence.records import Record, format_json
@@ -41,7 +41,9 @@ def _quote_path(path: str) -> str:
 def _describe(record: Record) -> str:
     """An outcome in a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s`."""
     counts = [] if record.counts is None else [str(record.counts)]
-    return ", ".join([record.outcome, *counts, f"{record.duration_s:.1f} s"])
+    is_red = record.outcome == GREEN and record.settings.get("expect") == RED
+    outcome = "red as expected" if is_red else record.outcome
+    return ", ".join([outcome, *counts, f"{record.duration_s:.1f} s"])
 
 
 def format_manifest(evidence: Evidence, id: str, statuses: Sequence[ItemStatus], time: str) -> str:
@@ -146,7 +148,7 @@ class Attempt(NamedTuple):
 
 _ATTEMPT = re.compile(
     r"^## (?P<item>.*): (?:green|red)\n\n- rows: (?P<subject>.*)\n(?:.*\n)*?"
-    r"- outcome: (?P<outcome>(?:green|red), .*)\n(?:- problem: (?P<problem>.*)\n)?"
+    r"- outcome: (?P<outcome>(?:green|red)(?: as expected)?, .*)\n(?:- problem: (?P<problem>.*)\n)?"
     r"- started: (?P<started>.*)\n- log: `(?P<log>.*)`, sha256 [0-9a-f]{64}$",
     re.MULTILINE,
 )

@@ -44,8 +44,10 @@ def report_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
+        is_forbidden = isinstance(error, PermissionError)
+        remedy = "allow writing there" if is_forbidden else "free space"
         raise FileWriteError(
-            f"cannot write {path}: {reason}; free space or choose another folder; "
+            f"cannot write {path}: {reason}; {remedy} or choose another folder; "
             "what was there is unchanged"
         ) from error
 

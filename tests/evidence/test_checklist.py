@@ -10,6 +10,8 @@ import pytest
 
 from ptycho_tasks.errors import PlanError
 from ptycho_tasks.evidence.checklist import reopen_rows
+from ptycho_tasks.evidence.evaluation import list_children
+from ptycho_tasks.evidence.plan import Plan
 from ptycho_tasks.evidence.staleness import is_in_report
 
 
@@ -33,6 +35,20 @@ def test_a_done_row_without_evidence_does_not_pass(small):
         "plan.md:1: a.1 is marked done, but nothing says that one was run: "
         "reports/manifests/a.1.json is not there"
     ) in small.problems()
+
+
+@pytest.mark.parametrize(
+    ("ids", "children"),
+    [
+        (["A", "A1", "A2", "B1"], ["A1", "A2"]),
+        (["A", "A.1", "A.2", "A1", "A1.1"], ["A.1", "A.2"]),
+        (["A", "A-1", "AB", "A.1.2"], []),
+        (["A", "Aa", "Ab"], ["Aa", "Ab"]),
+    ],
+)
+def test_a_row_sums_up_those_with_a_point_or_else_those_with_a_number(ids, children):
+    plan = Plan("".join(f"- [ ] **{id}:** row\n" for id in ids).encode(), "plan.md")
+    assert [row.id for row in list_children("A", plan.rows)] == children
 
 
 def test_what_people_mark_by_hand_passes(small_proved):

@@ -160,9 +160,13 @@ def test_nothing_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("plan.md", "text.rst", "plan: the memo names none; --plan FILE supplies it"),
-        ("docs/fix_plan.md", "it", "ledger: the memo names none; --ledger FILE supplies it"),
-        ("[ADR-003-BACKEND-API] Stand", "(", "initiative: none; memo for now; --initiative"),
+        ("plan.md", "text.rst", "missing   plan: the memo names none; --plan FILE supplies it"),
+        (
+            "docs/fix_plan.md",
+            "it",
+            "missing   ledger: the memo names none; --ledger FILE supplies it",
+        ),
+        ("[ADR-003-BACKEND-API] Stand", "(", "took  initiative ADR-003-BACKEND-API, by the folder"),
     ],
 )
 def test_a_memo_that_lacks_something_says_what_supplies_it(tmp_path, ours, old, new, expected):
@@ -170,7 +174,7 @@ def test_a_memo_that_lacks_something_says_what_supplies_it(tmp_path, ours, old, 
     memo.write_text(MEMO.read_text().replace(old, new))
     done = ours(tmp_path, "plan", "import", "memo.txt")
     assert done.returncode == 0, done.stderr
-    assert f"missing   {expected}" in done.stdout
+    assert expected in done.stdout
     assert len(load_evidence(tmp_path).items) == 4
 
 
@@ -270,6 +274,9 @@ def test_what_is_plainly_a_command_is_one(text):
         ("C4.D1,C4.D2", ["C4.D1", "C4.D2"]),
         ("L3-1..L3-3", ["L3-1", "L3-2", "L3-3"]),
         ("A1-A3", ["A1", "A2", "A3"]),
+        ("C2.a-C2.c", ["C2.a", "C2.b", "C2.c"]),
+        ("C3.A-C3.C", ["C3.A", "C3.B", "C3.C"]),
+        ("C2.a-c", ["C2.a", "C2.b", "C2.c"]),
         ("L3-4", []),  # a row, or L3 and L4
     ],
 )
@@ -400,12 +407,92 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "Superseded: `python old.py --all`",
         "Next turn: python next.py --all",
         "the bug shows with `python crash.py --x`, fix it",
+        "Rebuild with `python rebuild.py --all`. Never run it on the shared node.",
+        "Rebuild with `python rebuild.py --all`. This must not be run today.",
+        "`python rebuild.py --all`\n  Do not do this on the node.",
+        "These must never be run:\n  - `python wipe.py --all`\n  - python wipe.py --x",
+        "Never:\n\n  ```\n  python wipe.py --all\n  ```",
+        "if a GPU is at hand, measure with\n  `python measure.py --all`",
+        "optional: `python measure.py --all`",
+        "The old tool (`python measure.py --all`) is broken.",
+        "`python measure.py --all` passed in March",
+        "forbidden: `python wipe.py --all`",
+        "$ python wipe.py --all   # do not run",
+        "```\n# never run this\npython wipe.py --all\npython wipe.py --b  # optional\n```",
+        "`python wipe.py --all`, only with Maria present",
+        "The runbook says `python wipe.py --all`",
+        "`python wipe.py --all` would be the fast way",
+        "Ask the operator to run `python move.py --home`",
+        "Clean-up when it went wrong: python wipe.py --all",
+        "For reference: `python wipe.py --all`",
+        "Ask the staff, they use `python move.py --home`",
+        "compare `python a.py 1` and `python b.py 1`",
+        "the message says: `python wipe.py --all`",
+        'it should print "run `python wipe.py --all`"',
+        "`python wipe.py --all` - NO!",
+        "careful with `python wipe.py --all`",
+        "Read what `python wipe.py --all` does, then describe it.",
+        "`python wipe.py --all` wipes the cache",
+        "Add a test for `python wipe.py --all`.",
+        "Replace `python wipe.py --all` by `bash wipe.sh 1`.",
+        "Wait for Bo, then `python move.py --home`",
+        "Only Bo may run `python move.py --home`",
+        "The job of the night runs `python wipe.py --all`.",
+        "These are frozen, hands off:\n  - python wipe.py --all\n\n  ```\n  bash wipe.sh 1\n  ```",
+        "done already: `python move.py --home`",
+        "It prints:\n```\npython measure.py --all\n```",
+        "`python measure.py --all`; skip if there is no GPU",
+        "~~`python wipe.py --all`~~",
+        "<!-- see\n`python wipe.py --all`\n-->",
     ],
 )
 def test_no_advice_is_run(tmp_path, line):
     memo = f"Do Now:\n- A1: it\n- {line}\n- B2: see\nHow-To Map:\n- {line}\n\n{line}\n"
     items, evidence, _ = list_items(tmp_path, memo)
     assert (items, [*evidence.by_hand]) == ([], ["A1", "B2"])
+
+
+def test_what_was_done_is_no_work(tmp_path):
+    text = "## Status of the rows\n- A1: `pytest tests/a.py -q`\n- A2: `pytest tests/b.py -q`\n"
+    with pytest.raises(ConfigError, match="names no row of a plan and no command"):
+        list_items(tmp_path, text)
+
+
+def test_what_a_section_of_old_commands_holds_is_left(tmp_path):
+    text = "Do Now:\n- A1: it\n\n## Old commands\n```\npython wipe.py --all\n```\n"
+    items, _, told = list_items(tmp_path, text)
+    assert items == []
+    assert "Old commands: what stands beside it does not ask to run it" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("use `frobnicate --all` on it", "there is no program `frobnicate` here"),
+        ("`rm -rf runs` first", "is left to people"),
+        ("its size is `uname -a`", "nothing says that it is to be run"),
+    ],
+)
+def test_a_span_like_a_command_is_told_of_when_it_is_left(tmp_path, line, reason):
+    items, _, told = list_items(tmp_path, f"Do Now:\n1. A.1 - {line}\n")
+    assert items == []
+    assert f"{reason}; nothing runs it" in told
+
+
+@pytest.mark.parametrize(
+    ("tests", "command"), [("make check", "make check"), ("doit infer", "doit infer"),
+                           ("make sure", None), ("make three maps", None),
+                           ("ruff check src", None)]
+)  # fmt: skip
+def test_a_target_after_tests_is_a_command_where_its_program_is_there(
+    tmp_path, monkeypatch, tests, command
+):
+    for name in ("make", "doit"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (entry,) = read_memo(ENTRY % ("R.1 reader", f"run it; tests: {tests}")).entries
+    assert [one.text for one in entry.commands] == ([command] if command else [])
 
 
 FIRST = """\
@@ -505,6 +592,14 @@ def test_the_red_and_the_green_run_of_one_test_are_two_items(tmp_path, how_to):
     assert [(item.expect, item.is_past) for item in evidence.items] == [
         ("red", True), ("green", False),
     ]  # fmt: skip
+
+
+def test_the_red_logs_of_two_tests_are_numbered_before_their_outcome(tmp_path):
+    text = "Do Now:\n" + "".join(
+        f"{n}. A.{n} - RED: `pytest tests/f.py::test_{n} -q | tee out/f_red.log`\n" for n in (1, 2)
+    )
+    items, _, _ = list_items(tmp_path, text)
+    assert [name for _, _, name in items] == ["f_red", "f_2_red"]
 
 
 def test_an_import_has_git_ignore_what_a_run_leaves(tmp_path):
@@ -619,6 +714,106 @@ HABITS = {
             ("", "bash other.sh 2", "bash"),
         ],
     ),
+    "rows under a title of its own, in a table": (
+        "## Work of tonight\n| Row | What | Command |\n|---|---|---|\n"
+        "| B.1 | one | `pytest tests/b.py -q` |\n| B.2 | two | `bash b.sh 2` |\n",
+        [("B.1", "python -m pytest tests/b.py -q", "b"), ("B.2", "bash b.sh 2", "bash")],
+    ),
+    "a table under what only names the plan": (
+        "# For Thursday\n\nPlan: work/K-1/plan.md\n\n| row | how | log |\n|---|---|---|\n"
+        "| K.2 | `bash k.sh 2` | two.log |\n",
+        [("K.2", "bash k.sh 2", "two")],
+    ),
+    "ids in another column, and a plan": (
+        "Do Now:\n| Step | ID | Plan | Command |\n|---|---|---|---|\n"
+        "| 1 | K.1 | work/plan.md | `pytest tests/k.py -q` |\n",
+        [("K.1", "python -m pytest tests/k.py -q", "k")],
+    ),
+    "steps, and rows without a bullet": (
+        "Do Now:\nStep 1 (R.1): `bash r.sh 1`.\nStep 2 (R.2): `bash r.sh 2`\n"
+        "R.3: `bash r.sh 3`\nR.4: on a node with a GPU only: `bash r.sh 4`\n",
+        [
+            ("R.1", "bash r.sh 1", "bash"),
+            ("R.2", "bash r.sh 2", "bash_2"),
+            ("R.3", "bash r.sh 3", "bash_3"),
+        ],
+    ),
+    "a quotation": (
+        "> Focus: Q-1\n>\n> Do Now:\n> 1. Q.1 - `pytest tests/q.py -q`\n",
+        [("Q.1", "python -m pytest tests/q.py -q", "q")],
+    ),
+    "titles as bullets": (
+        "* Focus: [W-1] work\n* Do Now\n  1. W.1 - `bash w.sh 1`\n  2. W.2 - `bash w.sh 2`\n"
+        "* If Blocked: docs/fix_plan.md\n",
+        [("W.1", "bash w.sh 1", "bash"), ("W.2", "bash w.sh 2", "bash_2")],
+    ),
+    "notes behind commands, and what they are for": (
+        "Mapped tests:\n1. `pytest tests/x.py -q` \u2192 X.2\nDo Now:\n"
+        "1. X.1 - tests: python -m x --n 1 (takes 3 minutes)\n2. X.2 - the other\n"
+        "3. X.3 - tests: bash x.sh 1 (only on the node)\n",
+        [("X.1", "python -m x --n 1", "python"), ("X.2", "python -m pytest tests/x.py -q", "x")],
+    ),
+    "logs that are told apart by what stands beside the commands": (
+        "Artifacts: r/2031-02-03T040506Z/a/{ring_before.log,ring_mask.log}\nDo Now:\n"
+        "1. Y.1 - before: `python ring.py --no-mask`\n2. Y.2 - tests: pytest tests/ring_mask.py\n"
+        "3. Y.3 - `bash fit.sh 1`, keep the output (fit.log)\n",
+        [
+            ("Y.1", "python ring.py --no-mask", "ring_before"),
+            ("Y.2", "python -m pytest tests/ring_mask.py", "ring_mask"),
+            ("Y.3", "bash fit.sh 1", "fit"),
+        ],
+    ),
+    "a test that is to fail today and pass then": (
+        "Do Now:\n1. Z.1 - RED: `pytest tests/z.py -q` fails today; keep it as z_red.log\n"
+        "2. Z.2 - GREEN: after the mask, `pytest tests/z.py -q` passes.\n",
+        [
+            ("Z.1", "python -m pytest tests/z.py -q", "z_red"),
+            ("Z.2", "python -m pytest tests/z.py -q", "z"),
+        ],
+    ),
+    "bare commands behind the name of a row, under no title": (
+        "Focus: NIGHT-1\nIn this order:\n\n1. U.1: doit infer:s1 | tee out/s1.log\n"
+        "2. U.2 - pytest tests/n.py -q, and store n_all.log\n"
+        "3. 1.1/1.2: `bash n.sh 1`, store it as sh.log\n",
+        [("U.1", "doit infer:s1", "s1"), ("1.1, 1.2", "bash n.sh 1", "sh")],
+    ),
+    "options that say which log it is": (
+        "Artifacts: r/2031-02-03T040506Z/a/{map1.log,map2.log}\nDo Now:\n"
+        "1. O.1 - `python draw/map.py --which 2`\n2. O.2 - `python draw/map.py --which 1`\n",
+        [
+            ("O.1", "python draw/map.py --which 2", "map2"),
+            ("O.2", "python draw/map.py --which 1", "map1"),
+        ],
+    ),
+    "logs by the words of a class, and as typed": (
+        "Mapped tests: pytest tests/p.py -q\nArtifacts: r/2031-02-03T040506Z/a/default.log\n"
+        "Do Now:\n1. L.1 - tests: pytest tests/c.py::TestDefault\n"
+        "2. L.2 - tests: pytest tests/c.py::TestSwitch\n   - Save to: `switch_all.log`\n"
+        "3. L.3 - `uv run pytest tests/p.py -q`\n",
+        [
+            ("L.1", "python -m pytest tests/c.py::TestDefault", "default"),
+            ("L.2", "python -m pytest tests/c.py::TestSwitch", "switch_all"),
+            ("L.3", "uv run pytest tests/p.py -q", "p"),
+        ],
+    ),
+    "prompts of other shells": (
+        "Do Now:\na) P.1 - one:\n   (venv) me@node07:~/work$ doit infer | tee out/infer.log\n"
+        "b) P.2 - two\n```\nPS C:\\work> bash p.sh 2\npytest passed\n```\n",
+        [("P.1", "doit infer", "infer"), ("P.2", "bash p.sh 2", "bash")],
+    ),
+    "selectors by their label": (
+        "Mapped tests:\n- Unit: `pytest tests/u.py -q`\n- Smoke: `pytest tests/s.py -q`\n"
+        "Do Now:\n1. S.1 - run the smoke test\n2. S.2 - run the unit selector\n",
+        [
+            ("S.1", "python -m pytest tests/s.py -q", "s"),
+            ("S.2", "python -m pytest tests/u.py -q", "u"),
+        ],
+    ),
+    "a sentence after a command that is about something else": (
+        "Do Now:\n1. T.1 - run `bash t.sh 1`. Do not touch src/old.\n"
+        "2. T.2 - run `bash t.sh 2`. It takes long; never stop it.\n",
+        [("T.1", "bash t.sh 1", "bash"), ("T.2", "bash t.sh 2", "bash_2")],
+    ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
         "**Do Now**\n* C1/C2: tests: n/a\n",
@@ -631,8 +826,27 @@ HABITS = {
 def test_other_habits_are_understood(tmp_path, text, expected):
     items, evidence, _ = list_items(tmp_path, text)
     assert items == expected
-    by_hand = {"V.1": ["V.2"], "": ["C1", "C2"]}
+    by_hand = {
+        "V.1": ["V.2"],
+        "": ["C1", "C2"],
+        "S.1": ["S.1", "S.2"],
+        "R.1": ["R.4"],
+        "X.1": ["X.3"],
+        "U.1": ["U.2"],
+    }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
+
+
+def test_a_plan_that_only_prose_names_is_taken_where_no_other_is(tmp_path):
+    paths = "- Plan: work/a.md\n- Reports: work/r/2031-02-03T040506Z/x/\n"
+    memo = read_memo(f"Do Now:\n1. A.1 - look\n## Paths\n{paths}")
+    assert (memo.plan, memo.reports, memo.phase) == ("work/a.md", "work/r", "x")
+    text = "Summary: it\nDo Now:\n1. A.1 @ work/SEAM-6/plan.md - look\n"
+    assert read_memo(text).initiative == "SEAM-6"
+    text = "Focus: S-6\nThe plan is work/plan.md, as always.\nDo Now:\n1. A.1 - look\n"
+    _, evidence, told = list_items(tmp_path, text)
+    assert evidence.plan == "work/plan.md"
+    assert "plan work/plan.md, as the memo names no other" in told
 
 
 def test_phase_status_and_folders_are_as_the_memo_says(tmp_path):

@@ -32,6 +32,11 @@ BAD = {
     "a green log of red": (
         "log: data.log", "log: d_green.log\n    expect: red", "`log` says green, and `expect` red"
     ),
+    "a red log of a success": (
+        "log: data.log",
+        "log: d_red.log\n    expect: {exit: 0}",
+        "`log` says red, and `expect` exit 0; give",
+    ),
     "no stage": ("command: cat data.txt", "stage: trane", "`stage` must be one of source, fixture"),
     "a stage that is red": (
         "command: cat data.txt", "expect: red\n    stage: train", "can expect nothing else"

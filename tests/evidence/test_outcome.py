@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ptycho_tasks.evidence.summaries import find_attempts
+
 COLOURED_TEST = r"""
 def test_a():
     raise ValueError("\x1b[31mred\x1b[0m C:\\dir")
@@ -92,13 +94,22 @@ def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project):
         "id: C4.D3, command: exit 3, log: status.log, expect: {exit: 3}",
         "id: C4.F, command: 'true', log: passes, expect: red",
     )
-    project.assert_one_line(project.doit("evidence"), 1, "red: C4.F")
-    assert {"b_red.log", "b_green.log", "status_green.log", "passes_red_red.log"} < {
+    done = project.doit("evidence")
+    project.assert_one_line(done, 1, "red: C4.F")
+    assert "b_red.log (red as expected)\n" in done.stdout
+    assert {"b_red.log", "b_green.log", "status_green.log", "passes_not_red.log"} < {
         path.name for path in project.report.iterdir()
     }
     assert project.plan.count("[x]") == 4  # one of them in a code span
     assert "passes_red is expected" not in project.plan
     assert "is expected to be red, and is green" in project.plan
+    assert "- C4.D1: red as expected, 0 passed, 1 failed, 0 skipped, " in project.ledger
+    assert "- C4.F: red, " in project.ledger
+    attempts = {
+        a.item: a.outcome for a in find_attempts((project.report / "summary.md").read_text())
+    }
+    assert attempts["b_red"].startswith("red as expected, 0 passed, 1 failed")
+    assert attempts["passes_red"].startswith("red, ")
 
 
 def test_an_item_of_no_row_is_run_and_kept(project):

@@ -92,10 +92,16 @@ def test_the_output_of_a_stage_is_the_log_of_its_item(add_items, ours):
     assert "bundle     runs/default/training/wts.h5.zip\n" in log
     assert "wts.h5.zip`, sha256" in read_log(project, "summary.md")
     assert ours(project.root, "plan", "check").returncode == 0
+    (project.root / "runs").rename(project.root / "away")
+    note = "note: runs/ is not here, as in a clone; --logs judges the logs alone\n"
+    assert ours(project.root, "plan", "check").stderr.endswith(note)
+    assert ours(project.root, "plan", "check", "--logs").returncode == 0
+    (project.root / "away").rename(project.root / "runs")
     project.edit("ptycho.yaml", "seed: 4", "seed: 5")
     errors = ours(project.root, "plan", "check").stderr
     assert "C4.D1 is marked done, but train is stale: " in errors
     assert "seed 4 -> 5" in errors
+    assert "--logs" not in errors
     assert project.doit("evidence").returncode == 0
     assert ours(project.root, "plan", "check").returncode == 0
 

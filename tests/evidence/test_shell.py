@@ -13,6 +13,7 @@ from ptycho_tasks.evidence.shell import find_pytest, find_scripts, find_test_pat
         ("pytest tests/a.py::T -vv", True, ["tests/a.py"]),
         ('A="" B=1 python3 -m pytest -k x tests', True, ["tests"]),
         ("pytest -q", True, ["."]),
+        ("pytest tests/a.py --seeds 5", True, ["tests/a.py"]),
         ("cd sub && pytest tests", False, []),
         ("pytest a | tee b", False, []),
         ("echo pytest", False, []),

@@ -92,6 +92,17 @@ def test_a_second_run_runs_nothing_and_names_the_logs(proved_project):
     assert project.list_files() == before
 
 
+def test_a_row_without_a_cell_for_a_pointer_is_marked_and_told(project):
+    project.write_items("ids: [C4.D2, C4.D3], command: 'true', log: a")
+    project.edit("plan.md", "| C4.D2 | more | [ ] | |", "| C4.D2 | more | [ ] |")
+    done = project.doit("evidence")
+    note = (
+        "note: plan.md: no cell for a pointer to the log in row C4.D2; add one behind the state\n"
+    )
+    assert (done.returncode, done.stderr) == (0, note)
+    assert "| C4.D2 | more | [x] |\n- [x] **C4.D3:** data (evidence " in project.plan
+
+
 def test_a_row_that_someone_opened_is_marked_again(proved_project):
     project = proved_project
     project.edit("plan.md", "[x] **C4.D3", "[ ] **C4.D3")

@@ -488,8 +488,8 @@ def test_a_picture_of_several_rows_stands_once_in_the_page_of_a_plan(tmp_path):
     inputs = [{"a.png": digest, "x.txt": digest}, {"a.png": "other", "b.png": digest, "c.png": "-"}]
     rows = [
         {"id": f"A{i}", "evidence": "valid", "state": "done", "text": "", "reason": "",
-         "problem": None, "logs": [], "runs": [run | {"inputs": inputs[i]}], "attempts": [],
-         "attempt_count": 0}
+         "problem": None, "logs": [], "attempts": [], "attempt_count": 0,
+         "runs": [run | {"inputs": inputs[i], "expected": ("", "red")[i]}]}
         for i in range(2)
     ]  # fmt: skip
     page = tmp_path / "plan.html"
@@ -500,6 +500,7 @@ def test_a_picture_of_several_rows_stands_once_in_the_page_of_a_plan(tmp_path):
     assert text.partition("report-data")[0].count("changed since the item ran") == 1
     shown = Elements(text).text
     assert "3 passed" in shown
+    assert shown.count("red as expected") == 1
     assert "c.png" in shown
     assert "it cannot be shown" in shown
 
