@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import atexit
 import gc
+import hashlib
 import importlib
 import json
 import os
+import pickle
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from pkgutil import walk_packages
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, NoReturn
 
 Completed = subprocess.CompletedProcess[str]
@@ -32,11 +36,31 @@ PRELOADED = {
     "numpy", "psutil", "scipy.fft", "scipy.ndimage", "scipy.spatial",
     "skimage.metrics._structural_similarity", "skimage.registration._phase_cross_correlation",
     "sqlite3", "yaml",
-    "ptycho_tasks.builds.planning", "ptycho_tasks.builds.stages", "ptycho_tasks.builds.why",
-    "ptycho_tasks.commands.cli", "ptycho_tasks.commands.config", "ptycho_tasks.commands.init",
-    "ptycho_tasks.evidence.actions",
 }  # fmt: skip
-"""What is imported before. Not `ptycho_tasks.tasks`, which asks for the current folder."""
+"""What is imported before, beside the modules of the core."""
+
+REMEMBERED = (
+    ("ptycho_tasks.results.pictures", "picture_bytes"),
+    ("ptycho_tasks.physics.metrics", "score"),
+)
+"""Functions, by module and name, that depend on their arguments alone and take most of the time of
+a small stage."""
+
+
+def remember(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """The function, whose answers are kept in a folder: most tests build the same project."""
+
+    @wraps(function)
+    def answer(*arguments: Any, **options: Any) -> Any:
+        key = pickle.dumps((function.__name__, arguments, options))
+        path = folder / hashlib.sha256(key).hexdigest()
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_bytes(pickle.dumps(function(*arguments, **options)))
+            new.replace(path)
+        return pickle.loads(path.read_bytes())
+
+    return answer
 
 
 @contextmanager
@@ -92,6 +116,16 @@ def _start_server(libraries: frozenset[str]) -> Any:
     return server
 
 
+def _import_core() -> None:
+    """Import every module of the core, but those of tests and the tasks, which ask for the current
+    folder."""
+    import ptycho_tasks
+
+    for module in walk_packages(ptycho_tasks.__path__, "ptycho_tasks."):
+        if not (module.name.endswith("tasks") or module.name.startswith("ptycho_tasks.testing")):
+            importlib.import_module(module.name)
+
+
 def _digest_sources() -> None:
     """Read the core's own code, which the first command in every new project asks about."""
     from ptycho_tasks.builds.stage_code import STAGE_CODE, list_core_sources
@@ -109,6 +143,12 @@ def _remember_plugins() -> None:
     doit.plugin.entry_points = cache(doit.plugin.entry_points)
     for category in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
         doit.plugin.entry_points(group=f"doit.{category}")
+
+
+def _remember_results(folder: Path) -> None:
+    for module, name in REMEMBERED:
+        there = importlib.import_module(module)
+        setattr(there, name, remember(getattr(there, name), folder))
 
 
 def _serve() -> dict[str, Any] | None:
@@ -166,8 +206,13 @@ if __name__ == "__main__":
         # What is not installed is not used either.
         with suppress(ImportError):
             importlib.import_module(name)
+    _import_core()
     _digest_sources()
     _remember_plugins()
+    # Not a TemporaryDirectory, which the first fork would remove at its end.
+    kept = mkdtemp()
+    _remember_results(Path(kept))
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))
+    shutil.rmtree(kept)
