@@ -137,12 +137,17 @@ def _digest_sources() -> None:
 
 
 def _remember_plugins() -> None:
-    """Look for doit's plugins once: it reads what is installed four times a command."""
+    """Look for plugins once: a command reads six times what is installed."""
     import doit.plugin
 
-    doit.plugin.entry_points = cache(doit.plugin.entry_points)
-    for category in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
-        doit.plugin.entry_points(group=f"doit.{category}")
+    from ptycho_tasks.system import plugins
+
+    found = cache(plugins.entry_points)
+    doit.plugin.entry_points = plugins.entry_points = found
+    for group in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
+        found(group=f"doit.{group}")
+    for group in ("backends", "executors", "readers"):
+        found(group=f"ptycho_tasks.{group}")
 
 
 def _remember_results(folder: Path) -> None:
@@ -212,6 +217,8 @@ if __name__ == "__main__":
     # Not a TemporaryDirectory, which the first fork would remove at its end.
     kept = mkdtemp()
     _remember_results(Path(kept))
+    # A process that is killed loses nothing that it wrote; only a loss of power would.
+    os.fsync = lambda descriptor: None
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))
