@@ -27,7 +27,7 @@ from functools import cache, wraps
 from pathlib import Path
 from pkgutil import walk_packages
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 Completed = subprocess.CompletedProcess[str]
 PRELOADED = {
@@ -85,21 +85,49 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
         cwd: the folder to run in.
         timeout_s: after which it is ended, by SIGALRM.
     """
-    server = start_server()
     with TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdout", "stderr")]
-        request = {
-            "arguments": [*map(str, arguments)],
-            "cwd": str(cwd),
-            "environment": dict(os.environ),
-            "streams": [*map(str, streams)],
-            "timeout_s": timeout_s,
-        }
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
+        with ask_server(arguments, cwd=cwd, streams=streams, timeout_s=timeout_s) as answer:
+            code = int(answer.read().split()[1])
         out, err = (stream.read_text() for stream in streams)
     return Completed([sys.executable, "-m", *arguments], code, out, err)
+
+
+def ask_server(
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    streams: Sequence[Path],
+    timeout_s: int,
+    is_apart: bool = False,
+) -> TextIO:
+    """Have a fork run `python -m` with these arguments.
+
+    Args:
+        arguments: the module's name, and the arguments of its command.
+        cwd: the folder to run in.
+        streams: where it writes standard output and standard error.
+        timeout_s: after which it is ended, by SIGALRM.
+        is_apart: whether it has a session of its own.
+
+    Returns:
+        A stream with its process id, and once it has ended its exit code, each a line.
+    """
+    request = {
+        "arguments": [*map(str, arguments)],
+        "cwd": str(cwd),
+        "environment": dict(os.environ),
+        "streams": [*map(str, streams)],
+        "timeout_s": timeout_s,
+        "is_apart": is_apart,
+    }
+    server = start_server()
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "request").write_text(json.dumps(request))
+        os.mkfifo(Path(folder) / "answer")
+        server.stdin.write(f"{folder}\n")
+        server.stdin.flush()
+        return (Path(folder) / "answer").open()
 
 
 def start_server() -> Any:
@@ -111,7 +139,7 @@ def start_server() -> Any:
 def _start_server(libraries: frozenset[str]) -> Any:
     # As a module it would import pytest, and as a file put its own folder on the path.
     command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(libraries)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
     atexit.register(server.communicate)
     return server
 
@@ -157,25 +185,48 @@ def _remember_results(folder: Path) -> None:
 
 
 def _serve() -> dict[str, Any] | None:
-    """Fork for each request and answer with its exit code; gives the request in the fork."""
+    """Fork for each request, and have its process id and exit code answered; gives the request in
+    the fork."""
     for line in sys.stdin:
+        folder = Path(line.rstrip("\n"))
         with warnings.catch_warnings():
             # Python warns of threads; those of OpenBLAS are made for forks.
             warnings.simplefilter("ignore")
-            child = os.fork()
-        if child == 0:
-            return dict(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            if os.fork() == 0:
+                return _answer(folder)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     return None
+
+
+def _answer(folder: Path) -> dict[str, Any]:
+    """Fork, and wait for the fork; only this returns, with the request."""
+    request = json.loads((folder / "request").read_bytes())
+    _open_streams(request["streams"])
+    with (folder / "answer").open("w", buffering=1) as answer:
+        if (child := os.fork()) == 0:
+            return dict(request)
+        os.closerange(0, 3)  # who reads is to see their end
+        answer.write(f"{child}\n")
+        answer.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+    os._exit(0)
+
+
+def _open_streams(paths: Sequence[str]) -> None:
+    modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
+    for number, (path, mode) in enumerate(
+        zip((os.devnull, *paths), (os.O_RDONLY, *modes), strict=True)
+    ):
+        stream = os.open(path, mode, 0o600)
+        os.dup2(stream, number)
+        os.close(stream)
 
 
 def _become(request: dict[str, Any]) -> int:
     """Turn this process into the command of a request; gives its exit code."""
-    modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
-    for number, (path, mode) in enumerate(
-        zip((os.devnull, *request["streams"]), (os.O_RDONLY, *modes), strict=True)
-    ):
-        os.dup2(os.open(path, mode, 0o600), number)
+    if request["is_apart"]:
+        os.setsid()
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
