@@ -62,7 +62,9 @@ def start():
     begun = []
 
     def start(root, *arguments):
-        process = start_command([*DOIT, *arguments], cwd=root)
+        process = start_command(
+            [*DOIT, *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         begun.append(process)
         return process
 

@@ -11,6 +11,7 @@ import pytest
 
 from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD
 from ptycho_tasks.testing.project import DOIT
+from started_commands import start_command
 
 TINY_SCAN = """\
 name: tiny
@@ -104,8 +105,8 @@ def test_a_run_that_does_not_wait_leaves_its_job_to_the_next(queued, doit):
 )
 def test_only_who_stops_a_run_cancels_its_jobs(queued, number, is_cancelled):
     (queued / "hold").touch()
-    with subprocess.Popen(
-        [*DOIT, "train"], cwd=queued, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    with start_command(
+        [*DOIT, "train"], cwd=queued, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as run:
         while "is pending" not in run.stdout.readline():
             assert run.poll() is None

@@ -18,18 +18,18 @@ from ptycho_tasks.testing.forks import ask_server
 from ptycho_tasks.testing.project import PYTHON, TIMEOUT_S
 
 
-def start_command(command: Sequence[str], *, cwd: Path, **streams: Any) -> Any:
+def start_command(command: Sequence[str], *, cwd: Path, **streams: int) -> Any:
     """Start `DOIT` or `OURS` with arguments in a session of its own.
 
     Args:
         command: its words.
         cwd: the folder to run in.
-        streams: `stdout` and `stderr`, as `subprocess.Popen` takes them; pipes if nothing is said.
+        streams: `stdout` and `stderr`, as `subprocess.Popen` takes them; nobody reads one left out.
 
     Returns:
         What `subprocess.Popen` gives.
     """
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **streams}
     if sys.platform == "linux":
         return StartedCommand(command, cwd=cwd, **streams)
     return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **streams)

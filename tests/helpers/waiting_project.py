@@ -62,7 +62,7 @@ def write_waiting_project(write_project, execution):
 def begin(root, *arguments):
     """A run that goes on in the block."""
     command = [*DOIT, *(arguments or ["train"])]
-    run = start_command(command, cwd=root, stderr=subprocess.STDOUT)
+    run = start_command(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with run:
         try:
             yield run

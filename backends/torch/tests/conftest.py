@@ -67,7 +67,7 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def scan() -> ScanData:
     """Frames of 32 x 32 pixels, read-only as a mapped file is."""
-    scan = simulate(SimulationOptions(size=32, grid=9, step=3.5, jitter=1.0, photons=1e6, seed=2))
+    scan = simulate(SimulationOptions(size=32, grid=7, step=3.5, jitter=1.0, photons=1e6, seed=2))
     scan.diffraction.flags.writeable = False
     scan.positions.flags.writeable = False
     assert scan.diffraction.dtype == np.float32
