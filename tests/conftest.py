@@ -20,6 +20,7 @@ from ptycho_tasks.testing.project import (  # noqa: F401
     Completed,
     build,
     doit,
+    find_entry_points,
     make_project,
     run_command,
 )
@@ -103,6 +104,18 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             there = importlib.import_module(module)
             patch.setattr(there, name, remember(getattr(there, name), folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast() -> Iterator[None]:
+    """Leave out what takes much of the time of a small run, and no test is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        # A process that is killed loses nothing that it wrote; only a loss of power would.
+        patch.setattr("os.fsync", lambda descriptor: None)
+        # A command reads six times what is installed.
+        for module in ("doit.plugin", "ptycho_tasks.system.plugins"):
+            patch.setattr(f"{module}.entry_points", find_entry_points)
+        yield
 
 
 @pytest.fixture

@@ -171,7 +171,8 @@ def _remember_plugins() -> None:
     from ptycho_tasks.system import plugins
 
     found = cache(plugins.entry_points)
-    doit.plugin.entry_points = plugins.entry_points = found
+    for module in (doit.plugin, plugins):
+        setattr(module, "entry_points", found)  # noqa: B010
     for group in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
         found(group=f"doit.{group}")
     for group in ("backends", "executors", "readers"):
@@ -269,7 +270,7 @@ if __name__ == "__main__":
     kept = mkdtemp()
     _remember_results(Path(kept))
     # A process that is killed loses nothing that it wrote; only a loss of power would.
-    os.fsync = lambda descriptor: None
+    os.fsync = lambda fd: None
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))
