@@ -10,6 +10,7 @@ import atexit
 import gc
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import os
 import pickle
@@ -170,7 +171,7 @@ def _remember_plugins() -> None:
 
     from ptycho_tasks.system import plugins
 
-    found = cache(plugins.entry_points)
+    found = cache(importlib.metadata.entry_points)
     for module in (doit.plugin, plugins):
         setattr(module, "entry_points", found)  # noqa: B010
     for group in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
