@@ -15,6 +15,7 @@ from forked_children import ForkedProgram
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.testing.forks import preloading
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
 from ptycho_tasks_torch import helpers
 from ptycho_tasks_torch.frames import textures
@@ -29,6 +30,13 @@ hypothesis.settings.load_profile("torch")
 # that tests run read it from the environment.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> Iterator[None]:
+    """Commands that train find imported what takes longer than their training."""
+    with preloading("torch", "lightning.fabric", "ptycho_tasks_torch.training.trainer"):
+        yield
 
 
 @pytest.fixture
