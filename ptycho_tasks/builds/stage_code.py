@@ -9,6 +9,7 @@ source says, without its comments and docstrings.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ptycho_tasks import backends
 from ptycho_tasks.builds.identity import PROJECT_CODE
 from ptycho_tasks.scans import recognition
 from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.files import file_stamp
 from ptycho_tasks.system.plugins import LOCAL_MODULE, list_local_files
 from ptycho_tasks.system.sources import is_installed
 
@@ -90,6 +92,8 @@ _RESULT = (
     "physics/metrics",
     "results/bundle",
     "results/nexus",
+    "results/palette",
+    "results/paper",
     "results/pictures",
     "results/product",
     "scans/fixture",
@@ -129,8 +133,8 @@ STAGE_CODE = {
             "scans/shaping",
         ),
     ),
-    "infer": StageCode(6, _RESULT),
-    "refine": StageCode(5, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(7, _RESULT),
+    "refine": StageCode(6, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",
@@ -271,19 +275,28 @@ def _with_imports(file: Path, root: Path) -> set[Path]:
 
 def _imported(file: Path, root: Path) -> Iterator[Path]:
     """The files of the project that the import statements of a file run."""
+    stamp = file_stamp(file)
+    for level, parts in () if stamp is None else _parse_imports(file, stamp):
+        places = (file.parents[level - 1],) if level else _folders(root)
+        yield from _files_of(places, parts)
+
+
+@functools.cache
+def _parse_imports(file: Path, stamp: object) -> frozenset[tuple[int, tuple[str, ...]]]:
+    """What the import statements of a file name, with their numbers of leading dots. Kept for the
+    file's stamp: a process that watches asks for each scan again."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return
+        return frozenset()
+    found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _files_of(_folders(root), alias.name.split("."))
+            found |= {(0, tuple(alias.name.split("."))) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            places = (file.parents[node.level - 1],) if node.level else _folders(root)
             parts = node.module.split(".") if node.module else []
-            for alias in node.names:
-                yield from _files_of(places, [*parts, alias.name])
+            found |= {(node.level, (*parts, alias.name)) for alias in node.names}
+    return frozenset(found)
 
 
 def _folders(root: Path) -> tuple[Path, ...]:
@@ -291,14 +304,14 @@ def _folders(root: Path) -> tuple[Path, ...]:
     return (root, root / backends.KIND.folder, root / recognition.KIND.folder)
 
 
-def _files_of(places: tuple[Path, ...], parts: list[str]) -> Iterator[Path]:
+@cached
+def _files_of(places: tuple[Path, ...], parts: tuple[str, ...]) -> tuple[Path, ...]:
     """The file of a module, and those of the packages that it lies in."""
-    for place in places:
-        for length in range(len(parts) + 1):
-            path = place.joinpath(*parts[:length])
-            for file in (path / "__init__.py", path.with_suffix(".py")):
-                if file.is_file():
-                    yield file
+    paths = (place.joinpath(*parts[:n]) for place in places for n in range(len(parts) + 1))
+    candidates = (
+        file for path in paths for file in (path / "__init__.py", path.with_suffix(".py"))
+    )
+    return tuple(file for file in candidates if file.is_file())
 
 
 def _imported_now(root: Path) -> set[Path]:

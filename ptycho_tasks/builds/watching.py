@@ -23,7 +23,7 @@ from ptycho_tasks.system.lock import describe_holder
 from ptycho_tasks.system.processes import Stopped, handle_signals
 from ptycho_tasks.system.terminal import echo
 
-_TICK_MS = 100
+_TICK_MS = 50
 """How often it is looked whether a file that is being written has settled."""
 _LOOK_S = 5.0
 """How often folders are listed where no change was heard of."""

@@ -52,7 +52,10 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     ] = None
     product: Annotated[
         FileName | None,
-        doc("a Ptychodus product (HDF5) that gives probe and positions for `file`", affects=()),
+        doc(
+            "a Ptychodus product (HDF5, NPZ or CXI) that gives probe and positions for `file`",
+            affects=(),
+        ),
     ] = None
     reader: Annotated[
         FileName | None,
@@ -108,15 +111,15 @@ class SourceOptions(Section, frozen=True, kw_only=True):
     probe: Annotated[
         FileName | None,
         doc(
-            "the file that holds the probe (NPZ, NPY or HDF5), or `estimate` to have it estimated "
-            "from the frames and fitted later; null: the scan's own"
+            "the file that holds the probe (NPZ, NPY, CSV or HDF5), or `estimate` to have it "
+            "estimated from the frames and fitted later; null: the scan's own"
         ),
     ] = None
     positions: Annotated[
         FileName | None,
         doc(
-            "a text or CSV file with the positions, a line a frame: columns x and y; or what "
-            "`reader` reads them from",
+            "a text or CSV file with the positions, a line a frame: columns x and y; an HDF5 or "
+            "NPZ, where `datasets` says where in it; or what `reader` reads them from",
             affects=(),
         ),
     ] = None

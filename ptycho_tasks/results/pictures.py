@@ -1,21 +1,21 @@
 """Amplitude and phase of an object as PNG pictures with their scales.
 
-Axis letters:  H, W object grid.
+Drawn here and not by matplotlib, which takes longer to import than a scan to be reconstructed.
+
+Axis letters:  H, W object grid;  R, C rows and columns of a picture.
 """
 
 from __future__ import annotations
 
-import io
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.image import AxesImage
-
+from ptycho_tasks.results.palette import encode_png, list_colours
+from ptycho_tasks.results.paper import Box, Paper
 
 Kind = Literal["amplitude", "phase"]
 SOFTWARE = "ptycho-tasks"
@@ -26,12 +26,18 @@ CLIPPED = 2.0
 was seen must not take the contrast from the rest."""
 LEAST_RANGE = 1e-3
 """Least range of the colours, in rad, or as a share of the amplitude: less is rounding."""
-UNSEEN = "0.75"
-"""Neutral grey, which is in neither colour map."""
+UNSEEN = 191
+"""Neutral grey of what was not seen, which is in neither colour map."""
 SIDE_IN = 5.0
 """The image's longer side."""
 LEFT_IN, RIGHT_IN, BELOW_IN, ABOVE_IN = 0.1, 1.1, 0.1, 0.4
 """Room around the image: for the colour bar, the title."""
+LEAST_SIDE = 0.3
+"""Of the shorter side's place, as a share of the longer."""
+BAR_GAP_IN, BAR_IN, TICK_IN = 0.1, 0.2, 0.05
+"""Distance of the colour bar from the image, its width, and the length of its ticks."""
+GREYS, COLOURS = 32, 223
+"""Indices of a picture: greys of the paper, one for what was not seen, colours of the image."""
 
 
 def picture_bytes(
@@ -54,27 +60,23 @@ def picture_bytes(
         title: shown above, as it stands.
         pixel_size_m: (height, width) of a pixel in metres; None gives a scale in pixels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     seen = np.asarray(mask, dtype=bool) & np.isfinite(image)
     values = centred_phase(image, seen) if kind == "phase" else np.abs(image)
-    # Up to some 3000 pixels a side, every pixel of the object gets one of the picture.
-    dpi = float(np.clip(max(image.shape) / SIDE_IN, 150, 600))
-    sides = width, height = _sides(image.shape, pixel_size_m)
-    paper = width + LEFT_IN + RIGHT_IN, height + BELOW_IN + ABOVE_IN
-    figure = Figure(paper, dpi=dpi)
-    axes = figure.add_axes((LEFT_IN / paper[0], BELOW_IN / paper[1], *np.divide(sides, paper)))
-    shown = _draw(axes, values, seen, kind)
-    axes.set_title(title, fontsize=10, parse_math=False, wrap=True)
-    label = "phase (rad)" if kind == "phase" else "amplitude"
-    figure.colorbar(shown, cax=axes.inset_axes((1.0 + 0.1 / width, 0, 0.2 / width, 1)), label=label)
-    _add_scale(axes, image.shape[1], pixel_size_m)
-    stream = io.BytesIO()
-    # Not matplotlib's name and version: an equal picture has equal bytes, and is known as ours.
-    canvas = FigureCanvasAgg(figure)
-    canvas.print_png(stream, metadata={"Software": SOFTWARE})  # type: ignore[no-untyped-call]
-    return stream.getvalue()
+    limits = colour_limits(values[seen], kind)
+    layout = _Layout.of(image.shape, pixel_size_m)
+    paper = Paper(layout.shape, layout.dpi)
+    _write_title(paper, layout, title)
+    for box in (layout.image, layout.bar):
+        paper.frame(box)
+    _add_ticks(paper, layout.bar, limits, kind)
+    scale = _add_scale(paper, layout, image.shape[1], pixel_size_m)
+    pixels = paper.to_levels(GREYS)
+    covered = scale.of(pixels).copy()
+    layout.image.of(pixels)[...] = layout.image.stretch(_index(values, seen, limits))
+    layout.bar.of(pixels)[...] = layout.bar.stretch(_RAMP)
+    scale.of(pixels)[...] = covered
+    is_around = kind == "phase" and limits[1] - limits[0] >= 2 * np.pi
+    return encode_png(pixels, _list_colours("phase" if is_around else "viridis"), SOFTWARE)
 
 
 def is_picture(path: Path) -> bool:
@@ -124,46 +126,124 @@ def colour_limits(seen_values: NDArray[np.float32], kind: Kind) -> tuple[float, 
     return middle - half, middle + half
 
 
-def _sides(shape: tuple[int, ...], pixel_size_m: tuple[float, float] | None) -> tuple[float, float]:
-    """(width, height) of the image in inches."""
-    height, width = np.array(shape) * (pixel_size_m or (1.0, 1.0))
-    # A long strip keeps its shape in the axes; only the paper around it grows.
-    rows, columns = np.maximum((height, width) / max(height, width), 0.3) * SIDE_IN
-    return float(columns), float(rows)
+_FIRST_COLOUR = GREYS + 1
+_RAMP = np.arange(_FIRST_COLOUR + COLOURS - 1, _FIRST_COLOUR - 1, -1, dtype=np.uint8)[:, None]
 
 
-def _draw(
-    axes: Axes, values: NDArray[np.float32], seen: NDArray[np.bool_], kind: Kind
-) -> AxesImage:
-    low, high = colour_limits(values[seen], kind)
-    all_around = kind == "phase" and high - low >= 2 * np.pi
-    axes.set_facecolor(UNSEEN)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    return axes.imshow(
-        np.ma.masked_array(values, ~seen),
-        cmap="twilight" if all_around else "viridis",
-        vmin=low,
-        vmax=high,
-        interpolation="nearest",  # blends make colours that stand for no value
-        interpolation_stage="data",  # colours take eight times the memory of values
-    )
+@cache
+def _list_colours(name: str) -> NDArray[np.uint8]:
+    greys = [*(round(255 * level / (GREYS - 1)) for level in range(GREYS)), UNSEEN]
+    grey_rows = np.repeat(np.array(greys, np.uint8)[:, None], 3, axis=1)
+    return np.concatenate([grey_rows, list_colours(name, COLOURS)])
 
 
-def _add_scale(axes: Axes, columns: int, pixel_size_m: tuple[float, float] | None) -> None:
-    """A bar of a round length, about a quarter of the width."""
-    from mpl_toolkits.axes_grid1.anchored_artists import (  # type: ignore[import-untyped]
-        AnchoredSizeBar,
-    )
+def _index(
+    values: NDArray[np.float32], seen: NDArray[np.bool_], limits: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """(H, W) index of each pixel's colour."""
+    low, high = limits
+    share = np.clip((np.where(seen, values, low) - low) / (high - low), 0, 1)
+    colours = _FIRST_COLOUR + np.rint((COLOURS - 1) * share)
+    return np.where(seen, colours, GREYS).astype(np.uint8)
 
-    height, width = (1e6 * side for side in pixel_size_m) if pixel_size_m else (1.0, 1.0)
-    unit = "µm" if pixel_size_m else "px"
+
+class _Layout(NamedTuple):
+    """What lies where in a picture."""
+
+    shape: tuple[int, int]
+    """(R, C)."""
+    dpi: float
+    place: Box
+    """Where the image may lie."""
+    image: Box
+    bar: Box
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], pixel_size_m: tuple[float, float] | None) -> _Layout:
+        """The layout for an object of some shape."""
+        # Up to some 3000 pixels a side, every pixel of the object gets one of the picture.
+        dpi = float(np.clip(max(shape) / SIDE_IN, 150, 600))
+        left, right, below, above, gap, bar = (
+            round(inches * dpi)
+            for inches in (LEFT_IN, RIGHT_IN, BELOW_IN, ABOVE_IN, BAR_GAP_IN, BAR_IN)
+        )
+        sides = np.array(shape) * (pixel_size_m or (1.0, 1.0))
+        image = np.maximum(np.rint(sides / sides.max() * SIDE_IN * dpi), 1).astype(int)
+        # A long strip keeps its shape; only the paper around it grows.
+        height, width = np.maximum(image, round(LEAST_SIDE * SIDE_IN * dpi)).tolist()
+        top, start = above + (height - image[0]) // 2, left + (width - image[1]) // 2
+        return cls(
+            (height + below + above, width + left + right),
+            dpi,
+            Box(left, above, left + width, above + height),
+            Box(int(start), int(top), int(start + image[1]), int(top + image[0])),
+            Box(left + width + gap, above, left + width + gap + bar, above + height),
+        )
+
+
+def _write_title(paper: Paper, layout: _Layout, title: str) -> None:
+    middle = (layout.place.left + layout.place.right) // 2
+    most = 2 * min(middle, layout.shape[1] - middle)
+    place = middle, layout.place.top - paper.pixels(0.1)
+    paper.write(paper.shorten(title, most), place, "ms")
+
+
+def _add_ticks(paper: Paper, bar: Box, limits: tuple[float, float], kind: Kind) -> None:
+    """The values of the colour bar, and what they are."""
+    ticks = choose_ticks(*limits)
+    tick = gap = paper.pixels(TICK_IN)
+    start, half = bar.right + paper.line, paper.line // 2
+    for value, text in ticks.texts.items():
+        share = (value - limits[0]) / (limits[1] - limits[0])
+        y = bar.bottom - 1 - round(share * (bar.height - 1))
+        paper.fill(Box(start, y - half, start + tick, y - half + paper.line))
+        paper.write(text, (start + tick + gap, y), "lm")
+    widest = max(map(paper.measure, ticks.texts.values()), default=0)
+    label = "phase (rad)" if kind == "phase" else "amplitude"
+    label += f" / 1e{ticks.power}" if ticks.power else ""
+    x = start + tick + gap + widest + gap
+    paper.write_upwards(label, (x, (bar.top + bar.bottom) // 2))
+
+
+class Ticks(NamedTuple):
+    """Round values of a scale."""
+
+    texts: dict[float, str]
+    """What to write at each."""
+    power: int
+    """The power of ten that the texts leave out."""
+
+
+def choose_ticks(low: float, high: float) -> Ticks:
+    """Choose 4 to 11 round values between two."""
+    step = round_length((high - low) / 4.5)
+    largest = max(abs(low), abs(high))
+    power = int(np.floor(np.log10(largest)))
+    power = 0 if -3 < power < 5 else power
+    digits = max(0, power - int(np.floor(np.log10(step) + 1e-9)))
+    first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))
+    values = [number * step for number in range(first, last + 1)]
+    texts = (f"{value / 10.0**power:.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in values)
+    return Ticks(dict(zip(values, texts, strict=True)), power)
+
+
+def _add_scale(
+    paper: Paper, layout: _Layout, columns: int, pixel_size_m: tuple[float, float] | None
+) -> Box:
+    """Draw a bar of a round length, about a quarter of the width; gives the box that it is in."""
+    width, unit = (1e6 * pixel_size_m[1], "µm") if pixel_size_m else (1.0, "px")
     length = round_length(columns * width / 4)
-    axes.set_aspect(height / width)
-    bar = AnchoredSizeBar(
-        axes.transData, length / width, f"{length:g} {unit}", "lower left", pad=0.3, borderpad=0.6
-    )
-    axes.add_artist(bar)
+    text = f"{length:g} {unit}"
+    bar = max(1, round(length / (columns * width) * layout.image.width))
+    pad, height, rim = (paper.pixels(inches) for inches in (0.04, 0.24, 0.09))
+    inside = max(bar, paper.measure(text)) + 2 * pad
+    left, bottom = layout.place.left + rim, layout.place.bottom - rim
+    box = Box(left, bottom - height, left + inside, bottom)
+    paper.frame(box)
+    start, top = left + (inside - bar) // 2, box.top + pad
+    paper.fill(Box(start, top, start + bar, top + paper.line))
+    paper.write(text, (left + inside // 2, (top + paper.line + bottom) // 2), "mm")
+    return box.grow(paper.line)
 
 
 def round_length(most: float) -> float:

@@ -49,7 +49,7 @@ def _draw_positions(axes: Axes, case: Case) -> None:
     axes.set_title(f"{len(case.keep)} positions over the light (x, y in pixels)", fontsize=10)
     low = np.floor(case.places.min(axis=0)) - case.size // 2
     shape = np.ceil(np.ptp(case.places, axis=0)).astype(int) + case.size + 1
-    axes.set_facecolor(UNSEEN)
+    axes.set_facecolor(str(UNSEEN / 255))
     if case.probe is not None and shape.max() <= MOST_PIXELS:
         from ptycho_tasks.physics.forward import illumination_of
 

@@ -1,12 +1,10 @@
-"""Small pictures of an object, for a terminal or a page: no matplotlib, which takes its time.
+"""Small pictures of an object, for a terminal or a page.
 
 Axis letters:  H, W object grid;  R, C rows and columns of a small picture.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,13 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.results.palette import encode_png, list_colours
 from ptycho_tasks.results.pictures import Kind, centred_phase, colour_limits
 
-_MAPS = {
-    "viridis": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
-    "phase": "e2d9e2 9ebbc9 6785be 5e43a5 421257 2f1436 701a4a a9445c c68f78 d9ccc4 e2d9e2",
-}
-"""Anchors of the colours, evenly spaced."""
 _UNSEEN = 160
 """Grey of what was not seen, which has index 0."""
 
@@ -40,17 +34,7 @@ class Thumbnail:
 
     def to_png(self) -> bytes:
         """A PNG file."""
-        R, C = self.pixels.shape
-        lines = np.zeros((R, C + 1), np.uint8)  # each begins with its filter: none
-        lines[:, 1:] = self.pixels
-        head = struct.pack(">IIBBBBB", C, R, 8, 3, 0, 0, 0)
-        parts = (
-            (b"IHDR", head),
-            (b"PLTE", self.colours.tobytes()),
-            (b"IDAT", zlib.compress(lines.tobytes(), 6)),
-            (b"IEND", b""),
-        )
-        return b"\x89PNG\r\n\x1a\n" + b"".join(_make_chunk(*part) for part in parts)
+        return encode_png(self.pixels, self.colours)
 
 
 def make_thumbnails(
@@ -85,13 +69,7 @@ def _colour(values: NDArray[np.floating[Any]], lit: NDArray[np.bool_], kind: Kin
 
 @cache
 def _list_colours(name: str) -> NDArray[np.uint8]:
-    text = _MAPS[name].replace(" ", "")
-    anchors = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 3).astype(float)
-    at = np.linspace(0, len(anchors) - 1, 255)
-    columns = [np.interp(at, np.arange(len(anchors)), column) for column in anchors.T]
-    colours = np.full((256, 3), _UNSEEN, np.uint8)
-    colours[1:] = np.rint(np.stack(columns, axis=1))
-    return colours
+    return np.concatenate([np.full((1, 3), _UNSEEN, np.uint8), list_colours(name, 255)])
 
 
 def _sum_blocks(values: NDArray[Any], step: int) -> NDArray[Any]:
@@ -99,7 +77,3 @@ def _sum_blocks(values: NDArray[Any], step: int) -> NDArray[Any]:
     for axis in (0, 1) if step > 1 else ():
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], step), axis=axis)
     return values
-
-
-def _make_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

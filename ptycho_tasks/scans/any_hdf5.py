@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.any_layout import read_layout
+from ptycho_tasks.scans.any_layout import read_layout, read_positions
 from ptycho_tasks.scans.content import Content
 from ptycho_tasks.scans.hdf5_content import list_datasets
 from ptycho_tasks.scans.hdf5_values import (
@@ -74,3 +74,14 @@ def open_any_hdf5(path: Path, reading: Reading) -> Iterator[RawScan]:
         raw = read_layout(_HDF5(file, path), reading)
         raw.note_files(path, file.stamps)
         yield raw
+
+
+def apply_hdf5_positions(raw: RawScan, path: Path, reading: Reading) -> None:
+    """Take the positions of a scan from another HDF5 file; see `any_layout.read_positions`.
+
+    Raises:
+        ScanError: the file cannot be read, or lacks what is named or needed.
+    """
+    with open_linked(path, reading) as file:
+        read_positions(_HDF5(file, path), raw, reading.datasets or {})
+        raw.note_files(path, file.stamps)

@@ -12,7 +12,7 @@ taken, as numpy takes it. What the file says of units is followed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,7 @@ COLUMNS = {
     "bad_pixels": "bad_pixels",
 }
 """Keys of arrays, to the fields of a `RawScan`."""
+COORDINATES = ("xcoords", "ycoords")
 NUMBERS = ("energy_ev", "wavelength_m", "distance_m", "pixel_size_m", "detector_pixel_m")
 KEYS = ("diff3d", *COLUMNS, *NUMBERS)
 _PART = re.compile(r"(?P<path>.*?)\[(?P<part>[-0-9:, ]+)\]")
@@ -75,15 +76,40 @@ def read_layout(file: Layout, reading: Reading) -> RawScan:
     Raises:
         ScanError: the file lacks what is named or needed.
     """
-    return _Reader(file, reading).read()
+    return _Reader(file, reading, reading.own_datasets).read()
+
+
+def read_positions(file: Layout, raw: RawScan, datasets: Mapping[str, str]) -> None:
+    """Take the positions of a scan from another file, and their unit where that says it.
+
+    Args:
+        file: holds them.
+        raw: gets them.
+        datasets: of `source`.
+
+    Raises:
+        ScanError: the file lacks what is named or needed.
+    """
+    places = {key: place for key, place in datasets.items() if key in COORDINATES}
+    _Reader(file, Reading(), places, raw.frames.array.shape[0]).read_positions(raw)
 
 
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, file: Layout, reading: Reading) -> None:
+    def __init__(
+        self, file: Layout, reading: Reading, places: Mapping[str, str], count: int = 0
+    ) -> None:
+        """Check what is named.
+
+        Args:
+            file: to be read.
+            reading: how.
+            places: our keys to names in the file.
+            count: of the frames, where they are in another file.
+        """
         self.file, self.path, self.reading = file, file.path, reading
-        self.places = reading.own_datasets
+        self.places, self.count = places, count
         unknown = sorted(self.places.keys() - set(KEYS))
         if unknown:
             raise ScanError(
@@ -105,9 +131,23 @@ class _Reader:
             probe = first_variation(raw, raw.probe.key, raw.probe.array)
             raw.probe = replace(raw.probe, array=probe)
         self._add_numbers(raw)
+        self._add_unit(raw)
+        return raw
+
+    def read_positions(self, raw: RawScan) -> None:
+        """Give a scan its positions."""
+        raw.positions_are_pixels, raw.unit_m, raw.rows = False, None, None
+        for key in COORDINATES:
+            keyed = self._array(key)
+            if keyed is None:
+                raise self._missing(key)
+            self._check_coordinate(key, keyed)
+            setattr(raw, COLUMNS[key], replace(keyed, array=np.asarray(keyed.array[:])))
+        self._add_unit(raw)
+
+    def _add_unit(self, raw: RawScan) -> None:
         if raw.x is not None:
             raw.unit_m = self.file.unit_m(raw, raw.x.key.partition("[")[0])
-        return raw
 
     def _array(self, key: str) -> Keyed | None:
         place = self.places.get(key, key)
@@ -132,20 +172,24 @@ class _Reader:
         return Keyed(self.path, place, array)
 
     def _check_needed(self, raw: RawScan) -> None:
-        needed = ["xcoords", "ycoords"] if self.reading.needs_positions else []
+        needed = [*COORDINATES] if self.reading.needs_positions else []
         needed += ["probeGuess"] if self.reading.needs_probe else []
         for key in needed:
             keyed = getattr(raw, COLUMNS[key])
             if keyed is None:
                 raise self._missing(key)
-            if key != "probeGuess" and len(keyed.array.shape) == 2:
-                axis = 1 if keyed.array.shape[1] in (2, 3) else 0
-                column = "[:, 0]" if axis else "[0]"
-                raise keyed.refused(
-                    f"has shape {tuple(keyed.array.shape)}",
-                    "(M,), one coordinate",
-                    f"say which in source.datasets, as in `{key}: {keyed.key}{column}`",
-                )
+            if key in COORDINATES:
+                self._check_coordinate(key, keyed)
+
+    def _check_coordinate(self, key: str, keyed: Keyed) -> None:
+        if len(keyed.array.shape) == 2:
+            axis = 1 if keyed.array.shape[1] in (2, 3) else 0
+            column = "[:, 0]" if axis else "[0]"
+            raise keyed.refused(
+                f"has shape {tuple(keyed.array.shape)}",
+                "(M,), one coordinate",
+                f"say which in source.datasets, as in `{key}: {keyed.key}{column}`",
+            )
 
     def _add_numbers(self, raw: RawScan) -> None:
         reading = self.reading
@@ -176,7 +220,7 @@ class _Reader:
         content = self.file.content()
         named = f" ({self.places[key]})" if key in self.places else ""
         taken = {place for other, place in self.places.items() if other != key}
-        guesses = [guess for guess in _guess(key, content) if guess not in taken]
+        guesses = [guess for guess in _guess(key, content, self.count) if guess not in taken]
         hint = f"perhaps `{key}: {guesses[0]}`; " if guesses else ""
         asked = "source.datasets: " if key in self.places else ""
         estimate = ", or set source.probe to estimate" if key == "probeGuess" else ""
@@ -207,10 +251,11 @@ def _show_column(one: Listed, column: int) -> str:
     return f"{one.name}[:, {column}]" if one.shape[1] <= 3 else f"{one.name}[{column}]"
 
 
-def _guess(key: str, content: Content) -> list[str]:
-    """Datasets of the shape and type that a key asks for, those with a name like it first."""
+def _guess(key: str, content: Content, count: int) -> list[str]:
+    """Datasets of the shape and type that a key asks for, those with a name like it first; the
+    file, or `count`, says how many frames there are."""
     frames = content.find_frames()
-    count = frames.shape[0] if frames is not None else 0
+    count = count or (frames.shape[0] if frames is not None else 0)
     words = {"diff3d": "data", "xcoords": "x", "ycoords": "y", "probeGuess": "prob"}
     column = {"xcoords": 0, "ycoords": 1}.get(key, 0)
     fitting = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.any_layout import read_layout
+from ptycho_tasks.scans.any_layout import read_layout, read_positions
 from ptycho_tasks.scans.content import Content, Listed
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, check_stack, take_common
@@ -60,3 +60,13 @@ def open_any_npz(path: Path, reading: Reading) -> Iterator[RawScan]:
         for key in npz:
             npz.check_plain(key)
         yield read_layout(_NPZ(npz), reading)
+
+
+def apply_npz_positions(raw: RawScan, path: Path, reading: Reading) -> None:
+    """Take the positions of a scan from another NPZ file; see `any_layout.read_positions`.
+
+    Raises:
+        ScanError: the file cannot be read, or lacks what is named or needed.
+    """
+    with NpzFile(path) as npz:
+        read_positions(_NPZ(npz), raw, reading.datasets or {})

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from ptycho_tasks.scans.content import has_hdf5_signature
 from ptycho_tasks.system.files import file_stamp
 
-SETTLED_S = 0.3
-"""How long a file must be as it is."""
+SETTLED_S, ENDED_S = 0.3, 0.1
+"""How long a file must be as it is; and one that has the end that its format asks for."""
 PATIENCE_S = 60.0
 """After how long without a change a file that is not complete will not be any more."""
 
@@ -62,8 +62,12 @@ class Arrivals:
             since = self._clock() - max(0.0, self._wall_clock() - stamp[1] / 1e9)
             self._seen[path] = stamp, since
         quiet_s = self._clock() - since
-        if quiet_s < SETTLED_S or (quiet_s < PATIENCE_S and not is_complete(path)):
+        if quiet_s < ENDED_S:
             return None
+        if quiet_s < PATIENCE_S:
+            ends = has_end(path)
+            if ends is False or (ends is None and quiet_s < SETTLED_S):
+                return None
         return Arrival(stamp, max(since, self._begun))
 
 
@@ -73,20 +77,20 @@ def read_stamp(path: Path) -> Stamp | None:
     return None if stamp is None else (stamp[0], stamp[1], stamp[3])
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a file has all that its format asks for; True for what is no scan at all, and for
-    what cannot be read, which is for a reader to report."""
+def has_end(path: Path) -> bool | None:
+    """Whether a file has the end that its format asks for; None for a format that asks for none,
+    and for what cannot be read, which is for a reader to report."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
     except OSError:
-        return True
+        return None
     if head.startswith(b"PK"):
         return zipfile.is_zipfile(path)
     if not head.strip(b"\0"):  # empty, or room that was made beforehand
         return False
     if not has_hdf5_signature(path):
-        return True
+        return None
     from ptycho_tasks.scans.hdf5_scan import can_open
 
     return can_open(path)

@@ -1,4 +1,5 @@
-"""Positions from a text file: a line a frame, columns apart by commas, semicolons or blanks."""
+"""Positions from another file: an HDF5 or NPZ, or a text with a line a frame and columns apart by
+commas, semicolons or blanks."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
+from ptycho_tasks.scans.content import has_hdf5_signature, has_zip_signature
 from ptycho_tasks.scans.product_scan import match_frames
-from ptycho_tasks.scans.raw_scan import METRES, Keyed, RawScan
+from ptycho_tasks.scans.raw_scan import METRES, Keyed, RawScan, Reading
 from ptycho_tasks.system.files import file_stamp
 
 _NAMES = {"x": ("x", "xcoords"), "y": ("y", "ycoords"), "frame": ("frame", "index")}
@@ -40,18 +42,37 @@ class _Head(NamedTuple):
     unit: str | None
 
 
-def apply_positions(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
-    """Take the positions of a scan from a file, in the order of its column `frame` if it has one;
-    `source.units` says their unit, or the names of the columns, as in `x [um]`.
+def apply_positions(raw: RawScan, path: Path, reading: Reading) -> None:
+    """Take the positions of a scan from a file.
+
+    Of a text, in the order of its column `frame` if it has one. `source.units` says their unit, or
+    the file: an attribute in HDF5, the name of a column, as in `x [um]`.
 
     Args:
         raw: gets them.
-        path: of the text.
-        names: what the columns `xcoords` and `ycoords` are called, where that is said.
+        path: of the file.
+        reading: its `datasets` say where in the file `xcoords` and `ycoords` are.
 
     Raises:
-        ScanError: it cannot be read, or a line of it holds no positions.
+        ScanError: it cannot be read, or lacks positions.
     """
+    if not path.is_file():
+        raise ScanError(f"{path}: no such file; check source.positions")
+    if has_hdf5_signature(path):
+        from ptycho_tasks.scans.any_hdf5 import apply_hdf5_positions
+
+        apply_hdf5_positions(raw, path, reading)
+        raw.note(f"positions taken from {path.name}")
+    elif has_zip_signature(path):
+        from ptycho_tasks.scans.any_npz import apply_npz_positions
+
+        apply_npz_positions(raw, path, reading)
+        raw.note(f"positions taken from {path.name}")
+    else:
+        _apply_text(raw, path, reading.datasets or {})
+
+
+def _apply_text(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
     stamp = file_stamp(path)
     lines = _read_lines(path)
     rows = [_Row(n, cells) for n, line in enumerate(lines, 1) if (cells := _split(line))]
@@ -73,10 +94,10 @@ def apply_positions(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
 def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file; check source.positions") from None
     except UnicodeDecodeError:
-        raise ScanError(f"{path}: no text; expected text or CSV with positions") from None
+        raise ScanError(
+            f"{path}: no text; expected text, CSV, HDF5 or NPZ with positions"
+        ) from None
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}; check it") from error
 

@@ -104,7 +104,7 @@ def _add_files(raw: RawScan, reading: Reading) -> None:
     if reading.positions is not None and reading.positions not in raw.files:
         from ptycho_tasks.scans.positions_file import apply_positions
 
-        apply_positions(raw, reading.positions, reading.datasets or {})
+        apply_positions(raw, reading.positions, reading)
     is_probe_read = raw.probe is not None and reading.probe in raw.files
     if isinstance(reading.probe, Path) and not is_probe_read:
         from ptycho_tasks.scans.probe_file import apply_probe

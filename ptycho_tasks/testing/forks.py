@@ -32,8 +32,7 @@ from typing import Any, NoReturn, TextIO
 
 Completed = subprocess.CompletedProcess[str]
 PRELOADED = {
-    "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "click", "doit.doit_cmd", "h5py",
-    "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.axes_grid1", "msgspec",
+    "PIL.ImageDraw", "PIL.ImageFont", "click", "doit.doit_cmd", "h5py", "msgspec",
     "numpy", "psutil", "scipy.fft", "scipy.ndimage", "scipy.spatial",
     "skimage.metrics._structural_similarity", "skimage.registration._phase_cross_correlation",
     "sqlite3", "yaml",

@@ -23,7 +23,7 @@ from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import LIVE
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
-from ptycho_tasks.scans.arrivals import PATIENCE_S, SETTLED_S, Arrivals, is_complete
+from ptycho_tasks.scans.arrivals import ENDED_S, PATIENCE_S, SETTLED_S, Arrivals, has_end
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.lock import LOCK_NAME, ProjectLock, describe_holder
@@ -378,6 +378,20 @@ def test_a_file_has_come_once_it_has_settled(tmp_path: Path, scans: list[Path]) 
     assert found.since == clock.now - 2 * SETTLED_S
 
 
+@pytest.mark.parametrize(("ends", "needed_s"), [(True, ENDED_S), (False, SETTLED_S)])
+def test_a_file_with_an_end_settles_sooner(
+    tmp_path: Path, scans: list[Path], ends: bool, needed_s: float
+) -> None:
+    clock, path = Clock(), tmp_path / "scan"
+    arrivals = Arrivals(clock, wall_clock=lambda: 0.0)
+    path.write_bytes(scans[0].read_bytes() if ends else b"1 2 3")
+    assert arrivals.find(path) is None
+    clock.now += 0.99 * needed_s
+    assert arrivals.find(path) is None
+    clock.now += 0.02 * needed_s
+    assert arrivals.find(path) is not None
+
+
 def test_half_a_file_is_waited_for_and_then_given_up(tmp_path: Path, scans: list[Path]) -> None:
     clock, path = Clock(), tmp_path / "scan.npz"
     arrivals = Arrivals(clock)
@@ -392,17 +406,17 @@ def test_half_a_file_is_waited_for_and_then_given_up(tmp_path: Path, scans: list
 @pytest.mark.parametrize("content", [b"", bytes(4096), b"PK\x03\x04 and so on"])
 def test_what_is_not_complete(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scan").write_bytes(content)
-    assert not is_complete(tmp_path / "scan")
+    assert has_end(tmp_path / "scan") is False
 
 
 def test_what_is_no_scan_is_for_the_reader_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "scan").write_bytes(b"no scan at all")
-    assert is_complete(tmp_path / "scan")
-    assert is_complete(tmp_path / "none")
+    assert has_end(tmp_path / "scan") is None
+    assert has_end(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("options", [{}, {"libver": "latest"}])
-def test_hdf5_is_complete_once_it_is_closed(tmp_path: Path, options: dict[str, str]) -> None:
+def test_hdf5_has_an_end_once_it_is_closed(tmp_path: Path, options: dict[str, str]) -> None:
     path, copy = tmp_path / "scan.h5", tmp_path / "copy.h5"
     with h5py.File(path, "w", **options) as file:
         frames = file.create_dataset(
@@ -417,16 +431,16 @@ def test_hdf5_is_complete_once_it_is_closed(tmp_path: Path, options: dict[str, s
             [*OURS[:1], "-c", _LOOK, str(path)], check=True, capture_output=True, text=True
         )
         assert looked.stdout == "False\n"
-    assert is_complete(path)
+    assert has_end(path)
     copy.write_bytes(path.read_bytes()[:-200])
-    assert not is_complete(copy)
+    assert has_end(copy) is False
 
 
 _LOOK = """\
 import sys
 from pathlib import Path
-from ptycho_tasks.scans.arrivals import is_complete
-print(is_complete(Path(sys.argv[1])))
+from ptycho_tasks.scans.arrivals import has_end
+print(has_end(Path(sys.argv[1])))
 """
 
 

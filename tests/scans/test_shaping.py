@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -307,6 +308,32 @@ def test_columns_of_any_name(tmp_path: Path, names: tuple[str, str]) -> None:
     np.testing.assert_allclose(scan.positions, wanted)
     with pytest.raises(ScanError, match=r"no columns called nox \(enc_x, enc_y, set_y, x\)"):
         read_scan(path, positions=tmp_path / "p.csv", datasets=columns | {"xcoords": "nox"})
+
+
+def write_table(path: Path, table: np.ndarray) -> None:
+    """A dataset of two columns, y first, in micrometres in HDF5."""
+    if path.suffix == ".npz":
+        np.savez(path, encoders=table)
+        return
+    with h5py.File(path, "w") as file:
+        file["enc/yx"] = table
+        file["enc/yx"].attrs["units"] = "um"
+
+
+@pytest.mark.parametrize(("name", "key"), [("places.h5", "enc/yx"), ("places.npz", "encoders")])
+def test_positions_from_another_file_of_arrays(tmp_path: Path, name: str, key: str) -> None:
+    arrays, places = canonical(), tmp_path / name
+    wanted = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    write_table(places, wanted)
+    path = save(tmp_path, arrays | {"xcoords": None, "ycoords": None})
+    columns = {"xcoords": f"{key}[:, 1]", "ycoords": f"{key}[:, 0]"}
+    pixel_size_m = 1e-6 if name == "places.h5" else None
+    scan = read_scan(path, positions=places, datasets=columns, pixel_size_m=pixel_size_m)
+    np.testing.assert_allclose(scan.positions, wanted)
+    with pytest.raises(ScanError, match=rf"{name}: xcoords is not in .*`xcoords: {key}\[:, 0\]`"):
+        read_scan(path, positions=places)
+    with pytest.raises(ScanError, match=rf"{name}: key '{key}' has shape \(6, 2\)"):
+        read_scan(path, positions=places, datasets={"xcoords": key, "ycoords": key})
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-_threads: ContextVar[int] = ContextVar("threads", default=1)
+
+
+class _Pool(NamedTuple):
+    threads: ThreadPoolExecutor
+    size: int
+
+
+_pool: ContextVar[_Pool | None] = ContextVar("pool", default=None)
 
 
 def work_ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
@@ -30,18 +37,31 @@ def work_ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iter
     if not workers:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="work-ahead") as pool:
-        pending: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
+    with _start_threads(workers) as pool:
+        yield from _work_in(pool, workers, work, items)
+
+
+def _start_threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="work-ahead")
+
+
+def _work_in(
+    pool: ThreadPoolExecutor, workers: int, work: Callable[[T], R], items: Iterable[T]
+) -> Iterator[R]:
+    """`work_ahead` in threads of a pool, which others may use too."""
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > 2 * workers:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        if pending:
+            wait(pending)
 
 
 @contextmanager
@@ -51,14 +71,30 @@ def chunks_on_threads() -> Iterator[None]:
     Torch spreads each operation over its threads. With data that fit into a cache, these wait for
     each other longer than they work. The result does not depend on their number.
     """
-    threads = torch.get_num_threads()
-    token = _threads.set(threads)
-    torch.set_num_threads(1)
+    count = torch.get_num_threads()
+    with _start_threads(count) as threads:
+        token = _pool.set(_Pool(threads, count))
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(count)
+            _pool.reset(token)
+
+
+@contextmanager
+def operations_on_threads() -> Iterator[None]:
+    """In the block, which is in one of `chunks_on_threads`, torch has its threads again: for a few
+    operations on data that fit into no cache."""
+    pool = _pool.get()
+    if pool is None:
+        yield
+        return
+    torch.set_num_threads(pool.size)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        _threads.reset(token)
+        torch.set_num_threads(1)
 
 
 def compute_ahead(
@@ -71,5 +107,9 @@ def compute_ahead(
         with torch.inference_mode(is_inference), torch.no_grad():
             return compute(item)
 
-    threads = min(_threads.get(), len(items), most or len(items))
-    return work_ahead(work, items, threads if threads > 1 else 0)
+    pool, most = _pool.get(), min(most or len(items), len(items))
+    if pool is None or pool.size == 1 or most <= 1:
+        return map(work, items)
+    if most < min(pool.size, len(items)):
+        return work_ahead(work, items, most)
+    return _work_in(pool.threads, pool.size, work, items)

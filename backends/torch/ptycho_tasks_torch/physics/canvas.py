@@ -42,18 +42,30 @@ def add_onto(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
 
 def choose_way(canvas: Tensor) -> Way:
     """The fastest on the canvas' device: a GPU would start a kernel for each slice."""
-    return SLICES if canvas.is_cpu else INDEX
+    return WINDOWS if canvas.is_cpu else INDEX
 
 
-def _cut_slices(canvas: Tensor, places: Tensor, size: int) -> Tensor:
-    canvases = canvas.unbind()
-    return torch.stack([canvases[b][y : y + size, x : x + size] for b, y, x in places.tolist()])
+def _cut_windows(canvas: Tensor, places: Tensor, size: int) -> Tensor:
+    return _view_windows(canvas, size)[places.unbind(dim=1)]
 
 
-def _add_slices(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
-    size, canvases = patches.shape[-1], canvas.unbind()
-    for (b, y, x), patch in zip(places.tolist(), patches.unbind(), strict=True):
-        canvases[b][y : y + size, x : x + size].add_(patch)
+def _add_windows(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
+    if patches.is_complex():
+        windows = _view_windows(canvas, patches.shape[-1])
+        windows.index_put_(places.unbind(dim=1), patches, accumulate=True)
+    else:  # torch's threads would add real numbers in any order
+        size, canvases = patches.shape[-1], canvas.unbind()
+        for (b, y, x), patch in zip(places.tolist(), patches.unbind(), strict=True):
+            canvases[b][y : y + size, x : x + size].add_(patch)
+
+
+def _view_windows(canvas: Tensor, size: int) -> Tensor:
+    """(B, S - N + 1, T - N + 1, N, N) view of all windows of the canvases.
+
+    One operation on it holds Python up once for all patches, where a loop of slices would let
+    threads wait for each other at each.
+    """
+    return canvas.unfold(1, size, 1).unfold(2, size, 1)
 
 
 def _cut_index(canvas: Tensor, places: Tensor, size: int) -> Tensor:
@@ -78,7 +90,7 @@ def _pixels(canvas: Tensor, places: Tensor, size: int) -> Tensor:
     return ((b * S + y) * T + x)[:, None, None] + (along[:, None] * T + along)
 
 
-SLICES, INDEX = Way(_cut_slices, _add_slices), Way(_cut_index, _add_index)
+WINDOWS, INDEX = Way(_cut_windows, _add_windows), Way(_cut_index, _add_index)
 
 
 # Slices with an adjoint written by hand: the backward pass of an indexed gather takes about ten

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Apply, Exposure, apply_here
+from ptycho_tasks_torch.threads import operations_on_threads
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
@@ -38,6 +40,9 @@ LEARNED_POWERS, LEARNED_STEPS = (3.0, 9.0), (0.1, 1.1)
 neighbouring frames, in radii of the spot."""
 LARGEST = (TILE + 2 * HALO) ** 2
 """Pixels of a canvas that is corrected at once."""
+SPREAD = 2**15
+"""Pixels of a canvas from which on torch's threads share each convolution. On smaller ones they
+would share sums, whose rounding would depend on their number."""
 
 
 def expected_noise(light: Tensor, counts: float) -> Tensor:
@@ -97,8 +102,11 @@ class Correction(nn.Module):
         strongest = light.amax(dim=(-2, -1), keepdim=True)
         scene = _Scene(canvas, fields, light, strongest, min(counts, MOST_COUNTS))
         network, (S, T) = _Padded(self.network), canvas.shape[-2:]
-        if torch.is_grad_enabled() or S * T <= LARGEST:
+        if torch.is_grad_enabled():
             return scene.correct(network(scene.describe()))
+        if S * T <= LARGEST:
+            with operations_on_threads() if S * T >= SPREAD else nullcontext():
+                return scene.correct(network(scene.describe()))
         corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
         result = torch.empty_like(canvas)
         found = apply(network, _Parts(scene, corners))

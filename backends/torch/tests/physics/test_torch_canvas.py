@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 
 from ptycho_tasks_torch.physics import canvas as module
-from ptycho_tasks_torch.physics.canvas import INDEX, SLICES, Way, add_patches, cut_patches
+from ptycho_tasks_torch.physics.canvas import INDEX, WINDOWS, Way, add_patches, cut_patches
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -41,7 +41,7 @@ def test_both_ways_give_the_same_objects_and_gradients(seed, dtype, size, places
     """On several canvases that are not square, with patches that overlap or lie on each other."""
     there, shape = torch.tensor(places), (3, 12, 9)
     results = []
-    for way in (SLICES, INDEX):
+    for way in (WINDOWS, INDEX):
         canvas = random_values(seed, dtype, *shape)
         patches = random_values(seed + 1, dtype, len(places), size, size)
         with taking(way):
@@ -78,5 +78,5 @@ def test_kernels_that_must_be_deterministic_add_the_same():
 
 
 def test_a_cpu_takes_slices_and_any_other_device_an_index():
-    assert module.choose_way(torch.zeros(1)) is SLICES
+    assert module.choose_way(torch.zeros(1)) is WINDOWS
     assert module.choose_way(torch.zeros(1, device="meta")) is INDEX
