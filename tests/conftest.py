@@ -112,6 +112,8 @@ def _fast() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # A process that is killed loses nothing that it wrote; only a loss of power would.
         patch.setattr("os.fsync", lambda descriptor: None)
+        # Else each of many processes compiles what it imports.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         # A command reads six times what is installed.
         for module in ("doit.plugin", "ptycho_tasks.system.plugins"):
             patch.setattr(f"{module}.entry_points", find_entry_points)

@@ -30,6 +30,8 @@ hypothesis.settings.load_profile("torch")
 # that tests run read it from the environment.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else each of many processes compiles what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +77,18 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def scan() -> ScanData:
     """Frames of 32 x 32 pixels, read-only as a mapped file is."""
-    scan = simulate(SimulationOptions(size=32, grid=7, step=3.5, jitter=1.0, photons=1e6, seed=2))
+    return _simulate(grid=7)
+
+
+@pytest.fixture(scope="session")
+def large_scan() -> ScanData:
+    """The same of so many frames that the last of the batches has a single block."""
+    return _simulate(grid=9)
+
+
+def _simulate(grid: int) -> ScanData:
+    options = SimulationOptions(size=32, grid=grid, step=3.5, jitter=1.0, photons=1e6, seed=2)
+    scan = simulate(options)
     scan.diffraction.flags.writeable = False
     scan.positions.flags.writeable = False
     assert scan.diffraction.dtype == np.float32
