@@ -82,7 +82,7 @@ def scan() -> ScanData:
 
 @pytest.fixture(scope="session")
 def large_scan() -> ScanData:
-    """The same of so many frames that the last of the batches has a single block."""
+    """The same of more frames, of which a single one is left for the last batch of 16 or 32."""
     return _simulate(grid=9)
 
 

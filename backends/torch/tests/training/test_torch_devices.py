@@ -43,6 +43,7 @@ TWO = msgspec.structs.replace(ONE, devices=2)
 
 @pytest.fixture(scope="module")
 def scan(large_scan) -> ScanData:
+    """Its last batch has a single block, which cannot be divided."""
     return large_scan
 
 

@@ -59,6 +59,7 @@ def weights(model: TrainedModel) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def scan(large_scan) -> ScanData:
+    """Its last batch has a single block."""
     return large_scan
 
 
