@@ -108,7 +108,7 @@ def reached(function, payload):
     return {
         Path(file).relative_to(here).with_suffix("").as_posix()
         for file in files
-        if file.startswith(here)
+        if file.startswith(here) and not file.startswith(f"{here}/testing/")
     }
 
 
