@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import pickle
+import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +13,14 @@ import pytest
 from doit.globals import Globals
 from hypothesis import settings
 
-from ptycho_tasks.physics import metrics
-from ptycho_tasks.results import pictures
 from ptycho_tasks.system.cache import forget_all
+from ptycho_tasks.testing.forks import REMEMBERED, remember
 from ptycho_tasks.testing.project import (  # noqa: F401
     DOIT,
     Completed,
     build,
     doit,
+    find_entry_points,
     make_project,
     run_command,
 )
@@ -97,25 +96,28 @@ def page_block(label: str) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def remembered() -> Iterator[dict[bytes, Any]]:
-    """What was drawn and scored, by what it is of: both depend on nothing else, and most tests
-    build the same project. They take a third of the time of a stage."""
-    kept: dict[bytes, Any] = {}
-
-    def remember(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def answer(*arguments: Any, **options: Any) -> Any:
-            key = pickle.dumps((function.__name__, arguments, options))
-            if key not in kept:
-                kept[key] = function(*arguments, **options)
-            return kept[key]
-
-        return answer
-
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of what was drawn and scored in this process."""
+    folder = tmp_path_factory.mktemp("remembered")
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((pictures, "picture_bytes"), (metrics, "score")):
-            patch.setattr(module, name, remember(getattr(module, name)))
-        yield kept
+        for module, name in REMEMBERED:
+            there = importlib.import_module(module)
+            patch.setattr(there, name, remember(getattr(there, name), folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast() -> Iterator[None]:
+    """Leave out what takes much of the time of a small run, and no test is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        # A process that is killed loses nothing that it wrote; only a loss of power would.
+        patch.setattr("os.fsync", lambda descriptor: None)
+        # Else each of many processes compiles what it imports.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        # A command reads six times what is installed.
+        for module in ("doit.plugin", "ptycho_tasks.system.plugins"):
+            patch.setattr(f"{module}.entry_points", find_entry_points)
+        yield
 
 
 @pytest.fixture

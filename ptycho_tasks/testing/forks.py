@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import atexit
 import gc
+import hashlib
 import importlib
+import importlib.metadata
 import json
 import os
+import pickle
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from pkgutil import walk_packages
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, NoReturn, TextIO
 
 Completed = subprocess.CompletedProcess[str]
 PRELOADED = {
@@ -31,11 +36,31 @@ PRELOADED = {
     "numpy", "psutil", "scipy.fft", "scipy.ndimage", "scipy.spatial",
     "skimage.metrics._structural_similarity", "skimage.registration._phase_cross_correlation",
     "sqlite3", "yaml",
-    "ptycho_tasks.builds.planning", "ptycho_tasks.builds.stages", "ptycho_tasks.builds.why",
-    "ptycho_tasks.commands.cli", "ptycho_tasks.commands.config", "ptycho_tasks.commands.init",
-    "ptycho_tasks.evidence.actions",
 }  # fmt: skip
-"""What is imported before. Not `ptycho_tasks.tasks`, which asks for the current folder."""
+"""What is imported before, beside the modules of the core."""
+
+REMEMBERED = (
+    ("ptycho_tasks.results.pictures", "picture_bytes"),
+    ("ptycho_tasks.physics.metrics", "score"),
+)
+"""Functions, by module and name, that depend on their arguments alone and take most of the time of
+a small stage."""
+
+
+def remember(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """The function, whose answers are kept in a folder: most tests build the same project."""
+
+    @wraps(function)
+    def answer(*arguments: Any, **options: Any) -> Any:
+        key = pickle.dumps((function.__name__, arguments, options))
+        path = folder / hashlib.sha256(key).hexdigest()
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_bytes(pickle.dumps(function(*arguments, **options)))
+            new.replace(path)
+        return pickle.loads(path.read_bytes())
+
+    return answer
 
 
 @contextmanager
@@ -60,21 +85,49 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
         cwd: the folder to run in.
         timeout_s: after which it is ended, by SIGALRM.
     """
-    server = start_server()
     with TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdout", "stderr")]
-        request = {
-            "arguments": [*map(str, arguments)],
-            "cwd": str(cwd),
-            "environment": dict(os.environ),
-            "streams": [*map(str, streams)],
-            "timeout_s": timeout_s,
-        }
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
+        with ask_server(arguments, cwd=cwd, streams=streams, timeout_s=timeout_s) as answer:
+            code = int(answer.read().split()[1])
         out, err = (stream.read_text() for stream in streams)
     return Completed([sys.executable, "-m", *arguments], code, out, err)
+
+
+def ask_server(
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    streams: Sequence[Path],
+    timeout_s: int,
+    is_apart: bool = False,
+) -> TextIO:
+    """Have a fork run `python -m` with these arguments.
+
+    Args:
+        arguments: the module's name, and the arguments of its command.
+        cwd: the folder to run in.
+        streams: where it writes standard output and standard error.
+        timeout_s: after which it is ended, by SIGALRM.
+        is_apart: whether it has a session of its own.
+
+    Returns:
+        A stream with its process id, and once it has ended its exit code, each a line.
+    """
+    request = {
+        "arguments": [*map(str, arguments)],
+        "cwd": str(cwd),
+        "environment": dict(os.environ),
+        "streams": [*map(str, streams)],
+        "timeout_s": timeout_s,
+        "is_apart": is_apart,
+    }
+    server = start_server()
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "request").write_text(json.dumps(request))
+        os.mkfifo(Path(folder) / "answer")
+        server.stdin.write(f"{folder}\n")
+        server.stdin.flush()
+        return (Path(folder) / "answer").open()
 
 
 def start_server() -> Any:
@@ -86,9 +139,19 @@ def start_server() -> Any:
 def _start_server(libraries: frozenset[str]) -> Any:
     # As a module it would import pytest, and as a file put its own folder on the path.
     command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(libraries)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
     atexit.register(server.communicate)
     return server
+
+
+def _import_core() -> None:
+    """Import every module of the core, but those of tests and the tasks, which ask for the current
+    folder."""
+    import ptycho_tasks
+
+    for module in walk_packages(ptycho_tasks.__path__, "ptycho_tasks."):
+        if not (module.name.endswith("tasks") or module.name.startswith("ptycho_tasks.testing")):
+            importlib.import_module(module.name)
 
 
 def _digest_sources() -> None:
@@ -102,34 +165,69 @@ def _digest_sources() -> None:
 
 
 def _remember_plugins() -> None:
-    """Look for doit's plugins once: it reads what is installed four times a command."""
+    """Look for plugins once: a command reads six times what is installed."""
     import doit.plugin
 
-    doit.plugin.entry_points = cache(doit.plugin.entry_points)
-    for category in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
-        doit.plugin.entry_points(group=f"doit.{category}")
+    from ptycho_tasks.system import plugins
+
+    found = cache(importlib.metadata.entry_points)
+    for module in (doit.plugin, plugins):
+        setattr(module, "entry_points", found)  # noqa: B010
+    for group in ("BACKEND", "COMMAND", "LOADER", "REPORTER"):
+        found(group=f"doit.{group}")
+    for group in ("backends", "executors", "readers"):
+        found(group=f"ptycho_tasks.{group}")
+
+
+def _remember_results(folder: Path) -> None:
+    for module, name in REMEMBERED:
+        there = importlib.import_module(module)
+        setattr(there, name, remember(getattr(there, name), folder))
 
 
 def _serve() -> dict[str, Any] | None:
-    """Fork for each request and answer with its exit code; gives the request in the fork."""
+    """Fork for each request, and have its process id and exit code answered; gives the request in
+    the fork."""
     for line in sys.stdin:
+        folder = Path(line.rstrip("\n"))
         with warnings.catch_warnings():
             # Python warns of threads; those of OpenBLAS are made for forks.
             warnings.simplefilter("ignore")
-            child = os.fork()
-        if child == 0:
-            return dict(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            if os.fork() == 0:
+                return _answer(folder)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     return None
+
+
+def _answer(folder: Path) -> dict[str, Any]:
+    """Fork, and wait for the fork; only this returns, with the request."""
+    request = json.loads((folder / "request").read_bytes())
+    _open_streams(request["streams"])
+    with (folder / "answer").open("w", buffering=1) as answer:
+        if (child := os.fork()) == 0:
+            return dict(request)
+        os.closerange(0, 3)  # who reads is to see their end
+        answer.write(f"{child}\n")
+        answer.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+    os._exit(0)
+
+
+def _open_streams(paths: Sequence[str]) -> None:
+    modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
+    for number, (path, mode) in enumerate(
+        zip((os.devnull, *paths), (os.O_RDONLY, *modes), strict=True)
+    ):
+        stream = os.open(path, mode, 0o600)
+        os.dup2(stream, number)
+        os.close(stream)
 
 
 def _become(request: dict[str, Any]) -> int:
     """Turn this process into the command of a request; gives its exit code."""
-    modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
-    for number, (path, mode) in enumerate(
-        zip((os.devnull, *request["streams"]), (os.O_RDONLY, *modes), strict=True)
-    ):
-        os.dup2(os.open(path, mode, 0o600), number)
+    if request["is_apart"]:
+        os.setsid()
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
@@ -165,8 +263,15 @@ if __name__ == "__main__":
         # What is not installed is not used either.
         with suppress(ImportError):
             importlib.import_module(name)
+    _import_core()
     _digest_sources()
     _remember_plugins()
+    # Not a TemporaryDirectory, which the first fork would remove at its end.
+    kept = mkdtemp()
+    _remember_results(Path(kept))
+    # A process that is killed loses nothing that it wrote; only a loss of power would.
+    os.fsync = lambda fd: None
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))
+    shutil.rmtree(kept)

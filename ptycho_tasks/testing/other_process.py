@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,9 @@ from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.testing.project import PYTHON, run_command
 
 SCAN_FILE, RESULT_FILE = "scan.npz", "result.npz"
-_CODE = "from ptycho_tasks.testing.other_process import infer_from_disk; infer_from_disk()"
 
 
 def infer_elsewhere(
@@ -35,14 +34,8 @@ def infer_elsewhere(
         root: the project whose `backends/` folder holds the backend, where it is not installed.
     """
     write_scan(folder / SCAN_FILE, scan)
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE, name, str(folder), msgspec.json.encode(execution).decode()],
-        cwd=root.absolute(),
-        text=True,
-        capture_output=True,
-        timeout=600,
-        check=False,
-    )
+    words = name, str(folder), msgspec.json.encode(execution).decode()
+    done = run_command([*PYTHON, __name__, *words], cwd=root.absolute())
     assert done.returncode == 0, f"the process failed:\n{done.stderr}"
     with np.load(folder / RESULT_FILE) as result:
         return Reconstruction(
@@ -73,3 +66,7 @@ def infer_from_disk() -> None:
         probe=result.probe,
         positions=result.positions,
     )
+
+
+if __name__ == "__main__":
+    infer_from_disk()

@@ -25,7 +25,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,6 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.forks import Completed, run_forked
 
-_entry_points = cache(entry_points)
-"""doit reads what is installed four times a command."""
 TIMEOUT_S = 300
 PYTHON = (sys.executable, "-m")
 DOIT = (*PYTHON, "doit")
@@ -64,6 +62,16 @@ def make_project(root: Path, config: str, files: Mapping[str, str] | None = None
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
+
+
+def find_entry_points(*, group: str) -> EntryPoints:
+    """As `importlib.metadata.entry_points`, which reads what is installed each time."""
+    return _find_entry_points(group, (*sys.path,))
+
+
+@cache
+def _find_entry_points(group: str, places: tuple[str, ...]) -> EntryPoints:
+    return entry_points(group=group)
 
 
 def run_command(command: Sequence[str], *, cwd: Path, **options: Any) -> Completed:
@@ -129,7 +137,8 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.chdir(root)
         forget_all()
         monkeypatch.setattr(Globals, "dep_manager", None)
-        monkeypatch.setattr("doit.plugin.entry_points", _entry_points)
+        for module in ("doit.plugin", "ptycho_tasks.system.plugins"):
+            monkeypatch.setattr(f"{module}.entry_points", find_entry_points)
         dodo = {name: getattr(tasks, name) for name in tasks.__all__}
         dodo["DOIT_CONFIG"] = tasks.DOIT_CONFIG | {"reporter": Watching}
         assert DoitMain(ModuleTaskLoader(dodo)).run(list(arguments)) == 0

@@ -20,6 +20,7 @@ from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.lock import LOCK_NAME
 from ptycho_tasks.testing.project import DOIT, OURS, run_command
+from started_commands import start_command
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks are those of POSIX")
 
@@ -61,10 +62,9 @@ def start():
     begun = []
 
     def start(root, *arguments):
-        process = subprocess.Popen(
-            [*DOIT, *arguments], cwd=root, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        process = start_command(
+            [*DOIT, *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         begun.append(process)
         return process
 

@@ -108,14 +108,15 @@ def reached(function, payload):
     return {
         Path(file).relative_to(here).with_suffix("").as_posix()
         for file in files
-        if file.startswith(here)
+        if file.startswith(here) and not file.startswith(f"{here}/testing/")
     }
 
 
 @pytest.fixture(scope="module")
 def stages_reach(_built, tmp_path_factory, remembered):
     """By stage, the modules that it reaches with a simulated scan, and with one in HDF5."""
-    remembered.clear()
+    for kept in remembered.iterdir():
+        kept.unlink()
     root = Path(shutil.copytree(_built, tmp_path_factory.mktemp("reach") / "project"))
     text = (root / "ptycho.yaml").read_text() + "execution: {quiet: true}\n"
     text += "refine: {backend: further, epochs: 1}\n"

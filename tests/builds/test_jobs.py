@@ -14,6 +14,7 @@ from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD
 from ptycho_tasks.builds.live import file_name
 from ptycho_tasks.layout import LIVE
 from ptycho_tasks.testing.project import DOIT
+from started_commands import start_command
 
 TINY_SCAN = """\
 name: tiny
@@ -120,8 +121,8 @@ def test_a_job_that_is_not_waited_for_writes_how_it_goes(queued, doit):
 )
 def test_only_who_stops_a_run_cancels_its_jobs(queued, number, is_cancelled):
     (queued / "hold").touch()
-    with subprocess.Popen(
-        [*DOIT, "train"], cwd=queued, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    with start_command(
+        [*DOIT, "train"], cwd=queued, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as run:
         while "is pending" not in run.stdout.readline():
             assert run.poll() is None

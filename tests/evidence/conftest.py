@@ -37,6 +37,7 @@ from ptycho_tasks.layout import is_evidence_alone
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.clock import Clock
 from ptycho_tasks.testing.project import DOIT, Completed, run_command
+from started_commands import start_command
 
 FIX_PLAN = "docs/fix_plan.md"
 EVIDENCE = """\
@@ -88,13 +89,10 @@ FILES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _fast() -> Iterator[None]:
-    """Leave out what takes half of the time, and no test is about."""
+def _without_plugins() -> Iterator[None]:
+    """The items' own pytest needs none, which take half of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        # The items' own pytest needs no plugins.
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        # A process that is killed loses nothing that it wrote; only a loss of power would.
-        patch.setattr("os.fsync", lambda descriptor: None)
         yield
 
 
@@ -110,11 +108,9 @@ class EvidenceProject:
         """Run doit in this process."""
         return self._doit(self.root, *arguments, **env)
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **streams: int) -> Any:
         """Start doit in a process group of its own."""
-        return subprocess.Popen(
-            [*DOIT, *arguments], cwd=self.root, text=True, start_new_session=True, **options
-        )
+        return start_command([*DOIT, *arguments], cwd=self.root, **streams)
 
     def run_apart(self, *arguments: str, **options: Any) -> Completed:
         """Run doit in a process of its own."""

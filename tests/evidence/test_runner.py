@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ptycho_tasks.testing.project import DOIT
+
 OUTPUT = r"""
 import os, sys
 print("\x1b[31mred\x1b[0m out", end="")
@@ -41,7 +43,7 @@ COLOURED = "import sys; print(chr(27) + '[31mred' if sys.stdout.isatty() else 'p
 def test_a_command_has_a_terminal_where_the_run_has_one(project):
     project.write_items(f'id: C4.D3, command: "python -c \\"{COLOURED}\\"", log: said')
     ours, theirs = pty.openpty()
-    run = project.start("evidence", stdout=theirs)
+    run = subprocess.Popen([*DOIT, "evidence"], cwd=project.root, stdout=theirs)
     os.close(theirs)
     output = b""
     with contextlib.suppress(OSError):  # the other side was closed

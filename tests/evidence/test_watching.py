@@ -10,6 +10,7 @@ from threading import Timer
 import pytest
 
 from ptycho_tasks.testing.project import OURS
+from started_commands import start_command
 
 WATCHING = "watching; Ctrl-C ends\n"
 
@@ -21,10 +22,9 @@ def watched(project) -> Iterator[subprocess.Popen[str]]:
         "id: C4.D3, command: cat data.txt, log: data.log, depends: [data.txt]",
         "id: C4.D1, command: echo alone; date > made.txt, log: alone.log",
     )
-    process = subprocess.Popen(
+    process = start_command(
         [*OURS, "plan", "watch"],
         cwd=project.root,
-        text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from ptycho_tasks.testing.forks import start_server
 
 MODULES = {"doit": "doit", "ptycho-tasks": "ptycho_tasks.commands.cli"}
-# It asks the server as `run_forked` does, and its output is where the script's is. What the command
-# itself starts finds the real programs: the server does one thing at a time.
+# It asks the server as `ask_server` does, and its output is where the script's is. What the command
+# itself starts finds the real programs.
 PROGRAM = """\
 #!{python} -ISE
-import json, os, sys
+import json, os, sys, tempfile
 
 here, _, path = os.environ["PATH"].partition(os.pathsep)
 request = {{
@@ -25,10 +25,15 @@ request = {{
     "environment": {{**os.environ, "PATH": path}},
     "streams": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)],
     "timeout_s": 300,
+    "is_apart": False,
 }}
-os.write({requests}, json.dumps(request).encode() + b"\\n")
-with open({answers}) as answers:
-    code = int(answers.readline())
+with tempfile.TemporaryDirectory() as folder:
+    with open(f"{{folder}}/request", "w") as file:
+        json.dump(request, file)
+    os.mkfifo(f"{{folder}}/answer")
+    os.write({requests}, folder.encode() + b"\\n")
+    with open(f"{{folder}}/answer") as answer:
+        code = int(answer.read().split()[1])
 sys.exit(code if code >= 0 else 128 - code)
 """
 
@@ -48,15 +53,12 @@ def forked_programs() -> Iterator[Programs]:
     if sys.platform != "linux":
         yield Programs()
         return
-    server = start_server()
-    ends = server.stdin.fileno(), server.stdout.fileno()
+    requests = start_server().stdin.fileno()
     with TemporaryDirectory() as folder:
         for name, module in MODULES.items():
             program = Path(folder) / name
             program.write_text(
-                PROGRAM.format(
-                    python=sys.executable, module=module, requests=ends[0], answers=ends[1]
-                )
+                PROGRAM.format(python=sys.executable, module=module, requests=requests)
             )
             program.chmod(0o755)
-        yield Programs((Path(folder),), ends)
+        yield Programs((Path(folder),), (requests,))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from ptycho_tasks.builds.jobs import JOBS, LOG, RECORD
 from ptycho_tasks.testing.project import DOIT
+from started_commands import start_command
 
 UNTIL_S = 60
 CONFIG = """\
@@ -60,13 +61,8 @@ def write_waiting_project(write_project, execution):
 @contextmanager
 def begin(root, *arguments):
     """A run that goes on in the block."""
-    run = subprocess.Popen(
-        [*DOIT, *(arguments or ["train"])],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [*DOIT, *(arguments or ["train"])]
+    run = start_command(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with run:
         try:
             yield run

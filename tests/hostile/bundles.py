@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 
 from hostile.battery import Battery, Must, Rng, Trial
-from hostile.running import ptycho
-from hostile.scans import prepared, run_apart, save, wrong_result
+from hostile.running import ptycho, run_apart
+from hostile.scans import prepared, save, wrong_result
 from ptycho_tasks.backend import TrainedModel
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
@@ -344,7 +344,7 @@ def _trained(backend: str) -> bytes:
             "execution: {accelerator: cpu, threads: 1}\n"
         )
         words = ("train", "--config", "small.yaml", "--output-dir", "model")
-        run_apart("-m", "ptycho_tasks.commands.cli", *words)
+        assert run_apart(ptycho(*words)) == 0
 
     return (prepared(backend, make) / PATH).read_bytes()
 

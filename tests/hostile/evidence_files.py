@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hostile.battery import Battery, Must, Rng, Trial
-from hostile.running import doit, ptycho
-from hostile.scans import built_project, prepared, run_apart
+from hostile.running import doit, ptycho, run_apart
+from hostile.scans import built_project, prepared
 from ptycho_tasks.config.dodo import DODO, EVIDENCE_DODO
 
 EVIDENCE = Battery("evidence")
@@ -207,7 +207,7 @@ def proved() -> None:
 
     def make() -> None:
         write()
-        run_apart("-m", "doit", "evidence")
+        assert run_apart(doit("evidence")) == 0
 
     shutil.copytree(prepared("proved", make), ".", dirs_exist_ok=True)
 
@@ -312,7 +312,7 @@ def _check_sees_a_stale_stage(rng: Rng) -> Trial:
         "- [ ] **C4.F:** a\n",
     )
     Path("dodo.py").write_text(DODO)
-    run_apart("-m", "doit", "evidence")
+    assert run_apart(doit("evidence")) == 0
     config = Path("ptycho.yaml")
     config.write_text(config.read_text().replace("epochs: 3", "epochs: 4"))
     return Trial(ptycho("plan", "check"), NAMES, "refuse", many=True)

@@ -11,8 +11,7 @@ import yaml
 
 from hostile.battery import Must, Rng, Trial
 from hostile.evidence_files import EVIDENCE, MEMO
-from hostile.running import doit, ptycho
-from hostile.scans import run_apart
+from hostile.running import doit, ptycho, run_apart
 
 _COMMANDS = (
     "pytest tests/test_reader.py -q",
@@ -167,7 +166,7 @@ def _prose_is_not_run(rng: Rng) -> Trial:
     Path("tests/test_reader.py").write_text("def test_a():\n    pass\n")
 
     def call() -> None:
-        run_apart("-m", "ptycho_tasks.commands.cli", "plan", "import", "memo.txt")
+        assert run_apart(ptycho("plan", "import", "memo.txt")) == 0
         doit("evidence")()
 
     trial = Trial(

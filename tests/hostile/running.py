@@ -83,16 +83,21 @@ def command(*words: str, **options: Any) -> Callable[[], Any]:
     return call
 
 
+def run_apart(call: Callable[[], Any]) -> int:
+    """Run a command in a fork, which shows nothing; gives its exit code."""
+    pid = os.fork()
+    if not pid:
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        os._exit(_called(Trial(call, ()))[1])
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def agree(one: Callable[[], Any], other: Callable[[], Any]) -> Callable[[], Any]:
     """Two commands of which each is to refuse what the other refuses; complains if not."""
 
     def call() -> str:
-        pid = os.fork()
-        if not pid:
-            for number in (1, 2):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            os._exit(_called(Trial(one, ()))[1])
-        first = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        first = run_apart(one)
         second = _called(Trial(other, ()))[1]
         if bool(first) != bool(second):
             return f"the first command exits with {first}, the second with {second}"

@@ -7,8 +7,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from conftest import FURTHER, page_block
 from numpy.typing import NDArray
 
+from hostile.running import doit, run_apart
 from ptycho_tasks.config.dodo import DODO
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
@@ -230,18 +229,13 @@ def prepared(name: str, make: Callable[[], Any]) -> Path:
     return folder
 
 
-def run_apart(*words: str) -> None:
-    """Run a command of Python that must succeed."""
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
-
-
 def built_project() -> Path:
     """Copy a project with all built and refined into the current folder; gives the original."""
 
     def make() -> None:
         save()
         project("scan.npz", more="refine: {backend: further, epochs: 1}\n")
-        run_apart("-m", "doit", "infer")
+        assert run_apart(doit("infer")) == 0
 
     built = prepared("built", make)
     shutil.copytree(built, ".", dirs_exist_ok=True)

@@ -15,6 +15,7 @@ from forked_children import ForkedProgram
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.testing.forks import preloading
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
 from ptycho_tasks_torch import helpers
 from ptycho_tasks_torch.frames import textures
@@ -29,6 +30,15 @@ hypothesis.settings.load_profile("torch")
 # that tests run read it from the environment.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else each of many processes compiles what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> Iterator[None]:
+    """Commands that train find imported what takes longer than their training."""
+    with preloading("torch", "lightning.fabric", "ptycho_tasks_torch.training.trainer"):
+        yield
 
 
 @pytest.fixture
@@ -67,7 +77,18 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def scan() -> ScanData:
     """Frames of 32 x 32 pixels, read-only as a mapped file is."""
-    scan = simulate(SimulationOptions(size=32, grid=9, step=3.5, jitter=1.0, photons=1e6, seed=2))
+    return _simulate(grid=7)
+
+
+@pytest.fixture(scope="session")
+def large_scan() -> ScanData:
+    """The same of more frames, of which a single one is left for the last batch of 16 or 32."""
+    return _simulate(grid=9)
+
+
+def _simulate(grid: int) -> ScanData:
+    options = SimulationOptions(size=32, grid=grid, step=3.5, jitter=1.0, photons=1e6, seed=2)
+    scan = simulate(options)
     scan.diffraction.flags.writeable = False
     scan.positions.flags.writeable = False
     assert scan.diffraction.dtype == np.float32

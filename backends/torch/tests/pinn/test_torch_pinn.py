@@ -16,7 +16,7 @@ from ptycho_tasks.options import ExecutionOptions
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.metrics import data_misfit, score
 from ptycho_tasks.results.bundle import bundle_bytes
-from ptycho_tasks.scan import take_frames
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.frames.groups import cover_frames
 from ptycho_tasks_torch.pinn.backend import backend
@@ -41,6 +41,12 @@ def r_factor(scan, made) -> float:
     return data_misfit(
         made.object, made.origin, made.probe, made.positions, scan.diffraction
     ).r_factor
+
+
+@pytest.fixture(scope="module")
+def scan(large_scan) -> ScanData:
+    """Groups and blocks are counted in it."""
+    return large_scan
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from forked_children import CONTEXT, ForkedProgram
 from ptycho_tasks.backend import TrainedModel, TrainRequest
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, TrainingError
 from ptycho_tasks.results.bundle import bundle_bytes
+from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch import helpers
 from ptycho_tasks_torch.device import require_devices
 from ptycho_tasks_torch.execution import TorchExecution
@@ -38,6 +39,12 @@ UNROLLED = UnrolledOptions(
 )
 ONE = TorchExecution(accelerator="cpu", threads=1)
 TWO = msgspec.structs.replace(ONE, devices=2)
+
+
+@pytest.fixture(scope="module")
+def scan(large_scan) -> ScanData:
+    """Its last batch has a single block, which cannot be divided."""
+    return large_scan
 
 
 class InterruptionError(Exception):

@@ -15,7 +15,7 @@ from ptycho_tasks.errors import ConfigError, ScanError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.physics.metrics import score
 from ptycho_tasks.results.bundle import bundle_bytes
-from ptycho_tasks.scan import take_frames
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks_torch import load_inference_bundle
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.pinn.backend import backend
@@ -55,6 +55,12 @@ def as_bytes(model: TrainedModel) -> bytes:
 
 def weights(model: TrainedModel) -> dict[str, np.ndarray]:
     return dict(model.models["diffraction_to_obj"])
+
+
+@pytest.fixture(scope="module")
+def scan(large_scan) -> ScanData:
+    """Its last batch has a single block."""
+    return large_scan
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
 from ptycho_tasks.physics.metrics import data_misfit
-from ptycho_tasks.scan import take_frames
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.illumination import estimate_probe
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import calibration
@@ -62,6 +62,12 @@ def _coarse_search():
             patch.setattr(calibration, name, value)
         patch.setattr(probe_fit, "CALIBRATING_PIXELS", 2**15)
         yield
+
+
+@pytest.fixture(scope="module")
+def scan(large_scan) -> ScanData:
+    """A probe is looked for where frames are many."""
+    return large_scan
 
 
 @pytest.fixture(scope="module")

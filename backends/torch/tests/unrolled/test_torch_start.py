@@ -213,9 +213,9 @@ def test_a_training_that_ends_no_better_gives_the_network_as_it_was(scan, tmp_pa
             np.testing.assert_array_equal(model.models[name][key], array)
 
 
-def test_a_training_that_helps_is_kept(scan):
+def test_a_training_that_helps_is_kept(large_scan):
     lines: list[str] = []
-    model = train(scan, msgspec.structs.replace(TUNED, epochs=4), say=lines.append)
+    model = train(large_scan, msgspec.structs.replace(TUNED, epochs=4), say=lines.append)
     assert lines == []
     best = model.history[model.metadata["epoch"] - 1]
     assert best["val_loss"] < model.metadata["start_loss"]
