@@ -71,9 +71,9 @@ class Case:
     def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(k, N, N) float32 amplitudes, rolled; NaN where they are not measured."""
         values = np.maximum(self.values(frames), 0) ** self.power
-        return self._turn(values).astype(np.float32)
+        return self.turn(values).astype(np.float32)
 
-    def _turn(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+    def turn(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
         """(..., N, N) frames rolled, and their axes exchanged and mirrored."""
         return self.frame_axes.apply_to_frames(np.roll(frames, self.roll, axis=(-2, -1)))
 
@@ -116,7 +116,7 @@ class Case:
         counts = np.maximum(self.sample, 0) ** (2 * self.power)
         measured = np.isfinite(counts)
         total = np.where(measured, counts, 0).sum(axis=0)
-        return self._turn(total / np.maximum(measured.sum(axis=0), 1))
+        return self.turn(total / np.maximum(measured.sum(axis=0), 1))
 
     @property
     def places(self) -> NDArray[np.float64]:

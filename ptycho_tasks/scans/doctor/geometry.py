@@ -26,6 +26,8 @@ BETTER, CONFIRMED = 0.97, 0.98
 OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
 """Overlap of a probe with its twin from which on the two are the same; and where they are not, the
 R-factor with both axes mirrored, over that as given, at most."""
+BETTER_ORDER = 0.9
+"""R-factor with the frames in reverse order, over that with the best orientation, at most."""
 SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
@@ -59,6 +61,10 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     turned = _find_turned_frames(case, trials, min(tried.values(), key=misfit))
     if turned is not None:
         yield exam.compare(turned)
+        return
+    reversed_order = _find_reversed_order(case, trials, min(tried.values(), key=misfit))
+    if reversed_order is not None:
+        yield exam.compare(reversed_order)
         return
     ranked = sorted(takes, key=lambda one: misfit(tried[one]))
     same = [one for one in ranked if misfit(tried[one]) <= SAME * misfit(tried[ranked[0]])]
@@ -105,6 +111,22 @@ def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | No
         f"the axes of the frames are {way}",
         advice=f"no setting mends it: numpy.{mend}{then}, in the file",
         mended=takes[way],
+    )
+
+
+def _find_reversed_order(case: Case, trials: Trials, best: Trial) -> Finding | None:
+    """Frames in reverse order, which on a regular raster are as positions with both axes mirrored."""
+    mended = case.with_positions(case.positions[::-1])
+    if not is_better(best, trials.run(mended), BETTER_ORDER):
+        return None
+    if not trials.confirm(case, mended, CONFIRMED):
+        return None
+    return Finding(
+        "order",
+        "the frames are in the reverse order of the positions",
+        advice="reverse either (numpy.flip(positions, 0)), in the file, or in a CSV file with "
+        "columns frame, x and y that source.positions names",
+        mended=mended,
     )
 
 

@@ -117,6 +117,10 @@ class Trials:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
 
+    def run_frames(self, case: Case, frames: NDArray[np.int64]) -> Trial:
+        """Try a scan on some frames of it."""
+        return self._run(case, frames, len(frames), FEW_STEPS)
+
     def _run(
         self,
         case: Case,
