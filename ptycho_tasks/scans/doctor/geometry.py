@@ -51,11 +51,8 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or not case.is_spread:
         return
-    hidden = is_own_twin(case.probe)
     takes = {
-        one: case.with_positions(one.apply(case.positions))
-        for one in ORIENTATIONS
-        if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
+        one: case.with_positions(one.apply(case.positions)) for one in list_distinct(case.probe)
     }
     tried = {one: trials.run(take) for one, take in takes.items()}
     turned = _find_turned_frames(case, trials, min(tried.values(), key=misfit))
@@ -77,7 +74,7 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
-    if hidden:
+    if is_own_twin(case.probe):
         advice = f"as well: {best.mirrored}; the data cannot tell"
     if best == TWIN:
         advice = "or the probe is its twin, conj(P(-r)), as one of the other defocus is"
@@ -115,7 +112,7 @@ def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | No
 
 
 def _find_reversed_order(case: Case, trials: Trials, best: Trial) -> Finding | None:
-    """Frames in reverse order, which on a regular raster are as positions with both axes mirrored."""
+    """Frames in reverse order; on a regular raster as well positions with both axes mirrored."""
     mended = case.with_positions(case.positions[::-1])
     if not is_better(best, trials.run(mended), BETTER_ORDER):
         return None
@@ -138,6 +135,12 @@ def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
     # The twin of P has the far field conj(F): their product is that of the overlaps of all shifts.
     overlaps = np.abs(np.fft.ifft2(far * far))
     return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
+
+
+def list_distinct(probe: NDArray[np.complex64] | None) -> list[Orientation]:
+    """The orientations that data tell apart, the given one first."""
+    hidden = is_own_twin(probe)  # the same as another one, with x mirrored or not
+    return [one for one in ORIENTATIONS if not (hidden and one.flip_y)]
 
 
 def misfit(trial: Trial) -> float:
