@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.physics.forward import LEAST_SHARE, share_of_light
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.shaping import choose_window
@@ -117,6 +118,18 @@ class Case:
         measured = np.isfinite(counts)
         total = np.where(measured, counts, 0).sum(axis=0)
         return self.turn(total / np.maximum(measured.sum(axis=0), 1))
+
+    @cached_property
+    def measured(self) -> NDArray[np.float64]:
+        """(N, N) share of the sample in which a pixel was measured, rolled."""
+        return self.turn(np.isfinite(self.sample).mean(axis=0))
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether bad pixels hide nearly all of the probe's own light."""
+        if self.probe is None or self.is_probe_estimated:
+            return False
+        return share_of_light(self.probe, self.measured) < LEAST_SHARE
 
     @property
     def places(self) -> NDArray[np.float64]:

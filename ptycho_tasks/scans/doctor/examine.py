@@ -39,8 +39,8 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "positions": (check_scans, check_places),
     "pixels": (check_shape, check_pixels, check_saturation, check_negative),
-    "frames": (check_dark, check_repeats, check_measurement, check_probe),
-    "centre": (check_centre, check_hidden),
+    "frames": (check_hidden, check_dark, check_repeats, check_measurement, check_probe),
+    "centre": (check_centre,),
     "probe": (check_estimate,),
     "units": (check_units,),
     # The centre of swapped positions may have made no difference before.

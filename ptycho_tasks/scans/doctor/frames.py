@@ -44,11 +44,8 @@ def check_dark(exam: Examination) -> Iterator[Finding]:
 def check_hidden(exam: Examination) -> Iterator[Finding]:
     """Find bad pixels that hide nearly all light: of all frames, or of some."""
     case, hidden = exam.case, exam.census.hidden
-    measured = case.turn(np.isfinite(case.sample).mean(axis=0))
-    if case.probe is not None and not case.is_probe_estimated:
-        told = describe_hidden(share_of_light(case.probe, measured))
-        if told:
-            yield Finding("bad pixels", told)
+    if case.is_hidden and case.probe is not None:
+        yield Finding("bad pixels", describe_hidden(share_of_light(case.probe, case.measured)))
     if hidden.any() and (exam.census.light > 0).any():
         yield Finding(
             "bad pixels",

@@ -35,8 +35,8 @@ def check_probe(exam: Examination) -> Iterator[Finding]:
         )
         return
     flux = float(np.square(np.abs(case.probe), dtype=np.float64).sum())
-    measured = np.roll(np.isfinite(case.sample).mean(axis=0), case.roll, (0, 1))
-    counts = count_all_light(float((case.mean * measured).sum()), case.probe, measured)
+    counts = float((case.mean * case.measured).sum())
+    counts = count_all_light(counts, case.probe, case.measured)
     if counts > 0 and not 1 / FLUX < flux / counts < FLUX:
         yield Finding(
             "flux",
