@@ -10,10 +10,8 @@ Axis letters:  M frames of a scan,  K those that are kept,  W of a part of the s
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +27,8 @@ SHIFTS, FEW_SHIFTS = (0, 1, -1, 2, -2, 3, -3), 3
 """That are tried; and how many of them where frames are large."""
 LONG = 0.9
 """Of the longest step: a step that ends a line."""
+NEARER = 16, 8, 4, 2, 1
+"""Frames by which a search for a lost one goes on."""
 PARTS = 4
 """One in so many frames is in the part at the start, in the middle, at the end."""
 BETTER, CERTAIN = 0.9, 4.0
@@ -64,19 +64,26 @@ class Order:
         away = np.hypot(*(take.positions[frames] - place).T)
         return self.trials.run_frames(take, frames[np.argsort(away, kind="stable")][:LEAST_PATCH])
 
-    def find_break(self, first: int, last: int, before: int, after: int) -> int | None:
-        """From which of the kept frames on, between two of them, shifts are other ones; None if
-        that explains the frames around it no better."""
-        ends = first, last
+    def find_break(self, before: int, after: int) -> int | None:
+        """From which of the kept frames on shifts are other ones; None if that explains the frames
+        around it no better."""
+        first, last = 0, len(self.case.keep) - 1
         while last - first > 1:
             middle = (first + last) // 2
-            is_before = misfit(self._break_at(last, middle, before, after)) < misfit(
-                self._break_at(first, middle, before, after)
-            )
-            first, last = (middle, last) if is_before else (first, middle)
-        found = self._break_at(last, last, before, after)
-        plain = (self._break_at(end, last, before, after) for end in ends)
-        return last if all(is_clearly_better(one, found) for one in plain) else None
+            one, other = self._try_both(middle, before, after)
+            first, last = (middle, last) if misfit(one) < misfit(other) else (first, middle)
+        best, tried = last, {last: self._break_at(last, last, before, after)}
+        for step in NEARER:
+            for place in (best - step, best + step):
+                if 0 < place < len(self.case.keep):
+                    tried[place] = self._break_at(place, last, before, after)
+            best = min(tried, key=lambda place: misfit(tried[place]))
+        plain = self._try_both(last, before, after)
+        return best if all(is_clearly_better(one, tried[best]) for one in plain) else None
+
+    def _try_both(self, middle: int, before: int, after: int) -> tuple[Trial, Trial]:
+        one, other = (self.try_shifts(middle, np.full(self._count, k)) for k in (before, after))
+        return one, other
 
     def _break_at(self, place: int, middle: int, before: int, after: int) -> Trial:
         shifts = np.where(np.arange(self._count) < self.case.keep[place], before, after)
@@ -128,21 +135,17 @@ def check_order(exam: Examination) -> Iterator[Finding]:
     if len(case.keep) < LEAST_PATCH:
         return
     order, last = Order(case, trials), len(case.keep) - 1
-    shifts = {middle: order.find_shift(middle) for middle in (0, last)}
-    if not any(shifts.values()):
-        return
-    shifts[last // 2] = order.find_shift(last // 2)
-    for first, end in pairwise(sorted(shifts)):
-        before, after = shifts[first], shifts[end]
-        found = order.find_break(first, end, before, after) if before != after else None
+    before, after = order.find_shift(0), order.find_shift(last)
+    if before != after:
+        found = order.find_break(before, after)
         if found is not None:
             yield exam.compare(_describe_break(case, int(case.keep[found]), before, after))
             return
-    shift, times = Counter(shifts.values()).most_common(1)[0]
-    if shift and times > 1:
+    shift = before if before == after else order.find_shift(last // 2)
+    if shift and shift in (before, after):
         mended = shift_positions(case, np.full(len(case.positions), shift))
-        yield exam.compare(Finding("order", f"{_name(shift)} in all of the scan: they are shifted "
-                                   "against each other", advice=MEND, mended=mended))  # fmt: skip
+        told = f"{_name(shift)} in all of the scan: they are shifted against each other"
+        yield exam.compare(Finding("order", told, advice=MEND, mended=mended))
 
 
 def _describe_break(case: Case, frame: int, before: int, after: int) -> Finding:
