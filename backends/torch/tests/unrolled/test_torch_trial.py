@@ -17,6 +17,7 @@ from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_twin
 from ptycho_tasks.scans.doctor.order import check_order
+from ptycho_tasks.scans.doctor.positions import check_units
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.npz import write_scan
@@ -222,7 +223,9 @@ def test_frames_in_order(tmp_path: Path) -> None:
     assert told == ""
 
 
-def test_unit_and_orientation_are_wrong_both(tmp_path: Path) -> None:
-    report = look(tmp_path, positions=SWAPPED * 0.03)
-    assert report.settings["source.orientation"] == {"swap": True}
-    assert report.settings["source.pixel_size_m"] == pytest.approx(0.03e-6, rel=0.02)
+def test_the_unit_shows_where_the_orientation_is_wrong_too(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED * 0.03))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    (found,) = check_units(Examination(case, backend.try_scan))
+    assert found.settings["source.pixel_size_m"] == pytest.approx(0.03e-6, rel=0.02)
