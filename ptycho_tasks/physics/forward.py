@@ -84,6 +84,27 @@ def share_of_light(probe: NDArray[np.complex64], good: NDArray[Any]) -> float:
     return float((light * good).sum() / light.sum()) if light.any() else float(np.mean(good))
 
 
+LEAST_SHARE = 0.02
+"""Of a probe's own light, on good pixels: of less, what is measured there is the object's."""
+
+
+def count_all_light(counts: float, probe: NDArray[np.complex64], good: NDArray[Any]) -> float:
+    """Mean counts of whole frames, from those on good pixels.
+
+    What falls on bad pixels is taken as the share of the probe's own far field there; where that
+    is nearly all of it, the probe's flux is taken as it is.
+
+    Args:
+        counts: mean counts a frame, on good pixels.
+        probe: (P, N, N) complex64.
+        good: (N, N) share of the frames in which a pixel was measured.
+    """
+    share = share_of_light(probe, good)
+    if share >= LEAST_SHARE:
+        return counts / share
+    return float(np.square(np.abs(probe), dtype=np.float64).sum()) or counts
+
+
 def expected_intensity(
     object: NDArray[np.complex64],
     probe: NDArray[np.complex64],

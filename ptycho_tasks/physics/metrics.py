@@ -630,9 +630,12 @@ def _flat_predictions(probe: NDArray[np.complex64], diffraction: NDArray[np.floa
     some = evenly_spaced(len(diffraction), min(len(diffraction), max(1, SAMPLE_PIXELS // N**2)))
     sample = np.asarray(diffraction[some], dtype=np.float64)
     good = np.isfinite(sample)
-    flux = np.square(sample[good]).sum() / np.broadcast_to(intensity, sample.shape)[good].sum()
+    light = np.broadcast_to(intensity, sample.shape)[good].sum()
+    flux = np.square(sample[good]).sum() / light if light > 0 else 0.0
     weight = np.sqrt(intensity)
     lit = good & (weight > 1e-6 * weight.max())
+    if not lit.any():  # a beam stop may hide all that a flat object sends
+        return _Flat(0 * weight, np.maximum(flux * intensity, 1e-6))
     weights = np.broadcast_to(weight, sample.shape)[lit]
     best = _weighted_median(sample[lit] / weights, weights)
     return _Flat(best * weight, np.maximum(flux * intensity, 1e-6))

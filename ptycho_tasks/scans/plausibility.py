@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.physics.forward import share_of_light
+from ptycho_tasks.physics.forward import LEAST_SHARE, count_all_light, share_of_light
 from ptycho_tasks.scan import ScanData, evenly_spaced, release_pages
 
 _SAMPLE = 64
@@ -31,7 +31,7 @@ def doubts(scan: ScanData) -> list[str]:
     )
     release_pages(scan.diffraction)
     by_numbers = (*_doubt_values(sample), *_doubt_centre(sample), *_doubt_flux(scan, sample))
-    return [*scan.doubts, *by_numbers]
+    return [*scan.doubts, *by_numbers, *_doubt_mask(scan, sample)]
 
 
 def _doubt_values(sample: NDArray[np.float32]) -> Iterator[str]:
@@ -69,8 +69,8 @@ def _doubt_centre(sample: NDArray[np.float32]) -> Iterator[str]:
 
 def _doubt_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
     """The probe carries the flux: sum |P|^2 is mean counts a frame over mean |O|^2."""
-    share = share_of_light(scan.probe, np.isfinite(sample).mean(axis=0)) or 1.0
-    counts = float(np.nansum(np.square(sample, dtype=np.float64)) / len(sample) / share)
+    counts = float(np.nansum(np.square(sample, dtype=np.float64)) / len(sample))
+    counts = count_all_light(counts, scan.probe, np.isfinite(sample).mean(axis=0))
     flux = float(np.square(np.abs(scan.probe), dtype=np.float64).sum())
     if counts > 0 and flux > 0 and not 1 / _FLUX_APART < flux / counts < _FLUX_APART:
         yield (
@@ -78,3 +78,23 @@ def _doubt_flux(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
             "scaled to the frames, so make sure that both are of this scan, and the frames not of "
             "another unit (source.measurement)"
         )
+
+
+def _doubt_mask(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
+    """Bad pixels, a beam stop for one, may hide what the probe alone sends to the detector."""
+    if scan.bad_pixels is None or scan.is_probe_estimated:
+        return
+    told = describe_hidden(share_of_light(scan.probe, np.isfinite(sample).mean(axis=0)))
+    if told:
+        yield told
+
+
+def describe_hidden(share: float) -> str:
+    """What is doubtful where so much of a probe's own light falls on good pixels; or nothing."""
+    if not share < LEAST_SHARE:
+        return ""
+    return (
+        f"only {100 * share:.2f} % of the probe's light falls on good pixels, and what bad ones "
+        "hide cannot be reconstructed; correct the mask, set source.mask_marks to good if it is "
+        "true where pixels are good, or source.bad_pixels to ignore"
+    )

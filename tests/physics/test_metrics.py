@@ -303,6 +303,16 @@ def test_what_more_than_noise_must_explain(
     assert found.is_poor == is_poor
 
 
+def test_a_flat_object_whose_light_bad_pixels_hide() -> None:
+    made = simulate(SimulationOptions(size=32, grid=6, step=4, probe="defocused"))
+    assert made.object is not None
+    frames = made.diffraction.copy()
+    frames[:, 3:30, 3:30] = np.nan
+    found = data_misfit(made.object, (0, 0), made.probe, made.positions, frames)
+    assert np.isfinite(found.flat).all()
+    assert found.r_factor < found.flat.r_factor
+
+
 @pytest.mark.parametrize("photons", [1e4, 1e8])
 def test_the_flat_object_is_the_best_one(photons: float) -> None:
     made = simulate(SimulationOptions(size=32, grid=8, step=4, jitter=1, photons=photons))

@@ -25,7 +25,7 @@ from ptycho_tasks.backend import (
     TrainRequest,
 )
 from ptycho_tasks.errors import ScanError, TrainingError
-from ptycho_tasks.physics.forward import share_of_light
+from ptycho_tasks.physics.forward import count_all_light
 from ptycho_tasks.scan import Canvas, ScanData, canvas_of
 from ptycho_tasks_ptychi.evaluate import MODEL, count_frames, cut_window
 from ptycho_tasks_ptychi.library import choose_device, contain_library, import_library
@@ -48,7 +48,7 @@ def reconstruct_scan(request: TrainRequest) -> TrainedModel:
     if scan.is_probe_estimated:
         request.say(ROUGH_PROBE)
     counts = read_counts(scan)
-    mean_counts = float(counts.mean()) / measured_share(scan)
+    mean_counts = count_light(scan, float(counts.mean()))
     result = iterate(request, make_flat_start(scan, request.options, mean_counts))
     arrays: dict[str, NDArray[Any]] = {
         "object": result.object,
@@ -87,12 +87,12 @@ def read_counts(scan: ScanData) -> NDArray[np.float64]:
     return counts
 
 
-def measured_share(scan: ScanData) -> float:
-    """Share of the light that falls on pixels that were measured, as the probe has it."""
+def count_light(scan: ScanData, counts: float) -> float:
+    """Mean counts of whole frames, from those on pixels that were measured."""
     if scan.bad_pixels is None:
-        return 1.0
+        return counts
     good = np.mean([np.isfinite(frame) for frame in scan.diffraction], axis=0)
-    return share_of_light(scan.probe, good) or 1.0
+    return count_all_light(counts, scan.probe, good)
 
 
 def make_flat_start(scan: ScanData, options: PtychiOptions, counts: float) -> Reconstruction:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.physics.forward import LEAST_SHARE, share_of_light
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.shaping import choose_window
@@ -71,9 +72,9 @@ class Case:
     def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(k, N, N) float32 amplitudes, rolled; NaN where they are not measured."""
         values = np.maximum(self.values(frames), 0) ** self.power
-        return self._turn(values).astype(np.float32)
+        return self.turn(values).astype(np.float32)
 
-    def _turn(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+    def turn(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
         """(..., N, N) frames rolled, and their axes exchanged and mirrored."""
         return self.frame_axes.apply_to_frames(np.roll(frames, self.roll, axis=(-2, -1)))
 
@@ -116,7 +117,19 @@ class Case:
         counts = np.maximum(self.sample, 0) ** (2 * self.power)
         measured = np.isfinite(counts)
         total = np.where(measured, counts, 0).sum(axis=0)
-        return self._turn(total / np.maximum(measured.sum(axis=0), 1))
+        return self.turn(total / np.maximum(measured.sum(axis=0), 1))
+
+    @cached_property
+    def measured(self) -> NDArray[np.float64]:
+        """(N, N) share of the sample in which a pixel was measured, rolled."""
+        return self.turn(np.isfinite(self.sample).mean(axis=0))
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether bad pixels hide nearly all of the probe's own light."""
+        if self.probe is None or self.is_probe_estimated:
+            return False
+        return share_of_light(self.probe, self.measured) < LEAST_SHARE
 
     @property
     def places(self) -> NDArray[np.float64]:

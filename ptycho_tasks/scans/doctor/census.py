@@ -12,6 +12,9 @@ from ptycho_tasks.scan import release_pages
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.npz import row_chunks
 
+HIDDEN = 0.02
+"""Light on the good pixels of a frame that shows nearly nothing, over that on those of others."""
+
 
 @dataclass(frozen=True)
 class Census:
@@ -27,6 +30,10 @@ class Census:
     """(N, N) frames in which a pixel was measured."""
     light: NDArray[np.float64]
     """(M,) counts of each frame."""
+    expected: NDArray[np.float64]
+    """(M,) counts of the mean frame on the pixels that were measured in each frame."""
+    hidden: NDArray[np.bool_]
+    """(M,) frames of which bad pixels hide nearly all light."""
     quantum: float
     """Counts of the least light that a pixel held, 1 at least: a photon where counts are multiplied
     by a number."""
@@ -36,7 +43,7 @@ class Census:
 
 def take_census(case: Case) -> Census:
     """Look at every frame of a scan."""
-    N, light, digests, quantum = case.size, [], [], np.inf
+    N, light, expected, digests, quantum = case.size, [], [], [], np.inf
     lowest, highest = np.full((N, N), np.inf), np.full((N, N), -np.inf)
     total, measured = np.zeros((N, N)), np.zeros((N, N), np.int64)
     for part in row_chunks(case.frames.shape, np.dtype(np.float64)):
@@ -49,8 +56,10 @@ def take_census(case: Case) -> Census:
         measured += is_there.sum(axis=0)
         quantum = min(quantum, counts.min(initial=np.inf, where=counts > 0))
         light.append(counts.sum(axis=(1, 2)))
+        expected.append(is_there.reshape(len(values), -1) @ case.mean.ravel())
         digests += [hashlib.blake2b(frame, digest_size=8).digest() for frame in values]
         release_pages(case.frames)
     quantum = max(float(quantum), 1.0) if np.isfinite(quantum) else 1.0
-    lights = np.concatenate(light)
-    return Census(lowest, highest, total, measured, lights, quantum, tuple(digests))
+    lights, means = np.concatenate(light), np.concatenate(expected)
+    hidden = means <= HIDDEN * means.max(initial=0)
+    return Census(lowest, highest, total, measured, lights, means, hidden, quantum, tuple(digests))

@@ -30,7 +30,7 @@ light must be on one side for it to have a middle."""
 def check_centre(exam: Examination) -> Iterator[Finding]:
     """Find frames whose zero frequency is not at pixel (N//2, N//2)."""
     case = exam.case
-    if case.is_probe_estimated:
+    if case.is_probe_estimated or case.is_hidden:
         return
     shifts = {shift for shift in find_shifts(case) if shift != (0, 0)}
     if not shifts:

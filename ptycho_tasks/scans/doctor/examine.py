@@ -21,7 +21,7 @@ from ptycho_tasks.scans.doctor.detector import (
 from ptycho_tasks.scans.doctor.estimate import check_estimate
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding, plain_r
-from ptycho_tasks.scans.doctor.frames import check_dark, check_light, check_repeats
+from ptycho_tasks.scans.doctor.frames import check_dark, check_hidden, check_light, check_repeats
 from ptycho_tasks.scans.doctor.geometry import check_axes, check_orientation
 from ptycho_tasks.scans.doctor.notes import (
     check_coherence,
@@ -30,6 +30,7 @@ from ptycho_tasks.scans.doctor.notes import (
     check_probe,
     check_resolution,
 )
+from ptycho_tasks.scans.doctor.order import check_order
 from ptycho_tasks.scans.doctor.positions import check_places, check_scans, check_units
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.trials import TryScan
@@ -38,12 +39,13 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "positions": (check_scans, check_places),
     "pixels": (check_shape, check_pixels, check_saturation, check_negative),
-    "frames": (check_dark, check_repeats, check_measurement, check_probe),
+    "frames": (check_hidden, check_dark, check_repeats, check_measurement, check_probe),
     "centre": (check_centre,),
     "probe": (check_estimate,),
     "units": (check_units,),
     # The centre of swapped positions may have made no difference before.
     "orientation": (check_orientation, check_centre),
+    "order": (check_order,),
     "rotation and scale": (check_axes,),
     "coherence": (check_coherence,),
     "overlap and resolution": (check_overlap, check_light, check_resolution, check_memory),

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.plausibility import describe_hidden
 from ptycho_tasks.scans.raw_scan import ranges
 
-DARK = 0.01
-"""Light of a dark frame, over the median."""
+DARK, LEAST = 0.01, 10.0
+"""Light of a dark frame, over what others hold on its good pixels; and photons that these hold
+there, at least."""
 APART = 0.5
 """Pixels from which on two places are different ones."""
 STEADY = 1.5
@@ -22,8 +25,12 @@ STEADY = 1.5
 
 def check_dark(exam: Examination) -> Iterator[Finding]:
     """Find frames without light."""
-    case, light = exam.case, exam.census.light
-    dark = light <= DARK * np.median(light[light > 0]) if (light > 0).any() else light <= 0
+    case, census = exam.case, exam.census
+    light, expected = census.light, census.expected
+    share = light / np.maximum(expected, 1e-12)
+    least = DARK * np.median(share[light > 0]) if (light > 0).any() else 0.0
+    # What is hidden shows too few photons to tell.
+    dark = (light <= 0) | ((share <= least) & (expected > LEAST * census.quantum))
     if not dark.any():
         return
     yield Finding(
@@ -32,6 +39,20 @@ def check_dark(exam: Examination) -> Iterator[Finding]:
         settings={"source.dark_frames": "drop"},
         mended=replace(case, keep=case.keep[~dark[case.keep]]),
     )
+
+
+def check_hidden(exam: Examination) -> Iterator[Finding]:
+    """Find bad pixels that hide nearly all light: of all frames, or of some."""
+    case, hidden = exam.case, exam.census.hidden
+    if case.is_hidden and case.probe is not None:
+        yield Finding("bad pixels", describe_hidden(share_of_light(case.probe, case.measured)))
+    if hidden.any() and (exam.census.light > 0).any():
+        yield Finding(
+            "bad pixels",
+            f"they hide nearly all light of {np.count_nonzero(hidden)} of {len(hidden)} frames "
+            f"({ranges_of(hidden)})",
+            is_wrong=False,
+        )
 
 
 def ranges_of(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> str:
@@ -44,7 +65,7 @@ def check_repeats(exam: Examination) -> Iterator[Finding]:
     case, census = exam.case, exam.census
     same: dict[bytes, list[int]] = defaultdict(list)
     for frame in case.keep.tolist():
-        if census.light[frame] > 0:
+        if census.light[frame] > 0 and not census.hidden[frame]:
             same[census.digests[frame]].append(frame)
     repeated = np.zeros(len(case.frames), bool)
     bursts = 0

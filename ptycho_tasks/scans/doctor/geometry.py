@@ -26,6 +26,8 @@ BETTER, CONFIRMED = 0.97, 0.98
 OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
 """Overlap of a probe with its twin from which on the two are the same; and where they are not, the
 R-factor with both axes mirrored, over that as given, at most."""
+BETTER_ORDER = 0.9
+"""R-factor with the frames in reverse order, over that with the best orientation, at most."""
 SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
@@ -49,16 +51,17 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or not case.is_spread:
         return
-    hidden = is_own_twin(case.probe)
     takes = {
-        one: case.with_positions(one.apply(case.positions))
-        for one in ORIENTATIONS
-        if not (hidden and one.flip_y)  # the same as another one, with x mirrored or not
+        one: case.with_positions(one.apply(case.positions)) for one in list_distinct(case.probe)
     }
     tried = {one: trials.run(take) for one, take in takes.items()}
     turned = _find_turned_frames(case, trials, min(tried.values(), key=misfit))
     if turned is not None:
         yield exam.compare(turned)
+        return
+    reversed_order = _find_reversed_order(case, trials, min(tried.values(), key=misfit))
+    if reversed_order is not None:
+        yield exam.compare(reversed_order)
         return
     ranked = sorted(takes, key=lambda one: misfit(tried[one]))
     same = [one for one in ranked if misfit(tried[one]) <= SAME * misfit(tried[ranked[0]])]
@@ -71,7 +74,7 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         return
     twin = [one for one in same if one != best]
     advice = f"as well: {', '.join(map(str, twin))}; the data cannot tell" if twin else ""
-    if hidden:
+    if is_own_twin(case.probe):
         advice = f"as well: {best.mirrored}; the data cannot tell"
     if best == TWIN:
         advice = "or the probe is its twin, conj(P(-r)), as one of the other defocus is"
@@ -108,6 +111,22 @@ def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | No
     )
 
 
+def _find_reversed_order(case: Case, trials: Trials, best: Trial) -> Finding | None:
+    """Frames in reverse order; on a regular raster as well positions with both axes mirrored."""
+    mended = case.with_positions(case.positions[::-1])
+    if not is_better(best, trials.run(mended), BETTER_ORDER):
+        return None
+    if not trials.confirm(case, mended, CONFIRMED):
+        return None
+    return Finding(
+        "order",
+        "the frames are in the reverse order of the positions",
+        advice="reverse either (numpy.flip(positions, 0)), in the file, or in a CSV file with "
+        "columns frame, x and y that source.positions names",
+        mended=mended,
+    )
+
+
 def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
     """Whether the first of (P, N, N) modes is conj(P(-r)), but for a phase and a shift."""
     if probe is None:
@@ -116,6 +135,12 @@ def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
     # The twin of P has the far field conj(F): their product is that of the overlaps of all shifts.
     overlaps = np.abs(np.fft.ifft2(far * far))
     return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
+
+
+def list_distinct(probe: NDArray[np.complex64] | None) -> list[Orientation]:
+    """The orientations that data tell apart, the given one first."""
+    hidden = is_own_twin(probe)  # the same as another one, with x mirrored or not
+    return [one for one in ORIENTATIONS if not (hidden and one.flip_y)]
 
 
 def misfit(trial: Trial) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ptycho_tasks.physics.forward import share_of_light
+from ptycho_tasks.physics.forward import count_all_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.spots import SPARSE, find_spacing, spot_radius
@@ -35,8 +35,8 @@ def check_probe(exam: Examination) -> Iterator[Finding]:
         )
         return
     flux = float(np.square(np.abs(case.probe), dtype=np.float64).sum())
-    measured = np.roll(np.isfinite(case.sample).mean(axis=0), case.roll, (0, 1))
-    counts = float((case.mean * measured).sum()) / (share_of_light(case.probe, measured) or 1.0)
+    counts = float((case.mean * case.measured).sum())
+    counts = count_all_light(counts, case.probe, case.measured)
     if counts > 0 and not 1 / FLUX < flux / counts < FLUX:
         yield Finding(
             "flux",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, Orientation
+from ptycho_tasks.scans.doctor.geometry import list_distinct, misfit
+from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.doctor.spots import DENSE, SPARSE, find_spacing, spot_radius
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.raw_scan import METRES, ranges
@@ -20,11 +21,14 @@ FEW = 0.05
 """Of all frames: what lies apart and is no more was hardly meant."""
 LIKELY = 0.06, 2.2
 """The same of the scales that are tried."""
-RATIO = 1.07
+RATIO = 1.12
 """From one scale that is tried to the next."""
-FOUND = 0.75
-"""R-factor with a scale, over the median of those with others, at most."""
-EDGE = 4
+FINALISTS, AROUND = 4, 0.035
+"""Takes that are tried again on finer frames; and how far to either side of their scales."""
+FOUND = 0.8
+"""R-factor with a scale, over the median of those with others, or in other orientations, at
+most."""
+EDGE = 3
 """Of the scales that are tried, how many of the largest tell nothing alone."""
 SMALLEST_PIXEL, LARGEST_PIXEL = 5e-10, 5e-7
 """Metres of an object pixel."""
@@ -130,28 +134,38 @@ def _search_scale(case: Case, trials: Trials, radii: float) -> float | None:
     least, most = LIKELY
     count = int(np.ceil(np.log(most / least) / np.log(RATIO))) + 1
     scales = radii * np.geomspace(least, most, count)
-    tried = np.stack([_try_scales(case, trials, ORIENTATIONS[0], scales)])
+    tried = _try_scales(case, trials, [AS_GIVEN], scales)
     # A scale shows with the right orientation only; otherwise the largest ones, with which frames
-    # hardly overlap, explain most. Where frames are large, trying all takes too long.
+    # hardly overlap, explain most, in all orientations alike.
     is_inside = int(np.argmin(tried)) < count - EDGE
-    if not trials.is_large and not (is_inside and tried.min() < FOUND * float(np.median(tried))):
-        tried = np.stack([_try_scales(case, trials, way, scales) for way in ORIENTATIONS])
-    row, column = np.unravel_index(int(np.argmin(tried)), tried.shape)
-    way, scale = ORIENTATIONS[int(row)], float(scales[int(column)])
+    ways, ratios = [AS_GIVEN], tried / np.median(tried)
+    if not (is_inside and ratios.min() < FOUND):
+        ways = list_distinct(case.probe)
+        tried = _try_scales(case, trials, ways, scales)
+        ratios = tried / np.median(tried, axis=0)
+    if not ratios.min() < FOUND:
+        return None
+    best = np.argsort(ratios, axis=None)[:FINALISTS]
+    takes = [
+        (ways[int(row)], float(scales[column]) * part)
+        for row, column in zip(*np.unravel_index(best, ratios.shape), strict=True)
+        for part in (1 - AROUND, 1.0, 1 + AROUND)
+    ]
+    way, scale = min(takes, key=lambda take: misfit(trials.run_small(_scale(case, *take))))
     for step in (0.03, 0.015, 0.008):
         around = [scale * (1 + part * step) for part in (-1, 0, 1)]
-        scale = min(
-            around, key=lambda one: float(trials.run(_scale(case, way, one)).residuals.sum())
-        )
-    return scale if tried.min() < FOUND * float(np.median(tried)) else None
+        scale = min(around, key=lambda one: misfit(trials.run(_scale(case, way, one))))
+    return scale
 
 
 def _try_scales(
-    case: Case, trials: Trials, way: Orientation, scales: NDArray[np.float64]
+    case: Case, trials: Trials, ways: list[Orientation], scales: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """R-factors with each of the scales."""
-    found = [trials.run_small(_scale(case, way, scale)).r_factor for scale in scales]
-    return np.asarray(np.nan_to_num(np.array(found), nan=np.inf), dtype=np.float64)
+    """R-factors with each of the scales, a row for each orientation."""
+    found = [
+        [trials.run_coarse(_scale(case, way, scale)).r_factor for scale in scales] for way in ways
+    ]
+    return np.nan_to_num(np.array(found, dtype=np.float64), nan=np.inf)
 
 
 def _scale(case: Case, way: Orientation, scale: float) -> Case:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ are turned or stretched are farther off."""
 STEPS, FEW_STEPS, CONFIRMING_STEPS = 24, 12, 48
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
+COARSE = 32
+"""Pixels along a side of the frames of a search from very far off, where they are not fewer."""
 HELD_BACK = 6
 """To confirm, one frame in so many takes no part."""
 MOST_KNOWN = 16
@@ -116,6 +118,17 @@ class Trials:
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
+
+    def run_coarse(self, case: Case) -> Trial:
+        """Try a scan on a small patch of coarse frames, which finds its way from farther off."""
+        size, every = self.size, self.every
+        if size // every > COARSE and size % (4 * every) == 0:
+            size //= 2
+        return replace(self, size=size, every=every).run_small(case)
+
+    def run_frames(self, case: Case, frames: NDArray[np.int64]) -> Trial:
+        """Try a scan on some frames of it."""
+        return self._run(case, frames, len(frames), FEW_STEPS)
 
     def _run(
         self,

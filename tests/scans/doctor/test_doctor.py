@@ -17,6 +17,7 @@ from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.notes import check_coherence
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.npz import write_scan
+from ptycho_tasks.scans.plausibility import doubts
 
 SCAN = simulate(SimulationOptions(size=32, grid=8, step=4.0, photons=1e6, seed=5))
 
@@ -62,6 +63,41 @@ def test_dark_frames(tmp_path: Path, scan: ScanData) -> None:
     assert "3 of 64 frames hold no light (7-9)" in wrong(report)["dark frames"]
     assert report.settings == {"source.dark_frames": "drop"}
     assert report.findings[0].kind == "refused"  # as doit would
+
+
+def hide(scan: ScanData, bad: np.ndarray) -> ScanData:
+    """The scan without pixels that are bad, (N, N), or (M, N, N) in single frames."""
+    frames = np.where(bad, np.nan, scan.diffraction).astype(np.float32)
+    return replace(scan, diffraction=frames, bad_pixels=bad if bad.ndim == 2 else None)
+
+
+RADIUS = np.hypot(*np.mgrid[-16:16, -16:16])
+
+
+@pytest.mark.parametrize("radius", [9, 12])
+def test_a_beam_stop_larger_than_the_spot(tmp_path: Path, scan: ScanData, radius: int) -> None:
+    hidden = hide(scan, radius > RADIUS)
+    assert "0.00 % of the probe's light" in wrong(look(tmp_path, hidden))["bad pixels"]
+    assert any("of the probe's light" in one for one in doubts(hidden))
+
+
+def test_a_beam_stop_that_leaves_a_part_of_the_light(tmp_path: Path, scan: ScanData) -> None:
+    hidden = hide(scan, RADIUS < 6)
+    assert wrong(look(tmp_path, hidden)) == {}
+    assert doubts(hidden) == []
+
+
+def test_frames_that_show_one_pixel_are_not_dark(tmp_path: Path, scan: ScanData) -> None:
+    bad = np.zeros(scan.diffraction.shape, bool)
+    bad[10:14] = RADIUS > 0
+    report = look(tmp_path, hide(scan, bad))
+    assert not report.is_wrong
+    assert any("hide nearly all light of 4 of 64 frames (10-13)" in x.text for x in report.findings)
+
+
+def test_a_ray_in_one_frame_makes_no_others_dark(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, diffraction=change(scan.diffraction, (0, 3, 3), 1e5)))
+    assert "dark frames" not in wrong(report)
 
 
 def test_counts(tmp_path: Path, scan: ScanData) -> None:

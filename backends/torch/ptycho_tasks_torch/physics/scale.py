@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.physics.forward import share_of_light
+from ptycho_tasks.physics.forward import count_all_light
 from ptycho_tasks.scan import ScanData, release_pages
 
 CHUNK_FRAMES = 256
@@ -57,7 +57,8 @@ def mean_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
         total += float(np.einsum("kyx,kyx->", chunk, chunk, dtype=np.float64))
         release_pages(diffraction)
     if scan.bad_pixels is not None:
-        total /= share_of_light(scan.probe, good / max(len(frames), 1)) or 1.0
+        count = max(len(frames), 1)
+        total = count * count_all_light(total / count, scan.probe, good / count)
     return total / max(len(frames) * scan.size**2, 1)
 
 

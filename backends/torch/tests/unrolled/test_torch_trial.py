@@ -12,8 +12,12 @@ from ptycho_tasks.commands.scan_check import find_project_scan, list_lines
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import measure, simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
-from ptycho_tasks.scans.doctor.geometry import is_own_twin
+from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_twin
+from ptycho_tasks.scans.doctor.order import check_order
+from ptycho_tasks.scans.doctor.positions import check_units
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.npz import write_scan
@@ -169,3 +173,59 @@ def test_a_flat_probe_hides_what_both_mirrored_is() -> None:
     flat, curved = simulate(options), SCAN
     assert is_own_twin(flat.probe)
     assert not is_own_twin(curved.probe)
+
+
+ORDERED = replace(
+    simulate(SimulationOptions(size=32, grid=10, step=4.0, photons=1e6, seed=6)), object=None
+)
+
+
+def look_at_order(folder: Path, frames: np.ndarray, positions: np.ndarray) -> tuple[str, Case]:
+    """What is wrong with the frames and positions of `ORDERED` in another order."""
+    scan = replace(ORDERED, diffraction=frames, positions=positions)
+    write_scan(folder / "scan.npz", scan)
+    case, _ = read_case(folder / "scan.npz", {}, None)
+    assert case is not None
+    exam = Examination(case, backend.try_scan)
+    for check in (check_orientation, check_order):
+        for finding in check(exam):
+            exam.take(finding)
+    assert {one.kind for one in exam.findings if one.is_wrong} <= {"order"}
+    return "; ".join(one.text for one in exam.findings if one.is_wrong), exam.case
+
+
+@pytest.mark.parametrize("shift", [1, -2, 3])
+def test_frames_shifted_against_positions(tmp_path: Path, shift: int) -> None:
+    rolled = np.roll(ORDERED.positions, shift, axis=0)
+    told, mended = look_at_order(tmp_path, ORDERED.diffraction, rolled)
+    assert f"position i{shift:+d} in all" in told
+    np.testing.assert_array_equal(mended.places, ORDERED.positions[mended.keep])
+    assert len(mended.keep) == 100 - abs(shift)
+
+
+def test_frames_in_reverse_order(tmp_path: Path) -> None:
+    told, mended = look_at_order(tmp_path, ORDERED.diffraction, ORDERED.positions[::-1].copy())
+    assert "reverse order" in told
+    np.testing.assert_array_equal(mended.positions, ORDERED.positions)
+
+
+def test_a_lost_frame(tmp_path: Path) -> None:
+    frames = np.delete(ORDERED.diffraction, 47, axis=0)
+    told, mended = look_at_order(tmp_path, frames, ORDERED.positions[:-1])
+    assert "frame i belongs to position i+1" in told
+    assert "a frame is missing" in told
+    right = np.delete(ORDERED.positions, 47, axis=0)[mended.keep]
+    assert (mended.places == right).all(axis=1).mean() > 0.9
+
+
+def test_frames_in_order(tmp_path: Path) -> None:
+    told, _ = look_at_order(tmp_path, ORDERED.diffraction, ORDERED.positions)
+    assert told == ""
+
+
+def test_the_unit_shows_where_the_orientation_is_wrong_too(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED * 0.03))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    (found,) = check_units(Examination(case, backend.try_scan))
+    assert found.settings["source.pixel_size_m"] == pytest.approx(0.03e-6, rel=0.02)

@@ -1,0 +1,159 @@
+"""Frames that belong to the positions of others: shifted by a few, or from a lost one on.
+
+Frame i is tried at the positions i-3 to i+3, at the start, in the middle and at the end of a scan.
+Each shift is tried where it puts frames on the same part of the object. That part lies at the end
+of a line, where there is one: inside of a regular raster a shift moves all frames alike.
+
+Axis letters:  M frames of a scan,  K those that are kept,  W of a part of the scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_tasks.backend import Trial
+from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.examination import Examination
+from ptycho_tasks.scans.doctor.findings import Finding
+from ptycho_tasks.scans.doctor.geometry import misfit
+from ptycho_tasks.scans.doctor.trials import LEAST_PATCH, Trials
+
+SHIFTS, FEW_SHIFTS = (0, 1, -1, 2, -2, 3, -3), 3
+"""That are tried; and how many of them where frames are large."""
+LONG = 0.9
+"""Of the longest step: a step that ends a line."""
+NEARER = 16, 8, 4, 2, 1
+"""Frames by which a search for a lost one goes on."""
+PARTS = 4
+"""One in so many frames is in the part at the start, in the middle, at the end."""
+BETTER, CERTAIN = 0.9, 4.0
+"""R-factor with a shift, over that as given, at most; and standard errors by which the frames are
+explained better."""
+MEND = (
+    "put the positions in the order of the frames, in the file or in a CSV file with columns "
+    "frame, x and y that source.positions names"
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Trials of shifts on parts of a scan."""
+
+    case: Case
+    trials: Trials
+
+    def find_shift(self, middle: int) -> int:
+        """Which shift explains the frames around one of the kept ones best; 0 unless another one is
+        clearly better."""
+        shifts = SHIFTS[:FEW_SHIFTS] if self.trials.is_large else SHIFTS
+        tried = {shift: self.try_shifts(middle, np.full(self._count, shift)) for shift in shifts}
+        best = min(shifts, key=lambda shift: misfit(tried[shift]) / len(tried[shift].residuals))
+        return best if is_clearly_better(tried[0], tried[best]) else 0
+
+    def try_shifts(self, middle: int, shifts: NDArray[np.int64]) -> Trial:
+        """Try the frames around one of the kept ones, each of the scan with a shift of its own."""
+        part = self._part(middle)
+        place = self._choose_place(part)
+        take = shift_positions(self.case, shifts)
+        frames = part[np.isin(part, take.keep)]
+        away = np.hypot(*(take.positions[frames] - place).T)
+        return self.trials.run_frames(take, frames[np.argsort(away, kind="stable")][:LEAST_PATCH])
+
+    def find_break(self, before: int, after: int) -> int | None:
+        """From which of the kept frames on shifts are other ones; None if that explains the frames
+        around it no better."""
+        first, last = 0, len(self.case.keep) - 1
+        while last - first > 1:
+            middle = (first + last) // 2
+            one, other = self._try_both(middle, before, after)
+            first, last = (middle, last) if misfit(one) < misfit(other) else (first, middle)
+        best, tried = last, {last: self._break_at(last, last, before, after)}
+        for step in NEARER:
+            for place in (best - step, best + step):
+                if 0 < place < len(self.case.keep):
+                    tried[place] = self._break_at(place, last, before, after)
+            best = min(tried, key=lambda place: misfit(tried[place]))
+        plain = self._try_both(last, before, after)
+        return best if all(is_clearly_better(one, tried[best]) for one in plain) else None
+
+    def _try_both(self, middle: int, before: int, after: int) -> tuple[Trial, Trial]:
+        one, other = (self.try_shifts(middle, np.full(self._count, k)) for k in (before, after))
+        return one, other
+
+    def _break_at(self, place: int, middle: int, before: int, after: int) -> Trial:
+        shifts = np.where(np.arange(self._count) < self.case.keep[place], before, after)
+        return self.try_shifts(middle, shifts)
+
+    @property
+    def _count(self) -> int:
+        return len(self.case.positions)
+
+    def _part(self, middle: int) -> NDArray[np.int64]:
+        """(W,) frames around one of the kept ones."""
+        kept = self.case.keep
+        count = min(len(kept), max(LEAST_PATCH, len(kept) // PARTS))
+        first = min(max(middle - count // 2, 0), len(kept) - count)
+        return kept[first : first + count]
+
+    def _choose_place(self, part: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(2,) where the longest step ends that is near the middle of a part."""
+        places = self.case.positions[part]
+        steps = np.hypot(*np.diff(places, axis=0).T)
+        away = np.abs(np.arange(len(steps)) - len(steps) / 2)
+        long = np.flatnonzero(steps >= LONG * steps.max())
+        return np.asarray(places[long[np.argmin(away[long])]])
+
+
+def shift_positions(case: Case, shifts: NDArray[np.int64]) -> Case:
+    """Frame i of (M,) at position i + shifts[i]; those for which there is none are left out."""
+    M = len(case.positions)
+    source = np.arange(M) + shifts
+    keep = case.keep[((source >= 0) & (source < M))[case.keep]]
+    return replace(case, positions=case.positions[source.clip(0, M - 1)], keep=keep)
+
+
+def is_clearly_better(before: Trial, after: Trial) -> bool:
+    """Whether frames of the same place, though not the very same, are explained better."""
+    if not math.isfinite(after.r_factor) or not math.isfinite(before.r_factor):
+        return False
+    one, other = np.log(before.residuals), np.log(after.residuals)
+    error = math.hypot(*(float(some.std()) / math.sqrt(len(some)) for some in (one, other)))
+    gain = float(one.mean() - other.mean())
+    return after.r_factor <= BETTER * before.r_factor and gain > CERTAIN * error
+
+
+def check_order(exam: Examination) -> Iterator[Finding]:
+    """Find frames that belong to the positions of others."""
+    case, trials = exam.case, exam.trials
+    if trials is None or case.is_probe_estimated or not case.is_spread:
+        return
+    if len(case.keep) < LEAST_PATCH:
+        return
+    order, last = Order(case, trials), len(case.keep) - 1
+    before, after = order.find_shift(0), order.find_shift(last)
+    if before != after:
+        found = order.find_break(before, after)
+        if found is not None:
+            yield exam.compare(_describe_break(case, int(case.keep[found]), before, after))
+            return
+    shift = before if before == after else order.find_shift(last // 2)
+    if shift and shift in (before, after):
+        mended = shift_positions(case, np.full(len(case.positions), shift))
+        told = f"{_name(shift)} in all of the scan: they are shifted against each other"
+        yield exam.compare(Finding("order", told, advice=MEND, mended=mended))
+
+
+def _describe_break(case: Case, frame: int, before: int, after: int) -> Finding:
+    mended = shift_positions(case, np.where(np.arange(len(case.positions)) < frame, before, after))
+    lacks = "frame" if after > before else "position"
+    told = f"from about frame {frame} on, {_name(after)}, and {_name(before)} before it"
+    return Finding("order", f"{told}: a {lacks} is missing there", advice=MEND, mended=mended)
+
+
+def _name(shift: int) -> str:
+    return f"frame i belongs to position i{f'{shift:+d}' if shift else ''}"
