@@ -143,8 +143,9 @@ BESIDE = frozenset({
     "config/layers", "config/payload", "config/sections", "config/variants", "errors", "layout",
     "options",
     "results/folder_record", "results/ownership", "results/work_folders", "scans/compression",
-    "scans/hdf5_content", "scans/plausibility", "system/clock", "system/files", "system/memory",
-    "system/plugins", "system/processes", "system/program", "system/sources", "system/terminal",
+    "scans/hdf5_content", "scans/plausibility", "system/ahead", "system/clock", "system/files",
+    "system/memory", "system/plugins", "system/processes", "system/program", "system/sources",
+    "system/terminal",
 })  # fmt: skip
 """Modules that stages reach too, but that decide whether, where and how they run, and not what
 they give: what the settings come to is among the settings."""

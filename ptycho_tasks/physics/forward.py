@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import corners_and_fractions
 
-CHUNK_PIXELS = 2**18
-"""Complex pixels in flight; about 2 MiB an intermediate array, which suits a CPU's cache."""
+CHUNK_PIXELS = 2**17
+"""Complex pixels in flight; about 1 MiB an intermediate array, which suits a CPU's cache."""
 
 
 def fourier_shift(field: NDArray[Any], shift_yx: ArrayLike) -> NDArray[np.complex64]:

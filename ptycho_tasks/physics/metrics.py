@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ScanError, TrainingError
 from ptycho_tasks.physics.forward import expected_intensity, fourier_shift, propagate
 from ptycho_tasks.scan import evenly_spaced, release_pages
+from ptycho_tasks.system.ahead import make_ahead
 
 Box = tuple[slice, slice]
 """(rows, columns) of a rectangle on an object grid."""
@@ -552,7 +553,7 @@ def data_misfit(
     # Counts that are not finite are told by the sums.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         flat = _flat_predictions(probe, diffraction)
-        for frames, intensity in expected_intensity(object, probe, positions, origin):
+        for frames, intensity in make_ahead(expected_intensity(object, probe, positions, origin)):
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
