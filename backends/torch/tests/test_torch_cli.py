@@ -111,31 +111,49 @@ def test_a_project_gives_what_the_commands_give(place, ptycho_tasks, write_proje
     assert metrics[0]["scores"] == metrics[1]["scores"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--gridsize", "3"], "error: --gridsize: training.gridsize: expected one of 1, 2, got 3"),
-        (["--scheduler", "x"], "error: --scheduler: training.scheduler: expected one of cosine"),
-        (["--learning-rate", "2"], "error: --learning-rate: training.learning_rate: expected `flo"),
-        (["--logger", "wandb"], "error: --logger: execution.logger: expected one of none"),
-    ],
-)
-def test_a_wrong_value_costs_no_torch(tmp_path, flags, expected):
-    (tmp_path / "scan.npz").write_bytes(b"")
-    watched = (
-        "import sys; from ptycho_tasks.commands.cli import main\n"
-        "try: main()\n"
-        "finally: print(*sorted({'numpy', 'torch', 'h5py'} & set(sys.modules)))"
-    )
-    given = ["train", "--train_data_file", "scan.npz", "--output_dir", "out", *flags]
+WRONG = {
+    "--gridsize 3": "error: --gridsize: training.gridsize: expected one of 1, 2, got 3",
+    "--scheduler x": "error: --scheduler: training.scheduler: expected one of cosine",
+    "--learning-rate 2": "error: --learning-rate: training.learning_rate: expected `flo",
+    "--logger wandb": "error: --logger: execution.logger: expected one of none",
+}
+WATCHED = """
+import contextlib, io, json, sys
+from ptycho_tasks.commands.cli import main
+for flags in json.loads(sys.argv[1]):
+    sys.argv = ["ptycho-tasks", *flags]
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try: code = main()
+        except SystemExit as end: code = end.code
+    heavy = sorted({"numpy", "torch", "h5py"} & set(sys.modules))
+    print(json.dumps([code, stderr.getvalue(), heavy]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What becomes of each of `WRONG`, one after the other in a new process: exit status, standard
+    error and the heavy modules that are imported; the last is the folder."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "scan.npz").write_bytes(b"")
+    given = ["train", "--train_data_file", "scan.npz", "--output_dir", "out"]
+    lines = json.dumps([[*given, *flags.split()] for flags in WRONG])
     done = subprocess.run(
-        [sys.executable, "-c", watched, *given],
-        cwd=tmp_path,
+        [sys.executable, "-c", WATCHED, lines],
+        cwd=folder,
         text=True,
         capture_output=True,
-        check=False,
+        check=True,
     )
-    assert (done.returncode, done.stdout.strip()) == (2, "")
-    assert done.stderr.startswith(expected)
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    answers = map(json.loads, done.stdout.splitlines())
+    return dict(zip(WRONG, answers, strict=True)), folder
+
+
+@pytest.mark.parametrize(("flags", "expected"), WRONG.items())
+def test_a_wrong_value_costs_no_torch(refusals, flags, expected):
+    answers, folder = refusals
+    code, stderr, heavy = answers[flags]
+    assert (code, heavy) == (2, [])
+    assert stderr.startswith(expected)
+    assert stderr.count("\n") == 1
+    assert not (folder / "out").exists()

@@ -43,7 +43,7 @@ SMALL = UnrolledOptions(
     neighbours=16,
     seed=5,
 )
-FEW = 6
+FEW = 2
 """Steps where no quality is asked for."""
 
 
@@ -278,7 +278,7 @@ def test_the_time_before_an_interruption_counts(scan, tmp_path, three_seconds_a_
 @pytest.mark.usefixtures("three_seconds_a_batch")
 def test_all_epochs_are_done_where_there_is_time(scan):
     said: list[str] = []
-    options = with_options(on="both", epochs=2, max_minutes=1.0)
+    options = with_options(on="both", epochs=2, max_minutes=1.0, steps=FEW)
     assert len(train(scan, options, say=said.append).history) == 2
     assert said == []
 
