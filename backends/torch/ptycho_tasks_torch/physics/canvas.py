@@ -50,10 +50,13 @@ def _cut_windows(canvas: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def _add_windows(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
-    if patches.is_complex():
+    # Real numbers torch's threads would add in any order; and where torch is to be deterministic, it
+    # sorts what is added, in an order of its own for each number of canvases.
+    if patches.is_complex() and not torch.are_deterministic_algorithms_enabled():
         windows = _view_windows(canvas, patches.shape[-1])
-        windows.index_put_(places.unbind(dim=1), patches, accumulate=True)
-    else:  # torch's threads would add real numbers in any order
+        # In memory one after the other, patches are added one after the other.
+        windows.index_put_(places.unbind(dim=1), patches.contiguous(), accumulate=True)
+    else:
         size, canvases = patches.shape[-1], canvas.unbind()
         for (b, y, x), patch in zip(places.tolist(), patches.unbind(), strict=True):
             canvases[b][y : y + size, x : x + size].add_(patch)
