@@ -84,6 +84,8 @@ def _show(report: Report, lines: list[str]) -> None:
     if not report.is_wrong:
         more = "; the notes say what to try" if any(one.advice for one in report.findings) else ""
         echo(f"{report.path}: nothing wrong was found{more}")
+    elif any(one.kind == "unexplained" for one in report.findings):
+        echo(f"{report.path}: something is wrong that check cannot name")
     if lines:
         echo("for ptycho.yaml:")
         for line in lines:

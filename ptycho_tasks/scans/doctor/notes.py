@@ -93,8 +93,8 @@ def check_rest(exam: Examination) -> Iterator[Finding]:
         return
     yield Finding(
         "unexplained",
-        f"something is wrong that check cannot name: R is {found:.3f}, where photon noise alone "
-        f"gives about {noise:.2g}, and neither other positions nor a fitted probe explains it",
+        f"R is {found:.3f}, where photon noise alone gives about {noise:.2g}, and neither other "
+        "positions nor a fitted probe explains it",
         advice="look at the order and the steps of the positions, a background, a beam that moves",
     )
 
