@@ -82,7 +82,10 @@ def _show(report: Report, lines: list[str]) -> None:
         echo("orientation, centre and scale were not tried: that needs a probe, 16 frames, and a "
              "backend such as `unrolled` (ptycho-tasks-torch)")  # fmt: skip
     if not report.is_wrong:
-        echo(f"{report.path}: nothing wrong was found")
+        more = "; the notes say what to try" if any(one.advice for one in report.findings) else ""
+        echo(f"{report.path}: nothing wrong was found{more}")
+    elif any(one.kind == "unexplained" for one in report.findings):
+        echo(f"{report.path}: something is wrong that check cannot name")
     if lines:
         echo("for ptycho.yaml:")
         for line in lines:

@@ -671,6 +671,16 @@ def _noise(levels: NDArray[np.int64], measured: float) -> Reference:
     return Reference(float(levels @ error / measured), float(levels @ deviance / levels.sum()))
 
 
+def photon_noise(amplitude: NDArray[np.floating]) -> Reference:
+    """What photon noise alone gives of frames whose expected counts are about those measured.
+
+    Args:
+        amplitude: of any shape, square roots of counts, NaN where a pixel is bad.
+    """
+    good = amplitude[np.isfinite(amplitude)]
+    return _noise(np.bincount(_level(good), minlength=_LEVELS), max(float(good.sum()), 1e-12))
+
+
 @functools.cache
 def _noise_tables() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means of |sqrt(k) - a| and of 2 (a^2 - k + k log(k / a^2)) over Poisson-distributed k of mean

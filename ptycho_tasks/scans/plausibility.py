@@ -30,8 +30,11 @@ def doubts(scan: ScanData) -> list[str]:
         scan.diffraction[evenly_spaced(scan.frame_count, min(_SAMPLE, scan.frame_count))]
     )
     release_pages(scan.diffraction)
-    by_numbers = (*_doubt_values(sample), *_doubt_centre(sample), *_doubt_flux(scan, sample))
-    return [*scan.doubts, *by_numbers, *_doubt_mask(scan, sample)]
+    hidden = [*_doubt_mask(scan, sample)]
+    # What a mask leaves shows nothing of the centre.
+    centre = [] if hidden else [*_doubt_centre(sample)]
+    by_numbers = (*_doubt_values(sample), *centre, *_doubt_flux(scan, sample))
+    return [*scan.doubts, *by_numbers, *hidden]
 
 
 def _doubt_values(sample: NDArray[np.float32]) -> Iterator[str]:

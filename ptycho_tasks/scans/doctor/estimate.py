@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.geometry import misfit
 from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, Orientation
 from ptycho_tasks.scans.doctor.spots import spot_radius
-from ptycho_tasks.scans.doctor.trials import LEAST_FRAMES, Trials, is_better
+from ptycho_tasks.scans.doctor.trials import LEAST_FRAMES, Trials, is_better, misfit
 from ptycho_tasks.scans.illumination import estimate_probe
 
 BETTER, CONFIRMED = 0.9, 0.93

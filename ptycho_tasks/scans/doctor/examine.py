@@ -29,6 +29,7 @@ from ptycho_tasks.scans.doctor.notes import (
     check_overlap,
     check_probe,
     check_resolution,
+    check_rest,
 )
 from ptycho_tasks.scans.doctor.order import check_order
 from ptycho_tasks.scans.doctor.positions import check_places, check_scans, check_units
@@ -47,7 +48,7 @@ CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "orientation": (check_orientation, check_centre),
     "order": (check_order,),
     "rotation and scale": (check_axes,),
-    "coherence": (check_coherence,),
+    "coherence": (check_coherence, check_rest),
     "overlap and resolution": (check_overlap, check_light, check_resolution, check_memory),
 }
 """In this order, by what is looked at: what a check finds is mended before the next one."""

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.doctor.drift import find_drift
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS, TWIN, Orientation
-from ptycho_tasks.scans.doctor.trials import Trials, is_better
+from ptycho_tasks.scans.doctor.trials import Trials, is_better, misfit
 
 BETTER, CONFIRMED = 0.97, 0.98
 """R-factor with another orientation, over that as given, at most; and on another patch."""
@@ -32,6 +33,10 @@ SAME = 1.01
 """Misfits of two orientations, over each other, that are the same."""
 BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
+BETTER_DRIFT = 0.95
+"""Misfit with a drift, over that with other axes, at most."""
+BETTER_THAN_PROBE = 0.95
+"""R-factor with other positions, over that with a fitted probe, at most."""
 LEAST_AXES = 36
 """Frames of a scan whose axes are tried: of fewer, too few take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
@@ -143,11 +148,6 @@ def list_distinct(probe: NDArray[np.complex64] | None) -> list[Orientation]:
     return [one for one in ORIENTATIONS if not (hidden and one.flip_y)]
 
 
-def misfit(trial: Trial) -> float:
-    """Of all frames; Inf where a trial led nowhere."""
-    return float(trial.residuals.sum()) if math.isfinite(trial.r_factor) else math.inf
-
-
 def _say_undecided(
     tried: Mapping[Orientation, Trial], same: list[Orientation]
 ) -> Iterator[Finding]:
@@ -196,36 +196,69 @@ class Axes:
 
 
 def check_axes(exam: Examination) -> Iterator[Finding]:
-    """Find positions that are rotated, or stretched along an axis."""
+    """Find positions that are rotated, stretched along an axis, or drift from frame to frame."""
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or (np.ptp(case.places, axis=0) <= 0).any():
         return
     if len(case.keep) < LEAST_AXES:
         return
+    found = _choose(_find_axes(case, trials), find_drift(case, trials), trials)
+    if found is not None:
+        yield _doubt_probe(case, found, trials)
 
+
+def _find_axes(case: Case, trials: Trials) -> Finding | None:
     def take(axes: Axes) -> Case:
         return case.with_positions(axes.apply(case.positions))
 
     best = _search_axes(take, trials)
     is_turned = abs(best.degrees) >= LEAST_DEGREES
     is_stretched = max(abs(best.log_y), abs(best.log_x)) >= LEAST_STRETCH
-    if not is_turned and not is_stretched:
-        return
-    shifts = np.hypot(*(take(best).places - case.places).T)
-    if shifts.max() < LEAST_SHIFT:
-        return
-    given, mended = trials.run(case), trials.run(take(best))
-    if not is_better(given, mended, BETTER_AXES):
-        return
-    if not trials.confirm(case, take(best), CONFIRMED_AXES):
-        return
-    yield Finding(
+    mended = take(best)
+    shifts = np.hypot(*(mended.places - case.places).T)
+    if not (is_turned or is_stretched) or shifts.max() < LEAST_SHIFT:
+        return None
+    given, tried = trials.run(case), trials.run(mended)
+    if not is_better(given, tried, BETTER_AXES):
+        return None
+    if not trials.confirm(case, mended, CONFIRMED_AXES):
+        return None
+    return Finding(
         "axes",
         _describe(best, is_turned=is_turned, is_stretched=is_stretched),
         settings=_axes_settings(case, best, is_stretched=is_stretched),
-        mended=take(best),
+        mended=mended,
         r_given=given.r_factor,
-        r_mended=mended.r_factor,
+        r_mended=tried.r_factor,
+    )
+
+
+def _choose(axes: Finding | None, drift: Finding | None, trials: Trials) -> Finding | None:
+    """What explains the frames better; of two that do so alike, the one with a setting."""
+    if axes is None or drift is None or axes.mended is None or drift.mended is None:
+        return axes or drift
+    one, other = (trials.run(case) for case in (axes.mended, drift.mended))
+    if misfit(other) < BETTER_DRIFT * misfit(one):
+        return drift
+    is_same = misfit(other) <= SAME * misfit(one)
+    return replace(axes, advice=f"or {drift.text}, which explains as much") if is_same else axes
+
+
+def _doubt_probe(case: Case, found: Finding, trials: Trials) -> Finding:
+    """The finding; or a note, where a probe that is not the scan's explains the frames as well."""
+    if case.probe is None or found.mended is None:
+        return found
+    fitted = trials.run_modes(case, len(case.probe)).r_factor
+    moved = trials.run_modes(found.mended, 0).r_factor
+    if moved <= BETTER_THAN_PROBE * fitted:
+        return found
+    return Finding(
+        found.kind,
+        f"either {found.text}, or the probe is not the scan's: of frames that took no part R is "
+        f"{moved:.3f} with other positions, {fitted:.3f} with a fitted probe",
+        is_wrong=False,
+        advice="correct the probe (turn it as the frames are turned) or set training.probe to "
+        "refined, then check again",
     )
 
 

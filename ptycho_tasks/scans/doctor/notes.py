@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,9 @@ MODES, PAYS = 5, 0.9
 """Incoherent modes that are tried, and R-factor with them, over that without, at most."""
 LEAST_SHARE = 0.02
 """Of the light, of a mode that is worth its time: a quick fit gives weaker ones to noise."""
+BEYOND = 0.15
+"""R-factor beyond that of photon noise, of a quick reconstruction, from which on something is
+wrong: right scans have up to 0.1."""
 SEEN = 1.0
 """Counts of a pixel in all frames that show the same place: the light tells something there."""
 
@@ -71,6 +75,32 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
         is_wrong=False,
         advice=f"set training.probe to refined{setting}",
     )
+
+
+def check_rest(exam: Examination) -> Iterator[Finding]:
+    """Say where R stays far above that of photon noise, and nothing that was found says why."""
+    case, trials = exam.case, exam.trials
+    if trials is None or case.probe is None or case.is_probe_estimated or case.is_hidden:
+        return
+    if any(finding.is_wrong and finding.mended is None for finding in exam.findings):
+        return  # what is left of it says nothing more
+    noise = trials.noise(case, exam.census.quantum)
+    found = trials.run(case).r_factor
+    if not _is_beyond(found, noise):
+        return
+    modes = max(MODES, len(case.probe))
+    if not _is_beyond(min(found, trials.run_modes(case, modes).r_factor), noise):
+        return
+    yield Finding(
+        "unexplained",
+        f"R is {found:.3f}, where photon noise alone gives about {noise:.2g}, and neither other "
+        "positions nor a fitted probe explains it",
+        advice="look at the order and the steps of the positions, a background, a beam that moves",
+    )
+
+
+def _is_beyond(r_factor: float, noise: float) -> bool:
+    return math.sqrt(max(r_factor**2 - noise**2, 0.0)) > BEYOND
 
 
 def check_overlap(exam: Examination) -> Iterator[Finding]:

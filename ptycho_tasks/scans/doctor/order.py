@@ -20,8 +20,7 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.geometry import misfit
-from ptycho_tasks.scans.doctor.trials import LEAST_PATCH, Trials
+from ptycho_tasks.scans.doctor.trials import LEAST_PATCH, Trials, misfit
 
 SHIFTS, FEW_SHIFTS = (0, 1, -1, 2, -2, 3, -3), 3
 """That are tried; and how many of them where frames are large."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.geometry import list_distinct, misfit
+from ptycho_tasks.scans.doctor.geometry import list_distinct
 from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.doctor.spots import DENSE, SPARSE, find_spacing, spot_radius
-from ptycho_tasks.scans.doctor.trials import Trials
+from ptycho_tasks.scans.doctor.trials import Trials, misfit
 from ptycho_tasks.scans.raw_scan import METRES, ranges
 
 FEW = 0.05

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.physics.metrics import photon_noise
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
@@ -90,6 +91,16 @@ class Trials:
         self.known.append((case, trial))
         del self.known[:-MOST_KNOWN]
         return trial
+
+    def noise(self, case: Case, photon: float) -> float:
+        """R-factor of the frames of `run` where photon noise alone is left.
+
+        Args:
+            case: whose frames they are.
+            photon: counts that one photon stands for.
+        """
+        frames = self.order[np.isin(self.order, case.keep)][: self.frames]
+        return photon_noise(case.amplitudes(np.sort(frames)) / math.sqrt(photon)).r_factor
 
     def confirm(self, before: Case, after: Case, ratio: float) -> bool:
         """Whether another patch tells the same, by frames that took no part.
@@ -194,3 +205,8 @@ def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAI
     gain = np.log(before.residuals) - np.log(after.residuals)
     error = float(gain.std()) / math.sqrt(len(gain))
     return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > certain * error)
+
+
+def misfit(trial: Trial) -> float:
+    """Of all frames; Inf where a trial led nowhere."""
+    return float(trial.residuals.sum()) if math.isfinite(trial.r_factor) else math.inf

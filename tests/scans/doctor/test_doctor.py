@@ -10,11 +10,13 @@ import pytest
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.options import SimulationOptions
+from ptycho_tasks.physics.forward import propagate
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
-from ptycho_tasks.scans.doctor.notes import check_coherence
+from ptycho_tasks.scans.doctor.geometry import check_axes
+from ptycho_tasks.scans.doctor.notes import check_coherence, check_rest
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.plausibility import doubts
@@ -79,6 +81,20 @@ def test_a_beam_stop_larger_than_the_spot(tmp_path: Path, scan: ScanData, radius
     hidden = hide(scan, radius > RADIUS)
     assert "0.00 % of the probe's light" in wrong(look(tmp_path, hidden))["bad pixels"]
     assert any("of the probe's light" in one for one in doubts(hidden))
+
+
+def test_saturated_pixels_that_hide_the_light_are_a_note(tmp_path: Path, scan: ScanData) -> None:
+    light = np.square(np.abs(propagate(scan.probe))).sum(axis=0)
+    counts = np.rint(scan.diffraction.astype(float) ** 2)
+    counts[:, light > np.quantile(light, 0.2)] += 255
+    frames = np.clip(counts, 0, 255).astype(np.uint8)
+    arrays = {"diff3d": frames, "probeGuess": scan.probe}
+    y, x = scan.positions.T
+    np.savez(tmp_path / "scan.npz", xcoords=x, ycoords=y, **arrays)
+    report = examine(tmp_path / "scan.npz", {"measurement": "counts"})
+    (found,) = (one for one in report.findings if "the probe's light" in one.text)
+    assert "saturated ones" in found.text
+    assert not found.is_wrong
 
 
 def test_a_beam_stop_that_leaves_a_part_of_the_light(tmp_path: Path, scan: ScanData) -> None:
@@ -238,3 +254,37 @@ def test_how_many_modes_pay(
     assert case is not None
     found = [one.text.partition(":")[0] for one in check_coherence(Examination(case, try_scan))]
     assert found == ([told] if told else [])
+
+
+@pytest.mark.parametrize(("fitted", "is_wrong"), [(0.05, False), (0.2, True)])
+def test_a_stretch_is_a_note_where_a_fitted_probe_explains_more(
+    tmp_path: Path, scan: ScanData, fitted: float, is_wrong: bool
+) -> None:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        y, x = cut.positions.std(axis=0)
+        r_factor = fitted if modes else 0.1 + abs(float(np.log(x / y)) - 0.1)
+        return Trial(r_factor, np.full(cut.frame_count, r_factor**2))
+
+    order = np.random.default_rng(0).permutation(scan.frame_count)
+    frames, positions = scan.diffraction[order], scan.positions[order]
+    write_scan(tmp_path / "scan.npz", replace(scan, diffraction=frames, positions=positions))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    (found,) = check_axes(Examination(case, try_scan))
+    assert (found.kind, found.is_wrong, bool(found.settings)) == ("axes", is_wrong, is_wrong)
+
+
+@pytest.mark.parametrize(
+    ("r_factor", "fitted", "told"), [(0.3, 0.3, 1), (0.3, 0.1, 0), (0.1, 0.1, 0)]
+)
+def test_what_nothing_explains_is_not_called_right(
+    tmp_path: Path, scan: ScanData, r_factor: float, fitted: float, told: int
+) -> None:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        return Trial(fitted if modes else r_factor, np.ones(1))
+
+    write_scan(tmp_path / "scan.npz", scan)
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    found = [*check_rest(Examination(case, try_scan))]
+    assert [one.is_wrong for one in found] == [True] * told

@@ -161,6 +161,23 @@ def test_frames_whose_own_axes_are_swapped(tmp_path: Path) -> None:
     assert "the axes of the frames are swapped" in wrong[0].text
 
 
+def find_kinds(report: Report) -> dict[str, bool]:
+    """Kinds of findings, and whether each makes results wrong."""
+    kinds = ("orientation", "axes", "drift", "unexplained")
+    return {one.kind: one.is_wrong for one in report.findings if one.kind in kinds}
+
+
+def test_positions_that_drift(tmp_path: Path) -> None:
+    time = np.linspace(0, 1, SCAN.frame_count)[:, None]
+    order = np.arange(49).reshape(7, 7)
+    order[1::2] = order[1::2, ::-1]
+    order = order.ravel()
+    drifted = SCAN.positions[order] + time * (0, 4.0)
+    report = look(tmp_path, diffraction=SCAN.diffraction[order], positions=drifted)
+    assert find_kinds(report) == {"drift": True}
+    assert report.settings == {}
+
+
 def test_orientation_without_a_probe(tmp_path: Path) -> None:
     write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED))
     settings = {"probe": "estimate"}
