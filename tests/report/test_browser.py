@@ -69,7 +69,9 @@ def names(page):
 
 
 def column(page, title):
-    heads = page.ask("[...document.querySelectorAll('#table thead th')].map(e => e.textContent)")
+    heads = page.ask(
+        "[...document.querySelectorAll('#table thead button')].map(e => e.textContent)"
+    )
     return [head.strip() for head in heads].index(title) + 1
 
 
@@ -122,7 +124,31 @@ def test_differences_are_those_of_the_files(page, swept):
     cell = f"tr[data-index='2'] td:nth-child({column(page, 'R-factor')}) .difference"
     text = page.ask(f"document.querySelector({json.dumps(cell)}).textContent")
     assert float(text.replace("\u2212", "-")) == pytest.approx(many - few, rel=0.06)
+    head = page.ask("[...document.querySelectorAll('#table thead .difference')][0].textContent")
+    assert head == "difference to few"
     page.choose("#baseline", "")
+    assert page.ask("document.querySelectorAll('.difference').length") == 0
+
+
+def test_the_baseline_is_that_of_the_comparison(page):
+    """One result is that of all others, a variant is that of each result's own scan."""
+    results = [
+        {"variant": variant, "scan": scan, "stage": stage}
+        for variant in ("base", "half")
+        for scan in ("sim", "star")
+        for stage in ("infer", "refine")
+    ]
+
+    def bases(chosen):
+        return page.ask(
+            f"(() => {{ const kept = report.results; report.results = {json.dumps(results)};"
+            "const found = report.results.map((_, index) => findBase({dataset: {index}},"
+            f" {chosen}) ?? null); report.results = kept; return found; }})()"
+        )
+
+    assert bases([0]) == [0, None] * 4
+    assert bases([0, 2]) == [0, None, 2, None] * 2
+    assert bases([0, 1, 2, 3]) == [0, 1, 2, 3] * 2
 
 
 def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):

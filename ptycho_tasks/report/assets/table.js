@@ -142,27 +142,44 @@ function formatDifference(key, value) {
   return `${value < 0 ? "−" : "+"}${write(Math.abs(value))}`;
 }
 
-// What a row is compared with: the baseline's variant on the same scan, where there is one.
+// The baseline as `compare` takes it: one result, or all those of a variant.
+function listBaselines() {
+  const group = element("optgroup", { label: "for each scan, that of" });
+  for (const variant of new Set(report.results.map((result) => result.variant))) {
+    const own = report.results.flatMap((result, index) => (result.variant === variant && result.scan ? [index] : []));
+    if (own.length > 1) group.append(element("option", { value: own.join() }, variant));
+  }
+  if (group.children.length) document.getElementById("baseline").append(group);
+}
+
+// What a row is compared with, by the rule of `compare`: of the results of the baseline that are of
+// its stage, that of its scan, else that of its variant, else the only one.
 function findBase(row, chosen) {
-  const own = report.results[row.dataset.index], base = report.results[chosen];
-  const isAlike = (r) => r.variant === base.variant && r.scan === own.scan && r.stage === own.stage;
-  const found = own.variant === base.variant ? -1 : report.results.findIndex(isAlike);
-  return lines[found < 0 ? chosen : found];
+  const own = report.results[row.dataset.index];
+  const alike = chosen.filter((index) => report.results[index].stage === own.stage);
+  const isLike = (key) => (index) => report.results[index][key] === own[key];
+  return alike.find(isLike("scan")) ?? alike.find(isLike("variant")) ?? (alike.length === 1 ? alike[0] : undefined);
 }
 
 function showDifferences() {
-  const chosen = document.getElementById("baseline").value;
+  const menu = document.getElementById("baseline"), chosen = menu.value === "" ? [] : menu.value.split(",").map(Number);
+  const name = `difference to ${menu.selectedOptions[0].textContent}${chosen.length > 1 ? " of the same scan" : ""}`;
+  for (const difference of table.querySelectorAll(".difference")) difference.remove();
   for (const row of lines) {
-    row.classList.toggle("base", row.dataset.index === chosen);
+    row.classList.toggle("base", chosen.includes(Number(row.dataset.index)));
+    const base = findBase(row, chosen);
+    if (base === undefined || base === Number(row.dataset.index)) continue;
+    const baseLine = lines.find((line) => line.dataset.index === String(base)), title = `difference to ${report.results[base].name}`;
     heads.forEach((head, column) => {
-      const cell = row.cells[column];
-      cell.querySelector(".difference")?.remove();
-      if (chosen === "" || row.dataset.index === chosen || !head.dataset.key) return;
-      const base = cellValue(findBase(row, chosen), column), own = cellValue(row, column);
-      if (typeof base === "number" && typeof own === "number")
-        cell.append(element("span", { class: "difference" }, formatDifference(head.dataset.key, own - base)));
+      const [from, own] = [baseLine, row].map((line) => cellValue(line, column));
+      if (head.dataset.key && typeof from === "number" && typeof own === "number")
+        row.cells[column].append(element("span", { class: "difference", title }, formatDifference(head.dataset.key, own - from)));
     });
   }
+  heads.forEach((head, column) => {
+    if (lines.some((row) => row.cells[column].querySelector(".difference"))) head.append(element("span", { class: "difference" }, breakable(name)));
+  });
+  floatHead();
 }
 
 function addChooser(row) {
@@ -191,6 +208,7 @@ function beginTable() {
   addEventListener("resize", floatHead);
   chooseColumns();
   markBest();
+  listBaselines();
   filterRows();
   showDifferences();
 }
