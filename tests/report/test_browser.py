@@ -197,12 +197,28 @@ def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(page):
         ("n_groups 2", set()),
         ("backend epie <nothing", set()),
         ("strategy stratified few", {"few"}),
+        ("stratified", set()),  # of a setting that the table does not show
+        ("variant few", {"few"}),
+        ("result long", {"longer"}),
+        ("memory < 64000", {"few", "longer", "many"}),  # as MB or GB, which is shown
+        ("memory < 64 TB", {"few", "longer", "many"}),
+        ("memory < 5 s", set()),
+        ("inference >= 0 inference < 2 h", {"few", "longer", "many"}),
+        ("r-factor <", {"few", "longer", "many", UNBUILT}),  # somebody is typing
     ],
 )
 def test_the_filter_knows_names_with_their_values(page, wanted, found):
     page.choose("#filter", wanted)
     assert {*names(page)} == found
     page.choose("#filter", "")
+
+
+def test_a_condition_on_an_unknown_name_is_a_mistake(page):
+    page.choose("#filter", "foo > 3 few")
+    assert names(page) == ["few"]
+    assert "“foo”" in page.ask("document.getElementById('unknown').textContent")
+    page.choose("#filter", "")
+    assert page.ask("document.getElementById('unknown').textContent") == ""
 
 
 def test_stars_are_of_all_results_whatever_is_filtered(page):
