@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 NAME = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0.npz"
 ROW = '<script>alert(2)</script> "quotes" \u202e\u05e9'
 UNBUILT = "unbuilt_" + "and_so_on_" * 9
+NARROW = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
 VARIANTS = [
     {"name": "few", "inference.n_groups": 20},
     {"name": "longer", "inference.n_groups": 30, "training.epochs": 7},
@@ -279,6 +280,49 @@ def test_curves_share_an_axis_only_where_none_is_flat(page):
     ]
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0029384, 0.0029386), (-1e-7, 1e-7), (123456.1, 123456.4), (0, 34)]
+)
+def test_ticks_of_an_axis_differ_and_say_where_they_are(page, low, high):
+    ticks = page.ask(f"listTicks({low}, {high}, {{}})")
+    assert len({text for _, text in ticks}) == len(ticks) > 1
+    for place, text in ticks:
+        assert float(text) == pytest.approx(place, rel=1e-12, abs=1e-15)
+
+
+def test_values_of_a_rounding_error_apart_are_a_flat_curve(page):
+    chart = "makeChart([{name: 'a', x: [0, 1], y: [1, 1 + 2 ** -52]}], {x: 'x', y: 'y'}, 560)"
+    assert page.ask(f"{chart}[0].querySelectorAll('text').length") < 20
+
+
+def test_colour_limits_are_automatic_where_none_is_given_and_never_reversed(page):
+    choose(page, 1, "0", "amplitude")
+    panel = ".panel:nth-child(1)"
+    low, high = (f"{panel} input[aria-label^={name}]" for name in ("Lowest", "Highest"))
+    first = page.ask("panels[0].limits")
+    problem = f"document.querySelector('{panel} .problem').textContent"
+    page.choose(low, str(first[1] + 1))
+    assert page.ask("panels[0].limits") == first
+    assert "must be below the highest" in page.ask(problem)
+    page.choose(low, str(first[0] - 1))
+    assert page.ask("panels[0].limits")[0] == pytest.approx(first[0] - 1)
+    assert page.ask(problem) == ""
+    page.choose(low, "")
+    page.choose(high, "")
+    assert page.ask("panels[0].limits") == pytest.approx(first, rel=1e-4)
+    assert page.ask(f"document.querySelector('{low}').value") != ""
+
+
+def test_all_is_open_on_paper_and_as_before_after(page):
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before = page.ask(closed)
+    assert before > 0
+    page.ask("dispatchEvent(new Event('beforeprint'))")
+    assert page.ask(closed) == 0
+    page.ask("dispatchEvent(new Event('afterprint'))")
+    assert page.ask(closed) == before
+
+
 def test_what_was_not_seen_looks_like_no_value(page):
     choose(page, 1, "0", "amplitude")
     page.click("#reset")
@@ -322,6 +366,12 @@ def test_a_phone_shows_numbers_and_whole_labels(page, swept):
         "text => { const b = text.getBoundingClientRect(); return b.left >= box.left - 1"
         " && b.right <= box.right + 1 && b.height > 9; }); })"
     )
+    page.open((swept / "report.html").as_uri())
+    settings = "document.querySelector('#columns [value=setting]').checked"
+    assert page.ask(settings)
+    page.send("Emulation.setDeviceMetricsOverride", **NARROW)
+    page.wait(f"!{settings}")
+    assert page.ask("document.querySelector('#table td.setting').offsetWidth") == 0
     page.ask("document.getElementById('charts').prepend(makeLegend([{name: 'x'.repeat(300)}]))")
     assert page.ask("document.documentElement.scrollWidth <= innerWidth")
 
@@ -383,6 +433,7 @@ def test_keys_move_the_cursor_and_draw_a_profile(page):
     page.press("l")
     assert page.ask("!document.getElementById('profile').hidden")
     assert page.ask("document.querySelectorAll('#profile path.curve').length") == 2
+    assert page.ask("document.querySelector('#profile .legend svg').clientWidth") == 28
 
 
 def test_every_picture_of_every_result_is_drawn(page):

@@ -237,6 +237,15 @@ function addChooser(row) {
   row.cells[0].prepend(box);
 }
 
+// Of a small screen, what was found is the first to be seen, until somebody says otherwise.
+function hideSettingsIfSmall() {
+  const small = matchMedia("(max-width: 40rem)"), box = document.querySelector("#columns [value=setting]");
+  const follow = () => { box.checked = !small.matches; chooseColumns(); };
+  small.addEventListener("change", follow);
+  box.addEventListener("change", () => small.removeEventListener("change", follow));
+  box.checked = !small.matches;
+}
+
 function beginTable() {
   for (const row of lines) {
     for (const cell of row.cells) cell.dataset.text = (cell.querySelector("bdi") ?? cell).textContent.trim();
@@ -248,8 +257,7 @@ function beginTable() {
   document.getElementById("only-chosen").addEventListener("change", filterRows);
   document.getElementById("baseline").addEventListener("change", showDifferences);
   document.getElementById("columns").addEventListener("change", chooseColumns);
-  // Of a small screen, what was found is the first to be seen.
-  if (matchMedia("(max-width: 40rem)").matches) document.querySelector("#columns [value=setting]").checked = false;
+  hideSettingsIfSmall();
   addEventListener("scroll", floatHead, { passive: true });
   addEventListener("resize", floatHead);
   markBest();
