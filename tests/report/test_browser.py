@@ -367,11 +367,14 @@ def test_a_phone_shows_numbers_and_whole_labels(page, swept):
         " && b.right <= box.right + 1 && b.height > 9; }); })"
     )
     page.open((swept / "report.html").as_uri())
+    page.wait("document.querySelectorAll('.panel[data-view]').length === 2")
     settings = "document.querySelector('#columns [value=setting]').checked"
     assert page.ask(settings)
     page.send("Emulation.setDeviceMetricsOverride", **NARROW)
     page.wait(f"!{settings}")
     assert page.ask("document.querySelector('#table td.setting').offsetWidth") == 0
+    width = "(panels[0].layer.box[1] - panels[0].layer.box[0]) * spaces.object.scale"
+    page.wait(f"{width} <= panels[0].canvas.clientWidth + 1")
     page.ask("document.getElementById('charts').prepend(makeLegend([{name: 'x'.repeat(300)}]))")
     assert page.ask("document.documentElement.scrollWidth <= innerWidth")
 

@@ -128,7 +128,7 @@ class Panel {
     for (const end of ["pointerup", "pointercancel"])
       this.canvas.addEventListener(end, (event) => { this.drag = null; this.fingers.delete(event.pointerId); });
     this.canvas.addEventListener("keydown", (event) => pressKey(this, event));
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
   }
 
   get record() { return report.results[this.result]; }
@@ -266,6 +266,12 @@ class Panel {
     }
     this.drawMarks(context, ratio, side);
     this.read();
+  }
+
+  // What is whole stays whole.
+  resize() {
+    if (this.layer && this.space.isWhole) fit(this.view.space);
+    this.draw();
   }
 
   drawDots(context, ratio) {
