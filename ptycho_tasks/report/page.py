@@ -75,7 +75,7 @@ def render_page(
         evidence: see `write_report`.
     """
     first = choose_first(contents["results"], [*map(_find_place, comparison.results)])
-    whole = {**contents, "evidence": [*evidence], "titles": TITLES, "first": first}
+    whole = {**contents, "evidence": [*evidence], "first": first}
     return fill_template(
         "page.html.j2",
         whole,

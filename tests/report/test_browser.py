@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 NAME = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0.npz"
 ROW = '<script>alert(2)</script> "quotes" \u202e\u05e9'
 UNBUILT = "unbuilt_" + "and_so_on_" * 9
+NARROW = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
 VARIANTS = [
     {"name": "few", "inference.n_groups": 20},
     {"name": "longer", "inference.n_groups": 30, "training.epochs": 7},
@@ -69,7 +70,9 @@ def names(page):
 
 
 def column(page, title):
-    heads = page.ask("[...document.querySelectorAll('#table thead th')].map(e => e.textContent)")
+    heads = page.ask(
+        "[...document.querySelectorAll('#table thead button')].map(e => e.textContent)"
+    )
     return [head.strip() for head in heads].index(title) + 1
 
 
@@ -122,7 +125,31 @@ def test_differences_are_those_of_the_files(page, swept):
     cell = f"tr[data-index='2'] td:nth-child({column(page, 'R-factor')}) .difference"
     text = page.ask(f"document.querySelector({json.dumps(cell)}).textContent")
     assert float(text.replace("\u2212", "-")) == pytest.approx(many - few, rel=0.06)
+    head = page.ask("[...document.querySelectorAll('#table thead .difference')][0].textContent")
+    assert head == "difference to few"
     page.choose("#baseline", "")
+    assert page.ask("document.querySelectorAll('.difference').length") == 0
+
+
+def test_the_baseline_is_that_of_the_comparison(page):
+    """One result is that of all others, a variant is that of each result's own scan."""
+    results = [
+        {"variant": variant, "scan": scan, "stage": stage}
+        for variant in ("base", "half")
+        for scan in ("sim", "star")
+        for stage in ("infer", "refine")
+    ]
+
+    def bases(chosen):
+        return page.ask(
+            f"(() => {{ const kept = report.results; report.results = {json.dumps(results)};"
+            "const found = report.results.map((_, index) => findBase({dataset: {index}},"
+            f" {chosen}) ?? null); report.results = kept; return found; }})()"
+        )
+
+    assert bases([0]) == [0, None] * 4
+    assert bases([0, 2]) == [0, None, 2, None] * 2
+    assert bases([0, 1, 2, 3]) == [0, 1, 2, 3] * 2
 
 
 def test_the_value_under_the_cursor_is_that_of_the_file(page, swept):
@@ -171,12 +198,28 @@ def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(page):
         ("n_groups 2", set()),
         ("backend epie <nothing", set()),
         ("strategy stratified few", {"few"}),
+        ("stratified", set()),  # of a setting that the table does not show
+        ("variant few", {"few"}),
+        ("result long", {"longer"}),
+        ("memory < 64000", {"few", "longer", "many"}),  # as MB or GB, which is shown
+        ("memory < 64 TB", {"few", "longer", "many"}),
+        ("memory < 5 s", set()),
+        ("inference >= 0 inference < 2 h", {"few", "longer", "many"}),
+        ("r-factor <", {"few", "longer", "many", UNBUILT}),  # somebody is typing
     ],
 )
 def test_the_filter_knows_names_with_their_values(page, wanted, found):
     page.choose("#filter", wanted)
     assert {*names(page)} == found
     page.choose("#filter", "")
+
+
+def test_a_condition_on_an_unknown_name_is_a_mistake(page):
+    page.choose("#filter", "foo > 3 few")
+    assert names(page) == ["few"]
+    assert "“foo”" in page.ask("document.getElementById('unknown').textContent")
+    page.choose("#filter", "")
+    assert page.ask("document.getElementById('unknown').textContent") == ""
 
 
 def test_stars_are_of_all_results_whatever_is_filtered(page):
@@ -237,6 +280,49 @@ def test_curves_share_an_axis_only_where_none_is_flat(page):
     ]
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0029384, 0.0029386), (-1e-7, 1e-7), (123456.1, 123456.4), (0, 34)]
+)
+def test_ticks_of_an_axis_differ_and_say_where_they_are(page, low, high):
+    ticks = page.ask(f"listTicks({low}, {high}, {{}})")
+    assert len({text for _, text in ticks}) == len(ticks) > 1
+    for place, text in ticks:
+        assert float(text) == pytest.approx(place, rel=1e-12, abs=1e-15)
+
+
+def test_values_of_a_rounding_error_apart_are_a_flat_curve(page):
+    chart = "makeChart([{name: 'a', x: [0, 1], y: [1, 1 + 2 ** -52]}], {x: 'x', y: 'y'}, 560)"
+    assert page.ask(f"{chart}[0].querySelectorAll('text').length") < 20
+
+
+def test_colour_limits_are_automatic_where_none_is_given_and_never_reversed(page):
+    choose(page, 1, "0", "amplitude")
+    panel = ".panel:nth-child(1)"
+    low, high = (f"{panel} input[aria-label^={name}]" for name in ("Lowest", "Highest"))
+    first = page.ask("panels[0].limits")
+    problem = f"document.querySelector('{panel} .problem').textContent"
+    page.choose(low, str(first[1] + 1))
+    assert page.ask("panels[0].limits") == first
+    assert "must be below the highest" in page.ask(problem)
+    page.choose(low, str(first[0] - 1))
+    assert page.ask("panels[0].limits")[0] == pytest.approx(first[0] - 1)
+    assert page.ask(problem) == ""
+    page.choose(low, "")
+    page.choose(high, "")
+    assert page.ask("panels[0].limits") == pytest.approx(first, rel=1e-4)
+    assert page.ask(f"document.querySelector('{low}').value") != ""
+
+
+def test_all_is_open_on_paper_and_as_before_after(page):
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before = page.ask(closed)
+    assert before > 0
+    page.ask("dispatchEvent(new Event('beforeprint'))")
+    assert page.ask(closed) == 0
+    page.ask("dispatchEvent(new Event('afterprint'))")
+    assert page.ask(closed) == before
+
+
 def test_what_was_not_seen_looks_like_no_value(page):
     choose(page, 1, "0", "amplitude")
     page.click("#reset")
@@ -280,6 +366,15 @@ def test_a_phone_shows_numbers_and_whole_labels(page, swept):
         "text => { const b = text.getBoundingClientRect(); return b.left >= box.left - 1"
         " && b.right <= box.right + 1 && b.height > 9; }); })"
     )
+    page.open((swept / "report.html").as_uri())
+    page.wait("document.querySelectorAll('.panel[data-view]').length === 2")
+    settings = "document.querySelector('#columns [value=setting]').checked"
+    assert page.ask(settings)
+    page.send("Emulation.setDeviceMetricsOverride", **NARROW)
+    page.wait(f"!{settings}")
+    assert page.ask("document.querySelector('#table td.setting').offsetWidth") == 0
+    width = "(panels[0].layer.box[1] - panels[0].layer.box[0]) * spaces.object.scale"
+    page.wait(f"{width} <= panels[0].canvas.clientWidth + 1")
     page.ask("document.getElementById('charts').prepend(makeLegend([{name: 'x'.repeat(300)}]))")
     assert page.ask("document.documentElement.scrollWidth <= innerWidth")
 
@@ -341,6 +436,7 @@ def test_keys_move_the_cursor_and_draw_a_profile(page):
     page.press("l")
     assert page.ask("!document.getElementById('profile').hidden")
     assert page.ask("document.querySelectorAll('#profile path.curve').length") == 2
+    assert page.ask("document.querySelector('#profile .legend svg').clientWidth") == 28
 
 
 def test_every_picture_of_every_result_is_drawn(page):

@@ -11,8 +11,10 @@ function draw(name, attributes, text) {
   return made;
 }
 
-function writeTick(value) {
-  return Number(value.toPrecision(4)).toString().replace("+", "");
+// With as many digits as tell ticks apart that are a step from each other.
+function writeTick(value, step = Math.abs(value)) {
+  const digits = value === 0 ? 1 : Math.floor(Math.log10(Math.abs(value) / step) + 1e-9) + 2;
+  return Number(value.toPrecision(Math.min(Math.max(digits, 4), 15))).toString().replace("+", "");
 }
 
 // Places on an axis with their texts; of an axis by powers of ten, by the logarithm.
@@ -24,7 +26,7 @@ function listTicks(low, high, { isLog, leastStep = 0 }) {
     return ticks.filter((at) => at >= low - 1e-9 && at <= high + 1e-9).map((at) => [at, writeTick(Number((10 ** at).toPrecision(1)))]);
   }
   const step = Math.max(roundLength((high - low) / 3), leastStep), ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-6; i++) ticks.push([i * step, writeTick(i * step)]);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-6; i++) ticks.push([i * step, writeTick(i * step, step)]);
   return ticks;
 }
 
@@ -84,7 +86,7 @@ function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
   for (const [a, b] of points) { x0 = Math.min(x0, a); x1 = Math.max(x1, a); y0 = Math.min(y0, b); y1 = Math.max(y1, b); }
   const isWhole = points.every(([a]) => Number.isInteger(a));
   if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
-  if (y0 === y1) { const half = isLog ? 0.1 : Math.abs(y0) * 0.05 || 0.5; y0 -= half; y1 += half; }
+  if (y1 - y0 <= Math.abs(y0) * 1e-12) { const half = isLog ? 0.1 : Math.abs(y0) * 0.05 || 0.5; y0 -= half; y1 += half; }
   const ticks = listTicks(y0, y1, { isLog });
   const left = 12 + LETTER * Math.max(...ticks.map(([, text]) => text.length), 2);
   const toX = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - RIGHT);

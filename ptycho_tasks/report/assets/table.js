@@ -3,6 +3,7 @@
 const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
+const fields = listFields();
 const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
   phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1, "resolution of halves": -1 };
 
@@ -71,42 +72,88 @@ function drawnResults() {
   return (chosen.length ? chosen : rows).map((row) => report.results[row.dataset.index]);
 }
 
-// What a row says under a name: a head of the table, a measure, or a setting by its key or last word.
-function valuesOf(row, name) {
-  const { settings, measures } = report.results[row.dataset.index], found = [];
-  const known = { ...report.common["settings of the project"], ...settings, ...measures };
-  for (const [key, value] of Object.entries(known))
-    if ([key, key.split(".").pop(), report.titles[key]].some((one) => one?.toLowerCase() === name)) found.push(value);
-  if (name === "state") found.push(report.results[row.dataset.index].state);
-  return found;
+// What a condition may name, each with what it says of a row: labels, heads and settings; by a setting's
+// last word and a head's first one only what nothing else is called.
+function listFields() {
+  const names = new Map(), shorter = new Map();
+  const add = (map, name, read) => map.set(name.toLowerCase(), [...(map.get(name.toLowerCase()) ?? []), read]);
+  const resultOf = (row) => report.results[row.dataset.index];
+  for (const label of ["variant", "scan", "stage"])
+    if (report.results.some((result) => result[label])) add(names, label, (row) => resultOf(row)[label]);
+  const settingOf = (key) => (row) => ({ ...report.common["settings of the project"], ...resultOf(row).settings })[key];
+  const known = [report.common["settings of the project"] ?? {}, ...report.results.map((result) => result.settings)];
+  for (const key of new Set(known.flatMap(Object.keys))) {
+    add(names, key, settingOf(key));
+    add(shorter, key.split(".").pop(), settingOf(key));
+  }
+  heads.forEach((head, column) => {
+    const title = head.textContent.trim(), read = (row) => row.cells[column].dataset.text;
+    for (const name of new Set([title, head.dataset.key ?? title])) add(names, name, read);
+    add(shorter, title.split(" ")[0], read);
+  });
+  return new Map([...shorter, ...names]);
 }
 
-const COMPARE = { "=": (a, b) => a === b || Number(a.toPrecision(4)) === b, "<": (a, b) => a < b, ">": (a, b) => a > b,
+const SIZES = { b: ["B", 1], kb: ["B", 1e3], mb: ["B", 1e6], gb: ["B", 1e9], tb: ["B", 1e12], s: ["s", 1], min: ["s", 60], h: ["s", 3600],
+  pm: ["m", 1e-12], nm: ["m", 1e-9], "µm": ["m", 1e-6], um: ["m", 1e-6], "μm": ["m", 1e-6], mm: ["m", 1e-3], m: ["m", 1], px: ["px", 1], "": ["", 1] };
+
+// A number as it is shown, `0.05`, `400 MB`, `≤ 12 nm`, `2 min 5 s`: in its base unit; null of other texts.
+function readQuantity(text) {
+  const parts = [...text.toLowerCase().replace(/^≤ */, "").matchAll(/(-?[\d.]+(?:e[+-]?\d+)?) *([a-zµμ]*) */gy)];
+  const sizes = parts.map(([, , unit]) => SIZES[unit]);
+  if (!parts.length || parts.map(([part]) => part).join("") !== text.toLowerCase().replace(/^≤ */, "")) return null;
+  if (sizes.some((size) => !size || size[0] !== sizes[0][0]) || (parts.length > 1 && sizes[0][0] === "")) return null;
+  const value = parts.reduce((sum, [, number], index) => sum + Number(number) * sizes[index][1], 0);
+  return Number.isNaN(value) ? null : { value, kind: sizes[0][0], unit: parts[0][2] };
+}
+
+const COMPARE = { "=": (a, b) => Math.abs(a - b) <= 1e-9 * Math.abs(b), "<": (a, b) => a < b, ">": (a, b) => a > b,
   "<=": (a, b) => a <= b, ">=": (a, b) => a >= b };
 
-function fits(value, sign, wanted) {
-  const number = Number(wanted);
-  if (typeof value === "number") return COMPARE[sign](value, number);
-  const text = typeof value === "string" ? value : JSON.stringify(value);
-  return sign === "=" && text.toLowerCase().includes(wanted);
+// A number without a unit is in that in which most rows show theirs.
+function addUnit(wanted, texts) {
+  const number = readQuantity(wanted), units = texts.map(readQuantity).filter(Boolean).map((one) => one.unit);
+  if (!number || number.kind !== "") return number;
+  const count = (unit) => units.filter((one) => one === unit).length;
+  return readQuantity(`${wanted} ${units.sort((a, b) => count(b) - count(a))[0] ?? ""}`.trim());
 }
 
-// A test for each part of a filter: a name with its value (`epochs 2`, `epochs=2`, `r-factor < 0.05`),
-// or a word that stands anywhere in the row.
+function makeCondition(fields, sign, wanted) {
+  const textsOf = (row) => fields.map((read) => read(row)).filter((value) => value !== undefined)
+    .map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
+  const number = addUnit(wanted, lines.flatMap(textsOf));
+  return (row) => textsOf(row).some((text) => {
+    const own = number && readQuantity(text);
+    if (own) return own.kind === number.kind && COMPARE[sign](own.value, number.value);
+    return sign === "=" && text.toLowerCase().includes(wanted);
+  });
+}
+
+// A test for each part of a filter: a name with its value (`epochs 2`, `epochs=2`, `memory < 400 MB`), or a
+// word that stands in a column that is shown. A name that nothing has is a problem, and no test.
 function readFilter(text) {
-  const parts = text.toLowerCase().match(/<=|>=|[<>=]|[^\s<>=]+/g) ?? [], tests = [];
-  while (parts.length) {
-    const word = parts.shift(), name = word.replace(/:$/, "");
-    if (parts.length && lines.some((row) => valuesOf(row, name).length)) {
-      const sign = parts[0] in COMPARE && parts.length > 1 ? parts.shift() : "=", wanted = parts.shift();
-      tests.push((row) => valuesOf(row, name).some((value) => fits(value, sign, wanted)));
-    } else tests.push((row) => row.dataset.words.includes(word));
+  const tests = [], problems = [], shown = heads.map((head) => head.offsetWidth > 0);
+  const names = [...fields.keys()].sort((a, b) => b.length - a.length);
+  let rest = text.toLowerCase().replace(/\s+/g, " ").trim();
+  const take = (pattern) => { const found = rest.match(pattern); if (found) rest = rest.slice(found[0].length).trimStart(); return found; };
+  while (rest) {
+    const name = names.find((one) => rest.startsWith(one) && /^(?: ?[<>=:]| [^<>=: ])/.test(rest.slice(one.length)));
+    if (name) {
+      rest = rest.slice(name.length).trimStart();
+      const sign = (take(/^(?:<=|>=|[<>=:])/)?.[0] ?? "=").replace(":", "=");
+      const wanted = take(/^(?:[-\d.]+(?:e[+-]?\d+)? ?(?:[kmgt]?b|s|min|h|[pnuµμm]?m|px)(?= |$)|[^ <>=]+)/)?.[0];
+      if (wanted) tests.push(makeCondition(fields.get(name), sign, wanted));
+      continue;
+    }
+    const unknown = take(/^([^ <>=:]+) ?(?:<=|>=|[<>=]|:(?= |$)) ?[^ <>=]*/);
+    if (unknown) problems.push(`No column and no setting is called “${unknown[1]}”: that part is left out`);
+    else { const [word] = take(/^[^ ]+/); tests.push((row) => [...row.cells].some((cell, column) => shown[column] && cell.dataset.text.toLowerCase().includes(word))); }
   }
-  return tests;
+  return { tests, problems };
 }
 
 function filterRows() {
-  const tests = readFilter(document.getElementById("filter").value), chosen = chosenRows();
+  const { tests, problems } = readFilter(document.getElementById("filter").value), chosen = chosenRows();
   const only = document.getElementById("only-chosen");
   only.checked &&= chosen.length > 0;
   document.getElementById("of-chosen").hidden = document.getElementById("open-chosen").hidden = !chosen.length;
@@ -116,6 +163,7 @@ function filterRows() {
   const shown = shownRows().length;
   document.getElementById("shown").textContent = [shown < lines.length ? `${shown} of ${lines.length} shown` : "",
     chosen.length ? `${chosen.length} chosen` : ""].filter(Boolean).join(", ");
+  document.getElementById("unknown").textContent = problems.join(". ");
   drawCurves();
   floatHead();
 }
@@ -129,7 +177,7 @@ function floatHead() {
 
 function chooseColumns() {
   for (const box of document.querySelectorAll("#columns input")) table.classList.toggle(`no-${box.value}`, !box.checked);
-  floatHead();
+  filterRows();
 }
 
 const UNITS = {
@@ -142,27 +190,44 @@ function formatDifference(key, value) {
   return `${value < 0 ? "−" : "+"}${write(Math.abs(value))}`;
 }
 
-// What a row is compared with: the baseline's variant on the same scan, where there is one.
+// The baseline as `compare` takes it: one result, or all those of a variant.
+function listBaselines() {
+  const group = element("optgroup", { label: "for each scan, that of" });
+  for (const variant of new Set(report.results.map((result) => result.variant))) {
+    const own = report.results.flatMap((result, index) => (result.variant === variant && result.scan ? [index] : []));
+    if (own.length > 1) group.append(element("option", { value: own.join() }, variant));
+  }
+  if (group.children.length) document.getElementById("baseline").append(group);
+}
+
+// What a row is compared with, by the rule of `compare`: of the results of the baseline that are of
+// its stage, that of its scan, else that of its variant, else the only one.
 function findBase(row, chosen) {
-  const own = report.results[row.dataset.index], base = report.results[chosen];
-  const isAlike = (r) => r.variant === base.variant && r.scan === own.scan && r.stage === own.stage;
-  const found = own.variant === base.variant ? -1 : report.results.findIndex(isAlike);
-  return lines[found < 0 ? chosen : found];
+  const own = report.results[row.dataset.index];
+  const alike = chosen.filter((index) => report.results[index].stage === own.stage);
+  const isLike = (key) => (index) => report.results[index][key] === own[key];
+  return alike.find(isLike("scan")) ?? alike.find(isLike("variant")) ?? (alike.length === 1 ? alike[0] : undefined);
 }
 
 function showDifferences() {
-  const chosen = document.getElementById("baseline").value;
+  const menu = document.getElementById("baseline"), chosen = menu.value === "" ? [] : menu.value.split(",").map(Number);
+  const name = `difference to ${menu.selectedOptions[0].textContent}${chosen.length > 1 ? " of the same scan" : ""}`;
+  for (const difference of table.querySelectorAll(".difference")) difference.remove();
   for (const row of lines) {
-    row.classList.toggle("base", row.dataset.index === chosen);
+    row.classList.toggle("base", chosen.includes(Number(row.dataset.index)));
+    const base = findBase(row, chosen);
+    if (base === undefined || base === Number(row.dataset.index)) continue;
+    const baseLine = lines.find((line) => line.dataset.index === String(base)), title = `difference to ${report.results[base].name}`;
     heads.forEach((head, column) => {
-      const cell = row.cells[column];
-      cell.querySelector(".difference")?.remove();
-      if (chosen === "" || row.dataset.index === chosen || !head.dataset.key) return;
-      const base = cellValue(findBase(row, chosen), column), own = cellValue(row, column);
-      if (typeof base === "number" && typeof own === "number")
-        cell.append(element("span", { class: "difference" }, formatDifference(head.dataset.key, own - base)));
+      const [from, own] = [baseLine, row].map((line) => cellValue(line, column));
+      if (head.dataset.key && typeof from === "number" && typeof own === "number")
+        row.cells[column].append(element("span", { class: "difference", title }, formatDifference(head.dataset.key, own - from)));
     });
   }
+  heads.forEach((head, column) => {
+    if (lines.some((row) => row.cells[column].querySelector(".difference"))) head.append(element("span", { class: "difference" }, breakable(name)));
+  });
+  floatHead();
 }
 
 function addChooser(row) {
@@ -172,11 +237,18 @@ function addChooser(row) {
   row.cells[0].prepend(box);
 }
 
+// Of a small screen, what was found is the first to be seen, until somebody says otherwise.
+function hideSettingsIfSmall() {
+  const small = matchMedia("(max-width: 40rem)"), box = document.querySelector("#columns [value=setting]");
+  const follow = () => { box.checked = !small.matches; chooseColumns(); };
+  small.addEventListener("change", follow);
+  box.addEventListener("change", () => small.removeEventListener("change", follow));
+  box.checked = !small.matches;
+}
+
 function beginTable() {
-  const everywhere = JSON.stringify(report.common["settings of the project"] ?? {});
   for (const row of lines) {
-    for (const cell of row.cells) cell.dataset.text = cell.textContent.trim();
-    row.dataset.words = `${row.textContent} ${JSON.stringify(report.results[row.dataset.index].settings)} ${everywhere}`.toLowerCase();
+    for (const cell of row.cells) cell.dataset.text = (cell.querySelector("bdi") ?? cell).textContent.trim();
     addChooser(row);
   }
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () =>
@@ -185,12 +257,11 @@ function beginTable() {
   document.getElementById("only-chosen").addEventListener("change", filterRows);
   document.getElementById("baseline").addEventListener("change", showDifferences);
   document.getElementById("columns").addEventListener("change", chooseColumns);
-  // Of a small screen, what was found is the first to be seen.
-  if (matchMedia("(max-width: 40rem)").matches) document.querySelector("#columns [value=setting]").checked = false;
+  hideSettingsIfSmall();
   addEventListener("scroll", floatHead, { passive: true });
   addEventListener("resize", floatHead);
-  chooseColumns();
   markBest();
-  filterRows();
+  listBaselines();
+  chooseColumns();
   showDifferences();
 }

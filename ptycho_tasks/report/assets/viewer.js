@@ -105,12 +105,13 @@ class Panel {
     this.auto = element("button", { type: "button", title: "98 % of the values" }, "auto");
     this.full = element("button", { type: "button", title: "from the lowest value to the highest" }, "full");
     this.bar = element("canvas", { width: "256", height: "1", "aria-hidden": "true" });
+    this.problem = element("p", { class: "problem", role: "status", "aria-label": name("Colours that cannot be") });
     this.readout = element("p", { class: "readout", role: "status", "aria-label": name("Value under the cursor") });
     this.note = element("p", { class: "note" });
     this.root = element("article", { class: "panel", "aria-label": `Panel ${this.number + 1}` },
       element("div", { class: "controls" }, this.results, this.choices, this.maps),
       element("div", { class: "stage" }, this.canvas),
-      element("div", { class: "bar" }, this.low, this.bar, this.high, this.auto, this.full), this.readout, this.note);
+      element("div", { class: "bar" }, this.low, this.bar, this.high, this.auto, this.full), this.problem, this.readout, this.note);
     this.listen();
   }
 
@@ -118,7 +119,7 @@ class Panel {
     this.results.addEventListener("change", () => this.choose(Number(this.results.value)));
     this.choices.addEventListener("change", () => this.choose(this.result, this.choices.value));
     this.maps.addEventListener("change", () => { this.paint(); this.draw(); });
-    for (const input of [this.low, this.high]) input.addEventListener("change", () => this.setLimits([Number(this.low.value), Number(this.high.value)]));
+    for (const input of [this.low, this.high]) input.addEventListener("change", () => this.typeLimits());
     this.auto.addEventListener("click", () => this.setLimits(this.firstLimits()));
     this.full.addEventListener("click", () => this.setLimits([arrayOf(this.view).low, arrayOf(this.view).high]));
     this.canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(this, Math.exp(-event.deltaY / 400), this.toGrid(event)); }, { passive: false });
@@ -127,7 +128,7 @@ class Panel {
     for (const end of ["pointerup", "pointercancel"])
       this.canvas.addEventListener(end, (event) => { this.drag = null; this.fingers.delete(event.pointerId); });
     this.canvas.addEventListener("keydown", (event) => pressKey(this, event));
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
   }
 
   get record() { return report.results[this.result]; }
@@ -178,13 +179,26 @@ class Panel {
     if (this.record.link && this.view.space === "object") this.note.append(" · ", element("a", { href: this.record.link }, "HDF5"));
   }
 
+  // Limits as somebody types them: an emptied one is automatic.
+  typeLimits() {
+    const wanted = [this.low, this.high].map((input, end) => (input.value === "" ? this.firstLimits()[end] : Number(input.value)));
+    if (wanted[0] < wanted[1]) this.setLimits(wanted);
+    else this.refuseLimits(`The lowest colour, ${digits(wanted[0])}, must be below the highest, ${digits(wanted[1])}: the colours are as before.`);
+  }
+
+  refuseLimits(problem) {
+    this.problem.textContent = problem;
+    for (const input of [this.low, this.high]) input.setAttribute("aria-invalid", String(problem !== ""));
+  }
+
   setLimits(limits) {
     if (!limits.every(Number.isFinite)) return;
+    this.refuseLimits("");
     this.limits = limits;
     this.low.value = digits(limits[0]);
     this.high.value = digits(limits[1]);
     if (document.getElementById("same-limits").checked)
-      for (const other of panels) if (other !== this && other.view?.kind === this.view.kind && other.limits) { other.limits = limits; other.low.value = this.low.value; other.high.value = this.high.value; other.paint(); other.draw(); }
+      for (const other of panels) if (other !== this && other.view?.kind === this.view.kind && other.limits) { other.refuseLimits(""); other.limits = limits; other.low.value = this.low.value; other.high.value = this.high.value; other.paint(); other.draw(); }
     this.paint();
     this.draw();
   }
@@ -252,6 +266,12 @@ class Panel {
     }
     this.drawMarks(context, ratio, side);
     this.read();
+  }
+
+  // What is whole stays whole.
+  resize() {
+    if (this.layer && this.space.isWhole) fit(this.view.space);
+    this.draw();
   }
 
   drawDots(context, ratio) {
