@@ -20,10 +20,11 @@ from project_files import change_settings, list_stamps
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
-from ptycho_tasks.report.contents import collect_contents
+from ptycho_tasks.report.contents import _can_be_seen, _doubt_modes, collect_contents
 from ptycho_tasks.report.graph import Graph
 from ptycho_tasks.report.page import render_page, write_report
 from ptycho_tasks.report.plan_page import write_plan_page
+from ptycho_tasks.results import open_result
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
 
@@ -301,10 +302,55 @@ def test_what_cannot_be_seen_of_an_object_is_said(built_project, ours, change, n
     replace_object(built_project, change, *names)
     text = report(ours, built_project)
     (result,) = read_data(text)["results"]
-    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    doubts = [one for one in result["doubts"] if "photon noise" not in one]
+    assert [doubt in one for one in doubts] == [True] * bool(doubt)
     assert doubt in Elements(text).text
+    opened = open_result(built_project / "runs/default")
+    assert _can_be_seen(opened) == ("where" not in doubt)
     if not doubt:
         assert result["curves"]["psd"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        (
+            {"r_factor": 0.475, "poisson_deviance": 9.04, "noise": {"r_factor": 0.18,
+             "poisson_deviance": 1.0}},
+            "R-factor 0.475, where photon noise alone gives 0.18: the misfit is 9.04 times",
+        ),
+        ({"r_factor": float("nan")}, "metrics.json has r_factor NaN: how well the result"),
+        ({"noise": "none"}, ""),
+    ],
+    ids=["poor", "NaN", "older"],
+)  # fmt: skip
+def test_how_good_a_result_is_is_said(built_project, ours, changes, doubt):
+    shutil.rmtree(built_project / ".ptycho")
+    path = built_project / "runs/default/inference/metrics.json"
+    metrics = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**metrics, **changes}))
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    assert doubt in Elements(text).text
+
+
+def test_the_misfit_stands_beside_that_of_noise_and_of_a_flat_object(built_project, ours):
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    line = result["provenance"]["how good it is"]["R-factor"]
+    assert re.fullmatch("the result .*, photon noise alone .*, a flat object .*", line)
+    assert result["measures"]["noise_ratio"] > 0.5
+    assert "times noise" in Elements(text).text
+
+
+def test_modes_that_were_asked_for_in_vain_are_said(built_project):
+    opened = open_result(built_project / "runs/default")
+    assert _doubt_modes(opened, {"training.probe_modes": len(opened.probe)}) == []
+    assert _doubt_modes(opened, {}) == []
+    (doubt,) = _doubt_modes(opened, {"training.probe_modes": 3})
+    assert doubt == "training.probe_modes is 3, but the probe has 1: the setting had no effect"
 
 
 def damage_product(root: Path) -> None:

@@ -32,7 +32,7 @@ def judge(tmp_path, **verdicts):
     found |= {name: Verdict(name, status, reasons) for name, (status, *reasons) in verdicts.items()}
     state = State(str(tmp_path / "state"))
     state.running = True
-    return Verdicts(found, state, {path: row for row in ROWS for path in row.outputs}), state
+    return Verdicts(found, state, ROWS), state
 
 
 @pytest.mark.parametrize(
