@@ -409,14 +409,14 @@ def read_measures(path: Path) -> dict[str, float]:
     try:
         data = json.loads(path.read_text("utf-8"))
         values = {name: data.get(name) for name in (R_FACTOR, DEVIANCE)}
-        values[NOISE_RATIO] = _compare_with_noise(data)
+        values[NOISE_RATIO] = compare_with_noise(data)
         values |= data.get("scores") or {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     return {one_line(name): float(value) for name, value in values.items() if is_number(value)}
 
 
-def _compare_with_noise(metrics: Mapping[str, Any]) -> float | None:
+def compare_with_noise(metrics: Mapping[str, Any]) -> float | None:
     """The deviance over that of photon noise alone; None where metrics.json does not hold both."""
     parts = metrics, metrics.get("noise")
     found, least = (part.get(DEVIANCE) if isinstance(part, dict) else None for part in parts)

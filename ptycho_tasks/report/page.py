@@ -109,7 +109,8 @@ class _Problem(NamedTuple):
     """What is not as it should be with results, alike for all of them."""
 
     names: str
-    count: int
+    total: int
+    """How many they are."""
     state: str
     problem: str | None
     reasons: Sequence[str]

@@ -66,6 +66,20 @@ def test_what_comes_after_a_failure_has_failed(tmp_path):
     assert verdicts.list_reasons(TRAIN)[0] == "fixture failed: no light"
 
 
+def test_a_check_that_failed_is_the_one_cause(tmp_path):
+    new = Reason("new", "check", "it was not built yet")
+    checked = make_row("infer", ["w"])._replace(after="check")
+    rows = [*ROWS, make_row("check"), checked]
+    found = {row.name: Verdict(row.name, "stale", (new,)) for row in rows}
+    state = State(str(tmp_path / "state"))
+    state.running = True
+    note_failure(state, rows[3], "no light")
+    verdicts = Verdicts(found, state, rows)
+    assert verdicts.name_state(checked, is_there=False) == "failed"
+    assert verdicts.list_reasons(checked) == ["check failed: no light"]
+    assert verdicts.list_reasons(TRAIN) == ["it was not built yet"]
+
+
 def test_reasons_are_those_of_the_tasks_that_have_to_run_before(tmp_path):
     setting = Reason("setting", "fixture.subset_size", "fixture.subset_size 25 -> 20")
     code = Reason("code", "a.py", "a.py changed")
