@@ -53,8 +53,8 @@ class Verdicts:
 
     def list_reasons(self, row: Row) -> list[str]:
         """Why a task is not fresh: what failed, which is in the way of all else; or changed
-        settings, then all else; of what has to run before, its own reasons, but for that it was
-        not built either."""
+        settings, then all else; of what has to run before, its own reasons; where the
+        task was not built yet, not that those before it were not either."""
         failure = self._find_failure(row)
         if failure:
             return [failure]
@@ -62,7 +62,7 @@ class Verdicts:
         texts = [
             describe_reason(reason) + (f" ({task})" if task != row.name else "")
             for reason, task in found
-            if reason.kind != "new" or task == row.name
+            if task == row.name or reason.kind != "new" or self.is_known(row)
         ]
         return [*dict.fromkeys(texts)]
 

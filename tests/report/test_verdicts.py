@@ -77,7 +77,15 @@ def test_a_check_that_failed_is_the_one_cause(tmp_path):
     verdicts = Verdicts(found, state, rows)
     assert verdicts.name_state(checked, is_there=False) == "failed"
     assert verdicts.list_reasons(checked) == ["check failed: no light"]
+
+
+def test_of_what_was_not_built_yet_that_stands_once(tmp_path):
+    new = Reason("new", "", "it was not built yet")
+    before = (new, WAITS["fixture"])
+    verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("stale", *before))
     assert verdicts.list_reasons(TRAIN) == ["it was not built yet"]
+    verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("depends", WAITS["fixture"]))
+    assert verdicts.list_reasons(TRAIN) == ["it was not built yet (fixture)"]
 
 
 def test_reasons_are_those_of_the_tasks_that_have_to_run_before(tmp_path):
