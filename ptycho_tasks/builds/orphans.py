@@ -13,6 +13,7 @@ from ptycho_tasks.builds.project import list_tables, read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State, current_state, read_built
+from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.system.terminal import echo
 
 _RUNS = "runs"
@@ -84,14 +85,28 @@ def mention_orphans(tasks: Iterable[Task]) -> None:
         return
     orphans = find_orphans(table.rows)
     if orphans:  # only now, since each one-off variant has to be settled for it
-        orphans = find_orphans([row for table in list_tables(state) for row in table.rows])
-    if orphans:
-        more = f" and {len(orphans) - _SHOWN} more" if len(orphans) > _SHOWN else ""
-        echo(
-            f"{', '.join(orphans[:_SHOWN])}{more}: no variant or scan is called so; "
-            "`ptycho-tasks prune --runs` lists what can be removed",
-            err=True,
-        )
+        text = describe_orphans(list_tables(state))
+        if text:
+            echo(text, err=True)
+
+
+def describe_orphans(tables: Iterable[Table]) -> str:
+    """Which results belong to no task, in one line; empty where all do.
+
+    Args:
+        tables: of the project in the current folder, and of all its one-off variants.
+    """
+    tables = [*tables]
+    left_out = {stray.name for table in tables for stray in table.strays}
+    found = find_orphans([row for table in tables for row in table.rows])
+    orphans = [folder for folder in found if folder.rpartition("/")[2] not in left_out]
+    if not orphans:
+        return ""
+    more = f" and {len(orphans) - _SHOWN} more" if len(orphans) > _SHOWN else ""
+    return (
+        f"{', '.join(orphans[:_SHOWN])}{more}: no variant or scan is called so; "
+        "`ptycho-tasks prune --runs` lists what can be removed"
+    )
 
 
 def read_known_outputs(state: State) -> dict[str, str | None]:

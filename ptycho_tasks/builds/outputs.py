@@ -89,7 +89,7 @@ def publish_reconstruction(
         TrainingError: it explains nothing.
         FileWriteError: the files cannot be written; earlier ones are unchanged.
     """
-    from ptycho_tasks.physics.metrics import data_misfit
+    from ptycho_tasks.physics.metrics import data_misfit, describe_poor
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
     from ptycho_tasks.scans.mapping import refuse_cut
@@ -139,12 +139,9 @@ def publish_reconstruction(
         for name, data in contents.items():
             place = payload.target(payload.output_dir / name)
             stack.enter_context(replace_file(place)).write_bytes(data)
-    if misfit.is_poor:
-        print_warning(
-            f"R-factor {misfit.r_factor:.3g}, where photon noise alone gives "
-            f"{misfit.noise.r_factor:.2g}: the misfit is {misfit.noise_ratio:.3g} times that of "
-            f"noise; {_CHECKS}"
-        )
+    poor = describe_poor(misfit, misfit.noise)
+    if poor is not None:
+        print_warning(f"{poor}; {_CHECKS}")
     return metrics
 
 

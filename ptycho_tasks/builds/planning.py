@@ -22,7 +22,7 @@ from ptycho_tasks.config.factories import Payloads, create_payloads, list_varian
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.config.layers import Variant, merge
 from ptycho_tasks.config.payload import Payload, RefinementPayload
-from ptycho_tasks.config.scans import read_scans
+from ptycho_tasks.config.scans import Stray, read_scans
 from ptycho_tasks.config.sections import Config
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import BUNDLE_NAME, RESULTS, project_path
@@ -48,8 +48,8 @@ class Plan(NamedTuple):
     """The files and folders besides ptycho.yaml that decide the rows."""
     store: str
     """The folder of results that is shared with others; empty where there is none."""
-    has_strays: bool
-    """Whether files were left out."""
+    strays: tuple[Stray, ...]
+    """Files that were left out."""
 
 
 def make_plan(
@@ -91,13 +91,13 @@ class _Planner:
         self._watched: set[str] = set()
         self._backends: set[tuple[Any, Path | None]] = set()
         self._store = ""
-        self._has_strays = False
+        self._strays: dict[Stray, None] = {}
 
     def add_variant(self, variant: Variant) -> None:
         """Add the tasks of a variant: the training, and those of each scan."""
         scans = read_scans(merge(self.file, variant))
         self._watched |= {*scans.watched}
-        self._has_strays |= bool(scans.strays)
+        self._strays |= dict.fromkeys(scans.strays)
         for scan in scans.names:
             payloads = create_payloads(self.file, variant, scan)
             own = _Rows(payloads, has_variants=self._has_variants)
@@ -187,7 +187,7 @@ class _Planner:
             self._watched |= {*_modules(root, *backend)}
         every = [row for stage in rows.values() for row in stage.values()]
         merged = [*_merge_equal(every)]
-        return Plan(merged, sorted(self._watched), self._store, self._has_strays)
+        return Plan(merged, sorted(self._watched), self._store, tuple(self._strays))
 
 
 def _merge_equal(rows: Iterable[Row]) -> Iterator[Row]:

@@ -112,7 +112,7 @@ def list_tables(state: State) -> list[Table]:
     tables = [read_project_table()]
     for changes in read_one_offs(state):
         with suppress(PtychoTasksError):
-            tables.append(read_table(Path.cwd(), None, changes))
+            tables.append(read_table(Path.cwd(), state, changes))
     return tables
 
 

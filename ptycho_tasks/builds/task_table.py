@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         InferencePayload,
         TrainingPayload,
     )
+    from ptycho_tasks.config.scans import Stray
 
 _FORMAT = 7
 _NOTE = "tasks"
@@ -49,6 +50,8 @@ class Table:
     """The folder of results that the project shares with others; empty where there is none."""
     changes: Mapping[str, str] = field(default_factory=dict)
     """KEY=VALUE of the command line, where it asks for a one-off variant."""
+    strays: tuple[Stray, ...] = ()
+    """Files that were left out, see `Scans.strays`."""
 
     def row(self, name: str) -> Row:
         """The task of a name."""
@@ -94,11 +97,12 @@ def read_table(root: Path, state: State | None, changes: Mapping[str, str] | Non
     """
     path = root / CONFIG_NAME
     config = read_config_bytes(path)
+    skips_strays = state is not None and state.skips_strays
     if changes:
         from ptycho_tasks.builds.planning import make_plan
 
-        plan = make_plan(path, config, changes)
-        return Table(plan.rows, path, config, plan.store, changes)
+        plan = make_plan(path, config, changes, skips_strays=skips_strays)
+        return Table(plan.rows, path, config, plan.store, changes, plan.strays)
     note = open_note(state.note(_NOTE)) if state is not None else {}
     key = _key(root, config)
     if note and note["key"] == key and note["watched"] == _stamps(note["watched"]):
@@ -107,13 +111,13 @@ def read_table(root: Path, state: State | None, changes: Mapping[str, str] | Non
     from ptycho_tasks.builds.planning import make_plan
 
     begun = now_ns()
-    plan = make_plan(path, config, skips_strays=state is not None and state.skips_strays)
+    plan = make_plan(path, config, skips_strays=skips_strays)
     stamps = _stamps(plan.watched)
     # Of a plan that left something out, no other program is to make use.
-    if state is not None and not plan.has_strays and not _may_have_changed(stamps, begun):
+    if state is not None and not plan.strays and not _may_have_changed(stamps, begun):
         note = {"key": key, "watched": stamps, "store": plan.store, **pack_rows(plan.rows)}
         state.keep_note(_NOTE, seal_note(note))
-    return Table(plan.rows, path, config, plan.store)
+    return Table(plan.rows, path, config, plan.store, strays=plan.strays)
 
 
 def _may_have_changed(stamps: Mapping[str, Any], begun: int) -> bool:

@@ -12,7 +12,7 @@ import click
 from ptycho_tasks.commands.completion import complete_results
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.report.wording import TITLES, format_measure, format_setting
-from ptycho_tasks.system.terminal import print_text
+from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.report.comparison import Comparison
@@ -41,9 +41,10 @@ def compare_command(
 ) -> None:
     """Compare the results of variants and scans; builds nothing.
 
-    A line for each: the settings in which they differ, R-factor, Poisson deviance, scores where
-    the truth is known, how long training and inference took, and their peak memory. NAMES are
-    variants, scans, or VARIANT/SCAN; none means all.
+    A line for each: the settings in which they differ, R-factor, Poisson deviance, how many
+    times that of photon noise it is, scores against the object in the scan's file, which may be a
+    guess (the report says so), how long training and inference took, and their peak memory. NAMES
+    are variants, scans, or VARIANT/SCAN; none means all.
     """
     from ptycho_tasks.report.comparison import compare_results, list_records
 
@@ -56,6 +57,8 @@ def compare_command(
         print_text(_format_csv(list_records(comparison)))
     else:
         print_text(_format_table(comparison))
+    for note in comparison.notes:
+        echo(note, err=True)
 
 
 def _format_csv(records: list[dict[str, Any]]) -> str:
@@ -70,10 +73,10 @@ def _format_csv(records: list[dict[str, Any]]) -> str:
 def _format_table(comparison: Comparison) -> str:
     """A table, which leaves out what matters less where the terminal is narrow; a paragraph for
     each result where it is too narrow for that too."""
-    from ptycho_tasks.report.comparison import COST, MISFIT
+    from ptycho_tasks.report.comparison import COST, DEVIANCE, MISFIT, R_FACTOR
 
     measures = comparison.measures
-    for kept in (measures, (*MISFIT, *COST), MISFIT):
+    for kept in (measures, (*MISFIT, *COST), MISFIT, (R_FACTOR, DEVIANCE)):
         shown = [name for name in measures if name in kept]
         table = _draw_table(comparison._replace(measures=shown))
         if table is not None:

@@ -32,7 +32,9 @@ _MOST_BLOCKS = 64
 def show_command(folder: Path, pictures: str) -> None:
     """Show a result in the terminal: its scores, and pictures where the terminal can.
 
-    FOLDER is a variant's, as runs/default, or holds a reconstruction.h5.
+    The misfit is given as times that of photon noise too; scores are against the object in the
+    scan's file, which may be a guess (the report says so). FOLDER is a variant's, as runs/default,
+    or holds a reconstruction.h5.
     """
     from ptycho_tasks.results.result_folder import read_result_folder
 
@@ -44,9 +46,12 @@ def show_command(folder: Path, pictures: str) -> None:
 
 
 def _print_scores(result: ResultFolder) -> None:
+    from ptycho_tasks.report.comparison import NOISE_RATIO, compare_with_noise
+
     rows, columns = result.object.shape
     echo(f"{'object':<10} {rows} x {columns} pixels, {len(result.positions)} frames")
-    numbers = {**result.metrics, **(result.metrics.get("scores") or {})}
+    metrics = result.metrics
+    numbers = {**metrics, NOISE_RATIO: compare_with_noise(metrics), **(metrics.get("scores") or {})}
     for name, value in numbers.items():
         if isinstance(value, float):
             echo(f"{'score':<10} {name} {value:.4g}")

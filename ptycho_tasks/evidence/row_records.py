@@ -54,7 +54,7 @@ def list_row_records(root: Path) -> list[dict[str, Any]]:
 
 @cached
 def _find_stage_problem(stage: str) -> str:
-    return find_stage_problem(stage)
+    return find_stage_problem(stage, skips_strays=True)
 
 
 def _describe_row(root: Path, row: CheckedRow, room: int) -> dict[str, Any]:

@@ -16,16 +16,20 @@ _WITHOUT_RECIPE = ("source", "fixture")
 """Stages whose results do not say what they were made from: only the database does."""
 
 
-def find_stage_problem(stage: str) -> str:
+def find_stage_problem(stage: str, *, skips_strays: bool = False) -> str:
     """Why a stage, or a task of one, is not up to date, as `doit why` says it; empty where it is.
 
     Where the database knows nothing of a source or a fixture, as in a copy without it, one that is
     there is taken for what the later stages say that they were made from.
 
+    Args:
+        stage: the stage, or the task.
+        skips_strays: as of `ask_project`.
+
     Raises:
         ConfigError: something in ptycho.yaml is wrong.
     """
-    with ask_project() as (control, manager):
+    with ask_project(skips_strays=skips_strays) as (control, manager):
         names = [name for name in control.tasks if stage in (name, name.partition(":")[0])]
         control.process(names)
         stale = [verdict for verdict in judge(control, manager) if _is_stale(verdict, control)]

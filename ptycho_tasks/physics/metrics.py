@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError, TrainingError
+from ptycho_tasks.physics.deviance import compare_deviances
 from ptycho_tasks.physics.forward import expected_intensity, fourier_shift, propagate
 from ptycho_tasks.scan import evenly_spaced, release_pages
 from ptycho_tasks.system.ahead import make_ahead
@@ -56,8 +57,8 @@ class Misfit(NamedTuple):
 
     @property
     def noise_ratio(self) -> float:
-        """The deviance over that of photon noise alone."""
-        return self.poisson_deviance / max(self.noise.poisson_deviance, 1e-12)
+        """See `compare_deviances`."""
+        return compare_deviances(self.poisson_deviance, self.noise.poisson_deviance)
 
     @property
     def is_poor(self) -> bool:
@@ -71,8 +72,7 @@ class Misfit(NamedTuple):
         belong to the next frame, two pixels off centre) three in ten do; the rest explain
         their frames as well as a right scan whose probe is a guess.
         """
-        beyond = math.sqrt(max(self.r_factor**2 - self.noise.r_factor**2, 0.0))
-        return self.noise_ratio > POOR_RATIO and beyond > POOR_R_FACTOR
+        return describe_poor(self, self.noise) is not None
 
     @property
     def explains_nothing(self) -> bool:
@@ -85,6 +85,23 @@ class Misfit(NamedTuple):
         flat_r, flat_deviance = (AS_GOOD_AS_FLAT * value for value in self.flat)
         worse = self.poisson_deviance >= flat_deviance or self.noise_ratio > POOR_RATIO
         return self.r_factor >= flat_r and worse and not at_noise
+
+
+def describe_poor(found: Reference | Misfit, noise: Reference) -> str | None:
+    """In what a misfit is poor, see `Misfit.is_poor`; None where it is not.
+
+    Args:
+        found: of a reconstruction.
+        noise: of photon noise alone.
+    """
+    ratio = compare_deviances(found.poisson_deviance, noise.poisson_deviance)
+    beyond = math.sqrt(max(found.r_factor**2 - noise.r_factor**2, 0.0))
+    if not (ratio > POOR_RATIO and beyond > POOR_R_FACTOR):
+        return None
+    return (
+        f"R-factor {found.r_factor:.3g}, where photon noise alone gives {noise.r_factor:.2g}: the "
+        f"misfit is {ratio:.3g} times that of noise"
+    )
 
 
 class Half(NamedTuple):

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.identity import Identity, read_identity
 from ptycho_tasks.builds.notes import parse_mapping
+from ptycho_tasks.builds.orphans import describe_orphans
 from ptycho_tasks.builds.project import project_store
 from ptycho_tasks.builds.results import digest_of_input
 from ptycho_tasks.builds.rows import Row
@@ -26,12 +27,13 @@ from ptycho_tasks.builds.why import Verdict, judge
 from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import CONFIG_NAME, METRICS, RECONSTRUCTION
+from ptycho_tasks.physics.deviance import compare_deviances
 from ptycho_tasks.report.verdicts import Verdicts
 from ptycho_tasks.report.wording import natural_key
 
-R_FACTOR, DEVIANCE = "r_factor", "poisson_deviance"
+R_FACTOR, DEVIANCE, NOISE_RATIO = "r_factor", "poisson_deviance", "noise_ratio"
 TRAINING, INFERENCE, MEMORY = "training_seconds", "inference_seconds", "memory_bytes"
-MISFIT, COST = (R_FACTOR, DEVIANCE), (TRAINING, INFERENCE, MEMORY)
+MISFIT, COST = (R_FACTOR, DEVIANCE, NOISE_RATIO), (TRAINING, INFERENCE, MEMORY)
 """The measures besides scores."""
 _LABELS = ("variant", "scan", "stage", "state")
 _LARGEST = 1e300
@@ -87,8 +89,9 @@ class Result:
     settings: Mapping[str, Any]
     """Dotted config key to value, for all that decides the result."""
     measures: Mapping[str, float]
-    """What is known of it: `r_factor`, `poisson_deviance` (a pixel), scores as metrics.json calls
-    them, seconds of the training and of the stage itself, the larger peak memory in bytes."""
+    """What is known of it: `r_factor`, `poisson_deviance` (a pixel), `noise_ratio` (the deviance
+    over that of photon noise alone), scores as metrics.json calls them, seconds of the training and
+    of the stage itself, the larger peak memory in bytes."""
     differences: Mapping[str, float]
     """Measures less those of the baseline; empty where there is none, and of itself."""
     files: ResultFiles | None = None
@@ -105,6 +108,9 @@ class Comparison(NamedTuple):
     """The config keys in which they differ."""
     measures: Sequence[str]
     """What is known of at least one."""
+    notes: Sequence[str] = ()
+    """What is there and not compared, a line each: results of no variant or scan, and files that
+    cannot be scans."""
 
 
 class _Place(NamedTuple):
@@ -143,13 +149,21 @@ def compare_results(
         ConfigError: a name or a column is unknown.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    places = _find_all_places()
+    tables = read_tables(skips_strays=True)
+    places = _find_all_places(tables)
     base = [] if baseline is None else _find_places(baseline, places)
     chosen = [place for name in names for place in _find_places(name, places)] or places
     results = _read_results([*chosen, *base])
     compared = [results[place.folder] for place in base]
     comparison = _describe([_subtract(result, compared) for result in results.values()])
-    return comparison._replace(results=_sort(comparison, sort, is_reversed))
+    ordered = _sort(comparison, sort, is_reversed)
+    return comparison._replace(results=ordered, notes=_list_notes(tables))
+
+
+def _list_notes(tables: Sequence[Table]) -> list[str]:
+    problems = dict.fromkeys(stray.problem for table in tables for stray in table.strays)
+    orphans = describe_orphans(tables)
+    return [*(f"left out: {one_line(text)}" for text in problems), *([orphans] if orphans else [])]
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
@@ -159,13 +173,13 @@ def refuse_unknown(names: Iterable[str]) -> None:
         ConfigError: one line that lists what there is.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    places = _find_all_places()
+    places = _find_all_places(read_tables(skips_strays=True))
     for name in names:
         _find_places(name, places)
 
 
-def _find_all_places() -> list[_Place]:
-    places = [*_list_places(read_tables())]
+def _find_all_places(tables: Iterable[Table]) -> list[_Place]:
+    places = [*_list_places(tables)]
     if not places:
         raise ConfigError(f"{CONFIG_NAME}: there is none, and so nothing to compare")
     return places
@@ -206,7 +220,7 @@ def _read_results(places: Iterable[_Place]) -> dict[Path, Result]:
         new = {place.folder: place for place in group if place.folder not in results}
         if not new:
             continue
-        with ask_project(table.changes) as (control, manager):
+        with ask_project(table.changes, skips_strays=True) as (control, manager):
             # Variants may share a task, and doit loses what follows one that is named twice.
             control.process([*dict.fromkeys(place.row.name for place in new.values())])
             verdicts = judge(control, manager)
@@ -228,7 +242,7 @@ class _Reader:
         """
         self.state, self.store = state, project_store()
         self.makers = {path: row for row in rows for path in row.outputs}
-        self.verdicts = Verdicts(verdicts, state, self.makers)
+        self.verdicts = Verdicts(verdicts, state, rows)
 
     def read(self, place: _Place) -> Result:
         """The result in a place, as far as it is there."""
@@ -395,13 +409,22 @@ def read_measures(path: Path) -> dict[str, float]:
     try:
         data = json.loads(path.read_text("utf-8"))
         values = {name: data.get(name) for name in (R_FACTOR, DEVIANCE)}
+        values[NOISE_RATIO] = compare_with_noise(data)
         values |= data.get("scores") or {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    return {one_line(name): float(value) for name, value in values.items() if _is_number(value)}
+    return {one_line(name): float(value) for name, value in values.items() if is_number(value)}
 
 
-def _is_number(value: Any) -> bool:
+def compare_with_noise(metrics: Mapping[str, Any]) -> float | None:
+    """The deviance over that of photon noise alone; None where metrics.json does not hold both."""
+    parts = metrics, metrics.get("noise")
+    found, least = (part.get(DEVIANCE) if isinstance(part, dict) else None for part in parts)
+    return compare_deviances(found, least) if is_number(found) and is_number(least) else None
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON is a number that can be shown and sorted by."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and abs(value) < _LARGEST
 
@@ -473,7 +496,7 @@ def find_value(result: Result, column: str) -> Any:
 
 def _rank(value: Any) -> tuple[int, float, Any]:
     """Numbers before texts."""
-    if _is_number(value):
+    if is_number(value):
         return 0, value, ()
     return 1, 0.0, natural_key(value if isinstance(value, str) else canonical_json(value))
 

@@ -28,19 +28,32 @@ from ptycho_tasks.layout import METRICS
 from ptycho_tasks.physics.metrics import (
     HALVES_LEVEL,
     Half,
+    Reference,
     correlate_halves,
+    describe_poor,
     find_fall,
     ring_curves,
 )
-from ptycho_tasks.report.comparison import Comparison, Made, Result, ResultFiles
+from ptycho_tasks.report.comparison import (
+    COST,
+    DEVIANCE,
+    MISFIT,
+    R_FACTOR,
+    Comparison,
+    Made,
+    Result,
+    ResultFiles,
+    is_number,
+)
 from ptycho_tasks.report.encoding import (
     choose_precision,
     encode_complex,
     encode_image,
     encode_values,
 )
-from ptycho_tasks.report.truth import compare_with_noise, describe_guess, is_as_noise
-from ptycho_tasks.report.wording import format_setting, shorten_reasons
+from ptycho_tasks.report.ranking import VALID
+from ptycho_tasks.report.truth import UNJUDGED, compare_with_noise, describe_guess, is_as_noise
+from ptycho_tasks.report.wording import TITLES, format_measure, format_setting, shorten_reasons
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
 from ptycho_tasks.scan import ScanData, evenly_spaced
@@ -66,7 +79,7 @@ _MOST_POINTS = 256
 FALL_LEVEL = 0.5
 """Under which a correlation with the truth resolves nothing."""
 _LOST = (PtychoTasksError, OSError, MemoryError, ValueError, LookupError)
-_FRAMES = "inference.frames"
+_FRAMES, _MODES = "inference.frames", "training.probe_modes"
 SETTINGS = "settings of the project"
 _MOST_INPUTS = 12
 """Named of those of a task."""
@@ -157,15 +170,30 @@ def collect_contents(comparison: Comparison, folder: Path) -> Json:
     records = [found.get(index) or _leave_out(result) for index, result in enumerate(results)]
     halves = [_describe_halves(results, group, records) for group in group_halves(results)]
     _add_resolutions(records, halves)
-    guesses = {s["path"]: s["guess"] for s in scans.records.values() if s.get("guess")}
     return {
         "version": version("ptycho-tasks"),
         "results": records,
         "scans": scans.records,
         "halves": halves,
-        "notes": [f"{path}: {guess}" for path, guess in sorted(guesses.items())],
+        "notes": [*_list_notes(scans.records, records), *comparison.notes],
         "common": _take_common(records),
     }
+
+
+def _list_notes(scans: Mapping[str, Json], records: Sequence[Json]) -> list[str]:
+    """What is to be known of scans, a line each: what cannot be shown, and which are no truth."""
+    judged = {
+        record["scan_key"]
+        for record in records
+        if not record["has_truth"] and record["measures"].keys() - {*MISFIT, *COST}
+        if "scan_key" in record
+    }
+    notes = []
+    for key, scan in scans.items():
+        unjudged = UNJUDGED if key in judged else None
+        texts = [scan["problem"], unjudged] if scan["problem"] else [scan["guess"]]
+        notes.append((scan["path"], "; ".join(filter(None, texts))))
+    return [f"{path}: {text}" for path, text in sorted({*notes}) if text]
 
 
 def _is_built(result: Result) -> bool:
@@ -257,7 +285,16 @@ def _cut_half(opened: ResultFolder) -> Half:
 
 
 def _fill_unseen(opened: ResultFolder) -> NDArray[np.complex64]:
-    return np.where(opened.seen & np.isfinite(opened.object), opened.object, np.complex64(0))
+    return np.where(_find_whole(opened), opened.object, np.complex64(0))
+
+
+def _can_be_seen(opened: ResultFolder) -> bool:
+    return bool(_find_whole(opened).any())
+
+
+def _find_whole(opened: ResultFolder) -> NDArray[np.bool_]:
+    """(H, W) where there is a value of the object."""
+    return opened.seen & np.isfinite(opened.object)
 
 
 def _leave_out(result: Result) -> Json:
@@ -303,6 +340,7 @@ def _begin_record(result: Result) -> Json:
         "resolutions": {},
         "has_truth": False,
         "doubts": [],
+        "can_be_best": False,
         "frame_count": 0,
         "provenance": {},
     }
@@ -316,7 +354,8 @@ def _describe_files(
     has_truth = _is_simulated(result) or scans.records[key].get("is_truth", False)
     return {
         "has_truth": has_truth,
-        "doubts": _list_doubts(opened),
+        "doubts": _list_doubts(opened, result.settings),
+        "can_be_best": result.state in VALID and _can_be_seen(opened),
         "scan_key": key,
         "link": None if files.product is None else make_link(files.product, folder),
         "place": None if files.product is None else files.product.as_posix(),
@@ -353,8 +392,16 @@ def _describe_images(opened: ResultFolder, scan: ScanData | None, room: float) -
     }
 
 
-def _list_doubts(opened: ResultFolder) -> list[str]:
+def _list_doubts(opened: ResultFolder, settings: Mapping[str, Any]) -> list[str]:
     """What an image cannot show, a sentence each."""
+    return [
+        *_doubt_object(opened),
+        *_doubt_misfit(opened.metrics),
+        *_doubt_modes(opened, settings),
+    ]
+
+
+def _doubt_object(opened: ResultFolder) -> list[str]:
     rows, columns = opened.object.shape
     seen = int(opened.seen.sum())
     lost = int((opened.seen & ~np.isfinite(opened.object)).sum())
@@ -368,6 +415,31 @@ def _list_doubts(opened: ResultFolder) -> list[str]:
     elif lost:
         doubts.append(f"the object is NaN or infinite at {lost} of {seen} pixels: they are grey")
     return doubts
+
+
+def _doubt_misfit(metrics: Mapping[str, Any]) -> list[str]:
+    """Why what a metrics.json says of the misfit is poor, or not a number."""
+    lost = [name for name in (R_FACTOR, DEVIANCE) if not is_number(metrics.get(name))]
+    if lost:
+        listed = ", ".join(f"{name} {format_setting(metrics.get(name))}" for name in lost)
+        return [f"{METRICS} has {listed}: how well the result explains the frames is not known"]
+    found, noise = _read_reference(metrics), _read_reference(metrics.get("noise"))
+    poor = describe_poor(found, noise) if found and noise else None
+    return [poor] if poor else []
+
+
+def _read_reference(values: Any) -> Reference | None:
+    """A misfit as metrics.json holds it; None where it is not there."""
+    pair = [values.get(name) for name in Reference._fields] if isinstance(values, dict) else [None]
+    return Reference(*pair) if all(map(is_number, pair)) else None
+
+
+def _doubt_modes(opened: ResultFolder, settings: Mapping[str, Any]) -> list[str]:
+    """Whether the probe has fewer modes than were asked for."""
+    asked, found = settings.get(_MODES), len(opened.probe)
+    if not is_number(asked) or asked <= found:
+        return []
+    return [f"{_MODES} is {asked}, but the probe has {found}: the setting had no effect"]
 
 
 def _encode_probe(probe: NDArray[np.complex64], most_bytes: float) -> list[Json]:
@@ -515,7 +587,27 @@ def _describe_provenance(opened: ResultFolder, files: ResultFiles) -> dict[str, 
         for one in files.made
         if one.row.stage == "train" and one.record is not None
     }
-    return {"how it was made": dict(map(_describe_made, files.made)), **described, **trainings}
+    made = dict(map(_describe_made, files.made))
+    misfit = _describe_misfit(opened.metrics)
+    return {"how it was made": made, "how good it is": misfit, **described, **trainings}
+
+
+def _describe_misfit(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """R-factor and deviance, each with what it is to be compared with."""
+    parts = {
+        "the result": metrics,
+        "photon noise alone": metrics.get("noise"),
+        "a flat object": metrics.get("flat"),
+    }
+    read = {name: _read_reference(values) for name, values in parts.items()}
+    return {
+        TITLES[measure]: ", ".join(
+            f"{name} {format_measure(measure, getattr(found, measure), None)}"
+            for name, found in read.items()
+            if found is not None
+        )
+        for measure in Reference._fields
+    }
 
 
 def _list_settings(record: Record) -> dict[str, str]:

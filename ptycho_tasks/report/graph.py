@@ -56,12 +56,11 @@ def draw_graph() -> Graph:
     Raises:
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    rows = read_tables()[0].rows
-    makers = {path: row for row in rows for path in row.outputs}
-    with ask_project() as (control, manager):
+    rows = read_tables(skips_strays=True)[0].rows
+    with ask_project(skips_strays=True) as (control, manager):
         control.process([row.name for row in rows])
         found = {verdict.task: verdict for verdict in judge(control, manager)}
-        verdicts = Verdicts(found, manager.backend, makers)
+        verdicts = Verdicts(found, manager.backend, rows)
         described = {row.name: _describe(row, verdicts) for row in rows}
     return place_tasks(rows, described)
 

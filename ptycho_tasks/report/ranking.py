@@ -63,7 +63,7 @@ def _find_best(group: Records) -> list[Mapping[str, Any]]:
     """The results of a scan that miss the data least, alike by the digits that are shown; none
     where fewer than two can be compared."""
     # What is stale may be of other data; and less data are more easily explained.
-    known = [one for one in group if one["state"] in VALID and R_FACTOR in one["measures"]]
+    known = [one for one in group if one["can_be_best"] and R_FACTOR in one["measures"]]
     most = max((one["frame_count"] for one in known), default=0)
     alike = [one for one in known if one["frame_count"] == most]
     if len(alike) < 2:
@@ -84,6 +84,8 @@ def _name_best(scan: str, group: Records) -> str:
         why = "none of the results is up to date"
     elif len(valid) == 1:
         why = f"only {valid[0]} is up to date"
+    elif sum(one["can_be_best"] and R_FACTOR in one["measures"] for one in group) < 2:
+        why = "fewer than two are whole"
     else:
         why = "no two are of the same frames"
     return f"no best{label}: {why}"

@@ -23,8 +23,10 @@ def digest_states(evidence: Sequence[Mapping[str, Any]]) -> str:
         ConfigError: there is no project.
         SystemExit: something in ptycho.yaml is wrong, and the user was told.
     """
-    results = [*map(_list_facts, compare_results(sort="variant").results)]
-    text = json.dumps([results, asdict(draw_graph()), [*evidence]], sort_keys=True)
+    comparison = compare_results(sort="variant")
+    results = [*map(_list_facts, comparison.results)]
+    facts = [results, [*comparison.notes], asdict(draw_graph()), [*evidence]]
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

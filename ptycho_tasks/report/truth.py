@@ -19,6 +19,10 @@ _TELLING = 1.2
 _NOISELESS = 1e-3
 """The truth of frames without noise misses them less than this."""
 
+_MEANING = "scores against it say how alike a result is, not how right, and make none the best"
+UNJUDGED = f"whether its objectGuess is the truth cannot be said; {_MEANING}"
+"""What is said of scores against the object of a scan that is not there as it was."""
+
 
 def compare_with_noise(scan: ScanData) -> float | None:
     """How much a scan's own object and probe miss its frames, over what photon noise does; None
@@ -42,10 +46,7 @@ def describe_guess(ratio: float | None) -> str:
     why = "whether it explains the frames cannot be said"
     if ratio is not None:
         why = f"with the scan's probe it misses the frames {ratio:.2g} times as much as noise does"
-    return (
-        f"objectGuess is a guess and not the truth: {why}; scores against it say how alike a "
-        "result is, not how right, and make none the best"
-    )
+    return f"objectGuess is a guess and not the truth: {why}; {_MEANING}"
 
 
 def is_as_noise(ratio: float | None) -> bool:

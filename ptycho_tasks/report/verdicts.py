@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.reasons import Reason, shorten
@@ -17,17 +17,17 @@ _SETTLED = ("up to date", "stored")
 class Verdicts:
     """What `doit why` says of tasks, for a report, in which nothing depends on the time of day."""
 
-    def __init__(
-        self, verdicts: Mapping[str, Verdict], state: State, makers: Mapping[str, Row]
-    ) -> None:
+    def __init__(self, verdicts: Mapping[str, Verdict], state: State, rows: Sequence[Row]) -> None:
         """Of tasks that were judged.
 
         Args:
             verdicts: of each, by name.
             state: the database, which knows what failed.
-            makers: the task that makes each path.
+            rows: all tasks.
         """
-        self._verdicts, self._state, self._makers = verdicts, state, makers
+        self._verdicts, self._state = verdicts, state
+        self._makers = {path: row for row in rows for path in row.outputs}
+        self._rows = {row.name: row for row in rows}
 
     def find_status(self, row: Row) -> str:
         """See `Verdict.status`."""
@@ -52,15 +52,19 @@ class Verdicts:
         return _STATES.get(status, status)
 
     def list_reasons(self, row: Row) -> list[str]:
-        """Why a task is not fresh: what failed, changed settings, then all else; of what has to
-        run before, its own reasons."""
+        """Why a task is not fresh: what failed, which is in the way of all else; or changed
+        settings, then all else; of what has to run before, its own reasons; where the
+        task was not built yet, not that those before it were not either."""
         failure = self._find_failure(row)
+        if failure:
+            return [failure]
         found = sorted(self._trace(row.name), key=lambda pair: pair[0].kind != "setting")
         texts = [
             describe_reason(reason) + (f" ({task})" if task != row.name else "")
             for reason, task in found
+            if task == row.name or reason.kind != "new" or self.is_known(row)
         ]
-        return [*([failure] if failure else []), *dict.fromkeys(texts)]
+        return [*dict.fromkeys(texts)]
 
     def _find(self, name: str) -> Verdict:
         return self._verdicts.get(name, Verdict(name, "stale", ()))
@@ -75,7 +79,8 @@ class Verdicts:
         """What failed when it last ran: a task, or the first of those before it."""
         if self.find_status(row) in _SETTLED:
             return ""
-        before = filter(None, map(self._makers.get, row.inputs.values()))
+        makers = [*map(self._makers.get, row.inputs.values()), self._rows.get(row.after)]
+        before = filter(None, makers)
         for failure in map(self._find_failure, before):
             if failure:
                 return failure

@@ -12,6 +12,7 @@ from ptycho_tasks.system.units import format_seconds, format_size
 TITLES = {
     "r_factor": "R-factor",
     "poisson_deviance": "deviance",
+    "noise_ratio": "times noise",
     "training_seconds": "training",
     "inference_seconds": "inference",
     "memory_bytes": "memory",

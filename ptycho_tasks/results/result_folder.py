@@ -38,8 +38,8 @@ class ResultFolder:
     folder: Path
     """Where its files lie."""
     metrics: Mapping[str, Any]
-    """What `metrics.json` holds: `r_factor`, `poisson_deviance`, `scores` where the truth is
-    known, `made_from`."""
+    """What `metrics.json` holds: `r_factor`, `poisson_deviance`, `scores` against the object in
+    the scan's file, where it has one and which may be a guess, `made_from`."""
     details: ProductDetails
     """Every array of `reconstruction.h5`."""
 

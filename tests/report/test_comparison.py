@@ -200,6 +200,15 @@ def make(**changes):
     return Result(**{**values, "measures": {}, "differences": {}, **changes})
 
 
+def test_the_deviance_is_compared_with_that_of_noise(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"poisson_deviance": 3.0, "noise": {"poisson_deviance": 1.5, "r_factor": 1}}')
+    assert read_measures(path) == {"poisson_deviance": 3.0, "noise_ratio": 2.0}
+    for noise in ("7", "null", "{}", '{"poisson_deviance": "x"}'):
+        path.write_text(f'{{"poisson_deviance": 3.0, "noise": {noise}}}')
+        assert read_measures(path) == {"poisson_deviance": 3.0}
+
+
 def test_hostile_texts_are_shown_escaped():
     result = make(settings={"source.file": HOSTILE}, measures={"r_factor": 0.1})
     table = _draw_table(Comparison([result], ["variant"], ["source.file"], ["r_factor"]))
@@ -212,10 +221,11 @@ def test_hostile_texts_are_shown_escaped():
     [
         (
             250,
-            "variant state n_groups epochs R-factor deviance amplitude_mae",
+            "variant state n_groups epochs R-factor deviance times noise amplitude_mae",
             "long not built null 6",
         ),
-        (100, "variant state n_groups epochs R-factor deviance training", "too wide for this"),
+        (110, "variant state n_groups epochs R-factor deviance times noise training", "too wide"),
+        (75, "variant state n_groups epochs R-factor deviance times noise", "too wide for this"),
         (60, "variant state n_groups epochs R-factor deviance", "too wide for this terminal"),
         (30, "variant many", "memory"),
     ],

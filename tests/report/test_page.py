@@ -20,10 +20,11 @@ from project_files import change_settings, list_stamps
 from ptycho_tasks.errors import FileWriteError
 from ptycho_tasks.evidence.summaries import Attempt
 from ptycho_tasks.report.comparison import Comparison, Result
-from ptycho_tasks.report.contents import collect_contents
+from ptycho_tasks.report.contents import _can_be_seen, _doubt_modes, collect_contents
 from ptycho_tasks.report.graph import Graph
-from ptycho_tasks.report.page import render_page, write_report
+from ptycho_tasks.report.page import _list_problems, render_page, write_report
 from ptycho_tasks.report.plan_page import write_plan_page
+from ptycho_tasks.results import open_result
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\n\u202e<img src=x onerror=alert(1)>"
 
@@ -139,7 +140,8 @@ def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_proje
     build(file_project, "infer")
     text = report(ours, file_project)
     data = read_data(text)
-    (note,) = data["notes"]
+    note, orphans = data["notes"]
+    assert orphans.startswith("runs/default: no variant")
     assert note.startswith("scan.npz: objectGuess is a guess and not the truth: with the scan's")
     assert note in Elements(text).text
     for result in data["results"]:
@@ -301,10 +303,55 @@ def test_what_cannot_be_seen_of_an_object_is_said(built_project, ours, change, n
     replace_object(built_project, change, *names)
     text = report(ours, built_project)
     (result,) = read_data(text)["results"]
-    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    doubts = [one for one in result["doubts"] if "photon noise" not in one]
+    assert [doubt in one for one in doubts] == [True] * bool(doubt)
     assert doubt in Elements(text).text
+    opened = open_result(built_project / "runs/default")
+    assert _can_be_seen(opened) == ("where" not in doubt)
     if not doubt:
         assert result["curves"]["psd"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        (
+            {"r_factor": 0.475, "poisson_deviance": 9.04, "noise": {"r_factor": 0.18,
+             "poisson_deviance": 1.0}},
+            "R-factor 0.475, where photon noise alone gives 0.18: the misfit is 9.04 times",
+        ),
+        ({"r_factor": float("nan")}, "metrics.json has r_factor NaN: how well the result"),
+        ({"noise": "none"}, ""),
+    ],
+    ids=["poor", "NaN", "older"],
+)  # fmt: skip
+def test_how_good_a_result_is_is_said(built_project, ours, changes, doubt):
+    shutil.rmtree(built_project / ".ptycho")
+    path = built_project / "runs/default/inference/metrics.json"
+    metrics = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**metrics, **changes}))
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    assert [doubt in one for one in result["doubts"]] == [True] * bool(doubt)
+    assert doubt in Elements(text).text
+
+
+def test_the_misfit_stands_beside_that_of_noise_and_of_a_flat_object(built_project, ours):
+    text = report(ours, built_project)
+    (result,) = read_data(text)["results"]
+    line = result["provenance"]["how good it is"]["R-factor"]
+    assert re.fullmatch("the result .*, photon noise alone .*, a flat object .*", line)
+    assert result["measures"]["noise_ratio"] > 0.5
+    assert "times noise" in Elements(text).text
+
+
+def test_modes_that_were_asked_for_in_vain_are_said(built_project):
+    opened = open_result(built_project / "runs/default")
+    assert _doubt_modes(opened, {"training.probe_modes": len(opened.probe)}) == []
+    assert _doubt_modes(opened, {}) == []
+    (doubt,) = _doubt_modes(opened, {"training.probe_modes": 3})
+    assert doubt == "training.probe_modes is 3, but the probe has 1: the setting had no effect"
 
 
 def damage_product(root: Path) -> None:
@@ -362,7 +409,66 @@ def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
     data = read_data(report(ours, built_project))
     (result,) = data["results"]
     assert result["object"]["rows"] > 0
-    assert "the scan cannot be shown" in data["scans"][result["scan_key"]]["problem"]
+    problem = data["scans"][result["scan_key"]]["problem"]
+    assert "the scan cannot be shown" in problem
+    assert [note.partition(": ")[2] for note in data["notes"]] == [problem]  # of a simulated truth
+
+
+def test_scores_against_a_scan_that_is_gone_are_not_called_those_of_a_truth(file_project, ours):
+    (file_project / "scan.npz").unlink()
+    text = report(ours, file_project)
+    data = read_data(text)
+    (note,) = data["notes"]
+    assert note.startswith("scan.npz: ")
+    assert "; whether its objectGuess is the truth cannot be said; scores against it" in note
+    assert note in Elements(text).text
+    assert not data["results"][0]["has_truth"]
+
+
+def test_files_whose_name_is_none_for_a_scan_are_left_out_with_a_line(file_project, ours):
+    strays = ["<img src=x onerror=alert(1)>.npz", "d" * 200 + ".npz"]
+    for name in strays:
+        shutil.copy(file_project / "scan.npz", file_project / name)
+    change_settings(
+        file_project,
+        source={"files": ["*.npz"]},
+        fixture={"subset_size": 25, "scans": ["scan"]},
+        inference={"scan": "source"},
+    )
+    text = report(ours, file_project)
+    notes = read_data(text)["notes"]
+    (result,) = read_data(text)["results"]
+    assert result["scan"] == "scan"
+    assert sum(note.startswith("left out: ptycho.yaml:") for note in notes) == 2
+    assert all(any(name in note for note in notes) for name in strays)
+    code, out, err = ours(file_project, "compare")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert err.count("left out: ") == 2
+
+
+def test_results_that_nothing_is_called_are_said(built_project, ours):
+    shutil.copytree(built_project / "runs/default", built_project / "runs/old")
+    text = report(ours, built_project)
+    line = "runs/old: no variant or scan is called so; `ptycho-tasks prune --runs` lists what"
+    assert line in Elements(text).text
+    code, _, err = ours(built_project, "compare")
+    assert code == 0
+    assert err.startswith(line)
+
+
+def test_what_is_wrong_alike_with_several_results_is_one_line():
+    records = [
+        {"name": name, "state": state, "problem": "not built yet", "reasons": why, "doubts": []}
+        for name, state, why in [
+            ("a", "failed", ["source failed: dark"]),
+            ("b", "failed", ["source failed: dark"]),
+            ("c", "not built", []),
+        ]
+    ]
+    assert _list_problems(records) == [
+        ("a, b", 2, "failed", None, ("source failed: dark",)),
+        ("c", 1, "not built", "not built yet", ()),
+    ]
 
 
 def test_a_stale_result_has_the_settings_that_its_numbers_are_of(built_project, ours, build):

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_tasks.report.ranking import choose_first, sum_up
+from ptycho_tasks.report.ranking import VALID, choose_first, sum_up
 from ptycho_tasks.report.wording import natural_key
 
 
 def make(name, r_factor=None, scan="", state="fresh", frames=36, has_object=True):
     measures = {} if r_factor is None else {"r_factor": r_factor}
     return {"name": name, "scan": scan, "state": state, "measures": measures, "frame_count": frames,
-            "object": {} if has_object else None}  # fmt: skip
+            "object": {} if has_object else None,
+            "can_be_best": state in VALID and has_object}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,14 @@ def make(name, r_factor=None, scan="", state="fresh", frames=36, has_object=True
         (
             [make("a", 0.1, frames=18), make("b", 0.2)],
             ["no best: no two are of the same frames"],
+        ),
+        (
+            [make("a", 0.1, has_object=False), make("b", 0.2), make("c", 0.3)],
+            ["least R-factor: 0.2, of b"],
+        ),
+        (
+            [make("a", 0.1, has_object=False), make("b", 0.2)],
+            ["no best: fewer than two are whole"],
         ),
         ([make("a/s10", 0.1, "s10"), make("a/s2", 0.2, "s2")], []),
         (

@@ -32,7 +32,7 @@ def judge(tmp_path, **verdicts):
     found |= {name: Verdict(name, status, reasons) for name, (status, *reasons) in verdicts.items()}
     state = State(str(tmp_path / "state"))
     state.running = True
-    return Verdicts(found, state, {path: row for row in ROWS for path in row.outputs}), state
+    return Verdicts(found, state, ROWS), state
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,28 @@ def test_what_comes_after_a_failure_has_failed(tmp_path):
         "failed",
     ]
     assert verdicts.list_reasons(TRAIN)[0] == "fixture failed: no light"
+
+
+def test_a_check_that_failed_is_the_one_cause(tmp_path):
+    new = Reason("new", "check", "it was not built yet")
+    checked = make_row("infer", ["w"])._replace(after="check")
+    rows = [*ROWS, make_row("check"), checked]
+    found = {row.name: Verdict(row.name, "stale", (new,)) for row in rows}
+    state = State(str(tmp_path / "state"))
+    state.running = True
+    note_failure(state, rows[3], "no light")
+    verdicts = Verdicts(found, state, rows)
+    assert verdicts.name_state(checked, is_there=False) == "failed"
+    assert verdicts.list_reasons(checked) == ["check failed: no light"]
+
+
+def test_of_what_was_not_built_yet_that_stands_once(tmp_path):
+    new = Reason("new", "", "it was not built yet")
+    before = (new, WAITS["fixture"])
+    verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("stale", *before))
+    assert verdicts.list_reasons(TRAIN) == ["it was not built yet"]
+    verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("depends", WAITS["fixture"]))
+    assert verdicts.list_reasons(TRAIN) == ["it was not built yet (fixture)"]
 
 
 def test_reasons_are_those_of_the_tasks_that_have_to_run_before(tmp_path):

@@ -31,7 +31,7 @@ function sortRows(column, isDown) {
 // hides counts too, so that a star means the same whatever is shown.
 function markBest() {
   // Less is easily explained: of results of some of the frames none is the best.
-  const kinds = groupRows(lines.filter((row) => ["fresh", "stored"].includes(report.results[row.dataset.index].state)));
+  const kinds = groupRows(lines.filter((row) => report.results[row.dataset.index].can_be_best));
   const frames = (row) => report.results[row.dataset.index].frame_count;
   const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {
