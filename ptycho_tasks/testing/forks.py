@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
-from pkgutil import walk_packages
+from pkgutil import iter_modules, walk_packages
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, NoReturn, TextIO
 
@@ -39,6 +39,8 @@ PRELOADED = {
 }  # fmt: skip
 """What is imported before, beside the modules of the core."""
 
+LEFT_OUT = ("ptycho_tasks.tasks", "ptycho_tasks.testing")
+"""Of the core: tasks look at the current folder when they are imported, and tests import them."""
 REMEMBERED = (
     ("ptycho_tasks.results.pictures", "picture_bytes"),
     ("ptycho_tasks.physics.metrics", "score"),
@@ -145,13 +147,14 @@ def _start_server(libraries: frozenset[str]) -> Any:
 
 
 def _import_core() -> None:
-    """Import every module of the core, but those of tests and the tasks, which ask for the current
-    folder."""
+    """Import every module of the core, but those of `LEFT_OUT`."""
     import ptycho_tasks
 
-    for module in walk_packages(ptycho_tasks.__path__, "ptycho_tasks."):
-        if not (module.name.endswith("tasks") or module.name.startswith("ptycho_tasks.testing")):
-            importlib.import_module(module.name)
+    for wing in iter_modules(ptycho_tasks.__path__, "ptycho_tasks."):
+        if wing.name not in LEFT_OUT:
+            package = importlib.import_module(wing.name)
+            for module in walk_packages(getattr(package, "__path__", ()), f"{wing.name}."):
+                importlib.import_module(module.name)
 
 
 def _digest_sources() -> None:

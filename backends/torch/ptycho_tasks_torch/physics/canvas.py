@@ -46,17 +46,16 @@ def choose_way(canvas: Tensor) -> Way:
 
 
 def _cut_windows(canvas: Tensor, places: Tensor, size: int) -> Tensor:
-    return _view_windows(canvas, size)[places.unbind(dim=1)]
+    # Where the rows of a canvas are its columns in memory, so would be those of the patches.
+    return _view_windows(canvas, size)[places.unbind(dim=1)].contiguous()
 
 
 def _add_windows(canvas: Tensor, patches: Tensor, places: Tensor) -> None:
-    # Real numbers torch's threads would add in any order; and where torch is to be deterministic, it
-    # sorts what is added, in an order of its own for each number of canvases.
-    if patches.is_complex() and not torch.are_deterministic_algorithms_enabled():
+    if patches.is_complex():
         windows = _view_windows(canvas, patches.shape[-1])
         # In memory one after the other, patches are added one after the other.
         windows.index_put_(places.unbind(dim=1), patches.contiguous(), accumulate=True)
-    else:
+    else:  # torch's threads would add real numbers in any order
         size, canvases = patches.shape[-1], canvas.unbind()
         for (b, y, x), patch in zip(places.tolist(), patches.unbind(), strict=True):
             canvases[b][y : y + size, x : x + size].add_(patch)

@@ -12,7 +12,15 @@ import torch
 from hypothesis import given
 
 from ptycho_tasks_torch.physics import canvas as module
-from ptycho_tasks_torch.physics.canvas import INDEX, WINDOWS, Way, add_patches, cut_patches
+from ptycho_tasks_torch.physics.canvas import (
+    INDEX,
+    WINDOWS,
+    Way,
+    add_onto,
+    add_patches,
+    cut_from,
+    cut_patches,
+)
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -80,3 +88,16 @@ def test_kernels_that_must_be_deterministic_add_the_same():
 def test_a_cpu_takes_slices_and_any_other_device_an_index():
     assert module.choose_way(torch.zeros(1)) is WINDOWS
     assert module.choose_way(torch.zeros(1, device="meta")) is INDEX
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_patches_lie_in_memory_one_after_the_other(dtype: torch.dtype) -> None:
+    """Whatever lies how: on it depends how transforms round, and so whether two processes agree."""
+    canvas = torch.randn(2, 20, 24, dtype=dtype).mT.contiguous().mT
+    places = torch.tensor([[0, 1, 2], [1, 3, 4], [0, 1, 3]])
+    patches = cut_from(canvas, places, 8)
+    assert patches.is_contiguous()
+    again, turned = torch.zeros(2, 20, 24, dtype=dtype), torch.zeros(2, 20, 24, dtype=dtype)
+    add_onto(again, patches, places)
+    add_onto(turned, patches.movedim(0, -1).contiguous().movedim(-1, 0), places)
+    assert torch.equal(again, turned)
