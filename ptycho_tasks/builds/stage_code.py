@@ -89,6 +89,7 @@ _RESULT = (
     "builds/identity",
     "builds/outputs",
     "physics/forward",
+    "physics/deviance",
     "physics/metrics",
     "results/bundle",
     "results/nexus",
