@@ -69,6 +69,7 @@ _READING = (
     "scans/shaping",
 )
 _FORMATS = (
+    "scans/any_file",
     "scans/any_hdf5",
     "scans/any_layout",
     "scans/any_npz",

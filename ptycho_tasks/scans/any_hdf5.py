@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.any_layout import read_layout, read_positions
+from ptycho_tasks.scans.any_layout import Layout, read_layout
 from ptycho_tasks.scans.content import Content
 from ptycho_tasks.scans.hdf5_content import list_datasets
 from ptycho_tasks.scans.hdf5_values import (
@@ -25,6 +25,7 @@ from ptycho_tasks.scans.hdf5_values import (
 )
 from ptycho_tasks.scans.linked_files import LinkedFiles
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
+from ptycho_tasks.system.files import FileStamp
 
 _ENERGIES_EV = {name: joules / JOULES_PER_EV for name, joules in ENERGIES.items()}
 _UNITS_OF_PLACES = {**LENGTHS, "pixel": 0.0, "px": 0.0, "pix": 0.0}
@@ -62,6 +63,20 @@ class _HDF5:
     def content(self) -> Content:
         return list_datasets(self.path)
 
+    def stamps(self) -> Mapping[Path, FileStamp]:
+        return self._file.stamps
+
+
+@contextmanager
+def open_hdf5_layout(path: Path, reading: Reading) -> Iterator[Layout]:
+    """The arrays of an HDF5 file.
+
+    Raises:
+        ScanError: the file cannot be read.
+    """
+    with open_linked(path, reading) as file:
+        yield _HDF5(file, path)
+
 
 @contextmanager
 def open_any_hdf5(path: Path, reading: Reading) -> Iterator[RawScan]:
@@ -70,18 +85,7 @@ def open_any_hdf5(path: Path, reading: Reading) -> Iterator[RawScan]:
     Raises:
         ScanError: the file cannot be read, or lacks what is named or needed.
     """
-    with open_linked(path, reading) as file:
-        raw = read_layout(_HDF5(file, path), reading)
-        raw.note_files(path, file.stamps)
+    with open_hdf5_layout(path, reading) as file:
+        raw = read_layout(file, reading)
+        raw.note_files(path, file.stamps())
         yield raw
-
-
-def apply_hdf5_positions(raw: RawScan, path: Path, reading: Reading) -> None:
-    """Take the positions of a scan from another HDF5 file; see `any_layout.read_positions`.
-
-    Raises:
-        ScanError: the file cannot be read, or lacks what is named or needed.
-    """
-    with open_linked(path, reading) as file:
-        read_positions(_HDF5(file, path), raw, reading.datasets or {})
-        raw.note_files(path, file.stamps)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scans.content import Content, Listed
 from ptycho_tasks.scans.raw_scan import METRE_EV, Keyed, RawScan, Reading, first_variation
+from ptycho_tasks.system.files import FileStamp
 
 COLUMNS = {
     "xcoords": "x",
@@ -69,6 +70,9 @@ class Layout(Protocol):
 
     def content(self) -> Content:
         """What there is."""
+
+    def stamps(self) -> Mapping[Path, FileStamp]:
+        """Further files that were read, behind links: what they were then."""
 
 
 def read_layout(file: Layout, reading: Reading) -> RawScan:
@@ -144,8 +148,9 @@ class _Reader:
             if keyed is None:
                 raise self._missing(key)
             self._check_coordinate(key, keyed)
-            setattr(raw, COLUMNS[key], replace(keyed, array=np.asarray(keyed.array[:])))
+            setattr(raw, COLUMNS[key], replace(keyed, array=np.asarray(keyed.array[()])))
         self._add_unit(raw)
+        raw.note_files(self.path, self.file.stamps())
 
     def _add_unit(self, raw: RawScan) -> None:
         if raw.x is not None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.any_layout import read_layout, read_positions
+from ptycho_tasks.scans.any_layout import Layout, read_layout
 from ptycho_tasks.scans.content import Content
 from ptycho_tasks.scans.npz import NpzFile
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, check_stack, take_common
+from ptycho_tasks.system.files import FileStamp
 
 
 class _NPZ:
@@ -43,6 +44,20 @@ class _NPZ:
     def content(self) -> Content:
         return Content(tuple(self._npz.list_arrays()))
 
+    def stamps(self) -> Mapping[Path, FileStamp]:
+        return {}
+
+
+@contextmanager
+def open_npz_layout(path: Path) -> Iterator[Layout]:
+    """The arrays of an NPZ file.
+
+    Raises:
+        ScanError: the file cannot be read.
+    """
+    with NpzFile(path) as npz:
+        yield _NPZ(npz)
+
 
 @contextmanager
 def open_any_npz(path: Path, reading: Reading) -> Iterator[RawScan]:
@@ -55,13 +70,3 @@ def open_any_npz(path: Path, reading: Reading) -> Iterator[RawScan]:
         for key in npz:
             npz.check_plain(key)
         yield read_layout(_NPZ(npz), reading)
-
-
-def apply_npz_positions(raw: RawScan, path: Path, reading: Reading) -> None:
-    """Take the positions of a scan from another NPZ file; see `any_layout.read_positions`.
-
-    Raises:
-        ScanError: the file cannot be read, or lacks what is named or needed.
-    """
-    with NpzFile(path) as npz:
-        read_positions(_NPZ(npz), raw, reading.datasets or {})

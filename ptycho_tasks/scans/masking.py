@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.layout import is_mask_file
 from ptycho_tasks.scan import evenly_spaced, release_pages
+from ptycho_tasks.scans.any_file import open_layout
 from ptycho_tasks.scans.bad_pixels import (
     FROM_FILE,
     IGNORE,
@@ -27,9 +28,9 @@ from ptycho_tasks.scans.bad_pixels import (
     read_mask,
     search_closely,
 )
-from ptycho_tasks.scans.content import Content, has_hdf5_signature, has_zip_signature
+from ptycho_tasks.scans.content import Content
 from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
-from ptycho_tasks.scans.npz import NpzFile, row_chunks
+from ptycho_tasks.scans.npz import row_chunks
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
@@ -154,21 +155,13 @@ def _find_mask(raw: RawScan, reading: Reading) -> Keyed:
         ScanError: there is no such key.
     """
     path, key, content = raw.path, reading.bad_pixels, Content(())
-    if has_hdf5_signature(path):
-        from ptycho_tasks.scans.hdf5_content import list_datasets
-        from ptycho_tasks.scans.hdf5_values import open_linked
-
-        with open_linked(path, reading) as file:
-            dataset = file.dataset(key)
-            if dataset is not None:
-                raw.note_files(path, file.stamps)
-                return Keyed(path, key, np.asarray(dataset[()]))
-        content = list_datasets(path)
-    elif has_zip_signature(path):
-        with NpzFile(path) as npz:
-            if key in npz:
-                return Keyed(path, key, np.asarray(npz[key]))
-            content = Content(tuple(npz.list_arrays()))
+    with open_layout(path, reading) as file:
+        if file is not None:
+            keyed = file.array(key)
+            if keyed is not None:
+                raw.note_files(path, file.stamps())
+                return replace(keyed, array=np.asarray(keyed.array[()]))
+            content = file.content()
     raise refused(
         path,
         key,

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans.content import has_hdf5_signature, has_zip_signature
+from ptycho_tasks.scans.any_file import open_layout
+from ptycho_tasks.scans.any_layout import read_positions
 from ptycho_tasks.scans.product_scan import match_frames
 from ptycho_tasks.scans.raw_scan import METRES, Keyed, RawScan, Reading
 from ptycho_tasks.system.files import file_stamp
@@ -58,18 +59,11 @@ def apply_positions(raw: RawScan, path: Path, reading: Reading) -> None:
     """
     if not path.is_file():
         raise ScanError(f"{path}: no such file; check source.positions")
-    if has_hdf5_signature(path):
-        from ptycho_tasks.scans.any_hdf5 import apply_hdf5_positions
-
-        apply_hdf5_positions(raw, path, reading)
-        raw.note(f"positions taken from {path.name}")
-    elif has_zip_signature(path):
-        from ptycho_tasks.scans.any_npz import apply_npz_positions
-
-        apply_npz_positions(raw, path, reading)
-        raw.note(f"positions taken from {path.name}")
-    else:
-        _apply_text(raw, path, reading.datasets or {})
+    with open_layout(path, reading) as file:
+        if file is None:
+            return _apply_text(raw, path, reading.datasets or {})
+        read_positions(file, raw, reading.datasets or {})
+    return raw.note(f"positions taken from {path.name}")
 
 
 def _apply_text(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
