@@ -336,6 +336,14 @@ def test_positions_from_another_file_of_arrays(tmp_path: Path, name: str, key: s
         read_scan(path, positions=places, datasets={"xcoords": key, "ycoords": key})
 
 
+def test_a_single_number_is_no_positions(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "places.h5", "w") as file:
+        file["xcoords"], file["ycoords"] = 1.0, 2.0
+    path = save(tmp_path, canonical() | {"xcoords": None, "ycoords": None})
+    with pytest.raises(ScanError, match=r"places\.h5: key 'ycoords' is float64 of shape \(\)"):
+        read_scan(path, positions=tmp_path / "places.h5")
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_positions_follow_their_frame_numbers(tmp_path: Path, first: int) -> None:
     arrays = canonical()
