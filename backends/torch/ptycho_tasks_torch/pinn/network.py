@@ -66,6 +66,20 @@ def _side(whole: Tensor, size: int, multiple: int) -> int:
     return side
 
 
+def find_weight(exposure: Exposure) -> Tensor:
+    """(B, S, T) float32 that a correction is multiplied by: one over the light."""
+    return 1 / (exposure.light + WEAK_LIGHT * exposure.strongest)
+
+
+@torch.no_grad()
+def take_steps(exposure: Exposure, canvas: Tensor, count: int) -> Tensor:
+    """(B, S, T) complex64 objects after some physics steps, which have no weights."""
+    weight = find_weight(exposure)
+    for _ in range(count):
+        canvas = canvas + exposure.correction(canvas) * weight
+    return canvas
+
+
 class ObjectNetwork(nn.Module):
     """`diffraction_to_obj`: measured amplitudes to object patches."""
 
@@ -89,11 +103,8 @@ class ObjectNetwork(nn.Module):
 
     def reconstruct(self, exposure: Exposure) -> Tensor:
         """Object patches (F, N, N) complex64."""
-        canvas = torch.ones_like(exposure.illumination).to(torch.complex64)
-        weight = 1 / (exposure.light + WEAK_LIGHT * exposure.strongest)
-        with torch.no_grad():
-            for _ in range(WARM_STEPS):
-                canvas = canvas + exposure.correction(canvas) * weight
+        flat = torch.ones_like(exposure.illumination).to(torch.complex64)
+        canvas, weight = take_steps(exposure, flat, WARM_STEPS), find_weight(exposure)
         for gain, network in zip(self.gains, self.corrections, strict=True):
             step = exposure.correction(canvas) * weight
             features = [canvas.real - 1, canvas.imag, step.real, step.imag, exposure.illumination]
