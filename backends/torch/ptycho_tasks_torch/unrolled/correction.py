@@ -218,11 +218,13 @@ def list_unlearned(exposure: Exposure) -> list[str]:
     least, most = (10**power for power in LEARNED_POWERS)
     photons = exposure.counts * exposure.size**2  # the mean intensity is about 1
     found = []
+    # Compared as they are shown: 999 photons are told from 1000 by nobody.
+    photons, step = float(f"{photons:.1e}"), float(f"{exposure.step:.2g}")
     if math.isfinite(photons) and not least <= photons <= most:
         found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
     least, most = LEARNED_STEPS
-    if not least <= exposure.step <= most:
-        found.append(f"frames {exposure.step:.2g} radii of the spot apart ({least} to {most})")
+    if not least <= step <= most:
+        found.append(f"frames {step:.2g} radii of the spot apart ({least} to {most})")
     return found
 
 

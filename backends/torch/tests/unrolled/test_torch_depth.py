@@ -153,6 +153,7 @@ def test_what_the_network_has_not_learned_from_is_named(bright):
     a_frame = exposure.size**2
     assert list_unlearned(replace(exposure, counts=1e6 / a_frame)) == []
     assert list_unlearned(replace(exposure, counts=math.inf)) == []
+    assert list_unlearned(replace(exposure, counts=999 / a_frame)) == []  # shown as 1e3
     few = list_unlearned(replace(exposure, counts=200 / a_frame))
     assert few == ["2.0e+02 photons a frame (1e+03 to 1e+09)"]
     (apart,) = list_unlearned(replace(exposure, counts=1e6 / a_frame, radius=0.5))
