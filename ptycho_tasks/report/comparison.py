@@ -258,11 +258,12 @@ class _Reader:
         if not place.scan and row.inputs.get("scan") not in self.makers:
             settings = {**settings, "inference.scan": row.inputs.get("scan")}
         folder = entry.folder if kept and entry else place.folder
+        described = self.verdicts.describe(row, is_there=is_there)
         return Result(
             variant=place.variant,
             scan=place.scan,
             stage=row.stage,
-            state=self.verdicts.name_state(row, is_there=is_there),
+            state=described.state,
             settings=settings,
             measures=measures | _measure_cost(training, entry if is_there else None),
             differences={},
@@ -272,7 +273,7 @@ class _Reader:
                 place.folder,
                 folder,
                 self._find_bundle(row, chain),
-                self.verdicts.list_reasons(row),
+                described.reasons,
                 [Made(one.row, one.entry and one.entry.record) for one in chain],
                 self._find_product(place, entry if kept else None),
                 *self._describe_scan(row, chain[-1].identity),

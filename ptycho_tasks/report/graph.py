@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.why import judge
 from ptycho_tasks.layout import METRICS
-from ptycho_tasks.report.verdicts import Verdicts
+from ptycho_tasks.report.verdicts import Described, Verdicts
 from ptycho_tasks.report.wording import natural_key, shorten_reasons
 
 STAGES = ("source", "fixture", "train", "infer", "refine")
@@ -110,21 +109,13 @@ def _list_before(row: Row, makers: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys([*made, *([row.after] if row.after else [])])
 
 
-class Described(NamedTuple):
-    """What is said of a task."""
-
-    state: str
-    """See `Box.state`."""
-    reasons: Sequence[str]
-
-
 def _describe(row: Row, verdicts: Verdicts) -> Described:
     # Of a reconstruction, the table looks at the same.
     outputs = [path for path in row.outputs if path.endswith(METRICS)] or row.outputs
     is_there = all(Path(path).is_file() for path in outputs)
     if not outputs:  # a scan that is only checked
         is_there = verdicts.is_known(row)
-    return Described(verdicts.name_state(row, is_there=is_there), verdicts.list_reasons(row))
+    return verdicts.describe(row, is_there=is_there)
 
 
 def _make_box(

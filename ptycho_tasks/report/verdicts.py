@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ptycho_tasks.builds.failures import find_failure
 from ptycho_tasks.builds.reasons import Reason, shorten
@@ -12,6 +13,17 @@ from ptycho_tasks.builds.why import Verdict
 
 _STATES = {"up to date": "fresh", "depends": "stale"}
 _SETTLED = ("up to date", "stored")
+
+
+class Described(NamedTuple):
+    """What is said of a task."""
+
+    state: str
+    """`fresh`, `stale`, `stored`, `ignored`, `failed` or `not built`, see `Result.state`."""
+    reasons: Sequence[str]
+    """Why it is not fresh: what failed, which is in the way of all else; or changed settings, then
+    all else; of what has to run before, its own reasons. That something was not built yet stands
+    once, and not beside the state that says it."""
 
 
 class Verdicts:
@@ -28,6 +40,7 @@ class Verdicts:
         self._verdicts, self._state = verdicts, state
         self._makers = {path: row for row in rows for path in row.outputs}
         self._rows = {row.name: row for row in rows}
+        self._failures: dict[str, str] = {}
 
     def find_status(self, row: Row) -> str:
         """See `Verdict.status`."""
@@ -37,32 +50,27 @@ class Verdicts:
         """Whether a task was done before."""
         return all(reason.kind != "new" for reason in self._find(row.name).reasons)
 
-    def name_state(self, row: Row, *, is_there: bool) -> str:
-        """`fresh`, `stale`, `stored`, `ignored`, `failed` or `not built`, see `Result.state`.
+    def describe(self, row: Row, *, is_there: bool) -> Described:
+        """What is said of a task.
 
         Args:
             row: the task.
             is_there: whether what it makes lies in its place.
         """
-        status = self.find_status(row)
-        if self._find_failure(row):
-            return "failed"
-        if not (is_there or status in ("stored", "ignored")):
-            return "not built"
-        return _STATES.get(status, status)
-
-    def list_reasons(self, row: Row) -> list[str]:
-        """Why a task is not fresh: what failed, which is in the way of all else; or changed
-        settings, then all else; of what has to run before, its own reasons; where the
-        task was not built yet, not that those before it were not either."""
-        failure = self._find_failure(row)
+        status, failure = self.find_status(row), self._find_failure(row)
         if failure:
-            return [failure]
+            return Described("failed", [failure])
+        if not (is_there or status in ("stored", "ignored")):
+            return Described("not built", self._list_reasons(row, says_new=False))
+        return Described(_STATES.get(status, status), self._list_reasons(row))
+
+    def _list_reasons(self, row: Row, *, says_new: bool = True) -> list[str]:
         found = sorted(self._trace(row.name), key=lambda pair: pair[0].kind != "setting")
+        is_known = self.is_known(row)
         texts = [
             describe_reason(reason) + (f" ({task})" if task != row.name else "")
             for reason, task in found
-            if task == row.name or reason.kind != "new" or self.is_known(row)
+            if reason.kind != "new" or (says_new and (task == row.name or is_known))
         ]
         return [*dict.fromkeys(texts)]
 
@@ -77,6 +85,11 @@ class Verdicts:
 
     def _find_failure(self, row: Row) -> str:
         """What failed when it last ran: a task, or the first of those before it."""
+        if row.name not in self._failures:
+            self._failures[row.name] = self._search_failure(row)
+        return self._failures[row.name]
+
+    def _search_failure(self, row: Row) -> str:
         if self.find_status(row) in _SETTLED:
             return ""
         makers = [*map(self._makers.get, row.inputs.values()), self._rows.get(row.after)]

@@ -37,7 +37,9 @@ def _rank_number(digits: str) -> tuple[bool, int, str]:
 
 
 def format_setting(value: Any) -> str:
-    """A setting: texts as they stand, all else as JSON."""
+    """A setting: texts as they stand, `unset` where there is none, all else as JSON."""
+    if value is None:
+        return "unset"
     return value if isinstance(value, str) else json.dumps(value)
 
 

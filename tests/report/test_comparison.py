@@ -222,7 +222,7 @@ def test_hostile_texts_are_shown_escaped():
         (
             250,
             "variant state n_groups epochs R-factor deviance times noise amplitude_mae",
-            "long not built null 6",
+            "long not built unset 6",
         ),
         (110, "variant state n_groups epochs R-factor deviance times noise training", "too wide"),
         (75, "variant state n_groups epochs R-factor deviance times noise", "too wide for this"),

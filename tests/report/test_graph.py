@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ptycho_tasks.builds.rows import Row
-from ptycho_tasks.report.graph import Described, place_tasks
+from ptycho_tasks.report.graph import place_tasks
+from ptycho_tasks.report.verdicts import Described
 
 
 def make_row(name, inputs=(), outputs=(), after=""):

@@ -52,18 +52,17 @@ def test_a_state_goes_by_what_is_there_and_what_a_run_would_do(
     tmp_path, status, is_there, expected
 ):
     verdicts, _ = judge(tmp_path, train=(status,))
-    assert verdicts.name_state(TRAIN, is_there=is_there) == expected
+    assert verdicts.describe(TRAIN, is_there=is_there).state == expected
 
 
 def test_what_comes_after_a_failure_has_failed(tmp_path):
     verdicts, state = judge(tmp_path, fixture=("stale",), train=("depends", WAITS["fixture"]))
     note_failure(state, FIXTURE, "no light")
-    assert [verdicts.name_state(row, is_there=True) for row in ROWS] == [
-        "fresh",
-        "failed",
-        "failed",
+    assert [verdicts.describe(row, is_there=True) for row in ROWS] == [
+        ("fresh", []),
+        ("failed", ["fixture failed: no light"]),
+        ("failed", ["fixture failed: no light"]),
     ]
-    assert verdicts.list_reasons(TRAIN)[0] == "fixture failed: no light"
 
 
 def test_a_check_that_failed_is_the_one_cause(tmp_path):
@@ -75,17 +74,18 @@ def test_a_check_that_failed_is_the_one_cause(tmp_path):
     state.running = True
     note_failure(state, rows[3], "no light")
     verdicts = Verdicts(found, state, rows)
-    assert verdicts.name_state(checked, is_there=False) == "failed"
-    assert verdicts.list_reasons(checked) == ["check failed: no light"]
+    assert verdicts.describe(checked, is_there=False) == ("failed", ["check failed: no light"])
 
 
 def test_of_what_was_not_built_yet_that_stands_once(tmp_path):
     new = Reason("new", "", "it was not built yet")
     before = (new, WAITS["fixture"])
     verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("stale", *before))
-    assert verdicts.list_reasons(TRAIN) == ["it was not built yet"]
+    assert verdicts.describe(TRAIN, is_there=True).reasons == ["it was not built yet"]
+    assert verdicts.describe(TRAIN, is_there=False) == ("not built", [])
     verdicts, _ = judge(tmp_path, fixture=("stale", new), train=("depends", WAITS["fixture"]))
-    assert verdicts.list_reasons(TRAIN) == ["it was not built yet (fixture)"]
+    assert verdicts.describe(TRAIN, is_there=True).reasons == ["it was not built yet (fixture)"]
+    assert verdicts.describe(TRAIN, is_there=False) == ("not built", [])
 
 
 def test_reasons_are_those_of_the_tasks_that_have_to_run_before(tmp_path):
@@ -97,7 +97,7 @@ def test_reasons_are_those_of_the_tasks_that_have_to_run_before(tmp_path):
         fixture=("stale", setting, WAITS["source"]),
         train=("depends", code, WAITS["fixture"]),
     )
-    assert verdicts.list_reasons(TRAIN) == [
+    assert verdicts.describe(TRAIN, is_there=True).reasons == [
         "fixture.subset_size 25 -> 20 (fixture)",
         "a.py changed",
         "a.py changed (source)",
