@@ -76,6 +76,21 @@ def read_identity(record: object) -> Identity | None:
     return Identity(canonical_json(settings), versions, sources, inputs, read)  # type: ignore[arg-type]
 
 
+def seal_metrics(metrics: Mapping[str, Any]) -> str:
+    """sha256 of what a metrics.json holds besides `made_from`, where it is kept: so that numbers
+    changed by hand are not taken for those of the result."""
+    numbers = {name: value for name, value in metrics.items() if name != "made_from"}
+    return hashlib.sha256(_dump(numbers).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def are_metrics_whole(metrics: Mapping[str, Any]) -> bool:
+    """Whether a metrics.json holds what it was written with; one of an older version says nothing
+    of that, and is believed."""
+    made_from = metrics.get("made_from")
+    seal = made_from.get("metrics") if isinstance(made_from, Mapping) else None
+    return seal is None or seal == seal_metrics(metrics)
+
+
 def list_differences(
     old: Identity,
     new: Identity,

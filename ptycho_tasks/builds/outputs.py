@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_tasks.builds.identity import Identity
+from ptycho_tasks.builds.identity import Identity, seal_metrics
 from ptycho_tasks.builds.messages import print_line, print_warning
 from ptycho_tasks.builds.stage_code import acting_backend, list_sources, list_versions
 from ptycho_tasks.builds.state import digest_of_source, sha256_of_input
@@ -132,7 +132,8 @@ def publish_reconstruction(
         **pictures,
     }
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    record = metrics | {"made_from": {**identity.to_record(), "files": files}}
+    made_from = {**identity.to_record(), "files": files, "metrics": seal_metrics(metrics)}
+    record = metrics | {"made_from": made_from}
     contents[METRICS] = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     # All are written before the first takes its place, so a full disk leaves the old set whole.
     with ExitStack() as stack:

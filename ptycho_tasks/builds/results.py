@@ -13,7 +13,12 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ptycho_tasks.builds.frames import count_pixels
-from ptycho_tasks.builds.identity import Identity, list_differences, read_identity
+from ptycho_tasks.builds.identity import (
+    Identity,
+    are_metrics_whole,
+    list_differences,
+    read_identity,
+)
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.state import Built, State, read_built
 from ptycho_tasks.builds.store import Entry, Record, Store, describe_folder
@@ -189,7 +194,10 @@ def _read_outputs(row: Row) -> tuple[Identity, Mapping[str, str]] | None:
                 sidecar = json.loads(Path(row.outputs[1]).read_text())
                 record, files = sidecar["made_from"], {row.outputs[0]: sidecar["npz"]["sha256"]}
             else:
-                record = json.loads((folder / METRICS).read_text())["made_from"]
+                metrics = json.loads((folder / METRICS).read_text())
+                if not are_metrics_whole(metrics):
+                    return None
+                record = metrics["made_from"]
                 files = {str(folder / name): sha256 for name, sha256 in record["files"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
