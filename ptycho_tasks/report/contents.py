@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.builds.identity import are_metrics_whole
 from ptycho_tasks.builds.inputs import read_source
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.store import Record
@@ -396,6 +397,7 @@ def _list_doubts(opened: ResultFolder, settings: Mapping[str, Any]) -> list[str]
     """What an image cannot show, a sentence each."""
     return [
         *_doubt_object(opened),
+        *_doubt_metrics(opened.metrics),
         *_doubt_misfit(opened.metrics),
         *_doubt_modes(opened, settings),
     ]
@@ -417,11 +419,18 @@ def _doubt_object(opened: ResultFolder) -> list[str]:
     return doubts
 
 
+def _doubt_metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """Whether a metrics.json, of which the store knows nothing, was changed."""
+    if are_metrics_whole(metrics):
+        return []
+    return [f"{METRICS} was changed by hand: its numbers are not those that were measured"]
+
+
 def _doubt_misfit(metrics: Mapping[str, Any]) -> list[str]:
     """Why what a metrics.json says of the misfit is poor, or not a number."""
     lost = [name for name in (R_FACTOR, DEVIANCE) if not is_number(metrics.get(name))]
     if lost:
-        listed = ", ".join(f"{name} {format_setting(metrics.get(name))}" for name in lost)
+        listed = ", ".join(f"{name} {json.dumps(metrics.get(name))}" for name in lost)
         return [f"{METRICS} has {listed}: how well the result explains the frames is not known"]
     found, noise = _read_reference(metrics), _read_reference(metrics.get("noise"))
     poor = describe_poor(found, noise) if found and noise else None

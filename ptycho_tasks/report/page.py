@@ -85,6 +85,7 @@ def render_page(
         summary=sum_up(contents["results"]),
         table=_make_table(comparison, contents),
         problems=_list_problems(contents["results"]),
+        troubled=sum(any(one[key] for key in _TROUBLES) for one in contents["results"]),
         contents=contents,
         graph=graph,
         box=BOX,
@@ -105,28 +106,31 @@ def _find_title(contents: Mapping[str, Any]) -> str:
     return ", ".join(sorted(names)) or "results"
 
 
+_TROUBLES = ("problem", "reasons", "doubts")
+
+
 class _Problem(NamedTuple):
     """What is not as it should be with results, alike for all of them."""
 
     names: str
-    total: int
-    """How many they are."""
     state: str
     problem: str | None
     reasons: Sequence[str]
-    """Why they are not fresh, and what is to be doubted of them."""
+    """Why they are not fresh, or what is to be doubted of them."""
 
 
 def _list_problems(records: Sequence[Mapping[str, Any]]) -> list[_Problem]:
     """One for each cause, in the order of the first result that has it."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for record in records:
-        reasons = (*record["reasons"], *record["doubts"])
+        reasons, doubts = tuple(record["reasons"]), tuple(record["doubts"])
         # Of what failed, that it is not there either says nothing more.
         problem = None if record["state"] == "failed" and reasons else record["problem"]
-        if problem or reasons:
-            groups.setdefault((record["state"], problem, reasons), []).append(record["name"])
-    return [_Problem(", ".join(names), len(names), *key) for key, names in groups.items()]
+        # What is to be doubted has digits of its own: one cause is one line all the same.
+        for key in ((problem, reasons), (None, doubts)):
+            if any(key):
+                groups.setdefault((record["state"], *key), []).append(record["name"])
+    return [_Problem(", ".join(names), *key) for key, names in groups.items()]
 
 
 class _Column(NamedTuple):

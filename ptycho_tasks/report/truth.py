@@ -45,8 +45,13 @@ def describe_guess(ratio: float | None) -> str:
     """Why an object is not taken as the truth, in a sentence."""
     why = "whether it explains the frames cannot be said"
     if ratio is not None:
-        why = f"with the scan's probe it misses the frames {ratio:.2g} times as much as noise does"
+        why = f"with the scan's probe it misses the frames {_round(ratio)} times as much as noise"
     return f"objectGuess is a guess and not the truth: {why}; {_MEANING}"
+
+
+def _round(ratio: float) -> str:
+    """Two digits, and never an exponent where people would write `120`."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def is_as_noise(ratio: float | None) -> bool:

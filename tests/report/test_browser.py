@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from browser import find_browser, open_browser
+from ptycho_tasks.physics.metrics import _deramped
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.project import DOIT, run_command
 
@@ -321,6 +322,8 @@ def test_all_is_open_on_paper_and_as_before_after(page):
     assert page.ask(closed) == 0
     page.ask("dispatchEvent(new Event('afterprint'))")
     assert page.ask(closed) == before
+    captions = page.ask("panels.map(panel => panel.caption.textContent)")
+    assert captions[0].startswith("few, object ")
 
 
 def test_what_was_not_seen_looks_like_no_value(page):
@@ -406,6 +409,40 @@ def test_panels_zoom_together_and_swap(page):
     page.wait("panels[0].result === 1 && panels[1].result === 0")
     page.press("0")
     assert scale(page) == pytest.approx(before, rel=0.2)
+
+
+def test_a_difference_to_the_baseline_is_without_what_the_data_do_not_tell(page, swept):
+    page.choose("#baseline", "2")
+    choose(page, 1, "1", "difference-phase")
+    page.click("#reset")
+    left, top, width, height = page.box(".panel:nth-child(1) canvas.image")
+    page.mouse("mouseMoved", left + 0.55 * width, top + 0.5 * height)
+    row, col, value = numbers(readout(page))
+    found = []
+    for name in ("longer", "many"):
+        with h5py.File(swept / f"runs/{name}/inference/reconstruction.h5") as file:
+            found.append(np.where(file["ptycho_tasks/seen"], file["object"][0], 0).astype(complex))
+    whole = tuple(slice(0, side) for side in found[0].shape)
+    ratio = _deramped(found[0], whole, found[1]) * found[1].conj()
+    ratio /= np.exp(1j * np.angle(ratio.sum()))
+    assert value == pytest.approx(np.angle(ratio[int(row), int(col)]), abs=1e-4)
+    assert " rad" in readout(page)
+    assert page.ask("panels[0].maps.value") == "difference"
+    page.choose("#baseline", "0")  # which is of fewer frames, and not of the same pixels
+    page.wait("panels[0].missing.length === 1 && panels[0].root.dataset.view === 'amplitude'")
+    assert "no difference to few: " in page.ask("panels[0].note.textContent")
+    page.choose("#baseline", "")
+    page.wait("panels[0].missing.length === 0")
+    # A scan that is gone has a line in the place of its pictures.
+    page.ask("globalThis.kept = {...report.scans}")
+    page.ask(
+        "report.scans[report.results[1].scan_key] = {problem: 'it <b>left</b>'};panels[0].choose(1)"
+    )
+    page.wait("panels[0].missing.length === 1")
+    line = "no truth, probe guess or mean frame: it <b>left</b>"
+    assert line in page.ask("panels[0].note.textContent")
+    page.ask("Object.assign(report.scans, kept); panels[0].choose(1)")
+    page.wait("panels[0].missing.length === 0")
 
 
 def test_two_fingers_zoom_and_one_scrolls_the_whole_page(page):

@@ -46,6 +46,7 @@ function precision(array) {
 const MAPS = {
   viridis: ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"],
   grey: ["000000", "ffffff"],
+  difference: ["053061", "2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b", "67001f"],
   phase: ["e2d9e2", "9ebbc9", "6785be", "5e43a5", "421257", "2f1436", "701a4a", "a9445c", "c68f78", "d9ccc4", "e2d9e2"],
 };
 

@@ -4,8 +4,11 @@ const table = document.getElementById("table");
 const heads = [...table.tHead.rows[0].cells];
 const lines = [...table.tBodies[0].rows];
 const fields = listFields();
-const BETTER = { r_factor: -1, poisson_deviance: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
-  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, resolution: -1, "resolution of halves": -1 };
+const BETTER = { r_factor: -1, poisson_deviance: -1, noise_ratio: -1, amplitude_ssim: 1, phase_ssim: 1, amplitude_psnr_db: 1,
+  phase_psnr_db: 1, amplitude_mae: -1, phase_mae_rad: -1, frc50: 1, resolution: -1, "resolution of halves": -1 };
+
+// 1 where a column is the better the larger it is, -1 the smaller; of all others, nothing is the best.
+function wayOf(head) { return BETTER[head.dataset.key] ?? BETTER[head.querySelector("button").textContent.trim()]; }
 
 function cellValue(row, column) {
   const cell = row.cells[column];
@@ -35,8 +38,8 @@ function markBest() {
   const frames = (row) => report.results[row.dataset.index].frame_count;
   const groups = [...kinds.values()].map((rows) => rows.filter((row) => frames(row) === Math.max(...rows.map(frames))));
   heads.forEach((head, column) => {
-    const way = BETTER[head.dataset.key] ?? BETTER[head.textContent.trim()];
-    const isScore = /^(amplitude|phase)_/.test(head.dataset.key ?? ""); // which mean nothing against a guess
+    const way = wayOf(head);
+    const isScore = head.classList.contains("score"); // which mean nothing against a guess
     if (way) for (const rows of groups.map((rows) => rows.filter((row) => !isScore || report.results[row.dataset.index].has_truth))) markBestOf(rows.map((row) => row.cells[column]), (cell) => way * cellValue(cell.parentElement, column));
   });
   document.getElementById("stars").hidden = !table.querySelector(".best");
@@ -209,8 +212,14 @@ function findBase(row, chosen) {
   return alike.find(isLike("scan")) ?? alike.find(isLike("variant")) ?? (alike.length === 1 ? alike[0] : undefined);
 }
 
+// The results that are the baseline of others.
+function chosenBases() {
+  const { value } = document.getElementById("baseline");
+  return value === "" ? [] : value.split(",").map(Number);
+}
+
 function showDifferences() {
-  const menu = document.getElementById("baseline"), chosen = menu.value === "" ? [] : menu.value.split(",").map(Number);
+  const menu = document.getElementById("baseline"), chosen = chosenBases();
   const name = `difference to ${menu.selectedOptions[0].textContent}${chosen.length > 1 ? " of the same scan" : ""}`;
   for (const difference of table.querySelectorAll(".difference")) difference.remove();
   for (const row of lines) {
@@ -251,8 +260,11 @@ function beginTable() {
     for (const cell of row.cells) cell.dataset.text = (cell.querySelector("bdi") ?? cell).textContent.trim();
     addChooser(row);
   }
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () =>
-    sortRows(column, head.getAttribute("aria-sort") === "ascending")));
+  heads.forEach((head, column) => {
+    const button = head.querySelector("button"), way = wayOf(head);
+    if (way) button.title = way > 0 ? "larger is better" : "smaller is better";
+    button.addEventListener("click", () => sortRows(column, head.getAttribute("aria-sort") === "ascending"));
+  });
   document.getElementById("filter").addEventListener("input", filterRows);
   document.getElementById("only-chosen").addEventListener("change", filterRows);
   document.getElementById("baseline").addEventListener("change", showDifferences);

@@ -29,6 +29,10 @@ function listViews(result) {
   };
   if (!result.object) return views;
   addComplex("", "object", result.object, "object", result.origin);
+  const base = baseOf(result);
+  if (base && base !== result && isComparable(base, result))
+    for (const kind of ["amplitude", "phase"])
+      views.push({ id: `difference-${kind}`, label: `${kind}, difference to ${base.name}`, kind: "difference", part: kind, base, image: result.object, space: "object", origin: result.origin });
   const scan = report.scans[result.scan_key] ?? {};
   if (scan.truth) addComplex("truth-", scan.is_truth ? "truth" : "object guess", scan.truth, "object", [0, 0]);
   views.push({ id: "residual", label: "residual of each frame", kind: "dots", array: result.frames.residual, space: "object", unit: "" });
@@ -47,8 +51,28 @@ function listViews(result) {
   return views;
 }
 
+// What else there would be to see of a result, and why there is not.
+function listMissing(result) {
+  const missing = [], { problem } = report.scans[result.scan_key] ?? {}, base = baseOf(result);
+  if (problem) missing.push({ name: "truth, probe guess or mean frame", why: problem });
+  if (base && base !== result && !isComparable(base, result))
+    missing.push({ name: `difference to ${base.name}`, why: base.object ? "it is of another scan, or its object has not the same pixels" : "there is nothing to see of it" });
+  return missing;
+}
+
+// The baseline of the table that is a result's own, if there is one.
+function baseOf(result) {
+  const index = findBase({ dataset: { index: report.results.indexOf(result) } }, chosenBases());
+  return index === undefined ? null : report.results[index];
+}
+
+function isComparable(a, b) {
+  const grid = ({ scan_key, origin, object }) => JSON.stringify([scan_key, origin, object?.rows, object?.columns, object?.amplitude.step]);
+  return a.object !== null && grid(a) === grid(b);
+}
+
 function arrayOf(view) {
-  if (view.kind === "dots") return view.array;
+  if (["dots", "difference"].includes(view.kind)) return view.array;
   return view.kind === "phase" ? view.image.phase : view.image.amplitude;
 }
 
@@ -61,11 +85,66 @@ async function loadLayer(result, view) {
     const ends = (a) => [Math.min(...a) - half, Math.max(...a) + half];
     return { xs, ys, values, before, magnified, box: [...ends(xs), ...ends(ys)] };
   }
+  if (view.kind === "difference") view.array ??= await makeDifference(result.object, view.base.object, view.part);
   const array = arrayOf(view), { rows, columns, step } = array;
   const values = await decode(array);
   const phases = view.kind === "complex" ? await decode(view.image.phase) : null;
   const [top, left] = view.origin;
   return { rows, columns, step, values, phases, top, left, box: [left, left + view.image.columns, top, top + view.image.rows] };
+}
+
+// The amplitude, or the phase, of an object less that of another one, from which it differs by what
+// the data do not tell: a phase ramp and a complex factor, which are taken off.
+async function makeDifference(object, base, part) {
+  const parts = [object, base].flatMap((image) => [image.amplitude, image.phase]);
+  const [amplitude, phase, wanted, wantedPhase] = await Promise.all(parts.map(decode));
+  const { rows, columns, step } = object.amplitude, turn = makeTurn(amplitude, phase, wanted, wantedPhase, rows, columns);
+  const values = amplitude.map((modulus, i) => (part === "amplitude" ? turn.scale * modulus - wanted[i] : wrap(phase[i] - wantedPhase[i] + turn.at(i))));
+  const found = values.filter(Number.isFinite).map(Math.abs).sort(), [high, shown] = [1, 0.98].map((share) => found[Math.ceil(share * found.length) - 1] || 1e-12);
+  const error = precision(object[part]) + precision(base[part]);
+  return { rows, columns, step, error, low: -high, high, shown: [-shown, shown], promise: Promise.resolve(values) };
+}
+
+function wrap(angle) { return angle - 2 * Math.PI * Math.round(angle / (2 * Math.PI)); }
+
+// What makes one image as like another as it can be: at(i), to be added to its phase, a plane of least
+// squares weighted by modulus, as scores take it off; and scale, of its amplitude.
+function makeTurn(amplitude, phase, wanted, wantedPhase, rows, columns) {
+  const places = count(rows * columns, 0).filter((i) => amplitude[i] * wanted[i] > 0);
+  const turn = { y: 0, x: 0, constant: 0, at(i) { return this.constant + this.y * Math.floor(i / columns) + this.x * (i % columns); } };
+  const rest = (i) => phase[i] - wantedPhase[i] + turn.at(i), weight = (i) => amplitude[i] * wanted[i];
+  const mean = (of, list = places) => { let [re, im] = [0, 0]; for (const i of list) { const angle = of(i); re += weight(i) * Math.cos(angle); im += weight(i) * Math.sin(angle); } return Math.atan2(im, re); };
+  // The mean step from a pixel to the next, which no wrapped phase disturbs; then planes.
+  const has = new Set(places);
+  turn.y -= mean((i) => rest(i + columns) - rest(i), places.filter((i) => has.has(i + columns)));
+  turn.x -= mean((i) => rest(i + 1) - rest(i), places.filter((i) => (i + 1) % columns && has.has(i + 1)));
+  for (let round = 0; round < 3; round++) {
+    turn.constant -= mean(rest);
+    const sums = Array.from({ length: 3 }, () => [0, 0, 0, 0]);
+    for (const i of places) {
+      const row = [1, Math.floor(i / columns), i % columns, wrap(rest(i))];
+      for (let a = 0; a < 3; a++) for (let b = 0; b < 4; b++) sums[a][b] += weight(i) * row[a] * row[b];
+    }
+    const [constant, y, x] = solve(sums);
+    turn.constant -= constant; turn.y -= y; turn.x -= x;
+  }
+  turn.constant -= mean(rest);
+  let [cross, energy] = [0, 0];
+  for (const i of places) { cross += weight(i) * Math.cos(rest(i)); energy += amplitude[i] ** 2; }
+  turn.scale = energy > 0 ? cross / energy : 1;
+  return turn;
+}
+
+// Of three linear equations, each its factors and its right side; zeros where they do not tell.
+function solve(equations) {
+  const rows = equations.map((row) => [...row]);
+  for (let k = 0; k < 3; k++) {
+    const best = count(3 - k, k).reduce((a, b) => (Math.abs(rows[b][k]) > Math.abs(rows[a][k]) ? b : a));
+    [rows[k], rows[best]] = [rows[best], rows[k]];
+    if (Math.abs(rows[k][k]) < 1e-12) return [0, 0, 0];
+    for (let i = 0; i < 3; i++) if (i !== k) { const factor = rows[i][k] / rows[k][k]; rows[i] = rows[i].map((value, j) => value - factor * rows[k][j]); }
+  }
+  return rows.map((row, k) => row[3] / row[k]);
 }
 
 // How many times longer moves are drawn, so that the longest is about as long as frames are apart.
@@ -108,8 +187,9 @@ class Panel {
     this.problem = element("p", { class: "problem", role: "status", "aria-label": name("Colours that cannot be") });
     this.readout = element("p", { class: "readout", role: "status", "aria-label": name("Value under the cursor") });
     this.note = element("p", { class: "note" });
+    this.caption = element("figcaption", { class: "on-paper" }); // what the menus say, which cut it off
     this.root = element("article", { class: "panel", "aria-label": `Panel ${this.number + 1}` },
-      element("div", { class: "controls" }, this.results, this.choices, this.maps),
+      this.caption, element("div", { class: "controls" }, this.results, this.choices, this.maps),
       element("div", { class: "stage" }, this.canvas),
       element("div", { class: "bar" }, this.low, this.bar, this.high, this.auto, this.full), this.problem, this.readout, this.note);
     this.listen();
@@ -141,14 +221,16 @@ class Panel {
     this.result = result;
     this.views = listViews(this.record);
     const found = this.views.find((one) => one.id === view) ?? this.views[0];
-    this.choices.replaceChildren(...this.views.map((one) => element("option", { value: one.id }, one.label)));
+    this.missing = listMissing(this.record);
+    this.choices.replaceChildren(...this.views.map((one) => element("option", { value: one.id }, one.label)),
+      ...this.missing.map(({ name }) => element("option", { disabled: true }, `no ${name}`)));
     this.results.value = result;
     this.choices.value = found.id;
     const layer = await loadLayer(this.record, found);
     if (turn !== this.turn) return; // another one was chosen meanwhile
     const isOfOtherKind = this.view?.kind !== found.kind;
     [this.view, this.layer] = [found, layer];
-    if (isOfOtherKind) this.maps.value = { phase: "viridis", log: "viridis", dots: "viridis" }[found.kind] ?? "grey";
+    if (isOfOtherKind) this.maps.value = { phase: "viridis", log: "viridis", dots: "viridis", difference: "difference" }[found.kind] ?? "grey";
     const shown = this.firstLimits();
     if (found.kind === "phase" && shown[1] - shown[0] >= 2 * Math.PI - 1e-6) this.maps.value = "phase";
     this.maps.hidden = found.kind === "complex";
@@ -161,6 +243,7 @@ class Panel {
   }
 
   describe() {
+    this.caption.textContent = `${this.record.name}, ${this.view.label}`;
     const array = arrayOf(this.view), parts = this.view.image === this.record.object ? [...this.record.doubts] : [];
     if (this.view.kind === "dots") {
       const { shown, count: all } = this.record.frames;
@@ -170,12 +253,14 @@ class Panel {
       parts.push(`${this.view.image.rows} × ${this.view.image.columns} pixels`);
       if (array.step > 1) parts.push(this.view.kind === "log" ? `every ${array.step}th pixel is shown` : `each value is the mean of ${array.step} × ${array.step} pixels`);
     }
-    parts.push(`values to ±${precision(array).toPrecision(1)}`);
+    parts.push(`values to ±${(array.error ?? precision(array)).toPrecision(1)}`);
+    if (this.view.kind === "difference") parts.push("a phase ramp and a complex factor, which the data do not tell, are taken off");
     if (this.view.kind === "complex") parts.push("hue is phase from −π to π, brightness is amplitude");
     if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset)} rad is taken off, so that the median is 0`);
     if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels`); }
     this.note.textContent = parts.join(" · ");
     if (this.layer.values.some(Number.isNaN)) this.note.append(" · ", element("i", { class: "hatched" }), this.view.kind === "log" ? " bad" : " not seen");
+    for (const { name, why } of this.missing) this.note.append(` · no ${name}: ${why}`);
     if (this.record.link && this.view.space === "object") this.note.append(" · ", element("a", { href: this.record.link }, "HDF5"));
   }
 
@@ -198,7 +283,7 @@ class Panel {
     this.low.value = digits(limits[0]);
     this.high.value = digits(limits[1]);
     if (document.getElementById("same-limits").checked)
-      for (const other of panels) if (other !== this && other.view?.kind === this.view.kind && other.limits) { other.refuseLimits(""); other.limits = limits; other.low.value = this.low.value; other.high.value = this.high.value; other.paint(); other.draw(); }
+      for (const other of panels) if (other !== this && other.view?.kind === this.view.kind && other.view.part === this.view.part && other.limits) { other.refuseLimits(""); other.limits = limits; other.low.value = this.low.value; other.high.value = this.high.value; other.paint(); other.draw(); }
     this.paint();
     this.draw();
   }
@@ -346,7 +431,7 @@ class Panel {
       return;
     }
     const row = Math.floor(cursor.y) - this.layer.top, column = Math.floor(cursor.x) - this.layer.left, i = this.indexAt(cursor.x, cursor.y);
-    const unit = this.view.kind === "phase" ? " rad" : "", size = this.record.pixel_size_m;
+    const unit = (this.view.part ?? this.view.kind) === "phase" ? " rad" : "", size = this.record.pixel_size_m;
     let value = i < 0 ? "outside" : digits(this.layer.values[i]) + (Number.isNaN(this.layer.values[i]) ? "" : unit);
     if (i >= 0 && this.layer.phases && !Number.isNaN(this.layer.values[i])) value += `, phase ${digits(this.layer.phases[i])} rad`;
     const place = size && this.view.space === "object" ? ` (${formatSigned(row * size[0])}, ${formatSigned(column * size[1])})` : "";
@@ -512,6 +597,7 @@ function beginViewer() {
   document.getElementById("reset").addEventListener("click", fitAll);
   document.getElementById("same-limits").addEventListener("change", () => panels[0].setLimits(panels[0].limits));
   document.getElementById("open-chosen").addEventListener("click", openChosen);
+  document.getElementById("baseline").addEventListener("change", () => { for (const panel of panels) panel.choose(panel.result); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   for (const link of document.querySelectorAll("[data-open]"))
     link.addEventListener("click", () => { if (report.results[link.dataset.open].object) panels[0].choose(Number(link.dataset.open)); });
