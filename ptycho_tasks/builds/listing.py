@@ -11,7 +11,8 @@ from typing import Any
 from doit.cmd_list import List as _List
 from doit.task import Task
 
-from ptycho_tasks.builds.orphans import has_stages, mention_orphans
+from ptycho_tasks.builds.orphans import has_stages, mention_orphans, mention_strays
+from ptycho_tasks.builds.state import skip_strays
 from ptycho_tasks.builds.store import format_age
 from ptycho_tasks.system.clock import utc_now
 from ptycho_tasks.system.terminal import WRITE_ERRORS, give_up_output
@@ -24,7 +25,11 @@ class List(_List):  # type: ignore[misc]
     name = "list"
 
     def execute(self, opt_values: Any, pos_args: Any) -> Any:
-        """Print the tasks, and which results no task has."""
+        """Print the tasks, which files are left out, and which results no task has."""
+        with skip_strays():
+            return self._list(opt_values, pos_args)
+
+    def _list(self, opt_values: Any, pos_args: Any) -> Any:
         try:
             code = super().execute(opt_values, pos_args)
         except OSError as error:
@@ -32,6 +37,8 @@ class List(_List):  # type: ignore[misc]
                 raise
             give_up_output(error)
             return 1
+        if has_stages(self.task_list):
+            mention_strays()
         mention_orphans(self.task_list)
         return code
 

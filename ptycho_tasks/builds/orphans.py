@@ -14,6 +14,7 @@ from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import UpToDate
 from ptycho_tasks.builds.state import State, current_state, read_built
 from ptycho_tasks.builds.task_table import Table
+from ptycho_tasks.errors import one_line
 from ptycho_tasks.system.terminal import echo
 
 _RUNS = "runs"
@@ -88,6 +89,12 @@ def mention_orphans(tasks: Iterable[Task]) -> None:
         text = describe_orphans(list_tables(state))
         if text:
             echo(text, err=True)
+
+
+def mention_strays() -> None:
+    """Say in a line each which files of the project in the current folder are left out, and why."""
+    for problem in dict.fromkeys(stray.problem for stray in read_project_table().strays):
+        echo(f"left out: {one_line(problem)}", err=True)
 
 
 def describe_orphans(tables: Iterable[Table]) -> str:

@@ -6,6 +6,7 @@ Every `doit` loads this, also where a project is none of ours: it imports nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from doit.cmd_run import Run as _Run
@@ -32,10 +33,18 @@ class Run(_Run):  # type: ignore[misc]
         global _options, _goes_on
         _options, _goes_on = params, False  # doit may still add to it what a configuration says
         try:
-            status = super().execute(params, args)
+            with _skip_strays() if args == ["report"] else nullcontext():
+                status = super().execute(params, args)
             return 0 if _goes_on else status
         finally:
             _options = {}
+
+
+def _skip_strays() -> AbstractContextManager[None]:
+    """The report names the files that cannot be scans, and is not refused for them."""
+    from ptycho_tasks.builds.state import skip_strays
+
+    return skip_strays()
 
 
 def is_all_made() -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -300,6 +300,17 @@ class Checker(FileChangedChecker):  # type: ignore[misc]
     def get_state(self, dep: str, current_state: Any) -> str:
         """What is kept of a file's content; raises as `info`."""
         return self.info(dep)
+
+
+@contextmanager
+def skip_strays() -> Iterator[None]:
+    """In the block, a command of doit leaves out files that cannot be told from other scans by
+    name, which others refuse."""
+    State.skips_strays = True
+    try:
+        yield
+    finally:
+        State.skips_strays = False
 
 
 def current_state() -> State | None:

@@ -10,6 +10,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from ptycho_tasks.builds.actions import report_failure
+from ptycho_tasks.builds.orphans import mention_strays
 from ptycho_tasks.builds.reasons import Reason
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.staleness import Answer
@@ -67,6 +68,7 @@ def create_report_task(rows: Iterable[Row], list_evidence: EvidenceList) -> Task
 
         try:
             write_report(Path.cwd() / REPORT, list_evidence(Path.cwd()))
+            mention_strays()
         except Exception as error:
             return report_failure(error)
         return None

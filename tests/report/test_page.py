@@ -431,7 +431,7 @@ def test_scores_against_a_scan_that_is_gone_are_not_called_those_of_a_truth(file
     assert not data["results"][0]["has_truth"]
 
 
-def test_files_whose_name_is_none_for_a_scan_are_left_out_with_a_line(file_project, ours):
+def test_files_whose_name_is_none_for_a_scan_are_left_out_with_a_line(file_project, ours, doit):
     strays = ["<img src=x onerror=alert(1)>.npz", "d" * 200 + ".npz"]
     for name in strays:
         shutil.copy(file_project / "scan.npz", file_project / name)
@@ -450,6 +450,10 @@ def test_files_whose_name_is_none_for_a_scan_are_left_out_with_a_line(file_proje
     code, out, err = ours(file_project, "compare")
     assert (code, len(out.splitlines())) == (0, 2)
     assert err.count("left out: ") == 2
+    for command in ("list", "report"):
+        done = doit(file_project, command)
+        assert (done.returncode, done.stderr.count("left out: ")) == (0, 2), done.stderr
+    assert "cannot name a scan" in doit(file_project, "infer").stderr
 
 
 def test_results_that_nothing_is_called_are_said(built_project, ours):
