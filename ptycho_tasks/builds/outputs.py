@@ -110,7 +110,7 @@ def publish_reconstruction(
         "poisson_deviance": misfit.poisson_deviance,
         "flat": misfit.flat._asdict(),
         "noise": misfit.noise._asdict(),
-        "scores": _score(payload, scan, reconstruction),
+        **_score(payload, scan, reconstruction),
         **({} if reconstruction.steps is None else {"steps": reconstruction.steps}),
         **(more or {}),
     }
@@ -188,14 +188,16 @@ def identify_result(payload: Payload, stage: str, inputs: Mapping[str, Path]) ->
 
 def _score(
     payload: InferencePayload, scan: ScanData, reconstruction: Reconstruction
-) -> dict[str, float | None] | None:
-    """Scores against the scan's own object; None where it has none that covers the scan."""
+) -> dict[str, Any]:
+    """Scores against the scan's own object, and how much that one misses the frames, which tells
+    whether it is the truth; none where it has none that covers the scan."""
     from ptycho_tasks.physics.metrics import score
+    from ptycho_tasks.physics.truth import compare_with_noise
 
     if scan.object is None:
-        return None
+        return {"scores": None}
     try:
-        return score(
+        scores = score(
             reconstruction.object,
             reconstruction.origin,
             scan.object,
@@ -205,4 +207,5 @@ def _score(
     except ScanError as error:
         # The images are right all the same; a placeholder for an object is common.
         print_line(payload, f"no scores  objectGuess: {error}")
-        return None
+        return {"scores": None}
+    return {"scores": scores, "object_guess": {"noise_ratio": compare_with_noise(scan)}}

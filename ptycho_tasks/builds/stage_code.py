@@ -92,6 +92,7 @@ _RESULT = (
     "physics/forward",
     "physics/deviance",
     "physics/metrics",
+    "physics/truth",
     "results/bundle",
     "results/nexus",
     "results/palette",
@@ -135,8 +136,8 @@ STAGE_CODE = {
             "scans/shaping",
         ),
     ),
-    "infer": StageCode(7, _RESULT),
-    "refine": StageCode(6, tuple(name for name in _RESULT if name != "results/bundle")),
+    "infer": StageCode(8, _RESULT),
+    "refine": StageCode(7, tuple(name for name in _RESULT if name != "results/bundle")),
 }
 BESIDE = frozenset({
     "backends", "builds/cost", "builds/database", "builds/digests", "builds/messages",

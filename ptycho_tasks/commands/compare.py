@@ -42,11 +42,11 @@ def compare_command(
     """Compare the results of variants and scans; builds nothing.
 
     A line for each: the settings in which they differ, R-factor, Poisson deviance, how many
-    times that of photon noise it is, scores against the object in the scan's file, which may be a
-    guess (the report says so), how long training and inference took, and their peak memory. NAMES
-    are variants, scans, or VARIANT/SCAN; none means all.
+    times that of photon noise it is, scores against the object in the scan's file, how long
+    training and inference took, and their peak memory. A line says where that object is a guess.
+    NAMES are variants, scans, or VARIANT/SCAN; none means all.
     """
-    from ptycho_tasks.report.comparison import compare_results, list_records
+    from ptycho_tasks.report.comparison import compare_results, list_guesses, list_records
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other; give one")
@@ -57,7 +57,7 @@ def compare_command(
         print_text(_format_csv(list_records(comparison)))
     else:
         print_text(_format_table(comparison))
-    for note in comparison.notes:
+    for note in [*list_guesses(comparison), *comparison.notes]:
         echo(note, err=True)
 
 

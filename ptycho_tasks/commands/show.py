@@ -33,7 +33,7 @@ def show_command(folder: Path, pictures: str) -> None:
     """Show a result in the terminal: its scores, and pictures where the terminal can.
 
     The misfit is given as times that of photon noise too; scores are against the object in the
-    scan's file, which may be a guess (the report says so). FOLDER is a variant's, as runs/default,
+    scan's file, and a line says where that is a guess. FOLDER is a variant's, as runs/default,
     or holds a reconstruction.h5.
     """
     from ptycho_tasks.results.result_folder import read_result_folder
@@ -46,6 +46,7 @@ def show_command(folder: Path, pictures: str) -> None:
 
 
 def _print_scores(result: ResultFolder) -> None:
+    from ptycho_tasks.physics.truth import doubt_scores
     from ptycho_tasks.report.comparison import NOISE_RATIO, compare_with_noise
 
     rows, columns = result.object.shape
@@ -55,6 +56,9 @@ def _print_scores(result: ResultFolder) -> None:
     for name, value in numbers.items():
         if isinstance(value, float):
             echo(f"{'score':<10} {name} {value:.4g}")
+    guess = doubt_scores(metrics)
+    if guess:
+        echo(f"{'note':<10} {guess}")
     for path in sorted(result.folder.glob("reconstructed_*.png")):
         echo(f"{'picture':<10} {path}")
 

@@ -28,6 +28,7 @@ from ptycho_tasks.config.fields import canonical_json
 from ptycho_tasks.errors import ConfigError, one_line
 from ptycho_tasks.layout import CONFIG_NAME, METRICS, RECONSTRUCTION
 from ptycho_tasks.physics.deviance import compare_deviances
+from ptycho_tasks.physics.truth import doubt_scores
 from ptycho_tasks.report.verdicts import Verdicts
 from ptycho_tasks.report.wording import natural_key
 
@@ -94,6 +95,8 @@ class Result:
     of the stage itself, the larger peak memory in bytes."""
     differences: Mapping[str, float]
     """Measures less those of the baseline; empty where there is none, and of itself."""
+    guess: str = ""
+    """Why its scores are not against a truth, a sentence; empty where they are, or it has none."""
     files: ResultFiles | None = None
     """Where it lies, and what it hangs on; None of one that no project has."""
 
@@ -249,10 +252,10 @@ class _Reader:
         row = place.row
         entry, in_place = self._find_entry(row), place.folder / METRICS
         is_there = self.verdicts.find_status(row) == "stored" or in_place.is_file()
-        kept = read_measures(entry.folder / METRICS) if entry and is_there else {}
+        kept = read_metrics(entry.folder / METRICS) if entry and is_there else {}
         chain = self._trace(row, entry if is_there else None)
         training = next((one.entry for one in chain if one.row.stage == "train"), None)
-        measures = kept or (read_measures(in_place) if is_there else {})
+        metrics = kept or (read_metrics(in_place) if is_there else {})
         now = self._collect_settings(row)
         settings = now if not is_there or self._is_settled(row) else _recall_settings(chain, now)
         if not place.scan and row.inputs.get("scan") not in self.makers:
@@ -265,8 +268,9 @@ class _Reader:
             stage=row.stage,
             state=described.state,
             settings=settings,
-            measures=measures | _measure_cost(training, entry if is_there else None),
+            measures=list_measures(metrics) | _measure_cost(training, entry if is_there else None),
             differences={},
+            guess="" if is_simulated(settings) else doubt_scores(metrics),
             files=ResultFiles(
                 place.table,
                 row,
@@ -405,15 +409,21 @@ def _shorten(path: str) -> str:
     return PurePath("...", *kept).as_posix() if PurePath(path).is_absolute() else path
 
 
-def read_measures(path: Path) -> dict[str, float]:
-    """The misfit and the scores that a metrics.json holds; empty where it is missing or damaged."""
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What a metrics.json holds; empty where it is missing or damaged."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        values = {name: data.get(name) for name in (R_FACTOR, DEVIANCE)}
-        values[NOISE_RATIO] = compare_with_noise(data)
-        values |= data.get("scores") or {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    is_right = isinstance(data, dict) and isinstance(data.get("scores") or {}, dict)
+    return data if is_right else {}
+
+
+def list_measures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The misfit and the scores that a metrics.json holds."""
+    values = {name: metrics.get(name) for name in (R_FACTOR, DEVIANCE)}
+    values[NOISE_RATIO] = compare_with_noise(metrics)
+    values |= metrics.get("scores") or {}
     return {one_line(name): float(value) for name, value in values.items() if is_number(value)}
 
 
@@ -500,6 +510,19 @@ def _rank(value: Any) -> tuple[int, float, Any]:
     if is_number(value):
         return 0, value, ()
     return 1, 0.0, natural_key(value if isinstance(value, str) else canonical_json(value))
+
+
+def is_simulated(settings: Mapping[str, Any]) -> bool:
+    """Whether a result with some settings is of the scan that the project simulates."""
+    is_source = settings.get("inference.scan") == "source"
+    return is_source and any(key.startswith("source.simulate.") for key in settings)
+
+
+def list_guesses(comparison: Comparison) -> list[str]:
+    """Of each scan whose scores are not against a truth, why not, a line each."""
+    doubted = [one for one in comparison.results if one.guess and one.files]
+    guesses = {one.files.row.inputs["scan"]: one.guess for one in doubted if one.files}
+    return [f"{path}: {guesses[path]}" for path in sorted(guesses, key=natural_key)]
 
 
 def list_records(comparison: Comparison) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from ptycho_tasks.physics.metrics import (
     find_fall,
     ring_curves,
 )
+from ptycho_tasks.physics.truth import UNJUDGED, compare_with_noise, describe_guess, is_as_noise
 from ptycho_tasks.report.comparison import (
     COST,
     DEVIANCE,
@@ -45,6 +46,7 @@ from ptycho_tasks.report.comparison import (
     Result,
     ResultFiles,
     is_number,
+    is_simulated,
 )
 from ptycho_tasks.report.encoding import (
     choose_precision,
@@ -53,7 +55,6 @@ from ptycho_tasks.report.encoding import (
     encode_values,
 )
 from ptycho_tasks.report.ranking import VALID
-from ptycho_tasks.report.truth import UNJUDGED, compare_with_noise, describe_guess, is_as_noise
 from ptycho_tasks.report.wording import TITLES, format_measure, format_setting, shorten_reasons
 from ptycho_tasks.results.bundle import load_bundle
 from ptycho_tasks.results.result_folder import ResultFolder, read_result_folder
@@ -109,7 +110,7 @@ class _Scans:
         """The scan of a result, and the key of its record."""
         name = files.scan_key
         if name != self._last[0]:
-            self._last = name, self._read(files, is_simulated=_is_simulated(result))
+            self._last = name, self._read(files, is_simulated=is_simulated(result.settings))
             self.keys[name] = f"scan {len(self.keys) + 1}"
             self.records[self.keys[name]] = self._last[1].record
         return self.keys[name], self._last[1].data
@@ -143,12 +144,6 @@ class _Scans:
             record["is_truth"] = is_as_noise(ratio)
             record["guess"] = None if record["is_truth"] else describe_guess(ratio)
         return record
-
-
-def _is_simulated(result: Result) -> bool:
-    """Whether a result is of the scan that the project simulates."""
-    is_source = result.settings.get("inference.scan") == "source"
-    return is_source and any(key.startswith("source.simulate.") for key in result.settings)
 
 
 def collect_contents(comparison: Comparison, folder: Path) -> Json:
@@ -352,7 +347,7 @@ def _describe_files(
 ) -> Json:
     opened = read_result_folder(files.folder)
     key, scan = scans.read(result, files)
-    has_truth = _is_simulated(result) or scans.records[key].get("is_truth", False)
+    has_truth = is_simulated(result.settings) or scans.records[key].get("is_truth", False)
     return {
         "has_truth": has_truth,
         "doubts": _list_doubts(opened, result.settings),

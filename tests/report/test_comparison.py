@@ -18,8 +18,9 @@ from ptycho_tasks.report.comparison import (
     Comparison,
     Result,
     _sort,
+    list_measures,
     list_records,
-    read_measures,
+    read_metrics,
 )
 from ptycho_tasks.testing.project import DOIT, run_command
 
@@ -182,14 +183,14 @@ def test_a_project_of_evidence_alone_has_nothing_to_compare(tmp_path, ours):
 def test_damaged_metrics_are_missing(tmp_path, text):
     path = tmp_path / "metrics.json"
     path.write_text(text)
-    assert read_measures(path) == {}
-    assert read_measures(tmp_path / "none") == {}
+    assert list_measures(read_metrics(path)) == {}
+    assert read_metrics(tmp_path / "none") == {}
 
 
 def test_what_is_readable_of_metrics_is_taken(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text('{"r_factor": 0.1, "poisson_deviance": null, "scores": {"a\\u001b[31m": 2}}')
-    assert read_measures(path) == {"r_factor": 0.1, "a\\x1b[31m": 2.0}
+    assert list_measures(read_metrics(path)) == {"r_factor": 0.1, "a\\x1b[31m": 2.0}
 
 
 HOSTILE = "[red]\x1b[2J\n=cmd"
@@ -203,10 +204,10 @@ def make(**changes):
 def test_the_deviance_is_compared_with_that_of_noise(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text('{"poisson_deviance": 3.0, "noise": {"poisson_deviance": 1.5, "r_factor": 1}}')
-    assert read_measures(path) == {"poisson_deviance": 3.0, "noise_ratio": 2.0}
+    assert list_measures(read_metrics(path)) == {"poisson_deviance": 3.0, "noise_ratio": 2.0}
     for noise in ("7", "null", "{}", '{"poisson_deviance": "x"}'):
         path.write_text(f'{{"poisson_deviance": 3.0, "noise": {noise}}}')
-        assert read_measures(path) == {"poisson_deviance": 3.0}
+        assert list_measures(read_metrics(path)) == {"poisson_deviance": 3.0}
 
 
 def test_hostile_texts_are_shown_escaped():

@@ -148,6 +148,10 @@ def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_proje
     assert orphans.startswith("runs/default: no variant")
     assert note.startswith("scan.npz: objectGuess is a guess and not the truth: with the scan's")
     assert note in Elements(text).text
+    # What was measured when the results were made says so without the scan.
+    assert ours(file_project, "compare")[2].startswith(note.partition(": with")[0])
+    shown = ours(file_project, "show", "runs/even")[1]
+    assert "note       objectGuess is a guess and not the truth: with the scan's" in shown
     for result in data["results"]:
         assert not result["has_truth"]
         assert result["measures"]["amplitude_ssim"] < 1
@@ -158,6 +162,7 @@ def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_proje
 
 
 def test_a_simulated_file_has_a_truth_too(file_project, ours):
+    assert ours(file_project, "compare")[2] == ""
     data = read_data(report(ours, file_project))
     assert data["results"][0]["has_truth"]
     assert data["notes"] == []

@@ -1,12 +1,15 @@
-"""Whether the object that comes with a scan is the truth, or a guess."""
+"""Whether the object that comes with a scan is the truth, or a guess; imports nothing that takes
+time."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.physics.metrics import data_misfit
-from ptycho_tasks.scan import ScanData, evenly_spaced
+
+if TYPE_CHECKING:
+    from ptycho_tasks.scan import ScanData
 
 _PIXELS, _LEAST_FRAMES = 2**16, 16
 """Of the frames that are looked at."""
@@ -27,6 +30,11 @@ UNJUDGED = f"whether its objectGuess is the truth cannot be said; {_MEANING}"
 def compare_with_noise(scan: ScanData) -> float | None:
     """How much a scan's own object and probe miss its frames, over what photon noise does; None
     where that cannot be said. Reads some of the frames."""
+    import numpy as np
+
+    from ptycho_tasks.physics.metrics import data_misfit
+    from ptycho_tasks.scan import evenly_spaced
+
     if scan.object is None:
         return None
     wanted = max(_LEAST_FRAMES, _PIXELS // scan.size**2)
@@ -47,6 +55,17 @@ def describe_guess(ratio: float | None) -> str:
     if ratio is not None:
         why = f"with the scan's probe it misses the frames {_round(ratio)} times as much as noise"
     return f"objectGuess is a guess and not the truth: {why}; {_MEANING}"
+
+
+def doubt_scores(metrics: Mapping[str, Any]) -> str:
+    """Why the scores that a metrics.json holds are not against a truth; empty where they are, or
+    where it is of an older version, which does not tell."""
+    guess = metrics.get("object_guess")
+    if not metrics.get("scores") or not isinstance(guess, Mapping):
+        return ""
+    ratio = guess.get("noise_ratio")
+    ratio = ratio if isinstance(ratio, (int, float)) else None
+    return "" if is_as_noise(ratio) else describe_guess(ratio)
 
 
 def _round(ratio: float) -> str:

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.simulate import simulate
-from ptycho_tasks.report.truth import compare_with_noise, describe_guess, is_as_noise
+from ptycho_tasks.physics.truth import compare_with_noise, describe_guess, is_as_noise
 
 OPTIONS = SimulationOptions(size=32, grid=6, photons=1e5, seed=2)
 
