@@ -389,7 +389,7 @@ def test_jobs_that_go_on_after_the_run_are_followed(tmp_path: Path, browser, mon
     run.close("finished")
     open_page(browser, tmp_path)
     browser.wait("document.getElementById('state').textContent === 'jobs go on'")
-    assert "2 jobs go on." in text_of(browser, "#status")
+    assert "2 jobs go on. What is queued was so when the run" in text_of(browser, "#status")
     assert text_of(browser, "#tasks tr:nth-child(1)").startswith("trainjob 7 of slurmqueued")
     stage = LiveStage("train")
     path = tmp_path / LIVE / file_name("train")

@@ -63,7 +63,9 @@ function listJobs() { return run.told.tasks.filter((task) => task.state === "goe
 function describeJobs() {
   const states = listJobs().map(stateOf), ended = states.filter((state) => ["made", "failed"].includes(state)).length;
   if (!states.length) return "";
-  return ended < states.length ? ` ${states.length - ended === 1 ? "1 job goes" : `${states.length - ended} jobs go`} on.` : " Its jobs have ended: run doit again, to take what they made.";
+  // A job that never begins writes nothing: only the scheduler knows that it is gone.
+  const queued = states.includes("queued") ? " What is queued was so when the run ended: of a job that was cancelled or died before it began, the next doit tells." : "";
+  return ended < states.length ? ` ${states.length - ended === 1 ? "1 job goes" : `${states.length - ended} jobs go`} on.${queued}` : " Its jobs have ended: run doit again, to take what they made.";
 }
 
 function describeRun(silent) {
