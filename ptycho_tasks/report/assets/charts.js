@@ -109,12 +109,12 @@ function makeChart(series, { x, y, mayBeLog = false, mark = null }, width) {
   curves.forEach((one, index) => {
     let path = "", isDrawing = false;
     for (const [a, b] of one.points) {
-      // A point without neighbours is a dot.
+      // A point without neighbours is a dot, which is to be seen where there is nothing else.
       if (Number.isFinite(b)) path += isDrawing ? `L${toX(a).toFixed(1)} ${toY(b).toFixed(1)}` : `M${toX(a).toFixed(1)} ${toY(b).toFixed(1)}h0`;
       isDrawing = Number.isFinite(b);
     }
     // Those below are wider, so that equal curves are seen to be several.
-    const stroke = 2 + 2 * Math.min(Math.max(curves.length - 1 - index, 0), curves.length > 4 ? 1 : 3);
+    const stroke = 2 + 2 * Math.min(Math.max(curves.length - 1 - index, 0), curves.length > 4 ? 1 : 3) + (path.includes("L") ? 0 : 4);
     const curve = draw("path", { class: "curve", d: path, style: `stroke-width:${stroke};${lookOf(one.slot)}` });
     if (series[index].slot !== undefined) curve.dataset.slot = one.slot;
     curve.append(draw("title", {}, one.name));

@@ -110,27 +110,26 @@ function wrap(angle) { return angle - 2 * Math.PI * Math.round(angle / (2 * Math
 // What makes one image as like another as it can be: at(i), to be added to its phase, a plane of least
 // squares weighted by modulus, as scores take it off; and scale, of its amplitude.
 function makeTurn(amplitude, phase, wanted, wantedPhase, rows, columns) {
-  const places = count(rows * columns, 0).filter((i) => amplitude[i] * wanted[i] > 0);
+  const weights = amplitude.map((modulus, i) => modulus * wanted[i]), places = Uint32Array.from(weights.keys()).filter((i) => weights[i] > 0);
   const turn = { y: 0, x: 0, constant: 0, at(i) { return this.constant + this.y * Math.floor(i / columns) + this.x * (i % columns); } };
-  const rest = (i) => phase[i] - wantedPhase[i] + turn.at(i), weight = (i) => amplitude[i] * wanted[i];
-  const mean = (of, list = places) => { let [re, im] = [0, 0]; for (const i of list) { const angle = of(i); re += weight(i) * Math.cos(angle); im += weight(i) * Math.sin(angle); } return Math.atan2(im, re); };
+  const rest = (i) => phase[i] - wantedPhase[i] + turn.at(i);
+  const mean = (of, list = places) => { let [re, im] = [0, 0]; for (const i of list) { const angle = of(i); re += weights[i] * Math.cos(angle); im += weights[i] * Math.sin(angle); } return Math.atan2(im, re); };
   // The mean step from a pixel to the next, which no wrapped phase disturbs; then planes.
-  const has = new Set(places);
-  turn.y -= mean((i) => rest(i + columns) - rest(i), places.filter((i) => has.has(i + columns)));
-  turn.x -= mean((i) => rest(i + 1) - rest(i), places.filter((i) => (i + 1) % columns && has.has(i + 1)));
+  turn.y -= mean((i) => rest(i + columns) - rest(i), places.filter((i) => weights[i + columns] > 0));
+  turn.x -= mean((i) => rest(i + 1) - rest(i), places.filter((i) => (i + 1) % columns && weights[i + 1] > 0));
   for (let round = 0; round < 3; round++) {
     turn.constant -= mean(rest);
-    const sums = Array.from({ length: 3 }, () => [0, 0, 0, 0]);
+    let [s, sy, sx, syy, syx, sxx, sr, syr, sxr] = Array(9).fill(0);
     for (const i of places) {
-      const row = [1, Math.floor(i / columns), i % columns, wrap(rest(i))];
-      for (let a = 0; a < 3; a++) for (let b = 0; b < 4; b++) sums[a][b] += weight(i) * row[a] * row[b];
+      const w = weights[i], y = Math.floor(i / columns), x = i % columns, r = w * wrap(rest(i));
+      s += w; sy += w * y; sx += w * x; syy += w * y * y; syx += w * y * x; sxx += w * x * x; sr += r; syr += r * y; sxr += r * x;
     }
-    const [constant, y, x] = solve(sums);
+    const [constant, y, x] = solve([[s, sy, sx, sr], [sy, syy, syx, syr], [sx, syx, sxx, sxr]]);
     turn.constant -= constant; turn.y -= y; turn.x -= x;
   }
   turn.constant -= mean(rest);
   let [cross, energy] = [0, 0];
-  for (const i of places) { cross += weight(i) * Math.cos(rest(i)); energy += amplitude[i] ** 2; }
+  for (const i of places) { cross += weights[i] * Math.cos(rest(i)); energy += amplitude[i] ** 2; }
   turn.scale = energy > 0 ? cross / energy : 1;
   return turn;
 }
