@@ -91,6 +91,10 @@ def are_metrics_whole(metrics: Mapping[str, Any]) -> bool:
     return seal is None or seal == seal_metrics(metrics)
 
 
+CHANGED = "was changed by hand: its numbers are not those that were measured"
+"""What is said of a metrics.json that is not whole."""
+
+
 def list_differences(
     old: Identity,
     new: Identity,

@@ -46,6 +46,8 @@ def show_command(folder: Path, pictures: str) -> None:
 
 
 def _print_scores(result: ResultFolder) -> None:
+    from ptycho_tasks.builds.identity import CHANGED, are_metrics_whole
+    from ptycho_tasks.layout import METRICS
     from ptycho_tasks.physics.truth import doubt_scores
     from ptycho_tasks.report.comparison import NOISE_RATIO, compare_with_noise
 
@@ -56,9 +58,9 @@ def _print_scores(result: ResultFolder) -> None:
     for name, value in numbers.items():
         if isinstance(value, float):
             echo(f"{'score':<10} {name} {value:.4g}")
-    guess = doubt_scores(metrics)
-    if guess:
-        echo(f"{'note':<10} {guess}")
+    changed = "" if are_metrics_whole(metrics) else f"{METRICS} {CHANGED}"
+    for note in filter(None, [doubt_scores(metrics), changed]):
+        echo(f"{'note':<10} {note}")
     for path in sorted(result.folder.glob("reconstructed_*.png")):
         echo(f"{'picture':<10} {path}")
 

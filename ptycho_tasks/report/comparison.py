@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeGuard
 
 from ptycho_tasks.builds.asking import ask_project, read_tables
-from ptycho_tasks.builds.identity import Identity, read_identity
+from ptycho_tasks.builds.identity import Identity, are_metrics_whole, read_identity
 from ptycho_tasks.builds.notes import parse_mapping
 from ptycho_tasks.builds.orphans import describe_orphans
 from ptycho_tasks.builds.project import project_store
@@ -410,13 +410,13 @@ def _shorten(path: str) -> str:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """What a metrics.json holds; empty where it is missing or damaged."""
+    """What a metrics.json holds; empty where it is missing, damaged, or changed by hand."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     is_right = isinstance(data, dict) and isinstance(data.get("scores") or {}, dict)
-    return data if is_right else {}
+    return data if is_right and are_metrics_whole(data) else {}
 
 
 def list_measures(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.builds.identity import are_metrics_whole
+from ptycho_tasks.builds.identity import CHANGED, are_metrics_whole
 from ptycho_tasks.builds.inputs import read_source
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.store import Record
@@ -416,9 +416,7 @@ def _doubt_object(opened: ResultFolder) -> list[str]:
 
 def _doubt_metrics(metrics: Mapping[str, Any]) -> list[str]:
     """Whether a metrics.json, of which the store knows nothing, was changed."""
-    if are_metrics_whole(metrics):
-        return []
-    return [f"{METRICS} was changed by hand: its numbers are not those that were measured"]
+    return [] if are_metrics_whole(metrics) else [f"{METRICS} {CHANGED}"]
 
 
 def _doubt_misfit(metrics: Mapping[str, Any]) -> list[str]:

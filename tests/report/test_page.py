@@ -105,6 +105,8 @@ def test_steps_are_those_that_were_taken_and_not_those_with_a_loss(built_project
     assert result["state"] == "stale"
     assert result["reasons"] == ["how what is there was made is not known"]
     assert result["doubts"][0].startswith("metrics.json was changed by hand")
+    assert not result["measures"]
+    assert "note       metrics.json was changed by hand" in ours(built_project, "show")[1]
 
 
 def test_how_a_result_was_made_is_said(built_project, ours):

@@ -423,6 +423,7 @@ class Panel {
 
   read() {
     const { cursor } = shared;
+    this.readout.classList.toggle("prompt", cursor?.space !== this.view.space);
     if (cursor?.space !== this.view.space) { this.readout.textContent = "Point at the image, or use the arrows on it, to read a value."; return; }
     if (this.view.kind === "dots") {
       const i = this.nearestDot(cursor.x, cursor.y);
