@@ -23,7 +23,7 @@ from ptycho_tasks.options import (
     description_of,
 )
 from ptycho_tasks.system.plugins import Plugin, PluginKind, import_failure, list_plugins
-from ptycho_tasks.system.processes import Stopped
+from ptycho_tasks.system.processes import Stopped, catch_hard_exits
 
 if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
@@ -51,13 +51,14 @@ class BackendEntry(Plugin):
                 "rename or remove one"
             )
         try:
-            backend = self.importer()
-            # A property runs code of the backend, too.
-            members = {key: getattr(backend, key, None) for key in _MEMBERS}
-            members["api_version"] = api_version(backend)
-            members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
-            for method in ("refine", "check", "try_scan"):
-                members[method] = getattr(backend, method, None)
+            with catch_hard_exits():
+                backend = self.importer()
+                # A property runs code of the backend, too.
+                members = {key: getattr(backend, key, None) for key in _MEMBERS}
+                members["api_version"] = api_version(backend)
+                members["execution_type"] = getattr(backend, "execution_type", ExecutionOptions)
+                for method in ("refine", "check", "try_scan"):
+                    members[method] = getattr(backend, method, None)
         except Stopped:
             raise
         except (Exception, SystemExit) as error:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.options import Resources, Section
 from ptycho_tasks.system.plugins import Plugin, PluginKind, import_failure, list_plugins
-from ptycho_tasks.system.processes import Stopped
+from ptycho_tasks.system.processes import Stopped, catch_hard_exits
 
 KIND = PluginKind("executor", "ptycho_tasks.executors", "executors")
 LOCAL = "local"
@@ -106,7 +106,8 @@ class ExecutorEntry(Plugin):
                 "or remove one"
             )
         try:
-            executor = self.importer()
+            with catch_hard_exits():
+                executor = self.importer()
         except Stopped:
             raise
         except (Exception, SystemExit) as error:

@@ -104,7 +104,11 @@ BROKEN = {
     ),
     "syntax error": ("x = 1\ndef (\n", "mine.py:2: "),
     "null byte": ("x = 1\0\n", "null bytes"),
-    "ends the program": ("import sys\nsys.exit(0)\n", "mine.py:2: SystemExit: 0"),
+    "ends the program": (
+        "import sys\nsys.exit(0)\n",
+        "mine.py:2: it ended the program with sys.ex",
+    ),
+    "ends the process": ("import os\nos._exit(0)\n", "mine.py:2: it ended the program with os._ex"),
     "raises": ("x = 1\nraise RuntimeError('no GPU')\n", "mine.py:2: RuntimeError: no GPU"),
     "no object": ("x = 1\n", "defines no `backend`"),
     "no methods": (WHOLE.replace("def infer", "def inference"), "lacks or has wrong: infer;"),

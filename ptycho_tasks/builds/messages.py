@@ -14,7 +14,7 @@ from ptycho_tasks.config.payload import (
 from ptycho_tasks.errors import BackendError, ConfigError, TrainingError
 from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
 from ptycho_tasks.system.plugins import import_failure
-from ptycho_tasks.system.processes import Stopped
+from ptycho_tasks.system.processes import Stopped, catch_hard_exits, describe_exit
 from ptycho_tasks.system.terminal import echo
 
 if TYPE_CHECKING:
@@ -72,13 +72,14 @@ def explain_failures(payload: Payload) -> Iterator[None]:
     """Say which backend, or which line of ptycho.yaml, is behind what a backend raises."""
     backend = f"backend `{payload.backend.name}`"
     try:
-        yield
+        with catch_hard_exits():
+            yield
     except Stopped:
         raise
     except SystemExit as error:
         raise TrainingError(
-            f"{backend} ended the program with sys.exit({error.code!r}); it must raise an error "
-            "that says what is wrong"
+            f"{backend} ended the program with {describe_exit(error)}; it must raise an error that "
+            "says what is wrong"
         ) from error
     except ImportError as error:
         raise BackendError(f"{backend} cannot run: {import_failure(error)}") from error

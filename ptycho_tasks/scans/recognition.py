@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ptycho_tasks.errors import PtychoTasksError, ReaderError, ScanError
 from ptycho_tasks.system.files import file_stamp, find_file_problem
 from ptycho_tasks.system.plugins import Plugin, PluginKind, import_failure, list_plugins
-from ptycho_tasks.system.processes import Overdue, Stopped, limit_time
+from ptycho_tasks.system.processes import Overdue, Stopped, catch_hard_exits, limit_time
 from ptycho_tasks.system.terminal import print_text
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ class ReaderEntry(Plugin):
                 "or remove one"
             )
         try:
-            reader = self.importer()
-            methods = [key for key in ("claims", "files", "open") if not _has(reader, key)]
-            name = getattr(reader, "name", None)
+            with catch_hard_exits():
+                reader = self.importer()
+                methods = [key for key in ("claims", "files", "open") if not _has(reader, key)]
+                name = getattr(reader, "name", None)
         except Stopped:
             raise
         except (Exception, SystemExit) as error:
@@ -114,7 +115,8 @@ class ReaderEntry(Plugin):
             ScanError: names the reader and the file. What the core's own raise unforeseen passes.
         """
         try:
-            yield
+            with catch_hard_exits():
+                yield
         except Stopped:
             if not self.is_ours:
                 print_text(f"{path}: was being read by the {self.label}\n", sys.stderr)

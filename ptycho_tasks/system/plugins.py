@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.processes import describe_exit
 
 LOCAL_MODULE = "ptycho_tasks_local_"
 """What the names of modules begin with that hold a project's own plugins."""
@@ -130,11 +131,13 @@ def import_failure(error: BaseException, source: Path | None = None, word: str =
         )
     if word and isinstance(error, AttributeError) and f"'{word}'" in str(error):
         return f"it defines no `{word}`; end the file with `{word} = Your{word.capitalize()}()`"
-    text = " ".join(str(error).split()) or "no message"
+    text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    if isinstance(error, SystemExit):
+        text = f"it ended the program with {describe_exit(error)}"
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if source is not None and frame.filename == str(source)
     ]
     where = f"{source.name}:{lines[-1]}: " if source is not None and lines else ""
-    return f"{where}{type(error).__name__}: {text}"
+    return f"{where}{text}"

@@ -19,7 +19,7 @@ from contextlib import (
 )
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.system.terminal import print_text
@@ -130,6 +130,39 @@ class Stopped(SystemExit):
     def __init__(self, status: int | str) -> None:
         """Take the exit status; from a worker process, doit hands it on as text."""
         super().__init__(int(status))
+
+
+class HardExit(SystemExit):
+    """Code of a plugin called `os._exit`."""
+
+
+def describe_exit(error: SystemExit) -> str:
+    """The call that ended the program, as code says it."""
+    return f"{'os._exit' if isinstance(error, HardExit) else 'sys.exit'}({error.code!r})"
+
+
+@contextmanager
+def catch_hard_exits() -> Iterator[None]:
+    """Have `os._exit` raise in the block, as `sys.exit` does: it would end the run past all
+    messages and clean-up, with the status of one that went well.
+
+    In this process alone: one that is forked in the block ends so, as it must.
+
+    Raises:
+        HardExit: what the block calls ends the process.
+    """
+    before, here = os._exit, os.getpid()
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() != here:
+            before(status)
+        raise HardExit(status)
+
+    os._exit = end
+    try:
+        yield
+    finally:
+        os._exit = before
 
 
 _stopping: int | None = None

@@ -149,6 +149,8 @@ def test_two_that_claim_a_file_are_named_with_the_setting(tmp_path: Path, mine: 
 
 LIES = [
     (("M, N = np", "raise KeyError('x')\n        M, N = np"), "mine.py:21: KeyError: 'x'"),
+    (("M, N = np", "import os; os._exit(0)\n        M, N = np"), "mine.py:21: it ended the prog"),
+    (("file.read(4) == b", "__import__('os')._exit(0) == b"), "the program with os._exit(0); corr"),
     (("file.read(4) == b", "1 // 0 == b"), "ZeroDivisionError"),
     (("file.read(4) == b", "file.read(4) or b"), "as the answer of `claims`"),
     (('[path.with_suffix(".positions")]', '"no list"'), "'no list' as its files"),
@@ -223,6 +225,7 @@ UNUSABLE = [
     (("reader = Mine()", "reader = Mine"), "is a class; give an instance"),
     (("def files", "def other"), "lacks files"),
     (("import Keyed", "import Kyed"), "ImportError"),
+    (("class Mine", "import os; os._exit(0)\nclass Mine"), "ended the program with os._exit"),
 ]
 
 
