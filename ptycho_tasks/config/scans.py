@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho_tasks.config.document import shorten
@@ -87,6 +88,7 @@ def read_scans(layers: Layers) -> Scans:
             from, or one that is not there.
     """
     source = layers.data.get("source")
+    _refuse_wrong_place(layers, source)
     files = source.get("files") if isinstance(source, dict) else None
     if files is None:
         fixture = layers.data.get("fixture")
@@ -103,6 +105,52 @@ def read_scans(layers: Layers) -> Scans:
     asked = _Asked(layers, (id(layers.file), id(files)))
     chosen = None if wanted is None else tuple(wanted)
     return _choose_scans(_Asked(layers, (*asked.parts, chosen, what)), asked)
+
+
+def _refuse_wrong_place(layers: Layers, source: Any) -> None:
+    """Refuse one path or several scans where they may not stand, and show where they may.
+
+    Raises:
+        ConfigError: `source` is a path or a list, or its `file` is several.
+    """
+    if isinstance(source, str | list):
+        key, given, expected = "source", source, "a mapping, `key: value` lines"
+    elif isinstance(source, dict) and isinstance(source.get("file"), list | dict):
+        key, given, expected = "source.file", source["file"], "one path"
+    else:
+        return
+    form = _show_form(given)
+    hint = form and f"; write `source: {form}`"
+    raise layers.refuse(key, f"expected {expected}, got {shorten(given)}{hint}")
+
+
+_SHOWN = 2
+"""How many of several scans an example shows."""
+
+
+def _show_form(given: Any) -> str:
+    """How a path, a list of scans, or a mapping of them may stand in `source`; empty where that is
+    none of them."""
+    from ptycho_tasks.config.insertion import show_value  # takes 40 ms, and is for errors
+
+    if isinstance(given, str):
+        return show_value({"file": given})
+    if not given or (isinstance(given, list) and not all(isinstance(x, str | dict) for x in given)):
+        return ""
+    if isinstance(given, list) and any(isinstance(one, dict) for one in given):
+        given = dict(map(_name_scan, given))
+    some = dict([*given.items()][:_SHOWN]) if isinstance(given, dict) else given[:_SHOWN]
+    return show_value({"files": some})
+
+
+def _name_scan(given: str | dict[str, Any]) -> tuple[str, Any]:
+    """A name for a scan that stands in a list, and what can stand behind that."""
+    if isinstance(given, dict) and len(given) == 1 and "file" not in given:
+        return next(iter(given.items()))
+    path = given.get("file") if isinstance(given, dict) else given
+    if not isinstance(path, str) or is_glob(path):
+        return "NAME", given
+    return Path(path).stem, given
 
 
 def find_scan(scans: Scans, name: str, layers: Layers) -> NamedScan:
@@ -230,7 +278,11 @@ class _ScanList:
         for index, text in enumerate(paths):
             key = f"{WHOLE}[{index}]"
             if not isinstance(text, str):
-                raise self.layers.refuse(key, f"expected a path or a glob, got {shorten(text)}")
+                form = _show_form([text])
+                hint = form and f"; write `source: {form}`"
+                raise self.layers.refuse(
+                    key, f"expected a path or a glob, got {shorten(text)}{hint}"
+                )
             where = self.layers.where(key)
             origins = {"source": where, "source.file": where}
             has_glob = self._is_glob(text)

@@ -224,6 +224,19 @@ REFUSED = {
         ["ptycho.yaml:4: source.files.all: 's/*.npz' is a glob, but a name is for one file"],
     ),
     "a number": ("source:\n  files: [x.cxi, 5]", ["4: source.files[1]: expected a path or a gl"]),
+    "settings in a list": (
+        "source:\n  files:\n  - {file: x.cxi, units: m}",
+        ["5: source.files[0]: ", 'write `source: {files: {x: {file: "x.cxi", units: m}}}`'],
+    ),
+    "a list of named settings": (
+        "source:\n- a: {file: x.cxi}\n- y.cxi\n- z.cxi",
+        ["3: source: ", 'write `source: {files: {a: {file: "x.cxi"}, y: "y.cxi"}}`'],
+    ),
+    "a path and no key": ("source: x.cxi", ["3: source: ", 'write `source: {file: "x.cxi"}`']),
+    "several in one": (
+        "source: {file: [x.cxi, y.cxi]}",
+        ["3: source.file: expected one path", 'write `source: {files: ["x.cxi", "y.cxi"]}`'],
+    ),
     "a number with a name": ("source: {files: {a: 5}}", ["source.files.a: expected a path, or"]),
     "settings without a file": (
         "source:\n  files:\n    a: {units: m}",
