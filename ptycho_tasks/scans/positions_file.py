@@ -72,7 +72,7 @@ def _apply_text(raw: RawScan, path: Path, names: Mapping[str, str]) -> None:
     rows = [_Row(n, cells) for n, line in enumerate(lines, 1) if (cells := _split(line))]
     if not rows:
         raise ScanError(f"{path}: holds no positions; expected a line a frame; {_ADVICE}")
-    rows = _with_comment(lines, rows)
+    rows = _with_comment(lines, rows, names)
     places, unit_m, rows = _choose_columns(raw, path, rows, names)
     columns = {name: _column(path, rows, place) for name, place in places.items()}
     raw.positions_are_pixels, raw.unit_m, raw.rows = False, unit_m, None
@@ -97,22 +97,32 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _split(line: str) -> list[str]:
-    text = line.partition("#")[0].strip()
-    for separator in (";", ","):
+    """The cells of a line; none of a comment."""
+    line = line.strip()
+    return [] if line.startswith(";") else _split_cells(re.split("[#%]", line, maxsplit=1)[0])
+
+
+def _split_cells(text: str) -> list[str]:
+    text = text.strip().rstrip(",; ")
+    for separator in (";", ",", "\t"):
         if separator in text:
-            return [cell.strip() for cell in text.split(separator)]
-    return text.split()
+            return [cell.strip().strip("\"'").strip() for cell in text.split(separator)]
+    # A unit belongs to the name before it.
+    return re.sub(r"\s+(?=[\[(])", "", text).split()
 
 
-def _with_comment(lines: list[str], rows: list[_Row]) -> list[_Row]:
-    """The lines, with the comment before the first if that names its columns x and y."""
-    before = rows[0].number - 1
-    if before and _is_number(rows[0].cells[0]) and lines[before - 1].lstrip().startswith("#"):
-        cells = _split(lines[before - 1].lstrip(" #"))
-        if len(cells) == len(rows[0].cells):
-            names = [_parse_head(cell).name for cell in cells]
-            if all(set(_NAMES[axis]) & set(names) for axis in "xy"):
-                return [_Row(before, cells), *rows]
+def _with_comment(lines: list[str], rows: list[_Row], names: Mapping[str, str]) -> list[_Row]:
+    """The lines, with the last comment before the first that names its columns x and y; in
+    SPEC's files, names follow `#L`."""
+    first = rows[0]
+    if not _is_number(first.cells[0].replace(",", ".")):
+        return rows
+    for number in range(first.number - 1, 0, -1):
+        cells = _split_cells(re.sub(r"^\s*[#%;]+(L\s)?", "", lines[number - 1]))
+        if len(cells) == len(first.cells):
+            heads = [_parse_head(cell) for cell in cells]
+            if {"x", "y"} <= _find_columns(heads, names).keys() or len(_list_pairs(heads)) == 1:
+                return [_Row(number, cells), *rows]
     return rows
 
 
@@ -171,8 +181,19 @@ def _find_columns(heads: list[_Head], names: Mapping[str, str]) -> dict[str, lis
 def _find_pair(raw: RawScan, path: Path, heads: list[_Head]) -> dict[str, list[int]]:
     """The only two columns whose names differ in nothing but that one has x where the other has
     y, as samx and samy do."""
+    pairs = _list_pairs(heads)
+    if len(pairs) != 1:
+        return {}
+    x, y = pairs[0]
+    raw.note(f"{path.name}: columns {heads[x].text} and {heads[y].text} taken as x and y")
+    frames = [i for i, one in enumerate(heads) if one.name in _NAMES["frame"]]
+    return {"x": [x], "y": [y]} | ({"frame": frames[:1]} if frames else {})
+
+
+def _list_pairs(heads: list[_Head]) -> list[tuple[int, int]]:
+    """Columns of which the name of one has x where that of the other has y."""
     names = [one.name for one in heads]
-    pairs = [
+    return [
         (i, j)
         for i, name in enumerate(names)
         for j, other in enumerate(names)
@@ -181,12 +202,6 @@ def _find_pair(raw: RawScan, path: Path, heads: list[_Head]) -> dict[str, list[i
             for k, letter in enumerate(name)
         )
     ]
-    if len(pairs) != 1:
-        return {}
-    x, y = pairs[0]
-    raw.note(f"{path.name}: columns {heads[x].text} and {heads[y].text} taken as x and y")
-    frames = [i for i, name in enumerate(names) if name in _NAMES["frame"]]
-    return {"x": [x], "y": [y]} | ({"frame": frames[:1]} if frames else {})
 
 
 def _number_frames(

@@ -8,11 +8,13 @@ Axis letters:  M frames,  K frames taken,  N detector pixels along one side,  P 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +129,23 @@ class Reading:
     has_product: bool = False
     """Whether a product gives the positions, the probe and the object."""
 
+    def __post_init__(self) -> None:
+        """Take paths as text, too, as programs give them.
+
+        Raises:
+            ScanError: a setting has none of its values.
+        """
+        object.__setattr__(self, "follow", tuple(map(Path, self.follow)))
+        for name, (values, takes_path) in _list_values().items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value in values:
+                continue
+            if not takes_path:
+                raise ScanError(
+                    f"source.{name}: expected {' or '.join(values)}, got {value!r}; correct it"
+                )
+            object.__setattr__(self, name, Path(value))
+
     @property
     def needs_positions(self) -> bool:
         """Whether the scan's own file must give the positions."""
@@ -143,6 +162,18 @@ class Reading:
     def needs_probe(self) -> bool:
         """Whether the scan's own file must give the probe."""
         return not self.has_product and self.probe is None
+
+
+@functools.cache
+def _list_values() -> Mapping[str, tuple[tuple[str, ...], bool]]:
+    """The words that a setting of `Reading` may be, and whether it may be a path; of those that may
+    be either."""
+    found = {}
+    for name, kind in get_type_hints(Reading).items():
+        parts = (kind, *get_args(kind))
+        words = (get_args(part) for part in parts if get_origin(part) is Literal)
+        found[name] = tuple(itertools.chain(*words)), Path in parts
+    return {name: one for name, one in found.items() if any(one)}
 
 
 def refused(path: Path, key: str, found: str, expected: str, advice: str) -> ScanError:

@@ -279,6 +279,10 @@ POSITIONS = [
     ("{x!r}\t{y!r}  # a comment\n", "\ufeff", "auto"),
     ("{y!r} {x!r}\n", "# made by a beamline\n# y x\n", "auto"),
     ("{y!r} 1 {x!r}\n", "samy time samx\n", "auto"),
+    ("{y!r} {x!r} 7\n", "% samy samx det\n% in two rounds\n", "pixels"),
+    ("{y!r};{x!r};\n", ";made\n;y;x\n", "auto"),
+    ("{y!r} {x!r}\n", "#S 1 mesh\n#L y (px)  x (px)\n", "auto"),
+    ("{y!r}\t7\t{x!r}\n", '"y (px)"\tn of it\t"x (px)"\n', "auto"),
     ("{y!r}, {x!r}, 7\n", "Y Position [px], X Position [px], max\n", "auto"),
 ]
 
@@ -365,6 +369,7 @@ def test_positions_follow_their_frame_numbers(tmp_path: Path, first: int) -> Non
         ("x x y\n1 2 3\n", "2 columns called x"),
         ("ax ay bx by\n1 2 3 4\n", "no columns called x (ax, ay, bx, by); name the columns"),
         ("1 2 3\n", "3 columns without names"),
+        ("# x y of z\n1 2 3\n", "3 columns without names"),
         ("1,5;2,5\n", "write points and not commas"),
         ("x [um], y [mm]\n1,2\n", "units of x and y that differ"),
         ("x [ell], y [ell]\n1,2\n", "are unknown (x [ell], y [ell])"),
@@ -404,9 +409,26 @@ def test_a_probe_from_another_file(tmp_path: Path, name: str) -> None:
     else:
         save_hdf5(tmp_path, {"probe": probe}, name)
     path = save(tmp_path, canonical() | {"probeGuess": None})
-    scan = read_scan(path, probe=tmp_path / name)
+    scan = read_scan(path, probe=str(tmp_path / name))
     np.testing.assert_array_equal(scan.probe, probe[0])
     assert scan.frame_count == M
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"probe": "no.npz"}, "no.npz: no such file; check source.probe"),
+        ({"positions": "no.csv"}, "no.csv: no such file; check source.positions"),
+        ({"measurement": "count"}, "source.measurement: expected auto or amplitude or counts"),
+        ({"centre": "middle"}, "source.centre: expected auto or corner, got 'middle'"),
+    ],
+)
+def test_a_setting_of_no_use_is_one_line(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ScanError, match=r"\A.*\Z") as caught:
+        read_scan(save(tmp_path, canonical()), **settings)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
