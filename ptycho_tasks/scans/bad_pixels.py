@@ -151,7 +151,7 @@ class BadPixels:
             marks: values that mean bad pixels; NaN always does.
         """
         self.mask = mask if mask is not None and mask.any() else None
-        self._marks, self._frames = marks, 0
+        self.marks, self._frames = marks, 0
         self._tally: dict[str, NDArray[np.int64]] = {}
         self._size = size
 
@@ -188,7 +188,7 @@ class BadPixels:
         if np.isnan(low):
             yield "NaN", np.isnan(frames)
             low, high = -np.inf, np.inf
-        for mark in self._marks:
+        for mark in self.marks:
             if mark.low <= high and mark.high >= low:
                 yield mark.reason, (frames >= mark.low) & (frames <= mark.high)
 

@@ -35,6 +35,9 @@ from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
 
+_BRIGHT = 0.95
+"""Share of the pixels that are not the bright ones."""
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -50,10 +53,22 @@ class Masking:
         self, stack: FrameStack, numbers: NDArray[np.int64], frames: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
         """(m, N, N) bad pixels of some frames of a stack; None if none is."""
-        masks = None
-        if self.masks is not None:
-            masks = _as_mask(stack.read(numbers, self.masks), self.good_bits)
-        return self.found.find(frames, masks)
+        return self.found.find(frames, self._read_masks(stack, numbers))
+
+    def find_masked(
+        self, stack: FrameStack, numbers: NDArray[np.int64]
+    ) -> NDArray[np.bool_] | None:
+        """The same by masks alone."""
+        if self.found.mask is not None:
+            return np.broadcast_to(self.found.mask, (len(numbers), *self.found.mask.shape))
+        return self._read_masks(stack, numbers)
+
+    def _read_masks(
+        self, stack: FrameStack, numbers: NDArray[np.int64]
+    ) -> NDArray[np.bool_] | None:
+        if self.masks is None:
+            return None
+        return _as_mask(stack.read(numbers, self.masks), self.good_bits)
 
 
 def settle_bad_pixels(
@@ -68,9 +83,53 @@ def settle_bad_pixels(
     _settle_sense(raw, reading.mask_marks)
     if window is not None:
         _cut_mask(raw, window, stack.axis)
+    keyed = raw.bad_pixels
     mask = _take_whole_mask(raw, stack.shape[1])
     marks = _settle_marks(stack, reading, are_counts=are_counts)
-    return Masking(BadPixels(stack.shape[1], mask, marks), raw.bad_pixels, raw.good_bits)
+    masking = Masking(BadPixels(stack.shape[1], mask, marks), raw.bad_pixels, raw.good_bits)
+    if keyed is not None:
+        _doubt_mask(raw, keyed, stack, masking, reading.mask_marks, are_counts=are_counts)
+    return masking
+
+
+def _doubt_mask(
+    raw: RawScan,
+    keyed: Keyed,
+    stack: FrameStack,
+    masking: Masking,
+    marks: Literal["bad", "good"] | None,
+    *,
+    are_counts: bool,
+) -> None:
+    """Doubt a mask of bad pixels on which most of the light falls.
+
+    Raises:
+        ScanError: all of it does.
+    """
+    some = evenly_spaced(stack.shape[0], min(SAMPLED, stack.shape[0]))
+    by_value = BadPixels(stack.shape[1], None, masking.found.marks)
+    light, masked = (np.zeros(stack.shape[1:]) for _ in range(2))
+    for number in some[:, None]:
+        frames = np.asarray(stack.read(number), dtype=np.float64)
+        dead = by_value.find(frames)
+        frames = np.maximum(frames if dead is None else np.where(dead, 0, frames), 0)
+        light += np.sqrt(frames[0]) if are_counts else frames[0]
+        bad = masking.find_masked(stack, number)
+        masked += 0 if bad is None else bad[0]
+    # A few bright pixels, as a beam that is masked since it saturates, say nothing.
+    light = np.minimum(light, np.quantile(light, _BRIGHT) or np.inf)
+    share = float((light * masked).sum() / (max(light.sum(), 1e-12) * len(some)))
+    if not share > 0.5:
+        return
+    other = "bad" if marks == "good" else "good"
+    found = (
+        f"marks {100 * masked.mean() / len(some):.3g} % of the pixels as bad, and on these falls "
+        f"{100 * share:.3g} % of the light"
+    )
+    advice = f"set source.mask_marks to {other} if it is true where pixels are {other}"
+    if share > 1 - 1e-9:
+        raise keyed.refused(found, "light on good pixels", advice)
+    raw.doubts.append(f"{keyed.key}: {found}; {advice}")
 
 
 def _settle_marks(stack: FrameStack, reading: Reading, *, are_counts: bool) -> list[Mark]:

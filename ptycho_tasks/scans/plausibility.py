@@ -8,7 +8,7 @@ Axis letters:  S frames of the sample,  N detector pixels along one side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,17 +87,31 @@ def _doubt_mask(scan: ScanData, sample: NDArray[np.float32]) -> Iterator[str]:
     """Bad pixels, a beam stop for one, may hide what the probe alone sends to the detector."""
     if scan.bad_pixels is None or scan.is_probe_estimated:
         return
-    told = describe_hidden(share_of_light(scan.probe, np.isfinite(sample).mean(axis=0)))
-    if told:
-        yield told
+    share = share_of_light(scan.probe, np.isfinite(sample).mean(axis=0))
+    if share < LEAST_SHARE:
+        yield describe_hidden(share, is_saturated=is_by_saturation(scan.notes))
 
 
-def describe_hidden(share: float) -> str:
-    """What is doubtful where so much of a probe's own light falls on good pixels; or nothing."""
-    if not share < LEAST_SHARE:
-        return ""
+def is_by_saturation(notes: Iterable[str]) -> bool:
+    """Whether reading says that pixels are left out as saturated, and none by a mask."""
+    read = [note for note in notes if "bad pixels" in note]
+    return any("saturated" in note for note in read) and not any("masked" in note for note in read)
+
+
+def describe_hidden(share: float, *, is_saturated: bool) -> str:
+    """What is doubtful where so little of a probe's own light falls on good pixels.
+
+    Args:
+        share: of the light.
+        is_saturated: whether bad pixels are saturated ones, and no mask can be wrong.
+    """
+    seen = f"{100 * share:.2f} % of the probe's light"
+    if is_saturated:
+        return (
+            f"saturated pixels, left out on reading, hide all but {seen}: what lies under them is "
+            "not seen; a shorter exposure shows it"
+        )
     return (
-        f"only {100 * share:.2f} % of the probe's light falls on good pixels, and what bad ones "
-        "hide cannot be reconstructed; correct the mask, set source.mask_marks to good if it is "
-        "true where pixels are good, or source.bad_pixels to ignore"
+        f"only {seen} falls on good pixels, and what bad ones hide cannot be reconstructed; "
+        "correct the mask, or set source.bad_pixels to ignore"
     )

@@ -17,6 +17,7 @@ from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.bad_pixels import MAXIMA
 from ptycho_tasks.scans.cutting import write_fixture
+from ptycho_tasks.scans.doctor.examine import examine
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.plausibility import doubts
@@ -144,8 +145,26 @@ def test_a_mask_that_is_true_where_pixels_are_good_is_not_believed(tmp_path: Pat
     )
     scan = read_scan(path, measurement="counts", mask_marks="good")
     np.testing.assert_array_equal(scan.bad_pixels, ~good)
+    assert scan.doubts == ()
     few = read_scan(path, measurement="counts", mask_marks="bad")
     np.testing.assert_array_equal(few.bad_pixels, good)
+
+
+@pytest.mark.parametrize("in_each_frame", [False, True])
+def test_a_mask_on_which_the_light_falls_is_doubted(tmp_path: Path, in_each_frame: bool) -> None:
+    bad = np.zeros((SCAN.size, SCAN.size), bool)
+    bad[:, 4:6] = True
+    masks = np.broadcast_to(bad, COUNTS.shape) if in_each_frame else bad
+    path = save(tmp_path, COUNTS, bad_pixels=masks)
+    settings = {"measurement": "counts", "dark_frames": "drop"}
+    assert read_scan(path, **settings).doubts == ()
+    (doubt,) = read_scan(path, mask_marks="good", **settings).doubts
+    assert "marks 93.8 % of the pixels as bad, and on these falls" in doubt
+    assert "set source.mask_marks to bad if it is true where pixels are bad" in doubt
+    report = examine(path, {"mask_marks": "good", **settings})
+    assert report.settings["source.mask_marks"] == "bad"
+    path = save(tmp_path, np.where(bad, 0, COUNTS), bad_pixels=masks)
+    assert "falls 100 % of the light" in refusal(path, mask_marks="good", **settings)
 
 
 def write_mask(path: Path, mask: NDArray[Any]) -> Path:

@@ -33,6 +33,10 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
     """Find pixels that are bad in every frame."""
     case, census = exam.case, exam.census
     read = [note for note in case.notes if "bad pixels" in note or "at zero" in note]
+    for doubt in case.doubts:
+        if "source.mask_marks" in doubt:
+            marks = "bad" if "mask_marks to bad" in doubt else "good"
+            yield Finding("bad pixels", doubt, settings={"source.mask_marks": marks})
     guessed = [doubt for doubt in case.doubts if "far brighter" in doubt]
     if guessed:
         told = "; ".join([*read, *guessed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ptycho_tasks.physics.forward import share_of_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.plausibility import describe_hidden
+from ptycho_tasks.scans.plausibility import describe_hidden, is_by_saturation
 from ptycho_tasks.scans.raw_scan import ranges
 
 DARK, LEAST = 0.01, 10.0
@@ -46,16 +46,9 @@ def check_hidden(exam: Examination) -> Iterator[Finding]:
     case, hidden = exam.case, exam.census.hidden
     if case.is_hidden and case.probe is not None:
         share = share_of_light(case.probe, case.measured)
-        if _is_by_saturation(case.notes):
-            yield Finding(
-                "bad pixels",
-                f"saturated ones, left out on reading, hide all but {100 * share:.2f} % of the "
-                "probe's light: what lies under them is not seen",
-                is_wrong=False,
-                advice="a shorter exposure shows it",
-            )
-        else:
-            yield Finding("bad pixels", describe_hidden(share))
+        is_saturated = is_by_saturation(case.notes)
+        told = describe_hidden(share, is_saturated=is_saturated)
+        yield Finding("bad pixels", told, is_wrong=not is_saturated)
     if hidden.any() and (exam.census.light > 0).any():
         yield Finding(
             "bad pixels",
@@ -63,12 +56,6 @@ def check_hidden(exam: Examination) -> Iterator[Finding]:
             f"({ranges_of(hidden)})",
             is_wrong=False,
         )
-
-
-def _is_by_saturation(notes: Iterable[str]) -> bool:
-    """Whether reading says that pixels are left out as saturated, and none by a mask."""
-    read = [note for note in notes if "bad pixels" in note]
-    return any("saturated" in note for note in read) and not any("masked" in note for note in read)
 
 
 def ranges_of(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> str:

@@ -20,6 +20,7 @@ from ptycho_tasks.scans.doctor.notes import check_coherence, check_rest
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.plausibility import doubts
+from ptycho_tasks.scans.readers import read_scan
 
 SCAN = simulate(SimulationOptions(size=32, grid=8, step=4.0, photons=1e6, seed=5))
 
@@ -93,8 +94,9 @@ def test_saturated_pixels_that_hide_the_light_are_a_note(tmp_path: Path, scan: S
     np.savez(tmp_path / "scan.npz", xcoords=x, ycoords=y, **arrays)
     report = examine(tmp_path / "scan.npz", {"measurement": "counts"})
     (found,) = (one for one in report.findings if "the probe's light" in one.text)
-    assert "saturated ones" in found.text
+    assert "saturated pixels" in found.text
     assert not found.is_wrong
+    assert found.text in doubts(read_scan(tmp_path / "scan.npz", measurement="counts"))
 
 
 def test_a_beam_stop_that_leaves_a_part_of_the_light(tmp_path: Path, scan: ScanData) -> None:
