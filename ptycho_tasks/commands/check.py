@@ -14,6 +14,7 @@ from ptycho_tasks.config.sections import SourceOptions
 from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
+    from ptycho_tasks.scans.doctor.case import Case
     from ptycho_tasks.scans.doctor.examine import Report
 
 
@@ -79,8 +80,7 @@ def _show(report: Report, lines: list[str]) -> None:
         mended = f", {report.r_mended:.3f} mended" if report.mended is not report.given else ""
         echo(f"R-factor of a quick reconstruction of a part: {report.r_given:.3f} as given{mended}")
     elif report.given is not None:
-        echo("orientation, centre and scale were not tried: that needs a probe, 16 frames, and a "
-             "backend such as `unrolled` (ptycho-tasks-torch)")  # fmt: skip
+        echo(f"orientation, centre and scale were not tried: {_why_untried(report.given)}")
     if not report.is_wrong:
         more = "; the notes say what to try" if any(one.advice for one in report.findings) else ""
         echo(f"{report.path}: nothing wrong was found{more}")
@@ -90,6 +90,16 @@ def _show(report: Report, lines: list[str]) -> None:
         echo("for ptycho.yaml:")
         for line in lines:
             echo(f"  {line}")
+
+
+def _why_untried(case: Case) -> str:
+    from ptycho_tasks.scans.doctor.trials import LEAST_FRAMES
+
+    if len(case.keep) < LEAST_FRAMES:
+        return f"that needs {LEAST_FRAMES} frames, and there are {len(case.keep)}"
+    if case.probe is None:
+        return "that needs a probe"
+    return "that needs a backend such as `unrolled` (ptycho-tasks-torch)"
 
 
 def _draw(report: Report, path: Path) -> None:

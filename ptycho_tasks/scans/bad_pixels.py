@@ -31,6 +31,9 @@ SAMPLED = 16
 HOT = 10.0
 """Times its neighbours' counts: what no far field does. The support of a probe is at most some half
 of the frame, so that neighbouring pixels have much in common."""
+WARM = 3.0
+"""Times its brightest neighbour's counts, over all frames: a spot that is smaller than the field of
+view has no peak in the far field that its neighbours do not share, but for the direct beam."""
 LEAST_FRAMES = 8
 """With fewer, nothing is said by their looks."""
 LIT = 10.0
@@ -264,7 +267,9 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
 
 def _exceeds_neighbours(level: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(N, N) hot pixels, from (N, N) counts."""
-    return _off_middle(level > HOT * _neighbours(level) + HOT)
+    far = level > HOT * _neighbours(level) + HOT
+    brightest = brightest_around(np.nan_to_num(level))
+    return _off_middle(far | (level > WARM * brightest + HOT))
 
 
 def _find_dead(dark: NDArray[np.bool_], lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -296,18 +301,32 @@ def _find_stuck(sample: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, N) the upper median of the eight neighbours, NaN left out; a pair or triple of bad
     neighbours does not raise it. NaN where fewer than three are known."""
-    padded = np.pad(values, 1, mode="reflect")
-    N = len(values)
-    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-    around = np.sort([padded[y : y + N, x : x + N] for y, x in shifts], axis=0)
+    around = np.sort(_list_neighbours(np.pad(values, 1, mode="reflect")), axis=0)
     known = np.isfinite(around).sum(axis=0)
     middle = np.take_along_axis(around, known[None] // 2, axis=0)[0]
     return np.where(known < 3, np.nan, middle)
 
 
+def brightest_around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, N) the largest of the eight neighbours."""
+    return np.asarray(np.max(_list_neighbours(np.pad(values, 1)), axis=0))
+
+
+def _list_neighbours(padded: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Eight times (N, N), of values with one pixel more at each side."""
+    N = len(padded) - 2
+    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    return [padded[y : y + N, x : x + N] for y, x in shifts]
+
+
+def middle_of(frame: NDArray[Any]) -> tuple[slice, slice]:
+    """Where in (N, N) the direct beam may fall."""
+    middle = slice(len(frame) // 2 - 1, len(frame) // 2 + 2)
+    return middle, middle
+
+
 def _off_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    middle = slice(len(found) // 2 - 1, len(found) // 2 + 2)
-    found[middle, middle] = False
+    found[middle_of(found)] = False
     return found
 
 

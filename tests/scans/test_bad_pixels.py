@@ -270,6 +270,20 @@ def test_auto_finds_what_is_less_glaring(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.bad_pixels, bad | dead)
 
 
+def test_auto_finds_a_warm_pixel_as_the_doctor_does(tmp_path: Path) -> None:
+    frames, warm = COUNTS.copy(), np.zeros((N, N), bool)
+    warm[20, 12] = True
+    frames[:, warm] = 4 * frames[:, 19:22, 11:14].mean(axis=0).max()
+    frames[3, 9, 9] = 10**6  # a ray
+    frames[::5, warm] += 100  # that it never changes is another sign
+    path = save(tmp_path, frames)
+    assert read_scan(path, measurement="counts").bad_pixels is None
+    report = examine(path, {"measurement": "counts"})
+    assert ["pixel (20, 12) hot"] == [one.text for one in report.findings if one.is_wrong]
+    found = read_scan(path, measurement="counts", bad_pixels="auto").bad_pixels
+    np.testing.assert_array_equal(found, warm)
+
+
 def test_auto_finds_what_never_changes_and_whole_lines(tmp_path: Path) -> None:
     frames = COUNTS.copy()
     bad = np.zeros((N, N), bool)

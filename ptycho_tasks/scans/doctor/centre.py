@@ -32,7 +32,8 @@ def check_centre(exam: Examination) -> Iterator[Finding]:
     case = exam.case
     if case.is_probe_estimated or case.is_hidden:
         return
-    shifts = {shift for shift in find_shifts(case) if shift != (0, 0)}
+    found = find_shifts(case)
+    shifts = {shift for shift in found if shift != (0, 0)}
     if not shifts:
         return
     takes = {shift: replace(case, roll=(-shift[0], -shift[1])) for shift in shifts}
@@ -40,21 +41,39 @@ def check_centre(exam: Examination) -> Iterator[Finding]:
         given = exam.trials.run(case)
         tried = {shift: exam.trials.run(take) for shift, take in takes.items()}
         shift = min(tried, key=lambda one: float(tried[one].residuals.sum()))
-        if not is_better(given, tried[shift], BETTER):
-            return
-        if not exam.trials.confirm(case, takes[shift], CONFIRMED):
-            return
+        is_wrong = is_better(given, tried[shift], BETTER)
+        is_wrong = is_wrong and exam.trials.confirm(case, takes[shift], CONFIRMED)
     else:
         shift = max(shifts, key=lambda one: max(map(abs, one)))
-        if max(map(abs, shift)) <= FAR * case.size:
-            return  # without a trial, only what cannot be mistaken
-    yield exam.compare(_describe(case, shift, takes[shift]))
+        is_wrong = not _is_near(case, shift)  # without a trial, only what cannot be mistaken
+    if is_wrong:
+        yield exam.compare(_describe(case, shift, takes[shift]))
+    elif len(found) == 1 and _is_near(case, shift):
+        yield from _note(exam, shift)
+
+
+def _is_near(case: Case, shift: tuple[int, int]) -> bool:
+    return max(map(abs, shift)) <= FAR * case.size
+
+
+def _note(exam: Examination, shift: tuple[int, int]) -> Iterator[Finding]:
+    """Say where the centre seems to be another one, which explains the frames no better."""
+    if any(one.kind == "centre" for one in exam.findings):
+        return
+    y, x = (exam.case.size // 2 + part for part in shift)
+    yield Finding(
+        "centre",
+        f"the mean frame lies beside the probe's far field by ({shift[0]}, {shift[1]}) pixels "
+        "(y, x), which does no harm but for a ramp in the object's phase",
+        is_wrong=False,
+        advice=f"set source.centre to [{y}, {x}] to take it off",
+    )
 
 
 def _describe(case: Case, shift: tuple[int, int], mended: Case) -> Finding:
     N = case.size
     y, x = ((N // 2 + part) % N for part in shift)
-    if max(map(abs, shift)) <= FAR * N:
+    if _is_near(case, shift):
         told = (
             f"the frames are off centre by ({shift[0]}, {shift[1]}) pixels (y, x): the zero "
             f"frequency lies at ({y}, {x}), not at ({N // 2}, {N // 2})"

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, middle_of
 from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -19,12 +20,12 @@ LIT, LIT_LINE = 30.0, 100.0
 """Photons, of all frames, around a pixel without any that should have some; and on each of the
 lines beside a dark one."""
 HOT = 8.0
-"""Times its brightest neighbours is a hot pixel: a spot that is smaller than the field of view has
-no peak in the far field that its neighbours do not share."""
+"""Times its brightest neighbours is a hot pixel in the middle, where the direct beam falls;
+elsewhere `WARM`."""
 LEAST_HOT = 3.0
 """Counts a frame of a hot pixel."""
-LEAST_FRAMES = 16
-"""To see that a pixel never changes."""
+LEAST_FRAMES, FEW_FRAMES = 3, 16
+"""To see anything of pixels; and to see that one never changes, or is hot by its mean alone."""
 FULL, LEAST_FULL = 30.0, 8
 """Counts of a saturated pixel, and how many there are in a sample, at least."""
 
@@ -99,27 +100,23 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
-    """(N, N) pixels that never change although they hold counts, or that are far brighter than
-    their neighbours."""
-    frames = np.maximum(census.measured, 1)
-    mean = census.total / frames / census.quantum
+    """(N, N) pixels that never change although they hold counts, or that are brighter than
+    their neighbours can be."""
+    lowest, highest = (np.maximum(one, 0) ** (2 * power) for one in (census.lowest, census.highest))
+    # Without the brightest frame, which a ray may have hit.
+    rest = np.maximum(census.total - np.where(census.measured > 0, highest, 0), 0)
+    mean = rest / np.maximum(census.measured - 1, 1) / census.quantum
+    is_few = len(census.light) < FEW_FRAMES
+    level = lowest / census.quantum if is_few else mean
     stuck = (census.lowest == census.highest) & (census.measured > 0)
     at_top = census.highest == census.highest.max()
     if np.count_nonzero(at_top) >= LEAST_FULL:
         stuck &= ~at_top  # saturated
-    stuck &= np.maximum(census.lowest, 0) ** (2 * power) >= LEAST_HOT * census.quantum
-    padded = np.pad(np.where(stuck, 0, mean), 1)
-    N = len(mean)
-    around = np.max(
-        [
-            padded[1 + i : 1 + i + N, 1 + j : 1 + j + N]
-            for i in (-1, 0, 1)
-            for j in (-1, 0, 1)
-            if i or j
-        ],
-        axis=0,
-    )
-    return np.asarray(stuck | ((mean > HOT * around) & (mean > LEAST_HOT)))
+    stuck &= (lowest >= LEAST_HOT * census.quantum) & (not is_few)
+    around = brightest_around(np.where(stuck, 0, mean))
+    times = np.full(mean.shape, WARM)
+    times[middle_of(mean)] = HOT
+    return np.asarray(stuck | ((level > times * around) & (level > LEAST_HOT)))
 
 
 def check_shape(exam: Examination) -> Iterator[Finding]:

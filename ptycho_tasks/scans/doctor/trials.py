@@ -40,6 +40,8 @@ FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
 COARSE = 32
 """Pixels along a side of the frames of a search from very far off, where they are not fewer."""
+MOST_ROOM = 16.0
+"""Area of the object of a patch, over that of its frames: of more, none is made."""
 HELD_BACK = 6
 """To confirm, one frame in so many takes no part."""
 MOST_KNOWN = 16
@@ -151,6 +153,9 @@ class Trials:
         held_back: int = 0,
     ) -> Trial:
         kept = order[np.isin(order, case.keep)][:count]
+        spans = np.ptp(case.positions[kept], axis=0) + case.size
+        if spans.prod() > MOST_ROOM * len(kept) * case.size**2:
+            return Trial(math.inf, np.full(len(kept), np.inf))  # frames share nothing
         try:
             scan = case.cut(np.sort(kept), self.size, self.every)
             return self.try_scan(scan, steps, modes, held_back)

@@ -157,6 +157,14 @@ def test_dead_rows(tmp_path: Path, scan: ScanData) -> None:
     assert report.mended.bad.sum() == 64
 
 
+def test_a_hot_pixel_of_three_frames(tmp_path: Path, scan: ScanData) -> None:
+    frames = scan.diffraction[:3].copy()
+    frames[0, 9, 9] = 1e3  # a ray
+    frames[:, 5, 25] = 900 + np.arange(3)
+    report = look(tmp_path, replace(scan, diffraction=frames, positions=scan.positions[:3]))
+    assert wrong(report)["bad pixels"] == "pixel (5, 25) hot"
+
+
 def test_pixels_that_few_photons_reach_are_not_dead(tmp_path: Path) -> None:
     options = SimulationOptions(size=32, grid=7, step=4.0, photons=1e5, probe="disc", seed=5)
     few = simulate(options)
@@ -209,6 +217,24 @@ def test_the_zero_frequency_in_the_corner_needs_no_trial(tmp_path: Path, scan: S
     frames = np.fft.ifftshift(scan.diffraction, axes=(1, 2))
     report = look(tmp_path, replace(scan, diffraction=frames))
     assert "in the corner, at (0, 0)" in wrong(report)["centre"]
+
+
+def test_a_centre_that_is_off_by_a_pixel_is_a_note(tmp_path: Path, scan: ScanData) -> None:
+    report = look(tmp_path, replace(scan, diffraction=np.roll(scan.diffraction, 1, axis=2)))
+    (found,) = (one for one in report.findings if one.kind == "centre")
+    assert not found.is_wrong
+    assert "by (0, 1) pixels" in found.text
+    assert "source.centre to [16, 17]" in found.advice
+
+
+def test_positions_far_apart_are_not_tried(tmp_path: Path, scan: ScanData) -> None:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        assert np.ptp(cut.positions, axis=0).max() < 2000
+        return Trial(0.1, np.full(cut.frame_count, 0.01))
+
+    write_scan(tmp_path / "scan.npz", replace(scan, positions=1000 * scan.positions))
+    report = examine(tmp_path / "scan.npz", try_scan=try_scan)
+    assert "too little overlap to be solved, or another unit" in wrong(report)["overlap"]
 
 
 def test_steps_that_leave_a_gap_between_spots(tmp_path: Path) -> None:
