@@ -95,13 +95,18 @@ def describe_poor(found: Reference | Misfit, noise: Reference) -> str | None:
         noise: of photon noise alone.
     """
     ratio = compare_deviances(found.poisson_deviance, noise.poisson_deviance)
-    beyond = math.sqrt(max(found.r_factor**2 - noise.r_factor**2, 0.0))
+    beyond = find_beyond(found.r_factor, noise.r_factor)
     if not (ratio > POOR_RATIO and beyond > POOR_R_FACTOR):
         return None
     return (
         f"R-factor {found.r_factor:.3g}, where photon noise alone gives {noise.r_factor:.2g}: the "
         f"misfit is {ratio:.3g} times that of noise"
     )
+
+
+def find_beyond(r_factor: float, noise: float) -> float:
+    """The R-factor that is left beyond that of photon noise."""
+    return math.sqrt(max(r_factor**2 - noise**2, 0.0))
 
 
 class Half(NamedTuple):

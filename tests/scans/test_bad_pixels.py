@@ -279,7 +279,7 @@ def test_auto_finds_a_warm_pixel_as_the_doctor_does(tmp_path: Path) -> None:
     path = save(tmp_path, frames)
     assert read_scan(path, measurement="counts").bad_pixels is None
     report = examine(path, {"measurement": "counts"})
-    assert ["pixel (20, 12) hot"] == [one.text for one in report.findings if one.is_wrong]
+    assert [one.text for one in report.findings if one.is_wrong] == ["pixel (20, 12) hot"]
     found = read_scan(path, measurement="counts", bad_pixels="auto").bad_pixels
     np.testing.assert_array_equal(found, warm)
 

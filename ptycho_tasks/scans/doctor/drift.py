@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
+from ptycho_tasks.physics.metrics import find_beyond
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.trials import Trials, is_better, misfit
@@ -22,6 +23,9 @@ BETTER, CONFIRMED = 0.96, 0.975
 """R-factor with a drift, over that as given, at most; and on another patch."""
 LEAST = 1.0
 """Pixels over the whole scan."""
+GAIN = 0.02
+"""R-factor that a drift takes off, at least: a quick reconstruction leaves that much of sharp
+edges, and a pixel more or less makes a difference."""
 ONE_WAY = 0.95
 """Share of the spread of frame numbers that follows from the places, from which on a drift moves
 frames as slanted axes do: in a raster without turns, the slow axis is the time."""
@@ -62,7 +66,9 @@ def find_drift(case: Case, trials: Trials) -> Finding | None:
         return None
     mended = case.with_positions(drift.apply(case.positions))
     given, tried = trials.run(case), trials.run(mended)
-    if not is_better(given, tried, BETTER) or not trials.confirm(case, mended, CONFIRMED):
+    if find_beyond(given.r_factor, tried.r_factor) < GAIN or not is_better(given, tried, BETTER):
+        return None
+    if not trials.confirm(case, mended, CONFIRMED):
         return None
     slanted = "or the axes are not perpendicular, which this raster does not tell from a drift; "
     return Finding(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +10,7 @@ from ptycho_tasks.physics.forward import count_all_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.spots import SPARSE, find_spacing, spot_radius
+from ptycho_tasks.scans.doctor.trials import is_poor
 from ptycho_tasks.system.memory import format_gb
 
 FLUX = 4.0
@@ -19,9 +19,6 @@ MODES, PAYS = 5, 0.9
 """Incoherent modes that are tried, and R-factor with them, over that without, at most."""
 LEAST_SHARE = 0.02
 """Of the light, of a mode that is worth its time: a quick fit gives weaker ones to noise."""
-BEYOND = 0.15
-"""R-factor beyond that of photon noise, of a quick reconstruction, from which on something is
-wrong: right scans have up to 0.1."""
 SEEN = 1.0
 """Counts of a pixel in all frames that show the same place: the light tells something there."""
 
@@ -85,22 +82,18 @@ def check_rest(exam: Examination) -> Iterator[Finding]:
     if any(finding.is_wrong and finding.mended is None for finding in exam.findings):
         return  # what is left of it says nothing more
     noise = trials.noise(case, exam.census.quantum)
-    found = trials.run(case).r_factor
-    if not _is_beyond(found, noise):
-        return
     modes = max(MODES, len(case.probe))
-    if not _is_beyond(min(found, trials.run_modes(case, modes).r_factor), noise):
+    found = trials.run(case)
+    if not is_poor(found, noise) or not is_poor(trials.run_long(case), noise):
+        return
+    if not is_poor(trials.run_modes(case, modes), noise):
         return
     yield Finding(
         "unexplained",
-        f"R is {found:.3f}, where photon noise alone gives about {noise:.2g}, and neither other "
-        "positions nor a fitted probe explains it",
+        f"R is {found.r_factor:.3f}, where photon noise alone gives about {noise:.2g}, and neither "
+        "other positions nor a fitted probe explains it",
         advice="look at the order and the steps of the positions, a background, a beam that moves",
     )
-
-
-def _is_beyond(r_factor: float, noise: float) -> bool:
-    return math.sqrt(max(r_factor**2 - noise**2, 0.0)) > BEYOND
 
 
 def check_overlap(exam: Examination) -> Iterator[Finding]:

@@ -1,4 +1,5 @@
-"""Frames that belong to the positions of others: shifted by a few, or from a lost one on.
+"""Frames that belong to the positions of others: shifted by a few, from a lost one on, or in lines
+that run the other way.
 
 Frame i is tried at the positions i-3 to i+3, at the start, in the middle and at the end of a scan.
 Each shift is tried where it puts frames on the same part of the object. That part lies at the end
@@ -20,12 +21,16 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
-from ptycho_tasks.scans.doctor.trials import LEAST_PATCH, Trials, misfit
+from ptycho_tasks.scans.doctor.trials import LEAST_PATCH, Trials, is_better, misfit
 
 SHIFTS, FEW_SHIFTS = (0, 1, -1, 2, -2, 3, -3), 3
 """That are tried; and how many of them where frames are large."""
 LONG = 0.9
 """Of the longest step: a step that ends a line."""
+FAR = 3.0
+"""Of the usual step along a line, the one back to where the next begins."""
+LEAST_LINES = 4
+"""Lines of a raster, and frames of one."""
 NEARER = 16, 8, 4, 2, 1
 """Frames by which a search for a lost one goes on."""
 PARTS = 4
@@ -133,6 +138,10 @@ def check_order(exam: Examination) -> Iterator[Finding]:
         return
     if len(case.keep) < LEAST_PATCH:
         return
+    turned = _find_turned_lines(case, trials)
+    if turned is not None:
+        yield exam.compare(turned)
+        return
     order, last = Order(case, trials), len(case.keep) - 1
     before, after = order.find_shift(0), order.find_shift(last)
     if before != after:
@@ -145,6 +154,47 @@ def check_order(exam: Examination) -> Iterator[Finding]:
         mended = shift_positions(case, np.full(len(case.positions), shift))
         told = f"{_name(shift)} in all of the scan: they are shifted against each other"
         yield exam.compare(Finding("order", told, advice=MEND, mended=mended))
+
+
+def _find_turned_lines(case: Case, trials: Trials) -> Finding | None:
+    """Frames of every second line in reverse: either frames or positions run forth and back."""
+    lines = _split_lines(case.positions)
+    if len(lines) < LEAST_LINES or np.median([len(line) for line in lines]) < LEAST_LINES:
+        return None
+    takes = []
+    for first in (0, 1):
+        order = [line[::-1] if i % 2 == first else line for i, line in enumerate(lines)]
+        takes.append(case.with_positions(case.positions[np.concatenate(order)]))
+    mended = min(takes, key=lambda one: misfit(trials.run(one)))
+    if not is_better(trials.run(case), trials.run(mended), BETTER):
+        return None
+    if not trials.confirm(case, mended, BETTER):
+        return None
+    return Finding(
+        "order",
+        "every second line of the frames runs the other way than its positions: one of both goes "
+        "forth and back",
+        advice=MEND,
+        mended=mended,
+    )
+
+
+def _split_lines(positions: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """The frames of each line of a raster of (M, 2) positions, whether it runs all one way or forth
+    and back."""
+    fast = int(np.argmax(np.abs(np.diff(positions, axis=0)).sum(axis=0)))
+    along, across = positions[:, fast], positions[:, 1 - fast]
+    steps, aside = np.abs(np.diff(along)), np.abs(np.diff(across))
+    ends = np.flatnonzero(steps > FAR * np.median(steps))
+    if not len(ends):
+        ways = np.sign(along[2:] - along[:-2])
+        turns = np.flatnonzero(ways[1:] != ways[:-1])
+        ends = np.unique([turn + int(np.argmax(aside[turn : turn + 3])) for turn in turns])
+    starts = ends.astype(np.int64) + 1
+    # Where lines turn, it is not quite clear which frame is the last.
+    even = np.rint(np.linspace(0, len(positions), len(starts) + 2)[1:-1]).astype(np.int64)
+    is_even = len(positions) % (len(starts) + 1) == 0 and (np.abs(starts - even) <= 1).all()
+    return np.split(np.arange(len(positions)), even if is_even else starts)
 
 
 def _describe_break(case: Case, frame: int, before: int, after: int) -> Finding:

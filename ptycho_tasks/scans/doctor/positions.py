@@ -14,7 +14,7 @@ from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.geometry import list_distinct
 from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.doctor.spots import DENSE, SPARSE, find_spacing, spot_radius
-from ptycho_tasks.scans.doctor.trials import Trials, misfit
+from ptycho_tasks.scans.doctor.trials import Trials, is_poor, misfit
 from ptycho_tasks.scans.raw_scan import METRES, ranges
 
 FEW = 0.05
@@ -108,6 +108,9 @@ def check_units(exam: Examination) -> Iterator[Finding]:
     scale = _known_scale(case, spacing / radius)
     if scale is None and exam.trials is not None:
         scale = _search_scale(case, exam.trials, radius / spacing)
+        # Frames that share nothing are explained with any positions: what is found must be, too.
+        if scale is not None and spacing > radius and not _explains(exam, scale):
+            scale = None
     if scale is None and spacing > radius:
         yield Finding("overlap", f"{told}: too little overlap to be solved, or another unit",
                       advice="set source.units and source.pixel_size_m if they are in a unit of "
@@ -118,6 +121,15 @@ def check_units(exam: Examination) -> Iterator[Finding]:
     mended = case.with_positions(case.positions * scale) if scale else None
     yield exam.compare(Finding("units", f"{told}: the positions are in another unit than pixels",
                                settings=settings, advice=advice, mended=mended))  # fmt: skip
+
+
+def _explains(exam: Examination, scale: float) -> bool:
+    """Whether frames are explained with positions of another scale, in some orientation."""
+    trials, case = exam.trials, exam.case
+    assert trials is not None
+    noise = trials.noise(case, exam.census.quantum)
+    takes = (_scale(case, way, scale) for way in list_distinct(case.probe))
+    return not all(is_poor(trials.run(take), noise) for take in takes)
 
 
 def _known_scale(case: Case, given: float) -> float | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.physics.metrics import photon_noise
+from ptycho_tasks.physics.metrics import POOR_R_FACTOR, find_beyond, photon_noise
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
@@ -128,6 +128,10 @@ class Trials:
         frames = max(self.frames // 2, min(LEAST_PATCH, self.frames))
         return self._run(case, self.order, frames, STEPS, modes, held_back=HELD_BACK)
 
+    def run_long(self, case: Case) -> Trial:
+        """Try a scan to the end on the patch of `run`."""
+        return self._run(case, self.order, self.frames, CONFIRMING_STEPS)
+
     def run_small(self, case: Case) -> Trial:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
@@ -210,6 +214,15 @@ def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAI
     gain = np.log(before.residuals) - np.log(after.residuals)
     error = float(gain.std()) / math.sqrt(len(gain))
     return after.r_factor <= ratio * before.r_factor and bool(gain.mean() > certain * error)
+
+
+def is_poor(trial: Trial, noise: float) -> bool:
+    """Whether a quick reconstruction leaves what `infer` warns of.
+
+    The ratio of deviances is not asked for, as it is there: where photons are few, a patch is
+    explained down to their noise, and right scans leave nothing beyond it.
+    """
+    return find_beyond(trial.r_factor, noise) > POOR_R_FACTOR
 
 
 def misfit(trial: Trial) -> float:

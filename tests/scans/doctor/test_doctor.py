@@ -237,6 +237,21 @@ def test_positions_far_apart_are_not_tried(tmp_path: Path, scan: ScanData) -> No
     assert "too little overlap to be solved, or another unit" in wrong(report)["overlap"]
 
 
+@pytest.mark.parametrize(("left", "kind"), [(0.0, "units"), (0.2, "overlap")])
+def test_another_unit_must_explain_frames_that_share_nothing(
+    tmp_path: Path, left: float, kind: str
+) -> None:
+    sparse = simulate(SimulationOptions(size=32, grid=6, step=30.0, jitter=0, probe_radius=4))
+
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        away = abs(float(np.log(np.ptp(cut.positions[:, 1]) / np.ptp(sparse.positions[:, 1]) * 9)))
+        return Trial(left + 0.03 + 0.1 * min(away, 1.0), np.full(cut.frame_count, 0.1 + away))
+
+    write_scan(tmp_path / "scan.npz", sparse)
+    found = wrong(examine(tmp_path / "scan.npz", try_scan=try_scan))
+    assert found.keys() & {"units", "overlap"} == {kind}
+
+
 def test_steps_that_leave_a_gap_between_spots(tmp_path: Path) -> None:
     options = SimulationOptions(size=32, grid=6, step=30.0, jitter=0, probe_radius=4)
     assert "too little overlap" in wrong(look(tmp_path, simulate(options)))["overlap"]
@@ -303,7 +318,7 @@ def test_a_stretch_is_a_note_where_a_fitted_probe_explains_more(
 
 
 @pytest.mark.parametrize(
-    ("r_factor", "fitted", "told"), [(0.3, 0.3, 1), (0.3, 0.1, 0), (0.1, 0.1, 0)]
+    ("r_factor", "fitted", "told"), [(0.3, 0.3, 1), (0.3, 0.05, 0), (0.1, 0.1, 1), (0.05, 0.05, 0)]
 )
 def test_what_nothing_explains_is_not_called_right(
     tmp_path: Path, scan: ScanData, r_factor: float, fitted: float, told: int

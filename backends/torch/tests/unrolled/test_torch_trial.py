@@ -226,6 +226,21 @@ def test_frames_in_reverse_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mended.positions, ORDERED.positions)
 
 
+@pytest.mark.parametrize("is_of_positions", [True, False])
+def test_lines_that_go_forth_and_back(tmp_path: Path, is_of_positions: bool) -> None:
+    order = np.arange(100).reshape(10, 10)
+    order[1::2] = order[1::2, ::-1]
+    frames, positions, turned = ORDERED.diffraction, ORDERED.positions, order.ravel()
+    if is_of_positions:
+        told, mended = look_at_order(tmp_path, frames, positions[turned])
+        right = positions
+    else:
+        told, mended = look_at_order(tmp_path, frames[turned], positions)
+        right = positions[turned]
+    assert "every second line of the frames runs the other way" in told
+    np.testing.assert_array_equal(mended.positions, right)
+
+
 def test_a_lost_frame(tmp_path: Path) -> None:
     frames = np.delete(ORDERED.diffraction, 47, axis=0)
     told, mended = look_at_order(tmp_path, frames, ORDERED.positions[:-1])
