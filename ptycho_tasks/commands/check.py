@@ -74,11 +74,14 @@ def _say_what(what: str) -> None:
 
 
 def _show(report: Report, lines: list[str]) -> None:
+    from ptycho_tasks.scans.doctor.findings import show_r
+
     for finding in report.findings:
         echo(f"{'wrong' if finding.is_wrong else 'note '}  {finding.line}")
     if report.r_given is not None and report.r_mended is not None:
-        mended = f", {report.r_mended:.3f} mended" if report.mended is not report.given else ""
-        echo(f"R-factor of a quick reconstruction of a part: {report.r_given:.3f} as given{mended}")
+        mended = f", {show_r(report.r_mended)} mended" if report.mended is not report.given else ""
+        given = show_r(report.r_given)
+        echo(f"R-factor of a quick reconstruction of a part: {given} as given{mended}")
     elif report.given is not None:
         echo(f"orientation, centre and scale were not tried: {_why_untried(report.given)}")
     if not report.is_wrong:

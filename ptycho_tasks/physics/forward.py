@@ -73,6 +73,11 @@ def propagate(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return np.asarray(fft.fftshift(far, axes=(-2, -1)))
 
 
+def far_light(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """(N, N) counts of a (P, N, N) probe's own far field."""
+    return np.asarray(np.square(np.abs(propagate(probe)), dtype=np.float64).sum(axis=0))
+
+
 def share_of_light(probe: NDArray[np.complex64], good: NDArray[Any]) -> float:
     """What share of a probe's own far field falls where it is measured.
 
@@ -80,7 +85,7 @@ def share_of_light(probe: NDArray[np.complex64], good: NDArray[Any]) -> float:
         probe: (P, N, N) complex64.
         good: (N, N) share of the frames in which a pixel was measured.
     """
-    light = np.square(np.abs(propagate(probe)), dtype=np.float64).sum(axis=0)
+    light = far_light(probe)
     return float((light * good).sum() / light.sum()) if light.any() else float(np.mean(good))
 
 

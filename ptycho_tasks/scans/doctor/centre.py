@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.physics.forward import propagate
+from ptycho_tasks.physics.forward import far_light
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -94,7 +94,7 @@ def find_shifts(case: Case) -> set[tuple[int, int]]:
     if case.probe is None:
         half = case.size // 2
         return {(-half, -half)} if _is_in_corner(mean) else set()
-    light = np.square(np.abs(propagate(case.probe)), dtype=np.float64).sum(axis=0)
+    light = far_light(case.probe)
     return {_match(mean, light), _match(np.sqrt(mean), np.sqrt(light))}
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_tasks.physics.forward import far_light
 from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, middle_of
 from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
@@ -24,6 +25,11 @@ HOT = 8.0
 elsewhere `WARM`."""
 LEAST_HOT = 3.0
 """Counts a frame of a hot pixel."""
+DARKEST = 0.02
+"""Share of the pixels that are the darkest."""
+FLOOR, OWN_FLOOR = 0.15, 0.05
+"""Light that all pixels have in common, over all light: of a background; and of the probe alone,
+up to which it has none. Right scans of many kinds have 0.1 at most, and hardly any as a rule."""
 LEAST_FRAMES, FEW_FRAMES = 3, 16
 """To see anything of pixels; and to see that one never changes, or is hot by its mean alone."""
 FULL, LEAST_FULL = 30.0, 8
@@ -164,6 +170,31 @@ def check_negative(exam: Examination) -> Iterator[Finding]:
             "background was taken off, and they count as zero",
             settings={"source.negative_counts": "clip"},
         )
+
+
+def check_background(exam: Examination) -> Iterator[Finding]:
+    """Find light that is the same in all pixels, where the probe's own far field has none."""
+    case = exam.case
+    if case.probe is None or case.is_probe_estimated or case.is_hidden:
+        return
+    good = case.measured > 0
+    if find_floor(far_light(case.probe), good) > OWN_FLOOR:
+        return
+    share = find_floor(case.mean, good)
+    if share > FLOOR:
+        yield Finding(
+            "background",
+            f"{100 * share:.0f} % of the light is the same in all pixels, about "
+            f"{share * case.mean[good].mean():.3g} counts in each of a frame",
+            advice="take a dark image off the counts in the file, and set source.negative_counts "
+            "to clip",
+        )
+
+
+def find_floor(light: NDArray[np.float64], good: NDArray[np.bool_]) -> float:
+    """Which share of the (N, N) light on good pixels all of them have in common."""
+    total = float(light[good].mean()) if good.any() else 0.0
+    return float(np.quantile(light[good], DARKEST)) / total if total > 0 else 0.0
 
 
 def describe_pixels(pixels: NDArray[np.bool_]) -> str:

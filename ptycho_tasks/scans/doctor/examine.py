@@ -13,6 +13,7 @@ import numpy as np
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.centre import check_centre
 from ptycho_tasks.scans.doctor.detector import (
+    check_background,
     check_negative,
     check_pixels,
     check_saturation,
@@ -40,7 +41,8 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "positions": (check_scans, check_places),
     "pixels": (check_shape, check_pixels, check_saturation, check_negative),
-    "frames": (check_hidden, check_dark, check_repeats, check_measurement, check_probe),
+    "frames": (check_hidden, check_dark, check_repeats, check_measurement),
+    "light": (check_background, check_probe),
     "centre": (check_centre,),
     "probe": (check_estimate,),
     "units": (check_units,),

@@ -15,6 +15,11 @@ def plain_r(r_factor: float | None) -> float | None:
     return r_factor if r_factor is not None and math.isfinite(r_factor) else None
 
 
+def show_r(r_factor: float) -> str:
+    """An R-factor for people."""
+    return f"{r_factor:.3f}" if math.isfinite(r_factor) else "none"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a scan, or worth to know."""
@@ -47,5 +52,5 @@ class Finding:
         """All of it in a line, without the settings."""
         rs = ""
         if self.r_given is not None and self.r_mended is not None:
-            rs = f"; R {self.r_given:.3f} as given, {self.r_mended:.3f} mended"
+            rs = f"; R {show_r(self.r_given)} as given, {show_r(self.r_mended)} mended"
         return f"{self.kind}: {self.text}{rs}{f'; {self.advice}' if self.advice else ''}"

@@ -129,6 +129,13 @@ def test_scaled_counts(tmp_path: Path, scan: ScanData) -> None:
     assert set(wrong(look(tmp_path, replace(scan, diffraction=counts)))) == {"counts or amplitudes"}
 
 
+def test_a_background(tmp_path: Path, scan: ScanData) -> None:
+    counts = np.square(scan.diffraction, dtype=np.float64)
+    counts = np.random.default_rng(3).poisson(counts + 0.3 * counts.mean())
+    report = look(tmp_path, replace(scan, diffraction=np.sqrt(counts).astype(np.float32)))
+    assert wrong(report)["background"].startswith("23 % of the light is the same in all pixels")
+
+
 def test_frames_that_repeat_at_other_places(tmp_path: Path, scan: ScanData) -> None:
     frames = scan.diffraction.copy()
     frames[21:25] = frames[20]
