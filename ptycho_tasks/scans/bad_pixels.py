@@ -34,8 +34,9 @@ of the frame, so that neighbouring pixels have much in common."""
 WARM = 3.0
 """Times its brightest neighbour's counts, over all frames: a spot that is smaller than the field of
 view has no peak in the far field that its neighbours do not share, but for the direct beam."""
-LEAST_FRAMES = 8
-"""With fewer, nothing is said by their looks."""
+LEAST_FRAMES, FEWEST = 8, 3
+"""With fewer, nothing is said by their looks; and where they are searched, only of pixels that are
+brighter in each frame than their neighbours in any."""
 LIT = 10.0
 """Counts, in half of the frames: where a pixel that is always zero is dead."""
 LEAST_SATURATED = 8
@@ -253,8 +254,13 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
     runs across the detector.
     """
     nothing = np.zeros(sample.shape[1:], np.bool_)
-    if len(sample) < LEAST_FRAMES:
+    if len(sample) < FEWEST:
         return nothing, nothing
+    if len(sample) < LEAST_FRAMES:
+        least, most = (
+            np.square(one.reduce(sample, axis=0), dtype=float) for one in (np.fmin, np.fmax)
+        )
+        return _off_middle(least > WARM * brightest_around(np.nan_to_num(most)) + HOT), nothing
     # Of a pixel that is seldom measured this is NaN, which sorts last.
     level = np.square(np.sort(sample, axis=0)[len(sample) // 2], dtype=np.float64)
     dark = np.fmax.reduce(sample, axis=0) == 0

@@ -31,7 +31,7 @@ FLOOR, OWN_FLOOR = 0.15, 0.05
 """Light that all pixels have in common, over all light: of a background; and of the probe alone,
 up to which it has none. Right scans of many kinds have 0.1 at most, and hardly any as a rule."""
 LEAST_FRAMES, FEW_FRAMES = 3, 16
-"""To see anything of pixels; and to see that one never changes, or is hot by its mean alone."""
+"""To see anything of pixels; and to see that one never changes, is dead, or is hot by its mean."""
 FULL, LEAST_FULL = 30.0, 8
 """Counts of a saturated pixel, and how many there are in a sample, at least."""
 
@@ -54,7 +54,8 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
         return
     marked = (census.measured <= 0.5 * census.measured.max()) | _always_negative(census)
     marked &= not read
-    dead = find_dead(census) & ~marked
+    is_few = len(case.frames) < FEW_FRAMES
+    dead = find_dead(census) & ~marked & (not is_few)
     hot = find_hot(census, case.power) & ~marked
     hot &= census.measured > 0.5 * len(case.frames)
     bad = (marked | dead | hot) & ~case.bad
@@ -112,14 +113,15 @@ def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
     # Without the brightest frame, which a ray may have hit.
     rest = np.maximum(census.total - np.where(census.measured > 0, highest, 0), 0)
     mean = rest / np.maximum(census.measured - 1, 1) / census.quantum
+    # Of a few frames, what is brighter in each than its neighbours in any.
     is_few = len(census.light) < FEW_FRAMES
-    level = lowest / census.quantum if is_few else mean
+    level, other = (lowest / census.quantum, highest / census.quantum) if is_few else (mean, mean)
     stuck = (census.lowest == census.highest) & (census.measured > 0)
     at_top = census.highest == census.highest.max()
     if np.count_nonzero(at_top) >= LEAST_FULL:
         stuck &= ~at_top  # saturated
     stuck &= (lowest >= LEAST_HOT * census.quantum) & (not is_few)
-    around = brightest_around(np.where(stuck, 0, mean))
+    around = brightest_around(np.where(stuck, 0, other))
     times = np.full(mean.shape, WARM)
     times[middle_of(mean)] = HOT
     return np.asarray(stuck | ((level > times * around) & (level > LEAST_HOT)))

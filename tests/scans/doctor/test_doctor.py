@@ -170,6 +170,8 @@ def test_a_hot_pixel_of_three_frames(tmp_path: Path, scan: ScanData) -> None:
     frames[:, 5, 25] = 900 + np.arange(3)
     report = look(tmp_path, replace(scan, diffraction=frames, positions=scan.positions[:3]))
     assert wrong(report)["bad pixels"] == "pixel (5, 25) hot"
+    found = read_scan(tmp_path / "scan.npz", bad_pixels="auto").bad_pixels
+    np.testing.assert_array_equal(np.argwhere(found), [[5, 25]])
 
 
 def test_pixels_that_few_photons_reach_are_not_dead(tmp_path: Path) -> None:
