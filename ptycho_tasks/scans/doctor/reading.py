@@ -85,6 +85,8 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
     bad = np.zeros((size, size), bool)
     if raw.bad_pixels is not None and tuple(raw.bad_pixels.array.shape) == bad.shape:
         bad = np.asarray(raw.bad_pixels.array[:]) != 0
+        if bad.mean() > 0.5:  # for good ones, it seems: the rest can be told without
+            bad = np.zeros_like(bad)
     index = raw.scan_index
     is_whole = index is not None and tuple(index.array.shape) == (M,)
     return Case(

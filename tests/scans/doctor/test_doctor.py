@@ -74,6 +74,16 @@ def hide(scan: ScanData, bad: np.ndarray) -> ScanData:
     return replace(scan, diffraction=frames, bad_pixels=bad if bad.ndim == 2 else None)
 
 
+def test_a_mask_of_good_pixels_makes_no_others_bad(tmp_path: Path, scan: ScanData) -> None:
+    write_scan(tmp_path / "scan.npz", scan)
+    good = np.random.default_rng(1).random((32, 32)) > 0.03
+    with np.load(tmp_path / "scan.npz") as file:
+        arrays = {key: file[key] for key in file.files} | {"bad_pixels": good}
+    np.savez(tmp_path / "scan.npz", **arrays)
+    (found,) = (one for one in examine(tmp_path / "scan.npz").findings if one.is_wrong)
+    assert "set source.mask_marks to good" in found.text
+
+
 RADIUS = np.hypot(*np.mgrid[-16:16, -16:16])
 
 
