@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,21 @@ def test_a_frame_of_which_a_piece_was_never_written_is_dropped(folder: Path) -> 
     path = write_cxi(folder / "s.cxi", write)
     assert "(5)" in refusal(path)
     assert read(path, dark_frames="drop").frame_count == M - 1
+
+
+def test_a_program_that_refused_a_virtual_scan_ends_in_order(folder: Path) -> None:
+    """HDF5 crashes at the end over a virtual dataset that an error keeps open."""
+    write_part(folder / "a.h5", COUNTS[:20])
+    path = write_cxi(folder / "s.cxi", virtual(*HALVES, lengths=(20, M - 20)))
+    code = "from ptycho_tasks.commands.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "b.h5" in done.stdout
 
 
 def test_a_virtual_scan_of_which_a_part_is_short(folder: Path) -> None:

@@ -118,8 +118,8 @@ def examine(
     # Values that are far out of range are found out, and numpy need not tell.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        case, error = read_case(path, settings or {}, product)
-        refused = () if error is None else (Finding("refused", str(error)),)
+        case, refusal = read_case(path, settings or {}, product)
+        refused = () if refusal is None else (Finding("refused", refusal),)
         if case is None:
             return Report(path, refused, None, None)
         return _examine(Examination(case, try_scan), refused, say)

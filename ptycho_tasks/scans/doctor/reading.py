@@ -20,7 +20,7 @@ from ptycho_tasks.system.memory import has_memory_for
 
 def read_case(
     path: Path, settings: Mapping[str, Any], product: Path | None = None
-) -> tuple[Case | None, ScanError | None]:
+) -> tuple[Case | None, str | None]:
     """The arrays of a scan, as far as they can be read, and why the scan is refused.
 
     Args:
@@ -31,7 +31,10 @@ def read_case(
     try:
         return _take(path, read_scan(path, product=product, **settings)), None
     except ScanError as error:
-        return (None if product else _read_leniently(path, settings)), error
+        # As text: the error would keep open what it was raised in, and HDF5 may crash at the end
+        # of the program over a virtual dataset that is.
+        refusal = str(error)
+    return (None if product else _read_leniently(path, settings)), refusal
 
 
 def _take(path: Path, scan: ScanData) -> Case:
