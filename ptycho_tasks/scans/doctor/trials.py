@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.physics.metrics import POOR_R_FACTOR, find_beyond, photon_noise
+from ptycho_tasks.physics.deviance import compare_deviances
+from ptycho_tasks.physics.metrics import POOR_R_FACTOR, POOR_RATIO, find_beyond, photon_noise
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
@@ -217,12 +218,10 @@ def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAI
 
 
 def is_poor(trial: Trial, noise: float) -> bool:
-    """Whether a quick reconstruction leaves what `infer` warns of.
-
-    The ratio of deviances is not asked for, as it is there: where photons are few, a patch is
-    explained down to their noise, and right scans leave nothing beyond it.
-    """
-    return find_beyond(trial.r_factor, noise) > POOR_R_FACTOR
+    """Whether a quick reconstruction leaves what `infer` warns of, see `Misfit.is_poor`: a deviance
+    goes with the square of the R-factor."""
+    ratio = compare_deviances(trial.r_factor**2, noise**2)
+    return ratio > POOR_RATIO and find_beyond(trial.r_factor, noise) > POOR_R_FACTOR
 
 
 def misfit(trial: Trial) -> float:
