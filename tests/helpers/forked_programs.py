@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ptycho_tasks.testing.forks import start_server
+from ptycho_tasks.testing.forks import open_server
 
 MODULES = {"doit": "doit", "ptycho-tasks": "ptycho_tasks.commands.cli"}
 # It asks the server as `ask_server` does, and its output is where the script's is. What the command
@@ -23,7 +23,7 @@ request = {{
     "arguments": ["{module}", *sys.argv[1:]],
     "cwd": os.getcwd(),
     "environment": {{**os.environ, "PATH": path}},
-    "streams": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)],
+    "streams": [os.devnull, *(f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2))],
     "timeout_s": 300,
     "is_apart": False,
 }}
@@ -53,7 +53,7 @@ def forked_programs() -> Iterator[Programs]:
     if sys.platform != "linux":
         yield Programs()
         return
-    requests = start_server().stdin.fileno()
+    requests = open_server()
     with TemporaryDirectory() as folder:
         for name, module in MODULES.items():
             program = Path(folder) / name
