@@ -30,6 +30,7 @@ from pathlib import Path
 from pkgutil import iter_modules, walk_packages
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import Any, NoReturn, TextIO
+from uuid import uuid4
 
 Completed = subprocess.CompletedProcess[str]
 PRELOADED = {
@@ -148,7 +149,7 @@ def _open_server(libraries: frozenset[str]) -> int:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     named = hashlib.sha256(" ".join(sorted(libraries)).encode()).hexdigest()
     # A pytest that a test runs inherits the variable, and has another parent.
-    who = f"{run}-{os.getppid()}" if run else f"{os.getpid()}"
+    who = f"{run}-{os.getppid()}" if run else uuid4().hex
     pipe = Path(gettempdir()) / f"forks-{who}-{named[:8]}"
     try:
         os.mkfifo(pipe, 0o600)
