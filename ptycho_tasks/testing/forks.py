@@ -1,4 +1,5 @@
-"""Runs `python -m MODULE` in forks of a process that has imported all that is large before.
+"""Runs `python -m MODULE` and `python -c CODE` in forks of a process that has imported all that is
+large before.
 
 A command then takes as long as its own work does, and is a process of its own all the same: with
 its own folder, environment and signals. Only for tests, and only where there is `fork`.
@@ -22,13 +23,14 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from pkgutil import iter_modules, walk_packages
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import Any, NoReturn, TextIO
+from uuid import uuid4
 
 Completed = subprocess.CompletedProcess[str]
 PRELOADED = {
@@ -88,10 +90,11 @@ def run_forked(arguments: Sequence[str], *, cwd: Path, timeout_s: int) -> Comple
         timeout_s: after which it is ended, by SIGALRM.
     """
     with TemporaryDirectory() as folder:
-        streams = [Path(folder) / name for name in ("stdout", "stderr")]
+        written = [Path(folder) / name for name in ("stdout", "stderr")]
+        streams = [Path(os.devnull), *written]
         with ask_server(arguments, cwd=cwd, streams=streams, timeout_s=timeout_s) as answer:
             code = int(answer.read().split()[1])
-        out, err = (stream.read_text() for stream in streams)
+        out, err = (stream.read_text() for stream in written)
     return Completed([sys.executable, "-m", *arguments], code, out, err)
 
 
@@ -101,15 +104,17 @@ def ask_server(
     cwd: Path,
     streams: Sequence[Path],
     timeout_s: int,
+    environment: Mapping[str, str] = os.environ,
     is_apart: bool = False,
 ) -> TextIO:
     """Have a fork run `python -m` with these arguments.
 
     Args:
-        arguments: the module's name, and the arguments of its command.
+        arguments: the module's name, or `-c` and code, and the arguments of its command.
         cwd: the folder to run in.
-        streams: where it writes standard output and standard error.
+        streams: standard input, output and error.
         timeout_s: after which it is ended, by SIGALRM.
+        environment: its variables.
         is_apart: whether it has a session of its own.
 
     Returns:
@@ -118,32 +123,52 @@ def ask_server(
     request = {
         "arguments": [*map(str, arguments)],
         "cwd": str(cwd),
-        "environment": dict(os.environ),
+        "environment": dict(environment),
         "streams": [*map(str, streams)],
         "timeout_s": timeout_s,
         "is_apart": is_apart,
     }
-    server = start_server()
+    requests = open_server()
     with TemporaryDirectory() as folder:
         (Path(folder) / "request").write_text(json.dumps(request))
         os.mkfifo(Path(folder) / "answer")
-        server.stdin.write(f"{folder}\n")
-        server.stdin.flush()
+        os.write(requests, f"{folder}\n".encode())
         return (Path(folder) / "answer").open()
 
 
-def start_server() -> Any:
-    """The process that forks; it ends with this one."""
-    return _start_server(frozenset(PRELOADED))
+def open_server() -> int:
+    """The descriptor of a pipe to the process that forks, which ends with those that hold one.
+
+    The processes of pytest-xdist share it.
+    """
+    return _open_server(frozenset(PRELOADED))
 
 
 @cache
-def _start_server(libraries: frozenset[str]) -> Any:
+def _open_server(libraries: frozenset[str]) -> int:
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    named = hashlib.sha256(" ".join(sorted(libraries)).encode()).hexdigest()
+    # A pytest that a test runs inherits the variable, and has another parent.
+    who = f"{run}-{os.getppid()}" if run else uuid4().hex
+    pipe = Path(gettempdir()) / f"forks-{who}-{named[:8]}"
+    try:
+        os.mkfifo(pipe, 0o600)
+    except FileExistsError:
+        return os.open(pipe, os.O_WRONLY)  # waits for the other process to have it open
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    requests = os.open(pipe, os.O_WRONLY)
+    os.set_blocking(reading, True)
     # As a module it would import pytest, and as a file put its own folder on the path.
-    command = [sys.executable, "-c", Path(__file__).read_text(), *sorted(libraries)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-    atexit.register(server.communicate)
-    return server
+    words = [sys.executable, "-c", Path(__file__).read_text(), str(pipe), *sorted(libraries)]
+    server = subprocess.Popen(words, stdin=reading)
+    os.close(reading)
+
+    @atexit.register
+    def end() -> None:
+        os.close(requests)
+        server.wait()
+
+    return requests
 
 
 def _import_core() -> None:
@@ -219,9 +244,7 @@ def _answer(folder: Path) -> dict[str, Any]:
 
 def _open_streams(paths: Sequence[str]) -> None:
     modes = (os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2
-    for number, (path, mode) in enumerate(
-        zip((os.devnull, *paths), (os.O_RDONLY, *modes), strict=True)
-    ):
+    for number, (path, mode) in enumerate(zip(paths, (os.O_RDONLY, *modes), strict=True)):
         stream = os.open(path, mode, 0o600)
         os.dup2(stream, number)
         os.close(stream)
@@ -236,11 +259,16 @@ def _become(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
     signal.alarm(request["timeout_s"])
     sys.path[0] = request["cwd"]
+    sys.stdin = os.fdopen(0, closefd=False)  # the server's may hold what it read ahead
     module, *arguments = request["arguments"]
-    sys.argv = [module, *arguments]
-    sys.modules.pop(module, None)  # runpy would warn of one that is there
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module == "-c":
+            sys.argv = ["-c", *arguments[1:]]
+            exec(arguments[0], {"__name__": "__main__"})
+        else:
+            sys.argv = [module, *arguments]
+            sys.modules.pop(module, None)  # runpy would warn of one that is there
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -262,7 +290,8 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    pipe, *names = sys.argv[1:]
+    for name in names:
         # What is not installed is not used either.
         with suppress(ImportError):
             importlib.import_module(name)
@@ -277,4 +306,5 @@ if __name__ == "__main__":
     gc.freeze()
     if (request := _serve()) is not None:
         _end(_become(request))
+    os.unlink(pipe)  # noqa: PTH108
     shutil.rmtree(kept)

@@ -1,5 +1,5 @@
 """Every block of code in the documentation runs, page by page, as a reader would run it; but that
-`doit` and `ptycho-tasks` are forks of a process that has imported the libraries before.
+Python, `doit` and `ptycho-tasks` are forks of a process that has imported the libraries before.
 
 What a block is stands behind its fence:
 
@@ -90,7 +90,7 @@ def run_block(block: Block, folder: Path, where: str, shown: str) -> str:
     if language == "sh":
         return run_shell(block, folder, where)
     if language == "python" and not rest:
-        return run([sys.executable, "-c", block.code], folder, where)
+        return run(["python", "-c", block.code], folder, where)
     if language == "text":
         assert_shown(block.code, shown, where)
     elif language == "yaml" and not rest:

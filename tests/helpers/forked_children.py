@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import os
-import sys
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["ptycho_tasks_torch.training.trainer", "ptycho_tasks_torch.physics.tiles"]
-)
+from ptycho_tasks.testing.forks import ask_server
+from ptycho_tasks.testing.project import TIMEOUT_S
+from started_commands import Fork, path_of
+
+_started: set[ForkedProgram] = set()
 
 
-class ForkedProgram:
-    """`python -c CODE`, in a fork of a process that has imported the trainer and nothing done.
+class ForkedProgram(Fork):
+    """`python -c CODE`, in a fork as `run_command` has them.
 
     It is a process of its own all the same, with its own environment, signals and exit code.
     Standard input and output are pipes, and what it writes to standard error is lost.
     """
 
-    def __init__(self, command: list[str], *, env: Any = None, **streams: Any) -> None:
-        (stdin, to), (back, stdout) = CONTEXT.Pipe(duplex=False), CONTEXT.Pipe(duplex=False)
-        self.stdin, self.stdout = _as_file(to, "wb"), _as_file(back, "rb")
-        given = (command[-1], dict(os.environ if env is None else env), stdin, stdout)
-        self._process = CONTEXT.Process(target=_run, args=given)
-        self._process.start()
-        self.pid, self.kill = self._process.pid, self._process.kill
-        stdin.close()
-        stdout.close()
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, **streams: Any
+    ) -> None:
+        stdin, to = os.pipe()
+        back, stdout = os.pipe()
+        answer = ask_server(
+            command[1:],
+            cwd=Path.cwd(),
+            streams=[path_of(stdin), path_of(stdout), Path(os.devnull)],
+            timeout_s=TIMEOUT_S,
+            environment=os.environ if env is None else env,
+        )
+        super().__init__(command, answer)
+        for end in (stdin, stdout):
+            os.close(end)
+        self.stdin, self.stdout = os.fdopen(to, "wb"), os.fdopen(back, "rb")
+        _started.add(self)
 
     def __enter__(self) -> ForkedProgram:
         return self
@@ -41,26 +48,7 @@ class ForkedProgram:
         self.stdin.close()
         self.stdout.close()
 
-    def poll(self) -> int | None:
-        """Its exit code; None while it runs, and minus the signal that killed it."""
-        return self._process.exitcode
 
-    def wait(self) -> int | None:
-        """Wait for its exit code."""
-        self._process.join()
-        return self.poll()
-
-
-def _as_file(end: Connection, mode: str) -> BinaryIO:
-    with end:
-        return os.fdopen(os.dup(end.fileno()), mode)
-
-
-def _run(code: str, environment: dict[str, str], stdin: Connection, stdout: Connection) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    with stdin, stdout, Path(os.devnull).open("wb") as nothing:
-        for number, stream in enumerate((stdin, stdout, nothing)):
-            os.dup2(stream.fileno(), number)
-    sys.stdin = os.fdopen(0)
-    exec(code, {})
+def list_running() -> list[int]:
+    """The process ids of those that run."""
+    return [program.pid for program in _started if program.poll() is None]

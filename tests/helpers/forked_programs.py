@@ -1,4 +1,5 @@
-"""Programs for shell scripts: `doit` and `ptycho-tasks`, in forks as `run_command` has them."""
+"""Programs for shell scripts: `doit`, `ptycho-tasks`, and `python` with `-m` or `-c`, in forks as
+`run_command` has them."""
 
 from __future__ import annotations
 
@@ -9,21 +10,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ptycho_tasks.testing.forks import start_server
+from ptycho_tasks.testing.forks import open_server
 
-MODULES = {"doit": "doit", "ptycho-tasks": "ptycho_tasks.commands.cli"}
+OPTIONS = {
+    "doit": ("-m", "doit"),
+    "ptycho-tasks": ("-m", "ptycho_tasks.commands.cli"),
+    "python": (),
+}
+"""Of Python, by program."""
 # It asks the server as `ask_server` does, and its output is where the script's is. What the command
 # itself starts finds the real programs.
 PROGRAM = """\
 #!{python} -ISE
 import json, os, sys, tempfile
 
+words = [*{options}, *sys.argv[1:]]
 here, _, path = os.environ["PATH"].partition(os.pathsep)
 request = {{
-    "arguments": ["{module}", *sys.argv[1:]],
+    "arguments": words[words[0] == "-m" :],
     "cwd": os.getcwd(),
     "environment": {{**os.environ, "PATH": path}},
-    "streams": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)],
+    "streams": [os.devnull, *(f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2))],
     "timeout_s": 300,
     "is_apart": False,
 }}
@@ -53,12 +60,12 @@ def forked_programs() -> Iterator[Programs]:
     if sys.platform != "linux":
         yield Programs()
         return
-    requests = start_server().stdin.fileno()
+    requests = open_server()
     with TemporaryDirectory() as folder:
-        for name, module in MODULES.items():
+        for name, options in OPTIONS.items():
             program = Path(folder) / name
             program.write_text(
-                PROGRAM.format(python=sys.executable, module=module, requests=requests)
+                PROGRAM.format(python=sys.executable, options=options, requests=requests)
             )
             program.chmod(0o755)
         yield Programs((Path(folder),), (requests,))

@@ -35,32 +35,12 @@ def start_command(command: Sequence[str], *, cwd: Path, **streams: int) -> Any:
     return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **streams)
 
 
-class StartedCommand:
-    """Stands in for `subprocess.Popen`."""
+class Fork:
+    """A program that runs in a fork; stands in for `subprocess.Popen`."""
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, stdout: int, stderr: int) -> None:
-        assert (*command[:2],) == PYTHON
-        self.args, self.returncode = command, None
-        self.stdout, out = _open_stream(stdout)
-        self.stderr, err = (None, out) if stderr == subprocess.STDOUT else _open_stream(stderr)
-        self._answer = ask_server(
-            command[2:],
-            cwd=cwd,
-            streams=[Path(f"/proc/{os.getpid()}/fd/{end}") for end in (out, err)],
-            timeout_s=TIMEOUT_S,
-            is_apart=True,
-        )
-        self.pid = int(self._answer.readline())
-        for end in {out, err}:
-            os.close(end)
-
-    def __enter__(self) -> StartedCommand:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for stream in filter(None, (self.stdout, self.stderr)):
-            stream.close()
-        self.wait()
+    def __init__(self, command: Sequence[str], answer: TextIO) -> None:
+        self.args, self.returncode, self._answer = command, None, answer
+        self.pid = int(answer.readline())
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs, and minus the signal that killed it."""
@@ -77,6 +57,42 @@ class StartedCommand:
                 self.returncode = int(self._answer.readline())
         return self.returncode
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal, where it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, where it still runs."""
+        self.send_signal(signal.SIGKILL)
+
+
+class StartedCommand(Fork):
+    """A command of ours, or of doit."""
+
+    def __init__(self, command: Sequence[str], *, cwd: Path, stdout: int, stderr: int) -> None:
+        assert (*command[:2],) == PYTHON
+        self.stdout, out = _open_stream(stdout)
+        self.stderr, err = (None, out) if stderr == subprocess.STDOUT else _open_stream(stderr)
+        answer = ask_server(
+            command[2:],
+            cwd=cwd,
+            streams=[Path(os.devnull), path_of(out), path_of(err)],
+            timeout_s=TIMEOUT_S,
+            is_apart=True,
+        )
+        super().__init__(command, answer)
+        for end in {out, err}:
+            os.close(end)
+
+    def __enter__(self) -> StartedCommand:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stream in filter(None, (self.stdout, self.stderr)):
+            stream.close()
+        self.wait()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Read what is left in the pipes, and wait."""
         guard = Timer(timeout or TIMEOUT_S, self.kill)
@@ -89,14 +105,10 @@ class StartedCommand:
             guard.cancel()
         return out, err
 
-    def send_signal(self, number: int) -> None:
-        """Send a signal, where it still runs."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
 
-    def kill(self) -> None:
-        """Kill it, where it still runs."""
-        self.send_signal(signal.SIGKILL)
+def path_of(descriptor: int) -> Path:
+    """Where another process opens what is open here."""
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
 def _open_stream(kind: int) -> tuple[TextIO | None, int]:

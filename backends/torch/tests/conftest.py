@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -44,7 +46,8 @@ def _libraries() -> Iterator[None]:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children are forks, which start at once."""
-    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
+    forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedProgram})
+    monkeypatch.setattr(helpers, "subprocess", forking)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forked_children import CONTEXT, ForkedProgram
+from forked_children import list_running
 from ptycho_tasks.backend import InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.errors import ConfigError
-from ptycho_tasks_torch import helpers
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import mapped, tiles
 from ptycho_tasks_torch.physics.mapped import expose_scan
@@ -30,10 +29,9 @@ THREE = msgspec.structs.replace(ONE, devices=3)
 
 
 @pytest.fixture(autouse=True)
-def all_are_large(monkeypatch):
+def all_are_large(monkeypatch, forked):
     """Also small scans are spread; children are forks, which start at once."""
     monkeypatch.setattr(tiles, "LEAST_PIXELS", 0)
-    monkeypatch.setattr(helpers.subprocess, "Popen", ForkedProgram)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def test_several_processes_give_the_bytes_of_one(scan, bundle, monkeypatch, chan
     monkeypatch.setattr(correction, "LARGEST", 0)
     monkeypatch.setattr(correction, "TILE", 32)
     assert_same(infer(scan, bundle, ONE, **change), infer(scan, bundle, THREE, **change))
-    assert CONTEXT.active_children() == []
+    assert list_running() == []
 
 
 def test_frames_that_are_read_in_every_step_give_the_same_bytes(
@@ -110,7 +108,7 @@ def test_what_a_lost_process_had_goes_on_here(scan, bundle):
 
     def progress(done, total, metrics):
         if done == 3:
-            os.kill(CONTEXT.active_children()[0].pid, signal.SIGKILL)
+            os.kill(list_running()[0], signal.SIGKILL)
 
     request = InferRequest(
         scan, bundle, UnrolledOptions(), THREE, progress=progress, say=lines.append
@@ -121,7 +119,7 @@ def test_what_a_lost_process_had_goes_on_here(scan, bundle):
     assert lines[0].endswith(
         "was killed by signal 9 (out of memory?); its part of the frames goes on in this one"
     )
-    assert CONTEXT.active_children() == []
+    assert list_running() == []
 
 
 def test_a_small_scan_stays_in_one_process(scan, monkeypatch):

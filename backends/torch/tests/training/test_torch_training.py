@@ -139,10 +139,10 @@ def test_a_plateau_halves_the_learning_rate():
 def test_the_plateau_watches_what_is_monitored(scan, monkeypatch):
     """Another rate gives other weights."""
     monkeypatch.setattr(schedules, "PLATEAU_EPOCHS", 1)
-    constant = train(scan, with_options(scheduler="constant"))
+    constant = train(scan, with_options(scheduler="constant", epochs=3))
     fell = []
     for monitor, mode in itertools.product(("val_loss", "loss"), ("min", "max")):
-        options = with_options(scheduler="plateau", monitor=monitor, monitor_mode=mode)
+        options = with_options(scheduler="plateau", monitor=monitor, monitor_mode=mode, epochs=3)
         # The last epoch's value comes too late to change anything.
         values = [epoch[monitor] for epoch in constant.history[:-1]]
         fell.append(count_plateaus(values, mode) > 0)
@@ -165,7 +165,9 @@ def test_early_stopping_takes_the_best_epoch(scan):
     assert said == ["stops after epoch 3 of 9: val_loss was best in epoch 1"]
     assert len(model.history) == 3
     assert model.metadata["epoch"] == 1
-    first = train(scan, with_options(epochs=9), with_execution(checkpoint_save_top_k=9))
+    sooner = msgspec.structs.replace(options, early_stop_patience=1)
+    first = train(scan, sooner, with_execution(checkpoint_save_top_k=2))
+    assert list(first.checkpoints) == ["epoch_0001", "epoch_0002"]
     for name, array in weights(first.checkpoints["epoch_0001"]).items():
         np.testing.assert_array_equal(weights(model)[name], array)
 
@@ -253,7 +255,7 @@ def test_a_kernel_that_is_not_deterministic_is_refused(scan, trained, monkeypatc
 
 # --- labels ----------------------------------------------------------------------------------
 
-SUPERVISED = with_options(model_type="supervised", epochs=16, channels=8, learning_rate=3e-3)
+SUPERVISED = with_options(model_type="supervised", epochs=8, channels=8, learning_rate=5e-3)
 
 
 @pytest.mark.parametrize("gridsize", [1, 2])

@@ -172,7 +172,9 @@ def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):
     assert r_factor(blind, made) < 1.5 * r_factor(scan, known)
 
 
-def test_a_training_that_goes_on_looks_for_no_probe(blurred, tmp_path, every_epoch):
+def test_a_training_that_goes_on_looks_for_no_probe(blurred, tmp_path, every_epoch, monkeypatch):
+    for name, value in (("SIZES", (0,)), ("DEFOCI", (0,)), ("TRIALS", 2)):
+        monkeypatch.setattr(calibration, name, value)
     wrong, options = blurred, REFINING
     lines = []
     first = train(wrong, options, work_dir=tmp_path, say=lines.append)

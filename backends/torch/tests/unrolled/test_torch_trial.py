@@ -24,13 +24,19 @@ from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks_torch.unrolled.backend import backend
 
-SCAN = replace(
-    simulate(SimulationOptions(size=32, grid=7, step=4.0, photons=1e6, seed=5)), object=None
-)
+
+def make_scan(size: int, grid: int = 7) -> ScanData:
+    options = SimulationOptions(size=size, grid=grid, step=size / 8, photons=1e6, seed=5)
+    return replace(simulate(options), object=None)
 
 
-def look(folder: Path, **changes: object) -> Report:
-    write_scan(folder / "scan.npz", replace(SCAN, **changes))
+SCAN = make_scan(32)
+SMALL = make_scan(16)
+"""Of which an examination takes half the time; it tells a unit and a centre less well."""
+
+
+def look(folder: Path, scan: ScanData = SMALL, **changes: object) -> Report:
+    write_scan(folder / "scan.npz", replace(scan, **changes))
     return examine(folder / "scan.npz", try_scan=backend.try_scan)
 
 
@@ -91,7 +97,7 @@ def test_a_right_scan_has_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_both_axes_mirrored(tmp_path: Path) -> None:
-    report = look(tmp_path, positions=-SCAN.positions)
+    report = look(tmp_path, positions=-SMALL.positions)
     assert report.settings == {"source.orientation": {"flip_x": True, "flip_y": True}}
 
 
@@ -100,34 +106,37 @@ def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
     return (positions - middle) * (y, x) + middle
 
 
+TURNED = rotate(stretch(SMALL.positions, 1, 1.25), 6)
 CORNER = np.fft.ifftshift(SCAN.diffraction, axes=(1, 2))
 ROLLED = np.roll(SCAN.diffraction, (2, -3), axis=(1, 2))
 SWAPPED = SCAN.positions[:, ::-1].copy()
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings"),
+    ("right", "changes", "settings"),
     [
-        ({"positions": rotate(stretch(SCAN.positions, 1, 1.25), 6)}, {"orientation"}),
+        (SMALL, {"positions": TURNED}, {"orientation"}),
         (
+            SCAN,
             {"positions": SCAN.positions * (1, -1), "diffraction": CORNER**2},
             {"orientation", "centre", "measurement"},
         ),
-        ({"positions": SWAPPED, "diffraction": ROLLED}, {"orientation", "centre"}),
-        ({"positions": SCAN.positions * 0.03}, {"units", "pixel_size_m"}),
+        (SCAN, {"positions": SWAPPED, "diffraction": ROLLED}, {"orientation", "centre"}),
+        (SCAN, {"positions": SCAN.positions * 0.03}, {"units", "pixel_size_m"}),
     ],
+    ids=["turned", "mirrored", "swapped", "unit"],
 )
 def test_what_is_written_makes_the_scan_right(
-    tmp_path: Path, changes: dict[str, np.ndarray], settings: set[str]
+    tmp_path: Path, right: ScanData, changes: dict[str, np.ndarray], settings: set[str]
 ) -> None:
-    report = look(tmp_path, **changes)
+    report = look(tmp_path, right, **changes)
     assert {key.partition(".")[2] for key in report.settings} == settings
     lines = "\n".join(["source:", "  file: scan.npz", *list_lines(report.settings)[1:]])
     (tmp_path / "ptycho.yaml").write_text(f"name: x\n{lines}\nbackend: unrolled\n")
     project = find_project_scan(tmp_path, tmp_path / "scan.npz")
     assert project is not None
     scan = read_scan(tmp_path / "scan.npz", **project.settings(tmp_path).reading)
-    assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(SCAN, 24).r_factor
+    assert backend.try_scan(scan, 24).r_factor < 1.3 * backend.try_scan(right, 24).r_factor
 
 
 @pytest.fixture
@@ -155,7 +164,7 @@ def test_a_small_spot_needs_every_second_pixel_alone(tmp_path: Path, wide: ScanD
 
 
 def test_frames_whose_own_axes_are_swapped(tmp_path: Path) -> None:
-    report = look(tmp_path, diffraction=SCAN.diffraction.swapaxes(1, 2).copy())
+    report = look(tmp_path, diffraction=SMALL.diffraction.swapaxes(1, 2).copy())
     wrong = [one for one in report.findings if one.is_wrong]
     assert [one.kind for one in wrong] == ["orientation"]
     assert "the axes of the frames are swapped" in wrong[0].text
@@ -168,18 +177,18 @@ def find_kinds(report: Report) -> dict[str, bool]:
 
 
 def test_positions_that_drift(tmp_path: Path) -> None:
-    time = np.linspace(0, 1, SCAN.frame_count)[:, None]
+    time = np.linspace(0, 1, SMALL.frame_count)[:, None]
     order = np.arange(49).reshape(7, 7)
     order[1::2] = order[1::2, ::-1]
     order = order.ravel()
-    drifted = SCAN.positions[order] + time * (0, 4.0)
-    report = look(tmp_path, diffraction=SCAN.diffraction[order], positions=drifted)
+    drifted = SMALL.positions[order] + time * (0, 2.0)
+    report = look(tmp_path, diffraction=SMALL.diffraction[order], positions=drifted)
     assert find_kinds(report) == {"drift": True}
     assert report.settings == {}
 
 
 def test_orientation_without_a_probe(tmp_path: Path) -> None:
-    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=SWAPPED))
+    write_scan(tmp_path / "scan.npz", replace(SMALL, positions=SMALL.positions[:, ::-1].copy()))
     settings = {"probe": "estimate"}
     report = examine(tmp_path / "scan.npz", settings, try_scan=backend.try_scan)
     assert report.settings["source.orientation"]["swap"]
@@ -192,9 +201,7 @@ def test_a_flat_probe_hides_what_both_mirrored_is() -> None:
     assert not is_own_twin(curved.probe)
 
 
-ORDERED = replace(
-    simulate(SimulationOptions(size=32, grid=10, step=4.0, photons=1e6, seed=6)), object=None
-)
+ORDERED = make_scan(16, grid=10)
 
 
 def look_at_order(folder: Path, frames: np.ndarray, positions: np.ndarray) -> tuple[str, Case]:
