@@ -269,8 +269,8 @@ def _submit(
 
 @contextmanager
 def _wait_for_turn(executor: Executor) -> Iterator[None]:
-    """Submit one after the other: controllers drop connections of many that come at once. One that
-    takes minutes to answer is waited for side by side."""
+    """Submit one after the other: a busy controller leaves some of many that come at once without
+    an answer. One that takes minutes is waited for side by side."""
     until = time.monotonic() + _MOST_TURN_S
     with (JOBS / f"{executor.name}.turn").open("w") as file:
         while not take_flock(file) and time.monotonic() < until:
