@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -48,7 +48,7 @@ from ptycho_tasks.executors import LOCAL, Executor, Job, Status, find_executor
 from ptycho_tasks.layout import CONFIG_NAME, JOBS_NAME
 from ptycho_tasks.options import Resources
 from ptycho_tasks.system.files import report_write_errors, write_atomic
-from ptycho_tasks.system.lock import hold_lock
+from ptycho_tasks.system.lock import hold_lock, take_flock
 from ptycho_tasks.system.processes import run_id
 from ptycho_tasks.system.terminal import echo, print_text
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 JOBS = Path(JOBS_NAME)
 LOG, RECORD, OUTCOME = "log.txt", "job.json", "outcome.json"
 _LOOK_S = 0.3
+_TURN_S, _MOST_TURN_S = 0.02, 20.0
 _ASK = "PTYCHO_TASKS_ASK_S"
 """Environment variable: how often a scheduler is asked, by all tasks of a run together, seconds."""
 _LATE = "PTYCHO_TASKS_LATE_S"
@@ -258,11 +259,23 @@ def _submit(
     options = read_executor_options(executor, record.options)
     folder = place.folder.absolute()
     job = Job(row.name, command, Path.cwd(), folder, record.resources, options)
-    submitted, record = _hand_over(executor, job, record)
+    with _wait_for_turn(executor):
+        submitted, record = _hand_over(executor, job, record)
     record = msgspec.structs.replace(record, id=submitted)
     _write(place.folder / RECORD, record)
     echo(f"submitted as job {record.id} of {executor.name}{_describe_estimate(record)}")
     return _Job(place, record, executor)
+
+
+@contextmanager
+def _wait_for_turn(executor: Executor) -> Iterator[None]:
+    """Submit one after the other: a busy controller leaves some of many that come at once without
+    an answer. One that takes minutes is waited for side by side."""
+    until = time.monotonic() + _MOST_TURN_S
+    with (JOBS / f"{executor.name}.turn").open("w") as file:
+        while not take_flock(file) and time.monotonic() < until:
+            time.sleep(_TURN_S)
+        yield
 
 
 def _estimate(place: _Place, row: Row, payload: Payload, store: Store) -> dict[str, Any]:
@@ -366,6 +379,8 @@ class _Follower:
             "cancelled": "was cancelled: run again",
         }
         why = reasons.get(state, "ended before it said how") + _advise(self.record, state)
+        if state == "ended" and output is None and not self.place.log.exists():
+            why += " and wrote nothing, as if its machine did not see this folder"
         log = output or (self.place.log if self.place.log.exists() else self.place.folder)
         return (
             f"{self.record.name}: job {self.record.id} of {self.record.executor} {why}; see {log}"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.layout import LIVE, LIVE_PAGE
+from ptycho_tasks.layout import JOBS_NAME, LIVE, LIVE_PAGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -281,6 +281,7 @@ class LiveRun:
             "started": self._started,
             "process": os.getpid(),
             "machine": _find_machine(),
+            "jobs": (self._folder / JOBS_NAME).is_dir(),
             "counts": Counter(task["state"] for task in tasks),
             "tasks": [*map(self._describe_task, tasks[:_MOST_LISTED])],
         }

@@ -164,7 +164,7 @@ def _find_reason(error: Exception) -> str:
     """What the scheduler said, which submitit puts into a longer text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(("sbatch:", "slurm_"))]
-    said = [line for line in said if not line.endswith("sleeping and retrying")]
+    said = [line for line in said if "retrying" not in line]
     return one_line((said or lines[-1:] or [type(error).__name__])[0])
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from stat import S_IMODE
 from typing import Any, NamedTuple
 
 from ptycho_tasks.builds.identity import Identity, read_identity
@@ -229,10 +230,10 @@ class Store:
         Yields:
             Whether another was waited for.
         """
-        place = self.roots[-1] / stage
         with ExitStack() as lock:
             has_waited = False
-            with suppress(PtychoTasksError):
+            with suppress(PtychoTasksError, OSError):
+                place = self.own / stage if self.shared is None else _make_place(self.shared, stage)
                 remove_dead_locks(place)
                 signed = hold_signed_lock(place / f"{key}.lock", _say_waiting)
                 has_waited = lock.enter_context(signed)
@@ -295,8 +296,7 @@ class Store:
         copy = None
         try:
             _refuse_newer(self.shared)
-            place = self.shared / stage
-            place.mkdir(parents=True, exist_ok=True)
+            place = _make_place(self.shared, stage)
             _mark(self.shared)
             copy = Path(tempfile.mkdtemp(prefix=NEW, dir=place))
             copy.chmod(0o755)
@@ -453,6 +453,17 @@ def _read_links(path: Path) -> list[list[str]]:
         isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists
     )
     return lists if is_right else []
+
+
+def _make_place(shared: Path, stage: str) -> Path:
+    """The folder for results of a stage, which those may write who may write the shared folder,
+    whatever their umask."""
+    place = shared / stage
+    if not place.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a file system without modes
+            place.chmod(S_IMODE(shared.stat().st_mode))
+    return place
 
 
 def _add_links(path: Path, links: list[str]) -> None:

@@ -265,6 +265,9 @@ def _open_lock(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
+        if isinstance(error, PermissionError):
+            with suppress(OSError):  # of another user: it can be locked all the same
+                return os.open(path, os.O_RDONLY)
         raise PtychoTasksError(
             f"cannot write {path}: {error.strerror or error}; allow writing there"
         ) from error

@@ -137,7 +137,8 @@ def test_a_job_that_dies_without_a_word_is_told_in_one_line(queued, doit):
     done = doit(queued, "train")
     folder = only_job(queued).relative_to(queued)
     assert done.returncode == 1
-    assert done.stderr == f"error: train: job 1 of queue ended before it said how; see {folder}\n"
+    said = "ended before it said how and wrote nothing, as if its machine did not see this folder"
+    assert done.stderr == f"error: train: job 1 of queue {said}; see {folder}\n"
 
 
 def test_a_failed_stage_is_told_as_if_it_had_run_here(queued, doit):

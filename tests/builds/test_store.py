@@ -327,8 +327,14 @@ def test_a_store_of_a_newer_format_is_refused(built_project, doit, change):
 
 
 def test_a_shared_store_serves_several_projects(built_project, tmp_path, change, build, capsys):
-    change(store=str(tmp_path / "shared"))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)  # more than any umask leaves
+    change(store=str(shared))
     build(built_project, "-a")
+    assert {folder.stat().st_mode & 0o777 for folder in shared.iterdir() if folder.is_dir()} == {
+        0o777
+    }
     other = tmp_path / "other"
     shutil.copytree(built_project, other, ignore=shutil.ignore_patterns(".ptycho", "runs", "*.npz"))
     capsys.readouterr()

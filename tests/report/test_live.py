@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from browser import find_browser, open_browser
 from ptycho_tasks.builds import live
 from ptycho_tasks.builds.live import LiveRun, LiveStage, file_name
 from ptycho_tasks.errors import one_line
-from ptycho_tasks.layout import LIVE
+from ptycho_tasks.layout import JOBS_NAME, LIVE
 from ptycho_tasks.report.live_page import open_live_page
 from ptycho_tasks.system.lock import ProjectLock
 from ptycho_tasks.testing.project import DOIT, OURS, run_command
@@ -419,6 +420,30 @@ def test_a_job_that_was_killed_is_said_to_be_silent(tmp_path: Path, browser, mon
     live.write_script(path, "showStage", LiveStage("train").describe(), 1)
     open_page(browser, tmp_path)
     browser.wait("document.querySelector('#tasks .state')?.textContent === 'no sign of life'")
+
+
+@in_browser
+def test_a_job_is_followed_after_the_run_that_waits_for_it_was_killed(
+    tmp_path: Path, browser, monkeypatch
+) -> None:
+    monkeypatch.setattr(live, "BEAT_S", 0.1)
+    run = LiveRun()
+    open_live_page(run, tmp_path)
+    (tmp_path / JOBS_NAME).mkdir()
+    run.begin_task("train")
+    job = live.LiveFile(
+        tmp_path / LIVE / file_name("train"), "showStage", LiveStage("train").describe
+    )
+    killed = deepcopy(run.describe())
+    run.close("finished")
+    live.write_script(tmp_path / LIVE / "run.js", "showRun", killed, 1)
+    text = (tmp_path / LIVE / "run.js").read_text()
+    (tmp_path / LIVE / "run.js").write_text(re.sub(r'"time":[\d.]+', '"time":0', text))
+    open_page(browser, tmp_path)
+    browser.wait("document.getElementById('state').textContent === 'no sign of life'")
+    browser.wait("document.querySelector('#tasks .state')?.textContent === 'running'")
+    assert "Its jobs may go on: run doit again, to find them." in text_of(browser, "#status")
+    job.close()
 
 
 @in_browser

@@ -10,15 +10,17 @@ project's folder, and which only its owner may read. Torch is not imported here.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -37,6 +39,7 @@ TEAM = "PTYCHO_TASKS_TEAM"
 MEET_S = 60.0
 """How long processes of a launch wait for each other."""
 _TRIES_S = 0.2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Seat(NamedTuple):
@@ -121,9 +124,23 @@ def _lead(seat: Seat, path: Path, command: list[str]) -> int:
             threading.Thread(
                 target=_pass_calls_on, args=(server, secret, members), daemon=True
             ).start()
-            return subprocess.run(command, env={**os.environ, TEAM: str(path)}).returncode
+            environment = {**os.environ, TEAM: str(path)}
+            return subprocess.run(
+                command, env=environment, preexec_fn=_stop_with(ctypes.CDLL(None))
+            ).returncode
         finally:
             path.unlink(missing_ok=True)
+
+
+def _stop_with(libc: ctypes.CDLL) -> Callable[[], None]:
+    """What a child does first: it will be stopped in good order when its parent is gone, however
+    that died. A training would go on beside the next."""
+
+    def ask_kernel() -> None:
+        if hasattr(libc, "prctl"):  # Linux
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask_kernel
 
 
 def _pass_calls_on(server: socket.socket, secret: bytes, members: list[Connection]) -> None:

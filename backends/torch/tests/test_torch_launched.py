@@ -81,6 +81,19 @@ def test_without_a_launcher_it_says_what_to_run():
         read_seat({})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not tell a child")
+def test_a_command_is_stopped_when_its_launch_is_killed(tmp_path):
+    code = "import os, time; print(os.getppid(), flush=True); time.sleep(600)"
+    command = [sys.executable, "-m", "ptycho_tasks_torch.launched", sys.executable, "-c", code]
+    seat = {"RANK": "0", "WORLD_SIZE": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, **seat}, stdout=subprocess.PIPE
+    ) as launch:
+        assert int(launch.stdout.readline()) == launch.pid
+        launch.kill()
+        assert launch.stdout.read() == b""  # ends when no process has it open any more
+
+
 @pytest.fixture
 def team(tmp_path, monkeypatch):
     """The file of a team of two, and the socket of its first process."""

@@ -52,8 +52,9 @@ function silence(signs = run) {
 
 // What a task is doing: of one that goes on as a job, by the job's own script.
 function stateOf(task) {
-  if (task.state !== "goes on") return silence() ? IF_SILENT[task.state] ?? task.state : task.state;
   const parts = shown.get(task.file);
+  if (task.state === "running" && silence() && parts?.isAlive && !silence(parts)) return parts.told.state;
+  if (task.state !== "goes on") return silence() ? IF_SILENT[task.state] ?? task.state : task.state;
   if (!parts?.told) return task.state;
   return silence(parts) ? "no sign of life" : parts.told.state;
 }
@@ -71,7 +72,7 @@ function describeJobs() {
 function describeRun(silent) {
   const { told } = run, where = `process ${told.process} on ${told.machine}`;
   const since = formatSeconds(told.time - told.started);
-  if (silent) return `No sign of life for ${formatSeconds(silent)}: ${where} was killed or suspended, or its machine is gone. It had run for ${since}. What was finished is kept: run it again, and it goes on from there.`;
+  if (silent) return `No sign of life for ${formatSeconds(silent)}: ${where} was killed or suspended, or its machine is gone. It had run for ${since}. What was finished is kept: run it again, and it goes on from there.${told.jobs ? " Its jobs may go on: run doit again, to find them." : ""}`;
   if (told.state === "running") return `Runs for ${since}, ${where}.`;
   if (told.state === "waiting") return `${told.text}. Runs for ${since}, ${where}.`;
   return `${ENDED[told.state]} after ${since}, at ${new Date(told.time * 1000).toLocaleString()}.${describeJobs()}`;
