@@ -52,7 +52,7 @@ from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
-from ptycho_tasks_torch.unrolled.steps import Engine, Turns
+from ptycho_tasks_torch.unrolled.steps import ALL, COARSE, Engine, Turns
 
 PUBLISHED = {64: 6100, 128: 2600}
 """Frames a second of PtychoPINN by frame size, as published, without stitching."""
@@ -337,8 +337,8 @@ def measure_steps(plan: Plan, device: torch.device) -> Iterator[Row]:
             engine = Engine(made)
             turns = Turns(made, engine.filter)
             for title, turn, share in (
-                ("on a quarter", turns.coarse[0], len(turns.coarse)),
-                ("on all", turns.all[0], 1),
+                ("on a quarter", turns[COARSE][0], len(turns[COARSE])),
+                ("on all", turns[ALL][0], 1),
             ):
                 spent = seconds(partial(engine.advance, turn), device, 4 * plan.repeats)
                 row[f"{title}, ms"] = 1e3 * spent

@@ -28,8 +28,34 @@ class Convolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both."""
-        first = functional.leaky_relu(self.first(x), LEAK)
-        return functional.leaky_relu(self.second(first), LEAK)
+        first = functional.leaky_relu(self.first(x), LEAK, inplace=True)
+        return functional.leaky_relu(self.second(first), LEAK, inplace=True)
+
+
+STRIP, RIM = 128, 2
+"""Rows that are decoded at once where the maps are large, and what two convolutions reach beyond.
+The maps that they join are the largest by far."""
+LARGE = 2**24
+"""Values of maps from which on that is done."""
+
+
+def _rise(decoder: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+    """Decode (B, F, S/2, T/2) maps with the (B, F', S, T) that were skipped."""
+    if torch.is_grad_enabled() or skip.numel() < LARGE:
+        x = torch.cat([functional.interpolate(x, scale_factor=2), skip], dim=1)
+        return decoder(x)  # type: ignore[no-any-return]
+    S = skip.shape[-2]
+    result: Tensor | None = None
+    for top in range(0, S, STRIP):
+        first, last = max(top - RIM, 0), min(top + STRIP + RIM, S)
+        low = functional.interpolate(x[..., first // 2 : last // 2, :], scale_factor=2)
+        part = decoder(torch.cat([low, skip[..., first:last, :]], dim=1))
+        if result is None:
+            shape = (len(x), part.shape[1], *skip.shape[-2:])
+            result = part.new_empty(shape).contiguous(memory_format=torch.channels_last)
+        result[..., top : top + STRIP, :] = part[..., top - first :, :][..., :STRIP, :]
+    assert result is not None
+    return result
 
 
 class EncoderDecoder(nn.Module):
@@ -67,7 +93,6 @@ class EncoderDecoder(nn.Module):
             x = functional.avg_pool2d(x, 2)
         x = self.middle(x)
         for decoder in self.decoder:
-            x = functional.interpolate(x, scale_factor=2)
-            x = decoder(torch.cat([x, skips.pop()], dim=1))
+            x = _rise(decoder, x, skips.pop())
         correction: Tensor = self.last(x)
         return correction

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ptycho_tasks_torch.physics.canvas import add_onto, cut_from, cut_patches
 from ptycho_tasks_torch.physics.forward import shift_ramp
-from ptycho_tasks_torch.threads import compute_ahead
+from ptycho_tasks_torch.threads import compute_ahead, operations_on_threads
 
 T = TypeVar("T")
 
@@ -39,8 +39,6 @@ DARK = 1e-6
 of the modulus is finite where the far field is dark."""
 ANSCOMBE = 0.375
 """Photons that are added to every pixel, measured and predicted; see above."""
-MOST_NETWORKS = 2
-"""Parts of a canvas that a network works on at once: each takes some 300 MB."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
 
@@ -51,7 +49,9 @@ Apply = Callable[[nn.Module, Sequence[Tensor]], Iterator[Tensor]]
 
 def apply_here(network: nn.Module, parts: Sequence[Tensor]) -> Iterator[Tensor]:
     """An `Apply` of this process."""
-    return compute_ahead(network, parts, MOST_NETWORKS)
+    # One at a time, on all threads: each takes some hundred MB.
+    with operations_on_threads():
+        yield from compute_ahead(network, parts, 1)
 
 
 class Chunk(NamedTuple):

@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
-from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turn, Turns
+from ptycho_tasks_torch.unrolled.steps import ALL, COARSE, COARSE_STEPS, FINE, Engine, Turn, Turns
 
 SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
@@ -69,10 +69,11 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         turns = Turns(self.rest, self.engine.filter)
-        for stage in (turns.coarse, turns.fine, turns.all):
+        for number in (COARSE, FINE, ALL):
+            stage = turns[number]
             least = min(self.misfits)
             since = 0
-            while not self._is_enough(stage is turns.coarse, since):
+            while not self._is_enough(number == COARSE, since):
                 self.engine.advance(stage[self.engine.steps % len(stage)])
                 misfit = self.measure(self.engine.canvas)
                 if not misfit < WORSE * min(self.misfits):
@@ -84,6 +85,7 @@ class Depth:
                     self.best = self.engine.canvas
                 self.misfits.append(misfit)
                 yield self.engine.canvas
+        self.engine.stop()
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
         done = self.engine.steps
@@ -125,7 +127,8 @@ class Depth:
             start: (1, S, T) complex64 object to go on from.
         """
         count = self.last_steps
-        engine = Engine(self.exposure, start, self.engine.steps)
+        steps, frequency_filter = self.engine.steps, self.engine.filter
+        engine = Engine(self.exposure, start, steps, frequency_filter=frequency_filter)
         turn = Turn([self.exposure], engine.filter)
         for _ in range(count):
             engine.advance(turn)
@@ -139,7 +142,7 @@ class Depth:
             takes_all: whether the frames held back are taken in.
         """
         exposure = self.exposure if takes_all else self.rest
-        engine = Engine(exposure, canvas)
+        engine = Engine(exposure, canvas, frequency_filter=self.engine.filter)
         engine.advance(Turn([exposure], engine.filter))
         return engine.canvas
 

@@ -39,7 +39,7 @@ from ptycho_tasks_torch.physics.probe import (
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
 from ptycho_tasks_torch.unrolled.network import reconstruct
-from ptycho_tasks_torch.unrolled.steps import COARSE_STEPS, Engine, Turns
+from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns
 
 FRAME_ROWS = 600 * 64
 """Detector rows of all frames that are fitted, so that larger frames are fewer."""
@@ -241,7 +241,7 @@ def _advance(engine: Engine, exposure: Exposure, steps: int) -> Engine:
     after.velocity = engine.velocity
     turns = Turns(exposure, after.filter)
     for _ in range(steps):
-        stage = turns.coarse if after.steps < COARSE_STEPS else turns.fine
+        stage = turns[COARSE if after.steps < COARSE_STEPS else FINE]
         after.advance(stage[after.steps % len(stage)])
     return after
 

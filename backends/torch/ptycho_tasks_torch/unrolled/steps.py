@@ -49,8 +49,16 @@ SHOWN = ((0.0, 0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 1.0))
 """Weights of filters whose output a network sees."""
 
 
+COARSE, FINE, ALL = range(3)
+"""Stages of a run: a part of the frames in a turn, two parts, and all."""
+
+
 class Turns:
-    """The frames of an exposure, as they are used step by step."""
+    """The frames of an exposure, as they are used stage by stage.
+
+    On a large canvas, turns take more memory than the object: only those of the stage that was
+    asked for last are kept.
+    """
 
     def __init__(self, exposure: Exposure, frequency_filter: FrequencyFilter) -> None:
         """Split the frames into turns."""
@@ -59,9 +67,21 @@ class Turns:
         parts = exposure.split_in_turns(FEW_SUBSETS if is_sparse else SUBSETS)
         are_whole = are_few or exposure.step > FARTHER_APART
         pairs = 1 if are_whole else min(FEW_SUBSETS, len(parts))
-        self.coarse = [Turn([part], frequency_filter) for part in parts]
-        self.fine = [Turn(parts[index::pairs], frequency_filter) for index in range(pairs)]
-        self.all = [Turn([exposure], frequency_filter)]
+        self._filter = frequency_filter
+        self._members = (
+            [[part] for part in parts],
+            [parts[index::pairs] for index in range(pairs)],
+            [[exposure]],
+        )
+        self._stage: int | None = None
+        self._turns: list[Turn] = []
+
+    def __getitem__(self, stage: int) -> list[Turn]:
+        """The turns of a stage."""
+        if stage != self._stage:
+            self._stage, self._turns = stage, []
+            self._turns = [Turn(parts, self._filter) for parts in self._members[stage]]
+        return self._turns
 
 
 class Engine:
@@ -74,6 +94,7 @@ class Engine:
         steps: int = 0,
         *,
         damping: float = 1.0,
+        frequency_filter: FrequencyFilter | None = None,
     ) -> None:
         """Begin with a flat object, or with another.
 
@@ -82,11 +103,13 @@ class Engine:
             start: (B, S, T) complex64.
             steps: that led to it.
             damping: what the length of every step is multiplied by.
+            frequency_filter: of the same canvas, where there is one: it takes as much memory as
+                the object.
         """
-        self.filter = FrequencyFilter(exposure)
+        self.filter = frequency_filter or FrequencyFilter(exposure)
         self.canvas = torch.ones_like(exposure.light) + 0j if start is None else start
         """(B, S, T) complex64 object."""
-        self.velocity = exposure.light.new_zeros((2, *self.canvas.shape))
+        self.velocity = exposure.light.new_zeros(()).expand((2, *self.canvas.shape))
         self.steps = steps
         """That were taken."""
         self.gradient = self.velocity
@@ -101,19 +124,21 @@ class Engine:
         """Take a step."""
         step = turn.step(self.canvas)
         phase = self.canvas / modulus(self.canvas)
-        self.gradient = torch.view_as_real(step * phase.conj()).movedim(-1, 0)
-        self._lit = turn.lit
+        self.gradient = torch.view_as_real(step.mul_(phase.conj())).movedim(-1, 0)
+        lit = self._lit = turn.lit
         weights = self._weights[0 if self.steps < COARSE_STEPS else 1]
-        across = turn.lit * self.filter(turn.lit * self.gradient[1:], weights) / turn.reach
-        velocity = self.velocity * find_momentum(self.steps) + self._gains * self.gradient
-        velocity[1] += across[0]
-        self.velocity = velocity
-        self.canvas = self.canvas + phase * torch.complex(velocity[0], velocity[1])
+        across = self.filter(lit * self.gradient[1:], weights).mul_(lit).div_(turn.reach)
+        # In place, here and in the filter: on a large canvas each field counts.
+        self.velocity = self.velocity * find_momentum(self.steps)
+        self.velocity.add_(self._gains * self.gradient)
+        self.velocity[1] += across[0]
+        del across
+        self.canvas = phase.mul_(torch.complex(*self.velocity)).add_(self.canvas)
         self.steps += 1
 
     def stop(self) -> None:
         """Take the momentum away."""
-        self.velocity = torch.zeros_like(self.velocity)
+        self.velocity = self.velocity.new_zeros(()).expand_as(self.velocity)
 
     def show(self) -> Tensor:
         """(4, B, S, T) float32 for a network: the last gradient, and its part across the phase
@@ -142,9 +167,9 @@ def run_steps(exposure: Exposure, count: int, *, damping: float = 1.0) -> Iterat
     last = max(1, count // 8)
     for k in range(count):
         # A quarter of a short run at least: the last steps are to average the noise out.
-        stage = turns.coarse if k < min(COARSE_STEPS, count / 2) else turns.fine
-        turn = stage[k % len(stage)] if k < count - last else turns.all[0]
-        engine.advance(turn)
+        early = COARSE if k < min(COARSE_STEPS, count / 2) else FINE
+        stage = turns[early if k < count - last else ALL]
+        engine.advance(stage[k % len(stage)])
         yield engine
 
 
@@ -166,13 +191,15 @@ class FrequencyFilter:
         q_y = torch.fft.fftfreq(rows, device=device)[:, None]
         q_x = torch.fft.rfftfreq(columns, device=device)
         square = (2 * math.pi * exposure.radius) ** 2 * (q_y.square() + q_x.square())
-        self._lorentzians = torch.stack([1 / (1 + square * length**2) for length in LENGTHS])
+        self._lorentzians = square.new_empty((len(LENGTHS), *square.shape))
+        for lorentzian, length in zip(self._lorentzians, LENGTHS, strict=True):
+            torch.mul(square, length**2, out=lorentzian).add_(1).reciprocal_()
 
     def __call__(self, fields: Tensor, weights: Tensor) -> Tensor:
         """Filter (A, B, S, T) fields, each with its own (L,) of the (A, L) weights."""
         shape, (S, T) = self._padded, self._shape
         response = torch.einsum("al,lyx->ayx", weights, self._lorentzians)[:, None]
-        spectrum = torch.fft.rfft2(fields, s=shape) * response
+        spectrum = torch.fft.rfft2(fields, s=shape).mul_(response)
         filtered: Tensor = torch.fft.irfft2(spectrum, s=shape)[..., :S, :T]
         return filtered
 
@@ -192,16 +219,22 @@ class Turn:
 
     def __init__(self, parts: Sequence[Exposure], frequency_filter: FrequencyFilter) -> None:
         """Join parts of an exposure."""
-        light = torch.stack([part.light for part in parts]).sum(dim=0)
-        weak = WEAK_LIGHT * light.amax(dim=(-2, -1), keepdim=True)
-        self._parts, self._weight = parts, 1 / (light + weak)
-        self.lit = light * self._weight
-        """(B, S, T) float32, about 1 where light falls, else 0."""
+        light = sum((part.light for part in parts[1:]), parts[0].light)
+        self._weak = WEAK_LIGHT * light.amax(dim=(-2, -1), keepdim=True)
+        self._parts, self._light = parts, light
         self.reach = frequency_filter.reach(self.lit)
+
+    @property
+    def lit(self) -> Tensor:
+        """(B, S, T) float32, about 1 where light falls, else 0."""
+        return self._weigh().mul_(self._light)
+
+    def _weigh(self) -> Tensor:
+        return (self._light + self._weak).reciprocal_()
 
     def step(self, canvas: Tensor) -> Tensor:
         """(B, S, T) complex64 correction, divided by the light."""
         total = self._parts[0].correction(canvas)
         for part in self._parts[1:]:
             total = total + part.correction(canvas)
-        return total * self._weight
+        return total.mul_(self._weigh())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_tasks_torch import unet
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import FEATURES, Correction
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
@@ -49,6 +50,16 @@ def test_feature_maps_below_zero_go_on_learning():
 def test_a_fresh_correction_does_nothing(exposure):
     engine = reconstruct(exposure, 2)
     assert torch.equal(UnrolledNetwork(4).correct(engine, exposure), engine.canvas)
+
+
+def test_large_maps_are_decoded_in_strips_to_the_same_bytes(monkeypatch):
+    network = make_network().correction.network
+    maps = torch.rand(1, FEATURES, 160, 64).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        whole = network(maps)
+        monkeypatch.setattr(unet, "LARGE", 0)
+        monkeypatch.setattr(unet, "STRIP", 48)
+        assert torch.equal(network(maps), whole)
 
 
 def test_a_correction_shrinks_with_the_noise(exposure):

@@ -21,7 +21,7 @@ from ptycho_tasks_torch.physics.mapped import MappedExposure, expose_scan
 from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
 from ptycho_tasks_torch.unrolled.positions import find_displacements
-from ptycho_tasks_torch.unrolled.steps import Engine, Turns, run_steps
+from ptycho_tasks_torch.unrolled.steps import ALL, COARSE, FINE, Engine, Turns, run_steps
 
 
 def expose(scan) -> Exposure:
@@ -54,7 +54,7 @@ def test_steps_and_correction_need_no_values(scan, is_held, monkeypatch):
     with torch.inference_mode():
         engine = Engine(made)
         turns = Turns(made, engine.filter)
-        for turn in (*turns.coarse, *turns.fine, *turns.all):
+        for turn in (*turns[COARSE], *turns[FINE], *turns[ALL]):
             engine.advance(turn)
         corrected = UnrolledNetwork(4).to("meta").correct(engine, made)
         misfit = (made.predict(corrected) - made.predict(engine.canvas)).square().mean()
@@ -68,9 +68,9 @@ def test_constants_are_sent_to_the_device_before_the_first_step(scan, monkeypatc
         monkeypatch.setattr(torch.Tensor, name, None)
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, None)
-    for turn in (*turns.coarse, *turns.fine, *turns.all):
+    for turn in (*turns[COARSE], *turns[FINE], *turns[ALL]):
         engine.advance(turn)
-    assert engine.steps == len([*turns.coarse, *turns.fine, *turns.all])
+    assert engine.steps == len([*turns[COARSE], *turns[FINE], *turns[ALL]])
 
 
 def test_frames_held_in_memory_give_what_frames_and_probes_do(scan, monkeypatch):
