@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.unrolled.correction import FEATURES, Correction
+from ptycho_tasks_torch.unrolled.correction import FEATURES, Correction, turn_canvas
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
 
 
@@ -60,3 +63,20 @@ def test_a_correction_shrinks_with_the_noise(exposure):
             change = network.correct(engine, exposure) - engine.canvas
         changes.append(float(change.abs().mean()))
     assert changes[0] > 5 * changes[1] > 100 * changes[2]
+
+
+@torch.inference_mode()
+def test_the_mean_over_quarter_turns_depends_on_none(exposure):
+    network, engine = make_network(), reconstruct(exposure, 2)
+    shown, turned = engine.show(), replace(exposure)
+    turned.__dict__["light"] = turn_canvas(exposure.light, 1)
+    lying = SimpleNamespace(
+        canvas=turn_canvas(engine.canvas, 1), show=lambda: turn_canvas(shown, 1)
+    )
+
+    def is_same(ways: int) -> bool:
+        upright = turn_canvas(network.correct(engine, exposure, ways), 1)
+        return torch.allclose(network.correct(lying, turned, ways), upright, atol=1e-4)
+
+    assert is_same(4)
+    assert not is_same(1)
