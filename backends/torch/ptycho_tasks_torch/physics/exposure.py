@@ -50,8 +50,10 @@ Apply = Callable[[nn.Module, Sequence[Tensor]], Iterator[Tensor]]
 def apply_here(network: nn.Module, parts: Sequence[Tensor]) -> Iterator[Tensor]:
     """An `Apply` of this process."""
     # One at a time, on all threads: each takes some hundred MB.
-    with operations_on_threads():
-        yield from compute_ahead(network, parts, 1)
+    for part in parts:
+        with operations_on_threads(), torch.no_grad():
+            made = network(part)
+        yield made
 
 
 class Chunk(NamedTuple):
@@ -260,12 +262,32 @@ class Exposure:
     def measure_misfit(self, canvas: Tensor) -> float:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
         `counts` is noise. Of (B, S, T) complex64, without gradients."""
+        return self._average(canvas, lambda modulus, chunk: modulus.sub_(chunk.amplitude).square_())
+
+    def measure_divergence(self, canvas: Tensor) -> float:
+        """Half the Poisson deviance of the frames, with `dark` added to what is predicted and
+        measured: about `measure_misfit` where photons are many, and where they are few, least on
+        average for the intensities that are right (L. Bregman, USSR Comput. Math. Math. Phys. 7,
+        200, 1967), while the mean of a root of counts is not the root of their mean.
+        Of (B, S, T) complex64, without gradients."""
+
+        def diverge(modulus: Tensor, chunk: Chunk) -> Tensor:
+            square = modulus.square()
+            # Of what is nearly equal, the difference first; and no logarithm of a rounded zero.
+            excess = (chunk.amplitude - modulus) * (chunk.amplitude + modulus) / square
+            excess = excess.clamp_(min=-1 + 1e-6)
+            return square * ((1 + excess) * torch.log1p(excess) - excess) / 2
+
+        return self._average(canvas, diverge)
+
+    def _average(self, canvas: Tensor, compare: Callable[[Tensor, Chunk], Tensor]) -> float:
+        """Mean over the pixels that were measured of what compares (C, N, N) predicted amplitudes
+        with those of a chunk."""
 
         def measure(chunk: Chunk) -> tuple[Tensor, int]:
-            _, modulus = _propagate(canvas, chunk, self.dark)
-            square = modulus.sub_(chunk.amplitude).square_()
-            bad = int(square.isnan().sum()) if self.has_bad_pixels else 0
-            return (square.nan_to_num_(nan=0.0) if bad else square).sum(), square.numel() - bad
+            values = compare(_propagate(canvas, chunk, self.dark)[1], chunk)
+            bad = int(values.isnan().sum()) if self.has_bad_pixels else 0
+            return (values.nan_to_num_(nan=0.0) if bad else values).sum(), values.numel() - bad
 
         total, pixels = canvas.real.new_zeros(()), 0
         for _, (of_chunk, measured) in self.compute(measure):

@@ -34,7 +34,7 @@ from ptycho_tasks_torch.helpers import (
     start_helpers,
 )
 from ptycho_tasks_torch.launched import read_own_seat
-from ptycho_tasks_torch.physics.exposure import Apply, Exposure
+from ptycho_tasks_torch.physics.exposure import Apply, Chunk, Exposure
 from ptycho_tasks_torch.physics.mapped import (
     MappedExposure,
     expose_scan,
@@ -247,9 +247,9 @@ class TiledExposure(MappedExposure):
     def _alone(self) -> Exposure:
         return load_frames(self._mapped)
 
-    def measure_misfit(self, canvas: Tensor) -> float:
+    def _average(self, canvas: Tensor, compare: Callable[[Tensor, Chunk], Tensor]) -> float:
         """See `Exposure`; in this process, as it is asked of few frames."""
-        return self._alone.measure_misfit(canvas)
+        return self._alone._average(canvas, compare)
 
     def take(self, frames: Sequence[int]) -> TiledExposure:
         """See `Exposure`."""

@@ -42,7 +42,8 @@ LARGEST = (TILE + 2 * HALO) ** 2
 """Pixels of a canvas that is corrected at once."""
 SPREAD = 2**15
 """Pixels of a canvas from which on torch's threads share each convolution. On smaller ones they
-would share sums, whose rounding would depend on their number."""
+would share sums, whose rounding would depend on their number; so would products of complex numbers
+on a canvas of any size, which are left to one."""
 
 
 def expected_noise(light: Tensor, counts: float) -> Tensor:
@@ -105,8 +106,10 @@ class Correction(nn.Module):
         if torch.is_grad_enabled():
             return scene.correct(network(scene.describe()))
         if S * T <= LARGEST:
+            maps = scene.describe()
             with operations_on_threads() if S * T >= SPREAD else nullcontext():
-                return scene.correct(network(scene.describe()))
+                change = network(maps)
+            return scene.correct(change)
         corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
         result = torch.empty_like(canvas)
         found = apply(network, _Parts(scene, corners))

@@ -13,6 +13,10 @@ from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
 
+WAYS_TAKEN = 4
+"""Ways in which the object is turned for the network, whose corrections are averaged: what it does
+by chance of how an object lies is less then."""
+
 
 class Course:
     """A reconstruction on one canvas; without gradients."""
@@ -30,7 +34,7 @@ class Course:
         self.depth, self._network = Depth(exposure, steps), network
         self.is_idle = network.correction.is_idle
         """Whether the network corrects nothing."""
-        self.share: float | None = None
+        self.after: float | None = None
         """See `choose_correction`; known after `run`."""
 
     def run(self) -> Iterator[Tensor]:
@@ -38,18 +42,15 @@ class Course:
         depth = self.depth
         yield from depth.run()
         correct = functools.partial(self._network.correct, exposure=depth.exposure)
-        self.share = None if self.is_idle else choose_correction(depth, correct)
+        self.after = None if self.is_idle else choose_correction(depth, correct)
         # Where photons are few, more steps than frames held back ask for bring noise, which the
         # correction takes away, and low frequencies of the phase, which it could not find.
-        start = depth.best if self.share is None else depth.engine.canvas
+        start = depth.best if self.after is None else depth.engine.canvas
         for engine in depth.finish(start):
             yield engine.canvas
-        if self.share is not None:
-            canvas = correct(engine)
-            if self.share:
-                step = depth.find_step(canvas, takes_all=True) - canvas
-                canvas = canvas + self.share * step
-            yield canvas
+        if self.after is not None:
+            corrected = correct(engine, ways=WAYS_TAKEN)
+            yield from depth.go_on(corrected, [self.after], takes_all=True)
 
     def finish(self) -> Tensor:
         """The (1, S, T) complex64 object that it leads to."""
@@ -62,9 +63,10 @@ class Course:
         return f"{self.depth.describe()}; {self._describe_correction()}"
 
     def _describe_correction(self) -> str:
-        if self.share is None:
+        if self.after is None:
             return "uncorrected: frames held back are explained no better by the network"
-        after = f", then {self.share:.2g} of a step" if self.share >= 0.01 else ""
+        plural = "s" if self.after > 1 else ""
+        after = f", then {self.after:g} step{plural}" if self.after else ""
         unlearned = " and ".join(list_unlearned(self.depth.exposure))
         doubt = f"; it has not learned from scans like this: {unlearned}" if unlearned else ""
         return f"corrected by the network{after}{doubt}"

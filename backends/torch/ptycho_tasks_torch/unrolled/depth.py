@@ -9,7 +9,7 @@ their noise. Steps that diverge are undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from torch import Tensor
@@ -32,6 +32,9 @@ WORSE = 2.0
 """A misfit so many times the least one: the steps diverge."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
+STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
+"""Steps that may follow a correction; and the share of the most that frames held back gain by them
+that is enough. The last of it costs more noise, pixel by pixel, than it is worth."""
 
 
 class Depth:
@@ -134,17 +137,27 @@ class Depth:
             engine.advance(turn)
             yield engine
 
-    def find_step(self, canvas: Tensor, *, takes_all: bool = False) -> Tensor:
-        """(1, S, T) complex64 object after one step from another, without momentum.
+    def go_on(
+        self, canvas: Tensor, counts: Iterable[float], *, takes_all: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield the (1, S, T) complex64 object after numbers of steps from another, all frames in
+        each; the momentum begins anew.
 
         Args:
             canvas: (1, S, T) complex64.
+            counts: in rising order; a fraction lies between two steps.
             takes_all: whether the frames held back are taken in.
         """
         exposure = self.exposure if takes_all else self.rest
+        before = canvas
         engine = Engine(exposure, canvas, frequency_filter=self.engine.filter)
-        engine.advance(Turn([exposure], engine.filter))
-        return engine.canvas
+        turn = Turn([exposure], engine.filter)
+        for count in counts:
+            while engine.steps < count:
+                before = engine.canvas
+                engine.advance(turn)
+            over = engine.steps - count
+            yield engine.canvas + over * (before - engine.canvas) if over else engine.canvas
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
@@ -183,12 +196,13 @@ def choose_held_back(exposure: Exposure) -> list[int]:
 
 
 def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> float | None:
-    """Whether a correction is taken, and what share of a step on all frames follows it: None leaves
-    it out.
+    """Whether a correction is taken, and how many steps on all frames follow it: one of
+    `STEPS_AFTER`; None leaves it out.
 
-    A step that follows brings back what of the frames a correction took away, and their noise.
-    Between three shares of it, the misfit of frames held back is a parabola. The correction is
-    taken if these gain by it, against the same step without.
+    Steps that follow bring back what of the frames a correction took away, and their noise; the
+    fewest are taken that are enough. The correction is taken if frames held back gain by it,
+    against the object without, or after a step. They are compared by counts, for the roots of few
+    counts are missed least by an object that is too smooth.
 
     Args:
         depth: after `run`.
@@ -196,14 +210,12 @@ def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> floa
     """
     if depth.held_back is None:
         return 0.0
-    corrected = correct(depth.engine)
-    change = depth.find_step(corrected) - corrected
-    none, half, whole = (depth.measure(corrected + share * change) for share in (0.0, 0.5, 1.0))
-    bend = 2 * (none - 2 * half + whole)
-    share = 0.5 * (1 - (whole - none) / bend) if bend > 0 else float(whole < none)
-    share = min(max(share, 0.0), 1.0)
-    canvas = depth.engine.canvas
-    if share:
-        canvas = canvas + share * (depth.find_step(canvas) - canvas)
-    is_better = depth.measure(corrected + share * change) < depth.measure(canvas)
-    return share if is_better else None
+    compare, canvas = depth.held_back.measure_divergence, depth.engine.canvas
+    without = min(map(compare, depth.go_on(canvas, (0.0, 1.0))))
+    path = depth.go_on(correct(depth.engine), STEPS_AFTER)
+    found = dict(zip(STEPS_AFTER, map(compare, path), strict=True))
+    least = min(found.values())
+    if not least < without:
+        return None
+    enough = found[0.0] + ENOUGH * (least - found[0.0])
+    return next(count for count, value in found.items() if value <= enough)

@@ -103,6 +103,27 @@ def test_the_true_object_is_not_corrected():
     assert exposure.correction(canvas).abs().max() > 1
 
 
+def test_a_divergence_is_least_for_the_right_object_where_photons_are_few():
+    """The distance of roots of counts is least for a darker one."""
+    exposure, canvas = exposed(5, frames=60, N=16, shape=(20, 24))
+    # A tenth of a photon a pixel.
+    faint = replace(exposure, counts=0.1 / float(exposure.predict(canvas).square().mean()))
+    light = (faint.predict(canvas).square() - faint.dark).numpy() * faint.counts
+    photons = np.random.default_rng(0).poisson(light.clip(0)) / faint.counts + faint.dark
+    measured = replace(faint, amplitude=torch.from_numpy(np.sqrt(photons).astype(np.float32)))
+
+    def find_least(measure) -> float:
+        factors = np.linspace(0.8, 1.2, 21)
+        return factors[np.argmin([measure(factor * canvas) for factor in factors])]
+
+    assert find_least(measured.measure_divergence) == pytest.approx(1, abs=0.03)
+    assert find_least(measured.measure_misfit) < 0.9
+    bright = replace(exposure, amplitude=1.001 * exposure.predict(canvas))
+    assert bright.measure_divergence(canvas) == pytest.approx(
+        bright.measure_misfit(canvas), rel=0.01
+    )
+
+
 @given(
     places=st.lists(
         st.tuples(st.integers(0, 1), st.integers(0, 300), st.integers(0, 300)),

@@ -21,7 +21,12 @@ from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import LEAST_LAST, Depth, choose_correction
+from ptycho_tasks_torch.unrolled.depth import (
+    LEAST_LAST,
+    STEPS_AFTER,
+    Depth,
+    choose_correction,
+)
 from ptycho_tasks_torch.unrolled.network import reconstruct
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
@@ -133,13 +138,14 @@ def test_a_scan_without_frames_to_spare(bright, frames):
 
 
 def test_frames_held_back_say_whether_a_correction_is_good(bright):
-    """One that goes to the truth, and one that goes away from it."""
+    """One that goes to the truth, one that takes a part of it away, and one that goes elsewhere."""
     depth = Depth(expose(bright), 12)
     with torch.inference_mode():
         deque(depth.run(), maxlen=0)
         better = reconstruct(depth.exposure, 60).canvas
         worse = depth.engine.canvas + 0.3
         assert choose_correction(depth, lambda engine: better) is not None
+        assert choose_correction(depth, lambda engine: 0.98 * better) in STEPS_AFTER[1:]
         assert choose_correction(depth, lambda engine: worse) is None
 
 
@@ -158,3 +164,13 @@ def test_what_the_network_has_not_learned_from_is_named(bright):
     assert few == ["2.0e+02 photons a frame (1e+03 to 1e+09)"]
     (apart,) = list_unlearned(replace(exposure, counts=1e6 / a_frame, radius=0.5))
     assert apart.endswith("radii of the spot apart (0.1 to 1.1)")
+
+
+@torch.inference_mode()
+def test_steps_from_an_object_may_end_between_two(bright):
+    depth = Depth(expose(bright), 12)
+    flat = depth.engine.canvas
+    none, half, one, two = depth.go_on(flat, (0.0, 0.5, 1.0, 2.0))
+    assert torch.equal(none, flat)
+    torch.testing.assert_close(half, (none + one) / 2)
+    assert depth.measure(two) < depth.measure(one) < depth.measure(none)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ptycho_tasks_torch import unet
+from ptycho_tasks_torch.device import settings
+from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
-from ptycho_tasks_torch.unrolled.correction import FEATURES, Correction
+from ptycho_tasks_torch.threads import chunks_on_threads
+from ptycho_tasks_torch.unrolled.correction import FEATURES, SPREAD, Correction, turn_canvas
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
 
 
@@ -71,3 +77,34 @@ def test_a_correction_shrinks_with_the_noise(exposure):
             change = network.correct(engine, exposure) - engine.canvas
         changes.append(float(change.abs().mean()))
     assert changes[0] > 5 * changes[1] > 100 * changes[2]
+
+
+@torch.inference_mode()
+def test_the_mean_over_quarter_turns_depends_on_none(exposure):
+    network, engine = make_network(), reconstruct(exposure, 2)
+    shown, turned = engine.show(), replace(exposure)
+    turned.__dict__["light"] = turn_canvas(exposure.light, 1)
+    lying = SimpleNamespace(
+        canvas=turn_canvas(engine.canvas, 1), show=lambda: turn_canvas(shown, 1)
+    )
+
+    def is_same(ways: int) -> bool:
+        upright = turn_canvas(network.correct(engine, exposure, ways), 1)
+        return torch.allclose(network.correct(lying, turned, ways), upright, atol=1e-4)
+
+    assert is_same(4)
+    assert not is_same(1)
+
+
+@torch.inference_mode()
+def test_a_correction_does_not_depend_on_the_number_of_threads():
+    """On a canvas whose pixels no vectors hold, some products are rounded otherwise."""
+    correction, shape = make_network().correction, (1, 182, 191)
+    assert shape[1] * shape[2] > SPREAD
+    wave = torch.randn(shape, dtype=torch.complex64)
+    fields, light = torch.randn(4, *shape), torch.rand(shape)
+    made = []
+    for threads in (1, 3):
+        with settings(TorchExecution(threads=threads)), chunks_on_threads():
+            made.append(correction(1e-3 * wave, fields, light, 1.0))
+    assert torch.equal(*made)
