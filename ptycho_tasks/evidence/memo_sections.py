@@ -65,7 +65,7 @@ _ORDER = re.compile(
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
     r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b(?:\s+of\s+[0-9]+)?[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
-    r"(?:\[(?P<state>[ xXP]?)\]\s+)?)(?P<text>.*)"
+    r"(?:\[[ xXP]?\]\s+)?|\[[ xXP]?\]\s+)(?P<text>.*)"
 )
 _LONGEST_TEXT = 4000
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
@@ -367,7 +367,7 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
     else:
-        is_done = item is not None and item["state"] in ("x", "X")
+        is_done = item is not None and "[x]" in item["bullet"].casefold()
         lines.append(
             Line(number, indent, item["text"] if item else text, bool(item), is_done=is_done)
         )

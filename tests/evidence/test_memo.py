@@ -843,8 +843,9 @@ HABITS = {
         [("T.1", "bash t.sh 1 | sort", "t")],
     ),
     "what is ticked is done": (
-        "Do Now:\n- [x] Y.1 `bash y.sh 1`\n- [ ] Y.2 - `bash y.sh 2`\n",
-        [("Y.2", "bash y.sh 2", "bash")],
+        "Do Now:\n- [x] Y.1 `bash y.sh 1`\n- [ ] Y.2 - `bash y.sh 2`\n[x] Y.3: `bash y.sh 3`\n"
+        "[ ] Y.4: `bash y.sh 4`\n",
+        [("Y.2", "bash y.sh 2", "bash"), ("Y.4", "bash y.sh 4", "bash_2")],
     ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
