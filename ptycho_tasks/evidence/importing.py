@@ -30,8 +30,9 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output)\b)[\s:(]*"
-    r"(?:(?:it|its|the|this|output|log|to|in|as|into|under)\s+){0,4}"
+    r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output|writ\w+|put|record\w*|"
+    r"goes|file\w*|redirect\w*|collect\w*)\b)[\s:(]*"
+    r"(?:(?!not\b|never\b|from\b|than\b|instead\b|old\b|compar)[a-z]+\s+){0,7}"
     r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(

@@ -31,9 +31,12 @@ from ptycho_tasks.evidence.memo_sections import (
     Line,
     Section,
     group_entries,
+    is_name,
+    names_ids,
     names_row,
     read_sections,
     read_typed,
+    split_cells,
 )
 from ptycho_tasks.evidence.memo_shell import (
     Command,
@@ -49,6 +52,8 @@ from ptycho_tasks.system.files import find_file_problem
 
 _LONGEST_MEMO = 256 * 1024
 _LONGEST_LINE = 4000
+_FEW = 7
+"""Words; a line of fewer that names a log says nothing else."""
 
 _IGNORED = {
     "mode": "the evidence has no place for a way of working",
@@ -59,7 +64,8 @@ _IGNORED = {
 """Sections that imply nothing, and why."""
 
 
-_NOT_ASKED = "what stands beside it does not ask to run it; nothing runs it"
+_LEFT = "nothing runs it"
+_NOT_ASKED = f"what stands beside it does not ask to run it; {_LEFT}"
 BY_PERSON = "no tests, so that a person marks them"
 
 
@@ -200,6 +206,8 @@ class _Reader:
         self.plan_lines: dict[int, str] = {}
         """Lines that name a file that may be the plan."""
         self.blocked: list[Line] = []
+        self.row_logs: dict[str, str] = {}
+        """Rows, as a list of logs names them, to their logs."""
 
     def read(self, sections: list[Section]) -> Memo:
         """What the memo says in its sections."""
@@ -217,6 +225,10 @@ class _Reader:
         }
         entries = _find_entry_sections(sections)
         for section in sections:
+            if not all(map(_may_ask, section.above)):
+                for line in section.lines:
+                    self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
+                continue
             if any(section is one for one in entries):
                 for group in group_entries(section.lines):
                     self._read_entry(group)
@@ -287,6 +299,8 @@ class _Reader:
         self.memo.mapped_tests += commands
 
     def _read_artifacts(self, line: Line) -> None:
+        if self._note_log(line):
+            return
         memo, artifacts = self.memo, read_artifacts(self.shell.resolve(line.text))
         if artifacts is None:
             names = [n for n in list_files(line.text) if "/" not in n] if memo.reports else []
@@ -361,7 +375,7 @@ class _Reader:
         leave = self._leave_at(line)
         found = self.shell.read_spans(line.text, line.number, leave, line.lead, line.sequel)
         label = re.match(
-            r"(?:[^`:]*?(?::|\s[-\u2013\u2014])\s+|(?:Re)?[Rr]un\s+|Execute\s+)(?P<rest>[^`]+)$",
+            r"(?:[^`:]*?(?::|\s(?:[-=\u2013\u2014]|<-|->|=>))\s+|(?:Re)?[Rr]un\s+|Execute\s+|[A-Z][\w.-]*[0-9][\w.-]*\s+)(?P<rest>[^`]+)$",
             line.text,
         )
         if not found and label and is_plain_command(label["rest"]):
@@ -420,14 +434,33 @@ class _Reader:
         }
         is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
         is_for_now = _may_ask(section.title) and _ABOUT_THIS_WORK.search(section.title)
-        if is_command and not is_for_now:
+        if line.is_shell and _may_ask(section.title) and self.shell.only_sets(line.text):
+            self._read_how_to(line)
+        elif is_command and not is_for_now:
             self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
         elif is_command:
             self._read_how_to(line)
+        elif self._note_log(line):
+            pass
         elif kind in readers and not _ABOUT_OTHER_WORK.search(section.title):
             readers[kind](replace(line, text=value))
         else:
             self.memo.leave(line.number, f"{section.title}: no such section is known")
+
+    def _note_log(self, line: Line) -> bool:
+        """Note which row's log a line names, that says nothing else; gives whether it does."""
+        logs = [] if line.is_fence else _list_logs(line.text)
+        head = re.sub(
+            r"`?[\w./{}$-]+\.log`?|->|=>|\b(?:of|for|proves)\b|[:=|\u2192\u2013\u2014]",
+            " ",
+            line.text,
+        )
+        head = re.sub(r"(?:^|\s)-(?=\s|$)", " ", head).strip(" .()")
+        if len(logs) != 1 or not is_name(head) or not is_asked_for(line.text):
+            return False
+        self.row_logs[", ".join(find_ids(head))] = logs[0]
+        self.memo.take(line.number, f"log {logs[0]}, of {head}")
+        return True
 
     def _leave_at(self, line: Line) -> _Leave:
         return _Leave(self.memo, line.number)
@@ -440,6 +473,9 @@ class _Reader:
             for line in group:
                 self._read_table_row(line)
             return
+        if first.is_done:
+            self.memo.leave(first.number, "is ticked: done, and no work")
+            return
         entry = Entry(first.number, [], "", [])
         log = ""
         for line in group:
@@ -451,6 +487,8 @@ class _Reader:
                 self.memo.take(line.number, f"rows {', '.join(find_ids(value)) or 'by the plan'}")
                 if line is first and re.search(r"\s[-\u2013\u2014]\s", value):
                     self._read_first_line(entry, replace(line, text=value))
+            elif kind in ("tests", "red") and not value:
+                self.memo.take(line.number, "leads to the lines below")
             elif kind in ("tests", "red"):
                 self._read_tests(entry, line, value, must_fail=kind == "red")
             elif kind == "artifacts":
@@ -467,6 +505,9 @@ class _Reader:
                 self._read_first_line(entry, line)
             else:
                 self._read_sub_line(entry, line)
+                said = [] if line.is_fence or "`" in line.text else _list_logs(line.text)
+                if len(said) == 1 and len(line.text.split()) < _FEW and _asks(line.text):
+                    log = log or said[0]
         if log and len(entry.commands) == 1 and not entry.commands[0].log:
             entry.commands = [replace(entry.commands[0], log=log)]
         self.memo.entries.append(entry)
@@ -530,29 +571,38 @@ class _Reader:
             self.memo.take(line.number, f"command {command}")
 
     def _read_table_row(self, line: Line) -> None:
-        cells = [cell.strip() for cell in line.text.strip("|").split("|")]
-        named = next((cell for cell in cells if find_ids(cell) and not is_plain_command(cell)), "")
+        cells = split_cells(line.text)
+        names = [cell for cell in cells if find_ids(cell) and not is_plain_command(cell)]
+        named = next(filter(is_name, names), next(iter(names), ""))
         if not named:
             self.memo.leave(line.number, "Do Now: the head of a table")
             return
         plan = next(filter(is_plan_name, list_markdown(" ".join(cells))), "")
         if plan:
             self._take_plan(line.number, plan)
-        cells = cells[cells.index(named) + 1 :]
-        text = " - ".join(filter(None, cells))
-        commands = [
-            command
-            for cell in cells
-            if "`" in cell or is_plain_command(cell)
-            for command in self._read_line(replace(line, text=cell))
+        cells.remove(named)
+        logs = [
+            name for cell in cells for name in _list_logs(cell) if "`" not in cell or _is_file(cell)
         ]
-        log = next(
-            (cell.strip("`") for cell in cells if re.fullmatch(r"`?[\w.-]+\.log`?", cell)), ""
-        )
-        if len(commands) == 1 and log:
-            commands = [replace(commands[0], log=commands[0].log or log)]
+        texts, commands = [], []
+        for cell in cells:
+            if _is_file(cell):
+                continue
+            may_be = "`" in cell or is_plain_command(cell)
+            found = self._read_line(replace(line, text=cell)) if may_be else []
+            commands += found
+            texts += [] if found or re.fullmatch(r"[\W\d]*", cell) else [cell]
+        doubtful = next((cell for cell in texts if not _asks(cell)), "")
+        if doubtful and commands:
+            for command in commands:
+                self.memo.leave(
+                    line.number, f"`{command.text}`: `{doubtful}` stands beside it; {_LEFT}"
+                )
+            commands = []
+        if len(commands) == 1 and len(logs) == 1:
+            commands = [replace(commands[0], log=commands[0].log or logs[0])]
         self.memo.entries.append(
-            Entry(line.number, [], text, commands, [named], plan=plan, has_tests=True)
+            Entry(line.number, [], " - ".join(texts), commands, [named], plan=plan, has_tests=True)
         )
 
     # --- plan, ledger, ids -----------------------------------------------------------------
@@ -584,12 +634,18 @@ class _Reader:
             memo.take(0, f"plan {memo.plan}, as the memo names no other")
 
     def _choose_initiative(self) -> None:
-        """Take the initiative from where the plan lies, if nothing else names it."""
+        """Take the initiative from where the plan lies, or from the text's own title, if nothing
+        else names it."""
         memo = self.memo
+        title = next(filter(str.strip, self.text.splitlines()), "")
+        named = re.search(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-[0-9]+\b", title)
         for part in reversed(PurePath(memo.plan).parts[:-1]):
             if not memo.initiative and re.fullmatch(r"[A-Z][A-Z0-9]*(?:[-_][A-Z0-9.]+)+", part):
                 memo.initiative = part
                 memo.take(0, f"initiative {part}, by the folder of the plan")
+        if not memo.initiative and named:
+            memo.initiative = named[0]
+            memo.take(0, f"initiative {named[0]}, by the title")
 
     def _choose_ledger(self) -> None:
         memo = self.memo
@@ -632,10 +688,31 @@ class _Reader:
             for id in strange:
                 memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
             entry.ids = [id for id in ids if id not in strange]
+        self._add_commented(known)
+        for entry in memo.entries:
+            log = self.row_logs.get(", ".join(entry.ids), "")
+            if log and len(entry.commands) == 1 and not entry.commands[0].log:
+                entry.commands = [replace(entry.commands[0], log=log)]
         self._leave_other_plans()
         # One row has one entry that describes it.
         for entry in memo.entries:
             self._tell_of(entry)
+
+    def _add_commented(self, known: Collection[str]) -> None:
+        """Make an entry of each command whose own comment begins with rows that no entry has."""
+        memo = self.memo
+        listed = {id for entry in memo.entries for id in entry.ids}
+        for command in [*memo.how_to]:
+            comment, _, behind = command.context.partition(command.text[:20])
+            comment = comment.strip("# `")
+            head = re.split(r":\s|\s[-\u2013\u2014]+\s|\s\(|:$", comment)[0]
+            aim = _AIM.search(behind)
+            named = head if is_name(head) else aim["ids"].rstrip() if aim else ""
+            ids = find_ids(named, memo.initiative, known) if is_name(named) else []
+            if ids and not listed & {*ids} and not (known and {*ids} - {*known}):
+                memo.how_to.remove(command)
+                text = comment.removeprefix(head).strip(" :-\u2013\u2014") or comment
+                memo.entries.append(Entry(command.line, ids, text, [command], has_tests=True))
 
     def _leave_other_plans(self) -> None:
         """Leave the entries whose rows are another plan's: an id may stand in both."""
@@ -697,6 +774,29 @@ class _Leave:
         self.memo.leave(self.number, text)
 
 
+_AIM = re.compile(
+    r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?:(?:proves?|for|covers?|closes?|rows?)\s+)*"
+    r"(?P<ids>[^`;:()]*?)\s*(?:[;:(),.](?:\s[^`]*|\W*)|)$"
+)
+"""What a line says behind a command of what it proves."""
+
+
+def _list_logs(text: str) -> list[str]:
+    """The logs that a text names."""
+    return [PurePath(name).name for name in list_files(text) if name.endswith(".log")]
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is nothing but the name of a log."""
+    return bool(re.fullmatch(r"`?[\w./{}$-]+\.log`?", text))
+
+
+def _asks(text: str) -> bool:
+    """Whether a remark beside a command leaves it asked for now."""
+    is_other = re.match(r"(?i:\W*(?:done|later|no|skip\w*|not\b.*|optional\w*|x)\W*$)", text)
+    return is_asked_for(text) and not is_other
+
+
 def _is_same_file(name: str, other: str) -> bool:
     """Whether two paths may mean the same file, one of them in short."""
     short, long = sorted((PurePath(name).parts, PurePath(other).parts), key=len)
@@ -711,13 +811,24 @@ def _find_entry_sections(sections: list[Section]) -> list[Section]:
         return called
     found: list[Section] = []
     for section in [*sections]:
-        begin = next((n for n, line in enumerate(section.lines) if names_row(line.text)), None)
+        begin = next((n for n in range(len(section.lines)) if _begins_entry(section, n)), None)
         may_be = section.kind not in _NO_ENTRIES and (section.kind or _may_ask(section.title))
         if begin is not None and may_be:
             found.append(Section("do now", section.title, section.lines[begin:]))
+            found[-1].above = section.above
             sections.insert(sections.index(section) + 1, found[-1])
             del section.lines[begin:]
     return found
+
+
+def _begins_entry(section: Section, number: int) -> bool:
+    """Whether a line of a section that is not called so begins with a row's name, and not with a
+    sentence about one: lines below it say more."""
+    line, below = section.lines[number], section.lines[number + 1 : number + 2]
+    is_followed = any(other.is_fence or other.indent > line.indent for other in below)
+    if re.fullmatch("(?i:logs?|log files?)", section.title):
+        return False
+    return names_row(line.text) or names_ids(line.text) or (line.begins_row and is_followed)
 
 
 _ABOUT_OTHER_WORK = re.compile(
@@ -725,7 +836,7 @@ _ABOUT_OTHER_WORK = re.compile(
     r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
     r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
     r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
-    r"backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
+    r"already|before|may|could|backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
 )
 """What the title of a section says whose commands are not to be run now."""
 

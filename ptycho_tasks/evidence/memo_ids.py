@@ -12,12 +12,17 @@ _HYPHEN = "\u2011"
 _WITH_HYPHEN = re.compile(
     r"(?<![\w-])(?P<stem>[A-Z]{1,3}[0-9]{1,3})-(?P<number>[0-9]{1,3})(?![\w-])"
 )
+_OF_TWO_KINDS = re.compile(
+    r"(?<![\w-])(?P<stem>(?P<kind>[A-Z]{1,3})[0-9]{1,3})-(?P<part>(?!(?P=kind)[0-9])[A-Z]{1,2}[0-9]{1,3})"
+    r"(?![\w-])"
+)
+"""As `P3-T2`, task 2 of phase 3: no range goes from one letter to another."""
 _HYPHENATED_RANGE = re.compile(
     r"([A-Z]{1,3}[0-9]{1,3})-[0-9]{1,3}\s*(?:\.\.+|to|through)\s*\1-[0-9]"
 )
 _TOKEN = re.compile(
     rf"(?P<id>(?<!\w)(?<![a-z]{{2}}-)"
-    rf"(?:[A-Z]{{1,3}}[0-9]{{1,3}}{_HYPHEN}[0-9]{{1,3}}|{_DOTTED}|{_PLAIN})(?![\w]|-[A-Za-z]{{2}}))"
+    rf"(?:[A-Z]{{1,3}}[0-9]{{1,3}}{_HYPHEN}[A-Z]{{0,2}}[0-9]{{1,3}}|{_DOTTED}|{_PLAIN})(?![\w]|-[A-Za-z]{{2}}))"
     r"|(?P<join>\s*(?:\+|,|/|&)\s*(?:and\s+)?|\s+and\s+)"
     r"|(?P<range>\s*(?:-|\.\.+)\s*|\s+(?:to|through)\s+)"
     r"|(?P<number>[0-9]{1,3}\b|(?<=-)[a-z]\b)"
@@ -64,6 +69,7 @@ def _mark_hyphens(text: str, known: Collection[str]) -> str:
             return f"{match['stem']}{_HYPHEN}{match['number']}"
         return match[0] if known else " ; "
 
+    text = _OF_TWO_KINDS.sub(rf"\g<stem>{_HYPHEN}\g<part>", text)
     return re.sub(rf"(?<={_HYPHEN}[0-9])(\.\.+)(?=[A-Z])", " to ", _WITH_HYPHEN.sub(mark, text))
 
 

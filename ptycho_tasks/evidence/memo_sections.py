@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ptycho_tasks.evidence.memo_ids import find_ids
+from ptycho_tasks.evidence.memo_shell import is_plain_command
 
 _KINDS = {
     "summary": ["summary", "goal", "objective", "tl;dr"],
@@ -43,22 +45,27 @@ _TITLE = re.compile(
     rf"(?P<mark>#{{1,6}}\s+|[-*]\s+(?=\*\*)|)(?P<bold>\*\*|__|)(?P<title>{_TITLES})"
     r"(?P<qualifier>\s*(?:\([^)]*\)|\[[^]]*\]))?"
     r"(?:(?P<colon>\s*(?:\*\*|__)?\s*:\s*(?:\*\*|__)?)|(?P<comma>,)"
-    r"|(?P<dash>(?:\*\*|__)?\s+[-\u2013\u2014](?=\s|$))|\s*(?:\*\*|__)?\s*$)"
+    r"|(?P<dash>(?:\*\*|__)?\s+[-=\u2013\u2014](?=\s|$))|\s*(?:\*\*|__)?\s*$)"
     r"\s*(?P<rest>.*)",
     re.IGNORECASE,
 )
 _OTHER_TITLE = re.compile(
-    r"(?:#{1,6}\s+(?P<heading>.*)|(?:\*\*|__)?(?P<title>[A-Z][A-Za-z0-9 &/_'-]{1,40})"
+    r"(?:#{1,6}\s+(?P<heading>.*)|(?:\*\*|__)?(?P<title>[A-Z][A-Za-z0-9 &/_'-]{1,40}|[a-z_]{3,20})"
     r"(?:\s*\([^)]*\))?(?:\*\*|__)?:(?:\*\*|__)?(?:\s+(?P<rest>.*))?)"
 )
+_STANDS_ALONE = re.compile(
+    r"(?:\*\*|__)(?P<bold>[^*_`|]+?)(?:\*\*|__)|(?P<capitals>[A-Z][A-Z &/'-]{2,40})"
+)
+"""A line that is a title by nothing but how it is written: in bold, or in capitals."""
+_UNDERLINE = re.compile(r"(?:={3,}|-{3,})\s*")
 _ORDER = re.compile(
     r"(?:Run|Rerun|Execute|Then|Next|Finally|First|Capture|Verify|Validate|Check|Use|Call|Do)\b"
 )
 """How a line begins that leads to commands, and is no title, though it ends as one."""
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _ITEM = re.compile(
-    r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
-    r"(?:\[[ xXP]?\]\s+)?)(?P<text>.*)"
+    r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b(?:\s+of\s+[0-9]+)?[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
+    r"(?:\[[ xXP]?\]\s+)?|\[[ xXP]?\]\s+)(?P<text>.*)"
 )
 _LONGEST_TEXT = 4000
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
@@ -75,6 +82,10 @@ class Line:
     """Without its bullet; of a fence, what stands in it."""
     is_item: bool = False
     """Whether a bullet or a number begins it."""
+    is_done: bool = False
+    """Whether its box is ticked."""
+    begins_row: bool = False
+    """Whether it begins with the name of a row, of which it and the lines below it are."""
     is_fence: bool = False
     is_shell: bool = False
     """Whether what stands in the fence may be read by a shell."""
@@ -96,11 +107,15 @@ class Section:
     """Whether its first line stands beside the title."""
     level: int = 0
     """Of its heading; 0 where it has none."""
+    above: tuple[str, ...] = ()
+    """The titles of the headings that it stands below, save the text's own."""
+    is_record: bool = False
+    """Whether it holds rows as lines of `ID: ...`, `Test: ...`, `Log: ...`."""
 
 
 def read_sections(text: str) -> list[Section]:
     """The sections of a memo, in its order."""
-    text = _unquote(text)
+    text = _mark_titles(_unfold(_unquote(text)))
     is_bulleted = bool(re.search(r"^[-*+] (?:\*\*)?do now\b", text, re.IGNORECASE | re.MULTILINE))
     sections = [Section("", "")]
     fence: Line | None = None
@@ -117,14 +132,15 @@ def read_sections(text: str) -> list[Section]:
         indent = len(raw) - len(raw.lstrip())
         if opened:
             is_shell = opened["language"].casefold() in _SHELLS
-            fence, end = Line(number, indent, "", False, True, is_shell), opened["fence"]
+            fence, end = Line(number, indent, "", is_fence=True, is_shell=is_shell), opened["fence"]
             sections[-1].lines.append(fence)
             continue
-        section = None if indent else _read_title(raw.rstrip(), number, sections[-1])
+        section = None if indent else _read_title(raw.rstrip(), number, sections)
         if section is None and is_bulleted and not indent:
-            section = _read_title(raw.rstrip().lstrip("-*+ "), number, sections[-1])
+            section = _read_title(raw.rstrip().lstrip("-*+ "), number, sections)
         if section is not None:
             if section is not sections[-1]:
+                section.above = section.above or _find_above(sections, section.level)
                 sections.append(section)
         elif raw.strip():
             _add(sections[-1].lines, number, indent, raw.strip())
@@ -146,6 +162,56 @@ def _unquote(text: str) -> str:
     return "\n".join(re.sub("^> ?", "", line) for line in lines) if is_quotation else text
 
 
+def _unfold(text: str) -> str:
+    """A text that is all one list, each of whose bullets is a title for those below it, without
+    the outermost bullets."""
+    lines = text.splitlines()
+    outer = [n for n, line in enumerate(lines) if line.strip() and not line[0].isspace()]
+    bullets = [n for n in outer if not lines[n].startswith("#")]
+    is_outline = len(bullets) > 1 and all(
+        re.fullmatch(r"[-*+] [\w*][^`:|]*", lines[n])
+        and not names_row(lines[n][2:])
+        and lines[n + 1 : n + 2]
+        and lines[n + 1][:1].isspace()
+        for n in bullets
+    )
+    if not is_outline:
+        return text
+    for n in bullets:
+        lines[n] = f"{lines[n][2:].rstrip()}:"
+    return "\n".join(line.removeprefix("  ") for line in lines)
+
+
+def _mark_titles(text: str) -> str:
+    """A text whose titles by layout, underlined or above what is indented, are headings or end with
+    a colon; the marks around what stands in front are none."""
+    lines = text.splitlines()
+    if lines[:1] == ["---"] and "---" in lines[1:]:
+        lines[lines.index("---", 1)] = lines[0] = ""
+    for number, (line, below) in enumerate(itertools.pairwise(lines)):
+        is_title = re.fullmatch(r"\w[^|`]{0,78}[^|`.;,:]", line) and not _ITEM.fullmatch(line)
+        if is_title and _UNDERLINE.fullmatch(below):
+            lines[number] = f"{'#' if below[0] == '=' else '##'} {line}"
+            lines[number + 1] = ""
+        is_short = bool(re.fullmatch(r"[A-Z][^\s`|:.;,()]*(?: [^\s`|:.;,()]+){0,4}", line))
+        is_apart = number == 0 or not lines[number - 1].strip()
+        is_above = below.startswith("  ")
+        if is_short and is_apart and is_above and not (_ORDER.match(line) or names_row(line)):
+            lines[number] = f"{line}:"
+    return "\n".join(lines)
+
+
+def _find_above(sections: list[Section], level: int) -> tuple[str, ...]:
+    """The titles of the headings that a section of a level stands below; 0 is below all."""
+    titles: list[str] = []
+    headings = [section for section in sections if section.level]
+    for section in reversed(headings[1:]):
+        if level == 0 or section.level < level:
+            titles.append(section.title)
+            level = section.level
+    return tuple(titles)
+
+
 def _note_neighbours(lines: list[Line]) -> None:
     """Note of each line what stands above and below it and may be about it."""
     heads: list[Line] = []
@@ -155,18 +221,35 @@ def _note_neighbours(lines: list[Line]) -> None:
         if not line.text:
             is_apart = True
             continue
+        line.begins_row = _begins_row(line, before, is_apart=is_apart)
         while heads and not line.is_fence and not _is_below(line, heads[-1], before):
             heads.pop()
+        if heads and heads[-1].is_item and not heads[-1].text.endswith(":"):
+            while heads and heads[-1].indent >= line.indent and heads[-1].is_item:
+                heads.pop()
         if not is_apart and _goes_on(before, line):
             line.lead = _last_sentence(f"{before.lead} {before.text}")
         elif heads:
             line.lead = _last_sentence(heads[-1].text)
         if not line.is_fence and line.text.endswith(":"):
             heads.append(line)
+        elif line.is_item and not line.begins_row and not find_ids(line.text):
+            heads.append(line)  # what is listed below it is part of it
         is_about = not line.is_item or line.indent > before.indent
         if is_about and not line.is_fence and (before.is_fence or not is_apart):
             before.sequel = line.text
         before, is_apart = line, False
+
+
+def _begins_row(line: Line, before: Line, *, is_apart: bool) -> bool:
+    """Whether a line begins with the name of a row, and not only a sentence goes on with it."""
+    if line.is_fence:
+        return False
+    if names_row(line.text) or names_ids(line.text):
+        return True
+    word = line.text.split()[0].strip("[]*`")
+    is_apart = is_apart or before.is_fence or before.indent > line.indent or not before.text
+    return is_apart and not line.is_item and find_ids(word) == [word]
 
 
 def _goes_on(before: Line, line: Line) -> bool:
@@ -186,7 +269,18 @@ def _last_sentence(text: str) -> str:
     return re.split(r"[.;]\s", text)[-1].strip()
 
 
-def _read_title(raw: str, number: int, current: Section) -> Section | None:
+def _read_title(raw: str, number: int, sections: list[Section]) -> Section | None:
+    current = sections[-1]
+    if names_ids(raw) and current.kind != "do now":
+        if not current.is_record:
+            current = Section("", current.title if not current.kind else "", is_record=True)
+        current.lines.append(Line(number, 0, raw))
+        return current
+    kind, value = read_typed(raw) if current.is_record else ("", "")
+    if kind in ("tests", "red") or (kind == "log" and value):
+        return None
+    if not current.kind and raw and raw[0] != "#" and names_row(raw):
+        return None
     match = _TITLE.fullmatch(raw)
     if match and match["comma"] and _KIND_OF[match["title"].casefold()] != "if blocked":
         match = None
@@ -205,7 +299,12 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
             parts = re.split(r"[;.]?\s+(?=\(?[2-9][.)]\s)", rest) if numbered else [rest]
             for part in parts:
                 _add(section.lines, number, 0, part)
+        if kind == "artifacts" and "/" in (match["qualifier"] or ""):
+            _add(section.lines, number, 0, match["qualifier"].strip("()[] "))
         return section
+    alone = _STANDS_ALONE.fullmatch(raw)
+    if alone and (alone["bold"] or not find_ids(raw)):
+        return _read_alone(alone["bold"] or raw, number, current)
     other = _OTHER_TITLE.fullmatch(raw)
     if other is None or (
         other["heading"] is None
@@ -218,10 +317,40 @@ def _read_title(raw: str, number: int, current: Section) -> Section | None:
         text = item["text"] if item else other["heading"]
         current.lines.append(Line(number, -1, text, is_item=True))
         return current
-    section = Section("", other["heading"] or other["title"])
+    section = Section("", other["heading"] or other["title"], level=level)
+    numbered = _ITEM.fullmatch(other["heading"] or "")
+    heading = numbered["text"] if numbered else other["heading"]
+    if heading and (names_row(heading) or find_ids(heading.split()[0]) == [heading.split()[0]]):
+        # It is the first line of what it names; whether that is asked for, those above say.
+        if current.lines and current.lines[0].indent < 0 and current.level == level:
+            section = current
+        else:
+            section.title = next(iter(_find_above(sections, level)), "")
+            section.is_record = True
+        section.lines.append(Line(number, -1, heading, is_item=True))
     if other["rest"]:
         _add(section.lines, number, 0, other["rest"])
     return section
+
+
+def _read_alone(title: str, number: int, current: Section) -> Section:
+    """The section that a line in bold or in capitals begins, or goes on with."""
+    title = title.strip().rstrip(":")
+    kind = _KIND_OF.get(title.casefold(), "")
+    is_within = current.kind in ("do now", "how-to") or current.is_record
+    if not kind and (is_within or names_row(title)):
+        is_row = bool(find_ids(title.split()[0]))
+        current.lines.append(
+            Line(number, -1 if is_row else 0, title if is_row else f"{title}:", is_row)
+        )
+        return current
+    return Section(kind, title)
+
+
+def names_ids(text: str) -> bool:
+    """Whether a line says which row the lines below it are of, as `ID: C4.D1`."""
+    kind, value = read_typed(text)
+    return kind == "ids" and bool(find_ids(value))
 
 
 def _is_of_entry(text: str) -> bool:
@@ -238,7 +367,10 @@ def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
     if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
         last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
     else:
-        lines.append(Line(number, indent, item["text"] if item else text, bool(item)))
+        is_done = item is not None and "[x]" in item["bullet"].casefold()
+        lines.append(
+            Line(number, indent, item["text"] if item else text, bool(item), is_done=is_done)
+        )
 
 
 def _has_open_span(text: str) -> bool:
@@ -266,7 +398,7 @@ _TYPE_OF = {key: kind for kind, keys in _TYPED.items() for key in keys}
 _KEYS = "|".join(re.escape(key) for key in sorted(_TYPE_OF, key=len, reverse=True))
 _TYPED_LINE = re.compile(
     rf"(?:\*\*|__)?(?P<key>{_KEYS})(?:\s*\([^)]*\))?"
-    r"(?:\*\*|__)?\s*(?::|[-\u2013\u2014](?=\s))(?:\*\*|__)?\s*(?P<value>.*)",
+    r"(?:\*\*|__)?\s*(?::|[-=\u2013\u2014](?=\s))(?:\*\*|__)?\s*(?P<value>.*)",
     re.IGNORECASE,
 )
 
@@ -285,9 +417,10 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
     for line in lines:
         base = group[0].indent if group else 0
         kind = "" if line.is_fence else read_typed(line.text)[0]
-        is_head = line.is_item or not group or names_row(line.text)
+        is_head = line.is_item or not group or line.begins_row
         is_new = not line.is_fence and line.indent <= base and is_head
-        is_typed = bool(group) and bool(kind) and not (kind == "ids" and kinds)
+        is_typed = bool(group) and bool(kind)
+        is_typed = is_typed and not (kind == "ids" and (kinds or names_ids(group[0].text)))
         other = _OTHER_KEY.match(line.text) if kinds and not kind and line.is_item else None
         follows_typed = other is not None and not find_ids(line.text[other.end() :].split(" ")[0])
         if is_new and group and not is_typed and not follows_typed:
@@ -302,9 +435,35 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 def names_row(text: str) -> bool:
     """Whether a text begins with the name of a row, as `C4.D1: ...` or `| C4.D1 | ...`."""
-    word, _, rest = text.strip("| *`").partition(" ")
-    is_apart = word.endswith((":", "**")) or bool(re.match(r"[|@:(\u2013\u2014-]", rest.strip()))
+    if text.startswith("|"):
+        return any(is_name(cell) for cell in split_cells(text)[:3])
+    word, _, rest = text.strip("*` ").partition(" ")
+    named = _NAMED_BEHIND.match(text)
+    if named and is_name(named["ids"]):
+        return True
+    is_apart = word.endswith((":", "**")) or bool(_APART.match(rest.strip()))
+    is_apart = is_apart or is_plain_command(rest)
     return is_apart and bool(find_ids(word.strip("[]:*`")))
+
+
+_APART = re.compile(r"(?:[|@:(=\u2013\u2014\u2190\u2192]|<-|->?|=>)")
+_NAMED_BEHIND = re.compile(
+    r"[A-Z][^`:.;()]{1,60}\((?P<ids>[^()]{1,40})\)\s*(?::|[\u2013\u2014-]\s|$)"
+)
+"""How a line begins that names its rows behind what it calls them, as `Step 1 (C4.D1): ...`."""
+
+
+def split_cells(text: str) -> list[str]:
+    """The cells of a row of a table; a bar within a code span, or behind a backslash, is text."""
+    marked = re.sub(r"`[^`]*`", lambda span: span[0].replace("|", "\0"), text.strip())
+    marked = marked.replace("\\|", "\0").replace("\\\0", "\0").removeprefix("|").removesuffix("|")
+    return [cell.replace("\0", "|").strip() for cell in marked.split("|")]
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is nothing but the names of rows."""
+    words = re.split(r"[\s,+&/]+|\band\b", text.strip("*`[] "))
+    return all(find_ids(word) for word in words if word) and any(words)
 
 
 _OTHER_KEY = re.compile(r"(?:\*\*|__)?[A-Z][A-Za-z-]+(?: [A-Za-z-]+){0,2}(?:\*\*|__)?:\s")

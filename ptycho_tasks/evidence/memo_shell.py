@@ -18,6 +18,8 @@ from ptycho_tasks.evidence.shell import split_assignments, split_words
 
 _TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\"[^\"]*\"\S*|\S+)\s*$")
 _REDIRECT = re.compile(r"\s*(?:&>>?|>>?)\s*(?P<log>\S+\.(?:log|txt|out))\"?\s*(?:2>&1)?\s*$")
+_ARROW = re.compile(r"(?<!`)\s+(?:->|=>|\u2192)\s*`?(?P<log>[\w./${}-]+\.log)`?\.?$")
+"""How people write that the output goes to a log."""
 _USUAL = re.compile(
     r"(?:.*/)?(?:python[0-9.]*|pytest|py\.test|bash|sh|make|doit|ptycho-tasks|uv|poetry|tox|nox|"
     r"ruff|mypy|coverage|torchrun|mpirun|srun|timeout|julia|Rscript|matlab)"
@@ -71,7 +73,7 @@ _CONDITION = re.compile(
     r"(?:(?:if|unless|in\s+case|otherwise|on\s+(?:an?\s+)?(?:failure|error)|afterwards|"
     r"after\s+(?:that|review)|once|optionally|time\s+permitting|nice\s+to\s+have|maybe|perhaps)\b"
     r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b"
-    r"|(?<!run )(?<!use )\bonly\s*:\s*$)"
+    r"|(?:(?<!run )(?<!use )|(?<=-run ))\bonly\s*:\s*$|\bdry[ -]?runs?\b)"
 )
 """What makes a command one that is asked for only perhaps."""
 _ADVISED_AGAINST = re.compile(
@@ -290,6 +292,19 @@ class Shell:
             return None
         text = _without_assignments(text, len(env))
         return Command(line, text, {**self.exported, **env}, log, context)
+
+    def only_sets(self, text: str) -> bool:
+        """Whether a script only sets variables, and makes folders: it runs nothing."""
+        parts = [
+            part
+            for line in _join_lines(text)
+            if not line.startswith("#")
+            for part in _split_list(line)
+        ]
+        words = [split_assignments(_split(part.partition(" # ")[0])) for part in parts]
+        return bool(parts) and all(
+            (rest[0] in _SETUP if rest else bool(env)) for env, rest in words
+        )
 
     def _list_variables(self, text: str) -> list[str]:
         outside = re.sub(r"'[^']*'", "", text)
@@ -518,7 +533,7 @@ def _drop_notes(text: str) -> str:
 
 def _trim(text: str) -> str:
     """A part of a line without bullets, notes, and the full stop of its sentence."""
-    text, mark, comment = text.strip().partition(" # ")
+    text, mark, comment = _ARROW.sub(r" > \g<log>", text.strip()).partition(" # ")
     if _is_doubtful(comment):
         return f"{text}{mark}{comment}"
     # Nothing that a shell reads ends so, unless an operator stands before it.
@@ -562,7 +577,7 @@ def _without_assignments(text: str, count: int) -> str:
 
 def _split_at_semicolons(line: str) -> list[str]:
     """The parts of a line between semicolons; those in quotes separate nothing."""
-    return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|[^;])+""", line)
+    return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|\([^()`"']*\)|[^;])+""", line)
 
 
 def _join_lines(text: str) -> Iterator[str]:

@@ -435,6 +435,8 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "`python wipe.py --all` wipes the cache",
         "Add a test for `python wipe.py --all`.",
         "Replace `python wipe.py --all` by `bash wipe.sh 1`.",
+        "Dry-run only: `python wipe.py --all`",
+        "Not today\n  - `python wipe.py --all`\n  - python wipe.py --b",
         "Wait for Bo, then `python move.py --home`",
         "Only Bo may run `python move.py --home`",
         "The job of the night runs `python wipe.py --all`.",
@@ -814,6 +816,37 @@ HABITS = {
         "2. T.2 - run `bash t.sh 2`. It takes long; never stop it.\n",
         [("T.1", "bash t.sh 1", "bash"), ("T.2", "bash t.sh 2", "bash_2")],
     ),
+    "comments that name rows, and what the environment sets": (
+        "## Environment\n```sh\nexport N=1\n```\n## What to run\n```bash\n"
+        "# P3-T1: tests\npytest tests/p.py -q > p_all.log 2>&1\n# P3-T2: it\nbash p.sh 2\n```\n",
+        [("P3-T1", "python -m pytest tests/p.py -q", "p_all"), ("P3-T2", "bash p.sh 2", "bash")],
+    ),
+    "headings that name rows, and logs below": (
+        "# AB-1: next\n### R4.A \u2014 it\nRun:\n\n    pytest tests/r.py -q\n\nKeep as: r_all.log\n"
+        "### Do not touch\n    bash r.sh 1\n",
+        [("R4.A", "python -m pytest tests/r.py -q", "r_all")],
+    ),
+    "records, and logs in a section of their own": (
+        "ID: I1\nTest: pytest tests/i.py -q\nLog: one.log\n\nID: I2\nTest: bash i.sh 2\n"
+        "Dry-run only: `bash wipe.sh --all`\nLogs:\n- I2 -> two.log\n",
+        [("I1", "python -m pytest tests/i.py -q", "one"), ("I2", "bash i.sh 2", "two")],
+    ),
+    "an outline, whose bullets are titles": (
+        "# AB-1\n- To prove today\n  - K1: keys\n    - `bash k.sh 1`\n    - goes into k1.log\n"
+        "- Not today\n  - K2: `bash k.sh 2`\n",
+        [("K1", "bash k.sh 1", "k1")],
+    ),
+    "underlined titles, and a table without order": (
+        "Matrix\n------\n| Log | Row | Run | When |\n|---|---|---|---|\n"
+        "| `t.log` | T.1 | `bash t.sh 1 \\| sort` | today |\n"
+        "| u.log | T.2 | `bash t.sh 2` | later |\n",
+        [("T.1", "bash t.sh 1 | sort", "t")],
+    ),
+    "what is ticked is done": (
+        "Do Now:\n- [x] Y.1 `bash y.sh 1`\n- [ ] Y.2 - `bash y.sh 2`\n[x] Y.3: `bash y.sh 3`\n"
+        "[ ] Y.4: `bash y.sh 4`\n",
+        [("Y.2", "bash y.sh 2", "bash"), ("Y.4", "bash y.sh 4", "bash_2")],
+    ),
     "a collection": (
         "**Mapped tests:**\n1. `pytest --collect-only tests/c.py -q`\n"
         "**Do Now**\n* C1/C2: tests: n/a\n",
@@ -833,6 +866,7 @@ def test_other_habits_are_understood(tmp_path, text, expected):
         "R.1": ["R.4"],
         "X.1": ["X.3"],
         "U.1": ["U.2"],
+        "T.1": ["T.2"] if "Matrix" in text else [],
     }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
 
