@@ -181,7 +181,7 @@ def test_positions_that_drift(tmp_path: Path) -> None:
     order = np.arange(49).reshape(7, 7)
     order[1::2] = order[1::2, ::-1]
     order = order.ravel()
-    drifted = SMALL.positions[order] + time * (0, 2.0)
+    drifted = SMALL.positions[order] + time * (0, 3.0)
     report = look(tmp_path, diffraction=SMALL.diffraction[order], positions=drifted)
     assert find_kinds(report) == {"drift": True}
     assert report.settings == {}

@@ -62,7 +62,7 @@ def with_execution(**values) -> TorchExecution:
 
 TRAININGS = {
     "scan": SMALL,
-    "simulated": with_options(on="simulated", epochs=2),
+    "simulated": with_options(on="simulated"),
     "both": with_options(on="both", epochs=2),
     "supervised": with_options(model_type="supervised"),
     "supervised and simulated": with_options(on="both", model_type="supervised", epochs=2),
