@@ -73,6 +73,8 @@ class ResultFiles(NamedTuple):
     """What tells the scan, read as it was, from others."""
     is_scan_there: bool = True
     """Whether the scan is there as it was when the result was made, and would be read alike."""
+    bundle_sha256: str | None = None
+    """Of the bundle that it was made with; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,7 @@ class _Reader:
                 [Made(one.row, one.entry and one.entry.record) for one in chain],
                 self._find_product(place, entry if kept else None),
                 *self._describe_scan(row, chain[-1].identity),
+                _find_bundle_sha256(chain),
             ),
         )
 
@@ -372,6 +375,12 @@ class _Link(NamedTuple):
     """What the store has of it."""
     identity: Identity | None
     """What it was made from, where that is known."""
+
+
+def _find_bundle_sha256(chain: Sequence[_Link]) -> str | None:
+    """sha256 of the bundle that a result was made with, of all that it was made by."""
+    known = (link.identity.inputs.get("bundle") for link in chain if link.identity is not None)
+    return next(filter(None, known), None)
 
 
 def _recall_settings(chain: Sequence[_Link], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,12 +231,17 @@ def _take_equal(parts: Sequence[Json]) -> Json:
 
 def group_halves(results: Sequence[Result]) -> list[dict[str, int]]:
     """Results that were made alike from the `even` and from the `odd` frames of a scan, and from
-    `all` of them where that is there too: each with its index."""
+    `all` of them where that is there too: each with its index.
+
+    Settings of a training may be lost, and equal ones may give another model: what tells models
+    apart is the content of their bundles.
+    """
     groups: dict[str, dict[str, int]] = {}
     for index, result in enumerate(results):
-        if _is_built(result):
+        bundle = result.files.bundle_sha256 if result.files else None
+        if _is_built(result) and bundle is not None:
             settings = {k: v for k, v in result.settings.items() if k != _FRAMES}
-            alike = canonical_json([_sort_key(result), result.stage, settings])
+            alike = canonical_json([_sort_key(result), result.stage, settings, bundle])
             frames = str(result.settings.get(_FRAMES, "all"))
             groups.setdefault(alike, {}).setdefault(frames, index)
     return [group for group in groups.values() if {"even", "odd"} <= group.keys()]

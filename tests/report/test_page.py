@@ -133,6 +133,15 @@ def test_halves_of_the_frames_are_correlated(built_project, ours, build):
         {"inference.frames": "even"},
         {"inference.frames": "odd"},
     ]
+    # Without the store nothing is known of trainings, and bundles alone tell models apart.
+    shutil.rmtree(built_project / ".ptycho")
+    assert len(read_data(report(ours, built_project))["halves"]) == 1
+    path = built_project / "runs/odd/inference/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["made_from"]["inputs"]["bundle"] = "0" * 64
+    path.unlink()
+    path.write_text(json.dumps(metrics))
+    assert read_data(report(ours, built_project))["halves"] == []
 
 
 def test_an_object_guess_that_does_not_explain_the_frames_is_no_truth(file_project, ours, build):
