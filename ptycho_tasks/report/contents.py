@@ -270,7 +270,8 @@ def _describe_halves(
     try:
         opened = [read_result_folder(one.files.folder) for i in pair if (one := results[i]).files]
         size = opened[0].probe.shape[-1]
-        _refuse_large(opened[0])
+        for one in opened:
+            _refuse_unfit(one)
         first, second = map(_cut_half, opened)
         curve = correlate_halves(first, second, size)
     except _LOST as error:
@@ -411,11 +412,13 @@ def _doubt_object(opened: ResultFolder) -> list[str]:
     if rows * columns == 1:
         doubts.append("the object has 1 x 1 pixels: there is nothing to see")
     if not seen:
-        doubts.append("the object was seen nowhere: all of it is grey")
-    elif lost == seen:
-        doubts.append("the object is NaN or infinite wherever it was seen: all of it is grey")
+        doubts.append("the object was seen nowhere: all of it is hatched")
     elif lost:
-        doubts.append(f"the object is NaN or infinite at {lost} of {seen} pixels: they are grey")
+        where = "wherever it was seen" if lost == seen else f"at {lost} of {seen} pixels"
+        doubts.append(
+            f"the object is NaN or infinite {where}, which is hatched as what was not seen; it has "
+            "no resolution, and scores are those that were measured when it was made"
+        )
     return doubts
 
 
@@ -533,7 +536,7 @@ def _read_history(training: Path | None) -> Json:
 def _describe_rings(opened: ResultFolder, scan: ScanData | None, *, has_truth: bool) -> Json:
     """The power spectrum, and the correlation with the truth or a guess, of which `frc_fall` is
     the fraction of Nyquist where it falls under 0.5."""
-    _refuse_large(opened)
+    _refuse_unfit(opened)
     has_scores = bool(opened.metrics.get("scores"))
     wanted = scan.object if scan is not None and has_scores else None
     image, size = _fill_unseen(opened), opened.probe.shape[-1]
@@ -547,14 +550,18 @@ def _describe_rings(opened: ResultFolder, scan: ScanData | None, *, has_truth: b
     return rings | {"frc": _list_numbers(curve), "frc_fall": find_fall(curve, FALL_LEVEL)}
 
 
-def _refuse_large(opened: ResultFolder) -> None:
-    """Refuse an object whose spectrum takes long.
+def _refuse_unfit(opened: ResultFolder) -> None:
+    """Refuse an object whose spectrum takes long, or is not known.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: it is too large, was seen nowhere, or is not finite where it was seen.
     """
     if max(opened.object.shape) > _MOST_CURVE_SIDE:
         raise ValueError(f"the object has more than {_MOST_CURVE_SIDE} pixels a side")
+    if not opened.seen.any():
+        raise ValueError("the object was seen nowhere")
+    if not np.isfinite(opened.object[opened.seen]).all():
+        raise ValueError("the object is NaN or infinite where it was seen")
 
 
 def _thin(curve: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -80,6 +80,7 @@ def encode_complex(
     return {
         "rows": image.shape[0],
         "columns": image.shape[1],
+        "has_lost": bool(np.any(seen & ~np.isfinite(image))),
         "phase_offset": preview.phase_offset,
         "amplitude": encode_image(preview.amplitude, bits, "amplitude", step),
         "phase": encode_image(preview.phase, bits, "phase", step),

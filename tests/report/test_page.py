@@ -308,7 +308,7 @@ def spoil(part):
 @pytest.mark.parametrize(
     ("change", "names", "doubt"),
     [
-        (spoil(()), ["object"], "is NaN or infinite wherever it was seen: all of it is grey"),
+        (spoil(()), ["object"], "is NaN or infinite wherever it was seen, which is"),
         (spoil((30, 30)), ["object"], "is NaN or infinite at 1 of "),
         (lambda seen: np.zeros_like(seen), ["ptycho_tasks/seen"], "was seen nowhere"),
         (
@@ -329,7 +329,10 @@ def test_what_cannot_be_seen_of_an_object_is_said(built_project, ours, change, n
     assert doubt in Elements(text).text
     opened = open_result(built_project / "runs/default")
     assert _can_be_seen(opened) == ("where" not in doubt)
-    if not doubt:
+    is_lost = "NaN" in doubt
+    assert result["object"]["has_lost"] == is_lost
+    assert ("truth" in result["resolutions"]) == (not doubt)
+    if not doubt or is_lost:
         assert result["curves"]["psd"] is None
 
 

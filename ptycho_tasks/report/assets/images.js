@@ -38,8 +38,24 @@ function decode(array) {
   return array.promise;
 }
 
-function precision(array) {
-  return (array.high - array.low) / (2 ** array.bits - 2) / 2;
+// How far a value may be from the one that was encoded: half a step of the codes, and what single
+// precision loses here and there.
+function boundOf(array) {
+  return (array.high - array.low) / (2 ** array.bits - 2) / 2 + 2 ** -22 * Math.max(Math.abs(array.low), Math.abs(array.high));
+}
+
+// With so many digits that rounding adds at most a twentieth of an error, see `writeBound`.
+function writeExact(value, error) {
+  if (!Number.isFinite(value)) return "no value";
+  const decimals = error > 0 ? 1 - Math.floor(Math.log10(error)) : 5;
+  return decimals > 0 && decimals < 100 ? Number(value.toFixed(decimals)).toString() : digits(value, 15);
+}
+
+// One digit, rounded up, of an error of values that are written with `writeExact`.
+function writeBound(error) {
+  if (!(error > 0)) return "0";
+  const unit = 10 ** Math.floor(Math.log10(1.05 * error));
+  return Number((Math.ceil(1.05 * error / unit) * unit).toPrecision(1)).toString();
 }
 
 // Anchors of colour maps, evenly spaced.
@@ -77,9 +93,9 @@ function complexColour(phase, brightness) {
   });
 }
 
-function digits(value) {
+function digits(value, most = 5) {
   if (!Number.isFinite(value)) return "no value";
-  return Number(value.toPrecision(5)).toString();
+  return Number(value.toPrecision(most)).toString();
 }
 
 // The largest of 1, 2 and 5 times a power of ten that is at most `most`.

@@ -101,7 +101,7 @@ async function makeDifference(object, base, part) {
   const { rows, columns, step } = object.amplitude, turn = makeTurn(amplitude, phase, wanted, wantedPhase, rows, columns);
   const values = amplitude.map((modulus, i) => (part === "amplitude" ? turn.scale * modulus - wanted[i] : wrap(phase[i] - wantedPhase[i] + turn.at(i))));
   const found = values.filter(Number.isFinite).map(Math.abs).sort(), [high, shown] = [1, 0.98].map((share) => found[Math.ceil(share * found.length) - 1] || 1e-12);
-  const error = precision(object[part]) + precision(base[part]);
+  const error = boundOf(object[part]) + boundOf(base[part]);
   return { rows, columns, step, error, low: -high, high, shown: [-shown, shown], promise: Promise.resolve(values) };
 }
 
@@ -241,6 +241,9 @@ class Panel {
     drawAll();
   }
 
+  error() { const array = arrayOf(this.view); return array.error ?? boundOf(array); }
+  write(value) { return writeExact(value, this.error()); }
+
   describe() {
     this.caption.textContent = `${this.record.name}, ${this.view.label}`;
     const array = arrayOf(this.view), parts = this.view.image === this.record.object ? [...this.record.doubts] : [];
@@ -252,13 +255,13 @@ class Panel {
       parts.push(`${this.view.image.rows} × ${this.view.image.columns} pixels`);
       if (array.step > 1) parts.push(this.view.kind === "log" ? `every ${array.step}th pixel is shown` : `each value is the mean of ${array.step} × ${array.step} pixels`);
     }
-    parts.push(`values to ±${(array.error ?? precision(array)).toPrecision(1)}`);
+    if (this.layer.values.some(Number.isFinite)) parts.push(`values to ±${writeBound(this.error())}${this.layer.phases ? `, phase to ±${writeBound(boundOf(this.view.image.phase))} rad` : ""}`);
     if (this.view.kind === "difference") parts.push("a phase ramp and a complex factor, which the data do not tell, are taken off");
     if (this.view.kind === "complex") parts.push("hue is phase from −π to π, brightness is amplitude");
-    if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset)} rad is taken off, so that the median is 0`);
+    if (this.view.kind === "phase") parts.push(`${digits(this.view.image.phase_offset, 8)} rad is taken off, so that the median is 0`);
     if (this.view.kind === "log") { const { of, bad } = report.scans[this.record.scan_key].frame; parts.push(`mean of ${of} frames, ${bad} bad pixels`); }
     this.note.textContent = parts.join(" · ");
-    if (this.layer.values.some(Number.isNaN)) this.note.append(" · ", element("i", { class: "hatched" }), this.view.kind === "log" ? " bad" : " not seen");
+    if (this.layer.values.some(Number.isNaN)) this.note.append(" · ", element("i", { class: "hatched" }), this.view.kind === "log" ? " bad" : this.view.image.has_lost ? " not seen, NaN or infinite" : " not seen");
     for (const { name, why } of this.missing) this.note.append(` · no ${name}: ${why}`);
     if (this.record.link && this.view.space === "object") this.note.append(" · ", element("a", { href: this.record.link }, "HDF5"));
   }
@@ -427,13 +430,13 @@ class Panel {
     if (cursor?.space !== this.view.space) { this.readout.textContent = "Point at the image, or use the arrows on it, to read a value."; return; }
     if (this.view.kind === "dots") {
       const i = this.nearestDot(cursor.x, cursor.y);
-      this.readout.textContent = `nearest frame, at row ${digits(this.layer.ys[i])}, column ${digits(this.layer.xs[i])}: ${digits(this.layer.values[i])}${this.view.unit}`;
+      this.readout.textContent = `nearest frame, at row ${digits(this.layer.ys[i])}, column ${digits(this.layer.xs[i])}: ${this.write(this.layer.values[i])}${this.view.unit}`;
       return;
     }
     const row = Math.floor(cursor.y) - this.layer.top, column = Math.floor(cursor.x) - this.layer.left, i = this.indexAt(cursor.x, cursor.y);
     const unit = (this.view.part ?? this.view.kind) === "phase" ? " rad" : "", size = this.record.pixel_size_m;
-    let value = i < 0 ? "outside" : digits(this.layer.values[i]) + (Number.isNaN(this.layer.values[i]) ? "" : unit);
-    if (i >= 0 && this.layer.phases && !Number.isNaN(this.layer.values[i])) value += `, phase ${digits(this.layer.phases[i])} rad`;
+    let value = i < 0 ? "outside" : this.write(this.layer.values[i]) + (Number.isNaN(this.layer.values[i]) ? "" : unit);
+    if (i >= 0 && this.layer.phases && !Number.isNaN(this.layer.values[i])) value += `, phase ${writeExact(this.layer.phases[i], boundOf(this.view.image.phase))} rad`;
     const place = size && this.view.space === "object" ? ` (${formatSigned(row * size[0])}, ${formatSigned(column * size[1])})` : "";
     this.readout.textContent = `row ${row}, column ${column}${place}: ${value}`;
   }
