@@ -264,13 +264,15 @@ class _Reader:
             settings = {**settings, "inference.scan": row.inputs.get("scan")}
         folder = entry.folder if kept and entry else place.folder
         described = self.verdicts.describe(row, is_there=is_there)
+        # Of what there is no result of, a training that was done says nothing.
+        cost = _measure_cost(training, entry) if is_there else {}
         return Result(
             variant=place.variant,
             scan=place.scan,
             stage=row.stage,
             state=described.state,
             settings=settings,
-            measures=list_measures(metrics) | _measure_cost(training, entry if is_there else None),
+            measures=list_measures(metrics) | cost,
             differences={},
             guess="" if is_simulated(settings) else doubt_scores(metrics),
             files=ResultFiles(

@@ -120,6 +120,10 @@ class _Scans:
         if not files.is_scan_there:
             problem = "it, or how it is read, has changed since the result was made: not shown"
             return _Scan(None, {"path": path, "problem": problem})
+        maker = next((one.row.name for one in files.made if path in one.row.outputs), None)
+        if maker is not None and not Path(path).is_file():
+            problem = f"the scan cannot be shown: it is not there; run `doit {maker}`"
+            return _Scan(None, {"path": path, "problem": problem})
         try:
             payload = files.table.payload(files.row)
             assert isinstance(payload, InferencePayload)
@@ -270,8 +274,8 @@ def _describe_halves(
     try:
         opened = [read_result_folder(one.files.folder) for i in pair if (one := results[i]).files]
         size = opened[0].probe.shape[-1]
-        for one in opened:
-            _refuse_unfit(one)
+        for half in opened:
+            _refuse_unfit(half)
         first, second = map(_cut_half, opened)
         curve = correlate_halves(first, second, size)
     except _LOST as error:

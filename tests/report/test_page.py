@@ -435,7 +435,7 @@ def test_a_scan_that_is_gone_leaves_the_reconstruction(built_project, ours):
     (result,) = data["results"]
     assert result["object"]["rows"] > 0
     problem = data["scans"][result["scan_key"]]["problem"]
-    assert "the scan cannot be shown" in problem
+    assert problem == "the scan cannot be shown: it is not there; run `doit source`"
     assert [note.partition(": ")[2] for note in data["notes"]] == [problem]  # of a simulated truth
 
 
@@ -573,6 +573,11 @@ def test_what_failed_says_so_until_it_is_right_again(built_project, ours, doit):
     assert "infer failed: " in result["reasons"][0]
     assert "ZeroDivisionError" in Elements(text).text
     assert result["object"] is not None  # what was there before
+    assert '<option value="0">' in text
+    shutil.rmtree(built_project / "runs/default/inference")
+    text = report(ours, built_project)
+    assert read_data(text)["results"][0]["measures"] == {}  # nor those of the training
+    assert '<option value="0">' not in text
     (built_project / "backends/epie.py").write_text(code)
     doit(built_project, "infer")
     assert read_data(report(ours, built_project))["results"][0]["state"] == "fresh"

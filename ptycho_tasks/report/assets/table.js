@@ -197,7 +197,7 @@ function formatDifference(key, value) {
 function listBaselines() {
   const group = element("optgroup", { label: "for each scan, that of" });
   for (const variant of new Set(report.results.map((result) => result.variant))) {
-    const own = report.results.flatMap((result, index) => (result.variant === variant && result.scan ? [index] : []));
+    const own = report.results.flatMap((result, index) => (result.variant === variant && result.scan && Object.keys(result.measures).length ? [index] : []));
     if (own.length > 1) group.append(element("option", { value: own.join() }, variant));
   }
   if (group.children.length) document.getElementById("baseline").append(group);
