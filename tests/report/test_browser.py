@@ -222,6 +222,16 @@ def test_a_condition_on_an_unknown_name_is_a_mistake(page):
     page.choose("#filter", "foo > 3 few")
     assert names(page) == ["few"]
     assert "“foo”" in page.ask("document.getElementById('unknown').textContent")
+    page.choose("#filter", "r-factor < abc few")
+    assert names(page) == ["few"]
+    said = page.ask("document.getElementById('unknown').textContent")
+    assert said.startswith("“abc” after “r-factor <” is no number")
+    page.choose("#filter", "(")
+    assert names(page) == []
+    said = page.ask("document.getElementById('unknown').textContent")
+    assert said.startswith("No row shows “(”")
+    page.choose("#filter", "epoc")  # somebody is typing
+    assert page.ask("document.getElementById('unknown').textContent") == ""
     page.choose("#filter", "")
     assert page.ask("document.getElementById('unknown').textContent") == ""
 

@@ -158,6 +158,14 @@ function addChart(title, series, options, note = "") {
 function count(length, first = 1) { return Array.from({ length }, (_, i) => i + first); }
 function fractions(length) { return Array.from({ length }, (_, i) => (i + 1) / length); }
 
+// What a metric of the training is; other backends may have others.
+const TRAINING_NOTES = {
+  loss: "What the training makes small, the mean over its steps.",
+  val_loss: "The misfit of the frames that are held back from the training.",
+  flat_loss: "The misfit of the frames held back where the object is flat: who learned something has a smaller val loss.",
+  spread: "Standard deviation of the object over its mean, of the frames held back: 0 is a flat object.",
+  learning_rate: "How large the steps of the optimizer are.",
+};
 const MOST_DRAWN = 12, MOST_LISTED = 4;
 
 // The curves of the results that are chosen in the table, or else that it shows, in its order.
@@ -171,13 +179,13 @@ function drawCurves() {
   const pick = (get, x, from = named) => from.map((one) => ({ name: one.name, slot: one.slot, y: get(one.result.curves) ?? [], first: one.result.curves.first_loss }))
     .filter((one) => one.y.length).map((one) => ({ ...one, x: x(one.y.length, one.first) }));
   if (named.length) charts.append(makeLegend(named));
-  addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", mayBeLog: true });
+  addChart("Loss of the reconstruction", pick((c) => c.losses, count), { x: "step or epoch", y: "loss", mayBeLog: true }, "What the backend makes small; losses of two backends need not be of the same kind.");
   // A network is trained once for all scans.
   const trained = named.filter((one, index) => named.findIndex((other) => other.result.variant === one.result.variant) === index)
     .map((one) => ({ ...one, name: one.result.variant }));
   const metrics = new Set(results.flatMap((result) => Object.keys(result.curves.training)));
   for (const metric of [...metrics].sort())
-    addChart(`Training: ${metric.replaceAll("_", " ")}`, pick((c) => c.training[metric], (length) => count(length), trained), { x: "epoch", y: metric, mayBeLog: true });
+    addChart(`Training: ${metric.replaceAll("_", " ")}`, pick((c) => c.training[metric], (length) => count(length), trained), { x: "epoch", y: metric, mayBeLog: true }, TRAINING_NOTES[metric]);
   addChart("Fourier ring correlation with the truth", pick((c) => c.frc, fractions),
     { x: "frequency / Nyquist", y: "correlation", mark: 0.5 }, describeResolutions(results));
   addChart("Fourier ring correlation with objectGuess, a guess", pick((c) => c.frc_guess, fractions),

@@ -125,6 +125,7 @@ function makeCondition(fields, sign, wanted) {
   const textsOf = (row) => fields.map((read) => read(row)).filter((value) => value !== undefined)
     .map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
   const number = addUnit(wanted, lines.flatMap(textsOf));
+  if (!number && sign !== "=") return null;
   return (row) => textsOf(row).some((text) => {
     const own = number && readQuantity(text);
     if (own) return own.kind === number.kind && COMPARE[sign](own.value, number.value);
@@ -133,7 +134,8 @@ function makeCondition(fields, sign, wanted) {
 }
 
 // A test for each part of a filter: a name with its value (`epochs 2`, `epochs=2`, `memory < 400 MB`), or a
-// word that stands in a column that is shown. A name that nothing has is a problem, and no test.
+// word that stands in a column that is shown. A name that nothing has is a problem, and no test; so is what
+// is no number after `<`. A word that no row shows leaves none, and is a problem unless a name begins so.
 function readFilter(text) {
   const tests = [], problems = [], shown = heads.map((head) => head.offsetWidth > 0);
   const names = [...fields.keys()].sort((a, b) => b.length - a.length);
@@ -145,12 +147,18 @@ function readFilter(text) {
       rest = rest.slice(name.length).trimStart();
       const sign = (take(/^(?:<=|>=|[<>=:])/)?.[0] ?? "=").replace(":", "=");
       const wanted = take(/^(?:[-\d.]+(?:e[+-]?\d+)? ?(?:[kmgt]?b|s|min|h|[pnuµμm]?m|px)(?= |$)|[^ <>=]+)/)?.[0];
-      if (wanted) tests.push(makeCondition(fields.get(name), sign, wanted));
+      const condition = wanted && makeCondition(fields.get(name), sign, wanted);
+      if (condition) tests.push(condition);
+      else if (wanted) problems.push(`“${wanted}” after “${name} ${sign}” is no number: that part is left out`);
       continue;
     }
     const unknown = take(/^([^ <>=:]+) ?(?:<=|>=|[<>=]|:(?= |$)) ?[^ <>=]*/);
     if (unknown) problems.push(`No column and no setting is called “${unknown[1]}”: that part is left out`);
-    else { const [word] = take(/^[^ ]+/); tests.push((row) => [...row.cells].some((cell, column) => shown[column] && cell.dataset.text.toLowerCase().includes(word))); }
+    else {
+      const [word] = take(/^[^ ]+/), test = (row) => [...row.cells].some((cell, column) => shown[column] && cell.dataset.text.toLowerCase().includes(word));
+      tests.push(test);
+      if (!lines.some(test) && !names.some((one) => one.startsWith(word))) problems.push(`No row shows “${word}”; a condition is a name and a value, as “epochs 2” or “r-factor < 0.05”`);
+    }
   }
   return { tests, problems };
 }
