@@ -29,6 +29,8 @@ second time is the kernel's own: it tells a change after which the first was put
 
 
 _Written = TypeVar("_Written")
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Numbers of errors that free space mends."""
 _TRIES, _PAUSE_S = 100, 0.01
 """How often something is written at most, and how long after each time."""
 
@@ -44,12 +46,18 @@ def report_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        is_forbidden = isinstance(error, PermissionError)
-        remedy = "allow writing there" if is_forbidden else "free space"
         raise FileWriteError(
-            f"cannot write {path}: {reason}; {remedy} or choose another folder; "
+            f"cannot write {path}: {reason}; {_find_remedy(error)}choose another folder; "
             "what was there is unchanged"
         ) from error
+
+
+def _find_remedy(error: OSError) -> str:
+    """What to do where a file cannot be written, besides choosing another place."""
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "allow writing there or "
+    # Libraries do not tell the number of a full disk.
+    return "free space or " if error.errno in (None, *_FULL) else ""
 
 
 @contextmanager

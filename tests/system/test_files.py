@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -16,6 +17,7 @@ from ptycho_tasks.system.files import (
     check_replaceable,
     find_file_problem,
     replace_file,
+    report_write_errors,
     sha256_file,
     write_atomic,
     write_files,
@@ -136,3 +138,19 @@ def test_sha256_of_a_file(tmp_path: Path) -> None:
     data = b"x" * 3_000_000
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free space or choose another folder"),
+        (errno.EACCES, "allow writing there or choose another folder"),
+        (errno.EROFS, "allow writing there or choose another folder"),
+        (errno.EISDIR, "choose another folder"),
+    ],
+)
+def test_what_cannot_be_written_says_what_mends_it(number: int, remedy: str) -> None:
+    said = f"cannot write a: {os.strerror(number)}; {remedy}; what was there is unchanged"
+    with pytest.raises(FileWriteError) as error, report_write_errors(Path("a")):
+        raise OSError(number, os.strerror(number))
+    assert str(error.value) == said
