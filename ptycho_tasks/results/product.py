@@ -167,8 +167,8 @@ def read_product_details(path: Path) -> ProductDetails:
     """
     with _open_product(path) as file:
         row, column = (int(side) for side in _plain(file, f"{GROUP}/origin"))
-        is_known = bool(file[GROUP].attrs["pixel_size_known"])
-        height, width = (float(file["object"].attrs[name]) for name in _PIXEL)
+        is_known = bool(_attribute(file, GROUP, "pixel_size_known"))
+        height, width = (float(_attribute(file, "object", name)) for name in _PIXEL)
         details = ProductDetails(
             object=_plain(file, "object")[0],
             seen=_plain(file, f"{GROUP}/seen").astype(bool),
@@ -222,12 +222,12 @@ def read_product_arrays(path: Path) -> ProductArrays:
         ScanError: the file is missing, damaged, or of another program.
     """
     with _open_product(path) as file:
-        arrays = {new: np.array(file.attrs[name]) for name, new in _ATTRIBUTES.items()}
+        arrays = {new: np.array(_attribute(file, "/", name)) for name, new in _ATTRIBUTES.items()}
         arrays |= {name: _plain(file, name) for name in _DATASETS}
         for name, attributes in _GEOMETRY.items():
-            values = {key: np.array(file[name].attrs[key]) for key in attributes}
+            values = {key: np.array(_attribute(file, name, key)) for key in attributes}
             arrays |= {f"{name}_{key}": value for key, value in values.items()}
-        known = bool(file[GROUP].attrs["pixel_size_known"])
+        known = bool(_attribute(file, GROUP, "pixel_size_known"))
         return ProductArrays(arrays, _plain(file, f"{GROUP}/seen"), known)
 
 
@@ -250,10 +250,33 @@ def _open_product(path: Path) -> Iterator[h5py.File]:
         RuntimeError,
         OverflowError,
     ) as error:
-        reason = " ".join(str(error).split())
         raise ScanError(
-            f"{path}: is no reconstruction of ptycho-tasks ({reason}); make it again"
+            f"{path}: is no reconstruction of ptycho-tasks ({_find_reason(error)}); make it again"
         ) from error
+
+
+def _find_reason(error: Exception) -> str:
+    """What is wrong with a file, where HDF5 speaks of its own calls in other words."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, PermissionError):
+        return "it must not be read"
+    if isinstance(error, OSError):
+        return "it is damaged, or is no HDF5 file"
+    return " ".join(str(error).split())
+
+
+def _attribute(file: h5py.File, owner: str, name: str) -> Any:
+    """An attribute of the file (`/`), of a group or of a dataset.
+
+    Raises:
+        LookupError: it is not there.
+    """
+    if owner != "/" and owner not in file:
+        raise LookupError(f"{owner} is missing")
+    if name not in file[owner].attrs:
+        raise LookupError(f"the attribute {name} of {owner} is missing")
+    return file[owner].attrs[name]
 
 
 def _plain(file: h5py.File, name: str) -> NDArray[Any]:
@@ -269,7 +292,7 @@ def _plain(file: h5py.File, name: str) -> NDArray[Any]:
     group = file[parent] if parent else file
     for owner, key in ((file, parent or last), (group, last)):
         if key not in owner:
-            raise KeyError(f"{name} is missing")
+            raise LookupError(f"{name} is missing")
         if not isinstance(owner.get(key, getlink=True), h5py.HardLink):
             raise ValueError(f"{name}: is a link")
     dataset = group[last]

@@ -20,7 +20,13 @@ from made_products import ORIGIN, PIXEL_M
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.physics.metrics import data_misfit
-from ptycho_tasks.results.product import GROUP, overlap_count, product_bytes, read_product
+from ptycho_tasks.results.product import (
+    GROUP,
+    overlap_count,
+    product_bytes,
+    read_product,
+    read_product_details,
+)
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
@@ -122,9 +128,17 @@ def test_what_was_written_is_read_again(
         assert np.array_equal(getattr(again, name), getattr(reconstruction, name)), name
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "another program's"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("missing", "there is no such file"),
+        ("truncated", "it is damaged, or is no HDF5 file"),
+        ("another program's", "it lacks the group ptycho_tasks"),
+        ("older", "the attribute pixel_size_known of ptycho_tasks is missing"),
+    ],
+)
 def test_what_is_no_product_of_ours_is_refused(
-    reconstruction: Reconstruction, scan: ScanData, tmp_path: Path, damage: str
+    reconstruction: Reconstruction, scan: ScanData, tmp_path: Path, damage: str, reason: str
 ) -> None:
     path = tmp_path / "reconstruction.h5"
     if damage == "truncated":
@@ -132,8 +146,13 @@ def test_what_is_no_product_of_ours_is_refused(
     elif damage == "another program's":
         with h5py.File(path, "w") as file:
             file["object"] = np.ones((1, 4, 4))
-    with pytest.raises(ScanError, match=r"reconstruction.h5: is no reconstruction of ptycho-tasks"):
-        read_product(path)
+    elif damage == "older":
+        path.write_bytes(written(reconstruction, scan))
+        with h5py.File(path, "a") as file:
+            del file[GROUP].attrs["pixel_size_known"]
+    said = rf"reconstruction.h5: is no reconstruction of ptycho-tasks \({reason}\); make it again"
+    with pytest.raises(ScanError, match=said):
+        read_product_details(path)
 
 
 def linked(file: h5py.File) -> None:
