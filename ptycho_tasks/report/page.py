@@ -87,6 +87,7 @@ def render_page(
         problems=_list_problems(contents["results"]),
         troubled=sum(any(one[key] for key in _TROUBLES) for one in contents["results"]),
         contents=contents,
+        format_setting=format_setting,
         graph=graph,
         box=BOX,
         evidence=evidence,

@@ -123,12 +123,15 @@ def test_halves_of_the_frames_are_correlated(built_project, ours, build):
     variants = [{"name": frames, "inference.frames": frames} for frames in ("even", "odd")]
     change_settings(built_project, variants=variants)
     build(built_project, "infer")
-    data = read_data(report(ours, built_project))
+    text = report(ours, built_project)
+    data = read_data(text)
     (half,) = data["halves"]
     assert half["name"] == "even and odd"
     assert half["frc"][0] > 0.5
     assert 0 < half["fall"] <= 1
     assert data["common"]["settings of the project"]["name"] == "tiny"
+    assert "<bdi>source.centre</bdi></dt><dd><bdi>unset</bdi>" in text
+    assert not re.search("<bdi>(None|False|True)</bdi>", text)
     assert [one["settings"] for one in data["results"]] == [
         {"inference.frames": "even"},
         {"inference.frames": "odd"},
