@@ -117,12 +117,12 @@ class _Scans:
 
     def _read(self, files: ResultFiles, *, is_simulated: bool) -> _Scan:
         path = files.row.inputs["scan"]
+        maker = next((one.row.name for one in files.made if path in one.row.outputs), None)
+        if maker is not None and not Path(path).exists():
+            problem = f"the scan cannot be shown: it is not there; run `doit {maker}`"
+            return _Scan(None, {"path": path, "problem": problem})
         if not files.is_scan_there:
             problem = "it, or how it is read, has changed since the result was made: not shown"
-            return _Scan(None, {"path": path, "problem": problem})
-        maker = next((one.row.name for one in files.made if path in one.row.outputs), None)
-        if maker is not None and not Path(path).is_file():
-            problem = f"the scan cannot be shown: it is not there; run `doit {maker}`"
             return _Scan(None, {"path": path, "problem": problem})
         try:
             payload = files.table.payload(files.row)
@@ -420,8 +420,8 @@ def _doubt_object(opened: ResultFolder) -> list[str]:
     elif lost:
         where = "wherever it was seen" if lost == seen else f"at {lost} of {seen} pixels"
         doubts.append(
-            f"the object is NaN or infinite {where}, which is hatched as what was not seen; it has "
-            "no resolution, and scores are those that were measured when it was made"
+            f"the object is NaN or infinite {where}, hatched like what was not seen: it has no "
+            "resolution, and its scores are those that were measured when it was made"
         )
     return doubts
 

@@ -311,7 +311,7 @@ def spoil(part):
 @pytest.mark.parametrize(
     ("change", "names", "doubt"),
     [
-        (spoil(()), ["object"], "is NaN or infinite wherever it was seen, which is"),
+        (spoil(()), ["object"], "is NaN or infinite wherever it was seen, hatched"),
         (spoil((30, 30)), ["object"], "is NaN or infinite at 1 of "),
         (lambda seen: np.zeros_like(seen), ["ptycho_tasks/seen"], "was seen nowhere"),
         (
