@@ -328,6 +328,7 @@ def test_colour_limits_are_automatic_where_none_is_given_and_never_reversed(page
 
 
 def test_all_is_open_on_paper_and_as_before_after(page):
+    choose(page, 1, "0", "amplitude")
     closed = "document.querySelectorAll('details:not([open])').length"
     before = page.ask(closed)
     assert before > 0
