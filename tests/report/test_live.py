@@ -375,6 +375,7 @@ def test_two_hundred_scans_with_hostile_texts(tmp_path: Path, browser, monkeypat
         run.close("stopped")
     browser.wait("document.getElementById('state').textContent === 'stopped'")
     assert text_of(browser, "#counts") == "1 failed, 1 made, 199 not run"
+    assert re.search(r", at .*\d.* [A-Z]{3,4}[-+:\d]*\.$", text_of(browser, "#status"))  # its zone
     check_quiet(browser, folder)
 
 

@@ -75,7 +75,7 @@ function describeRun(silent) {
   if (silent) return `No sign of life for ${formatSeconds(silent)}: ${where} was killed or suspended, or its machine is gone. It had run for ${since}. What was finished is kept: run it again, and it goes on from there.${told.jobs ? " Its jobs may go on: run doit again, to find them." : ""}`;
   if (told.state === "running") return `Runs for ${since}, ${where}.`;
   if (told.state === "waiting") return `${told.text}. Runs for ${since}, ${where}.`;
-  return `${ENDED[told.state]} after ${since}, at ${new Date(told.time * 1000).toLocaleString()}.${describeJobs()}`;
+  return `${ENDED[told.state]} after ${since}, at ${new Date(told.time * 1000).toLocaleString(undefined, { timeZoneName: "short" })}.${describeJobs()}`;
 }
 
 function setText(id, text) {
