@@ -142,18 +142,29 @@ def check_order(exam: Examination) -> Iterator[Finding]:
     if turned is not None:
         yield exam.compare(turned)
         return
+    shifted = _find_shifted(case, trials)
+    if shifted is None:
+        return
+    finding = exam.compare(shifted)
+    # Parts were compared; of a scan that a shift mends, all is explained better.
+    if finding.r_mended is not None and finding.r_mended < trials.run(case).r_factor:
+        yield finding
+
+
+def _find_shifted(case: Case, trials: Trials) -> Finding | None:
+    """Frames at the positions of others, all of them or from a lost one on."""
     order, last = Order(case, trials), len(case.keep) - 1
     before, after = order.find_shift(0), order.find_shift(last)
     if before != after:
         found = order.find_break(before, after)
         if found is not None:
-            yield exam.compare(_describe_break(case, int(case.keep[found]), before, after))
-            return
+            return _describe_break(case, int(case.keep[found]), before, after)
     shift = before if before == after else order.find_shift(last // 2)
-    if shift and shift in (before, after):
-        mended = shift_positions(case, np.full(len(case.positions), shift))
-        told = f"{_name(shift)} in all of the scan: they are shifted against each other"
-        yield exam.compare(Finding("order", told, advice=MEND, mended=mended))
+    if not shift or shift not in (before, after):
+        return None
+    mended = shift_positions(case, np.full(len(case.positions), shift))
+    told = f"{_name(shift)} in all of the scan: they are shifted against each other"
+    return Finding("order", told, advice=MEND, mended=mended)
 
 
 def _find_turned_lines(case: Case, trials: Trials) -> Finding | None:
