@@ -103,6 +103,11 @@ class Exposure:
         return find_dark(self.counts)
 
     @property
+    def photons(self) -> float:
+        """Mean photons a frame, as the mean intensity is about 1; infinite where not known."""
+        return self.counts * self.size**2
+
+    @property
     def size(self) -> int:
         """N."""
         return int(self.amplitude.shape[-1])

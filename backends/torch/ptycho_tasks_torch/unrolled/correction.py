@@ -219,10 +219,9 @@ def list_unlearned(exposure: Exposure) -> list[str]:
     """What of an exposure of one canvas lies outside of what the shipped network has learned from,
     in a few words each."""
     least, most = (10**power for power in LEARNED_POWERS)
-    photons = exposure.counts * exposure.size**2  # the mean intensity is about 1
     found = []
     # Compared as they are shown: 999 photons are told from 1000 by nobody.
-    photons, step = float(f"{photons:.1e}"), float(f"{exposure.step:.2g}")
+    photons, step = float(f"{exposure.photons:.1e}"), float(f"{exposure.step:.2g}")
     if math.isfinite(photons) and not least <= photons <= most:
         found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
     least, most = LEARNED_STEPS

@@ -13,9 +13,10 @@ from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
 
-WAYS_TAKEN = 4
-"""Ways in which the object is turned for the network, whose corrections are averaged: what it does
-by chance of how an object lies is less then."""
+WAYS_TAKEN, FEW_PHOTONS = 4, 3e5
+"""Ways in which the object is turned for the network, whose corrections are averaged, of scans with
+at most so many photons a frame: what it does by chance of how an object lies is less then. With
+more photons it does too little to be worth the time."""
 
 
 class Course:
@@ -49,7 +50,8 @@ class Course:
         for engine in depth.finish(start):
             yield engine.canvas
         if self.after is not None:
-            corrected = correct(engine, ways=WAYS_TAKEN)
+            is_faint = depth.exposure.photons <= FEW_PHOTONS
+            corrected = correct(engine, ways=WAYS_TAKEN if is_faint else 1)
             yield from depth.go_on(corrected, [self.after], takes_all=True)
 
     def finish(self) -> Tensor:
