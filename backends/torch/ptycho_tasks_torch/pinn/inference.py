@@ -18,7 +18,12 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.frames.groups import Groups, cover_frames
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
-from ptycho_tasks_torch.pinn.network import expose_groups, make_pinn_networks, take_steps
+from ptycho_tasks_torch.pinn.network import (
+    expose_groups,
+    find_weight,
+    make_pinn_networks,
+    take_steps,
+)
 from ptycho_tasks_torch.pinn.stitching import Stitcher
 from ptycho_tasks_torch.threads import work_ahead
 from ptycho_tasks_torch.training.weights import load_networks, read_intensity_scale, read_losses
@@ -114,7 +119,7 @@ def follow_frames(
     rows, columns = image.shape
     canvas = torch.ones((1, *exposure.shape), dtype=torch.complex64)
     canvas[0, :rows, :columns] = torch.from_numpy(image)
-    canvas = take_steps(exposure, canvas.to(modes.device), FILLING_STEPS)
+    canvas = take_steps(exposure, canvas.to(modes.device), find_weight(exposure), FILLING_STEPS)
     return canvas[0, :rows, :columns].cpu().numpy()
 
 

@@ -72,9 +72,9 @@ def find_weight(exposure: Exposure) -> Tensor:
 
 
 @torch.no_grad()
-def take_steps(exposure: Exposure, canvas: Tensor, count: int) -> Tensor:
-    """(B, S, T) complex64 objects after some physics steps, which have no weights."""
-    weight = find_weight(exposure)
+def take_steps(exposure: Exposure, canvas: Tensor, weight: Tensor, count: int) -> Tensor:
+    """(B, S, T) complex64 objects after some physics steps; nothing of these is learned. `weight`
+    is that of `find_weight`."""
     for _ in range(count):
         canvas = canvas + exposure.correction(canvas) * weight
     return canvas
@@ -104,7 +104,8 @@ class ObjectNetwork(nn.Module):
     def reconstruct(self, exposure: Exposure) -> Tensor:
         """Object patches (F, N, N) complex64."""
         flat = torch.ones_like(exposure.illumination).to(torch.complex64)
-        canvas, weight = take_steps(exposure, flat, WARM_STEPS), find_weight(exposure)
+        weight = find_weight(exposure)
+        canvas = take_steps(exposure, flat, weight, WARM_STEPS)
         for gain, network in zip(self.gains, self.corrections, strict=True):
             step = exposure.correction(canvas) * weight
             features = [canvas.real - 1, canvas.imag, step.real, step.imag, exposure.illumination]
