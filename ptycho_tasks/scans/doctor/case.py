@@ -5,6 +5,7 @@ Axis letters:  M frames,  K frames kept,  N detector pixels along one side,  P p
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,8 +79,15 @@ class Case:
         """(..., N, N) frames rolled, and their axes exchanged and mirrored."""
         return self.frame_axes.apply_to_frames(np.roll(frames, self.roll, axis=(-2, -1)))
 
-    def cut(self, frames: NDArray[np.int64], size: int, every: int = 1) -> ScanData:
-        """A scan of some frames, to be tried; there must be a probe.
+    @property
+    def look(self) -> tuple[object, ...]:
+        """What amplitudes are made of the frames by; equal where these are."""
+        return (digest(self.bad), self.power, self.saturated, self.roll, self.frame_axes)
+
+    def cut_amplitudes(
+        self, frames: NDArray[np.int64], size: int, every: int = 1
+    ) -> NDArray[np.float32]:
+        """(k, n, n) float32 amplitudes of some frames, to be tried.
 
         Args:
             frames: their indices.
@@ -87,15 +95,27 @@ class Case:
             every: of these, one in so many along each axis, which divides half the size. A wave
                 that fits into the field of view that is left has these very amplitudes there.
         """
+        window = choose_window((self.size, self.size), None, size, 1)
+        amplitudes = self.amplitudes(frames)
+        if not window.is_whole:
+            amplitudes = window.cut(amplitudes)
+        return np.ascontiguousarray(amplitudes[:, ::every, ::every])
+
+    def place(
+        self,
+        frames: NDArray[np.int64],
+        amplitudes: NDArray[np.float32],
+        size: int,
+        every: int = 1,
+    ) -> ScanData:
+        """A scan of what `cut_amplitudes` gives for the same arguments; there must be a probe."""
         assert self.probe is not None
         window = choose_window((self.size, self.size), None, size, 1)
         positions = self.positions[frames] * (size / self.size)
-        amplitudes, probe = self.amplitudes(frames), self.probe
-        if not window.is_whole:
-            amplitudes, probe = window.cut(amplitudes), window.cut_probe(probe)
+        probe = self.probe if window.is_whole else window.cut_probe(self.probe)
         if every > 1:
             inside = find_inside(size, every)
-            amplitudes, probe = amplitudes[:, ::every, ::every], probe[:, inside, inside]
+            probe = probe[:, inside, inside]
             size //= every
         is_whole = bool(np.isfinite(amplitudes).all())
         return ScanData(
@@ -146,6 +166,11 @@ class Case:
         return replace(self, positions=positions)
 
 
+def digest(array: NDArray[Any] | None) -> bytes:
+    """Equal for equal arrays of a shape and dtype; empty for none."""
+    return b"" if array is None else hashlib.blake2b(array.tobytes(), digest_size=16).digest()
+
+
 def find_inside(size: int, every: int) -> slice:
     """Of `size` pixels those in the middle, one in `every` of them."""
     half = size // every // 2
@@ -158,6 +183,8 @@ def is_marked(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.b
     The largest 8-bit value is one that a detector counts up to.
     """
     marks = ~np.isfinite(values)
+    if not values.max(initial=0.0, where=~marks) >= np.iinfo(np.int16).max:
+        return marks
     tops = [2.0**32 - 1, 2.0**31 - 1, 2.0**16 - 1 if dtype.kind in "iu" else np.inf]
     for top in tops:
         marks |= values == np.float64(np.float32(top)) if dtype.kind == "f" else values == top

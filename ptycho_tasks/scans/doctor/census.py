@@ -49,15 +49,19 @@ def take_census(case: Case) -> Census:
     for part in row_chunks(case.frames.shape, np.dtype(np.float64)):
         values = case.values(part)
         is_there = np.isfinite(values)
-        lowest = np.minimum(lowest, np.where(is_there, values, np.inf).min(axis=0))
-        highest = np.maximum(highest, np.where(is_there, values, -np.inf).max(axis=0))
-        counts = np.maximum(np.where(is_there, values, 0), 0) ** (2 * case.power)
+        lowest = np.fmin(lowest, np.fmin.reduce(values, axis=0))
+        highest = np.fmax(highest, np.fmax.reduce(values, axis=0))
+        digests += [
+            hashlib.blake2b(frame, digest_size=8).digest() for frame in values.astype(np.float32)
+        ]
+        counts = np.fmax(values, 0, out=values)  # zero where there is none
+        if case.power != 0.5:
+            counts **= 2 * case.power
         total += counts.sum(axis=0)
         measured += is_there.sum(axis=0)
         quantum = min(quantum, counts.min(initial=np.inf, where=counts > 0))
         light.append(counts.sum(axis=(1, 2)))
         expected.append(is_there.reshape(len(values), -1) @ case.mean.ravel())
-        digests += [hashlib.blake2b(frame, digest_size=8).digest() for frame in values]
         release_pages(case.frames)
     quantum = max(float(quantum), 1.0) if np.isfinite(quantum) else 1.0
     lights, means = np.concatenate(light), np.concatenate(expected)

@@ -93,6 +93,8 @@ def _search(case: Case, trials: Trials) -> Drift:
 
     best = Drift()
     for size in STEPS:
+        if best == Drift() and size < LEAST:
+            break
         while len(known) < MOST_TRIALS:
             found = min(best.step(size), key=measure)
             if measure(found) >= (PAYS if best == Drift() else 1.0) * measure(best):

@@ -36,7 +36,7 @@ def check_estimate(exam: Examination) -> Iterator[Finding]:
     is_enough = len(case.keep) >= LEAST_FRAMES and (np.ptp(case.places, axis=0) > 0).all()
     if exam.try_scan is None or case.probe is not None or not is_enough or not case.mean.any():
         return
-    trials = Trials.plan(exam.try_scan, case)
+    trials = Trials.plan(exam.try_scan, case, exam.census.quantum)
     takes = {
         one: _focus(case.with_positions(one.apply(case.positions)), trials)
         for one in ORIENTATIONS

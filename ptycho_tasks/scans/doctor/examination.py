@@ -32,7 +32,7 @@ class Examination:
         if self.try_scan is None or self.case.probe is None or len(self.case.keep) < LEAST_FRAMES:
             return None
         if not self._trials:
-            self._trials[0] = Trials.plan(self.try_scan, self.case)
+            self._trials[0] = Trials.plan(self.try_scan, self.case, self.census.quantum)
         return self._trials[0]
 
     def take(self, finding: Finding) -> None:

@@ -56,9 +56,13 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or not case.is_spread:
         return
-    takes = {
-        one: case.with_positions(one.apply(case.positions)) for one in list_distinct(case.probe)
+    given = Orientation()
+    others = {
+        one: case.with_positions(one.apply(case.positions))
+        for one in list_distinct(case.probe)
+        if one != given
     }
+    takes = {given: case, **trials.keep_likely(others, case)}
     tried = {one: trials.run(take) for one, take in takes.items()}
     turned = _find_turned_frames(case, trials, min(tried.values(), key=misfit))
     if turned is not None:
@@ -70,7 +74,7 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
         return
     ranked = sorted(takes, key=lambda one: misfit(tried[one]))
     same = [one for one in ranked if misfit(tried[one]) <= SAME * misfit(tried[ranked[0]])]
-    best, given = min(same, key=lambda one: one.changes), Orientation()
+    best = min(same, key=lambda one: one.changes)
     ratio = BETTER_THAN_TWIN if best == TWIN else BETTER
     if best == given or not is_better(tried[given], tried[best], ratio):
         yield from _say_undecided(tried, [one for one in same if one != given])
@@ -100,8 +104,10 @@ def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | No
     They suit swapped or mirrored positions too, but for a probe whose axes are as well.
     """
     ways = [one for one in ORIENTATIONS if one.changes == 1]
-    takes = {one: replace(case, frame_axes=one) for one in ways}
-    way = min(ways, key=lambda one: misfit(trials.run(takes[one])))
+    takes = trials.keep_likely({one: replace(case, frame_axes=one) for one in ways}, case)
+    if not takes:
+        return None
+    way = min(takes, key=lambda one: misfit(trials.run(takes[one])))
     if not is_better(best, trials.run(takes[way]), BETTER):
         return None
     if not trials.confirm(case, takes[way], CONFIRMED):
@@ -119,6 +125,8 @@ def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | No
 def _find_reversed_order(case: Case, trials: Trials, best: Trial) -> Finding | None:
     """Frames in reverse order; on a regular raster as well positions with both axes mirrored."""
     mended = case.with_positions(case.positions[::-1])
+    if not trials.keep_likely({"reversed": mended}, case):
+        return None
     if not is_better(best, trials.run(mended), BETTER_ORDER):
         return None
     if not trials.confirm(case, mended, CONFIRMED):

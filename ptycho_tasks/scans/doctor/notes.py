@@ -53,6 +53,8 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
     if trials is None or trials.is_large or case.probe is None or case.is_probe_estimated:
         return
     given, own = trials.run_modes(case, 0).r_factor, len(case.probe)
+    if PAYS * given < trials.noise(case):
+        return  # no probe explains frames that it has not seen better than photon noise lets it
     many = trials.run_modes(case, max(MODES, own))
     best = many.r_factor
     if best > PAYS * given:
@@ -81,7 +83,7 @@ def check_rest(exam: Examination) -> Iterator[Finding]:
         return
     if any(finding.is_wrong and finding.mended is None for finding in exam.findings):
         return  # what is left of it says nothing more
-    noise = trials.noise(case, exam.census.quantum)
+    noise = trials.noise(case)
     modes = max(MODES, len(case.probe))
     found = trials.run(case)
     if not is_poor(found, noise) or not is_poor(trials.run_long(case), noise):

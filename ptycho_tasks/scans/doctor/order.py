@@ -172,11 +172,14 @@ def _find_turned_lines(case: Case, trials: Trials) -> Finding | None:
     lines = _split_lines(case.positions)
     if len(lines) < LEAST_LINES or np.median([len(line) for line in lines]) < LEAST_LINES:
         return None
-    takes = []
+    takes = {}
     for first in (0, 1):
         order = [line[::-1] if i % 2 == first else line for i, line in enumerate(lines)]
-        takes.append(case.with_positions(case.positions[np.concatenate(order)]))
-    mended = min(takes, key=lambda one: misfit(trials.run(one)))
+        takes[first] = case.with_positions(case.positions[np.concatenate(order)])
+    takes = trials.keep_likely(takes, case)
+    if not takes:
+        return None
+    mended = min(takes.values(), key=lambda one: misfit(trials.run(one)))
     if not is_better(trials.run(case), trials.run(mended), BETTER):
         return None
     if not trials.confirm(case, mended, BETTER):

@@ -127,7 +127,7 @@ def _explains(exam: Examination, scale: float) -> bool:
     """Whether frames are explained with positions of another scale, in some orientation."""
     trials, case = exam.trials, exam.case
     assert trials is not None
-    noise = trials.noise(case, exam.census.quantum)
+    noise = trials.noise(case)
     takes = (_scale(case, way, scale) for way in list_distinct(case.probe))
     return not all(is_poor(trials.run(take), noise) for take in takes)
 

@@ -6,8 +6,9 @@ Axis letters:  M frames,  N detector pixels along one side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.physics.deviance import compare_deviances
 from ptycho_tasks.physics.metrics import POOR_R_FACTOR, POOR_RATIO, find_beyond, photon_noise
 from ptycho_tasks.scan import ScanData
-from ptycho_tasks.scans.doctor.case import Case, find_inside
+from ptycho_tasks.scans.doctor.case import Case, digest, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
+
+T = TypeVar("T")
 
 TryScan = Callable[[ScanData, int, int, int], Trial]
 """A backend's `try_scan`."""
@@ -41,11 +44,13 @@ FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
 COARSE = 32
 """Pixels along a side of the frames of a search from very far off, where they are not fewer."""
+UNLIKELY = 1.5
+"""R-factor of a small patch, over that as given, from which on no more of a take is tried where
+the scan as given is not poor."""
 MOST_ROOM = 16.0
 """Area of the object of a patch, over that of its frames: of more, none is made."""
 HELD_BACK = 6
 """To confirm, one frame in so many takes no part."""
-MOST_KNOWN = 16
 CERTAIN, CONFIRMED = 6.0, 3.0
 """Standard errors by which frames must be explained better; and the few that took no part."""
 
@@ -65,12 +70,22 @@ class Trials:
     """Pixels along a side of the frames that are tried, around the zero frequency."""
     every: int = 1
     """Of these pixels one in so many is taken, along each axis."""
-    known: list[tuple[Case, Trial]] = field(default_factory=list)
-    """The last trials on the first patch."""
+    photon: float = 1.0
+    """Counts that one photon stands for."""
+    known: dict[object, Trial] = field(default_factory=dict)
+    """All trials by what goes into them: searches come back to the same takes."""
+    _last: dict[object, NDArray[np.float32]] = field(default_factory=dict)
+    """The amplitudes of the last trial; most others differ in their positions alone."""
 
     @classmethod
-    def plan(cls, try_scan: TryScan, case: Case) -> Trials:
-        """Choose the patches of a scan, by its positions as they are given."""
+    def plan(cls, try_scan: TryScan, case: Case, photon: float = 1.0) -> Trials:
+        """Choose the patches of a scan, by its positions as they are given.
+
+        Args:
+            try_scan: of a backend.
+            case: the scan.
+            photon: counts that one photon stands for.
+        """
         positions = case.positions[case.keep]
         spread = positions.std(axis=0)
         places = (case.positions - np.median(positions, axis=0)) / np.where(spread > 0, spread, 1)
@@ -83,27 +98,16 @@ class Trials:
         size = _choose_size(case)
         every = _choose_every(case, size)
         frames = int(np.clip(FRAMES * SMALL * every / size, LEAST_PATCH, FRAMES))
-        return cls(try_scan, orders[0], orders[1], frames, size, every)
+        return cls(try_scan, orders[0], orders[1], frames, size, every, photon)
 
     def run(self, case: Case) -> Trial:
         """Try a scan on a patch of it."""
-        for one, trial in self.known:
-            if one is case:
-                return trial
-        trial = self._run(case, self.order, self.frames, STEPS)
-        self.known.append((case, trial))
-        del self.known[:-MOST_KNOWN]
-        return trial
+        return self._run(case, self.order, self.frames, STEPS)
 
-    def noise(self, case: Case, photon: float) -> float:
-        """R-factor of the frames of `run` where photon noise alone is left.
-
-        Args:
-            case: whose frames they are.
-            photon: counts that one photon stands for.
-        """
-        frames = self.order[np.isin(self.order, case.keep)][: self.frames]
-        return photon_noise(case.amplitudes(np.sort(frames)) / math.sqrt(photon)).r_factor
+    def noise(self, case: Case) -> float:
+        """R-factor of the frames of `run` where photon noise alone is left."""
+        frames = self._keep(case, self.order)[: self.frames]
+        return photon_noise(case.amplitudes(np.sort(frames)) / math.sqrt(self.photon)).r_factor
 
     def confirm(self, before: Case, after: Case, ratio: float) -> bool:
         """Whether another patch tells the same, by frames that took no part.
@@ -137,6 +141,15 @@ class Trials:
         """Try a scan on a small patch."""
         return self._run(case, self.order, FEWER_FRAMES, FEW_STEPS)
 
+    def keep_likely(self, takes: Mapping[T, Case], given: Case) -> dict[T, Case]:
+        """The takes that may explain the frames better: where the scan as given explains a small
+        patch of them well, those that do not explain it much worse."""
+        trial = self.run_small(given)
+        if is_poor(trial, self.noise(given)):
+            return {**takes}
+        most = UNLIKELY * trial.r_factor
+        return {one: take for one, take in takes.items() if self.run_small(take).r_factor <= most}
+
     def run_coarse(self, case: Case) -> Trial:
         """Try a scan on a small patch of coarse frames, which finds its way from farther off."""
         size, every = self.size, self.every
@@ -157,15 +170,41 @@ class Trials:
         modes: int = 0,
         held_back: int = 0,
     ) -> Trial:
-        kept = order[np.isin(order, case.keep)][:count]
-        spans = np.ptp(case.positions[kept], axis=0) + case.size
-        if spans.prod() > MOST_ROOM * len(kept) * case.size**2:
-            return Trial(math.inf, np.full(len(kept), np.inf))  # frames share nothing
+        frames = np.sort(self._keep(case, order)[:count])
+        look = (*case.look, digest(frames), self.size, self.every)
+        key = (look, digest(case.positions[frames]), digest(case.probe), steps, modes, held_back)
+        if key not in self.known:
+            self.known[key] = self._try(case, frames, look, steps, modes, held_back)
+        return self.known[key]
+
+    def _try(
+        self,
+        case: Case,
+        frames: NDArray[np.int64],
+        look: object,
+        steps: int,
+        modes: int,
+        held_back: int,
+    ) -> Trial:
+        nowhere = Trial(math.inf, np.full(len(frames), np.inf))
+        spans = np.ptp(case.positions[frames], axis=0) + case.size
+        if spans.prod() > MOST_ROOM * len(frames) * case.size**2:
+            return nowhere  # frames share nothing
+        if look not in self._last:
+            self._last.clear()
+            self._last[look] = case.cut_amplitudes(frames, self.size, self.every)
         try:
-            scan = case.cut(np.sort(kept), self.size, self.every)
+            scan = case.place(frames, self._last[look], self.size, self.every)
             return self.try_scan(scan, steps, modes, held_back)
         except PtychoTasksError:  # all dark, for one
-            return Trial(math.inf, np.full(len(kept), np.inf))
+            return nowhere
+
+    @staticmethod
+    def _keep(case: Case, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the frames in order that the case takes."""
+        is_kept = np.zeros(len(case.frames), bool)
+        is_kept[case.keep] = True
+        return order[is_kept[order]]
 
 
 def _choose_size(case: Case) -> int:
