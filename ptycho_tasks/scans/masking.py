@@ -35,7 +35,7 @@ from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
 
-_BRIGHT = 0.95
+BRIGHT = 0.95
 """Share of the pixels that are not the bright ones."""
 
 
@@ -117,7 +117,7 @@ def _doubt_mask(
         bad = masking.find_masked(stack, number)
         masked += 0 if bad is None else bad[0]
     # A few bright pixels, as a beam that is masked since it saturates, say nothing.
-    light = np.minimum(light, np.quantile(light, _BRIGHT) or np.inf)
+    light = np.minimum(light, np.quantile(light, BRIGHT) or np.inf)
     share = float((light * masked).sum() / (max(light.sum(), 1e-12) * len(some)))
     if not share > 0.5:
         return

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class Case:
     """(height, width) of an object pixel, where known."""
     has_metres: bool = False
     """Whether positions were converted from a unit of length by the size of a pixel."""
+    mask_marks: Literal["bad", "good"] | None = None
+    """What the mask seems to mark, where that is another than it is taken for."""
     cropped_from: tuple[int, int] | None = None
     """(height, width) of the frames, where these are no squares of an even size."""
     notes: tuple[str, ...] = ()

@@ -23,8 +23,8 @@ lines beside a dark one."""
 HOT = 8.0
 """Times its brightest neighbours is a hot pixel in the middle, where the direct beam falls;
 elsewhere `WARM`."""
-LEAST_HOT = 3.0
-"""Counts a frame of a hot pixel."""
+LEAST_HOT, LEAST_NEAR = 3.0, 3
+"""Counts a frame of a hot pixel; and how many of its neighbours are measured."""
 DARKEST = 0.02
 """Share of the pixels that are the darkest."""
 FLOOR, OWN_FLOOR = 0.15, 0.05
@@ -60,6 +60,9 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
     hot &= census.measured > 0.5 * len(case.frames)
     bad = (marked | dead | hot) & ~case.bad
     if not bad.any():
+        return
+    if bad.all():
+        yield Finding("bad pixels", "all pixels are marked as bad, in all frames")
         return
     kinds = {"marked as bad": marked & bad, "dead": dead & bad, "hot": hot & bad}
     told = "; ".join(f"{describe_pixels(one)} {name}" for name, one in kinds.items() if one.any())
@@ -109,6 +112,8 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
     """(N, N) pixels that never change although they hold counts, or that are brighter than
     their neighbours can be."""
+    from scipy.ndimage import convolve
+
     lowest, highest = (np.maximum(one, 0) ** (2 * power) for one in (census.lowest, census.highest))
     # Without the brightest frame, which a ray may have hit.
     rest = np.maximum(census.total - np.where(census.measured > 0, highest, 0), 0)
@@ -122,9 +127,12 @@ def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
         stuck &= ~at_top  # saturated
     stuck &= (lowest >= LEAST_HOT * census.quantum) & (not is_few)
     around = brightest_around(np.where(stuck, 0, other))
+    # What lies alone among pixels that were not measured has nothing to be compared with.
+    near = convolve((census.measured > 0).astype(int), np.ones((3, 3), int), mode="constant")
     times = np.full(mean.shape, WARM)
     times[middle_of(mean)] = HOT
-    return np.asarray(stuck | ((level > times * around) & (level > LEAST_HOT)))
+    is_hot = (level > times * around) & (level > LEAST_HOT) & (near > LEAST_NEAR)
+    return np.asarray(stuck | is_hot)
 
 
 def check_shape(exam: Examination) -> Iterator[Finding]:

@@ -119,10 +119,16 @@ def examine(
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         case, refusal = read_case(path, settings or {}, product)
-        refused = () if refusal is None else (Finding("refused", refusal),)
+        refused = () if refusal is None else (_describe_refusal(refusal, case),)
         if case is None:
             return Report(path, refused, None, None)
         return _examine(Examination(case, try_scan), refused, say)
+
+
+def _describe_refusal(refusal: str, case: Case | None) -> Finding:
+    is_of_mask = case is not None and case.mask_marks and "source.mask_marks" in refusal
+    settings = {"source.mask_marks": case.mask_marks} if case is not None and is_of_mask else {}
+    return Finding("refused", refusal, settings=settings)
 
 
 def _examine(exam: Examination, refused: tuple[Finding, ...], say: Callable[[str], None]) -> Report:

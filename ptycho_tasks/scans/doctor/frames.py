@@ -33,6 +33,9 @@ def check_dark(exam: Examination) -> Iterator[Finding]:
     dark = (light <= 0) | ((share <= least) & (expected > LEAST * census.quantum))
     if not dark.any():
         return
+    if dark.all():
+        yield Finding("dark frames", "no frame holds light")
+        return
     yield Finding(
         "dark frames",
         f"{np.count_nonzero(dark)} of {len(light)} frames hold no light ({ranges_of(dark)})",

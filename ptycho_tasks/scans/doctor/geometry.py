@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
+from ptycho_tasks.physics.metrics import find_beyond
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.drift import find_drift
 from ptycho_tasks.scans.doctor.examination import Examination
@@ -35,8 +36,9 @@ BETTER_AXES, CONFIRMED_AXES = 0.96, 0.975
 """The same of rotated and scaled axes, of which many are tried."""
 BETTER_DRIFT = 0.95
 """Misfit with a drift, over that with other axes, at most."""
-BETTER_THAN_PROBE = 0.95
-"""R-factor with other positions, over that with a fitted probe, at most."""
+BETTER_THAN_PROBE, LIKELY = 0.95, 2.0
+"""R-factor beyond noise with other positions, over that with a fitted probe, at most; and standard
+errors by which the few frames must be explained better that took no part."""
 LEAST_AXES = 36
 """Frames of a scan whose axes are tried: of fewer, too few take no part and confirm."""
 LEAST_DEGREES, LEAST_STRETCH = 1.0, 0.02
@@ -256,14 +258,16 @@ def _doubt_probe(case: Case, found: Finding, trials: Trials) -> Finding:
     """The finding; or a note, where a probe that is not the scan's explains the frames as well."""
     if case.probe is None or found.mended is None:
         return found
-    fitted = trials.run_modes(case, len(case.probe)).r_factor
-    moved = trials.run_modes(found.mended, 0).r_factor
-    if moved <= BETTER_THAN_PROBE * fitted:
+    fitted = trials.run_modes(case, len(case.probe), is_whole=True)
+    moved = trials.run_modes(found.mended, 0, is_whole=True)
+    noise = trials.noise(case)
+    least, most = (find_beyond(one.r_factor, noise) for one in (moved, fitted))
+    if least < BETTER_THAN_PROBE * most and is_better(fitted, moved, 1.0, LIKELY):
         return found
     return Finding(
         found.kind,
         f"either {found.text}, or the probe is not the scan's: of frames that took no part R is "
-        f"{moved:.3f} with other positions, {fitted:.3f} with a fitted probe",
+        f"{moved.r_factor:.3f} with other positions, {fitted.r_factor:.3f} with a fitted probe",
         is_wrong=False,
         advice="correct the probe (turn it as the frames are turned) or set training.probe to "
         "refined, then check again",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
+from ptycho_tasks.scans.masking import BRIGHT
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
 from ptycho_tasks.scans.readers import open_scan, read_scan
 from ptycho_tasks.scans.shaping import choose_window
@@ -62,7 +64,8 @@ def _read_leniently(path: Path, settings: Mapping[str, Any]) -> Case | None:
         try:
             reading = Reading(**given | {"probe": probe})
             with open_scan(path, reading, settings.get("root")) as raw:
-                return _convert(path, raw, settings.get("measurement", "auto"))
+                case = _convert(path, raw, settings.get("measurement", "auto"))
+                return case and _mask(case, raw, reading.mask_marks)
         except (ScanError, OSError, ValueError, TypeError, KeyError, RuntimeError):
             continue
     return None
@@ -85,11 +88,6 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
     height, width = frames.shape[1:]
     frames, probe, factor = _crop(frames, _probe(raw))
     size = frames.shape[-1]
-    bad = np.zeros((size, size), bool)
-    if raw.bad_pixels is not None and tuple(raw.bad_pixels.array.shape) == bad.shape:
-        bad = np.asarray(raw.bad_pixels.array[:]) != 0
-        if bad.mean() > 0.5:  # for good ones, it seems: the rest can be told without
-            bad = np.zeros_like(bad)
     index = raw.scan_index
     is_whole = index is not None and tuple(index.array.shape) == (M,)
     return Case(
@@ -98,12 +96,32 @@ def _convert(path: Path, raw: RawScan, measurement: str) -> Case | None:
         positions * factor,
         probe,
         np.arange(M),
-        bad,
+        np.zeros((size, size), bool),
         power=0.5 if counts and measurement != "amplitude" else 1.0,
         scan_index=np.asarray(index.array[:]) if index is not None and is_whole else None,
         pixel_size_m=raw.pixel_size_m,
         cropped_from=None if frames.shape[1:] == (height, width) else (height, width),
     )
+
+
+def _mask(case: Case, raw: RawScan, marks: Literal["bad", "good"] | None) -> Case:
+    """The case with the mask of its file, taken so that most light falls on good pixels."""
+    keyed = raw.bad_pixels
+    if keyed is None or keyed.array.dtype.kind not in "biuf":
+        return case
+    if tuple(keyed.array.shape) == case.frames.shape:
+        frames = case.values(slice(None))
+        frames[(np.asarray(keyed.array[:]) == 0) == (marks == "good")] = np.nan
+        return replace(case, frames=frames)
+    if tuple(keyed.array.shape) != case.bad.shape:
+        return case
+    is_set = np.asarray(keyed.array[:]) != 0
+    if is_set.all() or not is_set.any():
+        return replace(case, mask_marks="good" if is_set.all() and marks != "good" else None)
+    light = np.minimum(case.mean, np.quantile(case.mean, BRIGHT) or np.inf)
+    is_for_good = bool(light[is_set].sum() > light[~is_set].sum())
+    bad = ~is_set if is_for_good else is_set
+    return replace(case, bad=bad, mask_marks="good" if is_for_good else "bad")
 
 
 def _positions(raw: RawScan) -> NDArray[np.float64] | None:

@@ -127,10 +127,11 @@ class Trials:
         """Whether frames are so large that a wide search takes too long."""
         return self.frames == LEAST_PATCH
 
-    def run_modes(self, case: Case, modes: int) -> Trial:
+    def run_modes(self, case: Case, modes: int, *, is_whole: bool = False) -> Trial:
         """Try a scan with a probe of so many modes that is fitted first, or its own where it is 0,
-        on frames that took no part."""
-        frames = max(self.frames // 2, min(LEAST_PATCH, self.frames))
+        on frames that took no part: of half a patch or of a whole one."""
+        half = max(self.frames // 2, min(LEAST_PATCH, self.frames))
+        frames = self.frames if is_whole else half
         return self._run(case, self.order, frames, STEPS, modes, held_back=HELD_BACK)
 
     def run_long(self, case: Case) -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.forward import propagate
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import check_axes
 from ptycho_tasks.scans.doctor.notes import check_coherence, check_rest
 from ptycho_tasks.scans.doctor.reading import read_case
+from ptycho_tasks.scans.doctor.trials import Trials, TryScan
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.plausibility import doubts
 from ptycho_tasks.scans.readers import read_scan
@@ -74,17 +77,51 @@ def hide(scan: ScanData, bad: np.ndarray) -> ScanData:
     return replace(scan, diffraction=frames, bad_pixels=bad if bad.ndim == 2 else None)
 
 
-def test_a_mask_of_good_pixels_makes_no_others_bad(tmp_path: Path, scan: ScanData) -> None:
-    write_scan(tmp_path / "scan.npz", scan)
-    good = np.random.default_rng(1).random((32, 32)) > 0.03
-    with np.load(tmp_path / "scan.npz") as file:
-        arrays = {key: file[key] for key in file.files} | {"bad_pixels": good}
-    np.savez(tmp_path / "scan.npz", **arrays)
-    (found,) = (one for one in examine(tmp_path / "scan.npz").findings if one.is_wrong)
-    assert "set source.mask_marks to good" in found.text
-
-
 RADIUS = np.hypot(*np.mgrid[-16:16, -16:16])
+SPECKS = np.random.default_rng(1).random((32, 32)) < 0.03
+
+
+def write_mask(folder: Path, scan: ScanData, mask: np.ndarray, dark: np.ndarray | bool) -> Path:
+    """The scan with a mask in its file, whatever it marks, and pixels without light."""
+    write_scan(folder / "scan.npz", scan)
+    with np.load(folder / "scan.npz") as file:
+        arrays = {key: file[key] for key in file.files} | {"bad_pixels": mask}
+    np.savez(folder / "scan.npz", **arrays | {"diff3d": np.where(dark, 0, arrays["diff3d"])})
+    return folder / "scan.npz"
+
+
+@pytest.mark.parametrize(
+    ("mask", "dark", "settings", "marks"),
+    [
+        (~SPECKS, False, {}, "good"),
+        (np.ones((32, 32), bool), False, {}, "good"),
+        (SPECKS, False, {"mask_marks": "good"}, "bad"),
+        (RADIUS > 8, RADIUS > 8, {}, "bad"),
+    ],
+    ids=["of good pixels", "all", "of bad pixels", "most are bad"],
+)
+def test_what_a_mask_marks_that_is_refused_or_doubted(
+    tmp_path: Path, scan: ScanData, mask: np.ndarray, dark: Any, settings: Any, marks: str
+) -> None:
+    report = examine(write_mask(tmp_path, scan, mask, dark), settings)
+    assert report.settings == {"source.mask_marks": marks}
+
+
+def test_a_frame_that_its_mask_hides_is_dark(tmp_path: Path, scan: ScanData) -> None:
+    masks = np.zeros(scan.diffraction.shape, bool)
+    masks[7] = True
+    report = examine(write_mask(tmp_path, scan, masks, False))
+    assert report.settings == {"source.dark_frames": "drop"}
+
+
+def test_nothing_mends_a_scan_without_a_good_pixel(tmp_path: Path, scan: ScanData) -> None:
+    write_scan(tmp_path / "scan.npz", scan)
+    with np.load(tmp_path / "scan.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(tmp_path / "scan.npz", **arrays | {"diff3d": np.full_like(arrays["diff3d"], np.nan)})
+    report = examine(tmp_path / "scan.npz")
+    assert "no good pixel" in report.findings[0].text
+    assert report.settings == {}
 
 
 @pytest.mark.parametrize("radius", [9, 12])
@@ -244,6 +281,46 @@ def test_a_centre_that_is_off_by_a_pixel_is_a_note(tmp_path: Path, scan: ScanDat
     assert not found.is_wrong
     assert "by (0, 1) pixels" in found.text
     assert "source.centre to [16, 17]" in found.advice
+
+
+def plan(folder: Path, scan: ScanData, try_scan: TryScan) -> tuple[Trials, Case]:
+    write_scan(folder / "scan.npz", scan)
+    case, _ = read_case(folder / "scan.npz", {}, None)
+    assert case is not None
+    return Trials.plan(try_scan, case), case
+
+
+def test_nothing_is_tried_twice(tmp_path: Path, scan: ScanData) -> None:
+    tried = []
+
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        tried.append(cut)
+        return Trial(float(len(tried)), np.ones(1))
+
+    trials, case = plan(tmp_path, scan, try_scan)
+    moved, dimmed = case.with_positions(2 * case.positions), replace(case, power=0.5)
+    takes = [case, moved, case.with_positions(case.positions.copy()), dimmed, case]
+    assert [trials.run(take).r_factor for take in takes] == [1, 2, 1, 3, 1]
+    assert trials.run_small(case).r_factor == 4
+    np.testing.assert_array_equal(tried[0].diffraction, tried[1].diffraction)
+    np.testing.assert_allclose(tried[2].diffraction ** 2, tried[0].diffraction, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(0.05, ["better"]), (0.3, ["better", "worse"])])
+def test_what_is_tried_in_full(
+    tmp_path: Path, scan: ScanData, given: float, kept: list[str]
+) -> None:
+    """Where the scan as given is poor, a small patch rules nothing out."""
+
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+        spans.append(float(np.ptp(cut.positions)))
+        return Trial(given * spans[-1] / spans[0], np.ones(1))
+
+    spans: list[float] = []
+    trials, case = plan(tmp_path, scan, try_scan)
+    takes = {"better": case.with_positions(0.9 * case.positions)}
+    takes["worse"] = case.with_positions(2 * case.positions)
+    assert [*trials.keep_likely(takes, case)] == kept
 
 
 def test_positions_far_apart_are_not_tried(tmp_path: Path, scan: ScanData) -> None:
