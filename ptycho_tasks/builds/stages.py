@@ -53,6 +53,7 @@ from ptycho_tasks.config.payload import (
 from ptycho_tasks.errors import BundleError, ScanError, TrainingError
 from ptycho_tasks.layout import BUNDLE_NAME, FIXTURE_NAME
 from ptycho_tasks.scans.mapping import refuse_cut, refuse_cut_files
+from ptycho_tasks.system.files import FileStamp, file_stamp
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import TrainedModel
@@ -96,13 +97,20 @@ def make_fixture(payload: Payload) -> None:
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
     identity = identify_result(payload, "fixture", payload.source_files)
+    stamp = file_stamp(payload.source_file)
     scan = read_source(payload, payload.source_file)
     identity = identity._replace(read=payload.files_read)
     source = payload.source_file
     sha256 = functools.partial(sha256_of_input, payload.root)
     output = payload.target(payload.fixture_file, FIXTURE_NAME)
     fixture = cut_fixture(
-        scan, source, sha256, payload.fixture, output, made_from=identity.to_record()
+        scan,
+        source,
+        sha256,
+        payload.fixture,
+        output,
+        stamp=stamp,
+        made_from=identity.to_record(),
     )
     print_scan("fixture", payload.fixture_file, payload, fixture)
 
@@ -114,6 +122,7 @@ def cut_fixture(
     options: FixtureOptions,
     output: Path,
     *,
+    stamp: FileStamp | None = None,
     made_from: Mapping[str, Any] | None = None,
 ) -> ScanData:
     """Cut a scan and publish the fixture with its sidecar; gives the fixture.
@@ -124,10 +133,11 @@ def cut_fixture(
         sha256: gives the sha256 of a file's content, which stands there too.
         options: which frames are taken.
         output: the NPZ; the sidecar is named alike and ends in .json.
+        stamp: what the file was before it was read; it must be that still.
         made_from: what decides the fixture, for the sidecar to keep.
 
     Raises:
-        ScanError: the scan has fewer frames than asked for.
+        ScanError: the scan has fewer frames than asked for, or its file changed meanwhile.
         FileWriteError: the fixture cannot be written; an earlier one is unchanged.
     """
     from ptycho_tasks.scans.cutting import write_fixture
@@ -141,6 +151,7 @@ def cut_fixture(
         source_name=source.name,
         source_sha256=sha256(source),
         source_files={os.path.relpath(file, source.parent): sha256(file) for file in scan.files},
+        stamps={**scan.files, **({source: stamp} if stamp else {})},
         made_from=made_from,
     )
     return read_fixture(output)

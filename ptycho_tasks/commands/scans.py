@@ -54,12 +54,13 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
     from ptycho_tasks.scans.mapping import refuse_cut_files
     from ptycho_tasks.scans.plausibility import doubts
     from ptycho_tasks.scans.readers import read_scan
-    from ptycho_tasks.system.files import sha256_file
+    from ptycho_tasks.system.files import file_stamp, sha256_file
 
     product = None if reading.product is None else Path(reading.product)
     beside = map(Path, reading.files_beside.values())
     check_output(output, [source, *beside], force=force)
     follow = tuple(map(Path, reading.follow))
+    stamp = file_stamp(source)
     with refuse_cut_files():
         scan = read_scan(
             source, product=product, follow=follow, root=Path.cwd(), **reading.reading(Path)
@@ -68,5 +69,5 @@ def fixture_command(source: Path, output: Path, force: bool, **values: str | Non
             echo(f"{source}: {note}")
         for doubt in doubts(scan):
             echo(f"warning: {source}: {doubt}", err=True)
-        frames = cut_fixture(scan, source, sha256_file, options, output)
+        frames = cut_fixture(scan, source, sha256_file, options, output, stamp=stamp)
     echo(f"{output}: {frames.frame_count} frames of {frames.size} x {frames.size}")

@@ -20,7 +20,9 @@ from ptycho_tasks.scan import ScanData, evenly_spaced
 from ptycho_tasks.scans.fixture import FORMAT, FORMAT_VERSION, is_whole
 from ptycho_tasks.scans.mapping import refuse_cut
 from ptycho_tasks.scans.npz import Rows, scan_arrays, write_npz
+from ptycho_tasks.scans.readers import refuse_changed
 from ptycho_tasks.system.files import (
+    FileStamp,
     check_replaceable,
     flush,
     flush_folder,
@@ -73,19 +75,22 @@ def write_fixture(
     source_name: str,
     source_sha256: str,
     source_files: Mapping[str, str] | None = None,
+    stamps: Mapping[Path, FileStamp] | None = None,
     made_from: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the selected frames and their sidecar, published together.
 
     `source_files` are those that hold a part of the source besides its own, to their sha256;
-    `made_from` is what decides the fixture, for the sidecar to keep.
+    `stamps` are what the files were that frames are read from; `made_from` is what decides the
+    fixture, for the sidecar to keep.
 
     Both are written beside their places first. Then the old NPZ steps aside, the sidecar takes
     its place and last the NPZ, so that at no moment an NPZ stands beside another one's sidecar.
     Frames are streamed: a fixture may be larger than memory.
 
     Raises:
-        ScanError: the scan has fewer frames than asked for.
+        ScanError: the scan has fewer frames than asked for, or a file of `stamps` changed while
+            frames were read from it; what was there is unchanged.
         FileWriteError: the files cannot be written; what was there is unchanged.
     """
     indices = select_indices(scan.positions, options, name=source_name)
@@ -110,6 +115,7 @@ def write_fixture(
             write_npz(npz_temp, arrays)
             flush(npz_temp)
         refuse_cut()
+        refuse_changed(stamps or {})
         sidecar["npz"] = {"sha256": sha256_file(npz_temp)}
         with report_write_errors(sidecar_path):
             text = json.dumps(sidecar, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -31,6 +31,10 @@ OPENING_S, BYTES_A_SECOND = 600.0, 10e6
 """How long it may take to open a scan, and how many bytes more it may read in each second more."""
 
 
+class ReaderStoppedError(ScanError):
+    """A reader that hung, and would do so again."""
+
+
 class Reader(Protocol):
     """Reads scans of one format. It gives the arrays as the file holds them; the core checks and
     converts them."""
@@ -162,7 +166,7 @@ class ReaderEntry(Plugin):
             with limit_time(limit_s):
                 yield
         except Overdue:
-            raise ScanError(
+            raise ReaderStoppedError(
                 f"{path}: the {self.label} {what}, and was stopped after {limit_s:.3g} s; correct "
                 "it, or name another with source.reader"
             ) from None

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_tasks.builds.stage_code import STAGE_CODE
+from ptycho_tasks.builds.stages import cut_fixture
 from ptycho_tasks.errors import FileWriteError, ScanError
 from ptycho_tasks.options import FixtureOptions, SimulationOptions
 from ptycho_tasks.physics.forward import expected_intensity
@@ -29,7 +30,7 @@ from ptycho_tasks.scans.cutting import select_indices, write_fixture
 from ptycho_tasks.scans.fixture import read_fixture
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
-from ptycho_tasks.system.files import sha256_file
+from ptycho_tasks.system.files import file_stamp, sha256_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 STRATEGIES = ["stratified", "first", "random", "grid"]
@@ -273,6 +274,25 @@ def test_a_folder_that_cannot_be_made_leaves_the_old_pair(tmp_path: Path, scan: 
             source_sha256="",
         )
     assert content(tmp_path) == before
+
+
+def test_a_source_that_changed_after_it_was_read_makes_no_fixture(
+    tmp_path: Path, scan: ScanData
+) -> None:
+    """Its frames are read from the file once more."""
+    write_scan(tmp_path / "scan.npz", scan)
+    stamp, read = file_stamp(tmp_path / "scan.npz"), read_scan(tmp_path / "scan.npz")
+    write_scan(tmp_path / "scan.npz", take_frames(scan, np.arange(40)))
+    with pytest.raises(ScanError, match=r"scan\.npz: changed while it was read"):
+        cut_fixture(
+            read,
+            tmp_path / "scan.npz",
+            sha256_file,
+            FixtureOptions(subset_size=30),
+            tmp_path / "cut.npz",
+            stamp=stamp,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.npz"]
 
 
 REWRITE = """\

@@ -15,6 +15,7 @@ import pytest
 from ptycho_tasks.errors import ConfigError, ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans import recognition
+from ptycho_tasks.scans.doctor.examine import examine
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.scans.recognition import find_reader
 from ptycho_tasks.system import processes
@@ -203,6 +204,17 @@ def test_a_reader_that_hangs_is_stopped(
     text = message(path, root=tmp_path)
     assert said in text
     assert "reader `mine` (readers/mine.py)" in text
+
+
+def test_the_doctor_waits_for_a_reader_that_hangs_once(
+    tmp_path: Path, mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused is read again, with less asked for; not so this."""
+    hang = "import time; (path.parent / f'{time.monotonic_ns()}.seen').touch(); time.sleep(99)\n"
+    path = mine(("import numpy as np\n", hang))
+    monkeypatch.setattr(recognition, "OPENING_S", 0.05)
+    assert "was stopped" in examine(path, {"root": tmp_path}).findings[0].text
+    assert len([*tmp_path.glob("**/*.seen")]) == 1
 
 
 def test_who_is_interrupted_is_said(

@@ -16,6 +16,7 @@ from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.masking import BRIGHT
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading
 from ptycho_tasks.scans.readers import open_scan, read_scan
+from ptycho_tasks.scans.recognition import ReaderStoppedError
 from ptycho_tasks.scans.shaping import choose_window
 from ptycho_tasks.system.memory import has_memory_for
 
@@ -32,6 +33,8 @@ def read_case(
     """
     try:
         return _take(path, read_scan(path, product=product, **settings)), None
+    except ReaderStoppedError as error:
+        return None, str(error)  # it would hang again
     except ScanError as error:
         # As text: the error would keep open what it was raised in, and HDF5 may crash at the end
         # of the program over a virtual dataset that is.
