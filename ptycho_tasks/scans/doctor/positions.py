@@ -124,12 +124,14 @@ def check_units(exam: Examination) -> Iterator[Finding]:
 
 
 def _explains(exam: Examination, scale: float) -> bool:
-    """Whether frames are explained with positions of another scale, in some orientation."""
+    """Whether frames are explained with positions of another scale, in one orientation and not in
+    the others: where all do so alike, frames that lie upon each other are explained anyhow."""
     trials, case = exam.trials, exam.case
     assert trials is not None
-    noise = trials.noise(case)
     takes = (_scale(case, way, scale) for way in list_distinct(case.probe))
-    return not all(is_poor(trials.run(take), noise) for take in takes)
+    best, *others = sorted((trials.run(take) for take in takes), key=lambda one: one.r_factor)
+    is_told = best.r_factor < FOUND * np.median([one.r_factor for one in others])
+    return is_told and not is_poor(best, trials.noise(case))
 
 
 def _known_scale(case: Case, given: float) -> float | None:

@@ -333,15 +333,21 @@ def test_positions_far_apart_are_not_tried(tmp_path: Path, scan: ScanData) -> No
     assert "too little overlap to be solved, or another unit" in wrong(report)["overlap"]
 
 
-@pytest.mark.parametrize(("left", "kind"), [(0.0, "units"), (0.2, "overlap")])
+@pytest.mark.parametrize(
+    ("left", "turned", "kind"),
+    [(0.0, 0.1, "units"), (0.2, 0.1, "overlap"), (0.0, 0.0, "overlap")],
+)
 def test_another_unit_must_explain_frames_that_share_nothing(
-    tmp_path: Path, left: float, kind: str
+    tmp_path: Path, left: float, turned: float, kind: str
 ) -> None:
+    """And in one orientation."""
     sparse = simulate(SimulationOptions(size=32, grid=6, step=30.0, jitter=0, probe_radius=4))
 
     def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
         away = abs(float(np.log(np.ptp(cut.positions[:, 1]) / np.ptp(sparse.positions[:, 1]) * 9)))
-        return Trial(left + 0.03 + 0.1 * min(away, 1.0), np.full(cut.frame_count, 0.1 + away))
+        y, x = np.median(np.diff(cut.positions, axis=0), axis=0)
+        r_factor = left + 0.03 + 0.1 * min(away, 1.0) + (0.0 if x > abs(y) else turned)
+        return Trial(r_factor, np.full(cut.frame_count, 0.1 + away))
 
     write_scan(tmp_path / "scan.npz", sparse)
     found = wrong(examine(tmp_path / "scan.npz", try_scan=try_scan))
