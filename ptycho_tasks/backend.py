@@ -220,6 +220,8 @@ class Trial:
     frames alone: trials of the same frames compare frame by frame."""
     shares: tuple[float, ...] = (1.0,)
     """Of the light, of each mode of the probe that was tried."""
+    moved: NDArray[np.float64] | None = None
+    """(M, 2) pixels (y, x) by which positions were moved, where they were fitted."""
 
 
 @runtime_checkable
@@ -250,11 +252,12 @@ class Backend(Protocol):
       runs at a time, unless `execution.at_once` says otherwise.
     - `refine(request: RefineRequest) -> Reconstruction`: go on from another backend's
       reconstruction, for `refine:`.
-    - `try_scan(scan: ScanData, steps: int, modes: int, held_back: int) -> Trial`: reconstruct a few
-      frames in a fraction of a second, with nothing learned, for `ptycho-tasks check`, which
-      compares positions, centres and the like by it. With `modes` above 0, a probe of so many
-      incoherent modes is fitted first. With `held_back` above 0, one frame in so many takes no
-      part, and these alone are counted. The same scan gives the same numbers.
+    - `try_scan(scan: ScanData, steps: int, modes: int, held_back: int, *, moves: bool) -> Trial`:
+      reconstruct a few frames in a fraction of a second, with nothing learned, for `ptycho-tasks
+      check`, which compares positions, centres and the like by it. With `modes` above 0, a probe of
+      so many incoherent modes is fitted first. With `held_back` above 0, one frame in so many takes
+      no part, and these alone are counted. With `moves`, which may be left out, the position of
+      each frame is fitted first. The same scan gives the same numbers.
     """
 
     name: str

@@ -35,6 +35,7 @@ from ptycho_tasks.scans.doctor.notes import (
 from ptycho_tasks.scans.doctor.order import check_order
 from ptycho_tasks.scans.doctor.positions import check_places, check_scans, check_units
 from ptycho_tasks.scans.doctor.reading import read_case
+from ptycho_tasks.scans.doctor.scatter import check_scatter
 from ptycho_tasks.scans.doctor.trials import TryScan
 from ptycho_tasks.scans.doctor.values import check_measurement
 
@@ -49,7 +50,7 @@ CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     # The centre of swapped positions may have made no difference before.
     "orientation": (check_orientation, check_centre),
     "order": (check_order,),
-    "rotation and scale": (check_axes,),
+    "rotation and scale": (check_axes, check_scatter),
     "coherence": (check_coherence, check_rest),
     "overlap and resolution": (check_overlap, check_light, check_resolution, check_memory),
 }

@@ -17,13 +17,12 @@ from ptycho_tasks.backend import Trial
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.physics.deviance import compare_deviances
 from ptycho_tasks.physics.metrics import POOR_R_FACTOR, POOR_RATIO, find_beyond, photon_noise
-from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case, digest, find_inside
 from ptycho_tasks.scans.doctor.spots import DENSE, find_spacing, spot_radius
 
 T = TypeVar("T")
 
-TryScan = Callable[[ScanData, int, int, int], Trial]
+TryScan = Callable[..., Trial]
 """A backend's `try_scan`."""
 FRAMES, LEAST_PATCH, LEAST_FRAMES = 100, 36, 16
 """Of a trial where frames are 64 pixels wide or less, and where they are large; a scan of fewer
@@ -106,8 +105,16 @@ class Trials:
 
     def noise(self, case: Case) -> float:
         """R-factor of the frames of `run` where photon noise alone is left."""
-        frames = self._keep(case, self.order)[: self.frames]
-        return photon_noise(case.amplitudes(np.sort(frames)) / math.sqrt(self.photon)).r_factor
+        frames = self.list_frames(case, self.order)
+        return photon_noise(case.amplitudes(frames) / math.sqrt(self.photon)).r_factor
+
+    def list_frames(self, case: Case, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(k,) frames of a patch, sorted."""
+        return np.sort(self._keep(case, order)[: self.frames])
+
+    def run_moved(self, case: Case, order: NDArray[np.int64]) -> Trial:
+        """Try a scan with positions that are fitted, frame by frame, on a patch."""
+        return self._run(case, order, self.frames, STEPS, moves=True)
 
     def confirm(self, before: Case, after: Case, ratio: float) -> bool:
         """Whether another patch tells the same, by frames that took no part.
@@ -170,12 +177,16 @@ class Trials:
         steps: int,
         modes: int = 0,
         held_back: int = 0,
+        *,
+        moves: bool = False,
     ) -> Trial:
         frames = np.sort(self._keep(case, order)[:count])
         look = (*case.look, digest(frames), self.size, self.every)
-        key = (look, digest(case.positions[frames]), digest(case.probe), steps, modes, held_back)
+        how = (steps, modes, held_back)
+        more = {"moves": True} if moves else {}
+        key = (look, digest(case.positions[frames]), digest(case.probe), how, moves)
         if key not in self.known:
-            self.known[key] = self._try(case, frames, look, steps, modes, held_back)
+            self.known[key] = self._try(case, frames, look, how, more)
         return self.known[key]
 
     def _try(
@@ -183,9 +194,8 @@ class Trials:
         case: Case,
         frames: NDArray[np.int64],
         look: object,
-        steps: int,
-        modes: int,
-        held_back: int,
+        how: tuple[int, int, int],
+        more: Mapping[str, bool],
     ) -> Trial:
         nowhere = Trial(math.inf, np.full(len(frames), np.inf))
         spans = np.ptp(case.positions[frames], axis=0) + case.size
@@ -196,7 +206,7 @@ class Trials:
             self._last[look] = case.cut_amplitudes(frames, self.size, self.every)
         try:
             scan = case.place(frames, self._last[look], self.size, self.every)
-            return self.try_scan(scan, steps, modes, held_back)
+            return self.try_scan(scan, *how, **more)
         except PtychoTasksError:  # all dark, for one
             return nowhere
 

@@ -293,7 +293,7 @@ def plan(folder: Path, scan: ScanData, try_scan: TryScan) -> tuple[Trials, Case]
 def test_nothing_is_tried_twice(tmp_path: Path, scan: ScanData) -> None:
     tried = []
 
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         tried.append(cut)
         return Trial(float(len(tried)), np.ones(1))
 
@@ -312,7 +312,7 @@ def test_what_is_tried_in_full(
 ) -> None:
     """Where the scan as given is poor, a small patch rules nothing out."""
 
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         spans.append(float(np.ptp(cut.positions)))
         return Trial(given * spans[-1] / spans[0], np.ones(1))
 
@@ -324,7 +324,7 @@ def test_what_is_tried_in_full(
 
 
 def test_positions_far_apart_are_not_tried(tmp_path: Path, scan: ScanData) -> None:
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         assert np.ptp(cut.positions, axis=0).max() < 2000
         return Trial(0.1, np.full(cut.frame_count, 0.01))
 
@@ -343,7 +343,7 @@ def test_another_unit_must_explain_frames_that_share_nothing(
     """And in one orientation."""
     sparse = simulate(SimulationOptions(size=32, grid=6, step=30.0, jitter=0, probe_radius=4))
 
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         away = abs(float(np.log(np.ptp(cut.positions[:, 1]) / np.ptp(sparse.positions[:, 1]) * 9)))
         y, x = np.median(np.diff(cut.positions, axis=0), axis=0)
         r_factor = left + 0.03 + 0.1 * min(away, 1.0) + (0.0 if x > abs(y) else turned)
@@ -391,7 +391,7 @@ def test_how_many_modes_pay(
 ) -> None:
     r_factors = {0: 1.0, 1: fitted, 5: many}
 
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         return Trial(r_factors[modes], np.ones(1), shares if modes == 5 else (1.0,))
 
     write_scan(tmp_path / "scan.npz", scan)
@@ -405,7 +405,7 @@ def test_how_many_modes_pay(
 def test_a_stretch_is_a_note_where_a_fitted_probe_explains_more(
     tmp_path: Path, scan: ScanData, fitted: float, is_wrong: bool
 ) -> None:
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         y, x = cut.positions.std(axis=0)
         r_factor = fitted if modes else 0.1 + abs(float(np.log(x / y)) - 0.1)
         return Trial(r_factor, np.full(cut.frame_count, r_factor**2))
@@ -425,7 +425,7 @@ def test_a_stretch_is_a_note_where_a_fitted_probe_explains_more(
 def test_what_nothing_explains_is_not_called_right(
     tmp_path: Path, scan: ScanData, r_factor: float, fitted: float, told: int
 ) -> None:
-    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int) -> Trial:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
         return Trial(fitted if modes else r_factor, np.ones(1))
 
     write_scan(tmp_path / "scan.npz", scan)

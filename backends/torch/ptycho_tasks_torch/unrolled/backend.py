@@ -98,16 +98,24 @@ class Unrolled:
 
         return refine_on_canvas(request)
 
-    def try_scan(self, scan: ScanData, steps: int, modes: int = 0, held_back: int = 0) -> Trial:
+    def try_scan(
+        self,
+        scan: ScanData,
+        steps: int,
+        modes: int = 0,
+        held_back: int = 0,
+        *,
+        moves: bool = False,
+    ) -> Trial:
         """Take physics steps with the scan's own probe, or one that is fitted to its frames where
-        `modes` is above 0; nothing is learned. See `Backend` for `held_back`.
+        `modes` is above 0; nothing is learned. See `Backend` for `held_back` and `moves`.
 
         Raises:
             ScanError: every frame is dark.
         """
         from ptycho_tasks_torch.unrolled.trial import try_on_canvas
 
-        return try_on_canvas(scan, steps, modes, held_back)
+        return try_on_canvas(scan, steps, modes, held_back, moves=moves)
 
 
 backend = Unrolled()

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.backend import Trial, say_nothing
@@ -16,6 +17,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import run_steps
 
@@ -27,14 +29,16 @@ then multiplied by. How long is too long depends on the positions: without this,
 right for which steps happen to converge."""
 
 
-def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0) -> Trial:
+def try_on_canvas(
+    scan: ScanData, steps: int, modes: int = 0, held_back: int = 0, *, moves: bool = False
+) -> Trial:
     """Take steps on the CPU, where few frames are done before a GPU has started; see
     `Unrolled.try_scan`."""
     execution = TorchExecution.from_execution(ExecutionOptions(threads=1, accelerator="cpu"))
     with settings(execution), torch.inference_mode():
         frames = range(scan.frame_count)
         seen = [k for k in frames if not held_back or k % held_back != held_back // 2]
-        exposure = _expose(scan, modes, seen)
+        exposure, positions = _expose(scan, modes, seen, moves=moves)
         taken = exposure.take(seen) if held_back else exposure
         counted = exposure.take(sorted({*frames} - {*seen})) if held_back else exposure
         best, diverges = _reconstruct(taken, counted, steps)
@@ -44,16 +48,24 @@ def try_on_canvas(scan: ScanData, steps: int, modes: int = 0, held_back: int = 0
         r_factor = float(best.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
         shares = tuple((power / power.sum()).tolist())
-        return Trial(_or_inf(r_factor), best.square().sum(dim=(1, 2)).double().numpy(), shares)
+        residuals = best.square().sum(dim=(1, 2)).double().numpy()
+        moved = positions - scan.positions if moves else None
+        return Trial(_or_inf(r_factor), residuals, shares, moved)
 
 
-def _expose(scan: ScanData, modes: int, seen: list[int]) -> Exposure:
+def _expose(
+    scan: ScanData, modes: int, seen: list[int], *, moves: bool
+) -> tuple[Exposure, NDArray[np.float64]]:
+    """The frames of a scan, and their positions; both as they are fitted."""
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     scale = math.sqrt(intensity)
     probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
     if modes:
         probe = fit_probe(scan, probe, modes, say_nothing, frames=np.array(seen))
-    return expose_scan(scan, probe / scale, scale, find_photon(scan.diffraction))
+    photon = find_photon(scan.diffraction)
+    if moves:
+        scan = refine_positions(scan, probe / scale, scale, photon)
+    return expose_scan(scan, probe / scale, scale, photon), scan.positions
 
 
 def _reconstruct(

@@ -19,6 +19,7 @@ from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_twin
 from ptycho_tasks.scans.doctor.order import check_order
 from ptycho_tasks.scans.doctor.positions import check_units
 from ptycho_tasks.scans.doctor.reading import read_case
+from ptycho_tasks.scans.doctor.scatter import check_scatter
 from ptycho_tasks.scans.doctor.trials import Trials
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
@@ -99,6 +100,22 @@ def test_a_right_scan_has_nothing_wrong(tmp_path: Path) -> None:
 def test_both_axes_mirrored(tmp_path: Path) -> None:
     report = look(tmp_path, positions=-SMALL.positions)
     assert report.settings == {"source.orientation": {"flip_x": True, "flip_y": True}}
+
+
+@pytest.mark.parametrize(("off", "told"), [(0.0, 0), (0.8, 1)])
+def test_positions_that_are_off_frame_by_frame(tmp_path: Path, off: float, told: int) -> None:
+    moved = SCAN.positions + np.random.default_rng(1).normal(0, off, SCAN.positions.shape)
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=moved))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    exam = Examination(case, backend.try_scan)
+    assert exam.trials is not None
+    found = [one.text for one in check_scatter(exam)]
+    assert len(found) == told
+    if told:  # 1.1 pixels, less what rotated and stretched axes take of it
+        assert 0.8 < float(found[0].split(" pixels")[0].split("about ")[1]) < 1.1
+    rest = exam.trials.run_moved(case, exam.trials.order).moved + moved - SCAN.positions
+    assert np.abs(rest - rest.mean(axis=0)).max() < 0.4
 
 
 def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
