@@ -28,6 +28,8 @@ BETTER, CONFIRMED = 0.97, 0.98
 OWN_TWIN, BETTER_THAN_TWIN = 0.98, 0.85
 """Overlap of a probe with its twin from which on the two are the same; and where they are not, the
 R-factor with both axes mirrored, over that as given, at most."""
+OWN_IMAGE = 0.995
+"""Overlap of a probe with its mirror image from which on the two are the same."""
 BETTER_ORDER = 0.9
 """R-factor with the frames in reverse order, over that with the best orientation, at most."""
 SAME = 1.01
@@ -103,9 +105,10 @@ def check_orientation(exam: Examination) -> Iterator[Finding]:
 def _find_turned_frames(case: Case, trials: Trials, best: Trial) -> Finding | None:
     """Frames whose own axes are swapped or mirrored.
 
-    They suit swapped or mirrored positions too, but for a probe whose axes are as well.
+    They suit swapped or mirrored positions too, but for a probe whose axes are as well: with a
+    probe that is its own image, frames and positions that are turned are the same.
     """
-    ways = [one for one in ORIENTATIONS if one.changes == 1]
+    ways = [one for one in ORIENTATIONS if one.changes == 1 and not is_own_image(case.probe, one)]
     takes = trials.keep_likely({one: replace(case, frame_axes=one) for one in ways}, case)
     if not takes:
         return None
@@ -150,6 +153,15 @@ def is_own_twin(probe: NDArray[np.complex64] | None) -> bool:
     # The twin of P has the far field conj(F): their product is that of the overlaps of all shifts.
     overlaps = np.abs(np.fft.ifft2(far * far))
     return bool(overlaps.max() >= OWN_TWIN * np.square(np.abs(probe[0])).sum())
+
+
+def is_own_image(probe: NDArray[np.complex64] | None, way: Orientation) -> bool:
+    """Whether the first of (P, N, N) modes is itself turned, but for a phase and a shift."""
+    if probe is None:
+        return False
+    turned = way.apply_to_frames(probe[0].astype(np.complex128))
+    overlaps = np.abs(np.fft.ifft2(np.fft.fft2(probe[0]) * np.fft.fft2(turned).conj()))
+    return bool(overlaps.max() >= OWN_IMAGE * np.square(np.abs(probe[0])).sum())
 
 
 def list_distinct(probe: NDArray[np.complex64] | None) -> list[Orientation]:

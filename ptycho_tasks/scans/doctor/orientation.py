@@ -25,7 +25,7 @@ class Orientation:
         signs = [-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0]
         return np.asarray(turned * np.array(signs))
 
-    def apply_to_frames(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply_to_frames(self, frames: NDArray[Any]) -> NDArray[Any]:
         """(..., N, N) other frames, the pixel (N//2, N//2) in its place; N must be even."""
         frames = np.swapaxes(frames, -2, -1) if self.swap else frames
         axes = [axis for axis, flips in ((-2, self.flip_y), (-1, self.flip_x)) if flips]
