@@ -15,8 +15,9 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
-from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_twin
+from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_image, is_own_twin
 from ptycho_tasks.scans.doctor.order import check_order
+from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS
 from ptycho_tasks.scans.doctor.positions import check_units
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.scatter import check_scatter
@@ -221,6 +222,14 @@ def test_a_flat_probe_hides_what_both_mirrored_is() -> None:
     flat, curved = simulate(options), SCAN
     assert is_own_twin(flat.probe)
     assert not is_own_twin(curved.probe)
+
+
+def test_a_probe_that_is_its_own_image_does_not_tell_frames_from_positions() -> None:
+    (swap,) = (one for one in ORIENTATIONS if one.swap and one.changes == 1)
+    disc = simulate(SimulationOptions(size=32, grid=4, probe="disc", probe_aperture=0.2))
+    assert is_own_image(disc.probe, swap)
+    assert is_own_image(np.roll(disc.probe, 1, axis=2), swap)
+    assert not is_own_image(SMALL.probe, swap)
 
 
 ORDERED = make_scan(16, grid=10)
