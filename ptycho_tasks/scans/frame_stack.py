@@ -62,10 +62,13 @@ def _check_count(raw: RawScan, axis: int, count: int) -> None:
     shape = raw.frames.array.shape
     if raw.rows is None and shape[axis] != count:
         position_key = raw.x.key if raw.x else "positions"
+        is_beside = raw.x is not None and raw.x.path != raw.frames.path
+        place = f" of {raw.x.path}" if raw.x is not None and is_beside else ""
+        what = "that file" if is_beside else "the file"
         raise raw.frames.refused(
-            f"has {shape[axis]} frames (shape {shape}) but {position_key!r} has {count}",
+            f"has {shape[axis]} frames (shape {shape}) but {position_key!r}{place} has {count}",
             "one position a frame",
-            "correct the file, or set frame_axis if the order is another",
+            f"correct {what}, or set frame_axis if the order is another",
         )
     if raw.numbers is not None and len(raw.numbers) != shape[axis]:
         raise raw.frames.refused(

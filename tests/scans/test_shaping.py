@@ -393,6 +393,10 @@ def test_positions_of_another_unit_are_converted_for_cxi(tmp_path: Path) -> None
     np.savetxt(tmp_path / "places.csv", places, delimiter=",")
     arrays = cxi() | {"entry_1/data_1/translation": None}
     path = save_hdf5(tmp_path, arrays)
+    np.savetxt(tmp_path / "few.csv", places[:-2], delimiter=",")
+    few = rf"'x' of .*few\.csv has {len(places) - 2}; .*correct that file"
+    with pytest.raises(ScanError, match=few):
+        read_scan(path, positions=tmp_path / "few.csv", units="um")
     scan = read_scan(path, positions=tmp_path / "places.csv", units="um")
     np.testing.assert_allclose(np.ptp(scan.positions, 0), np.ptp(whole.positions, 0))
 
