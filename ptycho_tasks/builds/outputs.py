@@ -192,7 +192,7 @@ def _score(
     """Scores against the scan's own object, and how much that one misses the frames, which tells
     whether it is the truth; none where it has none that covers the scan."""
     from ptycho_tasks.physics.metrics import score
-    from ptycho_tasks.physics.truth import compare_with_noise
+    from ptycho_tasks.physics.truth import judge_own_object
 
     if scan.object is None:
         return {"scores": None}
@@ -208,4 +208,4 @@ def _score(
         # The images are right all the same; a placeholder for an object is common.
         print_line(payload, f"no scores  objectGuess: {error}")
         return {"scores": None}
-    return {"scores": scores, "object_guess": {"noise_ratio": compare_with_noise(scan)}}
+    return {"scores": scores, "object_guess": {"noise_ratio": judge_own_object(scan)}}

@@ -49,12 +49,12 @@ def _print_scores(result: ResultFolder) -> None:
     from ptycho_tasks.builds.identity import CHANGED, are_metrics_whole
     from ptycho_tasks.layout import METRICS
     from ptycho_tasks.physics.truth import doubt_scores
-    from ptycho_tasks.report.comparison import NOISE_RATIO, compare_with_noise
+    from ptycho_tasks.report.comparison import NOISE_RATIO, read_noise_ratio
 
     rows, columns = result.object.shape
     echo(f"{'object':<10} {rows} x {columns} pixels, {len(result.positions)} frames")
     metrics = result.metrics
-    numbers = {**metrics, NOISE_RATIO: compare_with_noise(metrics), **(metrics.get("scores") or {})}
+    numbers = {**metrics, NOISE_RATIO: read_noise_ratio(metrics), **(metrics.get("scores") or {})}
     for name, value in numbers.items():
         if isinstance(value, float):
             echo(f"{'score':<10} {name} {value:.4g}")

@@ -27,7 +27,7 @@ UNJUDGED = f"whether its objectGuess is the truth cannot be said; {_MEANING}"
 """What is said of scores against the object of a scan that is not there as it was."""
 
 
-def compare_with_noise(scan: ScanData) -> float | None:
+def judge_own_object(scan: ScanData) -> float | None:
     """How much a scan's own object and probe miss its frames, over what photon noise does; None
     where that cannot be said. Reads some of the frames."""
     import numpy as np
@@ -74,7 +74,7 @@ def _round(ratio: float) -> str:
 
 
 def is_as_noise(ratio: float | None) -> bool:
-    """Whether an object is the truth, by what `compare_with_noise` says of it."""
+    """Whether an object is the truth, by what `judge_own_object` says of it."""
     if ratio is None:
         return False
     low, high = _NOISE

@@ -433,12 +433,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
 def list_measures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The misfit and the scores that a metrics.json holds."""
     values = {name: metrics.get(name) for name in (R_FACTOR, DEVIANCE)}
-    values[NOISE_RATIO] = compare_with_noise(metrics)
+    values[NOISE_RATIO] = read_noise_ratio(metrics)
     values |= metrics.get("scores") or {}
     return {one_line(name): float(value) for name, value in values.items() if is_number(value)}
 
 
-def compare_with_noise(metrics: Mapping[str, Any]) -> float | None:
+def read_noise_ratio(metrics: Mapping[str, Any]) -> float | None:
     """The deviance over that of photon noise alone; None where metrics.json does not hold both."""
     parts = metrics, metrics.get("noise")
     found, least = (part.get(DEVIANCE) if isinstance(part, dict) else None for part in parts)

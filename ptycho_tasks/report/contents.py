@@ -35,7 +35,7 @@ from ptycho_tasks.physics.metrics import (
     find_fall,
     ring_curves,
 )
-from ptycho_tasks.physics.truth import UNJUDGED, compare_with_noise, describe_guess, is_as_noise
+from ptycho_tasks.physics.truth import UNJUDGED, describe_guess, is_as_noise, judge_own_object
 from ptycho_tasks.report.comparison import (
     COST,
     DEVIANCE,
@@ -144,7 +144,7 @@ class _Scans:
             seen = np.isfinite(scan.object)
             record["truth"] = encode_complex(scan.object, seen, self.room * _OBJECT)
         if scan.object is not None and not is_simulated:
-            ratio = compare_with_noise(scan)
+            ratio = judge_own_object(scan)
             record["is_truth"] = is_as_noise(ratio)
             record["guess"] = None if record["is_truth"] else describe_guess(ratio)
         return record

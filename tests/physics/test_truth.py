@@ -11,13 +11,13 @@ from scipy.ndimage import gaussian_filter
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.simulate import simulate
-from ptycho_tasks.physics.truth import compare_with_noise, describe_guess, is_as_noise
+from ptycho_tasks.physics.truth import describe_guess, is_as_noise, judge_own_object
 
 OPTIONS = SimulationOptions(size=32, grid=6, photons=1e5, seed=2)
 
 
 def is_truth(scan):
-    return is_as_noise(compare_with_noise(scan))
+    return is_as_noise(judge_own_object(scan))
 
 
 @pytest.mark.parametrize("photons", [1e4, 1e6, 1e9])
@@ -54,6 +54,6 @@ def test_what_does_not_explain_the_frames_is_a_guess(change):
 
 
 def test_why_it_is_a_guess_is_said_with_the_number():
-    ratio = compare_with_noise(blur(simulate(OPTIONS)))
+    ratio = judge_own_object(blur(simulate(OPTIONS)))
     assert f"misses the frames {ratio:.2g} times as much" in describe_guess(ratio)
     assert "cannot be said" in describe_guess(None)

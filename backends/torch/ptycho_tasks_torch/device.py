@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
@@ -118,8 +118,14 @@ def _keep_freed_memory() -> None:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, TypeError, OSError):
         return
-    for option, size in ((_TRIM_THRESHOLD, 2**27), (_MMAP_THRESHOLD, 2**25)):
+    for option, size in ((_TRIM_THRESHOLD, 2**25), (_MMAP_THRESHOLD, 2**22)):
         set_option(option, size)
+
+
+def give_freed_memory_back() -> None:
+    """Have the C library give all freed memory back to the system, where it is glibc."""
+    with suppress(AttributeError, TypeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read_deterministic() -> tuple[bool, bool]:

@@ -5,6 +5,7 @@ Axis letters: B canvases, F feature maps, S, T rows and columns of a canvas.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -32,28 +33,36 @@ class Convolutions(nn.Module):
         return functional.leaky_relu(self.second(first), LEAK, inplace=True)
 
 
-STRIP, RIM = 128, 2
-"""Rows that are decoded at once where the maps are large, and what two convolutions reach beyond.
-The maps that they join are the largest by far."""
-LARGE = 2**24
+STRIP, RIM = 64, 4
+"""Rows that are computed at once where maps are large, and more of them than three convolutions
+reach beyond."""
+LARGE = 2**22
 """Values of maps from which on that is done."""
 
 
-def _rise(decoder: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
-    """Decode (B, F, S/2, T/2) maps with the (B, F', S, T) that were skipped."""
-    if torch.is_grad_enabled() or skip.numel() < LARGE:
-        x = torch.cat([functional.interpolate(x, scale_factor=2), skip], dim=1)
-        return decoder(x)  # type: ignore[no-any-return]
-    S = skip.shape[-2]
+def _compute(work: Callable[[slice], Tensor], maps: int, shape: Sequence[int]) -> Tensor:
+    """(B, maps, S, T) what `work` makes of all rows: in strips, where it is large.
+
+    Args:
+        work: makes rows of the result; those at a cut, as far as convolutions reach, may be wrong.
+        maps: of the largest that it makes on its way.
+        shape: (B, S, T).
+    """
+    B, S, T = shape
+    if torch.is_grad_enabled() or B * maps * S * T < LARGE:
+        return work(slice(0, S))
     result: Tensor | None = None
     for top in range(0, S, STRIP):
-        first, last = max(top - RIM, 0), min(top + STRIP + RIM, S)
-        low = functional.interpolate(x[..., first // 2 : last // 2, :], scale_factor=2)
-        part = decoder(torch.cat([low, skip[..., first:last, :]], dim=1))
+        rows = slice(max(top - RIM, 0), min(top + STRIP + RIM, S))
+        part = work(rows)[..., top - rows.start :, :][..., :STRIP, :]
         if result is None:
-            shape = (len(x), part.shape[1], *skip.shape[-2:])
-            result = part.new_empty(shape).contiguous(memory_format=torch.channels_last)
-        result[..., top : top + STRIP, :] = part[..., top - first :, :][..., :STRIP, :]
+            result = torch.empty(
+                (B, part.shape[1], S, T),
+                dtype=part.dtype,
+                device=part.device,
+                memory_format=torch.channels_last,
+            )
+        result[..., top : top + STRIP, :] = part
     assert result is not None
     return result
 
@@ -69,6 +78,7 @@ class EncoderDecoder(nn.Module):
         `doublings` halvings."""
         super().__init__()
         maps = [channels * 2 ** min(level, doublings) for level in range(halvings + 1)]
+        self._maps = maps[:-1]
         self.encoder = nn.ModuleList(
             Convolutions(before, after) for before, after in pairwise([inputs, *maps[:-1]])
         )
@@ -87,12 +97,29 @@ class EncoderDecoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Encode, decode with skip connections."""
         skips = []
-        for encoder in self.encoder:
-            x = encoder(x)
+        for encoder, maps in zip(self.encoder, self._maps, strict=True):
+            x = self._encode(encoder, x, maps)
             skips.append(x)
             x = functional.avg_pool2d(x, 2)
         x = self.middle(x)
-        for decoder in self.decoder:
-            x = _rise(decoder, x, skips.pop())
-        correction: Tensor = self.last(x)
-        return correction
+        for decoder in self.decoder[:-1]:
+            x = self._decode(decoder, x, skips.pop())
+        # At once with the last, whose maps are few.
+        return self._decode(nn.Sequential(self.decoder[-1], self.last), x, skips.pop())
+
+    def _encode(self, encoder: nn.Module, x: Tensor, maps: int) -> Tensor:
+        """(B, maps, S, T) of (B, F, S, T)."""
+        B, _, S, T = x.shape
+        return _compute(lambda rows: encoder(x[..., rows, :]), maps, (B, S, T))
+
+    def _decode(self, decoder: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, F', S, T) of (B, F, S/2, T/2) maps and the (B, G, S, T) that were skipped."""
+        B, G, S, T = skip.shape
+
+        def decode(rows: slice) -> Tensor:
+            low = x[..., rows.start // 2 : rows.stop // 2, :]
+            raised = functional.interpolate(low, scale_factor=2)
+            joined: Tensor = decoder(torch.cat([raised, skip[..., rows, :]], dim=1))
+            return joined
+
+        return _compute(decode, x.shape[1] + G, (B, S, T))

@@ -125,6 +125,10 @@ class Exposure:
             add_onto(total, light, self.places[frames])
         return total
 
+    def forget_light(self) -> None:
+        """Free the memory of `light`, which is computed anew when it is asked for."""
+        self.__dict__.pop("light", None)
+
     @cached_property
     def illumination(self) -> Tensor:
         """(B, S, T) float32 `light` as a share of the strongest on each canvas."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ptycho_tasks_torch.device import give_freed_memory_back
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Apply, Exposure, apply_here
 from ptycho_tasks_torch.threads import operations_on_threads
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
@@ -32,13 +33,13 @@ MOST_COUNTS = 1e8
 """Photons of a pixel from which on noise is not told from none."""
 MARGIN = max(WINDOWS) // 2
 """How far such a window reaches."""
-TILE, HALO = 512, 224
+TILE, HALO = 384, 224
 """Pixels along one side of a tile that is corrected at once, and of the rim around it that the
 network sees too: its receptive field. Multiples of `MULTIPLE`."""
 LEARNED_POWERS, LEARNED_STEPS = (3.0, 9.0), (0.1, 1.1)
 """What the shipped network has learned from: photons a frame, as powers of ten, and distances of
 neighbouring frames, in radii of the spot."""
-LARGEST = (TILE + 2 * HALO) ** 2
+LARGEST = 960**2
 """Pixels of a canvas that is corrected at once."""
 SPREAD = 2**15
 """Pixels of a canvas from which on torch's threads share each convolution. On smaller ones they
@@ -91,6 +92,7 @@ class Correction(nn.Module):
         light: Tensor,
         counts: float,
         apply: Apply = apply_here,
+        ways: int = 1,
     ) -> Tensor:
         """The corrected object (B, S, T) complex64.
 
@@ -99,10 +101,11 @@ class Correction(nn.Module):
             fields: (4, B, S, T) float32, as `Engine.show` gives them.
             light, counts: of the `Exposure`.
             apply: of the `Exposure`, where it has tiles computed elsewhere too.
+            ways: in which a canvas can lie, whose corrections are averaged.
         """
         strongest = light.amax(dim=(-2, -1), keepdim=True)
         scene = _Scene(canvas, fields, light, strongest, min(counts, MOST_COUNTS))
-        network, (S, T) = _Padded(self.network), canvas.shape[-2:]
+        network, (S, T) = _Turned(self.network, ways), canvas.shape[-2:]
         if torch.is_grad_enabled():
             return scene.correct(network(scene.describe()))
         if S * T <= LARGEST:
@@ -112,6 +115,8 @@ class Correction(nn.Module):
             return scene.correct(change)
         corners = [(top, left) for top in range(0, S, TILE) for left in range(0, T, TILE)]
         result = torch.empty_like(canvas)
+        # What the steps leave in the heap is of no use to maps of other sizes.
+        give_freed_memory_back()
         found = apply(network, _Parts(scene, corners))
         for (top, left), part in zip(corners, found, strict=True):
             (rows, above), (columns, before) = _reach(top, HALO, S), _reach(left, HALO, T)
@@ -201,16 +206,24 @@ def _reach(start: int, halo: int, side: int) -> tuple[slice, int]:
     return slice(first, min(start + TILE + halo, side)), start - first
 
 
-class _Padded(nn.Module):
-    """A network on fields of any size."""
+class _Turned(nn.Module):
+    """A network on fields of any size; the mean over some of the ways in which they can lie."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, ways: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.ways = network, ways
 
     def forward(self, features: Tensor) -> Tensor:
+        total = self._correct(features)
+        for way in range(1, self.ways):
+            turned = turn_canvas(features, way).contiguous(memory_format=torch.channels_last)
+            total = total + turn_back(self._correct(turned), way)
+        return total / self.ways
+
+    def _correct(self, features: Tensor) -> Tensor:
         S, T = features.shape[-2:]
-        padded = functional.pad(features, (0, -T % MULTIPLE, 0, -S % MULTIPLE))
+        rim = 0, -T % MULTIPLE, 0, -S % MULTIPLE
+        padded = functional.pad(features, rim) if any(rim) else features
         correction: Tensor = self.network(padded)[..., :S, :T]
         return correction
 

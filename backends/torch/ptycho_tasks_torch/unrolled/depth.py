@@ -130,6 +130,9 @@ class Depth:
             start: (1, S, T) complex64 object to go on from.
         """
         count = self.last_steps
+        # Nothing is shown or undone from here on; on a large canvas each field counts.
+        self.engine.rest()
+        self.best = self.engine.canvas = start
         steps, frequency_filter = self.engine.steps, self.engine.filter
         engine = Engine(self.exposure, start, steps, frequency_filter=frequency_filter)
         turn = Turn([self.exposure], engine.filter)
@@ -157,7 +160,7 @@ class Depth:
                 before = engine.canvas
                 engine.advance(turn)
             over = engine.steps - count
-            yield engine.canvas + over * (before - engine.canvas) if over else engine.canvas
+            yield (before - engine.canvas).mul_(over).add_(engine.canvas) if over else engine.canvas
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
@@ -206,7 +209,7 @@ def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> floa
 
     Args:
         depth: after `run`.
-        correct: gives the corrected object of an engine's.
+        correct: gives the corrected object of an engine's, which takes no more steps.
     """
     if depth.held_back is None:
         return 0.0

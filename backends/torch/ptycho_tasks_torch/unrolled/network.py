@@ -19,7 +19,7 @@ from ptycho_tasks_torch.physics.forward import (
     spot_radius,
 )
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
-from ptycho_tasks_torch.unrolled.correction import Correction, turn_back, turn_canvas
+from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.steps import Engine, run_steps
@@ -51,16 +51,26 @@ class UnrolledNetwork(nn.Module):
         an inference takes; arguments as for `rehearse`."""
         return self.correct(rehearse(exposure, steps), exposure)
 
-    def correct(self, engine: Engine, exposure: Exposure, ways: int = 1) -> Tensor:
-        """(B, S, T) complex64: the object of an engine, corrected; the mean over so many of the
-        ways in which it can lie."""
+    def correct(self, engine: Engine, exposure: Exposure) -> Tensor:
+        """(B, S, T) complex64: the object of an engine, corrected."""
         maps = engine.canvas, engine.show(), exposure.light
-        total = torch.zeros_like(engine.canvas)
-        for way in range(ways):
-            turned = (turn_canvas(values, way) for values in maps)
-            corrected = self.correction(*turned, exposure.counts, exposure.apply)
-            total = total + turn_back(corrected, way)
-        return total / ways
+        corrected: Tensor = self.correction(*maps, exposure.counts, exposure.apply)
+        return corrected
+
+    def correct_last(self, engine: Engine, exposure: Exposure, ways: int = 1) -> Tensor:
+        """The same of an engine that takes no more steps, and keeps the object alone.
+
+        Args:
+            engine: after a step.
+            exposure: the frames, or more of them on the same canvas.
+            ways: in which a canvas can lie, whose corrections are averaged.
+        """
+        canvas, fields = engine.canvas, engine.show()
+        # On a large canvas the rest takes as much memory as the network.
+        engine.rest()
+        maps = canvas, fields, exposure.light
+        corrected: Tensor = self.correction(*maps, exposure.counts, exposure.apply, ways)
+        return corrected
 
 
 def reconstruct(exposure: Exposure, steps: int = BLOCK_STEPS) -> Engine:

@@ -31,6 +31,8 @@ LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 EARLY_WEIGHTS, WEIGHTS = (1.7, 1.7, 1.7, 1.7, 1.7), (1.0, 1.5, 2.0, 3.0, 5.0)
 """Of the Lorentzians, in the first steps and later. A phase of several radians is found wrongly
 where its lowest frequencies are moved far before the fine structure is there."""
+EVEN_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
+"""Of a filter that leaves a constant as it is."""
 GAINS = (1.3, 1.2)
 """Of the step along and across the object's phase."""
 SUBSETS, FEW_SUBSETS = 4, 2
@@ -56,8 +58,8 @@ COARSE, FINE, ALL = range(3)
 class Turns:
     """The frames of an exposure, as they are used stage by stage.
 
-    On a large canvas, turns take more memory than the object: only those of the stage that was
-    asked for last are kept.
+    On a large canvas, the light of the turns takes more memory than the object: only that of the
+    stage that was asked for last is kept.
     """
 
     def __init__(self, exposure: Exposure, frequency_filter: FrequencyFilter) -> None:
@@ -81,6 +83,10 @@ class Turns:
         if stage != self._stage:
             self._stage, self._turns = stage, []
             self._turns = [Turn(parts, self._filter) for parts in self._members[stage]]
+            for parts in self._members[stage]:
+                if len(parts) > 1:
+                    for part in parts:
+                        part.forget_light()
         return self._turns
 
 
@@ -109,43 +115,53 @@ class Engine:
         self.filter = frequency_filter or FrequencyFilter(exposure)
         self.canvas = torch.ones_like(exposure.light) + 0j if start is None else start
         """(B, S, T) complex64 object."""
-        self.velocity = exposure.light.new_zeros(()).expand((2, *self.canvas.shape))
+        self.velocity: Tensor | None = None
+        """(2, B, S, T) float32 last change along and across the object's phase."""
         self.steps = steps
         """That were taken."""
-        self.gradient = self.velocity
+        self.gradient: Tensor | None = None
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
-        # Once, for a GPU waits for each constant that is sent there.
-        self._gains = damping * self.velocity.new_tensor(GAINS)[:, None, None, None]
-        self._weights = damping * self.velocity.new_tensor((EARLY_WEIGHTS, WEIGHTS))[:, None]
-        self._lit = exposure.light
+        self._damping = damping
+        self._turn: Turn | None = None
 
     def advance(self, turn: Turn) -> None:
         """Take a step."""
+        # One field at a time, and in place: on a large canvas each of them counts.
+        self.gradient = None
         step = turn.step(self.canvas)
-        phase = self.canvas / modulus(self.canvas)
-        self.gradient = torch.view_as_real(step.mul_(phase.conj())).movedim(-1, 0)
-        lit = self._lit = turn.lit
-        weights = self._weights[0 if self.steps < COARSE_STEPS else 1]
-        across = self.filter(lit * self.gradient[1:], weights).mul_(lit).div_(turn.reach)
-        # In place, here and in the filter: on a large canvas each field counts.
-        self.velocity = self.velocity * find_momentum(self.steps)
-        self.velocity.add_(self._gains * self.gradient)
-        self.velocity[1] += across[0]
+        phase = (self.canvas / modulus(self.canvas)).conj_physical_()
+        self.gradient = torch.view_as_real(step.mul_(phase)).movedim(-1, 0)
+        phase.conj_physical_()
+        if self.velocity is None:
+            self.velocity = self.gradient.new_zeros(self.gradient.shape)
+        self.velocity.mul_(find_momentum(self.steps))
+        for along, part, gain in zip(self.velocity, self.gradient, GAINS, strict=True):
+            along += self._damping * gain * part
+        self._turn = turn
+        weights = EARLY_WEIGHTS if self.steps < COARSE_STEPS else WEIGHTS
+        across = self.filter(turn.lit.mul_(self.gradient[1]), weights)
+        across.mul_(turn.lit).div_(turn.reach)
+        self.velocity[1] += across.mul_(self._damping)
         del across
         self.canvas = phase.mul_(torch.complex(*self.velocity)).add_(self.canvas)
         self.steps += 1
 
     def stop(self) -> None:
         """Take the momentum away."""
-        self.velocity = self.velocity.new_zeros(()).expand_as(self.velocity)
+        self.velocity = None
+
+    def rest(self) -> None:
+        """Keep the object alone: there is nothing to `show` until the next step."""
+        self.velocity = self.gradient = self._turn = None
 
     def show(self) -> Tensor:
         """(4, B, S, T) float32 for a network: the last gradient, and its part across the phase
         through the filters of `SHOWN`."""
-        across = self._lit * self.gradient[1:]
-        shown = [self.filter(across, across.new_tensor([row]))[0] for row in SHOWN]
-        return torch.stack([*self.gradient, *shown])
+        assert self.gradient is not None
+        assert self._turn is not None
+        across = self._turn.lit.mul_(self.gradient[1])
+        return torch.stack([*self.gradient, *(self.filter(across, row) for row in SHOWN)])
 
 
 def find_momentum(step: int) -> float:
@@ -182,26 +198,38 @@ class FrequencyFilter:
     """Filters fields on the canvases of an exposure."""
 
     def __init__(self, exposure: Exposure) -> None:
-        """Compute the filters, on canvases with a margin that they hardly reach beyond."""
+        """For canvases with a margin that the filters hardly reach beyond."""
         margin = math.ceil(2 * exposure.radius)
-        self._shape = exposure.shape
+        self._shape, self._radius = exposure.shape, exposure.radius
         self._padded = [next_fast_len(side + margin, real=True) for side in exposure.shape]
-        rows, columns = self._padded
-        device = exposure.light.device
-        q_y = torch.fft.fftfreq(rows, device=device)[:, None]
-        q_x = torch.fft.rfftfreq(columns, device=device)
-        square = (2 * math.pi * exposure.radius) ** 2 * (q_y.square() + q_x.square())
-        self._lorentzians = square.new_empty((len(LENGTHS), *square.shape))
-        for lorentzian, length in zip(self._lorentzians, LENGTHS, strict=True):
-            torch.mul(square, length**2, out=lorentzian).add_(1).reciprocal_()
+        self._device = exposure.light.device
+        self._weights: tuple[float, ...] = ()
+        self._response: Tensor = exposure.light[:0]
 
-    def __call__(self, fields: Tensor, weights: Tensor) -> Tensor:
-        """Filter (A, B, S, T) fields, each with its own (L,) of the (A, L) weights."""
+    def __call__(self, field: Tensor, weights: tuple[float, ...]) -> Tensor:
+        """Filter a (B, S, T) field with the (L,) weights of the Lorentzians."""
+        if weights != self._weights:
+            self._weights, self._response = weights, self._respond(weights)
         shape, (S, T) = self._padded, self._shape
-        response = torch.einsum("al,lyx->ayx", weights, self._lorentzians)[:, None]
-        spectrum = torch.fft.rfft2(fields, s=shape).mul_(response)
+        spectrum = torch.fft.rfft2(field, s=shape).mul_(self._response)
+        del field
         filtered: Tensor = torch.fft.irfft2(spectrum, s=shape)[..., :S, :T]
         return filtered
+
+    def _respond(self, weights: tuple[float, ...]) -> Tensor:
+        """Rows and columns of the weighted sum of the Lorentzians, as of a real field's transform.
+
+        That of the weights that were used last is kept, and not each Lorentzian.
+        """
+        rows, columns = self._padded
+        q_y = torch.fft.fftfreq(rows, device=self._device)[:, None]
+        q_x = torch.fft.rfftfreq(columns, device=self._device)
+        square = (2 * math.pi * self._radius) ** 2 * (q_y.square() + q_x.square())
+        response = torch.zeros_like(square)
+        for length, weight in zip(LENGTHS, weights, strict=True):
+            if weight:
+                response += (square * length**2).add_(1).reciprocal_().mul_(weight)
+        return response
 
     def reach(self, lit: Tensor) -> Tensor:
         """(B, 1, 1) share of a constant that a filter leaves on lit pixels; small if they are few.
@@ -209,8 +237,7 @@ class FrequencyFilter:
         Divided by this share, a step that is learned on small blocks is right on a large canvas. A
         share for each pixel would make the step the gradient of nothing, and lead less far.
         """
-        even = lit.new_full((1, len(LENGTHS)), 1 / len(LENGTHS))
-        filtered, sides = lit * self(lit[None], even)[0], (-2, -1)
+        filtered, sides = lit * self(lit, EVEN_WEIGHTS), (-2, -1)
         return filtered.sum(dim=sides, keepdim=True) / lit.sum(dim=sides, keepdim=True)
 
 
@@ -236,5 +263,5 @@ class Turn:
         """(B, S, T) complex64 correction, divided by the light."""
         total = self._parts[0].correction(canvas)
         for part in self._parts[1:]:
-            total = total + part.correction(canvas)
+            total.add_(part.correction(canvas))
         return total.mul_(self._weigh())

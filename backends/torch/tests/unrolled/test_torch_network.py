@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -82,15 +79,14 @@ def test_a_correction_shrinks_with_the_noise(exposure):
 @torch.inference_mode()
 def test_the_mean_over_quarter_turns_depends_on_none(exposure):
     network, engine = make_network(), reconstruct(exposure, 2)
-    shown, turned = engine.show(), replace(exposure)
-    turned.__dict__["light"] = turn_canvas(exposure.light, 1)
-    lying = SimpleNamespace(
-        canvas=turn_canvas(engine.canvas, 1), show=lambda: turn_canvas(shown, 1)
-    )
+    maps = engine.canvas, engine.show(), exposure.light
+    turned = [turn_canvas(values, 1) for values in maps]
 
     def is_same(ways: int) -> bool:
-        upright = turn_canvas(network.correct(engine, exposure, ways), 1)
-        return torch.allclose(network.correct(lying, turned, ways), upright, atol=1e-4)
+        upright, lying = (
+            network.correction(*some, exposure.counts, ways=ways) for some in (maps, turned)
+        )
+        return torch.allclose(lying, turn_canvas(upright, 1), atol=1e-4)
 
     assert is_same(4)
     assert not is_same(1)
