@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.memo_ids import find_ids
+from ptycho_tasks.evidence.memo_layout import Line, drop_unseen, is_name, names_row, split_cells
 from ptycho_tasks.evidence.memo_places import (
     find_ledger,
     is_ledger_name,
@@ -28,15 +29,11 @@ from ptycho_tasks.evidence.memo_places import (
     read_artifacts,
 )
 from ptycho_tasks.evidence.memo_sections import (
-    Line,
     Section,
     group_entries,
-    is_name,
     names_ids,
-    names_row,
     read_sections,
     read_typed,
-    split_cells,
 )
 from ptycho_tasks.evidence.memo_shell import (
     Command,
@@ -105,6 +102,11 @@ class Entry:
     has_tests: bool = False
     """Whether it says what its tests are, which may be none."""
 
+    def give_log(self, log: str) -> None:
+        """Name the log of its command, where it has one command, of which nothing else names it."""
+        if log and len(self.commands) == 1 and not self.commands[0].log:
+            self.commands = [replace(self.commands[0], log=log)]
+
 
 @dataclass
 class Memo:
@@ -160,23 +162,6 @@ def read_text(path: Path) -> str:
     return text
 
 
-_UNSEEN = re.compile(r"<!--.*?-->|~~(?!~)[^~\n]+~~(?!~)", re.DOTALL)
-"""What a reader of Markdown does not see, or sees struck out."""
-
-
-def _drop_unseen(text: str) -> tuple[str, list[Finding]]:
-    """A text without what is not to be read; each line stays in its place."""
-    findings = [
-        Finding(
-            text.count("\n", 0, match.start()) + 1,
-            False,
-            "is a comment" if match[0].startswith("<") else "is struck out",
-        )
-        for match in _UNSEEN.finditer(text)
-    ]
-    return _UNSEEN.sub(lambda match: "\n" * match[0].count("\n"), text), findings
-
-
 def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "the memo") -> Memo:
     """What a memo says, section by section.
 
@@ -189,11 +174,12 @@ def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "
     Raises:
         ConfigError: the text is two memos.
     """
-    text, findings = _drop_unseen(text)
+    text, unseen = drop_unseen(text)
     sections = read_sections(text)
     _refuse_two_memos(sections, name)
     reader = _Reader(text, root, plan)
-    reader.memo.findings += findings
+    for line, why in unseen.items():
+        reader.memo.leave(line, why)
     return reader.read(sections)
 
 
@@ -208,48 +194,42 @@ class _Reader:
         self.blocked: list[Line] = []
         self.row_logs: dict[str, str] = {}
         """Rows, as a list of logs names them, to their logs."""
-
-    def read(self, sections: list[Section]) -> Memo:
-        """What the memo says in its sections."""
-        readers = {
-            "summary": self._read_summary,
-            "focus": self._read_focus,
-            "tests": self._read_mapped_tests,
+        self.places = {
             "artifacts": self._read_artifacts,
-            "if blocked": self._read_blocked,
-            "how-to": self._read_how_to,
-            "code": self._read_pointer,
-            "phase": self._read_phase,
             "plan": self._read_plan,
             "ledger": self._read_ledger,
         }
-        entries = _find_entry_sections(sections)
+        self.readers = self.places | {
+            "summary": self._read_summary,
+            "focus": self._read_focus,
+            "tests": self._read_mapped_tests,
+            "if blocked": self.blocked.append,
+            "how-to": self._read_how_to,
+            "code": self._read_pointer,
+            "phase": self._read_phase,
+        }
+
+    def read(self, sections: list[Section]) -> Memo:
+        """What the memo says in its sections."""
+        sections = _split_entries(sections)
+        asking = [one for one in sections if all(map(_may_ask, _list_titles(one)))]
         for section in sections:
             if not all(map(_may_ask, section.above)):
                 for line in section.lines:
                     self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
-                continue
-            if any(section is one for one in entries):
+            elif section.kind == "do now":
                 for group in group_entries(section.lines):
                     self._read_entry(group)
-                continue
-            reader = readers.get(section.kind)
-            for line in section.lines:
-                if reader is not None:
-                    reader(line)
-                elif section.kind or not section.title:
-                    why = _IGNORED.get(section.kind, "stands before the first section")
-                    self.memo.leave(line.number, f"{section.title}: {why}".lstrip(": "))
-                else:
-                    self._read_other(section, line)
-        self._choose_plan(
+            else:
+                for line in section.lines:
+                    self._read_in_section(section, line, may_ask=section in asking)
+        lines = [
             line.text
-            for section in sections
+            for section in asking
             if section.kind not in (*_IGNORED, "if blocked")
-            if section.kind or not section.title
             for line in section.lines
-            if is_asked_for(line.text)
-        )
+        ]
+        self._choose_plan("\n".join(filter(is_asked_for, lines)))
         self._choose_initiative()
         self._choose_ledger()
         self._choose_reports()
@@ -258,6 +238,31 @@ class _Reader:
         return self.memo
 
     # --- sections --------------------------------------------------------------------------
+
+    def _read_in_section(self, section: Section, line: Line, *, may_ask: bool) -> None:
+        """A line of a section that holds no entries."""
+        kind, value = ("", "") if line.is_fence else read_typed(line.text)
+        is_open = section.kind in ("", "code") and not _ABOUT_OTHER_WORK.search(section.title)
+        if kind in self.places and is_open:
+            self.places[kind](replace(line, text=value))
+        elif section.kind in self.readers:
+            self.readers[section.kind](line)
+        elif section.kind or not section.title:
+            why = _IGNORED.get(section.kind, "stands before the first section")
+            self.memo.leave(line.number, f"{section.title}: {why}".lstrip(": "))
+        elif may_ask and self._is_to_run(section, line):
+            self._read_how_to(line)
+        elif not self._note_log(line):
+            why = "no such section is known" if may_ask else _NOT_ASKED
+            self.memo.leave(line.number, f"{section.title}: {why}")
+
+    def _is_to_run(self, section: Section, line: Line) -> bool:
+        """Whether a line of a section that is not known is for the commands: it stands alone, or
+        sets what they need."""
+        if line.is_shell and self.shell.only_sets(line.text):
+            return True
+        is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
+        return is_command and bool(_ABOUT_THIS_WORK.search(section.title))
 
     def _read_summary(self, line: Line) -> None:
         self.memo.summary = " ".join(f"{self.memo.summary} {line.text}".split())
@@ -284,17 +289,13 @@ class _Reader:
         self.memo.take(line.number, f"initiative {name}{ids}")
 
     def _read_mapped_tests(self, line: Line) -> None:
-        leave = self._leave_at(line)
-        commands = (
-            self._read_fence(line)
-            if line.is_fence
-            else self.shell.read_plain(line.text, line.number, leave)
-        )
+        before = len(self.memo.findings)
+        commands = self._read_line(line, is_command=True)
         if len(commands) == 1 and not line.is_fence:
             commands = [replace(commands[0], context=line.text)]
         for command in commands:
             self.memo.take(line.number, f"command {command}")
-        if not commands and not any(f.line == line.number for f in self.memo.findings):
+        if len(self.memo.findings) == before:
             self.memo.take(line.number, "no tests")
         self.memo.mapped_tests += commands
 
@@ -302,27 +303,22 @@ class _Reader:
         if self._note_log(line):
             return
         memo, artifacts = self.memo, read_artifacts(self.shell.resolve(line.text))
-        if artifacts is None:
-            names = [n for n in list_files(line.text) if "/" not in n] if memo.reports else []
-            if names:
-                self._note_files(line.number, names)
-            else:
-                memo.leave(line.number, "Artifacts: expected FOLDER/{FILE,FILE}")
+        files = [name for name in list_files(line.text) if "/" not in name]
+        if artifacts is None and not (memo.reports and files):
+            memo.leave(line.number, "Artifacts: expected FOLDER/{FILE,FILE}")
             return
-        if memo.reports:
-            is_same = (memo.reports, memo.phase) == (artifacts.reports, artifacts.phase)
-            if is_same or artifacts.reports.startswith(memo.reports):
-                self._note_files(line.number, artifacts.files)
-            else:
-                memo.leave(line.number, f"Artifacts: {memo.reports} came first")
+        if artifacts is not None and not memo.reports:
+            memo.reports, memo.phase = artifacts.reports, artifacts.phase
+            phase = artifacts.phase or "named after the initiative"
+            memo.take(line.number, f"artefact folder: reports {artifacts.reports}, phase {phase}")
+            if artifacts.stamp:
+                memo.leave(
+                    line.number, f"{artifacts.stamp}: each run makes a folder of its own time"
+                )
+        elif artifacts is not None and not artifacts.reports.startswith(memo.reports):
+            memo.leave(line.number, f"Artifacts: {memo.reports} came first")
             return
-        memo.reports, memo.phase = artifacts.reports, artifacts.phase
-        phase = artifacts.phase or "named after the initiative"
-        memo.take(line.number, f"artefact folder: reports {artifacts.reports}, phase {phase}")
-        if artifacts.stamp:
-            memo.leave(line.number, f"{artifacts.stamp}: each run makes a folder of its own time")
-        beside = [name for name in list_files(line.text) if "/" not in name]
-        self._note_files(line.number, artifacts.files or beside)
+        self._note_files(line.number, (artifacts and artifacts.files) or files)
 
     def _note_files(self, number: int, names: list[str]) -> None:
         for name in (PurePath(name).name for name in names):
@@ -334,9 +330,6 @@ class _Reader:
                 self.memo.leave(number, f"file {name}: nothing says what writes it")
             if name not in self.memo.files:
                 self.memo.files.append(name)
-
-    def _read_blocked(self, line: Line) -> None:
-        self.blocked.append(line)
 
     def _read_how_to(self, line: Line) -> None:
         before = len(self.memo.findings)
@@ -356,19 +349,26 @@ class _Reader:
                 else "How-To Map: no command in it",
             )
 
-    def _read_line(self, line: Line) -> list[Command]:
-        """The commands of a line that may be one, or hold some."""
+    def _read_line(self, line: Line, *, is_command: bool = False) -> list[Command]:
+        """The commands of a line that is one, or of a sentence in which some stand; of a fence."""
         leave = self._leave_at(line)
-        if line.is_fence:
-            return self._read_fence(line)
         bare = drop_prompt(line.text)
-        if is_plain_command(bare, is_marked=bare != line.text):
-            if not is_asked_for(line.lead, f". {line.sequel}"):
-                leave(f"`{bare.strip('`')}`: {_NOT_ASKED}")
-                return []
-            marked = bare if bare == line.text else f"`{bare}`"
+        is_marked = bare != line.text
+        if not (is_command or line.is_fence or is_plain_command(bare, is_marked=is_marked)):
+            return self._read_sentence(line)
+        is_shown = line.is_fence and _SHOWN_BELOW.search(line.lead)
+        own = "" if line.is_fence else bare.strip("`. ")
+        if line.is_fence and not line.is_shell:
+            leave("the fence holds no shell's commands")
+        elif is_shown or not is_asked_for(line.lead, f"{own}. {line.sequel}"):
+            why = "what something printed; nothing runs it" if is_shown else _NOT_ASKED
+            leave(f"`{' '.join(bare.strip('`').split())[:60]}`: {why}")
+        elif line.is_fence:
+            return self.shell.read_script(line.text, line.number, leave, line.text)
+        else:
+            marked = f"`{bare}`" if is_marked else bare
             return self.shell.read_plain(marked, line.number, leave, line.text)
-        return self._read_sentence(line)
+        return []
 
     def _read_sentence(self, line: Line) -> list[Command]:
         """The commands in the code spans of a line, or the bare one behind a label."""
@@ -379,34 +379,17 @@ class _Reader:
             line.text,
         )
         if not found and label and is_plain_command(label["rest"]):
-            before = f"{line.lead} {line.text[: label.start('rest')]}"
-            if not is_asked_for(before, f"{label['rest'].rstrip('.')}. {line.sequel}"):
-                leave(f"`{label['rest']}`: {_NOT_ASKED}")
-                return []
-            return self.shell.read_plain(label["rest"], line.number, leave, line.text)
+            lead = f"{line.lead} {line.text[: label.start('rest')]}"
+            found = self._read_line(replace(line, text=label["rest"], lead=lead))
+            found = [replace(command, context=line.text) for command in found]
         return found
-
-    def _read_fence(self, line: Line) -> list[Command]:
-        if not line.is_shell:
-            self.memo.leave(line.number, "the fence holds no shell's commands")
-            return []
-        is_shown = _SHOWN_BELOW.search(line.lead)
-        if is_shown or not is_asked_for(line.lead, f". {line.sequel}"):
-            why = "what something printed; nothing runs it" if is_shown else _NOT_ASKED
-            self.memo.leave(line.number, f"`{' '.join(line.text.split())[:60]}`: {why}")
-            return []
-        return self.shell.read_script(line.text, line.number, self._leave_at(line), line.text)
 
     def _read_pointer(self, line: Line) -> None:
         for name in list_markdown(line.text):
             if is_plan_name(name) or "checklist" in line.text.casefold():
                 self.plan_lines.setdefault(line.number, name)
                 return
-        if re.match(r"(?i:(?:the\s+)?ledger\s*:)", line.text):
-            self._read_ledger(line)
-        elif re.match(r"(?i:(?:the\s+)?plan\s*:)", line.text) and list_markdown(line.text):
-            self.plan_lines.setdefault(line.number, list_markdown(line.text)[0])
-        elif not self._note_code(line.number, line.text):
+        if not self._note_code(line.number, line.text):
             self.memo.leave(line.number, "names no Python file that a test could depend on")
 
     def _read_plan(self, line: Line) -> None:
@@ -423,29 +406,6 @@ class _Reader:
             self.memo.take(line.number, f"ledger {names[0]}")
         else:
             self.memo.leave(line.number, "Ledger: names no other Markdown file")
-
-    def _read_other(self, section: Section, line: Line) -> None:
-        """A line of a section of which nothing is known: commands that stand alone are taken."""
-        kind, value = ("", "") if line.is_fence else read_typed(line.text)
-        readers = {
-            "plan": self._read_plan,
-            "ledger": self._read_ledger,
-            "artifacts": self._read_artifacts,
-        }
-        is_command = line.is_fence or (line.is_item and is_plain_command(line.text))
-        is_for_now = _may_ask(section.title) and _ABOUT_THIS_WORK.search(section.title)
-        if line.is_shell and _may_ask(section.title) and self.shell.only_sets(line.text):
-            self._read_how_to(line)
-        elif is_command and not is_for_now:
-            self.memo.leave(line.number, f"{section.title}: {_NOT_ASKED}")
-        elif is_command:
-            self._read_how_to(line)
-        elif self._note_log(line):
-            pass
-        elif kind in readers and not _ABOUT_OTHER_WORK.search(section.title):
-            readers[kind](replace(line, text=value))
-        else:
-            self.memo.leave(line.number, f"{section.title}: no such section is known")
 
     def _note_log(self, line: Line) -> bool:
         """Note which row's log a line names, that says nothing else; gives whether it does."""
@@ -508,8 +468,7 @@ class _Reader:
                 said = [] if line.is_fence or "`" in line.text else _list_logs(line.text)
                 if len(said) == 1 and len(line.text.split()) < _FEW and _asks(line.text):
                     log = log or said[0]
-        if log and len(entry.commands) == 1 and not entry.commands[0].log:
-            entry.commands = [replace(entry.commands[0], log=log)]
+        entry.give_log(log)
         self.memo.entries.append(entry)
 
     def _read_first_line(self, entry: Entry, line: Line) -> None:
@@ -529,17 +488,20 @@ class _Reader:
         inside = re.findall(r"\(([^()]*)\)", line.text)
         entry.heads += re.split(r"\s+[-\u2013\u2014]+\s+|:\s+|:$", _drop_spans(head))[:2]
         entry.heads += [text for text in inside if all(map(_DOTTED.fullmatch, _split_ids(text)))]
-        text, tests = _split_tests(rest)
+        text = _split_tests(rest)[0]
         entry.text = text or rest.strip(" \t;-\u2014\u2013") or head
-        if tests is None:
-            entry.commands += self._read_sentence(replace(line, text=text))
-        else:
-            self._read_tests(entry, line, tests)
-            leave = self._leave_at(line)
-            for command in self.shell.read_spans(text, line.number, leave):
-                if command.text not in {test.text for test in entry.commands}:
-                    leave(f"`{command.text}`: stands beside the entry's tests; nothing runs it")
+        self._read_text(entry, replace(line, text=rest))
         self._note_code(line.number, text)
+
+    def _read_text(self, entry: Entry, line: Line) -> list[Command]:
+        """Take the commands of a line, those of its tests first; gives the others."""
+        text, tests = (line.text, None) if line.is_fence else _split_tests(line.text)
+        if tests is not None:
+            self._read_tests(entry, line, tests)
+        own = {command.text for command in entry.commands}
+        found = self._read_line(replace(line, text=text)) if text else []
+        entry.commands += [command for command in found if command.text not in own]
+        return found
 
     def _read_tests(self, entry: Entry, line: Line, tests: str, *, must_fail: bool = False) -> None:
         before = len(self.memo.findings)
@@ -555,20 +517,15 @@ class _Reader:
 
     def _read_sub_line(self, entry: Entry, line: Line) -> None:
         before = len(self.memo.findings)
-        if not line.is_fence:
-            text, tests = _split_tests(line.text)
-            if tests is not None:
-                self._read_tests(entry, line, tests)
-                line = replace(line, text=text)
-        commands = self._read_line(line) if line.text else []
-        entry.commands += commands
-        if not commands and not line.is_fence:
-            entry.text = f"{entry.text} {line.text}".strip()
-            self._note_code(line.number, line.text)
-            if len(self.memo.findings) == before:
-                self.memo.take(line.number, "belongs to the entry above, as its text")
+        commands = self._read_text(entry, line)
         for command in commands:
             self.memo.take(line.number, f"command {command}")
+        if not commands and not line.is_fence:
+            text = _split_tests(line.text)[0]
+            entry.text = f"{entry.text} {text}".strip()
+            self._note_code(line.number, text)
+            if len(self.memo.findings) == before:
+                self.memo.take(line.number, "belongs to the entry above, as its text")
 
     def _read_table_row(self, line: Line) -> None:
         cells = split_cells(line.text)
@@ -599,11 +556,9 @@ class _Reader:
                     line.number, f"`{command.text}`: `{doubtful}` stands beside it; {_LEFT}"
                 )
             commands = []
-        if len(commands) == 1 and len(logs) == 1:
-            commands = [replace(commands[0], log=commands[0].log or logs[0])]
-        self.memo.entries.append(
-            Entry(line.number, [], " - ".join(texts), commands, [named], plan=plan, has_tests=True)
-        )
+        entry = Entry(line.number, [], " - ".join(texts), commands, [named], plan, has_tests=True)
+        entry.give_log(logs[0] if len(logs) == 1 else "")
+        self.memo.entries.append(entry)
 
     # --- plan, ledger, ids -----------------------------------------------------------------
 
@@ -617,7 +572,7 @@ class _Reader:
             memo.take(number, f"plan {plan}")
         memo.plan = memo.plan or plan
 
-    def _choose_plan(self, described: Iterable[str]) -> None:
+    def _choose_plan(self, described: str) -> None:
         """Take the plan from a pointer, or else from what describes the work, where no entry names
         it and one file only may be it."""
         memo = self.memo
@@ -628,10 +583,8 @@ class _Reader:
                 self._take_plan(number, name)
             else:
                 memo.leave(number, f"{name}: may be the plan; not sure, as other files may be too")
-        named = {*filter(is_plan_name, list_markdown("\n".join(described)))}
-        if not memo.plan and len(named) == 1:
-            (memo.plan,) = named
-            memo.take(0, f"plan {memo.plan}, as the memo names no other")
+        if not memo.plan:
+            memo.plan = self._take_only("plan", filter(is_plan_name, list_markdown(described)))
 
     def _choose_initiative(self) -> None:
         """Take the initiative from where the plan lies, or from the text's own title, if nothing
@@ -658,14 +611,21 @@ class _Reader:
                     break
         if not memo.ledger:
             names = {*filter(is_ledger_name, list_markdown(self.text))} - {memo.plan}
-            if len(names) == 1:
-                (memo.ledger,) = names
-                memo.take(0, f"ledger {memo.ledger}, as the memo names no other")
+            memo.ledger = self._take_only("ledger", names)
         for line in self.blocked:
             if BLOCKER in line.text:
                 memo.take(line.number, f"{BLOCKER} and `[P]`: every red run does this")
             elif not (memo.ledger and memo.ledger in line.text):
                 memo.leave(line.number, "If Blocked: names no ledger (a Markdown file)")
+
+    def _take_only(self, key: str, names: Iterable[str]) -> str:
+        """The one file that may be meant, where only one may be."""
+        names = {*names}
+        if len(names) != 1:
+            return ""
+        (name,) = names
+        self.memo.take(0, f"{key} {name}, as the memo names no other")
+        return name
 
     def _choose_reports(self) -> None:
         """Take the artefact folder from where the commands' logs go, if nothing else names it."""
@@ -690,9 +650,7 @@ class _Reader:
             entry.ids = [id for id in ids if id not in strange]
         self._add_commented(known)
         for entry in memo.entries:
-            log = self.row_logs.get(", ".join(entry.ids), "")
-            if log and len(entry.commands) == 1 and not entry.commands[0].log:
-                entry.commands = [replace(entry.commands[0], log=log)]
+            entry.give_log(self.row_logs.get(", ".join(entry.ids), ""))
         self._leave_other_plans()
         # One row has one entry that describes it.
         for entry in memo.entries:
@@ -702,7 +660,7 @@ class _Reader:
         """Make an entry of each command whose own comment begins with rows that no entry has."""
         memo = self.memo
         listed = {id for entry in memo.entries for id in entry.ids}
-        for command in [*memo.how_to]:
+        for command in [*memo.how_to, *memo.mapped_tests]:
             comment, _, behind = command.context.partition(command.text[:20])
             comment = comment.strip("# `")
             head = re.split(r":\s|\s[-\u2013\u2014]+\s|\s\(|:$", comment)[0]
@@ -710,7 +668,7 @@ class _Reader:
             named = head if is_name(head) else aim["ids"].rstrip() if aim else ""
             ids = find_ids(named, memo.initiative, known) if is_name(named) else []
             if ids and not listed & {*ids} and not (known and {*ids} - {*known}):
-                memo.how_to.remove(command)
+                (memo.how_to if command in memo.how_to else memo.mapped_tests).remove(command)
                 text = comment.removeprefix(head).strip(" :-\u2013\u2014") or comment
                 memo.entries.append(Entry(command.line, ids, text, [command], has_tests=True))
 
@@ -803,20 +761,23 @@ def _is_same_file(name: str, other: str) -> bool:
     return long[len(long) - len(short) :] == short
 
 
-def _find_entry_sections(sections: list[Section]) -> list[Section]:
-    """The sections whose lines are entries: those called so; else what begins with a row's name in
-    others, which becomes one of its own."""
-    called = [section for section in sections if section.kind == "do now"]
-    if any(section.lines for section in called):
-        return called
+def _list_titles(section: Section) -> tuple[str, ...]:
+    """The titles of a section, and above it, that may say that nothing in it is to be run."""
+    return section.above if section.kind else (section.title, *section.above)
+
+
+def _split_entries(sections: list[Section]) -> list[Section]:
+    """The sections, of which those whose lines are entries are called so: where none is, what
+    begins with a row's name in others becomes one of its own."""
+    if any(section.kind == "do now" and section.lines for section in sections):
+        return sections
     found: list[Section] = []
-    for section in [*sections]:
+    for section in sections:
         begin = next((n for n in range(len(section.lines)) if _begins_entry(section, n)), None)
-        may_be = section.kind not in _NO_ENTRIES and (section.kind or _may_ask(section.title))
-        if begin is not None and may_be:
-            found.append(Section("do now", section.title, section.lines[begin:]))
-            found[-1].above = section.above
-            sections.insert(sections.index(section) + 1, found[-1])
+        found.append(section)
+        if begin is not None and section.kind not in _NO_ENTRIES:
+            above = (*section.above, *([] if section.kind else [section.title]))
+            found.append(replace(section, kind="do now", lines=section.lines[begin:], above=above))
             del section.lines[begin:]
     return found
 

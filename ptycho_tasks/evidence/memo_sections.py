@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ptycho_tasks.evidence.memo_ids import find_ids
-from ptycho_tasks.evidence.memo_shell import is_plain_command
+from ptycho_tasks.evidence.memo_layout import ITEM, ORDER, Line, is_name, names_row, read_lines
 
 _KINDS = {
     "summary": ["summary", "goal", "objective", "tl;dr"],
@@ -57,42 +56,9 @@ _STANDS_ALONE = re.compile(
     r"(?:\*\*|__)(?P<bold>[^*_`|]+?)(?:\*\*|__)|(?P<capitals>[A-Z][A-Z &/'-]{2,40})"
 )
 """A line that is a title by nothing but how it is written: in bold, or in capitals."""
-_UNDERLINE = re.compile(r"(?:={3,}|-{3,})\s*")
-_ORDER = re.compile(
-    r"(?:Run|Rerun|Execute|Then|Next|Finally|First|Capture|Verify|Validate|Check|Use|Call|Do)\b"
-)
-"""How a line begins that leads to commands, and is no title, though it ends as one."""
-_FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
-_ITEM = re.compile(
-    r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b(?:\s+of\s+[0-9]+)?[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
-    r"(?:\[[ xXP]?\]\s+)?|\[[ xXP]?\]\s+)(?P<text>.*)"
-)
+_ALONE = 7
+"""The level of what is no heading but stands alone, in bold or in capitals: below all of them."""
 _LONGEST_TEXT = 4000
-_SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
-
-
-@dataclass
-class Line:
-    """A line of a section, with those that go on with it; or a fence."""
-
-    number: int
-    """Counted from 1."""
-    indent: int
-    text: str
-    """Without its bullet; of a fence, what stands in it."""
-    is_item: bool = False
-    """Whether a bullet or a number begins it."""
-    is_done: bool = False
-    """Whether its box is ticked."""
-    begins_row: bool = False
-    """Whether it begins with the name of a row, of which it and the lines below it are."""
-    is_fence: bool = False
-    is_shell: bool = False
-    """Whether what stands in the fence may be read by a shell."""
-    lead: str = ""
-    """The sentence above that it ends, or that leads to it, as `Never run these:`."""
-    sequel: str = ""
-    """The line below, which may be about it."""
 
 
 @dataclass
@@ -115,37 +81,19 @@ class Section:
 
 def read_sections(text: str) -> list[Section]:
     """The sections of a memo, in its order."""
-    text = _mark_titles(_unfold(_unquote(text)))
     is_bulleted = bool(re.search(r"^[-*+] (?:\*\*)?do now\b", text, re.IGNORECASE | re.MULTILINE))
     sections = [Section("", "")]
-    fence: Line | None = None
-    end = ""
-    for number, raw in enumerate(text.splitlines(), start=1):
-        raw = raw.expandtabs(4)
-        opened = _FENCE.match(raw)
-        if fence is not None:
-            if opened and opened["fence"].startswith(end) and not opened["language"]:
-                fence = None
-            else:
-                fence.text += f"{raw}\n"
-            continue
-        indent = len(raw) - len(raw.lstrip())
-        if opened:
-            is_shell = opened["language"].casefold() in _SHELLS
-            fence, end = Line(number, indent, "", is_fence=True, is_shell=is_shell), opened["fence"]
-            sections[-1].lines.append(fence)
-            continue
-        section = None if indent else _read_title(raw.rstrip(), number, sections)
-        if section is None and is_bulleted and not indent:
-            section = _read_title(raw.rstrip().lstrip("-*+ "), number, sections)
-        if section is not None:
-            if section is not sections[-1]:
-                section.above = section.above or _find_above(sections, section.level)
-                sections.append(section)
-        elif raw.strip():
-            _add(sections[-1].lines, number, indent, raw.strip())
-        else:
-            sections[-1].lines.append(Line(number, 0, ""))
+    for line in read_lines(text):
+        section = None
+        if not (line.indent or line.is_fence):
+            section = _read_title(line.text, line.number, sections)
+            if section is None and is_bulleted:
+                section = _read_title(line.text.lstrip("-*+ "), line.number, sections)
+        if section is None:
+            _add(sections[-1].lines, line)
+        elif section is not sections[-1]:
+            section.above = section.above or _find_above(sections, section.level)
+            sections.append(section)
     for section in sections:
         _note_neighbours(section.lines)
         section.lines = [line for line in section.lines if line.text]
@@ -153,52 +101,6 @@ def read_sections(text: str) -> list[Section]:
 
 
 _OPEN_END = re.compile(r".*[^.:;!?)\s]")
-
-
-def _unquote(text: str) -> str:
-    """A text without the marks of a quotation, where all of it is one."""
-    lines = text.splitlines()
-    is_quotation = all(line.startswith(">") for line in lines if line.strip())
-    return "\n".join(re.sub("^> ?", "", line) for line in lines) if is_quotation else text
-
-
-def _unfold(text: str) -> str:
-    """A text that is all one list, each of whose bullets is a title for those below it, without
-    the outermost bullets."""
-    lines = text.splitlines()
-    outer = [n for n, line in enumerate(lines) if line.strip() and not line[0].isspace()]
-    bullets = [n for n in outer if not lines[n].startswith("#")]
-    is_outline = len(bullets) > 1 and all(
-        re.fullmatch(r"[-*+] [\w*][^`:|]*", lines[n])
-        and not names_row(lines[n][2:])
-        and lines[n + 1 : n + 2]
-        and lines[n + 1][:1].isspace()
-        for n in bullets
-    )
-    if not is_outline:
-        return text
-    for n in bullets:
-        lines[n] = f"{lines[n][2:].rstrip()}:"
-    return "\n".join(line.removeprefix("  ") for line in lines)
-
-
-def _mark_titles(text: str) -> str:
-    """A text whose titles by layout, underlined or above what is indented, are headings or end with
-    a colon; the marks around what stands in front are none."""
-    lines = text.splitlines()
-    if lines[:1] == ["---"] and "---" in lines[1:]:
-        lines[lines.index("---", 1)] = lines[0] = ""
-    for number, (line, below) in enumerate(itertools.pairwise(lines)):
-        is_title = re.fullmatch(r"\w[^|`]{0,78}[^|`.;,:]", line) and not _ITEM.fullmatch(line)
-        if is_title and _UNDERLINE.fullmatch(below):
-            lines[number] = f"{'#' if below[0] == '=' else '##'} {line}"
-            lines[number + 1] = ""
-        is_short = bool(re.fullmatch(r"[A-Z][^\s`|:.;,()]*(?: [^\s`|:.;,()]+){0,4}", line))
-        is_apart = number == 0 or not lines[number - 1].strip()
-        is_above = below.startswith("  ")
-        if is_short and is_apart and is_above and not (_ORDER.match(line) or names_row(line)):
-            lines[number] = f"{line}:"
-    return "\n".join(lines)
 
 
 def _find_above(sections: list[Section], level: int) -> tuple[str, ...]:
@@ -298,53 +200,49 @@ def _read_title(raw: str, number: int, sections: list[Section]) -> Section | Non
             numbered = kind == "do now" and re.match(r"\(?1[.)]\s", rest)
             parts = re.split(r"[;.]?\s+(?=\(?[2-9][.)]\s)", rest) if numbered else [rest]
             for part in parts:
-                _add(section.lines, number, 0, part)
+                _add(section.lines, Line(number, 0, part))
         if kind == "artifacts" and "/" in (match["qualifier"] or ""):
-            _add(section.lines, number, 0, match["qualifier"].strip("()[] "))
+            _add(section.lines, Line(number, 0, match["qualifier"].strip("()[] ")))
         return section
     alone = _STANDS_ALONE.fullmatch(raw)
     if alone and (alone["bold"] or not find_ids(raw)):
-        return _read_alone(alone["bold"] or raw, number, current)
+        title = (alone["bold"] or raw).strip().rstrip(":")
+        kind = _KIND_OF.get(title.casefold(), "")
+        return Section(kind, title) if kind else _read_heading(title, number, _ALONE, sections)
     other = _OTHER_TITLE.fullmatch(raw)
-    if other is None or (
-        other["heading"] is None
-        and (current.kind == "how-to" or (current.kind == "do now" and _is_of_entry(raw)))
-    ):
+    if other is None:
         return None
-    level = len(raw) - len(raw.lstrip("#"))
-    if 0 < current.level < level and current.kind in ("do now", "how-to"):
-        item = _ITEM.fullmatch(other["heading"])
-        text = item["text"] if item else other["heading"]
-        current.lines.append(Line(number, -1, text, is_item=True))
-        return current
-    section = Section("", other["heading"] or other["title"], level=level)
-    numbered = _ITEM.fullmatch(other["heading"] or "")
-    heading = numbered["text"] if numbered else other["heading"]
-    if heading and (names_row(heading) or find_ids(heading.split()[0]) == [heading.split()[0]]):
-        # It is the first line of what it names; whether that is asked for, those above say.
-        if current.lines and current.lines[0].indent < 0 and current.level == level:
-            section = current
-        else:
-            section.title = next(iter(_find_above(sections, level)), "")
-            section.is_record = True
-        section.lines.append(Line(number, -1, heading, is_item=True))
+    if other["heading"] is not None:
+        return _read_heading(other["heading"], number, len(raw) - len(raw.lstrip("#")), sections)
+    if current.kind == "how-to" or (current.kind == "do now" and _is_of_entry(raw)):
+        return None
+    section = Section("", other["title"])
     if other["rest"]:
-        _add(section.lines, number, 0, other["rest"])
+        _add(section.lines, Line(number, 0, other["rest"]))
     return section
 
 
-def _read_alone(title: str, number: int, current: Section) -> Section:
-    """The section that a line in bold or in capitals begins, or goes on with."""
-    title = title.strip().rstrip(":")
-    kind = _KIND_OF.get(title.casefold(), "")
-    is_within = current.kind in ("do now", "how-to") or current.is_record
-    if not kind and (is_within or names_row(title)):
-        is_row = bool(find_ids(title.split()[0]))
-        current.lines.append(
-            Line(number, -1 if is_row else 0, title if is_row else f"{title}:", is_row)
-        )
-        return current
-    return Section(kind, title)
+def _read_heading(text: str, number: int, level: int, sections: list[Section]) -> Section:
+    """The section that a heading begins, or goes on with; the name of a row is its first line."""
+    current = sections[-1]
+    numbered = ITEM.fullmatch(text)
+    title = numbered["text"] if numbered else text
+    is_row = bool(title) and (names_row(title) or is_name(title.split()[0]))
+    is_below = current.level < level and (current.level or level == _ALONE)
+    is_within = current.kind in ("do now", "how-to") or (current.is_record and level == _ALONE)
+    goes_on = current.level == level and current.lines and current.lines[0].indent < 0
+    if (is_below and is_within) or (is_row and goes_on):
+        section = current
+    else:
+        # What a row's lines ask for, the headings above say.
+        above = next(iter(_find_above(sections, level)), "")
+        section = Section("", above if is_row else text, is_record=is_row)
+        section.level = 0 if level == _ALONE else level
+    if is_row:
+        section.lines.append(Line(number, -1, title, is_item=True))
+    elif section is current:
+        section.lines.append(Line(number, 0, f"{title}:"))
+    return section
 
 
 def names_ids(text: str) -> bool:
@@ -355,22 +253,22 @@ def names_ids(text: str) -> bool:
 
 def _is_of_entry(text: str) -> bool:
     """Whether a line that ends a clause with a colon is an entry, or leads to its commands."""
-    return bool(_ORDER.match(text) or _ITEM.fullmatch(text)) or names_row(text)
+    return bool(ORDER.match(text) or ITEM.fullmatch(text)) or names_row(text)
 
 
-def _add(lines: list[Line], number: int, indent: int, text: str) -> None:
+def _add(lines: list[Line], line: Line) -> None:
     """Add a line, to the one before where it goes on with it."""
-    item = _ITEM.fullmatch(text)
-    last = lines[-1] if lines else None
-    goes_on = last is not None and 0 < len(last.text) < _LONGEST_TEXT and not last.is_fence
-    goes_on = goes_on and not item
-    if last is not None and goes_on and (last.text.endswith("\\") or _has_open_span(last.text)):
-        last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {text}"
-    else:
-        is_done = item is not None and "[x]" in item["bullet"].casefold()
-        lines.append(
-            Line(number, indent, item["text"] if item else text, bool(item), is_done=is_done)
-        )
+    item = None if line.is_fence else ITEM.fullmatch(line.text)
+    last = lines[-1] if lines else Line(0, 0, "")
+    is_open = last.text.endswith("\\") or _has_open_span(last.text)
+    is_open = is_open and len(last.text) < _LONGEST_TEXT and not last.is_fence
+    if is_open and line.text and not (item or line.is_fence):
+        last.text = f"{last.text.removesuffix(chr(92)).rstrip()} {line.text}"
+        return
+    if item:
+        line.text, line.is_item = item["text"], True
+        line.is_done = "[x]" in item["bullet"].casefold()
+    lines.append(line)
 
 
 def _has_open_span(text: str) -> bool:
@@ -431,39 +329,6 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
             kinds.add(kind)
     if group:
         yield group
-
-
-def names_row(text: str) -> bool:
-    """Whether a text begins with the name of a row, as `C4.D1: ...` or `| C4.D1 | ...`."""
-    if text.startswith("|"):
-        return any(is_name(cell) for cell in split_cells(text)[:3])
-    word, _, rest = text.strip("*` ").partition(" ")
-    named = _NAMED_BEHIND.match(text)
-    if named and is_name(named["ids"]):
-        return True
-    is_apart = word.endswith((":", "**")) or bool(_APART.match(rest.strip()))
-    is_apart = is_apart or is_plain_command(rest)
-    return is_apart and bool(find_ids(word.strip("[]:*`")))
-
-
-_APART = re.compile(r"(?:[|@:(=\u2013\u2014\u2190\u2192]|<-|->?|=>)")
-_NAMED_BEHIND = re.compile(
-    r"[A-Z][^`:.;()]{1,60}\((?P<ids>[^()]{1,40})\)\s*(?::|[\u2013\u2014-]\s|$)"
-)
-"""How a line begins that names its rows behind what it calls them, as `Step 1 (C4.D1): ...`."""
-
-
-def split_cells(text: str) -> list[str]:
-    """The cells of a row of a table; a bar within a code span, or behind a backslash, is text."""
-    marked = re.sub(r"`[^`]*`", lambda span: span[0].replace("|", "\0"), text.strip())
-    marked = marked.replace("\\|", "\0").replace("\\\0", "\0").removeprefix("|").removesuffix("|")
-    return [cell.replace("\0", "|").strip() for cell in marked.split("|")]
-
-
-def is_name(text: str) -> bool:
-    """Whether a text is nothing but the names of rows."""
-    words = re.split(r"[\s,+&/]+|\band\b", text.strip("*`[] "))
-    return all(find_ids(word) for word in words if word) and any(words)
 
 
 _OTHER_KEY = re.compile(r"(?:\*\*|__)?[A-Z][A-Za-z-]+(?: [A-Za-z-]+){0,2}(?:\*\*|__)?:\s")

@@ -569,11 +569,14 @@ HOW_TO = "".join(
 )
 
 
-def test_a_command_beside_an_entry_s_tests_is_left_and_told(tmp_path):
-    memo = FIRST.replace("- one;", "- one, then `bash tidy.sh 3`;")
-    items, _, told = list_items(tmp_path, memo)
-    assert "bash tidy.sh 3" not in {command for _, command, _ in items}
-    assert "left  `bash tidy.sh 3`: stands beside the entry's tests; nothing runs it" in told
+@pytest.mark.parametrize(
+    ("text", "is_asked"),
+    [("run `bash tidy.sh 3` first", True), ("`bash tidy.sh 3` broke it", False)],
+)
+def test_a_command_beside_an_entry_s_tests_is_one_where_it_is_asked_for(tmp_path, text, is_asked):
+    items, _, told = list_items(tmp_path, FIRST.replace("- one;", f"- one, {text};"))
+    assert (("A1", "bash tidy.sh 3", "bash") in items) is is_asked
+    assert ("`: the sentence does not ask to run it; nothing runs it" in told) is not is_asked
 
 
 def test_a_row_of_another_plan_is_none_of_the_first(tmp_path):
