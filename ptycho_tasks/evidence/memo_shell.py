@@ -104,6 +104,7 @@ _FORBIDDEN_BELOW = re.compile(
 """How a sentence begins that may be about the command of the one before."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
+_VERB = re.compile(r"(?i:\b(?:re-?run|run|execute|launch|call|use|start|invoke)\s*$)")
 _FAILED = re.compile(
     r"(?i:[\s)]*(?:\w+\s+)?(?:failed|fails|crashed|crashes|passed|succeeded|worked|took|gave|"
     r"showed|would|could|might|was|is|no longer)\b"
@@ -126,6 +127,13 @@ _DOES = re.compile(
     r"\s+(?!(?:as|always|passes|succeeds|exits|stays|remains|plus|this)\b)[a-z]{2,}s\b"
 )
 """What stands behind a code span that a sentence says something about."""
+_SAYS = re.compile(
+    r"\s+(?!(?:a[lns]*|and|or|then|plus|to|into|in|on|at|of|by|via|using|with|without|from|for|through|"
+    r"under|until|before|once|twice|again|first|now|here|so|must|should|shall|has|have|needs?|"
+    r"passes|succeeds|exits|stays|remains|green|red|always|the|this|these|both|each|every|all)\b)"
+    r"[a-z]{2,}\b"
+)
+"""The same, of one that no verb before it orders: all but what goes on with an order."""
 _JOINT = re.compile(r"[\s,]*(?:and|or)?\s*")
 _OUTCOME = re.compile(r"\b(?:RED|GREEN)\b[^`]*$")
 _PROMPT = re.compile(
@@ -351,7 +359,8 @@ class Shell:
             after = text[match.end() :]
             is_named = _OUTCOME.search(before)  # as RED, which asks for it whatever is said of it
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
-            is_told = (is_deferred or _FAILED.match(after) or _DOES.match(after)) and not is_named
+            is_said = (_DOES if _VERB.search(before) else _SAYS).match(after)
+            is_told = (is_deferred or _FAILED.match(after) or is_said) and not is_named
             whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
             asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
             asked = asked and bool(_ASKED_BEFORE.search(whole)) and not (is_other or _quotes(whole))

@@ -445,6 +445,8 @@ def test_ids_are_checked_against_the_plan(tmp_path):
         "It prints:\n```\npython measure.py --all\n```",
         "`python measure.py --all`; skip if there is no GPU",
         "~~`python wipe.py --all`~~",
+        "the cache: `python wipe.py --all` broke it",
+        "Known: `python wipe.py --all` deleted two scans.",
         "<!-- see\n`python wipe.py --all`\n-->",
     ],
 )
