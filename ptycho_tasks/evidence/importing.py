@@ -33,7 +33,7 @@ _LOG_IN_PROSE = re.compile(
     r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output|writ\w+|put|record\w*|"
     r"goes|file\w*|redirect\w*|collect\w*)\b)[\s:(]*"
     r"(?:(?!not\b|never\b|from\b|than\b|instead\b|old\b|compar)[a-z]+\s+){0,7}"
-    r"|(?:->|\u2192)\s*)`?(?P<log>[\w.-]+\.log)\b"
+    r"|(?:->|\u2192)\s*|`\s+(?:into|to|as|in)\s+)`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(
     r"(?i:\b(?:expect(?:ed|s)?|must|should|to)\s+(?:to\s+)?(?:exit|return)s?\s+"
@@ -220,6 +220,9 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
                 command.line, f"`{command.text}`: {rows} of line {entry.line} need it {outcome}"
             )
         commands = list({c.key: c for c in [*more, *entry.commands]}.values())
+        if len(commands) == 1 and not commands[0].log:
+            log = memo.row_logs.get(", ".join(entry.ids), "")
+            commands = [replace(commands[0], log=log)]
         items += [make(entry.ids, c) for c in commands]
         if len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence import memo_ids
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import Line, drop_unseen, is_name, names_row, split_cells
 from ptycho_tasks.evidence.memo_places import (
@@ -44,6 +45,7 @@ from ptycho_tasks.evidence.memo_shell import (
     is_plain_command,
 )
 from ptycho_tasks.evidence.plan import Plan
+from ptycho_tasks.evidence.shell import split_assignments, split_words
 from ptycho_tasks.evidence.summaries import BLOCKER, REPORT_FILES
 from ptycho_tasks.system.files import find_file_problem
 
@@ -102,10 +104,11 @@ class Entry:
     has_tests: bool = False
     """Whether it says what its tests are, which may be none."""
 
-    def give_log(self, log: str) -> None:
-        """Name the log of its command, where it has one command, of which nothing else names it."""
-        if log and len(self.commands) == 1 and not self.commands[0].log:
-            self.commands = [replace(self.commands[0], log=log)]
+    def give_logs(self, logs: Collection[str]) -> None:
+        """Name the logs of its commands, one each, where nothing else does."""
+        if len(logs) == len(self.commands) and not any(one.log for one in self.commands):
+            pairs = zip(self.commands, logs, strict=True)
+            self.commands = [replace(command, log=log) for command, log in pairs]
 
 
 @dataclass
@@ -124,6 +127,8 @@ class Memo:
     mapped_tests: list[Command] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     how_to: list[Command] = field(default_factory=list)
+    row_logs: dict[str, str] = field(default_factory=dict)
+    """Rows, as a list of logs names them, to their logs."""
     code: dict[str, int] = field(default_factory=dict)
     """Python files that it is about, to the line that names them."""
     findings: list[Finding] = field(default_factory=list)
@@ -192,8 +197,6 @@ class _Reader:
         self.plan_lines: dict[int, str] = {}
         """Lines that name a file that may be the plan."""
         self.blocked: list[Line] = []
-        self.row_logs: dict[str, str] = {}
-        """Rows, as a list of logs names them, to their logs."""
         self.places = {
             "artifacts": self._read_artifacts,
             "plan": self._read_plan,
@@ -337,6 +340,11 @@ class _Reader:
         for command in commands:
             self.memo.take(line.number, f"command {command}")
         self.memo.how_to += commands
+        label = re.match(r"(?P<label>[^`:]+):\s", line.text)
+        logs = _list_logs(line.text) if not commands and not line.is_fence else []
+        if label and is_name(label["label"]) and len(logs) == 1 and is_asked_for(line.text):
+            self.memo.row_logs[", ".join(find_ids(label["label"]))] = logs[0]
+            self.memo.take(line.number, f"log {logs[0]}, of {label['label']}")
         if not commands and len(self.memo.findings) == before:
             is_known = any(name in line.text for name in REPORT_FILES)
             sets = "=" in line.text and any(f"{n}=" in line.text for n in self.shell.variables)
@@ -374,11 +382,9 @@ class _Reader:
         """The commands in the code spans of a line, or the bare one behind a label."""
         leave = self._leave_at(line)
         found = self.shell.read_spans(line.text, line.number, leave, line.lead, line.sequel)
-        label = re.match(
-            r"(?:[^`:]*?(?::|\s(?:[-=\u2013\u2014]|<-|->|=>))\s+|(?:Re)?[Rr]un\s+|Execute\s+|[A-Z][\w.-]*[0-9][\w.-]*\s+)(?P<rest>[^`]+)$",
-            line.text,
-        )
-        if not found and label and is_plain_command(label["rest"]):
+        labels = (pattern.match(line.text) for pattern in _LABELS)
+        label = next((m for m in labels if m and is_plain_command(m["rest"])), None)
+        if not found and label:
             lead = f"{line.lead} {line.text[: label.start('rest')]}"
             found = self._read_line(replace(line, text=label["rest"], lead=lead))
             found = [replace(command, context=line.text) for command in found]
@@ -418,7 +424,7 @@ class _Reader:
         head = re.sub(r"(?:^|\s)-(?=\s|$)", " ", head).strip(" .()")
         if len(logs) != 1 or not is_name(head) or not is_asked_for(line.text):
             return False
-        self.row_logs[", ".join(find_ids(head))] = logs[0]
+        self.memo.row_logs[", ".join(find_ids(head))] = logs[0]
         self.memo.take(line.number, f"log {logs[0]}, of {head}")
         return True
 
@@ -433,11 +439,12 @@ class _Reader:
             for line in group:
                 self._read_table_row(line)
             return
-        if first.is_done:
+        if first.box in ("x", "X"):
             self.memo.leave(first.number, "is ticked: done, and no work")
             return
         entry = Entry(first.number, [], "", [])
-        log = ""
+        logs: list[str] = []
+        env: dict[str, str] = {}
         for line in group:
             kind, value = ("", "") if line.is_fence else read_typed(line.text)
             if kind == "plan" and not list_markdown(value):
@@ -454,8 +461,11 @@ class _Reader:
             elif kind == "artifacts":
                 self._read_artifacts(replace(line, text=value))
             elif kind == "log":
-                log = next(iter(list_files(value)), "")
-                self.memo.take(line.number, f"log {log or 'none'}")
+                logs = list_files(value)
+                self.memo.take(line.number, f"log {', '.join(logs) or 'none'}")
+            elif kind == "env":
+                env |= split_assignments(split_words(value))[0]
+                self.memo.take(line.number, f"environment of its commands: {value}")
             elif kind == "plan":
                 self._read_plan(replace(line, text=value))
                 entry.plan = list_markdown(value)[0]
@@ -467,8 +477,9 @@ class _Reader:
                 self._read_sub_line(entry, line)
                 said = [] if line.is_fence or "`" in line.text else _list_logs(line.text)
                 if len(said) == 1 and len(line.text.split()) < _FEW and _asks(line.text):
-                    log = log or said[0]
-        entry.give_log(log)
+                    logs = logs or said
+        entry.give_logs(logs)
+        entry.commands = [replace(c, env={**env, **c.env}) for c in entry.commands]
         self.memo.entries.append(entry)
 
     def _read_first_line(self, entry: Entry, line: Line) -> None:
@@ -557,7 +568,7 @@ class _Reader:
                 )
             commands = []
         entry = Entry(line.number, [], " - ".join(texts), commands, [named], plan, has_tests=True)
-        entry.give_log(logs[0] if len(logs) == 1 else "")
+        entry.give_logs(logs)
         self.memo.entries.append(entry)
 
     # --- plan, ledger, ids -----------------------------------------------------------------
@@ -636,6 +647,12 @@ class _Reader:
             if artifacts is not None and not memo.reports:
                 memo.reports, memo.phase = artifacts.reports, memo.phase or artifacts.phase
                 memo.take(command.line, f"artefact folder: reports {memo.reports}, by its log")
+        folders = filter(None, map(read_artifacts, filter(is_asked_for, self.text.splitlines())))
+        stamped = {(one.reports, one.phase) for one in folders if one.stamp}
+        if not memo.reports and len(stamped) == 1:
+            ((memo.reports, phase),) = stamped
+            memo.phase = memo.phase or phase
+            memo.take(0, f"artefact folder: reports {memo.reports}, as the memo names no other")
 
     def _settle_ids(self) -> None:
         """Find the rows of each entry, by the plan where it is there."""
@@ -643,14 +660,13 @@ class _Reader:
         others = [*memo.focus_ids]
         for entry in memo.entries:
             heads = (find_ids(head, memo.initiative, known) for head in entry.heads)
-            ids = next(filter(None, heads), others)
+            is_unsure = any(map(memo_ids.is_unsure, entry.heads))
+            ids = next(filter(None, heads), [] if is_unsure else others)
             strange = [id for id in ids if known and id not in known]
             for id in strange:
                 memo.leave(entry.line, f"{id}: {memo.plan} has no such row")
             entry.ids = [id for id in ids if id not in strange]
         self._add_commented(known)
-        for entry in memo.entries:
-            entry.give_log(self.row_logs.get(", ".join(entry.ids), ""))
         self._leave_other_plans()
         # One row has one entry that describes it.
         for entry in memo.entries:
@@ -732,6 +748,15 @@ class _Leave:
         self.memo.leave(self.number, text)
 
 
+_LABELS = [
+    re.compile(rf"{label}\s+(?P<rest>[\w./~][^`]*)$")
+    for label in (
+        r"[A-Z][\w.-]*[0-9][\w.-]*",
+        r"(?:(?:Re)?[Rr]un|Execute)",
+        r"[^`:]*?(?::|\s(?:[-=\u2013\u2014]|<-|->|=>))",
+    )
+]
+"""What stands before a bare command: a row, an order, or whatever ends with a colon or a dash."""
 _AIM = re.compile(
     r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?:(?:proves?|for|covers?|closes?|rows?)\s+)*"
     r"(?P<ids>[^`;:()]*?)\s*(?:[;:(),.](?:\s[^`]*|\W*)|)$"
@@ -751,7 +776,11 @@ def _is_file(text: str) -> bool:
 
 def _asks(text: str) -> bool:
     """Whether a remark beside a command leaves it asked for now."""
-    is_other = re.match(r"(?i:\W*(?:done|later|no|skip\w*|not\b.*|optional\w*|x)\W*$)", text)
+    is_other = re.match(
+        r"(?i:\W*(?:(?:done|later|no|optional\w*|x)\W*$"
+        r"|(?:skip\w*|not|postponed|deferred|dropped|cancel\w*|on\s+hold)\b))",
+        text,
+    )
     return is_asked_for(text) and not is_other
 
 
@@ -789,7 +818,10 @@ def _begins_entry(section: Section, number: int) -> bool:
     is_followed = any(other.is_fence or other.indent > line.indent for other in below)
     if re.fullmatch("(?i:logs?|log files?)", section.title):
         return False
-    return names_row(line.text) or names_ids(line.text) or (line.begins_row and is_followed)
+    if names_row(line.text) or names_ids(line.text) or line.indent < 0:
+        return True
+    is_work = is_followed or line.box == " " or " `" in line.text
+    return is_work and (line.begins_row or (line.is_item and is_name(line.text.split()[0])))
 
 
 _ABOUT_OTHER_WORK = re.compile(
@@ -802,7 +834,7 @@ _ABOUT_OTHER_WORK = re.compile(
 """What the title of a section says whose commands are not to be run now."""
 
 
-_NO_ENTRIES = {"tests", "if blocked", "how-to", "code", "pitfalls", "next up"}
+_NO_ENTRIES = {"if blocked", "how-to", "code", "pitfalls", "next up"}
 _SHOWN_BELOW = re.compile(
     r"(?i:^\W*(?:(?:it|this|the|its|with|expected|sample|example|actual|current|present|typical)\s+)*"
     r"(?:outputs?|errors?|messages?|traceback|results?|logs?|stdout|stderr)(?:\s+(?:is|was|now))?\W*$"

@@ -59,13 +59,20 @@ def find_ids(text: str, initiative: str = "", known: Collection[str] = ()) -> li
     return [*dict.fromkeys(ids)]
 
 
+def is_unsure(text: str) -> bool:
+    """Whether a text has what is the name of a row, or the same as a range of rows."""
+    return bool(_WITH_HYPHEN.search(text))
+
+
 def _mark_hyphens(text: str, known: Collection[str]) -> str:
     """Tell `A1-2`, the name of a row, from the same as a range of rows: by the plan, and by ranges
     of such names, as `A1-2..A1-4`. Where neither says so, it is not sure, and left out."""
     stems = {*_HYPHENATED_RANGE.findall(text)}
 
     def mark(match: re.Match[str]) -> str:
-        if match["stem"] in stems or match[0] in known:
+        # No range goes down.
+        is_range = int(match["number"]) > int(re.sub("[A-Z]+", "", match["stem"]))
+        if match["stem"] in stems or match[0] in known or not is_range:
             return f"{match['stem']}{_HYPHEN}{match['number']}"
         return match[0] if known else " ; "
 

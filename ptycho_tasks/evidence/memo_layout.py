@@ -38,8 +38,8 @@ class Line:
     """Without its bullet; of a fence, what stands in it."""
     is_item: bool = False
     """Whether a bullet or a number begins it."""
-    is_done: bool = False
-    """Whether its box is ticked."""
+    box: str = ""
+    """What stands between its brackets: a space, `x`, `P`; empty where it has none."""
     begins_row: bool = False
     """Whether it begins with the name of a row, of which it and the lines below it are."""
     is_fence: bool = False
@@ -82,6 +82,10 @@ def read_lines(text: str) -> list[Line]:
             lines.append(fence)
         else:
             lines.append(Line(number, indent, raw.strip()))
+    for line in lines:
+        # A table may lack its outer bars.
+        if " | " in line.text and not line.is_fence and is_name(split_cells(line.text)[0]):
+            line.text = f"| {line.text.strip('| ')} |"
     _unfold(lines)
     _mark_titles(lines)
     return lines
@@ -141,7 +145,7 @@ def names_row(text: str) -> bool:
     if text.startswith("|"):
         return any(is_name(cell) for cell in split_cells(text)[:3])
     word, _, rest = text.strip("*` ").partition(" ")
-    named = _NAMED_BEHIND.match(text)
+    named = _NAMED_BEHIND.match(text) or _ORDERED_ROW.match(text)
     if named and is_name(named["ids"]):
         return True
     is_apart = word.endswith((":", "**")) or bool(_APART.match(rest.strip()))
@@ -154,12 +158,20 @@ _NAMED_BEHIND = re.compile(
     r"[A-Z][^`:.;()]{1,60}\((?P<ids>[^()]{1,40})\)\s*(?::|[\u2013\u2014-]\s|$)"
 )
 """How a line begins that names its rows behind what it calls them, as `Step 1 (C4.D1): ...`."""
+_ORDERED_ROW = re.compile(
+    r"(?i:(?:(?:first|then|next|finally|also|now|second(?:ly)?|third(?:ly)?|last(?:ly)?),?\s+)?"
+    r"(?:prove|close|verify|check|show|finish|do|run|cover|complete|demonstrate|tackle)\s+(?:the\s+)?"
+    r"(?:rows?\s+|items?\s+)?)(?P<ids>[A-Z]\S*[0-9A-Z](?:(?:,\s*|\s+and\s+|\s*\+\s*)[A-Z]\S*[0-9A-Z])*)"
+    r"(?=[\s,:;.]|$)"
+)
+"""How a line begins that orders work on rows, as `First prove C4.D1 with ...`."""
 
 
 def split_cells(text: str) -> list[str]:
     """The cells of a row of a table; a bar within a code span, or behind a backslash, is text."""
     marked = re.sub(r"`[^`]*`", lambda span: span[0].replace("|", "\0"), text.strip())
     marked = marked.replace("\\|", "\0").replace("\\\0", "\0").removeprefix("|").removesuffix("|")
+    marked = re.sub(r"\|(?=&?\s*tee\s)", "\0", marked)
     return [cell.replace("\0", "|").strip() for cell in marked.split("|")]
 
 

@@ -28,7 +28,9 @@ _STAMP_LIKE = re.compile(
     r"(?:[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[T_-]?[0-9:]{4,8}Z?)?|<[^>]*>|[{(]?(?i:iso8601|timestamp|stamp|"
     rf"yyyy\S*)[)}}]?|\$\{{?\w+\}}?|{STAMP})"
 )
-_PATH = re.compile(r"(?P<folder>(?:<[^<>/]*>|[\w.~$()+-]|\$\{\w+\}|/)+)(?:\{(?P<files>[^{}]*)\})?")
+_PATH = re.compile(
+    r"(?P<folder>(?:<[^<>/]*>|\{\w+\}(?=/)|[\w.~$()+-]|\$\{\w+\}|/)+)(?:\{(?P<files>[^{}]*)\})?"
+)
 
 
 class Artifacts(NamedTuple):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import ITEM, ORDER, Line, is_name, names_row, read_lines
@@ -21,7 +22,8 @@ _KINDS = {
         "artifacts root", "artifact root", "reports", "reports folder", "report folder",
     ],
     "do now": ["do now", "tasks", "todo", "to do", "actions", "action items", "steps", "now",
-               "what to do", "task list", "work items", "assignment", "this turn", "this loop"],
+               "what to do", "next actions", "next action", "next steps",
+               "task list", "work items", "assignment", "this turn", "this loop"],
     "if blocked": ["if blocked", "if stuck", "when blocked", "on failure", "blocked"],
     "how-to": [
         "how-to map", "how to map", "how-to", "how to", "howto", "how to run", "commands",
@@ -83,7 +85,7 @@ def read_sections(text: str) -> list[Section]:
     """The sections of a memo, in its order."""
     is_bulleted = bool(re.search(r"^[-*+] (?:\*\*)?do now\b", text, re.IGNORECASE | re.MULTILINE))
     sections = [Section("", "")]
-    for line in read_lines(text):
+    for line in itertools.chain.from_iterable(map(_split_labels, read_lines(text))):
         section = None
         if not (line.indent or line.is_fence):
             section = _read_title(line.text, line.number, sections)
@@ -98,6 +100,25 @@ def read_sections(text: str) -> list[Section]:
         _note_neighbours(section.lines)
         section.lines = [line for line in section.lines if line.text]
     return sections
+
+
+_PLACES = "|".join(
+    re.escape(title)
+    for kind in ("plan", "ledger", "focus", "phase", "artifacts", "branch", "mode")
+    for title in sorted(_KINDS[kind], key=len, reverse=True)
+)
+_NEXT_LABEL = re.compile(rf"[\s;,|\u00b7]+(?=(?:\*\*|__)?(?i:{_PLACES})(?:\*\*|__)?:\s)")
+
+
+def _split_labels(line: Line) -> list[Line]:
+    """The parts of a line that says several things, as `Plan: x.md  Ledger: y.md`."""
+    if line.is_fence:
+        return [line]
+    is_place = _NEXT_LABEL.match(f" {line.text}")
+    head, *others = (_NEXT_LABEL if is_place else _NEXT_TYPED).split(line.text)
+    if others and not is_place:
+        return [replace(line, text=head)] + [Line(line.number, line.indent + 4, o) for o in others]
+    return [replace(line, text=head), *(Line(line.number, line.indent, other) for other in others)]
 
 
 _OPEN_END = re.compile(r".*[^.:;!?)\s]")
@@ -267,7 +288,7 @@ def _add(lines: list[Line], line: Line) -> None:
         return
     if item:
         line.text, line.is_item = item["text"], True
-        line.is_done = "[x]" in item["bullet"].casefold()
+        line.box = (re.findall(r"\[(.?)\]", item["bullet"]) or [""])[0]
     lines.append(line)
 
 
@@ -288,9 +309,10 @@ _TYPED = {
     "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title]
     + ["hub", "reports", "reports folder", "report folder"],
     "log": ["log", "logs", "save log to", "log file", "log to", "save to", "save as", "store as",
-            "store in", "keep as", "write to", "output"],
+            "store in", "keep as", "write to", "output", "output file", "log name", "logfile"],
     "plan": ["plan", "plan file", "checklist"],
     "ledger": ["ledger"],
+    "env": ["env", "environment", "with env"],
 }  # fmt: skip
 _TYPE_OF = {key: kind for kind, keys in _TYPED.items() for key in keys}
 _KEYS = "|".join(re.escape(key) for key in sorted(_TYPE_OF, key=len, reverse=True))
@@ -298,6 +320,10 @@ _TYPED_LINE = re.compile(
     rf"(?:\*\*|__)?(?P<key>{_KEYS})(?:\s*\([^)]*\))?"
     r"(?:\*\*|__)?\s*(?::|[-=\u2013\u2014](?=\s))(?:\*\*|__)?\s*(?P<value>.*)",
     re.IGNORECASE,
+)
+
+_NEXT_TYPED = re.compile(
+    r"[.;]\s+(?=(?:Command|Tests?|Run|Logs?|Log file|Output|Output file|Env|Environment):\s)"
 )
 
 
@@ -316,7 +342,8 @@ def group_entries(lines: Iterable[Line]) -> Iterator[list[Line]]:
         base = group[0].indent if group else 0
         kind = "" if line.is_fence else read_typed(line.text)[0]
         is_head = line.is_item or not group or line.begins_row
-        is_new = not line.is_fence and line.indent <= base and is_head
+        is_first_row = line.begins_row and line.is_item and not (group and group[0].begins_row)
+        is_new = not line.is_fence and is_head and (line.indent <= base or is_first_row)
         is_typed = bool(group) and bool(kind)
         is_typed = is_typed and not (kind == "ids" and (kinds or names_ids(group[0].text)))
         other = _OTHER_KEY.match(line.text) if kinds and not kind and line.is_item else None

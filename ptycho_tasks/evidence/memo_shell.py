@@ -117,9 +117,9 @@ _FAILED = re.compile(
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
 _ASKED_BEFORE = re.compile(
-    r"(?i:(?:^|[:;,.!\u2013\u2014\u2192>|\])&+-]"
+    r"(?i:(?:^|[:;,.!\u2013\u2014\u2192>|\])&+-]|(?:^|:\s)\W*(?-i:[A-Z])[\w+-]*(?:\.\w|[0-9])[\w.+-]*"
     r"|\b(?:(?:re-?)?run(?:ning)?|execut(?:e|ing)|launch|call|invoke|start|us(?:e|ing)|via|with|"
-    r"through|then|and|or|first|finally|also|again|once|now|tests?|command|selectors?|do)\b)"
+    r"through|capture|then|and|or|first|finally|also|again|once|now|tests?|command|selectors?|do)\b)"
     r"\s*[*_\"'(]*\s*$)"
 )
 """What stands before a code span that a sentence asks to run: it does not only speak of it."""
@@ -507,7 +507,7 @@ def _calls_program(words: list[str], *, is_span: bool) -> bool:
         return bool(words)
     program, *arguments = rest
     if program in {"tee", *_SETUP} and arguments:
-        return True
+        return not any(word in _SENTENCE for word in arguments) or program == "echo"
     if not _USUAL.fullmatch(program):
         return is_span and ("/" in program or shutil.which(program) is not None)
     if is_span:

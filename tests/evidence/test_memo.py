@@ -648,6 +648,44 @@ def test_line_ends_of_windows_are_read(tmp_path):
 
 
 HABITS = {
+    "several labels in a line, and headings whose bullets say all": (
+        "Ledger: docs/fix_plan.md  Plan: work/plan.md\n\n## Checks\n\n### P2-T1 Edge kernel\n"
+        "- Command: `pytest tests/e.py -q`\n- Output file: `edge.log`\n"
+        "\n## Risks\n- `python tools/e.py --all` destroys the cache.\n",
+        [("P2-T1", "python -m pytest tests/e.py -q", "edge")],
+    ),
+    "boxes without bullets, of which one is ticked": (
+        "Exit criteria:\n[ ] E.1 rotation is right: pytest tests/r.py -q | tee rot.log\n"
+        "[x] E.0 lint: mypy src | tee lint.log\n[ ] E.3 was read\n",
+        [("E.1", "python -m pytest tests/r.py -q", "rot")],
+    ),
+    "rows in sentences": (
+        "Next actions\n\nFirst prove D1 with `pytest tests/d.py -q`, logged to dark.log.\n"
+        "Then prove D2 with `pytest tests/f.py -q`, logged to flat.log.\n"
+        "D3 is for the staff, who run `python stage.py --home`.\n",
+        [
+            ("D1", "python -m pytest tests/d.py -q", "dark"),
+            ("D2", "python -m pytest tests/f.py -q", "flat"),
+        ],
+    ),
+    "tables without outer bars": (
+        "TESTS\n-----\nH.1 | pytest tests/h.py -q | tee x.log | halo.log\n"
+        "H.2 | pytest tests/i.py -q | halo_io.log\n\nDO NOT RUN\n----------\n"
+        "H.9 | python tools/halo.py --all | all.log\n",
+        [
+            ("H.1", "python -m pytest tests/h.py -q", "x"),
+            ("H.2", "python -m pytest tests/i.py -q", "halo_io"),
+        ],
+    ),
+    "bare commands, an arrow and the log; and the logs of mapped tests": (
+        "Must:\n1. R7.1 pytest tests/ring.py -q -> ring.log\n2. R7.2 make it read\n\nMay:\n"
+        "3. R7.3 python bench.py --long -> b.log\nMapped tests: pytest tests/r2.py -q (R7.2)\n"
+        "Artifacts:\n- trim.log of R7.2\n",
+        [
+            ("R7.1", "python -m pytest tests/ring.py -q", "ring"),
+            ("R7.2", "python -m pytest tests/r2.py -q", "trim"),
+        ],
+    ),
     "a table": (
         "Do Now:\n| ID | What | Command | Log |\n|---|---|---|---|\n"
         "| V.1 | volume | `pytest tests/v.py -q` | v.log |\n| V.2 | look | by hand | |\n",
