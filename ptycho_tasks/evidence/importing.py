@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE, EVIDENCE_NAME
 from ptycho_tasks.system.files import find_file_problem, write_files
 
 _LOG_IN_PROSE = re.compile(
-    r"(?:(?i:\b(?:logs?|logged|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output|writ\w+|put|record\w*|"
+    r"(?:(?i:\b(?:logs?|logged|tee|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output|writ\w+|put|record\w*|"
     r"goes|file\w*|redirect\w*|collect\w*)\b)[\s:(]*"
     r"(?:(?!not\b|never\b|from\b|than\b|instead\b|old\b|compar)[a-z]+\s+){0,7}"
     r"|(?:->|\u2192)\s*|`\s+(?:into|to|as|in)\s+)`?(?P<log>[\w.-]+\.log)\b"
@@ -223,8 +224,11 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
         if len(commands) == 1 and not commands[0].log:
             log = memo.row_logs.get(", ".join(entry.ids), "")
             commands = [replace(commands[0], log=log)]
-        items += [make(entry.ids, c) for c in commands]
-        if len(entry.ids) > 1 and len(entry.commands) > 1:
+        own = [[id for id in entry.ids if id in _list_aims(c, memo)] for c in commands]
+        is_said = all(own) and {*itertools.chain(*own)} == {*entry.ids}
+        rows_of = own if is_said else [entry.ids] * len(commands)
+        items += [make(ids, c) for ids, c in zip(rows_of, commands, strict=True)]
+        if not is_said and len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(
                 entry.line,
                 f"each of {', '.join(entry.ids)} needs all {len(entry.commands)} commands: the "
@@ -327,10 +331,16 @@ def _find_entry(memo: Memo, command: Command) -> int | None:
 
 def _is_for(command: Command, entry: Entry, memo: Memo) -> bool:
     """Whether what stands before a command names a row of an entry."""
-    label, _, behind = command.context.partition(command.text[:20])
-    aim = re.search(r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?P<ids>[^`]*)$", behind)
-    named = {*find_ids(label, memo.initiative), *find_ids(aim["ids"] if aim else "")}
+    label, _, _ = command.context.partition(command.text[:20])
+    named = _list_aims(command, memo)
     return bool(named & {*entry.ids}) or any(_has_word(label, id) for id in entry.ids)
+
+
+def _list_aims(command: Command, memo: Memo) -> set[str]:
+    """The rows that are named beside a command."""
+    label, _, behind = command.context.partition(command.text[:20])
+    aim = re.search(r"(?:\u2192|->|=>|\(|#|\bfor\b|\bproves?\b)\s*(?P<ids>[^`]*)$", behind)
+    return {*find_ids(label, memo.initiative), *find_ids(aim["ids"] if aim else "")}
 
 
 def _has_word(text: str, word: str) -> bool:

@@ -382,7 +382,7 @@ class _Reader:
         """The commands in the code spans of a line, or the bare one behind a label."""
         leave = self._leave_at(line)
         found = self.shell.read_spans(line.text, line.number, leave, line.lead, line.sequel)
-        labels = (pattern.match(line.text) for pattern in _LABELS)
+        labels = (pattern.match(_AND_KEEP.sub("", line.text)) for pattern in _LABELS)
         label = next((m for m in labels if m and is_plain_command(m["rest"])), None)
         if not found and label:
             lead = f"{line.lead} {line.text[: label.start('rest')]}"
@@ -445,6 +445,7 @@ class _Reader:
         entry = Entry(first.number, [], "", [])
         logs: list[str] = []
         env: dict[str, str] = {}
+        must_fail = False
         for line in group:
             kind, value = ("", "") if line.is_fence else read_typed(line.text)
             if kind == "plan" and not list_markdown(value):
@@ -463,6 +464,9 @@ class _Reader:
             elif kind == "log":
                 logs = list_files(value)
                 self.memo.take(line.number, f"log {', '.join(logs) or 'none'}")
+            elif kind == "expect":
+                must_fail = bool(re.match(r"(?i:\W*(?:red|fail))", value))
+                self.memo.take(line.number, f"to be {'red' if must_fail else 'green'}")
             elif kind == "env":
                 env |= split_assignments(split_words(value))[0]
                 self.memo.take(line.number, f"environment of its commands: {value}")
@@ -479,7 +483,10 @@ class _Reader:
                 if len(said) == 1 and len(line.text.split()) < _FEW and _asks(line.text):
                     logs = logs or said
         entry.give_logs(logs)
-        entry.commands = [replace(c, env={**env, **c.env}) for c in entry.commands]
+        entry.commands = [
+            replace(c, env={**env, **c.env}, must_fail=c.must_fail or must_fail)
+            for c in entry.commands
+        ]
         self.memo.entries.append(entry)
 
     def _read_first_line(self, entry: Entry, line: Line) -> None:
@@ -748,17 +755,21 @@ class _Leave:
         self.memo.leave(self.number, text)
 
 
+_AND_KEEP = re.compile(
+    r",?\s+and\s+(?:keep|save|store|log|write|capture|tee|record|put)\s(?:[^.`;]|\.(?!\s))*$"
+)
+"""What follows a bare command and says where its output goes."""
 _LABELS = [
     re.compile(rf"{label}\s+(?P<rest>[\w./~][^`]*)$")
     for label in (
         r"[A-Z][\w.-]*[0-9][\w.-]*",
-        r"(?:(?:Re)?[Rr]un|Execute)",
+        r"(?:.*?:\s+)?(?:(?:[Rr]e)?[Rr]un|[Ee]xecute)",
         r"[^`:]*?(?::|\s(?:[-=\u2013\u2014]|<-|->|=>))",
     )
 ]
 """What stands before a bare command: a row, an order, or whatever ends with a colon or a dash."""
 _AIM = re.compile(
-    r"(?:\u2192|->|=>|\(|\bfor\b|\bproves?\b)\s*(?:(?:proves?|for|covers?|closes?|rows?)\s+)*"
+    r"(?:\u2192|->|=>|\(|#|\bfor\b|\bproves?\b)\s*(?:(?:proves?|for|covers?|closes?|rows?)\s+)*"
     r"(?P<ids>[^`;:()]*?)\s*(?:[;:(),.](?:\s[^`]*|\W*)|)$"
 )
 """What a line says behind a command of what it proves."""

@@ -24,6 +24,7 @@ _UNSEEN = re.compile(r"<!--.*?-->|~~(?!~)[^~\n]+~~(?!~)", re.DOTALL)
 _FENCE = re.compile(r"\s*(?:[-*]\s+)?(?P<fence>`{3,}|~{3,})\s*(?P<language>\w*)\s*$")
 _SHELLS = ("", "bash", "sh", "shell", "console", "zsh", "text", "terminal")
 _UNDERLINE = re.compile(r"(?:={3,}|-{3,})\s*")
+_ITALIC_LABEL = re.compile(r"(?<![\w*])\*([A-Z][A-Za-z ]{2,30}:)\*(?!\*)")
 _SHORT = re.compile(r"[A-Z][^\s`|:.;,()]*(?: [^\s`|:.;,()]+){0,4}")
 
 
@@ -83,6 +84,8 @@ def read_lines(text: str) -> list[Line]:
         else:
             lines.append(Line(number, indent, raw.strip()))
     for line in lines:
+        if not line.is_fence:
+            line.text = _ITALIC_LABEL.sub(r"\1", line.text)
         # A table may lack its outer bars.
         if " | " in line.text and not line.is_fence and is_name(split_cells(line.text)[0]):
             line.text = f"| {line.text.strip('| ')} |"
@@ -160,7 +163,7 @@ _NAMED_BEHIND = re.compile(
 """How a line begins that names its rows behind what it calls them, as `Step 1 (C4.D1): ...`."""
 _ORDERED_ROW = re.compile(
     r"(?i:(?:(?:first|then|next|finally|also|now|second(?:ly)?|third(?:ly)?|last(?:ly)?),?\s+)?"
-    r"(?:prove|close|verify|check|show|finish|do|run|cover|complete|demonstrate|tackle)\s+(?:the\s+)?"
+    r"(?:for|prove|close|verify|check|show|finish|do|run|cover|complete|demonstrate|tackle)\s+(?:the\s+)?"
     r"(?:rows?\s+|items?\s+)?)(?P<ids>[A-Z]\S*[0-9A-Z](?:(?:,\s*|\s+and\s+|\s*\+\s*)[A-Z]\S*[0-9A-Z])*)"
     r"(?=[\s,:;.]|$)"
 )

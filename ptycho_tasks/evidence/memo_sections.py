@@ -202,7 +202,8 @@ def _read_title(raw: str, number: int, sections: list[Section]) -> Section | Non
     kind, value = read_typed(raw) if current.is_record else ("", "")
     if kind in ("tests", "red") or (kind == "log" and value):
         return None
-    if not current.kind and raw and raw[0] != "#" and names_row(raw):
+    alone = _STANDS_ALONE.fullmatch(raw)
+    if not (current.kind or alone) and raw and raw[0] != "#" and names_row(raw):
         return None
     match = _TITLE.fullmatch(raw)
     if match and match["comma"] and _KIND_OF[match["title"].casefold()] != "if blocked":
@@ -225,7 +226,6 @@ def _read_title(raw: str, number: int, sections: list[Section]) -> Section | Non
         if kind == "artifacts" and "/" in (match["qualifier"] or ""):
             _add(section.lines, Line(number, 0, match["qualifier"].strip("()[] ")))
         return section
-    alone = _STANDS_ALONE.fullmatch(raw)
     if alone and (alone["bold"] or not find_ids(raw)):
         title = (alone["bold"] or raw).strip().rstrip(":")
         kind = _KIND_OF.get(title.casefold(), "")
@@ -235,7 +235,8 @@ def _read_title(raw: str, number: int, sections: list[Section]) -> Section | Non
         return None
     if other["heading"] is not None:
         return _read_heading(other["heading"], number, len(raw) - len(raw.lstrip("#")), sections)
-    if current.kind == "how-to" or (current.kind == "do now" and _is_of_entry(raw)):
+    is_label = current.is_record and other["rest"] and current.lines[-1].text
+    if current.kind == "how-to" or is_label or (current.kind == "do now" and _is_of_entry(raw)):
         return None
     section = Section("", other["title"])
     if other["rest"]:
@@ -304,12 +305,14 @@ _TYPED = {
             "plan ids", "plan rows", "ids", "id", "rows", "row", "items", "covers", "closes"],
     "tests": ["tests", "test", "validate", "validation", "verify", "verification", "selector",
               "selectors", "mapped tests", "pytest", "run", "command", "commands", "execute",
-              "test command", "green"],
+              "test command", "green", "cmd"],
     "red": ["red"],
     "artifacts": [title for title in _KINDS["artifacts"] if "artifact" in title]
     + ["hub", "reports", "reports folder", "report folder"],
     "log": ["log", "logs", "save log to", "log file", "log to", "save to", "save as", "store as",
-            "store in", "keep as", "write to", "output", "output file", "log name", "logfile"],
+            "store in", "keep as", "write to", "output", "output file", "log name", "logfile",
+            "out"],
+    "expect": ["expect", "expected", "expected outcome", "outcome"],
     "plan": ["plan", "plan file", "checklist"],
     "ledger": ["ledger"],
     "env": ["env", "environment", "with env"],

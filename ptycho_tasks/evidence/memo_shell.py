@@ -57,7 +57,7 @@ _NEGATED = re.compile(
     r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
     r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
     r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
-    r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+turn|"
+    r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+(?:turn|week|month|time|year)|"
     r"example\s+(?:of|output)|forbidden|prohibited|banned|dangerous|off[ -]limits|clean-?up|"
     r"frozen|hands\s+off|already\s+done|done\s+already|known\s+bad|broken|todo|wip|heads-?up|beware|tried|hold\s+off|wait(?:ing)?\s+for|"
     r"only\s+\w+\s+(?:may|can|should)|"
@@ -246,7 +246,10 @@ class Shell:
                 if words[:1] == ["cd"] and len(words) == 2 and "$" not in self.resolve(words[1]):
                     folder = "" if words[1] in (".", "") else f"cd {self.resolve(words[1])} && "
                     continue
-                command = self._read_part(part, line, leave, context)
+                own = (
+                    f"{context if context[:1] == '#' else ''}\n{part} # {note}" if note else context
+                )
+                command = self._read_part(part, line, leave, own)
                 if command is not None:
                     taken.append(replace(command, text=f"{folder}{command.text}"))
             found += self._join(taken)

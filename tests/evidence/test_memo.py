@@ -820,7 +820,11 @@ HABITS = {
         "Focus: NIGHT-1\nIn this order:\n\n1. U.1: doit infer:s1 | tee out/s1.log\n"
         "2. U.2 - pytest tests/n.py -q, and store n_all.log\n"
         "3. 1.1/1.2: `bash n.sh 1`, store it as sh.log\n",
-        [("U.1", "doit infer:s1", "s1"), ("1.1, 1.2", "bash n.sh 1", "sh")],
+        [
+            ("U.1", "doit infer:s1", "s1"),
+            ("U.2", "python -m pytest tests/n.py -q", "n_all"),
+            ("1.1, 1.2", "bash n.sh 1", "sh"),
+        ],
     ),
     "options that say which log it is": (
         "Artifacts: r/2031-02-03T040506Z/a/{map1.log,map2.log}\nDo Now:\n"
@@ -908,7 +912,7 @@ def test_other_habits_are_understood(tmp_path, text, expected):
         "S.1": ["S.1", "S.2"],
         "R.1": ["R.4"],
         "X.1": ["X.3"],
-        "U.1": ["U.2"],
+        "E.1": ["E.3"] if "Exit" in text else [],
         "T.1": ["T.2"] if "Matrix" in text else [],
     }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
