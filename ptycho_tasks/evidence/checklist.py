@@ -11,7 +11,7 @@ from ptycho_tasks.errors import PlanError
 from ptycho_tasks.evidence.documents import read_ledger, read_plan
 from ptycho_tasks.evidence.evaluation import list_children
 from ptycho_tasks.evidence.inputs import ProjectFiles
-from ptycho_tasks.evidence.item import MANIFESTS, RED, Evidence, Item
+from ptycho_tasks.evidence.item import GREEN, MANIFESTS, RED, Evidence, Item
 from ptycho_tasks.evidence.journal import LOCK
 from ptycho_tasks.evidence.plan import DONE, OPEN, STATES, Change, PlanRow, format_adoption
 from ptycho_tasks.evidence.preflight import check_rows, check_writable
@@ -49,7 +49,7 @@ class CheckedRow:
     reason: str
     """Why it is not valid."""
     outcome: str | None
-    """The last one: `green` or `red`."""
+    """The last one: `green`, `red` or, where all was to be red and is, `red as expected`."""
     time: str | None
     """When the oldest of what the row stands on was run."""
     age_s: float | None
@@ -220,7 +220,8 @@ def _check_row(evidence: Evidence, row: PlanRow, basis: Basis | None, now: datet
     records = read_records(evidence, row.id)
     kind, reason = _judge_row(evidence, row, basis)
     time = min((record.started for record in records), default=None)
-    outcomes = {record.outcome for record in records}
+    outcomes = {record.shown_outcome for record in records}
+    shown = next((one for one in (RED, GREEN) if one in outcomes), next(iter(outcomes), None))
     return CheckedRow(
         id=row.id,
         line=row.line,
@@ -228,7 +229,7 @@ def _check_row(evidence: Evidence, row: PlanRow, basis: Basis | None, now: datet
         text=row.text,
         evidence=kind,
         reason=reason,
-        outcome=RED if RED in outcomes else next(iter(outcomes), None),
+        outcome=shown,
         time=time,
         age_s=None if time is None else (now - parse_stamp(time)).total_seconds(),
         logs=tuple(record.log for record in records),

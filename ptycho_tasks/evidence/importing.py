@@ -224,10 +224,10 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
         if len(commands) == 1 and not commands[0].log:
             log = memo.row_logs.get(", ".join(entry.ids), "")
             commands = [replace(commands[0], log=log)]
-        own = [[id for id in entry.ids if id in _list_aims(c, memo)] for c in commands]
-        is_said = all(own) and {*itertools.chain(*own)} == {*entry.ids}
-        rows_of = own if is_said else [entry.ids] * len(commands)
-        items += [make(ids, c) for ids, c in zip(rows_of, commands, strict=True)]
+        named = [[id for id in entry.ids if id in _list_aims(c, memo)] for c in commands]
+        is_said = all(named) and {*itertools.chain(*named)} == {*entry.ids}
+        for command, ids in zip(commands, named, strict=True):
+            items.append(make(ids if is_said else entry.ids, command))
         if not is_said and len(entry.ids) > 1 and len(entry.commands) > 1:
             memo.take(
                 entry.line,

@@ -20,6 +20,7 @@ from ptycho_tasks.system.lock import STATE_DIR
 
 GREEN: Final = "green"
 RED: Final = "red"
+RED_AS_EXPECTED: Final = "red as expected"
 COLLECTED: Final = "collected"
 MANIFESTS = "manifests"
 """The folder of the manifests, among the report folders."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ptycho_tasks.evidence.item import Evidence, Item
+from ptycho_tasks.evidence.item import GREEN, RED, RED_AS_EXPECTED, Evidence, Item
 from ptycho_tasks.evidence.provenance import Provenance
 from ptycho_tasks.layout import EVIDENCE, project_path
 from ptycho_tasks.system.clock import is_stamp
@@ -74,6 +74,12 @@ class Record(Provenance, frozen=True, kw_only=True):
     def label(self) -> str:
         """What it is about, as it is shown."""
         return ", ".join(self.ids) or self.item
+
+    @property
+    def shown_outcome(self) -> str:
+        """As people read it: a test that was to fail, and did, is not called green."""
+        is_red = self.outcome == GREEN and self.settings.get("expect") == RED
+        return RED_AS_EXPECTED if is_red else self.outcome
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot say.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ptycho_tasks.errors import one_line
 from ptycho_tasks.evidence.evaluation import ItemStatus, RowUpdate, decide_outcome
-from ptycho_tasks.evidence.item import GREEN, RED, Evidence
+from ptycho_tasks.evidence.item import RED, RED_AS_EXPECTED, Evidence
 from ptycho_tasks.evidence.log import escape_line
 from ptycho_tasks.evidence.plan import STATES
 from ptycho_tasks.evidence.records import Record, format_json
@@ -41,9 +41,7 @@ def _quote_path(path: str) -> str:
 def _describe(record: Record) -> str:
     """An outcome in a few words: `green, 3 passed, 0 failed, 0 skipped, 1.2 s`."""
     counts = [] if record.counts is None else [str(record.counts)]
-    is_red = record.outcome == GREEN and record.settings.get("expect") == RED
-    outcome = "red as expected" if is_red else record.outcome
-    return ", ".join([outcome, *counts, f"{record.duration_s:.1f} s"])
+    return ", ".join([record.shown_outcome, *counts, f"{record.duration_s:.1f} s"])
 
 
 def format_manifest(evidence: Evidence, id: str, statuses: Sequence[ItemStatus], time: str) -> str:
@@ -97,7 +95,7 @@ def format_summary(evidence: Evidence, results: Mapping[str, Record], time: str)
         f"Ledger: `{evidence.ledger}`",
     ]
     for name, record in results.items():
-        lines += ["", f"## {name}: {record.outcome}", "", *_list_facts(record)]
+        lines += ["", f"## {name}: {record.shown_outcome}", "", *_list_facts(record)]
     if not results:
         lines += ["", f"Nothing was run; {PLAN_UPDATES} says which rows were proved already."]
     return "\n".join([*lines, ""])
@@ -146,8 +144,10 @@ class Attempt(NamedTuple):
     log: str
 
 
+_GREEN_BY_FAILING = re.compile(r"^green(?=, [0-9]+ passed, [1-9][0-9]* failed)")
+"""What summaries once said of a test that failed as expected."""
 _ATTEMPT = re.compile(
-    r"^## (?P<item>.*): (?:green|red)\n\n- rows: (?P<subject>.*)\n(?:.*\n)*?"
+    r"^## (?P<item>.*): (?:green|red)(?: as expected)?\n\n- rows: (?P<subject>.*)\n(?:.*\n)*?"
     r"- outcome: (?P<outcome>(?:green|red)(?: as expected)?, .*)\n(?:- problem: (?P<problem>.*)\n)?"
     r"- started: (?P<started>.*)\n- log: `(?P<log>.*)`, sha256 [0-9a-f]{64}$",
     re.MULTILINE,
@@ -156,7 +156,11 @@ _ATTEMPT = re.compile(
 
 def find_attempts(summary: str) -> list[Attempt]:
     """The runs that a summary tells of."""
-    return [Attempt(**found.groupdict(default="")) for found in _ATTEMPT.finditer(summary)]
+    attempts = (Attempt(**found.groupdict(default="")) for found in _ATTEMPT.finditer(summary))
+    return [
+        attempt._replace(outcome=_GREEN_BY_FAILING.sub(RED_AS_EXPECTED, attempt.outcome))
+        for attempt in attempts
+    ]
 
 
 def format_blocker(records: Sequence[Record], tails: Sequence[Sequence[str]]) -> str:

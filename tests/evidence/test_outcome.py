@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ptycho_tasks.evidence.summaries import find_attempts
@@ -86,7 +88,7 @@ def test_a_command_that_is_not_found_when_it_runs_is_one_line(project):
     assert "[x] **C4.D3" in project.plan
 
 
-def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project):
+def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project, ours):
     project.write("tests/test_b.py", "def test_b():\n    assert not 1\n")
     project.write_items(
         "id: C4.D1, pytest: [tests/test_b.py], log: b_red.log, expect: red",
@@ -110,6 +112,15 @@ def test_a_row_may_be_proved_by_a_failure_a_status_or_a_collection(project):
     }
     assert attempts["b_red"].startswith("red as expected, 0 passed, 1 failed")
     assert attempts["passes_red"].startswith("red, ")
+    shown = json.loads(ours(project.root, "plan", "show", "--json").stdout)
+    rows = {row["id"]: row["outcome"] for row in shown}
+    assert rows["C4.D1"] == "red as expected"
+    assert (rows["C4.D2"], rows["C4.F"]) == ("green", "red")
+    # What summaries once said of such a test.
+    older = (project.report / "summary.md").read_text().replace("red as expected", "green")
+    assert {a.outcome.split(",")[0] for a in find_attempts(older) if a.item == "b_red"} == {
+        "red as expected"
+    }
 
 
 def test_an_item_of_no_row_is_run_and_kept(project):
