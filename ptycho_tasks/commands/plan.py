@@ -92,7 +92,7 @@ def _write_page(project: Evidence, page: Path) -> None:
 def _print_table(checked: Sequence[CheckedRow]) -> None:
     rows = [("row", "state", "last", "age", "evidence", "what")]
     for row in checked:
-        text = row.reason if row.evidence in ("stale", "broken") else row.text
+        text = row.reason if row.evidence in ("stale", "broken", "red") else row.text
         rows.append((row.id, row.state, row.outcome or "", row.age, row.evidence, text))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for *first, text in rows:

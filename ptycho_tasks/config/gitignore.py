@@ -14,6 +14,10 @@ OF_EVIDENCE = (f"/{STATE_DIR}/", "__pycache__/", ".pytest_cache/")
 """What gathering evidence leaves, besides the reports."""
 
 
+LEDGER_LOCKS = ".*.md.lock"
+"""Beside the ledger, wherever that lies."""
+
+
 def list_generated(source: str = "") -> list[str]:
     """The patterns of what a project with stages makes.
 
@@ -22,7 +26,7 @@ def list_generated(source: str = "") -> list[str]:
     """
     kept = [f"!/{source}"] if source.startswith("fixtures/") else []
     pages = (f"/{REPORT}", f"/{LIVE_PAGE}")
-    return [f"/{STATE_DIR}/", "/runs/", *pages, "/fixtures/*", *kept, "__pycache__/"]
+    return [f"/{STATE_DIR}/", "/runs/", *pages, "/fixtures/*", *kept, "__pycache__/", LEDGER_LOCKS]
 
 
 def extend_gitignore(root: Path, patterns: Iterable[str]) -> dict[Path, bytes]:

@@ -51,6 +51,7 @@ from ptycho_tasks.system.files import find_file_problem
 
 _LONGEST_MEMO = 256 * 1024
 _LONGEST_LINE = 4000
+_MOST_LINES = 3000
 _FEW = 7
 """Words; a line of fewer that names a log says nothing else."""
 
@@ -161,7 +162,10 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text; save it as that") from error
     if "\0" in text:
         raise ConfigError(f"{path}: is no text; expected a memo")
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.splitlines()
+    if len(lines) > _MOST_LINES:
+        raise ConfigError(f"{path}: has over {_MOST_LINES} lines; expected a memo of a few pages")
+    for number, line in enumerate(lines, start=1):
         if len(line) > _LONGEST_LINE:
             raise ConfigError(f"{path}:{number}: is longer than {_LONGEST_LINE} characters")
     return text

@@ -110,12 +110,17 @@ _PLACES = "|".join(
 _NEXT_LABEL = re.compile(rf"[\s;,|\u00b7]+(?=(?:\*\*|__)?(?i:{_PLACES})(?:\*\*|__)?:\s)")
 
 
+_MOST_PARTS = 8
+
+
 def _split_labels(line: Line) -> list[Line]:
     """The parts of a line that says several things, as `Plan: x.md  Ledger: y.md`."""
     if line.is_fence:
         return [line]
     is_place = _NEXT_LABEL.match(f" {line.text}")
-    head, *others = (_NEXT_LABEL if is_place else _NEXT_TYPED).split(line.text)
+    head, *others = (_NEXT_LABEL if is_place else _NEXT_TYPED).split(
+        line.text, maxsplit=_MOST_PARTS
+    )
     if others and not is_place:
         return [replace(line, text=head)] + [Line(line.number, line.indent + 4, o) for o in others]
     return [replace(line, text=head), *(Line(line.number, line.indent, other) for other in others)]

@@ -623,6 +623,7 @@ def test_an_import_has_git_ignore_what_a_run_leaves(tmp_path):
     ("content", "expected"),
     [
         (b"x" * 2**20, "longer than 256 KiB"),
+        (b"Plan: x\n" * 3001, "has over 3000 lines"),
         ("Do Now:\n- A1: gr\xfc\xdfen\n".encode("latin-1"), "is not UTF-8 text"),
         (b"Do Now:\0\n", "is no text"),
         (
