@@ -37,6 +37,7 @@ from ptycho_tasks.evidence.memo_sections import (
     read_typed,
 )
 from ptycho_tasks.evidence.memo_shell import (
+    ABOUT_OTHER_WORK,
     Command,
     Shell,
     drop_prompt,
@@ -66,6 +67,7 @@ _IGNORED = {
 
 _LEFT = "nothing runs it"
 _NOT_ASKED = f"what stands beside it does not ask to run it; {_LEFT}"
+_TICKED = "is ticked: done, and no work"
 BY_PERSON = "no tests, so that a person marks them"
 
 
@@ -249,8 +251,10 @@ class _Reader:
     def _read_in_section(self, section: Section, line: Line, *, may_ask: bool) -> None:
         """A line of a section that holds no entries."""
         kind, value = ("", "") if line.is_fence else read_typed(line.text)
-        is_open = section.kind in ("", "code") and not _ABOUT_OTHER_WORK.search(section.title)
-        if kind in self.places and is_open:
+        is_open = section.kind in ("", "code") and not ABOUT_OTHER_WORK.search(section.title)
+        if line.box in ("x", "X"):
+            self.memo.leave(line.number, _TICKED)
+        elif kind in self.places and is_open:
             self.places[kind](replace(line, text=value))
         elif section.kind in self.readers:
             self.readers[section.kind](line)
@@ -444,13 +448,16 @@ class _Reader:
                 self._read_table_row(line)
             return
         if first.box in ("x", "X"):
-            self.memo.leave(first.number, "is ticked: done, and no work")
+            self.memo.leave(first.number, _TICKED)
             return
         entry = Entry(first.number, [], "", [])
         logs: list[str] = []
         env: dict[str, str] = {}
         must_fail = False
         for line in group:
+            if line.box in ("x", "X"):
+                self.memo.leave(line.number, _TICKED)
+                continue
             kind, value = ("", "") if line.is_fence else read_typed(line.text)
             if kind == "plan" and not list_markdown(value):
                 kind = "ids"
@@ -483,7 +490,8 @@ class _Reader:
                 self._read_first_line(entry, line)
             else:
                 self._read_sub_line(entry, line)
-                said = [] if line.is_fence or "`" in line.text else _list_logs(line.text)
+                is_text = not line.is_fence and ("`" not in line.text or _is_file(line.text))
+                said = _list_logs(line.text) if is_text else []
                 if len(said) == 1 and len(line.text.split()) < _FEW and _asks(line.text):
                     logs = logs or said
         entry.give_logs(logs)
@@ -518,6 +526,9 @@ class _Reader:
     def _read_text(self, entry: Entry, line: Line) -> list[Command]:
         """Take the commands of a line, those of its tests first; gives the others."""
         text, tests = (line.text, None) if line.is_fence else _split_tests(line.text)
+        listed = None if line.is_fence else _CHECKLIST.search(text)
+        if listed:
+            entry.heads.append(listed["ids"])
         if tests is not None:
             self._read_tests(entry, line, tests)
         own = {command.text for command in entry.commands}
@@ -759,6 +770,11 @@ class _Leave:
         self.memo.leave(self.number, text)
 
 
+_CHECKLIST = re.compile(
+    r"(?i:\b(?:checklist(?:\s+(?:ids?|rows?|items?))?|rows?|ids?)\s+)"
+    r"(?P<ids>[A-Z][\w.]*[0-9]\w*(?:\s*(?:[-\u2013,+&]|to|through|and)\s*[A-Z]?[\w.]*[0-9]\w*)*)"
+)
+"""How a line names rows within it, as `(Checklist C4.D1-C4.D3)`."""
 _AND_KEEP = re.compile(
     r",?\s+and\s+(?:keep|save|store|log|write|capture|tee|record|put)\s(?:[^.`;]|\.(?!\s))*$"
 )
@@ -786,14 +802,14 @@ def _list_logs(text: str) -> list[str]:
 
 def _is_file(text: str) -> bool:
     """Whether a text is nothing but the name of a log."""
-    return bool(re.fullmatch(r"`?[\w./{}$-]+\.log`?", text))
+    return bool(re.fullmatch(r"(?:->|=>|\u2192)?\s*`?[\w./{}$-]+\.log`?", text))
 
 
 def _asks(text: str) -> bool:
     """Whether a remark beside a command leaves it asked for now."""
     is_other = re.match(
-        r"(?i:\W*(?:(?:done|later|no|optional\w*|x)\W*$"
-        r"|(?:skip\w*|not|postponed|deferred|dropped|cancel\w*|on\s+hold)\b))",
+        r"(?i:\W*(?:(?:no|optional\w*|x)\W*$|(?:done|later|skip\w*|not|postponed|deferred|dropped"
+        r"|cancel\w*|on\s+hold|blocked|waiting|closed|finished)\b(?:\W+\w+){0,3}\W*$))",
         text,
     )
     return is_asked_for(text) and not is_other
@@ -839,16 +855,6 @@ def _begins_entry(section: Section, number: int) -> bool:
     return is_work and (line.begins_row or (line.is_item and is_name(line.text.split()[0])))
 
 
-_ABOUT_OTHER_WORK = re.compile(
-    r"(?i:\b(?:histor\w*|previous\w*|past|old|background|appendix|archived?|context|known|examples?|"
-    r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
-    r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
-    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
-    r"already|before|may|could|backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|troubleshoot\w*|faq|emergenc\w*)\b)"
-)
-"""What the title of a section says whose commands are not to be run now."""
-
-
 _NO_ENTRIES = {"if blocked", "how-to", "code", "pitfalls", "next up"}
 _SHOWN_BELOW = re.compile(
     r"(?i:^\W*(?:(?:it|this|the|its|with|expected|sample|example|actual|current|present|typical)\s+)*"
@@ -867,7 +873,7 @@ _ABOUT_THIS_WORK = re.compile(
 
 def _may_ask(title: str) -> bool:
     """Whether a section with a title that is not known may ask to run something."""
-    return is_asked_for(title) and not _ABOUT_OTHER_WORK.search(title)
+    return is_asked_for(title) and not ABOUT_OTHER_WORK.search(title)
 
 
 def _refuse_two_memos(sections: list[Section], name: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import ITEM, ORDER, Line, is_name, names_row, read_lines
+from ptycho_tasks.evidence.memo_shell import last_sentence
 
 _KINDS = {
     "summary": ["summary", "goal", "objective", "tl;dr"],
@@ -156,9 +157,9 @@ def _note_neighbours(lines: list[Line]) -> None:
             while heads and heads[-1].indent >= line.indent and heads[-1].is_item:
                 heads.pop()
         if not is_apart and _goes_on(before, line):
-            line.lead = _last_sentence(f"{before.lead} {before.text}")
+            line.lead = last_sentence(f"{before.lead} {before.text}")
         elif heads:
-            line.lead = _last_sentence(heads[-1].text)
+            line.lead = last_sentence(heads[-1].text)
         if not line.is_fence and line.text.endswith(":"):
             heads.append(line)
         elif line.is_item and not line.begins_row and not find_ids(line.text):
@@ -191,10 +192,6 @@ def _is_below(line: Line, head: Line, before: Line) -> bool:
     """Whether a line is among those that a head leads to."""
     is_listed = line.is_item and not head.is_item
     return line.indent > head.indent or (line.indent == head.indent and is_listed) or before is head
-
-
-def _last_sentence(text: str) -> str:
-    return re.split(r"[.;]\s", text)[-1].strip()
 
 
 def _read_title(raw: str, number: int, sections: list[Section]) -> Section | None:

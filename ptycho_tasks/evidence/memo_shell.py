@@ -54,7 +54,8 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"`]*\"[^\s`;&]*|'[^'`]*'[^\s`;&]*|\$\([^)]*\)|[^\s`;&]*)"
 )
 _NEGATED = re.compile(
-    r"(?i:\b(?:not|never|avoid|instead of|rather than|without\s+\w+ing|skip|previously|earlier|"
+    r"(?i:\b(?:not|never|avoid|instead of|rather than|"
+    r"wait\s+with|stop\s+(?:using|running|calling)|as\s+soon\s+as|without\s+\w+ing|skip|previously|earlier|"
     r"yesterday|last\s+(?:time|week|month|night|year|loop|run)|used to|no longer|failed|formerly|"
     r"unlike|cannot|obsolete|deprecated|superseded|undo|roll\s*back|deferred|postponed|"
     r"old\s+(?:way|tool|script|command|runbook)|for\s+(?:reference|example|instance)|next\s+(?:turn|week|month|time|year)|"
@@ -65,17 +66,43 @@ _NEGATED = re.compile(
     r"(?:they|he|she|we|who|it|staff|users?|others?|people|everybody|somebody)\s+(?:\w+\s+)?"
     r"(?:use|run|call|start|execute|launch)|alternatively|emergency|gone?\s+wrong|went\s+wrong|(?:ask|tell)\s+(?:\S+\s+){1,3}to|"
     r"(?:shows?|seen|crashes|reproduce[sd])\s+with)\b"
-    r"|n[\u2019']t\b|\bwithout\s*$|^\W*examples?\b"
+    r"|n[\u2019']t\b|\b(?:e\.g|i\.e)\.|\bwithout\s*$|^\W*examples?\b"
     r"|\b(?:said|says|reads|claimed|suggested|recommended|mention(?:s|ed)|listed|quoted)\s*:?\s*$)"
 )
 _CONDITION = re.compile(
     r"(?i:(?:^|[,:;(*\u2013\u2014]|\s-|\bbut|\band)\s*(?:\w+[.)]\s+)?(?:only\s+)?"
     r"(?:(?:if|unless|in\s+case|otherwise|on\s+(?:an?\s+)?(?:failure|error)|afterwards|"
     r"after\s+(?:that|review)|once|optionally|time\s+permitting|nice\s+to\s+have|maybe|perhaps)\b"
+    r"|when\s+(?!done|finished|implemented|ready|green|it\b|all\b|that\b)[^,]*,"
     r"|optional\s*(?:[]:,)*\u2013\u2014-]|$))|^\W*on\s+the\s+\w+|\bonly\s+on\b"
+    r"|(?-i:\b(?:If|Unless|Otherwise|Optional|Optionally|Maybe|Perhaps|Afterwards|In\s+case)\b)"
     r"|(?:(?<!run )(?<!use )|(?<=-run ))\bonly\s*:\s*$|\bdry[ -]?runs?\b)"
 )
 """What makes a command one that is asked for only perhaps."""
+_OTHER_WORK = (
+    r"(?:histor\w*|previous\w*|past|old|background|appendix|archived?|context|known|examples?|"
+    r"reproduc\w*|fail\w*|forbidden|prohibited|attempts?|outputs?|roll\s*back|clean-?up|deploy\w*|"
+    r"releas\w*|done|completed|finished|ideas?|later|future|optional|backlog|results?|status|"
+    r"so\s+far|chang\w*|risks?|questions?|decisions?|findings?|observ\w*|warnings?|cautions?|"
+    r"already|before|may|could|backup|fallback|alternativ\w*|caveats?|dangers?|gotchas?|"
+    r"troubleshoot\w*|faq|emergenc\w*)\b"
+)
+ABOUT_OTHER_WORK = re.compile(rf"(?i:\b{_OTHER_WORK})")
+"""What the title of a section says whose commands are not to be run now."""
+_OTHER_LABEL = re.compile(
+    rf"(?i:(?:^|[:.;]\s)\W*(?:for\s+|the\s+|as\s+|an?\s+|\w+[\u2019']s\s+)?(?:{_OTHER_WORK}|(?:notes?|destructive|"
+    r"review(?:ed)?|rejected|blocked|cancel\w*|skipp\w*|pending|needs|requires|cron\w*|ci|prod(?:uction)?|"
+    r"was|were|hypothetical\w*|stretch|bonus|extra|human\w*|manual(?:ly)?|by\s+(?:hand|people)|v[0-9]+|wait\w*|"
+    r"low\s+priority|as\s+soon\s+as|dropped|postponed)\b)(?:[^\w:]+\w+){0,5}[^\w:]*:[\s*_\"'(`]*$)"
+)
+"""What stands before a command that is not to be run now, as its label."""
+_NOTE_AGAINST = re.compile(
+    r"(?i:(?:n[\u2019']t|\bnot\s+(?:now|yet|today|here)|\bask\s+\w+\s+(?:first|before)|\bwaits?\b|"
+    r"\bneeds?\s+(?:\w+\s+)?(?:approval|sudo|human|review|permission)|\bhas\s+to\s+wait|"
+    r"\bif\s+(?:needed|necessary|possible)|\b[A-Z]?\w+\s+only\b|\bdestroys?\b|\bdeletes?\b|\bbroken\b|"
+    r"(?:=>|->|\u2192|:)\s*(?:it\s+)?(?:fails|crashes|hangs)\b|\bafter\s+(?:the\s+)?(?:review|approval|sign)))"
+)
+"""What stands behind a command, in its sentence, that is not to run now."""
 _ADVISED_AGAINST = re.compile(
     r"(?i:(?:(?!\.\s|[`;]).)*?\b(?:never|forbid(?:den|s)?|prohibited|banned|obsolete|outdated|"
     r"deprecated|superseded|retired|replaced\s+by|no\s+longer|not\s+any\s*more|dangerous|avoid(?:ed)?|"
@@ -102,9 +129,24 @@ _FORBIDDEN_BELOW = re.compile(
     r"(?P<claim>(?:is|are|was|were|must|may|should|can|shall|has\s+been)\b.*)))"
 )
 """How a sentence begins that may be about the command of the one before."""
+_BY_OTHERS = re.compile(
+    r"(?i:\b(?!you\b|we\b|then\b|and\b|please\b|engineer\b|it\b)\w+\s+(?:will|should|can|may|must|shall|would|could)"
+    r"\s+(?:\w+\s+)?(?:run|call|use|execute|start|launch)\s*$)"
+)
+"""How a sentence orders a command of others."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 _ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
-_VERB = re.compile(r"(?i:\b(?:re-?run|run|execute|launch|call|use|start|invoke)\s*$)")
+_VERB = re.compile(
+    r"(?i:\b(?:re-?run|run|execute|launch|call|use|start|invoke)(?:\s+(?:only|just))?\s*$"
+    r"|\b(?:capture|save|record|keep|store|log)\s+the\s+(?:output|log|run)\s+of\s*$)"
+)
+_TO_PASS = re.compile(
+    r"(?i:\b(?:ensure|make\s+sure|confirm|check|verify|prove|show|keep)(?:\s+that)?\s*$)"
+)
+_PASSES = re.compile(
+    r"(?i:\s+(?:still\s+)?(?:passes|succeeds|exits\s+(?:with\s+)?0|(?:(?:is|stays|remains)\s+)?green)\b)"
+)
+"""How a sentence asks that a command be green."""
 _FAILED = re.compile(
     r"(?i:[\s)]*(?:\w+\s+)?(?:failed|fails|crashed|crashes|passed|succeeded|worked|took|gave|"
     r"showed|would|could|might|was|is|no longer)\b"
@@ -329,6 +371,7 @@ class Shell:
         if words[0] in {"export", "mkdir", *_BY_PEOPLE}:
             return words[0] == "export"
         calls_all = words[0] == "pytest" and not any(map(_points_at, words[1:]))
+        calls_all = calls_all and "--collect-only" not in words
         if _USUAL.fullmatch(words[0]):
             return not calls_all or bool(_TEE.search(text))
         return bool(_TEE.search(text) or _REDIRECT.search(text)) or (
@@ -355,7 +398,7 @@ class Shell:
             # One of several is asked for as the first is.
             is_other = end and not is_taken and _JOINT.fullmatch(between)
             is_taken = False
-            before = re.split(r"[.;]\s", text[: match.start()])[-1]
+            before = last_sentence(text[: match.start()])
             if not self.is_sensible(span):
                 self._tell_of_span(span, before, leave)
                 continue
@@ -363,10 +406,18 @@ class Shell:
             is_named = _OUTCOME.search(before)  # as RED, which asks for it whatever is said of it
             is_deferred = _DEFERRED.search(before) and not _ORDERED.search(before)
             is_said = (_DOES if _VERB.search(before) else _SAYS).match(after)
-            is_told = (is_deferred or _FAILED.match(after) or is_said) and not is_named
-            whole = re.split(r"[.;]\s", f"{lead} {text[: match.start()]}")[-1]
+            own = re.split(r"[.;]\s|`", after, maxsplit=1)[0]
+            is_against = _NOTE_AGAINST.search(own) or (
+                not _VERB.search(before) and own[:1] != "," and _NEGATED.search(own)
+            )
+            is_told = is_deferred or _FAILED.match(after) or is_said or is_against
+            is_told = is_told and not is_named
+            whole = last_sentence(f"{lead} {text[: match.start()]}")
             asked = is_asked_for(whole, f"{after.rstrip('.')}. {sequel}")
-            asked = asked and bool(_ASKED_BEFORE.search(whole)) and not (is_other or _quotes(whole))
+            is_to_pass = _TO_PASS.search(before) and _PASSES.match(after)
+            is_told = is_told and not is_to_pass
+            is_ordered = _ASKED_BEFORE.search(whole) or _VERB.search(before) or is_to_pass
+            asked = asked and bool(is_ordered) and not (is_other or _quotes(whole))
             if is_told or not asked:
                 leave(f"`{_shorten(span)}`: the sentence does not ask to run it; nothing runs it")
                 continue
@@ -430,6 +481,11 @@ class Shell:
         return commands
 
 
+def last_sentence(text: str) -> str:
+    """The sentence, or the part of one, that a text ends with."""
+    return re.split(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)[.;]\s", text)[-1].strip()
+
+
 def is_asked_for(before: str, after: str = "") -> bool:
     """Whether a sentence asks for a command, and neither advises against it nor only perhaps.
 
@@ -438,6 +494,7 @@ def is_asked_for(before: str, after: str = "") -> bool:
         after: what stands behind it.
     """
     is_doubtful = _NEGATED.search(before) or _CONDITION.search(before)
+    is_doubtful = is_doubtful or _OTHER_LABEL.search(before) or _BY_OTHERS.search(before)
     return not (is_doubtful or _ADVISED_AGAINST.match(after) or _is_forbidden_below(after))
 
 
@@ -559,7 +616,8 @@ def _trim(text: str) -> str:
 
 def _is_doubtful(note: str) -> bool:
     """Whether a note behind a command says that it is not asked for, or only perhaps."""
-    return bool(_DOUBTFUL_NOTE.search(note)) or not is_asked_for(note)
+    against = _DOUBTFUL_NOTE.search(note) or _NOTE_AGAINST.search(note)
+    return bool(against) or not is_asked_for(note)
 
 
 def _shorten(text: str) -> str:

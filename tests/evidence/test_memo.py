@@ -456,6 +456,75 @@ def test_no_advice_is_run(tmp_path, line):
     assert (items, [*evidence.by_hand]) == ([], ["A1", "B2"])
 
 
+NOT_ASKED = """\
+Kim's notes: `CMD`
+When the beam is back, run `CMD`
+As soon as the GPU is free: `CMD`
+Pending approval: `CMD`
+Wait with `CMD` until Friday.
+For later: CMD
+Ideas: `CMD`
+`CMD` (don't)
+`CMD`  <- NOT NOW
+`CMD` needs approval
+Needs sudo: `CMD`
+Reviewed and rejected: `CMD`
+Blocked: `CMD`
+Stop using `CMD`.
+The CI will run `CMD` at night.
+Cron: `CMD`
+By hand, by Ana: `CMD`
+Ana should run `CMD`
+Was: `CMD`
+Old: `CMD`
+e.g. `CMD`
+Stretch goal: `CMD`
+Skipped: CMD
+Done: `CMD`
+[x] `CMD`
+Warning: CMD
+`CMD` has to wait
+`CMD` - ask Ana first
+`CMD`, if needed
+`CMD` (Ana only)
+`CMD` # Ana only
+`CMD` (destroys data/)
+`CMD` => FAILS
+If the linter is slow, profile it with `CMD`.
+"""
+ASKED = """\
+Rerun `CMD` after the change.
+Validate with `CMD`.
+Lint: `CMD`
+Bench (short): CMD
+`CMD` -> keep.log
+`CMD` (takes a minute)
+`CMD` must stay green
+`CMD` on the CPU
+Implement the guard, then run `CMD`.
+GREEN: `CMD`
+Regenerate the fixture with `CMD`.
+Execute `CMD` from the repo root.
+When implemented, run `CMD`.
+Check the old and the new keys: `CMD`
+Run `CMD`, not the whole suite.
+Run only `CMD`.
+Ensure `CMD` passes.
+Capture the output of `CMD` in keep.log
+"""
+
+
+@pytest.mark.parametrize(("lines", "is_asked"), [(NOT_ASKED, False), (ASKED, True)])
+def test_a_command_is_run_where_what_stands_beside_it_asks_for_it(tmp_path, lines, is_asked):
+    lines = [
+        line.replace("CMD", f"python a{n}.py --all") for n, line in enumerate(lines.splitlines())
+    ]
+    text = "".join(f"- A{n}: it\n  - {line}\n" for n, line in enumerate(lines))
+    items, _, _ = list_items(tmp_path, f"Do Now:\n{text}")
+    asked = [f"python a{n}.py --all" for n in range(len(lines)) if is_asked]
+    assert [command for _, command, _ in items] == asked
+
+
 def test_what_was_done_is_no_work(tmp_path):
     text = "## Status of the rows\n- A1: `pytest tests/a.py -q`\n- A2: `pytest tests/b.py -q`\n"
     with pytest.raises(ConfigError, match="names no row of a plan and no command"):
