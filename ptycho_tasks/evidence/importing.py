@@ -34,7 +34,7 @@ _LOG_IN_PROSE = re.compile(
     r"(?:(?i:\b(?:logs?|logged|tee|captur\w+|sav\w+|stor\w+|ke(?:ep|pt)|output|writ\w+|put|record\w*|"
     r"goes|file\w*|redirect\w*|collect\w*)\b)[\s:(]*"
     r"(?:(?!not\b|never\b|from\b|than\b|instead\b|old\b|compar)[a-z]+\s+){0,7}"
-    r"|(?:->|\u2192)\s*|`\s+(?:into|to|as|in)\s+|`\s*\()`?(?P<log>[\w.-]+\.log)\b"
+    r"|(?:[-=]>|\u2192)\s*|`\s+(?:into|to|as|in)\s+|`\s*\()`?(?P<log>[\w.-]+\.log)\b"
 )
 _EXIT_STATUS = re.compile(
     r"(?i:\b(?:expect(?:ed|s)?|must|should|to)\s+(?:to\s+)?(?:exit|return)s?\s+"

@@ -698,15 +698,17 @@ class _Reader:
         """Make an entry of each command whose own comment begins with rows that no entry has."""
         memo = self.memo
         listed = {id for entry in memo.entries for id in entry.ids}
-        for command in [*memo.how_to, *memo.mapped_tests]:
+        of_none = [entry.commands for entry in memo.entries if not entry.ids]
+        places = [memo.how_to, memo.mapped_tests, *of_none]
+        for place, command in [(one, command) for one in places for command in one]:
             comment, _, behind = command.context.partition(command.text[:20])
-            comment = comment.strip("# `")
+            comment = comment.strip("# `\n")
             head = re.split(r":\s|\s[-\u2013\u2014]+\s|\s\(|:$", comment)[0]
             aim = _AIM.search(behind)
             named = head if is_name(head) else aim["ids"].rstrip() if aim else ""
             ids = find_ids(named, memo.initiative, known) if is_name(named) else []
             if ids and not listed & {*ids} and not (known and {*ids} - {*known}):
-                (memo.how_to if command in memo.how_to else memo.mapped_tests).remove(command)
+                place.remove(command)
                 text = comment.removeprefix(head).strip(" :-\u2013\u2014") or comment
                 memo.entries.append(Entry(command.line, ids, text, [command], has_tests=True))
 

@@ -118,6 +118,12 @@ def _split_labels(line: Line) -> list[Line]:
     """The parts of a line that says several things, as `Plan: x.md  Ledger: y.md`."""
     if line.is_fence:
         return [line]
+    rows = _NEXT_ROW.split(line.text)
+    if len(rows) > 1 and "`" in rows[0]:
+        bullet = (ITEM.fullmatch(line.text) or {"bullet": "- "})["bullet"]
+        return [replace(line, text=rows[0])] + [
+            replace(line, text=f"{bullet}{o}") for o in rows[1:]
+        ]
     is_place = _NEXT_LABEL.match(f" {line.text}")
     head, *others = (_NEXT_LABEL if is_place else _NEXT_TYPED).split(
         line.text, maxsplit=_MOST_PARTS
@@ -327,8 +333,13 @@ _TYPED_LINE = re.compile(
     re.IGNORECASE,
 )
 
+_NEXT_ROW = re.compile(
+    r"(?<=[`)]),?\s+(?:and\s+)?(?=[A-Z][\w.]*[0-9]\w*(?:\s[-\u2013\u2014]\s|:\s))"
+)
+"""Where the next row begins in a line that is about several."""
 _NEXT_TYPED = re.compile(
-    r"[.;]\s+(?=(?:Command|Tests?|Run|Logs?|Log file|Output|Output file|Env|Environment):\s)"
+    r"(?:[.;]|\s[|\u00b7])\s+"
+    r"(?=(?:Command|Tests?|Run|Logs?|Log file|Output|Output file|Env|Environment):\s)"
 )
 
 

@@ -718,6 +718,39 @@ def test_line_ends_of_windows_are_read(tmp_path):
 
 
 HABITS = {
+    "two rows in a sentence": (
+        "Do Now: W.1 - run `pytest tests/p.py -q` (log phase.log), and W.2 - run "
+        "`pytest tests/a.py -q` (log amp.log).\n",
+        [
+            ("W.1", "python -m pytest tests/p.py -q", "phase"),
+            ("W.2", "python -m pytest tests/a.py -q", "amp"),
+        ],
+    ),
+    "labels in a line of an entry, arrows, and one more for the environment": (
+        "Do Now:\n- Row: N1 | Test: `pytest tests/r.py -q` | Log: read.log\n"
+        "- N2 - write. Command: pytest tests/w.py -q. Log: write.log.\n"
+        "- N4 => `pytest tests/n.py -q` => names.log\n"
+        "- N5\n  run: pytest tests/e.py -q\n  env: A=1\n  expected: red, as yet\n",
+        [
+            ("N1", "python -m pytest tests/r.py -q", "read"),
+            ("N2", "python -m pytest tests/w.py -q", "write"),
+            ("N4", "python -m pytest tests/n.py -q", "names"),
+            ("N5", "python -m pytest tests/e.py -q", "e_red"),
+        ],
+    ),
+    "rows that only comments name, behind the commands": (
+        "Do Now:\nImplement it, then prove both:\n```\npytest tests/s.py -q   # O1\n"
+        "pytest tests/t.py -q   # O2\n```\n",
+        [
+            ("O1", "python -m pytest tests/s.py -q", "s"),
+            ("O2", "python -m pytest tests/t.py -q", "t"),
+        ],
+    ),
+    "rows in parentheses and on hold": (
+        "Do Now\n- LOAD-7\n  - see plan.md (Checklist G1-G2)\n  - Validate: pytest tests/g.py -q\n"
+        "| Z.4 | blocked (no GPU) | python -m z --gpu |\n",
+        [("G1, G2", "python -m pytest tests/g.py -q", "g")],
+    ),
     "several labels in a line, and headings whose bullets say all": (
         "Ledger: docs/fix_plan.md  Plan: work/plan.md\n\n## Checks\n\n### P2-T1 Edge kernel\n"
         "- Command: `pytest tests/e.py -q`\n- Output file: `edge.log`\n"
@@ -983,6 +1016,7 @@ def test_other_habits_are_understood(tmp_path, text, expected):
         "R.1": ["R.4"],
         "X.1": ["X.3"],
         "E.1": ["E.3"] if "Exit" in text else [],
+        "G1, G2": ["Z.4"],
         "T.1": ["T.2"] if "Matrix" in text else [],
     }
     assert [*evidence.by_hand] == by_hand.get(items[0][0], [])
