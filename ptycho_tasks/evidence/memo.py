@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import memo_ids
+from ptycho_tasks.evidence.memo_asking import ABOUT_OTHER_WORK, is_asked_for
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import Line, drop_unseen, is_name, names_row, split_cells
 from ptycho_tasks.evidence.memo_places import (
@@ -37,11 +38,9 @@ from ptycho_tasks.evidence.memo_sections import (
     read_typed,
 )
 from ptycho_tasks.evidence.memo_shell import (
-    ABOUT_OTHER_WORK,
     Command,
     Shell,
     drop_prompt,
-    is_asked_for,
     is_none,
     is_plain_command,
 )

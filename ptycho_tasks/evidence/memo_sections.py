@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from ptycho_tasks.evidence.memo_asking import last_sentence
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import ITEM, ORDER, Line, is_name, names_row, read_lines
-from ptycho_tasks.evidence.memo_shell import last_sentence
 
 _KINDS = {
     "summary": ["summary", "goal", "objective", "tl;dr"],
