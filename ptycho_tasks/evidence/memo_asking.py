@@ -84,9 +84,11 @@ _FORBIDDEN_BELOW = re.compile(
 """How a sentence begins that may be about the command of the one before."""
 _BY_OTHERS = re.compile(
     r"(?i:\b(?!you\b|we\b|then\b|and\b|please\b|engineer\b|it\b)\w+\s+(?:will|should|can|may|must|shall|would|could)"
-    r"\s+(?:\w+\s+)?(?:run|call|use|execute|start|launch)\s*$)"
+    r"\s+(?:\w+\s+)?(?:run|call|use|execute|start|launch)\s*$"
+    r"|\b(?:ran|used|called|executed|launched|started)\s*$"
+    r"|\b(?!let|it|that|here|there|what)\w+[\u2019']s\s+(?:\w+\s+){1,2}\(?$)"
 )
-"""How a sentence orders a command of others."""
+"""How a sentence orders a command of others, or says that one was run."""
 _DEFERRED = re.compile(r"(?i:\b(?:after|once|later|next|before|when|was|were|like|such as)\b)")
 ORDERED = re.compile(r"(?i:\b(?:run|rerun|execute|launch|call|use|using|via|with|and|then|:))\s*$")
 _VERB = re.compile(
@@ -111,6 +113,12 @@ _FAILED = re.compile(
     r"|(?:if|unless|when)\s+(?:possible|time|there\s+is\s+time|you\b|at\s+hand)))"
 )
 """What stands behind a command that is told of, or asked for only perhaps."""
+_LOGGED = re.compile(
+    r"(?:\s*(?:[-=]>|\u2192)|[,;]?\s+\(?log:?)\s+`?[\w./-]+\.log`?[).;]*\s*$", re.MULTILINE
+)
+"""What stands behind a command whose output is to be kept."""
+_ROW_BEFORE = re.compile(r"\W*[A-Z][\w+-]*(?:\.\w|[0-9])[\w.+-]*[:\s]")
+"""How a line begins that is about a row."""
 _ASKED_BEFORE = re.compile(
     r"(?i:(?:^|[:;,.!\u2013\u2014\u2192>|\])&+-]|(?:^|:\s)\W*(?-i:[A-Z])[\w+-]*(?:\.\w|[0-9])[\w.+-]*"
     r"|\b(?:(?:re-?)?run(?:ning)?|execut(?:e|ing)|launch|call|invoke|start|us(?:e|ing)|via|with|"
@@ -146,7 +154,9 @@ def asks_for(before: str, after: str, lead: str, sequel: str) -> bool:
     note = re.split(r"[.;]\s|`", after, maxsplit=1)[0]
     is_order = bool(_VERB.search(own))
     is_to_pass = bool(_TO_PASS.search(own) and _PASSES.match(after))
-    if not (is_order or is_to_pass or _ASKED_BEFORE.search(whole)) or _quotes(whole):
+    is_logged = _ROW_BEFORE.match(before) and _LOGGED.match(after)
+    is_asked = is_order or is_to_pass or is_logged or _ASKED_BEFORE.search(whole)
+    if not is_asked or _quotes(whole):
         return False
     if not is_asked_for(whole, f"{after.rstrip('.')}. {sequel}"):
         return False

@@ -12,7 +12,8 @@ from ptycho_tasks.evidence.memo_shell import is_plain_command
 
 ITEM = re.compile(
     r"(?P<bullet>(?:[0-9]{1,3}[.)]|(?:Step|Task|Item|Action|Entry)\s+[0-9]{1,3}\b(?:\s+of\s+[0-9]+)?"
-    r"[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022])\s+"
+    r"[.:)]?|\(?(?:[0-9]{1,3}|[a-zA-Z]|[ivx]{2,4})\)|[-*+\u2022]"
+    r"|[A-Z][0-9]{1,2}\.(?=\s+[A-Z]+[0-9]*\.[0-9A-Za-z]))\s+"
     r"(?:\[[ xXP]?\]\s+)?|\[[ xXP]?\]\s+)(?P<text>.*)"
 )
 ORDER = re.compile(

@@ -491,6 +491,9 @@ Warning: CMD
 `CMD` (destroys data/)
 `CMD` => FAILS
 If the linter is slow, profile it with `CMD`.
+Kim ran `CMD` -> kim.log
+Kim's run (`CMD`, log kim.log)
+Seen in March (`CMD`, log march.log)
 """
 ASKED = """\
 Rerun `CMD` after the change.
@@ -511,6 +514,8 @@ Run `CMD`, not the whole suite.
 Run only `CMD`.
 Ensure `CMD` passes.
 Capture the output of `CMD` in keep.log
+T.1 no crosstalk between modes (`CMD`, log modes.log)
+P1. D.1 drift: `CMD`
 """
 
 
