@@ -379,7 +379,8 @@ class _Reader:
             why = "what something printed; nothing runs it" if is_shown else _NOT_ASKED
             leave(f"`{' '.join(bare.strip('`').split())[:60]}`: {why}")
         elif line.is_fence:
-            return self.shell.read_script(line.text, line.number, leave, line.text)
+            named = f"{line.lead} {line.text}" if is_name(line.lead.rstrip(": ")) else line.text
+            return self.shell.read_script(line.text, line.number, leave, named)
         else:
             marked = f"`{bare}`" if is_marked else bare
             return self.shell.read_plain(marked, line.number, leave, line.text)

@@ -376,6 +376,15 @@ def test_a_script_in_a_fence_is_read_with_its_variables(tmp_path):
     assert "`for x in 1 2; do python a.py $x; done`: is a script" in text
 
 
+def test_a_row_alone_on_a_line_names_the_fence_below_it(tmp_path):
+    memo = (
+        "Focus: X-1\nDo Now:\n- B2 - run what stands under B2 of the How-To Map.\nHow-To Map:\n"
+        "- B2:\n```bash\npython train.py \\\n  --epochs 4 | tee train.log\n```\n"
+    )
+    items, _, _ = list_items(tmp_path, memo)
+    assert items == [("B2", "python train.py --epochs 4", "train")]
+
+
 def test_ids_are_checked_against_the_plan(tmp_path):
     memo = "Focus: X-1\nDo Now:\n- odd_row, A1-A4 @ plan.md - do; tests: pytest tests/a.py -q\n"
     plan = "| A1 | x | [ ] |\n| A3 | x | [ ] |\n| odd_row | x | [ ] |\n"
