@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ptycho_tasks.builds import dask
-from ptycho_tasks.builds.jobs import JOBS
+from ptycho_tasks.builds.job_records import JOBS
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.executors import Job
 from ptycho_tasks.options import Resources
