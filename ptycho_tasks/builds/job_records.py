@@ -78,7 +78,11 @@ class JobPlace(NamedTuple):
         return read_struct(self.folder / RECORD, JobRecord)
 
     def write(self, record: JobRecord) -> None:
-        """Note what is known of the job."""
+        """Note what is known of the job.
+
+        Raises:
+            FileWriteError: it cannot be written.
+        """
         write_struct(self.folder / RECORD, record)
 
     def outcome(self) -> Outcome | None:
@@ -103,5 +107,9 @@ def read_struct(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def write_struct(path: Path, record: msgspec.Struct) -> None:
-    """Write what `read_struct` reads."""
+    """Write what `read_struct` reads.
+
+    Raises:
+        FileWriteError: it cannot be written.
+    """
     write_atomic(path, json.dumps(msgspec.to_builtins(record), indent=1).encode())

@@ -47,7 +47,7 @@ from ptycho_tasks.config.job_settings import (
     read_executor_options,
     read_resources,
 )
-from ptycho_tasks.errors import PtychoTasksError
+from ptycho_tasks.errors import FileWriteError, PtychoTasksError
 from ptycho_tasks.executors import LOCAL, Executor, Status, find_executor
 from ptycho_tasks.layout import CONFIG_NAME
 from ptycho_tasks.system.files import report_write_errors, write_atomic
@@ -362,7 +362,8 @@ def _ask_of_all(executor: Executor, record: JobRecord) -> _Answer:
             if known is None or not known.problem:
                 echo(f"warning: {error}; asking again", err=True)
             answer = _Answer(time=time.time(), asked=ids, states={}, problem=str(error))
-        write_struct(file, answer)
+        with suppress(FileWriteError):  # on a full disk, each asks by itself
+            write_struct(file, answer)
     return answer
 
 
