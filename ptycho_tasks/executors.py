@@ -57,8 +57,15 @@ class Job(NamedTuple):
 class Executor(Protocol):
     """Hands jobs to a scheduler. What cannot be done raises a PtychoTasksError of one line.
 
-    One with an attribute `has_limits` that is False is not asked for memory and time that nobody
-    named: its jobs have no limits.
+    It may have more:
+
+    - an attribute `has_limits` that is False: its jobs have no limits, and it is asked for no
+      memory or time that nobody named;
+    - `submit_all(jobs)`, which hands over several jobs whose resources and options are the same,
+      and gives for each, in order, its name, or the PtychoTasksError that says why it is refused;
+    - `recall(folders, options)`, for jobs of which only the folders are known, as who submitted
+      them was killed before the answer came: the names of those that the scheduler has, by folder.
+      It raises a PtychoTasksError where the scheduler does not answer.
     """
 
     @property

@@ -79,8 +79,7 @@ def _run_stage(
             if is_job(row, payload):
                 built = make_by_job(row, state, store, payload, table)
             else:
-                alike = sum(other.stage == row.stage for other in table.rows)
-                payload = divide_threads(payload, alike)
+                payload = divide_threads(payload, table.counts[row.stage])
                 built = make_result(row, state, store, payload, find_stage(row.stage))
     except DetachedError as goes_on:
         return Submitted(str(goes_on), report=False)

@@ -85,7 +85,7 @@ class Dask:
         threads = {"OMP_NUM_THREADS": str(job.resources.cpus)} if job.resources.cpus else {}
         # One that took a worker down with it would take the next.
         may_repeat = job.name.partition(":")[0] != "train"
-        with _connect(options) as client:
+        with _connect(options, checks_versions=True) as client:
             future = client.submit(
                 run_command, [*job.command], str(job.root), str(record), threads, may_repeat,
                 key=key, pure=False, resources=_list_resources(job),
@@ -100,8 +100,9 @@ class Dask:
         with _connect(options) as client:
             states = client.sync(client.scheduler.get_task_status, keys=[*ids])
             places = {key: worker for worker, keys in client.processing().items() for key in keys}
+            has_workers = bool(client.nthreads())
         return {
-            key: Status(*_describe(state, places.get(key, "")))
+            key: Status(*_describe(state, places.get(key, ""), has_workers=has_workers))
             for key, state in states.items()
             if state in (*_WAITING, "processing")
         }
@@ -117,7 +118,9 @@ class Dask:
             client.run(end_commands, [*ids], on_error="ignore")
 
 
-def _describe(state: str, worker: str) -> tuple[State, str]:
+def _describe(state: str, worker: str, *, has_workers: bool) -> tuple[State, str]:
+    if not has_workers:
+        return "pending", "there is no worker; those that ended wrote why"
     if state == "no-worker":
         return "pending", "no worker offers what it asks for"
     return ("pending", "") if state in _WAITING else ("running", worker)
@@ -150,8 +153,13 @@ def _make_sure(client: Any, future: Any) -> None:
 
 
 @contextmanager
-def _connect(options: Section) -> Iterator[Any]:
+def _connect(options: Section, *, checks_versions: bool = False) -> Iterator[Any]:
     """A client of the scheduler.
+
+    Args:
+        options: where it is.
+        checks_versions: whether machines are refused whose dask.distributed is of another version,
+            where workers would end instead of taking a stage.
 
     Raises:
         PtychoTasksError: it does not answer.
@@ -165,19 +173,46 @@ def _connect(options: Section) -> Iterator[Any]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the error says it
     address = _find_address(cast("DaskOptions", options))
     try:
-        with warnings.catch_warnings():
-            # The stage itself sees to it that versions are those that it was asked for with.
-            warnings.simplefilter("ignore")
+        # Of other packages, the stage itself sees to it that versions are as they have to be.
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             client = Client(address, timeout=_TIMEOUT_S, set_as_default=False)
         with client:
+            if checks_versions and any("Mismatched" in str(one.message) for one in warned):
+                _refuse_other_versions(client)
             yield client
     except PtychoTasksError:
         raise
+    except TypeError as error:  # what one says is not what the other understands
+        raise PtychoTasksError(
+            f"Dask's scheduler at {address} is of another version than here "
+            f"({one_line(str(error))}); {_SAME_VERSIONS}"
+        ) from error
     except Exception as error:  # of sockets, of asyncio, of the scheduler itself
         why = one_line(str(error) or type(error).__name__)
         raise PtychoTasksError(
             f"Dask's scheduler at {address} does not answer: {why}; start it, or correct {_KEY}"
         ) from error
+
+
+_SAME_VERSIONS = "give all machines the same version of dask.distributed"
+
+
+def _refuse_other_versions(client: Any) -> None:
+    """Refuse machines whose dask.distributed is of another version.
+
+    Raises:
+        PtychoTasksError: there is one.
+    """
+    found = client.get_versions()
+    machines = {"the scheduler": found["scheduler"], **found["workers"]}
+    versions = {name: one["packages"]["distributed"] for name, one in machines.items()}
+    here = found["client"]["packages"]["distributed"]
+    for name, version in versions.items():
+        if version != here:
+            raise PtychoTasksError(
+                f"Dask: {name} has distributed {version}, and {here} is here; {_SAME_VERSIONS}"
+            )
 
 
 def _find_address(options: DaskOptions) -> str:

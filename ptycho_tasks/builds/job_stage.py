@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ptycho_tasks.builds.identity import list_differences, read_identity
-from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD, JobRecord, Outcome
+from ptycho_tasks.builds.job_records import JOBS, LOG, OUTCOME, RECORD, JobRecord, Outcome
 from ptycho_tasks.builds.live import end_job, note_task
 from ptycho_tasks.builds.planning import make_plan
 from ptycho_tasks.builds.results import identify, make_entry

@@ -1,31 +1,34 @@
 """Stages as jobs of a scheduler: submitted, followed, found again by a later run, cancelled.
 
-    .ptycho/jobs/KEY/job.json       what is to be made, and which job of which executor makes it
-    .ptycho/jobs/KEY/ptycho.yaml    the settings that it is made with, whatever becomes of the file
-    .ptycho/jobs/KEY/log.txt        what the stage printed
-    .ptycho/jobs/KEY/outcome.json   how it ended, written by the job itself
-
-The job makes the entry of the store; the run puts it in its places. KEY is the beginning of the
-entry's, so that any later run finds the job of what it needs.
+The job makes the entry of the store; the run puts it in its places. What is known of a job stands
+in its folder: see `job_records`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from ptycho_tasks.builds.estimates import double, estimate_resources
 from ptycho_tasks.builds.identity import Identity
+from ptycho_tasks.builds.job_records import (
+    JOBS,
+    LOG,
+    JobPlace,
+    JobRecord,
+    Outcome,
+    list_open_jobs,
+    read_struct,
+    write_struct,
+)
 from ptycho_tasks.builds.results import (
     describe_built,
     identify,
@@ -36,6 +39,7 @@ from ptycho_tasks.builds.rows import Row
 from ptycho_tasks.builds.running import is_all_made, is_detached
 from ptycho_tasks.builds.state import Built, State
 from ptycho_tasks.builds.store import Entry, Store
+from ptycho_tasks.builds.submitting import JobError, recall_jobs, submit_job
 from ptycho_tasks.builds.task_table import Table
 from ptycho_tasks.config.job_settings import (
     JOB_STAGES,
@@ -43,22 +47,18 @@ from ptycho_tasks.config.job_settings import (
     read_executor_options,
     read_resources,
 )
-from ptycho_tasks.errors import PtychoTasksError
-from ptycho_tasks.executors import LOCAL, Executor, Job, Status, find_executor
-from ptycho_tasks.layout import CONFIG_NAME, JOBS_NAME
-from ptycho_tasks.options import Resources
+from ptycho_tasks.errors import FileWriteError, PtychoTasksError
+from ptycho_tasks.executors import LOCAL, Executor, Status, find_executor
+from ptycho_tasks.layout import CONFIG_NAME
 from ptycho_tasks.system.files import report_write_errors, write_atomic
-from ptycho_tasks.system.lock import hold_lock, take_flock
+from ptycho_tasks.system.lock import hold_lock
 from ptycho_tasks.system.processes import run_id
 from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
     from ptycho_tasks.config.payload import Payload
 
-JOBS = Path(JOBS_NAME)
-LOG, RECORD, OUTCOME = "log.txt", "job.json", "outcome.json"
 _LOOK_S = 0.3
-_TURN_S, _MOST_TURN_S = 0.02, 20.0
 _ASK = "PTYCHO_TASKS_ASK_S"
 """Environment variable: how often a scheduler is asked, by all tasks of a run together, seconds."""
 _LATE = "PTYCHO_TASKS_LATE_S"
@@ -66,69 +66,8 @@ _LATE = "PTYCHO_TASKS_LATE_S"
 _DEFAULT_S = 10.0
 
 
-_Record = TypeVar("_Record", bound=msgspec.Struct)
-
-
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job, kept in its folder."""
-
-    name: str
-    """Of the task."""
-    stage: str
-    identity: dict[str, Any]
-    """Of what it makes."""
-    replaces: bool
-    """Whether it is made although the store has it."""
-    changes: dict[str, str]
-    """KEY=VALUE of the run's command line."""
-    executor: str
-    options: dict[str, Any]
-    resources: Resources
-    run: str
-    """The run that submitted or waits for it."""
-    id: str = ""
-    """The scheduler's name for it; empty until it has one."""
-    estimated: tuple[str, ...] = ()
-    """Which of its resources the user did not say."""
-    ended: str = ""
-    """Of which of these it had too little, as `memory` and `timeout` of a `Status`."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job ended by its own account."""
-
-    exit_code: int
-    problem: str = ""
-    machine: str = ""
-
-
 class DetachedError(PtychoTasksError):
     """A job goes on while the run does not wait for it."""
-
-
-class JobError(PtychoTasksError):
-    """A job failed."""
-
-    def __init__(self, text: str, exit_code: int = 1) -> None:
-        """Say why; the exit code is that of the stage."""
-        super().__init__(text)
-        self.exit_code = exit_code
-
-
-class _Place(NamedTuple):
-    """Where a job of the project in the current folder is kept."""
-
-    folder: Path
-
-    @property
-    def log(self) -> Path:
-        return self.folder / LOG
-
-    def read(self) -> JobRecord | None:
-        return _read(self.folder / RECORD, JobRecord)
-
-    def outcome(self) -> Outcome | None:
-        return _read(self.folder / OUTCOME, Outcome)
 
 
 def is_job(row: Row, payload: Payload) -> bool:
@@ -151,7 +90,7 @@ def make_by_job(row: Row, state: State, store: Store, payload: Payload, table: T
         DetachedError: the job was submitted, or found, and the user does not want to wait for it.
     """
     now = identify(row, state)
-    place = _Place(JOBS / now.key()[:16])
+    place = JobPlace(JOBS / now.key()[:16])
     # Since doit asked, a job may have made it that an earlier run submitted.
     is_wanted = is_all_made() or not place.folder.exists()
     entry = None if is_wanted else store.find(row.stage, now, state.sha256)
@@ -168,7 +107,7 @@ def make_by_job(row: Row, state: State, store: Store, payload: Payload, table: T
 class _Job(NamedTuple):
     """A job that its scheduler knows."""
 
-    place: _Place
+    place: JobPlace
     record: JobRecord
     executor: Executor
     offset: int = 0
@@ -203,12 +142,17 @@ def _find_entry(store: Store, row: Row, now: Identity, state: State) -> Entry | 
         time.sleep(_LOOK_S)
 
 
-def _find_job(place: _Place) -> _Job | None:
+def _find_job(place: JobPlace) -> _Job | None:
     """The job that makes what a task needs, if one is pending or runs; it is this run's now."""
     record = place.read()
-    if record is None or not record.id or place.outcome() is not None:
+    if record is None or place.outcome() is not None:
         return None
     executor = find_executor(record.executor, Path.cwd())
+    if record.is_underway:
+        recall_jobs(executor, record)
+        record = place.read()
+    if record is None or not record.id:
+        return None
     answer = _ask_of_all(executor, record)
     if answer.problem:
         raise PtychoTasksError(answer.problem)
@@ -217,13 +161,13 @@ def _find_job(place: _Place) -> _Job | None:
         _note_end(place, status or Status("ended"))
         return None
     record = msgspec.structs.replace(record, run=run_id())
-    _write(place.folder / RECORD, record)
+    place.write(record)
     echo(f"found job {record.id} of {record.executor}, which makes it")
     return _Job(place, record, executor, place.log.stat().st_size if place.log.exists() else 0)
 
 
 def _submit(
-    place: _Place,
+    place: JobPlace,
     row: Row,
     payload: Payload,
     table: Table,
@@ -254,55 +198,18 @@ def _submit(
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         write_atomic(place.folder / CONFIG_NAME, table.config)
-    _write(place.folder / RECORD, record)
-    command = [sys.executable, "-m", "ptycho_tasks.commands.cli", "run-stage", place.folder.name]
-    options = read_executor_options(executor, record.options)
-    folder = place.folder.absolute()
-    job = Job(row.name, command, Path.cwd(), folder, record.resources, options)
-    with _wait_for_turn(executor):
-        submitted, record = _hand_over(executor, job, record)
-    record = msgspec.structs.replace(record, id=submitted)
-    _write(place.folder / RECORD, record)
+    record = submit_job(executor, place, record)
     echo(f"submitted as job {record.id} of {executor.name}{_describe_estimate(record)}")
     return _Job(place, record, executor)
 
 
-@contextmanager
-def _wait_for_turn(executor: Executor) -> Iterator[None]:
-    """Submit one after the other: a busy controller leaves some of many that come at once without
-    an answer. One that takes minutes is waited for side by side."""
-    until = time.monotonic() + _MOST_TURN_S
-    with (JOBS / f"{executor.name}.turn").open("w") as file:
-        while not take_flock(file) and time.monotonic() < until:
-            time.sleep(_TURN_S)
-        yield
-
-
-def _estimate(place: _Place, row: Row, payload: Payload, store: Store) -> dict[str, Any]:
+def _estimate(place: JobPlace, row: Row, payload: Payload, store: Store) -> dict[str, Any]:
     """What a job asks for where the user says nothing: twice as much of what it had too little of
     when it was tried before."""
     before = place.read()
     if before is not None and before.ended:
         return double(before.resources, before.ended)
     return estimate_resources(row, payload, store)
-
-
-def _hand_over(executor: Executor, job: Job, record: JobRecord) -> tuple[str, JobRecord]:
-    """Submit a job; without an estimate that the scheduler does not take, as one that knows no
-    memory of its machines, or has a shorter time limit. Gives its name, and what is known of it."""
-    try:
-        return executor.submit(job), record
-    except PtychoTasksError as error:
-        if not record.estimated or not _IS_ESTIMATE.search(str(error)):
-            raise
-        known = msgspec.structs.asdict(record.resources)
-        known = {name: value for name, value in known.items() if name not in record.estimated}
-        plain = Resources(**known)
-        submitted = executor.submit(job._replace(resources=plain))
-        return submitted, msgspec.structs.replace(record, resources=plain, estimated=())
-
-
-_IS_ESTIMATE = re.compile(r"memory|time.?limit|node configuration", re.I)
 
 
 def _describe_estimate(record: JobRecord) -> str:
@@ -402,7 +309,7 @@ def _advise(record: JobRecord, state: str) -> str:
     return f": raise {key}" + (f", or run again{goes_on}" if goes_on else "")
 
 
-def _note_end(place: _Place, status: Status) -> tuple[str, Path | None]:
+def _note_end(place: JobPlace, status: Status) -> tuple[str, Path | None]:
     """Why a job ended that said nothing itself, and where that stands; an estimate that was too low
     is remembered."""
     state, output = _search_outputs(place.folder)
@@ -410,7 +317,7 @@ def _note_end(place: _Place, status: Status) -> tuple[str, Path | None]:
     state = state if status.state == "ended" else status.state
     record = place.read()
     if record is not None and _LACKED.get(state) in record.estimated:
-        _write(place.folder / RECORD, msgspec.structs.replace(record, ended=state))
+        place.write(msgspec.structs.replace(record, ended=state))
     return state, output
 
 
@@ -444,10 +351,10 @@ def _ask_of_all(executor: Executor, record: JobRecord) -> _Answer:
     know asks for all of them."""
     file = JOBS / f"{executor.name}.json"
     with hold_lock(file.with_suffix(".lock")):
-        known = _read(file, _Answer)
+        known = read_struct(file, _Answer)
         if known is not None and known.holds_of(record.id):
             return known
-        ids = [job.id for job in _list_open() if job.executor == executor.name]
+        ids = [job.id for job in _list_submitted(executor.name)]
         try:
             found = executor.poll(ids, read_executor_options(executor, record.options))
             answer = _Answer(time=time.time(), asked=ids, states=dict(found))
@@ -455,7 +362,8 @@ def _ask_of_all(executor: Executor, record: JobRecord) -> _Answer:
             if known is None or not known.problem:
                 echo(f"warning: {error}; asking again", err=True)
             answer = _Answer(time=time.time(), asked=ids, states={}, problem=str(error))
-        _write(file, answer)
+        with suppress(FileWriteError):  # on a full disk, each asks by itself
+            write_struct(file, answer)
     return answer
 
 
@@ -472,16 +380,9 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
         return 0 <= time.time() - self.time < _seconds(_ASK) and job in self.asked
 
 
-def _list_open() -> list[JobRecord]:
-    """The jobs of the project that did not say yet how they ended."""
-    places = map(_Place, JOBS.glob("*/"))
-    records = [place.read() for place in places if not (place.folder / OUTCOME).exists()]
-    return [one for one in records if one is not None and one.id]
-
-
 def list_done_jobs() -> Iterator[tuple[Path, JobRecord]]:
     """The jobs of the project that ended and did what they were to do, with their folders."""
-    for place in map(_Place, sorted(JOBS.glob("*/"))):
+    for place in map(JobPlace, sorted(JOBS.glob("*/"))):
         record, outcome = place.read(), place.outcome()
         if record is not None and outcome is not None and not outcome.exit_code:
             yield place.folder, record
@@ -489,11 +390,16 @@ def list_done_jobs() -> Iterator[tuple[Path, JobRecord]]:
 
 def cancel_jobs(run: str) -> None:
     """Cancel the jobs that a run that is stopped submitted or waited for."""
-    own = [job for job in _list_open() if job.run == run]
+    own = [job for job in list_open_jobs().values() if job.run == run]
     for name in sorted({job.executor for job in own}):
-        jobs = [job for job in own if job.executor == name]
         try:
             executor = find_executor(name, Path.cwd())
+            underway = next((job for job in own if job.is_underway and job.executor == name), None)
+            if underway is not None:
+                recall_jobs(executor, underway)
+            jobs = [job for job in _list_submitted(name) if job.run == run]
+            if not jobs:
+                continue
             options = read_executor_options(executor, jobs[0].options)
             executor.cancel([job.id for job in jobs], options)
         except PtychoTasksError as error:
@@ -502,15 +408,9 @@ def cancel_jobs(run: str) -> None:
             echo(f"cancelled {len(jobs)} job{'s' * (len(jobs) > 1)} of {name}", err=True)
 
 
-def _read(path: Path, kind: type[_Record]) -> _Record | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _write(path: Path, record: msgspec.Struct) -> None:
-    write_atomic(path, json.dumps(msgspec.to_builtins(record), indent=1).encode())
+def _list_submitted(executor: str) -> list[JobRecord]:
+    jobs = list_open_jobs().values()
+    return [job for job in jobs if job.id and job.executor == executor]
 
 
 def _seconds(variable: str) -> float:

@@ -46,10 +46,13 @@ def keep_output(task: str) -> Iterator[KeptOutput]:
     """Keep what the block prints, in place of what the task printed when it last made something; or
     beside that, when it fails."""
     kept = KeptOutput(_open(_place(task, _RUNNING)))
-    with kept.file:
-        out, err = (stream and _Copied(stream, kept.file) for stream in (sys.stdout, sys.stderr))
+    out, err = (stream and _Copied(stream, kept.file) for stream in (sys.stdout, sys.stderr))
+    try:
         with redirect_stdout(out), redirect_stderr(err):
             yield kept
+    finally:
+        with suppress(OSError):  # the last of it did not fit
+            kept.file.close()
     with suppress(OSError):
         _place(task, _RUNNING).replace(_place(task, _FAILED if kept.is_failed else _MADE))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from ptycho_tasks.layout import (
     METRICS,
     RESULTS,
 )
+from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.clock import SYSTEM_CLOCK
 from ptycho_tasks.system.files import link_files, remove_leftovers, report_write_errors
 from ptycho_tasks.system.git import Revision, read_revision
@@ -327,15 +328,26 @@ def prepare_training(row: Row, payload: Payload, now: Identity) -> None:
     from ptycho_tasks.builds.project import read_project_table
 
     work_dir = payload.work_dir(now.without("training.epochs").key())  # type: ignore[attr-defined]
-    rows = read_project_table().rows
-    names = {name.partition(":")[2] for row in rows for name in (row.name, *row.aliases)}
-    for other in work_dir.parents[1].glob(f"*/{work_dir.name}"):
-        if other.parent.name not in names and not work_dir.exists():
+    if work_dir.exists():
+        return
+    for other in _list_begun(work_dir.parents[1]).get(work_dir.name, ()):
+        rows = read_project_table().rows
+        names = {name.partition(":")[2] for row in rows for name in (row.name, *row.aliases)}
+        if other.parent.name not in names and other.exists() and not work_dir.exists():
             with report_write_errors(work_dir):
                 work_dir.parent.mkdir(parents=True, exist_ok=True)
                 other.rename(work_dir)
             with suppress(OSError):
                 other.parent.rmdir()
+
+
+@cached
+def _list_begun(place: Path) -> Mapping[str, Sequence[Path]]:
+    """The folders of trainings that were begun, by what these make: of many, listed once a run."""
+    found: dict[str, list[Path]] = {}
+    for folder in place.glob("*/*"):
+        found.setdefault(folder.name, []).append(folder)
+    return found
 
 
 def take_result(row: Row, state: State, store: Store, entry: Entry, why: str) -> bool:

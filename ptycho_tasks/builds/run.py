@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 from collections.abc import Callable
@@ -128,6 +129,7 @@ def at_end(step: Callable[[], None]) -> None:
         _last_steps.append(step)
 
 
+@atexit.register  # a second Ctrl-C may come while the first is acted on
 def end_run() -> None:
     """End the run, if there is one, and put everything back as it was before."""
     global _run

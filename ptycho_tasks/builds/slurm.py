@@ -7,17 +7,16 @@ come from `squeue`, as `sacct` needs a database that not every cluster has.
 from __future__ import annotations
 
 import io
-import re
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
 
 from ptycho_tasks.errors import ConfigError, PtychoTasksError, one_line
 from ptycho_tasks.executors import Job, NoOptions, State, Status
-from ptycho_tasks.options import Resources, Section
+from ptycho_tasks.options import Section
 from ptycho_tasks.system.processes import ask
 
 _TIMEOUT_S = 60
@@ -41,24 +40,6 @@ _STATES: Mapping[str, State] = {
 }
 
 
-class CommandJob:
-    """What submitit runs on the other machine: a command, once more after a time limit."""
-
-    def __init__(self, command: Sequence[str], root: str) -> None:
-        """Run `command` in the folder `root`."""
-        self.command, self.root = list(command), root
-
-    def __call__(self) -> int:
-        """Run it; gives its exit status."""
-        return subprocess.run(self.command, cwd=self.root, check=False).returncode
-
-    def checkpoint(self) -> Any:
-        """What runs after a time limit: the same, which goes on from its own checkpoint."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(CommandJob(self.command, self.root))
-
-
 class Slurm:
     """A Slurm cluster, as the commands of this machine reach it."""
 
@@ -66,14 +47,40 @@ class Slurm:
 
     def submit(self, job: Job) -> str:
         """Submit a job."""
-        executor = _make_executor(job.folder / "slurm", job.resources.requeues)
-        try:
-            executor.update_parameters(**_parameters(job.name, job.resources))
-            with redirect_stderr(io.StringIO()):  # the error says it again
-                submitted = executor.submit(CommandJob(job.command, str(job.root)))
-        except Exception as error:  # submitit raises whatever its part of it raises
-            raise PtychoTasksError(f"cannot submit {job.name}: {_find_reason(error)}") from error
-        return str(submitted.job_id)
+        (answer,) = self.submit_all([job])
+        if isinstance(answer, PtychoTasksError):
+            raise answer
+        return answer
+
+    def submit_all(self, jobs: Sequence[Job]) -> Sequence[str | PtychoTasksError]:
+        """Submit jobs that ask for the same as one array; where that is refused, one by one."""
+        _check_programs()
+        if len(jobs) > 1:
+            with suppress(_RefusedError):
+                return _submit(jobs)
+        answers: list[str | PtychoTasksError] = []
+        why = ""
+        for job in jobs:
+            try:
+                if why:  # as is refused to one, so to the rest
+                    raise _RefusedError(why)
+                answers += _submit([job])
+            except _RefusedError as error:
+                why = str(error)
+                answers.append(PtychoTasksError(f"cannot submit {job.name}: {why}"))
+        return answers
+
+    def recall(self, folders: Sequence[Path], options: Section) -> Mapping[Path, str]:
+        """Ask the controller, which knows the scripts of its jobs."""
+        from ptycho_tasks.builds.slurm_scripts import find_folder
+
+        mine = f"--user={os.getuid()}"
+        done = _run("squeue", "--noheader", "--array", mine, "--format=%i|%o")
+        if done.returncode:
+            raise PtychoTasksError(f"Slurm does not answer: {one_line(done.stderr.strip())}")
+        rows = [line.partition("|") for line in done.stdout.splitlines()]
+        found = {find_folder(number, script): number for number, _, script in rows}
+        return {folder: found[folder] for folder in folders if folder in found}
 
     def poll(self, ids: Sequence[str], options: Section) -> Mapping[str, Status]:
         """Ask the controller, and of jobs that it has forgotten the accounting, if there is one."""
@@ -90,42 +97,39 @@ class Slurm:
             _run("scancel", "--quiet", *ids[first : first + _MOST_IDS])
 
 
-def _make_executor(folder: Path, requeues: int) -> Any:
+class _RefusedError(Exception):
+    """Jobs are not taken; the text says why."""
+
+
+def _check_programs() -> None:
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError(
             "execution.executor: slurm: there is no `sbatch` on this machine; run where Slurm's "
             "commands are, or take another executor"
         )
     try:
-        from submitit import SlurmExecutor
+        import submitit  # noqa: F401 (what needs it comes later)
     except ModuleNotFoundError as error:
         raise ConfigError(
             "execution.executor: slurm needs submitit; install `ptycho-tasks[slurm]`"
         ) from error
-    return SlurmExecutor(folder, max_num_timeout=requeues)
 
 
-def _parameters(name: str, asked: Resources) -> dict[str, Any]:
-    """The parameters of submitit; its own defaults stand where they are those of Slurm too."""
-    further = {key.replace("_", "-"): value for key, value in asked.options.items()}
-    parameters: dict[str, Any] = {
-        "job_name": re.sub(r"\s", "_", name),
-        "partition": asked.partition,
-        "account": asked.account,
-        "gpus_per_node": asked.gpus or None,
-        "cpus_per_task": asked.cpus,
-        "mem": None if asked.memory_gb is None else f"{round(asked.memory_gb * 1024)}M",
-        "time": asked.minutes,
-        "stderr_to_stdout": True,
-        "additional_parameters": further or None,
-    }
-    return {key: value for key, value in parameters.items() if value is not None}
+def _submit(jobs: Sequence[Job]) -> list[str]:
+    from ptycho_tasks.builds.slurm_scripts import submit_scripts
+
+    try:
+        with redirect_stderr(io.StringIO()):  # the error says it again
+            return submit_scripts(jobs)
+    except Exception as error:  # submitit raises whatever its part of it raises
+        raise _RefusedError(_find_reason(error)) from error
 
 
 def _ask_controller(ids: Sequence[str]) -> dict[str, Status]:
     """Raises PtychoTasksError where the controller does not answer."""
     chosen = f"--jobs={','.join(ids)}"
-    done = _run("squeue", "--noheader", "--states=all", "--format=%i|%T|%r|%N", chosen)
+    columns = "--format=%i|%T|%r|%N"
+    done = _run("squeue", "--noheader", "--array", "--states=all", columns, chosen)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise PtychoTasksError(f"Slurm does not answer: {one_line(done.stderr.strip())}")
     return dict(_read_states(done.stdout))

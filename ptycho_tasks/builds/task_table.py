@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,6 +57,11 @@ class Table:
     def row(self, name: str) -> Row:
         """The task of a name."""
         return self._by_name[name]
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """How many tasks each stage has."""
+        return Counter(row.stage for row in self.rows)
 
     @cached_property
     def _by_name(self) -> dict[str, Row]:

@@ -51,6 +51,26 @@ class _SaysWhatIs(Answer):
         return not text
 
 
+class _Names(list[str]):
+    """Names of tasks. doit asks before it adds one whether that is there already: a plain list of
+    20,000 would be gone through as many times."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self._known = set(self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def append(self, name: str) -> None:
+        super().append(name)
+        self._known.add(name)
+
+    def extend(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.append(name)
+
+
 def create_report_task(rows: Iterable[Row], list_evidence: EvidenceList) -> Task | None:
     """The task `report`, stale when a result is, or when states or evidence are not what the page
     says; None where the project has no results.
@@ -73,7 +93,7 @@ def create_report_task(rows: Iterable[Row], list_evidence: EvidenceList) -> Task
             return report_failure(error)
         return None
 
-    return Task(
+    task = Task(
         NAME,
         [write],
         file_dep=files,
@@ -83,3 +103,5 @@ def create_report_task(rows: Iterable[Row], list_evidence: EvidenceList) -> Task
         io={"capture": False},
         doc="write all results as one page",
     )
+    task.task_dep = _Names(task.task_dep)
+    return task

@@ -117,6 +117,31 @@ class ExecutorConformance:
         self._wait(lambda: all(path.exists() for path in done), "what all jobs write")
         assert [path.read_text() for path in done] == ["x"] * self.many, "one ran twice"
 
+    def test_jobs_that_are_submitted_together_stay_apart(self) -> None:
+        """Of jobs that are given together each has its name, is known by its folder where the
+        scheduler can be asked for that, is cancelled alone, and runs once."""
+        if not hasattr(self.executor, "submit_all"):
+            pytest.skip("the executor takes one job at a time")
+        code = "import pathlib, sys, time\npath = pathlib.Path(sys.argv[1])\n"
+        code += "path.open('a').write('x')\nwhile not pathlib.Path('go').exists():\n"
+        code += "    time.sleep(0.05)\npath.open('a').write('y')"
+        jobs = [self._make_job(f"infer:{n}", code, f"done-{n}") for n in range(3)]
+        ids = self.executor.submit_all(jobs)
+        assert len({*ids}) == len(jobs), "two jobs have one name"
+        folders = [job.folder for job in jobs]
+        if hasattr(self.executor, "recall"):
+            known = self.executor.recall([*folders, self.root], self._options())
+            assert known == dict(zip(folders, ids, strict=True)), "they are not known again"
+        done = [self.root / f"done-{n}" for n in range(3)]
+        self._wait(lambda: all(path.exists() for path in done), "that all jobs begin")
+        self.executor.cancel([ids[1]], self._options())
+        self._wait_for_end(ids[1])
+        assert self._is_alive(ids[0]), "another than the one that was cancelled has ended"
+        assert self._is_alive(ids[2]), "another than the one that was cancelled has ended"
+        (self.root / "go").touch()
+        self._wait(lambda: not any(map(self._is_alive, ids)), "the end of all jobs")
+        assert [path.read_text() for path in done] == ["xy", "x", "xy"], "not each ran once"
+
     def test_what_is_refused_is_one_line(self) -> None:
         """What the scheduler does not take is an error of one line, and no job."""
         if self.refused is None:
@@ -124,6 +149,11 @@ class ExecutorConformance:
         with pytest.raises(PtychoTasksError) as caught:
             self._submit("train", "pass", resources=self.refused)
         check_one_line(caught.value)
+        if hasattr(self.executor, "submit_all"):
+            jobs = [self._make_job(f"train:{n}", "pass", resources=self.refused) for n in range(2)]
+            answers = self.executor.submit_all(jobs)
+            assert all(job.name in str(one) for job, one in zip(jobs, answers, strict=True))
+            assert all(isinstance(one, PtychoTasksError) for one in answers), "one is not refused"
 
     def test_keeps_its_files_in_the_jobs_folder(self) -> None:
         """It leaves nothing in the project but in the job's folder, and beside that."""
@@ -136,12 +166,17 @@ class ExecutorConformance:
         return read_executor_options(self.executor, self.options)
 
     def _submit(self, name: str, code: str, *words: str, resources: Resources | None = None) -> str:
+        return self.executor.submit(self._make_job(name, code, *words, resources=resources))
+
+    def _make_job(
+        self, name: str, code: str, *words: str, resources: Resources | None = None
+    ) -> Job:
         number = len([*Path(JOBS_NAME).glob("*/")])
         folder = (self.root / JOBS_NAME / f"{number:016x}").absolute()
         folder.mkdir(parents=True)
         command = [sys.executable, "-c", code, *words]
         asked = resources or self.resources
-        return self.executor.submit(Job(name, command, self.root, folder, asked, self._options()))
+        return Job(name, command, self.root, folder, asked, self._options())
 
     def _submit_waiting(self, name: str) -> str:
         """A job whose command has a child that writes until the file `go` is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from contextlib import ExitStack
 from functools import partial
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from ptycho_tasks.builds import dask
-from ptycho_tasks.builds.jobs import JOBS
+from ptycho_tasks.builds.job_records import JOBS
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.executors import Job
 from ptycho_tasks.options import Resources
@@ -141,6 +142,20 @@ def test_a_lost_worker_repeats_only_what_it_had(scheduler, tmp_path):
         key = dask.executor.submit(job)
         wait_for(partial(is_over, key, job))
     assert {name: (tmp_path / name).read_text() for name in "ab"} == {"a": "*", "b": "**"}
+
+
+def test_a_worker_of_another_version_gets_nothing(scheduler, tmp_path, monkeypatch):
+    def get_versions(packages=()):
+        found = versions.get_versions(packages)
+        return {**found, "packages": {**found["packages"], "distributed": "2000.1"}}
+
+    from distributed import client, versions
+
+    other = types.SimpleNamespace(**{**vars(versions), "get_versions": get_versions})
+    monkeypatch.setattr(client, "version_module", other)
+    job = make_job(tmp_path, "train", ["touch", "made"], scheduler_file=str(scheduler))
+    with pytest.raises(PtychoTasksError, match=r"scheduler has distributed .*, and 2000\.1 is "):
+        dask.executor.submit(job)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ptycho_tasks.builds.jobs import JOBS, LOG, OUTCOME, RECORD
+from ptycho_tasks.builds.job_records import JOBS, LOG, OUTCOME, RECORD
 from ptycho_tasks.builds.live import file_name
 from ptycho_tasks.layout import LIVE
 from ptycho_tasks.testing.project import DOIT

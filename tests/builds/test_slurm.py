@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -87,6 +88,48 @@ def test_a_killed_run_finds_its_job_and_a_restarted_controller_loses_nothing(clu
         run.communicate(timeout=UNTIL_S)
     assert run.returncode == 0
     assert not has_begun(root, 2)
+
+
+SBATCH = """\
+#!/bin/sh
+SLURM "$@"
+# Who submitted an array is killed, and the run with it, before it reads the answer.
+! grep -q -- --array "$1" || kill -9 $(ps -o ppid= $PPID) $PPID
+"""
+
+
+def list_jobs(root):
+    """Numbers of all jobs of a project, also of those that have ended."""
+    done = subprocess.run(
+        ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%Z"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line.split("|")[0] for line in done.stdout.splitlines() if line.endswith(f"|{root}")]
+
+
+def test_an_array_is_found_again_whose_submission_was_not_noted(cluster, tmp_path, monkeypatch):
+    root = cluster()
+    variants = ", ".join(f"{{name: v{n}, training.epochs: {n}}}" for n in range(1, 6))
+    with (root / "ptycho.yaml").open("a") as config:
+        config.write(f"variants: [{variants}]\n")
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(SBATCH.replace("SLURM", shutil.which("sbatch")))
+    sbatch.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        with begin(root, "-n", "5", "train") as run:
+            run.communicate(timeout=UNTIL_S)
+        assert run.returncode == -signal.SIGKILL
+    submitted = list_jobs(root)
+    assert any("_" in number for number in submitted)
+    (root / "hold").unlink()
+    with begin(root, "-n", "5", "train") as run:
+        said = run.communicate(timeout=UNTIL_S)[0]
+    assert run.returncode == 0, said
+    assert {*submitted} <= {*list_jobs(root)}
+    assert len(list_jobs(root)) == 5
 
 
 def test_a_job_that_nears_its_time_limit_goes_on_in_a_new_one(cluster):

@@ -6,7 +6,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from ptycho_tasks.builds.jobs import JOBS, LOG, RECORD
+from ptycho_tasks.builds.job_records import JOBS, LOG, RECORD
 from ptycho_tasks.testing.project import DOIT
 from started_commands import start_command
 

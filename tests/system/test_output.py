@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from ptycho_tasks.builds.kept_output import keep_output
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.system.terminal import echo
 
@@ -37,6 +38,17 @@ def test_output_that_goes_nowhere_is_no_traceback(built_project, command, place)
         assert done.stderr == "error: the output cannot be written: No space left on device\n"
     else:
         assert done.returncode in (0, 1, 141)
+
+
+def test_a_full_disk_costs_the_copy_of_what_is_printed_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with keep_output("train"):
+        pass
+    (kept,) = (tmp_path / ".ptycho/output").iterdir()
+    kept.with_name("train.running.log").symlink_to("/dev/full")
+    with keep_output("train"):
+        print("said")
+    assert capsys.readouterr().out == "said\n"
 
 
 def test_a_file_that_is_opened_takes_no_closed_stream_s_place(tmp_path):
