@@ -172,14 +172,16 @@ def _open_server(libraries: frozenset[str]) -> int:
 
 
 def _import_core() -> None:
-    """Import every module of the core, but those of `LEFT_OUT`."""
+    """Import every module of the core, but those of `LEFT_OUT`, and those whose libraries are not
+    installed."""
     import ptycho_tasks
 
     for wing in iter_modules(ptycho_tasks.__path__, "ptycho_tasks."):
         if wing.name not in LEFT_OUT:
             package = importlib.import_module(wing.name)
             for module in walk_packages(getattr(package, "__path__", ()), f"{wing.name}."):
-                importlib.import_module(module.name)
+                with suppress(ModuleNotFoundError):
+                    importlib.import_module(module.name)
 
 
 def _digest_sources() -> None:
@@ -295,12 +297,15 @@ if __name__ == "__main__":
         # What is not installed is not used either.
         with suppress(ImportError):
             importlib.import_module(name)
-    _import_core()
-    _digest_sources()
-    _remember_plugins()
     # Not a TemporaryDirectory, which the first fork would remove at its end.
     kept = mkdtemp()
-    _remember_results(Path(kept))
+    try:
+        _import_core()
+        _digest_sources()
+        _remember_plugins()
+        _remember_results(Path(kept))
+    except Exception:
+        traceback.print_exc()  # whoever asks for something meets it anew, and is told
     # A process that is killed loses nothing that it wrote; only a loss of power would.
     os.fsync = lambda fd: None
     gc.freeze()
