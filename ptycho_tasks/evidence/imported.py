@@ -4,9 +4,10 @@ a person changed, and keeps that."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,32 @@ class ImportedItem:
     """What is to be run or done."""
 
     @property
-    def key(self) -> str:
-        """What it goes by among those that imports wrote."""
+    def label(self) -> str:
+        """What it is called in messages."""
         return self.name or "+".join(self.ids)
 
+    @property
+    def key(self) -> str:
+        """What it goes by among those that imports wrote: its log may be that of other rows too."""
+        return f"{self.name}({'+'.join(self.ids)})" if self.name and self.ids else self.label
+
+    def shares_rows(self, other: ImportedItem) -> bool:
+        """Whether both prove a row, or neither does."""
+        return bool({*self.ids} & {*other.ids}) or not (self.ids or other.ids)
+
     def resembles(self, other: ImportedItem) -> bool:
-        """Whether both are about the same: their log, or the same work for the same rows."""
-        is_same_log = bool(self.name) and self.name == other.name
+        """Whether both are about the same: rows and their log, or the same rows and work."""
+        is_same_log = bool(self.name) and self.name == other.name and self.shares_rows(other)
         is_by_hand = not (self.name or other.name)
         return is_same_log or (self.ids == other.ids and (is_by_hand or self.work == other.work))
+
+    def call(self, number: int) -> ImportedItem:
+        """The same with a number in its log's name."""
+        text = re.sub(
+            r'(?m)^(    log: ".*?)((?:_red|_green)?(?:\.\w+)?"$)', rf"\g<1>_{number}\2", self.text
+        )
+        log = re.search(r'(?m)^    log: "(.*)"$', text)
+        return replace(self, text=text, name=name_of(log[1])) if log else self
 
 
 def format_file(title: str, values: Mapping[str, str], items: Sequence[ImportedItem]) -> str:
@@ -80,30 +98,106 @@ def update_file(
     """
     if not _SIGNATURE.search(old):
         raise ConfigError(f"{EVIDENCE_NAME}: is already there; nothing was written")
+    given = items
     head, names, blocks, tail = _split(old)
     lines = [f"# {title}" if line.startswith("# From ") else line for line in head]
     lines = [*_update_head(lines, values, memo)]
     present = [*zip(blocks, _read_items(old, blocks), strict=True)]
-    removed = [name for name in names if name not in {item.key for _, item in present}]
-    new = _leave_out(items, removed, [item for b, item in present if not _is_untouched(b)], memo)
+    changed = [item for block, item in present if not _is_untouched(block)]
+    untouched = [item for block, item in present if _is_untouched(block)]
+    removed = [name for name in names if not any(name in (i.key, i.name) for _, i in present)]
+    staying = _list_staying(untouched, items)
+    items = _name_apart(items, [*changed, *staying], removed)
+    new = _leave_out(items, removed, changed, memo)
+    staying = _list_staying(untouched, new)
+    new = _name_apart(new, [*changed, *staying], removed)
+    for item in new:
+        if item.name and item.name not in {other.name for other in given}:
+            memo.take(0, f"{', '.join(item.ids) or 'no row'}: log {item.name}, as others have that")
     kept: list[str] = []
     written: list[str] = []
     is_placed = False
     for block, item in present:
-        is_replaced = any(other.resembles(item) or {*other.ids} & {*item.ids} for other in new)
-        if _is_untouched(block) and is_replaced:
+        if _is_untouched(block) and _is_replaced(item, new):
             if not is_placed:
                 written += [_sign(other.text) for other in new]
             is_placed = True
+            _tell_of_replaced(item, new, memo)
             continue
         if _is_untouched(block):
-            memo.leave(0, f"{item.key}: stays, though this memo does not name it")
+            block, item = _narrow(block, item, new, memo)
         written.append(block)
-        kept += [item.key] if item.key in names or _is_untouched(block) else []
+        is_known = item.key in names or item.name in names or _is_untouched(block)
+        kept += [item.key] if is_known else []
     if not is_placed:
         written += [_sign(other.text) for other in new]
     title_of_items = _list_names([*kept, *(item.key for item in new), *removed])
     return "\n".join([*lines, title_of_items, *written, *tail, ""])
+
+
+def _list_staying(
+    untouched: Iterable[ImportedItem], new: Sequence[ImportedItem]
+) -> list[ImportedItem]:
+    """The older items that newer ones leave, for the rows that are left to them."""
+    staying = (item for item in untouched if not _is_replaced(item, new))
+    return [replace(item, ids=_leave_rows(item, new)) for item in staying]
+
+
+def _leave_rows(old: ImportedItem, new: Iterable[ImportedItem]) -> tuple[str, ...]:
+    """The rows of an older item that no newer one has."""
+    gone = {id for item in new for id in item.ids}
+    return tuple(id for id in old.ids if id not in gone)
+
+
+def _is_replaced(old: ImportedItem, new: Iterable[ImportedItem]) -> bool:
+    """Whether newer items have all the rows of an older one, or its work where it has none."""
+    if old.ids:
+        return not _leave_rows(old, new)
+    return any(item.resembles(old) or item.work == old.work for item in new)
+
+
+def _tell_of_replaced(old: ImportedItem, new: Iterable[ImportedItem], memo: Memo) -> None:
+    heirs = [item for item in new if item.shares_rows(old) or item.work == old.work]
+    if not any(item.work == old.work and item.name == old.name for item in heirs):
+        names = ", ".join(dict.fromkeys(item.label for item in heirs))
+        rows = ", ".join(old.ids) or "no row"
+        memo.leave(0, f"{old.label}: `{old.work}` of {rows} gives way to {names} of this memo")
+
+
+def _narrow(
+    block: str, item: ImportedItem, new: Iterable[ImportedItem], memo: Memo
+) -> tuple[str, ImportedItem]:
+    """An older item that stays, for the rows that a newer memo does not name."""
+    ids = _leave_rows(item, new)
+    if ids == item.ids:
+        memo.leave(0, f"{item.label}: stays, though this memo does not name it")
+        return block, item
+    gone = ", ".join(id for id in item.ids if id not in ids)
+    memo.leave(0, f"{item.label}: stays for {', '.join(ids)}; {gone}: as this memo says")
+    text = f"  - ids: {json.dumps(ids, ensure_ascii=False)}\n{block.partition(chr(10))[2]}"
+    return _sign(text), replace(item, ids=ids)
+
+
+def _name_apart(
+    items: Sequence[ImportedItem], others: Iterable[ImportedItem], removed: Sequence[str]
+) -> list[ImportedItem]:
+    """The items of a newer memo, none with the log of other rows' items: of those that are there
+    and of those that a person removed."""
+    taken = [*others]
+    for key in removed:
+        match = re.fullmatch(r"(?P<name>.+)\((?P<ids>.+)\)", key)
+        if match:
+            taken.append(ImportedItem("", tuple(match["ids"].split("+")), match["name"], ""))
+    apart: list[ImportedItem] = []
+    for item in items:
+        named, number = item, 2
+        while named.name and (
+            any(other.name == named.name and not other.shares_rows(item) for other in taken)
+            or any(other.name == named.name for other in apart)
+        ):
+            named, number = item.call(number), number + 1
+        apart.append(named)
+    return apart
 
 
 def _leave_out(
@@ -115,14 +209,14 @@ def _leave_out(
     """The items of a newer memo without those that a person removed or changed."""
     new: list[ImportedItem] = []
     for item in items:
-        if item.key in removed:
+        if any(item.resembles(other) for other in changed):
+            memo.leave(0, f"{item.label}: stays, as it was changed by hand")
+        elif item.key in removed or item.name in removed:
             memo.leave(
                 0,
-                f"{item.key}: was removed by hand, and stays out; remove its name in the line "
+                f"{item.label}: was removed by hand, and stays out; remove its name in the line "
                 "`items:` to have it back",
             )
-        elif any(item.resembles(other) for other in changed):
-            memo.leave(0, f"{item.key}: stays, as it was changed by hand")
         else:
             new.append(item)
     return new

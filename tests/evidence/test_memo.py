@@ -636,8 +636,44 @@ def test_what_a_person_removed_from_an_import_stays_out(tmp_path):
         assert evidence.by_hand == {}
         assert "note      left  two: was removed by hand, and stays out; remove its name" in told
         assert "left  A4: was removed by hand" in told
-    path.write_text(path.read_text().replace(" two", ""))
+    path.write_text(path.read_text().replace(" two(A2)", ""))
     assert sorted(name for *_, name in list_items(tmp_path, newer)[0]) == ["three", "two", "uno"]
+
+
+def test_items_of_other_rows_stay_though_their_log_is_called_the_same(tmp_path):
+    def name(row, options):
+        return f"Do Now:\n- {row}: tests: `pytest tests/test_loader.py {options}`\n"
+
+    def call(options):
+        return f"python -m pytest tests/test_loader.py {options}"
+
+    list_items(tmp_path, name("A1, A2", "-vv"))
+    path = tmp_path / "evidence.yaml"
+    path.write_text(path.read_text() + "    time_limit_s: 9\n")
+    for _ in range(2):
+        items, _, told = list_items(tmp_path, name("A3", "-q"))
+        expected = [("A1, A2", call("-vv"), "test_loader"), ("A3", call("-q"), "test_loader_2")]
+        assert items == expected
+    assert "took  A3: log test_loader_2, as others have that" in told
+    assert "left  test_loader" not in told
+    path.write_text(path.read_text().replace("    time_limit_s: 9\n", ""))
+    items, _, told = list_items(tmp_path, name("A1", "-x"))
+    expected = [("A2", call("-vv"), "test_loader"), ("A3", call("-q"), "test_loader_2")]
+    assert items == [*expected, ("A1", call("-x"), "test_loader_3")]
+    assert "left  test_loader: stays for A2; A1: as this memo says" in told
+    items, _, told = list_items(tmp_path, name("A2", "-s"))
+    assert ("A2", call("-s"), "test_loader") in items
+    assert f"`{['tests/test_loader.py', '-vv']}` of A2 gives way to test_loader of this" in told
+
+
+def test_what_a_person_removed_keeps_no_other_row_out(tmp_path):
+    memo = "Do Now:\n- {}: tests: `pytest tests/a.py`\n- A2: by eye\n"
+    list_items(tmp_path, memo.format("A1"))
+    path = tmp_path / "evidence.yaml"
+    head, _, last = path.read_text().split("  - ids")
+    path.write_text(f"{head}  - ids{last}")
+    assert list_items(tmp_path, memo.format("A1"))[0] == []
+    assert [ids for ids, *_ in list_items(tmp_path, memo.format("A3"))[0]] == ["A3"]
 
 
 PAIR = """Summary: s
