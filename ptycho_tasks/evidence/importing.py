@@ -216,7 +216,8 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
     for index, entry in enumerate(memo.entries):
         more = by_entry.get(index, [])
         for command in more:
-            rows, outcome = ", ".join(entry.ids), RED if command.is_red else GREEN
+            aims = _list_aimed(command, entry, memo) or entry.ids
+            rows, outcome = ", ".join(aims), RED if command.is_red else GREEN
             memo.take(
                 command.line, f"`{command.text}`: {rows} of line {entry.line} need it {outcome}"
             )
@@ -224,7 +225,7 @@ def _make_items(memo: Memo, root: Path) -> list[ImportedItem]:
         if len(commands) == 1 and not commands[0].log:
             log = memo.row_logs.get(", ".join(entry.ids), "")
             commands = [replace(commands[0], log=log)]
-        named = [[id for id in entry.ids if id in _list_aims(c, memo)] for c in commands]
+        named = [_list_aimed(c, entry, memo) for c in commands]
         is_said = all(named) and {*itertools.chain(*named)} == {*entry.ids}
         for command, ids in zip(commands, named, strict=True):
             items.append(make(ids if is_said else entry.ids, command))
@@ -334,6 +335,14 @@ def _is_for(command: Command, entry: Entry, memo: Memo) -> bool:
     label, _, _ = command.context.partition(command.text[:20])
     named = _list_aims(command, memo)
     return bool(named & {*entry.ids}) or any(_has_word(label, id) for id in entry.ids)
+
+
+def _list_aimed(command: Command, entry: Entry, memo: Memo) -> list[str]:
+    """The rows of an entry that are named beside one of its commands, or beside the same among the
+    mapped tests."""
+    same = [c for c in memo.mapped_tests if _is_same(c, command)]
+    aims = {id for one in [command, *same] for id in _list_aims(one, memo)}
+    return [id for id in entry.ids if id in aims]
 
 
 def _list_aims(command: Command, memo: Memo) -> set[str]:

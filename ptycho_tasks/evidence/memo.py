@@ -891,21 +891,31 @@ def _refuse_two_memos(sections: list[Section], name: str) -> None:
             seen.add(section.kind)
 
 
-_TESTS = re.compile(
-    r"(?P<text>.*?)(?P<opened>\(?)\s*\btests?\s*(?::|\s[-\u2013\u2014]\s)(?P<tests>.*)",
-    re.IGNORECASE,
-)
+_TESTS = re.compile(r"(?P<opened>\(?)\s*\btests?\s*(?::|\s[-\u2013\u2014]\s)", re.IGNORECASE)
+_BEGINS_TESTS = re.compile(r"[^;,(]*")
 
 
 def _split_tests(rest: str) -> tuple[str, str | None]:
     """What an entry says besides its tests, and what it names as them; None where it does not."""
-    match = _TESTS.fullmatch(rest)
-    if match is None:
+    matches = [*_TESTS.finditer(rest)]
+    if not matches:
         return rest.strip(" \t;-\u2014\u2013"), None
-    tests = match["tests"].strip().removesuffix(".").strip()
+    # `Write the test - tests: pytest a.py`: the first label that a command follows.
+    match = next((one for one in matches if _names_tests(rest[one.end() :])), matches[0])
+    tests = rest[match.end() :].strip().removesuffix(".").strip()
     if match["opened"]:
         tests = tests.removesuffix(")").strip()
-    return match["text"].strip(" \t;-\u2014\u2013"), tests
+    return rest[: match.start()].strip(" \t;-\u2014\u2013"), tests
+
+
+def _names_tests(text: str) -> bool:
+    """Whether a text begins with what stands for tests: a command, a selector, or none."""
+    begin = _BEGINS_TESTS.match(text.strip())
+    words = begin[0].split() if begin else []
+    if not words or _TESTS.match(text.strip()):
+        return False
+    is_selector = "::" in words[0] or words[0].endswith(".py")
+    return words[0][0] == "`" or is_selector or is_none(text) or is_plain_command(" ".join(words))
 
 
 _DOTTED = re.compile(r"[\w-]+(?:\.\w+)+")

@@ -267,6 +267,26 @@ def test_what_is_plainly_a_command_is_one(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "command", "rest"),
+    [
+        ("add a unit test \u2014 tests: pytest a/b.py -q", "pytest a/b.py -q", "add a unit test"),
+        ("write tests - tests: `pytest a/b.py -q`", "pytest a/b.py -q", "write tests"),
+        (
+            "write the red test (tests: tests/test_b.py::test_c)",
+            "pytest tests/test_b.py::test_c",
+            "write the red test",
+        ),
+        ("a new test: of NaN; tests: pytest a/b.py", "pytest a/b.py", "a new test: of NaN"),
+        ("test - pytest a/b.py -q", "pytest a/b.py -q", ""),
+    ],
+)
+def test_the_label_of_tests_is_the_one_that_a_command_follows(text, command, rest):
+    (entry,) = read_memo(f"Do Now:\n- B2.A: {text}\n").entries
+    assert [one.text for one in entry.commands] == [command]
+    assert entry.text == f"B2.A: {rest}".strip(" :") + (":" if not rest else "")
+
+
+@pytest.mark.parametrize(
     ("word", "ids"),
     [
         ("E2.C1+C2+C3", ["E2.C1", "E2.C2", "E2.C3"]),
@@ -768,6 +788,15 @@ def test_line_ends_of_windows_are_read(tmp_path):
 
 
 HABITS = {
+    "mapped tests, each with its row of an entry that names both, and their commands": (
+        "Mapped tests:\n- `pytest tests/b.py::test_b` (B1.B)\n- `pytest tests/b.py -k nan` (B1.C)\n"
+        "Do Now:\n1. B1.B + B1.C: mend; tests: `pytest tests/b.py::test_b`; "
+        "`pytest tests/b.py -k nan`\n",
+        [
+            ("B1.B", "python -m pytest tests/b.py::test_b", "b"),
+            ("B1.C", "python -m pytest tests/b.py -k nan", "b_2"),
+        ],
+    ),
     "two rows in a sentence": (
         "Do Now: W.1 - run `pytest tests/p.py -q` (log phase.log), and W.2 - run "
         "`pytest tests/a.py -q` (log amp.log).\n",
