@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence import memo_ids
-from ptycho_tasks.evidence.memo_asking import ABOUT_OTHER_WORK, is_asked_for
+from ptycho_tasks.evidence.memo_asking import ABOUT_OTHER_WORK, forbids, is_asked_for
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_layout import Line, drop_unseen, is_name, names_row, split_cells
 from ptycho_tasks.evidence.memo_places import (
@@ -202,6 +202,8 @@ class _Reader:
         self.plan_lines: dict[int, str] = {}
         """Lines that name a file that may be the plan."""
         self.blocked: list[Line] = []
+        self.pitfalls: list[tuple[str, Line]] = []
+        """Each with the title above it."""
         self.places = {
             "artifacts": self._read_artifacts,
             "plan": self._read_plan,
@@ -237,6 +239,7 @@ class _Reader:
             if section.kind not in (*_IGNORED, "if blocked")
             for line in section.lines
         ]
+        self._leave_forbidden()
         self._choose_plan("\n".join(filter(is_asked_for, lines)))
         self._choose_initiative()
         self._choose_ledger()
@@ -257,6 +260,8 @@ class _Reader:
             self.places[kind](replace(line, text=value))
         elif section.kind in self.readers:
             self.readers[section.kind](line)
+        elif section.kind == "pitfalls":
+            self.pitfalls.append((section.title, line))
         elif section.kind or not section.title:
             why = _IGNORED.get(section.kind, "stands before the first section")
             self.memo.leave(line.number, f"{section.title}: {why}".lstrip(": "))
@@ -592,6 +597,32 @@ class _Reader:
         entry = Entry(line.number, [], " - ".join(texts), commands, [named], plan, has_tests=True)
         entry.give_logs(logs)
         self.memo.entries.append(entry)
+
+    def _leave_forbidden(self) -> None:
+        """Leave the commands that a pitfall forbids."""
+        memo = self.memo
+        places = [memo.how_to, memo.mapped_tests, *(entry.commands for entry in memo.entries)]
+        for title, line in self.pitfalls:
+            is_listed = title.casefold() in ("do not", "don'ts", "avoid")
+            about: list[str] = []
+            for place, command in [(one, command) for one in places for command in one]:
+                is_so = forbids(line.text, command.text, line.lead, is_listed=is_listed)
+                at = f"`{command.text}` of line {command.line}"
+                if is_so:
+                    about.append(f"forbids {at}; {_LEFT}")
+                    place.remove(command)
+                    told = f"command `{command.text}`"
+                    memo.findings[:] = [
+                        f
+                        for f in memo.findings
+                        if f.line != command.line or not f.text.startswith(told)
+                    ]
+                    why = f"line {line.number} ({title}) forbids it; {_LEFT}"
+                    memo.leave(command.line, f"`{command.text}`: {why}")
+                elif is_so is None:
+                    about.append(f"says when not to run {at}, which is run all the same")
+            for text in dict.fromkeys(about) or [_IGNORED["pitfalls"]]:
+                memo.leave(line.number, f"{title}: {text}")
 
     # --- plan, ledger, ids -----------------------------------------------------------------
 

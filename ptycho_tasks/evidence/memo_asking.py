@@ -173,6 +173,45 @@ def asks_for(before: str, after: str, lead: str, sequel: str) -> bool:
     return not (is_deferred or (_DOES if is_order else _SAYS).match(after))
 
 
+_FORBIDS = re.compile(
+    r"(?i:\b(?:do\s+not|don[\u2019']t|never|must\s+not|should\s+not|avoid)\s+(?:ever\s+)?(?:re-?)?"
+    r"(?:run(?:ning)?|execut(?:e|ing)|call(?:ing)?|launch(?:ing)?|us(?:e|ing)|start(?:ing)?"
+    r"|invok(?:e|ing))\s*:?\s*(?:`[^`]*`\s*(?:,\s*)?(?:(?:n?or|and)\s+)?)*`?$)"
+)
+"""What stands before a command that is forbidden by an order."""
+_IS_FORBIDDEN = re.compile(
+    r"(?i:`?\s+(?:(?:must|may|should|shall|can)\s*(?:not|never)\s+be\s+(?:run|used|called|executed|started)"
+    r"|is\s+(?:forbidden|off[ -]limits))\b)"
+)
+_ON_CONDITION = re.compile(
+    r"(?i:\b(?:without|unless|until|before|while|parallel|concurrently|twice|with|if|when|after|than"
+    r"|except|during|outside|but|same\s+time|together)\b)"
+)
+
+
+def forbids(text: str, command: str, lead: str = "", *, is_listed: bool = False) -> bool | None:
+    """Whether a line forbids a command word for word; None where it does on a condition only.
+
+    Args:
+        text: the line.
+        command: the command.
+        lead: what stands above, and the line goes on with.
+        is_listed: whether the line is one of a list of what is forbidden.
+    """
+    text = text.replace("*", "")
+    at = re.search(rf"(?<![\w./=-]){re.escape(command)}(?![\w/=-])", text)
+    if at is None:
+        return False
+    before, after = f"{lead} {text[: at.start()]}", text[at.end() :]
+    is_span = before.endswith("`")
+    is_whole = after[:1] == "`" if is_span else re.match(r"\W*$|[.,;:)]\s|\s+[a-z]", after)
+    is_bare = is_listed and re.fullmatch(r"(?i:\W*(?:run(?:ning)?\s+)?`?)", text[: at.start()])
+    if not is_whole or not (_FORBIDS.search(before) or is_bare or _IS_FORBIDDEN.match(after)):
+        return False
+    own = re.split(r"[.;]\s", after, maxsplit=1)[0]
+    return None if _ON_CONDITION.search(own) else True
+
+
 def last_sentence(text: str) -> str:
     """The sentence, or the part of one, that a text ends with."""
     return re.split(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)[.;]\s", text)[-1].strip()

@@ -1142,6 +1142,29 @@ def test_what_a_memo_forbids_is_left(tmp_path, line):
 
 
 @pytest.mark.parametrize(
+    ("pitfalls", "is_left"),
+    [
+        ("Pitfalls:\n- Do not run `bash a.sh 1` on this machine.\n", True),
+        ("Pitfalls to avoid:\n- Never run bash a.sh 1 here\n", True),
+        ("Pitfalls:\n- **Don't** use `bash b.sh 1` or `bash a.sh 1`; both are slow.\n", True),
+        ("Pitfalls:\n- `bash a.sh 1` must not be run today.\n", True),
+        ("Do not:\n- run `bash a.sh 1`\n", True),
+        ("Pitfalls:\n- Do not run `bash a.sh 1` without a GPU.\n", False),
+        ("Pitfalls:\n- Do not run `bash a.sh 1 --all` here.\n- Never skip `bash a.sh 1`.\n", False),
+        ("Pitfalls:\n- Do not edit a.sh; run `bash a.sh 1` as it is.\n", False),
+    ],
+)
+def test_what_the_pitfalls_forbid_word_for_word_is_left(tmp_path, pitfalls, is_left):
+    memo = f"Do Now:\n- A1: tests: `bash a.sh 1`\nHow-To Map:\n- `bash a.sh 1`\n{pitfalls}"
+    items, evidence, told = list_items(tmp_path, memo)
+    assert (not items, [*evidence.by_hand] == ["A1"]) == (is_left, is_left)
+    assert ("line 2    left  `bash a.sh 1`: line 6 (" in told) is is_left
+    assert ("forbids `bash a.sh 1` of line 2; nothing runs it" in told) is is_left
+    is_told = "says when not to run `bash a.sh 1` of line 2, which is run all" in told
+    assert is_told is ("without" in pitfalls)
+
+
+@pytest.mark.parametrize(
     "supplied",
     [{"plan": name} for name in ("plans", "plans/none.md", "../x.md", "/etc/passwd", "memo.txt")]
     + [{"ledger": "no.md"}, {"ledger": "plan.md"}],
