@@ -78,7 +78,7 @@ def import_memo(
         raise ConfigError(f"{CONFIG_NAME}: has a section `{EVIDENCE}` already; nothing was written")
     supplied = supplied or Supplied()
     _check_supplied(supplied, root)
-    memo = read_memo(read_text(path), root, supplied.plan, str(path))
+    memo = read_memo(read_text(path), root, supplied.plan, str(path), supplied.ledger)
     _supply(memo, supplied)
     if memo.plan and os.path.realpath(root / memo.plan) == os.path.realpath(root / memo.ledger):
         raise ConfigError(
@@ -121,6 +121,9 @@ def import_memo(
     if is_dry_run:
         _add(memo, "dry run", f"nothing was written; {EVIDENCE_NAME} would be:\n{text}")
         return memo.findings
+    if not is_first and target.read_bytes() == files[target]:
+        del files[target]
+        _add(memo, "unchanged", f"{EVIDENCE_NAME}: says all this already")
     for file in files:
         check_writable(file)
     write_files(files)

@@ -172,7 +172,13 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "the memo") -> Memo:
+def read_memo(
+    text: str,
+    root: Path | None = None,
+    plan: str = "",
+    name: str = "the memo",
+    ledger: str = "",
+) -> Memo:
     """What a memo says, section by section.
 
     Args:
@@ -180,6 +186,7 @@ def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "
         root: the project, whose plan says which ids there are; None where there is none.
         plan: where the plan is, if not where the memo says.
         name: of the memo's file, for messages.
+        ledger: where the ledger is, if not where the memo says.
 
     Raises:
         ConfigError: the text is two memos.
@@ -187,16 +194,16 @@ def read_memo(text: str, root: Path | None = None, plan: str = "", name: str = "
     text, unseen = drop_unseen(text)
     sections = read_sections(text)
     _refuse_two_memos(sections, name)
-    reader = _Reader(text, root, plan)
+    reader = _Reader(text, root, plan, ledger)
     for line, why in unseen.items():
         reader.memo.leave(line, why)
     return reader.read(sections)
 
 
 class _Reader:
-    def __init__(self, text: str, root: Path | None, plan: str) -> None:
+    def __init__(self, text: str, root: Path | None, plan: str, ledger: str) -> None:
         self.text, self.root = text, root
-        self.memo = Memo(plan=plan)
+        self.memo = Memo(plan=plan, ledger=ledger)
         self.shell = Shell.of(text, root)
         self.is_plan_given = bool(plan)
         self.plan_lines: dict[int, str] = {}
@@ -409,7 +416,13 @@ class _Reader:
                 self.plan_lines.setdefault(line.number, name)
                 return
         if not self._note_code(line.number, line.text):
-            self.memo.leave(line.number, "names no Python file that a test could depend on")
+            tests = [name for name in list_files(line.text) if name.endswith(".py")]
+            self.memo.leave(
+                line.number,
+                f"{', '.join(tests)}: a test, on which only its own runs depend"
+                if tests
+                else "names no Python file that a test could depend on",
+            )
 
     def _read_plan(self, line: Line) -> None:
         names = list_markdown(line.text)
@@ -423,6 +436,8 @@ class _Reader:
         if names and not self.memo.ledger:
             self.memo.ledger = names[0]
             self.memo.take(line.number, f"ledger {names[0]}")
+        elif names and names[0] != self.memo.ledger:
+            self.memo.leave(line.number, f"ledger {names[0]}: {self.memo.ledger} came first")
         else:
             self.memo.leave(line.number, "Ledger: names no other Markdown file")
 
@@ -680,7 +695,9 @@ class _Reader:
             if BLOCKER in line.text:
                 memo.take(line.number, f"{BLOCKER} and `[P]`: every red run does this")
             elif not (memo.ledger and memo.ledger in line.text):
-                memo.leave(line.number, "If Blocked: names no ledger (a Markdown file)")
+                named = find_ledger(line.text, [memo.plan])
+                what = f"{memo.ledger} came first" if named else "names no ledger (a Markdown file)"
+                memo.leave(line.number, f"If Blocked: {what}")
 
     def _take_only(self, key: str, names: Iterable[str]) -> str:
         """The one file that may be meant, where only one may be."""

@@ -190,9 +190,17 @@ def test_what_a_memo_lacks_can_be_supplied_and_is_needed_to_run(tmp_path, ours, 
     )  # fmt: skip
     (tmp_path / "p.md").write_text("- [ ] A1 a\n")
     (tmp_path / "l.md").write_text("")
+    with (tmp_path / "memo.txt").open("a") as memo:
+        memo.write("Pointers:\n- tests/test_b.py\nThe ledger is docs/fix_plan.md.\n")
     options = ("--plan=p.md", "--ledger=l.md", "--initiative=I", "--phase=p")
     done = ours(tmp_path, "plan", "import", "memo.txt", *options)
     assert done.stdout.count("missing") == 1
+    assert "docs/fix_plan.md, as the memo names no other" not in done.stdout
+    assert "line 4    left  tests/test_b.py: a test, on which only" in done.stdout
+    again = ours(tmp_path, "plan", "import", "memo.txt", *options).stdout
+    assert "took  evidence.yaml" in done.stdout
+    assert "took  evidence.yaml" not in again
+    assert "unchanged  evidence.yaml: says all this already" in again
     evidence = load_evidence(tmp_path)
     assert (evidence.plan, evidence.ledger) == ("p.md", "l.md")
     assert (evidence.initiative, evidence.phase, evidence.ids) == ("I", "p", ["A1"])
