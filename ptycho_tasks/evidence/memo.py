@@ -316,7 +316,7 @@ class _Reader:
         if len(commands) == 1 and not line.is_fence:
             commands = [replace(commands[0], context=line.text)]
         for command in commands:
-            self.memo.take(line.number, f"command {command}")
+            self.memo.take(command.line, f"command {command}")
         if len(self.memo.findings) == before:
             self.memo.take(line.number, "no tests")
         self.memo.mapped_tests += commands
@@ -357,7 +357,7 @@ class _Reader:
         before = len(self.memo.findings)
         commands = self._read_line(line)
         for command in commands:
-            self.memo.take(line.number, f"command {command}")
+            self.memo.take(command.line, f"command {command}")
         self.memo.how_to += commands
         label = re.match(r"(?P<label>[^`:]+):\s", line.text)
         logs = _list_logs(line.text) if not commands and not line.is_fence else []
@@ -392,7 +392,7 @@ class _Reader:
             leave(f"`{' '.join(bare.strip('`').split())[:60]}`: {why}")
         elif line.is_fence:
             named = f"{line.lead} {line.text}" if is_name(line.lead.rstrip(": ")) else line.text
-            return self.shell.read_script(line.text, line.number, leave, named)
+            return self.shell.read_script(line.text, line.number + 1, leave, named)
         else:
             marked = f"`{bare}`" if is_marked else bare
             return self.shell.read_plain(marked, line.number, leave, line.text)
@@ -572,7 +572,7 @@ class _Reader:
         before = len(self.memo.findings)
         commands = self._read_text(entry, line)
         for command in commands:
-            self.memo.take(line.number, f"command {command}")
+            self.memo.take(command.line, f"command {command}")
         if not commands and not line.is_fence:
             text = _split_tests(line.text)[0]
             entry.text = f"{entry.text} {text}".strip()
@@ -815,6 +815,9 @@ class _Reader:
 class _Leave:
     memo: Memo
     number: int
+
+    def at(self, line: int) -> _Leave:
+        return replace(self, number=line)
 
     def __call__(self, text: str) -> None:
         self.memo.leave(self.number, text)

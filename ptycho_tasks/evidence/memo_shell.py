@@ -10,9 +10,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
+from typing import Protocol
 
 from ptycho_tasks.evidence.memo_asking import (
     ORDERED,
@@ -72,8 +73,15 @@ _CHANGE_FOLDER = re.compile(r"^\s*cd\s+\S+\s*(?:&&|;)\s*")
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
-Leave = Callable[[str], None]
-"""Notes what was not taken, and why."""
+
+class Leave(Protocol):
+    """Notes what was not taken, and why."""
+
+    def at(self, line: int) -> Leave:
+        """The same of another line."""
+
+    def __call__(self, text: str) -> None:
+        """Note it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,9 @@ class Shell:
         """The commands of what a shell would read, as a fence or a code span holds it."""
         found: list[Command] = []
         folder = comment = ""
-        for logical in _join_lines(text):
+        first = line
+        for offset, logical in _join_lines(text):
+            line, leave = first + offset, leave.at(first + offset)
             if logical.startswith("#"):
                 context = comment = logical  # it may say what the next command is for
                 continue
@@ -235,7 +245,7 @@ class Shell:
         """Whether a script only sets variables, and makes folders: it runs nothing."""
         parts = [
             part
-            for line in _join_lines(text)
+            for _, line in _join_lines(text)
             if not line.startswith("#")
             for part in _split_list(line)
         ]
@@ -481,15 +491,26 @@ def _split_at_semicolons(line: str) -> list[str]:
     return re.findall(r"""(?:"[^"]*"|'[^']*'|`[^`]*`|\([^()`"']*\)|[^;])+""", line)
 
 
-def _join_lines(text: str) -> Iterator[str]:
-    """The lines that a shell would read, and comments: continued ones are one, without prompts."""
-    text = re.sub(r"[ \t]*\\\r?\n[ \t]*", " ", text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _join_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that a shell would read, and comments, each with the number of those above it:
+    continued ones are one, without prompts."""
+    joined: list[tuple[int, str]] = []
+    is_open = False
+    for offset, raw in enumerate(text.splitlines(keepends=True)):
+        goes_on = re.fullmatch(r"(?P<line>.*?)[ \t]*\\\r?\n", raw)
+        line = f"{goes_on['line']} " if goes_on else raw
+        if is_open:
+            begin, before = joined.pop()
+            joined.append((begin, before + line.lstrip(" \t")))
+        else:
+            joined.append((offset, line))
+        is_open = bool(goes_on)
+    lines = [(offset, line.strip()) for offset, line in joined if line.strip()]
     # Where some lines have a prompt, the others are what these printed.
-    shown = [line for line in lines if _PROMPT.match(line) or line.startswith("#")]
-    has_prompts = any(map(_PROMPT.match, lines))
-    for line in shown if has_prompts else lines:
-        yield re.sub(r"\s+#\s", " # ", drop_prompt(line))
+    has_prompts = any(_PROMPT.match(line) for _, line in lines)
+    for offset, line in lines:
+        if not has_prompts or _PROMPT.match(line) or line.startswith("#"):
+            yield offset, re.sub(r"\s+#\s", " # ", drop_prompt(line))
 
 
 def _split_list(line: str) -> list[str]:

@@ -400,8 +400,9 @@ def test_a_script_in_a_fence_is_read_with_its_variables(tmp_path):
         ("Q2, Q3", "python -m pytest tests/test_dose.py -q", "pytest_dose"),
     ]
     assert all(item.env == {"OMP_NUM_THREADS": "1"} for item in evidence.items)
-    assert "`rm -rf build`: is left to people; nothing runs it" in text
-    assert "`for x in 1 2; do python a.py $x; done`: is a script" in text
+    assert "line 11   took  command `python tools/dose.py --scan a.npz`" in text
+    assert "line 16   left  `rm -rf build`: is left to people; nothing runs it" in text
+    assert "line 17   left  `for x in 1 2; do python a.py $x; done`: is a script" in text
 
 
 def test_a_row_alone_on_a_line_names_the_fence_below_it(tmp_path):
