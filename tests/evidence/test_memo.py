@@ -12,6 +12,7 @@ from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.evidence.importing import Supplied, import_memo
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import read_memo
+from ptycho_tasks.evidence.memo_shell import Shell
 from ptycho_tasks.testing.project import DOIT, run_command
 
 MEMO = Path(__file__).with_name("memo.txt")
@@ -1096,3 +1097,50 @@ def test_a_second_memo_without_a_summary_is_refused(tmp_path):
     one = "Focus: ONE-1\nDo Now:\n1. A.1 - a; tests: pytest tests/a.py -q\n"
     with pytest.raises(ConfigError, match="begins a second memo"):
         list_items(tmp_path, one + one)
+
+
+BY_PEOPLE = """\
+timeout -s KILL 5 rm -rf runs
+bash -lc "cd x; rm -rf runs"
+python make.py | xargs -n 1 rm
+python make.py "$(rm -rf runs)"
+pytest tests/a.py || git checkout .
+python -c "import shutil; shutil.rmtree('tests')"
+python -m pip install it
+python -m http.server
+make clean
+doit forget
+doit evidence:A.1
+ptycho-tasks evidence prune --keep 0 --yes
+ptycho-tasks plan check --reopen
+pytest tests/a.py > plans/plan.md
+pytest tests/a.py 2>&1 >> docs/fix_plan.md
+python a.py | tee plan.md | grep x
+python a.py > dodo.py
+python a.py > here.csv"""
+
+
+def test_what_cannot_be_taken_back_is_left_whatever_it_stands_in(tmp_path):
+    lines = [f"{n}. A.{n} - run `{text}`" for n, text in enumerate(BY_PEOPLE.splitlines(), 1)]
+    items, _, told = list_items(
+        tmp_path, "\n".join(["Do Now:", *lines, ""]), [("here.csv", "a result")]
+    )
+    assert items == []
+    left = [line for line in told.splitlines() if "is left to people" in line]
+    assert len(left) == 13
+    spoilt = [line for line in told.splitlines() if "which is no log; nothing runs it" in line]
+    assert len(spoilt) == 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pytest tests/a.py | grep passed",
+        'python -c "import numpy; assert numpy.nan; print(1)"',
+        "pytest tests/a.py -n $(nproc)",
+        "timeout -k 5 60 python a.py --mode clean",
+        "python a.py > new.csv",
+    ],
+)
+def test_what_does_no_harm_is_run(command):
+    assert [one.text for one in Shell().read_script(command, 1, print)] == [command]
