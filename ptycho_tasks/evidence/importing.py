@@ -16,6 +16,7 @@ from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.config.gitignore import OF_EVIDENCE, extend_gitignore
 from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.evidence.documents import leads_outside
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
 from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.ledger import lock_file
@@ -162,6 +163,8 @@ def _check_supplied(supplied: Supplied, root: Path) -> None:
         problem = find_file_problem(place)
         if ".." in PurePath(name).parts or PurePath(name).is_absolute():
             problem = "expected a path inside the project"
+        elif leads_outside(root, name):
+            problem = "is a link out of the project"
         elif PurePath(name).suffix.casefold() not in (".md", ".markdown"):
             problem = problem or "expected a Markdown file (.md)"
         elif not place.exists():
