@@ -1144,3 +1144,19 @@ def test_what_cannot_be_taken_back_is_left_whatever_it_stands_in(tmp_path):
 )
 def test_what_does_no_harm_is_run(command):
     assert [one.text for one in Shell().read_script(command, 1, print)] == [command]
+
+
+def test_what_a_proof_rests_on_besides_its_tests_is_told(tmp_path):
+    (tmp_path / "ptycho.yaml").write_text("source: {simulate: {}}\n")
+    memo = (
+        "Do Now:\n1. A.1 @ plan.md - run `doit infer`\n2. A.2 - run `doit train:other`\n"
+        "3. A.3 - x; tests: pytest tests/a.py -q\n4. A.4 - y; tests: pytest tests/b.py -q\n"
+    )
+    _, evidence, told = list_items(tmp_path, memo)
+    assert [item.stages for item in evidence.items] == [("infer",), (), (), ()]
+    assert told.count("no code in `depends`") == 1
+    assert "a, b: no code in `depends`: a change of what is tested is not seen" in told
+    (tmp_path / "code.py").write_text("")
+    _, evidence, told = list_items(tmp_path, f"{memo}Pointers:\n- code.py:1 - what is tested\n")
+    assert evidence.items[-1].depends == ("code.py",)
+    assert "no code in" not in told
