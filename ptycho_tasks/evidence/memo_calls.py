@@ -50,6 +50,7 @@ _OF_OURS = {"plan": {"adopt", "import", "watch"}, EVIDENCE: {"prune"}, "prune": 
             "init": ()}  # fmt: skip
 """Our own commands that remove or never end, and those that say what is to be proved."""
 _HARMLESS_CALL = re.compile(r"\$\((?:date|pwd|nproc|git rev-parse)\b[^()`;&|<>$]*\)")
+_WITH_SHELL = re.compile(r"\b(?:ba|z|da|k|fi)?sh\s+(?:-\S+\s+)*-[a-z]*c\b")
 _DURATION = re.compile(r"[0-9.]+[smhd]?")
 _HARMLESS_FUNCTIONS = {"print", "len", "abs", "all", "any", "max", "min", "sum", "round", "sorted",
                        "str", "int", "float", "isinstance", "hasattr", "repr", "set"}  # fmt: skip
@@ -75,7 +76,10 @@ def list_calls(text: str) -> Iterator[list[str]]:
 def _unwrap(words: list[str]) -> Iterator[list[str]]:
     if not words:
         return
-    program, arguments = words[0].rpartition("/")[2], words[1:]
+    program, arguments = (
+        words[0].rpartition("/")[2].replace("ptycho_tasks", "ptycho-tasks"),
+        words[1:],
+    )
     if program in _SHELLS:
         at = next((n for n, word in enumerate(arguments) if re.fullmatch("-[a-z]*c", word)), None)
         if at is not None:
@@ -122,7 +126,9 @@ def _is_known(word: str) -> bool:
 
 def is_left_to_people(text: str) -> bool:
     """Whether a command does, anywhere in it, what no command of a memo is run for."""
-    outside = re.sub(r"'[^']*'", "", _HARMLESS_CALL.sub("", text))
+    outside = _HARMLESS_CALL.sub("", text)
+    if not _WITH_SHELL.search(text):  # which reads what single quotes hold
+        outside = re.sub(r"'[^']*'", "", outside)
     if "$(" in outside or "`" in outside:
         return True
     return any(_is_changing(call, is_first=not n) for n, call in enumerate(list_calls(text)))
