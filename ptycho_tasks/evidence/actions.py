@@ -13,7 +13,7 @@ from ptycho_tasks.builds.project import read_project_table
 from ptycho_tasks.builds.state import State, current_state
 from ptycho_tasks.errors import PtychoTasksError, one_line
 from ptycho_tasks.evidence.backup import restore_backup
-from ptycho_tasks.evidence.documents import read_plan
+from ptycho_tasks.evidence.documents import digest_documents, mention_changes, read_plan
 from ptycho_tasks.evidence.evaluation import RowUpdate, shorten_ids
 from ptycho_tasks.evidence.inputs import ProjectFiles, digest_inputs, files_on_disk, find_rows
 from ptycho_tasks.evidence.item import GREEN, RED, Evidence, Item
@@ -50,7 +50,9 @@ def prove_item(name: str) -> TaskFailed | TaskError | None:
             elif item.stage:
                 note_item(evidence, item, inputs, _read_stage_output(item.stage))
             else:
+                before = digest_documents(evidence)
                 run_item(evidence, item, inputs)
+                mention_changes(evidence, before, name)
         except Exception as error:
             return report_failure(error)
     return None

@@ -9,18 +9,22 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ptycho_tasks.config.document import parse_config
 from ptycho_tasks.config.dodo import EVIDENCE_DODO
 from ptycho_tasks.config.gitignore import OF_EVIDENCE, extend_gitignore
-from ptycho_tasks.errors import ConfigError
+from ptycho_tasks.errors import ConfigError, PtychoTasksError
+from ptycho_tasks.evidence.documents import leads_outside
 from ptycho_tasks.evidence.imported import ImportedItem, format_file, name_of, update_file
+from ptycho_tasks.evidence.inputs import files_on_disk, find_rows
 from ptycho_tasks.evidence.item import GREEN, RED, Item
 from ptycho_tasks.evidence.ledger import lock_file
 from ptycho_tasks.evidence.loading import load_evidence
 from ptycho_tasks.evidence.memo import BY_PERSON, Entry, Finding, Memo, read_memo, read_text
+from ptycho_tasks.evidence.memo_calls import list_stages
 from ptycho_tasks.evidence.memo_ids import find_ids
 from ptycho_tasks.evidence.memo_shell import Command, is_same_test, list_selectors
 from ptycho_tasks.evidence.options import parse_evidence
@@ -110,6 +114,7 @@ def import_memo(
         more = f"; not here: {', '.join(lacks)}" if lacks else ""
         to_be = f", to be {item.expect}" if item.expect != GREEN else ""
         _add(memo, "will run", f"{rows}: {item.command}, log {item.name}{to_be}{more}")
+    _mention_code(memo, evidence.items, root)
     files = {target: text.encode()}
     dodo = root / DODO_NAME
     if not os.path.lexists(dodo):
@@ -130,6 +135,27 @@ def import_memo(
     for file in files:
         memo.take(0, file.name)
     return memo.findings
+
+
+def _mention_code(memo: Memo, items: Iterable[Item], root: Path) -> None:
+    """Say once which tests hold whatever becomes of the code that they test."""
+    names = [
+        item.name
+        for item in items
+        if (item.has_pytest or item.is_pytest or "unittest" in split_words(item.command))
+        and not any(_has_code(root / name) for name in item.depends)
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        text = (
+            f"{', '.join(names[:3])}{more}: no code in `depends`: a change of what is tested is "
+            "not seen; add `depends: [FILE.py, FOLDER]`, or Python files to the memo's Pointers"
+        )
+        _add(memo, "note", text)
+
+
+def _has_code(path: Path) -> bool:
+    return path.is_dir() or (path.suffix == ".py" and path.is_file())
 
 
 def _list_missing(item: Item, root: Path) -> list[str]:
@@ -165,6 +191,8 @@ def _check_supplied(supplied: Supplied, root: Path) -> None:
         problem = find_file_problem(place)
         if ".." in PurePath(name).parts or PurePath(name).is_absolute():
             problem = "expected a path inside the project"
+        elif leads_outside(root, name):
+            problem = "is a link out of the project"
         elif PurePath(name).suffix.casefold() not in (".md", ".markdown"):
             problem = problem or "expected a Markdown file (.md)"
         elif not place.exists():
@@ -380,10 +408,22 @@ def _make_item(
         env = ", ".join(f"{name}: {_quote(value)}" for name, value in command.env.items())
         lines.append(f"    env: {{{env}}}")
     depends = [*dict.fromkeys(code)] if calls.mentions else _list_present(command, root)
+    depends += _list_known_stages(command, root)
     if depends:
         lines.append(f"    depends: {_quote(depends)}")
     work = calls.arguments if calls.is_plain else command.text
     return ImportedItem("\n".join(lines), tuple(ids), name_of(log), str(work))
+
+
+def _list_known_stages(command: Command, root: Path) -> list[str]:
+    """The stages of the project that a command has doit bring up to date: what it proves holds only
+    while they are."""
+    known: list[str] = []
+    for stage in list_stages(command.text):
+        with suppress(PtychoTasksError):  # what reads ptycho.yaml for its own sake tells
+            find_rows(files_on_disk(root).read_rows(), stage)
+            known.append(stage)
+    return known
 
 
 def _list_present(command: Command, root: Path) -> list[str]:

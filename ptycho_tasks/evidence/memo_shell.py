@@ -22,7 +22,9 @@ from ptycho_tasks.evidence.memo_asking import (
     is_doubtful,
     last_sentence,
 )
+from ptycho_tasks.evidence.memo_calls import BY_PEOPLE, is_left_to_people, list_written
 from ptycho_tasks.evidence.shell import split_assignments, split_words
+from ptycho_tasks.layout import CONFIG_NAME, DODO_NAME, EVIDENCE_NAME
 
 _TEE = re.compile(r"\s*(?:2>&1\s*)?\|&?\s*tee\s+(?:-a\s+)?(?P<log>\"[^\"]*\"\S*|\S+)\s*$")
 _REDIRECT = re.compile(r"\s*(?:&>>?|>>?)\s*(?P<log>\S+\.(?:log|txt|out))\"?\s*(?:2>&1)?\s*$")
@@ -36,13 +38,6 @@ _USUAL = re.compile(
 _WITH_TARGETS = {"make": 1, "just": 1, "doit": 2, "nox": 2, "tox": 2, "ruff": 3, "mypy": 3,
                  "ptycho-tasks": 3, "coverage": 3}  # fmt: skip
 """Programs whose arguments are bare words, to the most that no sentence has."""
-_BY_PEOPLE = {
-    "git", "rm", "cp", "mv", "cat", "less", "more", "ls", "touch", "pip", "conda", "mamba", "sudo",
-    "apt", "apt-get", "ssh", "scp", "rsync", "vim", "nano", "code", "open", "head", "tail", "kill",
-    "chmod", "ln", "find", "grep", "rg", "sed", "awk", "diff", "which", "source", ".", "pushd",
-    "popd", "curl", "wget", "tar", "unzip", "dd", "sleep", "exit", "read", "eval", "exec",
-}  # fmt: skip
-"""Programs with which people look, tidy up and set up: no log of theirs proves anything."""
 _SETUP = {"mkdir", "set", "echo", "true", "printf", "date", "pwd", "umask", "trap", "export"}
 _SCRIPTED = re.compile(r"\s*(?:for|while|until|if|case|function|do|done|then|else|fi|esac|[({])\b")
 _BARE_SELECTOR = re.compile(
@@ -70,6 +65,7 @@ _PROMPT = re.compile(
 )
 """What a shell shows before a command."""
 _CHANGE_FOLDER = re.compile(r"^\s*cd\s+\S+\s*(?:&&|;)\s*")
+_SETTINGS = (CONFIG_NAME, EVIDENCE_NAME, DODO_NAME)
 STAMP = "TIMESTAMP"
 """Stands for what a shell would make the time of."""
 
@@ -186,7 +182,7 @@ class Shell:
                 own = (
                     f"{context if context[:1] == '#' else ''}\n{part} # {note}" if note else context
                 )
-                command = self._read_part(part, line, leave, own)
+                command = self._read_part(part, line, leave, own, folder)
                 if command is not None:
                     taken.append(replace(command, text=f"{folder}{command.text}"))
             found += self._join(taken)
@@ -203,8 +199,11 @@ class Shell:
         text = " && ".join(_prefix_env(command) for command in commands)
         return [Command(first.line, text, {}, commands[-1].log, first.context)]
 
-    def _read_part(self, part: str, line: int, leave: Leave, context: str) -> Command | None:
-        text, log = self.resolve(part.strip()), ""
+    def _read_part(
+        self, part: str, line: int, leave: Leave, context: str, folder: str
+    ) -> Command | None:
+        whole = text = self.resolve(part.strip())
+        log = ""
         for pattern in (_TEE, _REDIRECT):
             match = pattern.search(text)
             if match and not log:
@@ -227,8 +226,13 @@ class Shell:
         env, rest = split_assignments(words)
         if not rest or rest[0] in _SETUP:
             return None
-        if rest[0] in _BY_PEOPLE:
+        if is_left_to_people(whole):
             leave(f"`{_shorten(text)}`: is left to people; nothing runs it")
+            return None
+        if spoilt := self._find_spoilt(whole, text, folder):
+            leave(
+                f"`{_shorten(whole)}`: would overwrite {spoilt}, which is no log; nothing runs it"
+            )
             return None
         unknown = [name for name in self._list_variables(text) if name not in os.environ]
         if unknown or STAMP in text:
@@ -240,6 +244,28 @@ class Shell:
             return None
         text = _without_assignments(text, len(env))
         return Command(line, text, {**self.exported, **env}, log, context)
+
+    def _find_spoilt(self, whole: str, text: str, folder: str) -> str:
+        """Which file a command would overwrite that is no log; empty where none is.
+
+        Args:
+            whole: the command with all that it logs.
+            text: the command as it would run.
+            folder: the change of folder before it.
+        """
+        place = (self.root or Path()) / folder.removeprefix("cd ").removesuffix(" && ")
+        written = [*list_written(text)]
+        for name in list_written(whole):
+            suffix = PurePath(name).suffix.casefold()
+            # A plan need not be there yet.
+            is_document = name in written and suffix in (".md", ".markdown")
+            # What is taken for the log is not written by the command.
+            logs = (".log", ".out") if name in written else (".log", ".out", ".txt")
+            is_log = suffix in logs or name.startswith("/dev/")
+            is_there = not is_log and os.path.lexists(place / name)
+            if is_document or is_there or PurePath(name).name in _SETTINGS:
+                return name
+        return ""
 
     def only_sets(self, text: str) -> bool:
         """Whether a script only sets variables, and makes folders: it runs nothing."""
@@ -263,7 +289,7 @@ class Shell:
         words = split_assignments(_drop_env(_split(_CHANGE_FOLDER.sub("", text))))[1]
         if len(words) < 2:
             return False
-        if words[0] in {"export", "mkdir", *_BY_PEOPLE}:
+        if words[0] in {"export", "mkdir", *BY_PEOPLE}:
             return words[0] == "export"
         calls_all = words[0] == "pytest" and not any(map(_points_at, words[1:]))
         calls_all = calls_all and "--collect-only" not in words
@@ -312,7 +338,7 @@ class Shell:
             any(re.match(r"--?[A-Za-z]", word) for word in arguments)
             or (bool(arguments) and bool(ORDERED.search(before)))
         )
-        if program in _BY_PEOPLE and arguments:
+        if program in BY_PEOPLE and arguments:
             leave(f"`{_shorten(span)}`: is left to people; nothing runs it")
         elif is_like_one and not (_USUAL.fullmatch(program) or self.is_there(program)):
             leave(f"`{_shorten(span)}`: there is no program `{program}` here; nothing runs it")

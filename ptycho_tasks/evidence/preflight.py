@@ -38,7 +38,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
 
     Raises:
         PlanError: the plan lacks a row, has it twice or without a state, or plan or ledger is no
-            file.
+            file, or a link out of the project.
         ConfigError: a command or a test file is not there, or what an item depends on is a stage
             misspelt. A file that is missing is only mentioned: it blocks the item's own rows.
         FileWriteError: plan, ledger or the report folder cannot be written.
@@ -46,7 +46,7 @@ def check_ready(evidence: Evidence, items: Iterable[Item]) -> None:
     plan = read_plan(evidence)
     check_rows(evidence, plan)
     ledger = evidence.ledger_file
-    if not evidence.ledger:
+    if not evidence.ledger or ledger.is_file():
         read_ledger(evidence)
     if not ledger.is_file():
         problem = (

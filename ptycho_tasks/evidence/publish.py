@@ -97,6 +97,8 @@ def publish(
         complete_publication(evidence)
         results = {item: record for item in items if (record := find_unpublished(evidence, item))}
         _refuse_mistakes(results)
+        if results:  # before a row is looked for that the change may have removed
+            refuse_changed_plan(evidence, read_plan(evidence).content)
         rows = {id for item in results for id in item.ids}
         rows.update(find_unmarked_rows(evidence, items, files))
         if not (rows or results):

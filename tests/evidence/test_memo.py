@@ -1193,3 +1193,69 @@ def test_a_second_memo_without_a_summary_is_refused(tmp_path):
     one = "Focus: ONE-1\nDo Now:\n1. A.1 - a; tests: pytest tests/a.py -q\n"
     with pytest.raises(ConfigError, match="begins a second memo"):
         list_items(tmp_path, one + one)
+
+
+BY_PEOPLE = """\
+timeout -s KILL 5 rm -rf runs
+bash -lc "cd x; rm -rf runs"
+python make.py | xargs -n 1 rm
+python make.py "$(rm -rf runs)"
+pytest tests/a.py || git checkout .
+python -c "import shutil; shutil.rmtree('tests')"
+python -m pip install it
+sh -c 'echo "$(rm -rf runs)"'
+python -m ptycho_tasks prune --yes
+python -m http.server
+make clean
+doit forget
+doit evidence:A.1
+ptycho-tasks evidence prune --keep 0 --yes
+ptycho-tasks plan check --reopen
+pytest tests/a.py > plans/plan.md
+pytest tests/a.py 2>&1 >> docs/fix_plan.md
+python a.py | tee plan.md | grep x
+python a.py > dodo.py
+python a.py > here.csv"""
+
+
+def test_what_cannot_be_taken_back_is_left_whatever_it_stands_in(tmp_path):
+    lines = [f"{n}. A.{n} - run `{text}`" for n, text in enumerate(BY_PEOPLE.splitlines(), 1)]
+    items, _, told = list_items(
+        tmp_path, "\n".join(["Do Now:", *lines, ""]), [("here.csv", "a result")]
+    )
+    assert items == []
+    left = [line for line in told.splitlines() if "is left to people" in line]
+    assert len(left) == 15
+    spoilt = [line for line in told.splitlines() if "which is no log; nothing runs it" in line]
+    assert len(spoilt) == 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pytest tests/a.py | grep passed",
+        'python -c "import numpy; assert numpy.nan; print(1)"',
+        "pytest tests/a.py -n $(nproc)",
+        "timeout -k 5 60 python a.py --mode clean",
+        "python a.py > new.csv",
+    ],
+)
+def test_what_does_no_harm_is_run(tmp_path, command):
+    items, _, _ = list_items(tmp_path, f"Do Now:\n- A.1 - run:\n```bash\n{command}\n```\n")
+    assert [text.replace("python -m pytest", "pytest") for _, text, _ in items] == [command]
+
+
+def test_what_a_proof_rests_on_besides_its_tests_is_told(tmp_path):
+    (tmp_path / "ptycho.yaml").write_text("source: {simulate: {}}\n")
+    memo = (
+        "Do Now:\n1. A.1 @ plan.md - run `doit infer`\n2. A.2 - run `doit train:other`\n"
+        "3. A.3 - x; tests: pytest tests/a.py -q\n4. A.4 - y; tests: pytest tests/b.py -q\n"
+    )
+    _, evidence, told = list_items(tmp_path, memo)
+    assert [item.stages for item in evidence.items] == [("infer",), (), (), ()]
+    assert told.count("no code in `depends`") == 1
+    assert "a, b: no code in `depends`: a change of what is tested is not seen" in told
+    (tmp_path / "code.py").write_text("")
+    _, evidence, told = list_items(tmp_path, f"{memo}Pointers:\n- code.py:1 - what is tested\n")
+    assert evidence.items[-1].depends == ("code.py",)
+    assert "no code in" not in told

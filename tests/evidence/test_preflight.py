@@ -55,6 +55,28 @@ def test_a_loop_of_links_is_one_line(project, name):
     project.assert_refused(2, name)
 
 
+@pytest.mark.parametrize("name", ["plan.md", "docs/fix_plan.md"])
+def test_a_link_out_of_the_project_is_not_followed(project, tmp_path_factory, name):
+    outside = tmp_path_factory.mktemp("outside") / "file.md"
+    (project.root / name).rename(outside)
+    (project.root / name).symlink_to(outside)
+    before = outside.read_bytes()
+    project.assert_refused(2, f": {name}: is a link out of the project")
+    assert outside.read_bytes() == before
+
+
+def test_an_item_that_changes_the_plan_or_the_ledger_is_named(project):
+    project.write_items(
+        "id: C4.D3, command: echo x | tee docs/fix_plan.md plan.md, log: one",
+        "id: C4.D1, command: 'true', log: two",
+    )
+    done = project.doit("evidence")
+    told = "warning: evidence.yaml: one: plan.md and docs/fix_plan.md changed while it ran; "
+    assert told in done.stderr
+    assert "two: " not in done.stderr
+    project.assert_one_line(done, 1, "plan.md: was changed while the items ran")
+
+
 def test_a_row_that_stands_twice_starts_nothing(project):
     project.edit("plan.md", "last line", "- [ ] C4.D3: again")
     project.assert_refused(2, "plan.md:9: row `C4.D3` stands in line 7 already")
