@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,12 @@ from ptycho_tasks.testing.project import (  # noqa: F401
 # Machines are busy at times, and no test is about time.
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a fifth of the time, a test waits for a process or a clock."""
+    return (os.cpu_count() or 1) + 1
+
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 
