@@ -31,8 +31,10 @@ settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than there are cores: a fifth of the time, a test waits for a process or a clock."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
     return (os.cpu_count() or 1) + 1
 
 

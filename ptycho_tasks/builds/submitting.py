@@ -142,8 +142,11 @@ def _list_alike(executor: Executor, place: JobPlace, record: JobRecord) -> list[
         return []
     requests = (JOBS / f"{executor.name}.waiting").iterdir()
     others = {JobPlace(JOBS / request.name) for request in requests} - {place}
+    # What somebody who was killed may have submitted is left to its own process, which asks.
     waiting = {
-        one: known for one in others if (known := one.read()) is not None and _is_open(known)
+        one: known
+        for one in others
+        if (known := one.read()) is not None and _is_open(known) and not known.is_underway
     }
     alike = {one: known for one, known in waiting.items() if sign(known) == sign(record)}
     return sorted(alike, key=lambda one: alike[one].name)
