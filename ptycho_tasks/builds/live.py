@@ -49,6 +49,8 @@ _MOST_POINTS = 400
 """Of a curve."""
 _MOST_LISTED = 300
 """Tasks on the page; of others it says how many there are."""
+_STEP = 4096
+"""Bytes of which the length of a script is a multiple."""
 _LAST_WRITE_S = 2.0
 """How long the end of a run waits for its last script."""
 _LISTED_FIRST = (
@@ -132,8 +134,10 @@ def write_script(path: Path, call: str, content: Mapping[str, Any], beat: int = 
     told = {**content, "beat": beat, "time": time.time(), "every": BEAT_S}
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # A page that reads it half, or misses one, reads the next.
-        new.write_text(f"{call}({json.dumps(told, separators=(',', ':'))});\n")
+        # A browser looks how long a script is before it reads it, which may be another one by then.
+        # Its length changes rarely; a page that reads one half, or misses it, reads the next.
+        text = f"{call}({json.dumps(told, separators=(',', ':'))});"
+        new.write_text(f"{text}{' ' * (-(len(text) + 1) % _STEP)}\n")
         new.replace(path)
     except OSError:
         with suppress(OSError):
