@@ -76,7 +76,7 @@ def _unwarned(monkeypatch):
 
 def read_script(root: Path, name: str) -> dict:
     text = (root / LIVE / name).read_text()
-    return json.loads(re.fullmatch(r"show\w+\((.*)\);\n", text)[1])
+    return json.loads(re.fullmatch(r"show\w+\((.*)\); *\n", text)[1])
 
 
 def test_a_run_says_what_it_did_and_the_training_what_it_saw(live_project: Path) -> None:
