@@ -144,7 +144,7 @@ def test_a_page_shows_every_scan(beam: Path, scans: list[Path]) -> None:
     assert run_command([*OURS, "watch", "--once", "--page"], cwd=beam).returncode == 1
     assert "<title>ptycho-tasks live</title>" in (beam / "live.html").read_text()
     text = (beam / LIVE / "run.js").read_text()
-    told = json.loads(text[len("showRun(") : -len(");\n")])
+    told = json.loads(text.rstrip()[len("showRun(") : -len(");")])
     assert told["state"] == "finished"
     states = {task["name"]: task["state"] for task in told["tasks"]}
     assert [states[f"infer:{name}"] for name in ("first", "second")] == ["made", "made"]
