@@ -32,12 +32,12 @@ def check_scatter(exam: Examination) -> Iterator[Finding]:
     case, trials = exam.case, exam.trials
     if trials is None or case.is_probe_estimated or case.is_hidden or not case.is_spread:
         return
-    given = trials.run(case)
-    if len(case.keep) < LEAST_PATCH or find_beyond(given.r_factor, trials.noise(case)) < LEAST:
+    given, noise = trials.run(case), trials.noise(case)
+    if len(case.keep) < LEAST_PATCH or find_beyond(given.r_factor, noise) < LEAST:
         return
     fitted = trials.run_moved(case, trials.order)
     pixels = _measure(case, trials, trials.order)
-    if not _explains(case, trials, given, fitted) or pixels < LEAST_PIXELS:
+    if not _explains(given, fitted, noise) or pixels < LEAST_PIXELS:
         return
     if _measure(case, trials, trials.other) < LEAST_PIXELS:
         return
@@ -49,8 +49,7 @@ def check_scatter(exam: Examination) -> Iterator[Finding]:
     )
 
 
-def _explains(case: Case, trials: Trials, given: Trial, fitted: Trial) -> bool:
-    noise = trials.noise(case)
+def _explains(given: Trial, fitted: Trial, noise: float) -> bool:
     before, after = (find_beyond(one.r_factor, noise) for one in (given, fitted))
     return after < BETTER * before and is_better(given, fitted, 1.0) and not is_poor(fitted, noise)
 

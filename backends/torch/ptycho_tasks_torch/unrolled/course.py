@@ -42,7 +42,7 @@ class Course:
         """Yield the (1, S, T) complex64 object after each step and after the correction."""
         depth = self.depth
         yield from depth.run()
-        correct = functools.partial(self._network.correct_last, exposure=depth.exposure)
+        correct = functools.partial(self._network.correct, exposure=depth.exposure, is_last=True)
         self.after = None if self.is_idle else choose_correction(depth, correct)
         # Where photons are few, more steps than frames held back ask for bring noise, which the
         # correction takes away, and low frequencies of the phase, which it could not find.

@@ -51,23 +51,20 @@ class UnrolledNetwork(nn.Module):
         an inference takes; arguments as for `rehearse`."""
         return self.correct(rehearse(exposure, steps), exposure)
 
-    def correct(self, engine: Engine, exposure: Exposure) -> Tensor:
-        """(B, S, T) complex64: the object of an engine, corrected."""
-        maps = engine.canvas, engine.show(), exposure.light
-        corrected: Tensor = self.correction(*maps, exposure.counts, exposure.apply)
-        return corrected
-
-    def correct_last(self, engine: Engine, exposure: Exposure, ways: int = 1) -> Tensor:
-        """The same of an engine that takes no more steps, and keeps the object alone.
+    def correct(
+        self, engine: Engine, exposure: Exposure, ways: int = 1, *, is_last: bool = False
+    ) -> Tensor:
+        """(B, S, T) complex64: the object of an engine, corrected.
 
         Args:
             engine: after a step.
             exposure: the frames, or more of them on the same canvas.
             ways: in which a canvas can lie, whose corrections are averaged.
+            is_last: whether the engine takes no more steps, and is to keep the object alone.
         """
         canvas, fields = engine.canvas, engine.show()
-        # On a large canvas the rest takes as much memory as the network.
-        engine.rest()
+        if is_last:  # on a large canvas the rest takes as much memory as the network
+            engine.rest()
         maps = canvas, fields, exposure.light
         corrected: Tensor = self.correction(*maps, exposure.counts, exposure.apply, ways)
         return corrected

@@ -83,10 +83,6 @@ class Turns:
         if stage != self._stage:
             self._stage, self._turns = stage, []
             self._turns = [Turn(parts, self._filter) for parts in self._members[stage]]
-            for parts in self._members[stage]:
-                if len(parts) > 1:
-                    for part in parts:
-                        part.forget_light()
         return self._turns
 
 
@@ -247,6 +243,9 @@ class Turn:
     def __init__(self, parts: Sequence[Exposure], frequency_filter: FrequencyFilter) -> None:
         """Join parts of an exposure."""
         light = sum((part.light for part in parts[1:]), parts[0].light)
+        if len(parts) > 1:
+            for part in parts:
+                part.forget_light()
         self._weak = WEAK_LIGHT * light.amax(dim=(-2, -1), keepdim=True)
         self._parts, self._light = parts, light
         self.reach = frequency_filter.reach(self.lit)
