@@ -110,19 +110,25 @@ def cxi_bytes(product: ProductArrays) -> bytes:
     with h5py.File(stream, "w", libver=("v108", "v108")) as file:
         file["cxi_version"] = _CXI_VERSION
         for key, name in _TEXTS.items():
-            file[key] = str(arrays[name])
-        file[f"{_INSTRUMENT}/source_1/energy"] = arrays["photon_energy_eV"] * JOULES_PER_EV
-        file[f"{_INSTRUMENT}/detector_1/distance"] = arrays["detector_object_distance_m"]
+            _put(file, key, str(arrays[name]))
+        _put(file, f"{_INSTRUMENT}/source_1/energy", arrays["photon_energy_eV"] * JOULES_PER_EV)
+        _put(file, f"{_INSTRUMENT}/detector_1/distance", arrays["detector_object_distance_m"])
         x, y = arrays["probe_position_x_m"], arrays["probe_position_y_m"]
-        file[_TRANSLATION] = np.stack([x, y, np.zeros_like(x)], axis=1)
-        file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{_TRANSLATION}")
+        _put(file, _TRANSLATION, np.stack([x, y, np.zeros_like(x)], axis=1))
+        _put(file, "entry_1/data_1/translation", h5py.SoftLink(f"/{_TRANSLATION}"))
         for image, (name, axes) in _IMAGES.items():
             _add_image(file.create_group(f"entry_1/{image}"), name, axes, arrays)
-        file[f"{_INSTRUMENT}/source_1/illumination"] = h5py.SoftLink("/entry_1/image_1/data")
-        file["entry_1/process_1/program"] = SOFTWARE
+        _put(file, f"{_INSTRUMENT}/source_1/illumination", h5py.SoftLink("/entry_1/image_1/data"))
+        _put(file, "entry_1/process_1/program", SOFTWARE)
         for name in _EXTRA_NAMES:
-            file[f"{_EXTRAS}/{name}"] = arrays[name]
+            _put(file, f"{_EXTRAS}/{name}", arrays[name])
     return stream.getvalue()
+
+
+def _put(file: Any, path: str, value: Any) -> None:
+    # Groups that HDF5 makes on the way to a dataset hold the time of their making, unlike these.
+    folder, _, name = path.rpartition("/")
+    file.require_group(folder)[name] = value
 
 
 def _add_image(group: Any, name: str, axes: str, arrays: Mapping[str, NDArray[Any]]) -> None:

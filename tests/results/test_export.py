@@ -105,6 +105,15 @@ def test_a_folder_will_do_and_equal_content_gives_equal_bytes(
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_no_part_of_a_cxi_holds_the_time_of_its_making(product: Path, tmp_path: Path) -> None:
+    export_product(product, tmp_path / "product.cxi")
+    times: dict[str, int] = {}
+    with h5py.File(tmp_path / "product.cxi") as cxi:
+        cxi.visititems(lambda name, at: times.update({name: h5py.h5g.get_objinfo(at.id).mtime}))
+    assert len(times) > 20
+    assert not any(times.values()), times
+
+
 @pytest.mark.parametrize(
     ("path", "output", "kind", "message"),
     [
