@@ -3,6 +3,7 @@
     python benchmarks/stream.py                                  # trains a small model first
     python benchmarks/stream.py --backend pinn --frames 500 --frames 2000 --set epochs=1
     python benchmarks/stream.py --model runs/default/training --threads 0
+    python benchmarks/stream.py --counts                         # uint16, as a detector has them
 
 The object is periodic, so that one cell's frames, simulated with their noise, serve for every
 cell, and 100,000 frames (6.5 GB) are written about as fast as the disk takes them. A scan is
@@ -10,7 +11,7 @@ removed once it is measured.
 
 `peak` is what the system counts as the process's memory at its worst (VmHWM): its own memory,
 libraries, and pages of the mapped scan. `own` is the first alone (RssAnon, looked at 20 times a
-second).
+second). Counts are read into a temporary file of amplitudes, which is mapped likewise.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Cell(NamedTuple):
     """(1, N, N)."""
     positions: NDArray[np.float64]
     """(M, 2)."""
-    frames: NDArray[np.float32]
-    """(M, N, N) amplitude."""
+    frames: NDArray[np.float32] | NDArray[np.uint16]
+    """(M, N, N) amplitude, or counts."""
 
 
 @click.command()
@@ -86,6 +87,7 @@ class Cell(NamedTuple):
 )
 @click.option("--threads", default=1, show_default=True, help="Of a process; 0: no limit.")
 @click.option("--truth", is_flag=True, help="Put the object into the scan, so that it is scored.")
+@click.option("--counts", "are_counts", is_flag=True, help="Frames as a detector writes them.")
 @click.option(
     "--folder", type=click.Path(exists=True, path_type=Path), help="Where the scans are made."
 )
@@ -97,10 +99,12 @@ def main(
     counts: tuple[int, ...],
     threads: int,
     truth: bool,
+    are_counts: bool,
     folder: Path | None,
 ) -> None:
     """Measure inference on scans of growing length."""
     cell = make_cell()
+    kept = count_photons(cell) if are_counts else cell
     with tempfile.TemporaryDirectory(dir=folder) as work:
         scan = Path(work) / "scan.npz"
         if model is None:
@@ -112,7 +116,7 @@ def main(
             f"{'frames':>8}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'own MB':>9}{'frames/s':>10}"
         )
         for count in counts:
-            write_scan(scan, cell, count, truth=truth)
+            write_scan(scan, kept, count, truth=truth)
             output = ("--output-dir", f"{work}/out", "--quiet")
             cost = measured(
                 [*COMMAND, "infer", "--model-path", str(model), "--test-data", str(scan), *output],
@@ -150,6 +154,14 @@ def make_cell() -> Cell:
     return Cell(period, probe, positions, frames)
 
 
+def count_photons(cell: Cell) -> Cell:
+    """The same cell with frames of counts."""
+    counts = np.rint(np.square(cell.frames.astype(np.float64)))
+    if counts.max() > np.iinfo(np.uint16).max:
+        raise SystemExit(f"{counts.max():.3g} counts of a pixel; lower PHOTONS")
+    return cell._replace(frames=counts.astype(np.uint16))
+
+
 def write_scan(path: Path, cell: Cell, count: int, *, truth: bool) -> None:
     """Write the first frames of as many cells as it takes, in a block about as wide as long."""
     size = len(cell.frames)
@@ -157,8 +169,9 @@ def write_scan(path: Path, cell: Cell, count: int, *, truth: bool) -> None:
     wide = max(1, round((cells * CELL[0] / CELL[1]) ** 0.5))
     places = np.stack(np.divmod(np.arange(cells), wide), axis=1) * CELL * STEP
     positions = (places[:, None] + cell.positions + PAD).reshape(-1, 2)[:count]
+    key = "diff3d" if cell.frames.dtype.kind == "f" else "patterns"
     arrays: dict[str, NDArray[np.generic] | Rows] = {
-        "diff3d": Rows(cell.frames, np.arange(count) % size),
+        key: Rows(cell.frames, np.arange(count) % size),
         "xcoords": positions[:, 1],
         "ycoords": positions[:, 0],
         "probeGuess": cell.probe,

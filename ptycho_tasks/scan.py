@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.system.files import FileStamp
+from ptycho_tasks.system.large_arrays import row_chunks, stack_parts
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,12 @@ def release_pages(array: Any) -> None:
 
 def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
     """The scan with (K,) frames: every per-frame array is taken by the same indices."""
+    frames, rows = scan.diffraction, np.arange(scan.frame_count)[indices]
+    shape = (len(rows), *frames.shape[1:])
+    parts = (frames[rows[part]] for part in row_chunks(shape, frames.dtype))
     return replace(
         scan,
-        diffraction=np.asarray(scan.diffraction[indices]),
+        diffraction=stack_parts(shape, frames.dtype, parts),
         positions=scan.positions[indices],
         scan_index=None if scan.scan_index is None else scan.scan_index[indices],
         start_positions=None if scan.start_positions is None else scan.start_positions[indices],

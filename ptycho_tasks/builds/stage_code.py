@@ -67,6 +67,7 @@ _READING = (
     "scans/readers",
     "scans/recognition",
     "scans/shaping",
+    "system/large_arrays",
 )
 _FORMATS = (
     "scans/any_file",
@@ -134,6 +135,7 @@ STAGE_CODE = {
             "scans/readers",
             "scans/recognition",
             "scans/shaping",
+            "system/large_arrays",
         ),
     ),
     "infer": StageCode(8, _RESULT),

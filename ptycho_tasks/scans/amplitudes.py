@@ -5,15 +5,18 @@ Axis letters:  M frames,  m frames of a part,  K frames taken,  N detector pixel
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
+from ptycho_tasks.scans.frame_stack import FrameStack, check_room
 from ptycho_tasks.scans.masking import Masking
 from ptycho_tasks.scans.raw_scan import RawScan, ranges
+from ptycho_tasks.system.large_arrays import stack_parts
 
 _FAINTEST, _BRIGHTEST = 1e-9, 1e9
 """Between these is the largest amplitude of a scan; what lies beyond is no measurement, and its
@@ -42,7 +45,9 @@ class Light:
 def read_amplitudes(
     raw: RawScan, stack: FrameStack, masking: Masking, *, are_counts: bool, clips: bool
 ) -> tuple[NDArray[np.float32], Light]:
-    """(K, N, N) amplitudes, mapped where the file holds them as they are to be; and their light.
+    """(K, N, N) amplitudes, and their light.
+
+    They are mapped where the file holds them as they are to be, else see `stack_parts`.
 
     Args:
         raw: for notes.
@@ -64,8 +69,10 @@ def read_amplitudes(
         if light is not None:
             return array, light
         masking.found.restart()
-    check_memory(stack.frames, stack.shape[0] * stack.shape[1] ** 2)
-    return _convert(stack, masking, are_counts=are_counts, clips=clips)
+    check_room(stack.frames, math.prod(stack.shape))
+    light = Light()
+    parts = _convert(stack, masking, light, are_counts=are_counts, clips=clips)
+    return stack_parts(stack.shape, np.dtype(np.float32), parts), light
 
 
 def _find_light(stack: FrameStack, masking: Masking, *, clips: bool) -> Light | None:
@@ -83,24 +90,24 @@ def _find_light(stack: FrameStack, masking: Masking, *, clips: bool) -> Light | 
 
 
 def _convert(
-    stack: FrameStack, masking: Masking, *, are_counts: bool, clips: bool
-) -> tuple[NDArray[np.float32], Light]:
-    out, light = np.empty(stack.shape, dtype=np.float32), Light()
+    stack: FrameStack, masking: Masking, light: Light, *, are_counts: bool, clips: bool
+) -> Iterator[NDArray[np.float32]]:
+    """(m, N, N) amplitudes, part by part, whose light is noted."""
     for numbers, frames in stack.chunks():
         first = int(numbers[0])
         bad = masking.find(stack, numbers, frames)
         _check_values(stack, first, frames, bad, clips)
         if clips and frames.dtype.kind != "u":
             frames = np.maximum(frames, 0)
-        part = out[first : first + len(frames)]
         with np.errstate(over="ignore", invalid="ignore"):
-            part[...] = np.sqrt(frames, dtype=_root_dtype(frames)) if are_counts else frames
+            values = np.sqrt(frames, dtype=_root_dtype(frames)) if are_counts else frames
+            part = np.array(values, dtype=np.float32)
         if frames.dtype.itemsize > part.dtype.itemsize:
             _check_values(stack, first, part, bad, clips)
         if bad is not None:
             part[bad] = np.nan
         light.note(part, bad)
-    return out, light
+        yield part
 
 
 def _root_dtype(frames: NDArray[Any]) -> np.dtype[Any]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import evenly_spaced, release_pages
-from ptycho_tasks.scans.npz import row_chunks
 from ptycho_tasks.scans.raw_scan import FrameAxis, Keyed, Measurement, RawScan, check_stack
-from ptycho_tasks.system.memory import available_bytes, format_gb, has_memory_for
+from ptycho_tasks.system.large_arrays import has_room_for, row_chunks, scratch_folder
+from ptycho_tasks.system.memory import format_gb
 
 
 def choose_axis(raw: RawScan, frame_axis: FrameAxis, count: int) -> int:
@@ -142,20 +142,19 @@ def are_counts(raw: RawScan, measurement: Measurement) -> bool:
     return bool(raw.holds_counts)
 
 
-def check_memory(frames: Keyed, pixels: int) -> None:
-    """Refuse frames of which the amplitudes do not fit into memory.
+def check_room(frames: Keyed, pixels: int) -> None:
+    """Refuse frames for whose amplitudes there is no place.
 
     Raises:
-        ScanError: so many pixels do not fit.
+        ScanError: so many pixels fit neither into a temporary file nor into memory.
     """
     needed = 4.0 * pixels
-    if not has_memory_for(needed):
+    if not has_room_for(needed):
         raise frames.refused(
-            f"is {frames.describe()}, {format_gb(needed)} of amplitudes, of which "
-            f"{format_gb(available_bytes())} fit into memory now",
+            f"is {frames.describe()}, {format_gb(needed)} of amplitudes, for which neither "
+            f"{scratch_folder()} nor memory has room now",
             "frames that fit",
-            "take fewer of them into a file, or an uncompressed NPZ of float32 amplitudes "
-            "with NaN where pixels are bad, which is memory-mapped",
+            "set TMPDIR to a folder on a disk with more room, or take fewer frames into a file",
         )
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.scan import release_pages
 from ptycho_tasks.scans.bad_pixels import fill_nearest
-from ptycho_tasks.scans.npz import row_chunks
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan
+from ptycho_tasks.system.large_arrays import row_chunks
 
 _SMALLEST_PROBE, _LARGEST_PROBE = 1e-12, 1e12
 

@@ -5,6 +5,7 @@ Axis letters:  M frames,  m frames of a part,  N detector pixels along one side.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,11 @@ from ptycho_tasks.scans.bad_pixels import (
     search_closely,
 )
 from ptycho_tasks.scans.content import Content
-from ptycho_tasks.scans.frame_stack import FrameStack, check_memory
-from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.scans.frame_stack import FrameStack, check_room
 from ptycho_tasks.scans.raw_scan import Keyed, RawScan, Reading, refused
 from ptycho_tasks.scans.shaping import ShapedFrames, Window
 from ptycho_tasks.system.files import file_stamp
+from ptycho_tasks.system.large_arrays import row_chunks, stack_parts
 
 BRIGHT = 0.95
 """Share of the pixels that are not the bright ones."""
@@ -309,11 +310,21 @@ def leave_out_unlikely(
         return diffraction
     for reason, pixels in found.items():
         found_bad.add(reason, pixels)
-    if not diffraction.flags.writeable:
-        check_memory(raw.frames, diffraction.size)
-        diffraction = np.array(diffraction)
-    diffraction[:, unlikely] = np.nan
-    return diffraction
+    if diffraction.flags.writeable:
+        diffraction[:, unlikely] = np.nan
+        return diffraction
+    check_room(raw.frames, diffraction.size)
+    return stack_parts(diffraction.shape, diffraction.dtype, _without(diffraction, unlikely))
+
+
+def _without(
+    diffraction: NDArray[np.float32], bad: NDArray[np.bool_]
+) -> Iterator[NDArray[np.float32]]:
+    for part in row_chunks(diffraction.shape, diffraction.dtype):
+        frames = np.array(diffraction[part])
+        release_pages(diffraction)
+        frames[:, bad] = np.nan
+        yield frames
 
 
 def _is_always_dark(

@@ -20,15 +20,18 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ptycho_tasks.errors import ScanError
+from ptycho_tasks.errors import FileWriteError, ScanError
 from ptycho_tasks.scan import ScanData, release_pages
 from ptycho_tasks.scans.content import Listed, explain_unreadable
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.system.files import replace_file
-from ptycho_tasks.system.memory import has_memory_for
-
-CHUNK_BYTES = 16 << 20
-"""How much of a large array is in memory at a time while it is read, checked or written."""
+from ptycho_tasks.system.large_arrays import (
+    CHUNK_BYTES,
+    has_room_for,
+    row_chunks,
+    scratch_folder,
+    stack_parts,
+)
 
 ESTIMATED_PROBE = "probe_is_estimated"
 """The key that says so of `probeGuess`."""
@@ -64,14 +67,6 @@ class Rows:
         for part in row_chunks(self.shape, self.dtype):
             yield np.asarray(self.source[self.indices[part]])
             release_pages(self.source)
-
-
-def row_chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[slice]:
-    """Slices of the first axis that cover an array, each some `CHUNK_BYTES` large."""
-    row_bytes = max(1, dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64)))
-    step = max(1, CHUNK_BYTES // row_bytes)
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
 
 
 class NpzFile:
@@ -127,7 +122,8 @@ class NpzFile:
         return key in self._members
 
     def __getitem__(self, key: str) -> NDArray[Any]:
-        """The array of that name: a read-only memory map where the member is uncompressed.
+        """The array of that name: a read-only memory map where the member is uncompressed, else see
+        `stack_parts`.
 
         The archive's checksum is compared in either case.
         """
@@ -139,11 +135,11 @@ class NpzFile:
             size = math.prod(shape) * dtype.itemsize
             if stream.tell() + size > member.file_size:
                 raise EOFError("fewer bytes than its shape needs")
-            if not has_memory_for(size):
+            if not has_room_for(size):
                 raise MemoryError
-            stream.seek(0)
-            array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-            return array
+            count = math.prod(shape)
+            flat = stack_parts((count,), dtype, _read_values(stream, dtype, count))
+            return flat.reshape(shape, order="F" if fortran else "C")
 
     def check_plain(self, key: str) -> None:
         """Refuse a member that only pickle could read; reads its header only."""
@@ -202,12 +198,13 @@ class NpzFile:
         try:
             with self._archive.open(self._members[key]) as stream:
                 yield stream
-        except ScanError:
+        except (ScanError, FileWriteError):
             raise
         except MemoryError:
             raise ScanError(
-                f"{self.path}: key {key!r} does not fit into memory; expected an array that "
-                "does; store it uncompressed (numpy.savez), it is then memory-mapped"
+                f"{self.path}: key {key!r} fits neither into memory nor into {scratch_folder()}; "
+                "expected an array that does; store it uncompressed (numpy.savez), it is then "
+                "memory-mapped, or set TMPDIR to a folder on a disk with more room"
             ) from None
         except Exception as error:  # zlib, lzma, zipfile, tokenize and numpy raise their own
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -215,6 +212,16 @@ class NpzFile:
                 f"{self.path}: key {key!r} cannot be read: {reason}; expected a plain array; "
                 "the file is damaged, copy or make it again"
             ) from error
+
+
+def _read_values(stream: IO[bytes], dtype: np.dtype[Any], count: int) -> Iterator[NDArray[Any]]:
+    """(count,) values of a stream, some `CHUNK_BYTES` at a time."""
+    for part in row_chunks((count,), dtype):
+        wanted = part.stop - part.start
+        values = stream.read(wanted * dtype.itemsize)
+        yield np.frombuffer(values, dtype, wanted)
+    while stream.read(CHUNK_BYTES):  # zipfile compares the checksum at the end
+        pass
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptycho_tasks.errors import ScanError
-from ptycho_tasks.scans import npz as npz_module
 from ptycho_tasks.scans.readers import read_scan
+from ptycho_tasks.system import large_arrays
 from scan_files import COUNTS, Arrays, M, N, canonical, message, save, with_value
 
 
@@ -241,7 +241,7 @@ def test_refused_in_one_line_that_names_file_and_key(
     key: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(npz_module, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(large_arrays, "CHUNK_BYTES", chunk_bytes)
     text = message(save(tmp_path, canonical() | change), **options)
     assert f"key {key!r}" in text
     assert reason in text

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho_tasks.scan import release_pages
 from ptycho_tasks.scans.doctor.case import Case
-from ptycho_tasks.scans.npz import row_chunks
+from ptycho_tasks.system.large_arrays import row_chunks
 
 HIDDEN = 0.02
 """Light on the good pixels of a frame that shows nearly nothing, over that on those of others."""
