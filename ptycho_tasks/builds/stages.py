@@ -369,8 +369,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     print_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:
         print_warning(
-            "the refinement explains the frames worse than its start did; take "
-            f"fewer epochs or smaller steps under `refine:` ({refiner.name}), or leave it out"
+            "the refinement explains the frames worse than its start did; change the options "
+            f"under `refine:` ({refiner.name}), or leave it out"
         )
     return metrics
 

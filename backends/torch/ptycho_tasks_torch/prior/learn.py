@@ -27,7 +27,7 @@ from ptycho_tasks_torch.physics.distance import compare_distances, measure_dista
 from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
 from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_canvas
-from ptycho_tasks_torch.unrolled.network import reconstruct
+from ptycho_tasks_torch.unrolled.network import reconstruct, rehearse
 
 ROUND, REPEATS = 32, 3
 """Scans that are simulated at a time, and how often each is learned from, turned and mirrored at
@@ -35,18 +35,18 @@ random: a simulation with its physics steps takes as long as an update."""
 BATCH = 4
 """Scans of an update."""
 RATE = 2e-3
-"""Largest learning rate."""
+"""Largest learning rate of the first course."""
 WARM_UP = 50
 """Updates in which the rate rises to the largest."""
 CLIP = 1.0
 STEPS = (16, 64)
-"""Least and largest number of physics steps before the correction."""
+"""Least and largest number of physics steps before the correction in the first course; in others,
+and where the result is tried, there are as many as an inference would take."""
 CHECKPOINT, CHECKPOINT_S = "learning.checkpoint", 60.0
 """Its name, and how often it is written."""
 REPORTED = 400
 """Scans that a report is about, the last ones."""
 VALIDATION_SEED = 2**31
-VALIDATION_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Plan:
     """What is learned from; together with the code, it settles the result."""
 
     blocks: int
-    """Simulated scans."""
+    """Simulated scans of a course."""
+    courses: int = 1
+    """Each goes on from the weights of the one before, with other scans and half its rate."""
     seed: int = 0
     kinds: Sequence[str] = KINDS
     """Textures of the objects."""
@@ -62,19 +64,26 @@ class Plan:
     """Scans from other seeds, with which the result is tried."""
 
     @property
-    def rounds(self) -> int:
-        """Number of times that scans are simulated and learned from."""
+    def course_rounds(self) -> int:
+        """Number of times that scans are simulated and learned from in a course."""
         return math.ceil(self.blocks / ROUND)
 
     @property
+    def rounds(self) -> int:
+        """Those of all courses."""
+        return self.courses * self.course_rounds
+
+    @property
     def updates(self) -> int:
-        """Number of changes of the weights."""
-        return self.rounds * REPEATS * (ROUND // BATCH)
+        """Number of changes of the weights in a course."""
+        return self.course_rounds * REPEATS * (ROUND // BATCH)
 
     def rate(self, update: int) -> float:
-        """Learning rate of an update: it rises, then falls as a cosine."""
+        """Learning rate of an update: in each course it rises, then falls as a cosine."""
+        course, update = divmod(update, self.updates)
+        largest = RATE * 0.5**course
         return (
-            RATE
+            largest
             * min(1.0, (update + 1) / WARM_UP)
             * 0.5
             * (1 + math.cos(math.pi * update / self.updates))
@@ -93,10 +102,10 @@ class Score:
 class Lesson:
     """A scan, and what the physics steps lead to."""
 
-    def __init__(self, scenario: Scenario, steps: int) -> None:
-        """Run the steps."""
+    def __init__(self, scenario: Scenario, steps: int | None = None) -> None:
+        """Run so many steps; None: as an inference would."""
         exposure = scenario.exposure
-        engine = reconstruct(exposure, steps)
+        engine = rehearse(exposure) if steps is None else reconstruct(exposure, steps)
         self._counts, self._photons = exposure.counts, scenario.photons
         self._maps = engine.canvas, engine.show(), exposure.light, scenario.truth
         self._before = measure_distances(engine.canvas, scenario.truth, exposure.light)
@@ -123,13 +132,15 @@ class Learning:
         torch.manual_seed(plan.seed)
         self.plan, self.round, self._update = plan, 0, 0
         self.correction = Correction()
-        self._optimizer = torch.optim.Adam(self.correction.parameters(), betas=(0.9, 0.99))
+        self._optimizer = self._make_optimizer()
         self._pool = TexturePool(plan.seed, plan.kinds)
         self.scores: list[Score] = []
         """Of the last scans, each before it was learned from."""
 
     def advance(self) -> None:
         """Simulate scans, and learn from each several times."""
+        if self.round % self.plan.course_rounds == 0:
+            self._optimizer = self._make_optimizer()
         first = self.round * ROUND
         lessons = [self._prepare(number) for number in range(first, first + ROUND)]
         generator = np.random.default_rng([self.plan.seed, self.round, REPEATS])
@@ -141,9 +152,14 @@ class Learning:
                     self.scores = [*self.scores, *scores][-REPORTED:]
         self.round += 1
 
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.correction.parameters(), betas=(0.9, 0.99))
+
     def _prepare(self, number: int) -> Lesson:
         generator = np.random.default_rng([self.plan.seed, number])
         scenario = draw_scenario(generator, self._pool, number)
+        if self.round >= self.plan.course_rounds:
+            return Lesson(scenario)
         steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
         return Lesson(scenario, steps)
 
@@ -213,7 +229,7 @@ def learn(
     if not as_is:
         _learn_to_end(learning, checkpoint, say)
     scores = validate(learning.correction, plan)
-    say(f"scans never learned from, {VALIDATION_STEPS} steps:\n{tabulate(scores)}")
+    say(f"scans never learned from:\n{tabulate(scores)}")
     recipe = describe(learning, scores)
     write_atomic(folder / BUNDLE_NAME, bundle_prior(learning.correction, recipe))
 
@@ -241,7 +257,7 @@ def validate(correction: Correction, plan: Plan) -> list[Score]:
     for number in range(plan.validation):
         generator = np.random.default_rng([VALIDATION_SEED, number])
         scenario = draw_scenario(generator, pool, number)
-        scores.append(Lesson(scenario, VALIDATION_STEPS).correct(correction)[1])
+        scores.append(Lesson(scenario).correct(correction)[1])
     return scores
 
 
@@ -283,7 +299,6 @@ def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
         "batch": BATCH,
         "learning_rate": RATE,
         "steps": list(STEPS),
-        "validation_steps": VALIDATION_STEPS,
         "validation": summarize(scores),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -293,7 +308,8 @@ def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Learn the prior from simulated scans.")
-    parser.add_argument("--blocks", type=int, required=True, help="simulated scans")
+    parser.add_argument("--blocks", type=int, required=True, help="simulated scans of a course")
+    parser.add_argument("--courses", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help=f"folder of the {BUNDLE_NAME}")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--as-is", action="store_true", help="take the checkpoint as it is")
@@ -302,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=list(KINDS))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    plan = Plan(options.blocks, options.seed, options.kinds)
+    plan = Plan(options.blocks, options.courses, options.seed, options.kinds)
     say = functools.partial(print, flush=True)
     learn(plan, options.out, options.work, say, as_is=options.as_is)
 

@@ -33,8 +33,9 @@ WORSE = 2.0
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
-"""Steps that may follow a correction; and the share of the most that frames held back gain by them
-that is enough. The last of it costs more noise, pixel by pixel, than it is worth."""
+"""Steps that may follow a correction; and the share that is enough of the most that frames held
+back gain by them, and by them and the correction. The last of it costs more noise, pixel by pixel,
+than it is worth."""
 
 
 class Depth:
@@ -107,6 +108,11 @@ class Depth:
         self.engine.stop()
 
     @property
+    def best_step(self) -> int:
+        """The step after which the misfit was least; 0 is the start."""
+        return min(range(len(self.misfits)), key=self.misfits.__getitem__)
+
+    @property
     def most_steps(self) -> int:
         """How many steps there are at most, the last ones included."""
         return round((1 + LAST_SHARE) * MOST_STEPS) if self.steps is None else self.steps
@@ -164,12 +170,13 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        taken = self.taken
+        taken, best = self.taken, self.best_step
+        if self.steps is not None and self.has_diverged:
+            return f"{taken} steps, not {self.steps}; diverged, back to step {best}"
         if self.steps is not None:
             return f"{taken} steps, as asked for"
         if self.held_back is None:
             return f"{taken} steps; too few frames to hold some back"
-        best = min(range(len(self.misfits)), key=self.misfits.__getitem__)
         if best == 0:
             return (
                 f"{taken} steps; frames held back are explained no better than at the start: check "
@@ -204,8 +211,9 @@ def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> floa
 
     Steps that follow bring back what of the frames a correction took away, and their noise; the
     fewest are taken that are enough. The correction is taken if frames held back gain by it,
-    against the object without, or after a step. They are compared by counts, for the roots of few
-    counts are missed least by an object that is too smooth.
+    against the object without, or after a step; what it does to an object that it does not
+    understand, and steps undo, is no gain. They are compared by counts, for the roots of few counts
+    are missed least by an object that is too smooth.
 
     Args:
         depth: after `run`.
@@ -220,5 +228,5 @@ def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> floa
     least = min(found.values())
     if not least < without:
         return None
-    enough = found[0.0] + ENOUGH * (least - found[0.0])
+    enough = min(start + ENOUGH * (least - start) for start in (found[0.0], without))
     return next(count for count, value in found.items() if value <= enough)

@@ -37,7 +37,12 @@ def refine_on_canvas(request: RefineRequest) -> Reconstruction:
 def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     start, steps = request.start, request.options.steps
     place = canvas_of(start.positions, request.scan.size)
-    depth = Depth(exposure, None if steps == "auto" else steps, _lay(start, place, exposure))
+    # What little light falls on where an object counts as no result may tell it all the same.
+    begun = min(
+        (_lay(start, where, place, exposure) for where in (start.seen, start.illumination > 0)),
+        key=exposure.measure_misfit,
+    )
+    depth = Depth(exposure, None if steps == "auto" else steps, begun)
     rows, columns = place.shape
     light = exposure.light[0, :rows, :columns].cpu().numpy()
 
@@ -49,19 +54,22 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     for done, canvas in enumerate(depth.run(), start=1):
         request.progress(done, depth.most_steps, {"misfit": depth.misfits[-1]})
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
-    engine = deque(depth.finish(depth.best), maxlen=1).pop()
-    request.progress(depth.taken, depth.taken, {})
-    request.say(depth.describe())
-    image = cut(engine.canvas)
-    return Reconstruction(
-        image, place.origin, start.probe, start.positions, depth.misfits, depth.taken
-    )
+    canvas, misfits = deque(depth.finish(depth.best), maxlen=1).pop().canvas, depth.misfits
+    line, taken = depth.describe(), depth.taken
+    request.progress(taken, taken, {})
+    if depth.best_step == 0 or exposure.measure_misfit(canvas) > exposure.measure_misfit(begun):
+        line = f"the start is kept: {taken} steps explain the frames no better"
+        canvas, misfits, taken = begun, misfits[:1], 0
+    request.say(line)
+    return Reconstruction(cut(canvas), place.origin, start.probe, start.positions, misfits, taken)
 
 
-def _lay(start: Reconstruction, place: Canvas, exposure: Exposure) -> Tensor:
-    """(1, S, T) canvas with the object of a start where it was seen, and 1 elsewhere."""
+def _lay(
+    start: Reconstruction, where: NDArray[np.bool_], place: Canvas, exposure: Exposure
+) -> Tensor:
+    """(1, S, T) canvas with the object of a start at some of its pixels, and 1 elsewhere."""
     canvas = np.ones(exposure.shape, np.complex64)
-    seen = np.where(start.seen, start.object, np.complex64(1))
+    seen = np.where(where, start.object, np.complex64(1))
     row, column = (here - there for here, there in zip(start.origin, place.origin, strict=True))
     top, left = max(row, 0), max(column, 0)
     part = seen[top - row :, left - column :][: canvas.shape[0] - top, : canvas.shape[1] - left]

@@ -110,32 +110,32 @@ def test_interrupted_learning_ends_at_the_same_bytes(
     monkeypatch.setattr(learn, "BATCH", 2)
     monkeypatch.setattr(learn, "CHECKPOINT_S", 0)
     monkeypatch.setattr(learn, "Correction", lambda: Correction(4))
-    plan = learn.Plan(blocks=6, kinds=["noise"], validation=2)
+    plan = learn.Plan(blocks=3, courses=2, kinds=["noise"], validation=2)
     whole, parts, work = (tmp_path / name for name in ("whole", "parts", "work"))
     for folder in (whole, parts):
         folder.mkdir()
     learn.learn(plan, whole, tmp_path / "other", lambda _: None)
     advance, done = learn.Learning.advance, []
 
-    def stop_after_two(self: learn.Learning) -> None:
-        if len(done) == 2:
+    def stop_after_three(self: learn.Learning) -> None:
+        if len(done) == 3:
             raise KeyboardInterrupt
         done.append(advance(self))
 
-    monkeypatch.setattr(learn.Learning, "advance", stop_after_two)
+    monkeypatch.setattr(learn.Learning, "advance", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
         learn.learn(plan, parts, work, lambda _: None)
     monkeypatch.setattr(learn.Learning, "advance", advance)
     lines: list[str] = []
     learn.learn(plan, parts, work, lines.append)
-    assert lines[0] == "goes on after 2 of 3 rounds"
+    assert lines[0] == "goes on after 3 of 4 rounds"
     assert (parts / BUNDLE_NAME).read_bytes() == (whole / BUNDLE_NAME).read_bytes()
     models, params = load_inference_bundle(whole)
     assert params["N"] == family.SIZE
     assert not models["diffraction_to_obj"].correction.is_idle
     learned_from = load_bundle(whole).params["metadata"]["learned_from"]
-    assert learned_from["plan"]["blocks"] == 6
-    assert (learned_from["rounds"], learned_from["planned_rounds"]) == (3, 3)
+    assert learned_from["plan"]["blocks"] == 3
+    assert (learned_from["rounds"], learned_from["planned_rounds"]) == (4, 4)
     assert sum(row["scans"] for row in learned_from["validation"]) == 2
 
 

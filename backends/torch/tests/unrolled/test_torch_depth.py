@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from dataclasses import replace
 
@@ -74,8 +75,16 @@ def test_steps_are_as_many_as_the_log_says(bright, steps):
     assert calls[-1][:2] == (result.steps, result.steps)
     measured = [done for done, _, metrics in calls if metrics]
     assert measured == [*range(1, len(result.losses))]
-    refined = backend.refine(RefineRequest(bright, result, options, say=lines.append))
+    rough = backend.infer(InferRequest(bright, model, UnrolledOptions(steps=3, start="nothing")))
+    refined = backend.refine(RefineRequest(bright, rough, options, say=lines.append))
     assert lines[-1].startswith(f"{refined.steps} steps")
+    kept = backend.refine(RefineRequest(bright, result, UnrolledOptions(), say=lines.append))
+    if steps == "auto":
+        assert re.fullmatch(r"the start is kept: \d+ steps explain the frames no better", lines[-1])
+        assert (kept.steps, len(kept.losses)) == (0, 1)
+        assert np.array_equal(kept.object, result.object)
+    else:
+        assert kept.steps > 0
 
 
 def test_nothing_learned_is_better_than_a_few_steps(bright):
@@ -147,6 +156,23 @@ def test_frames_held_back_say_whether_a_correction_is_good(bright):
         assert choose_correction(depth, lambda engine: better) is not None
         assert choose_correction(depth, lambda engine: 0.98 * better) in STEPS_AFTER[1:]
         assert choose_correction(depth, lambda engine: worse) is None
+
+
+def test_steps_go_on_until_what_a_correction_spoilt_is_mended(bright):
+    """However much of its gain they bring back."""
+    depth = Depth(expose(bright), 12)
+    with torch.inference_mode():
+        deque(depth.run(), maxlen=0)
+        compare, taken = depth.held_back.measure_divergence, []
+        without = min(map(compare, depth.go_on(depth.engine.canvas, (0.0, 1.0))))
+        better = reconstruct(depth.exposure, 60).canvas
+        for error in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
+            spoilt = error * better
+            taken.append(choose_correction(depth, lambda engine, spoilt=spoilt: spoilt))
+            if taken[-1] is not None:
+                assert compare(next(depth.go_on(spoilt, [taken[-1]]))) < without
+    assert taken[0] is None
+    assert taken[-1] is not None
 
 
 def test_the_last_steps_are_few(bright):
