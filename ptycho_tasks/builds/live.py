@@ -49,8 +49,8 @@ _MOST_POINTS = 400
 """Of a curve."""
 _MOST_LISTED = 300
 """Tasks on the page; of others it says how many there are."""
-_STEP = 4096
-"""Bytes of which the length of a script is a multiple."""
+_LEAST_BYTES = 1 << 14
+"""Of a script, whose length is this or twice as much, four times and so on."""
 _LAST_WRITE_S = 2.0
 """How long the end of a run waits for its last script."""
 _LISTED_FIRST = (
@@ -135,9 +135,11 @@ def write_script(path: Path, call: str, content: Mapping[str, Any], beat: int = 
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # A browser looks how long a script is before it reads it, which may be another one by then.
-        # Its length changes rarely; a page that reads one half, or misses it, reads the next.
+        # So its length changes rarely, though its pictures do each time; a page that reads a half,
+        # or misses it, reads the next.
         text = f"{call}({json.dumps(told, separators=(',', ':'))});"
-        new.write_text(f"{text}{' ' * (-(len(text) + 1) % _STEP)}\n")
+        length = max(_LEAST_BYTES, 1 << len(text).bit_length())
+        new.write_text(f"{text:<{length - 1}}\n")
         new.replace(path)
     except OSError:
         with suppress(OSError):
