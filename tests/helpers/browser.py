@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 def find_browser() -> str | None:
@@ -44,7 +45,7 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     finally:
         os.close(our_out)  # its end
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -61,6 +62,8 @@ class Browser:
         """Every address that the page asked for."""
         self.console: list[str] = []
         """What it said, and its uncaught errors."""
+        self._loaded = ""
+        """Which document it shows."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -81,6 +84,7 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._kept:
+            assert select.select([self._in], [], [], PATIENCE_S)[0], "the browser says nothing"
             data = os.read(self._in, 1 << 16)
             assert data, "the browser has ended"
             self._kept += data
@@ -90,7 +94,9 @@ class Browser:
         return message
 
     def _note(self, method: str | None, said: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
+        if method == "Page.frameNavigated" and "parentId" not in said["frame"]:
+            self._loaded = said["frame"]["loaderId"]
+        elif method == "Network.requestWillBeSent":
             self.requests.append(said["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             details = said["exceptionDetails"]
@@ -105,7 +111,10 @@ class Browser:
                   width=width, height=height, deviceScaleFactor=1, mobile=False)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send("Page.navigate", url=address)
+        # The answer comes while the page before is still there.
+        asked = self.send("Page.navigate", url=address)["loaderId"]
+        while self._loaded != asked:
+            self._read()
         self.wait("document.readyState === 'complete'")
 
     def ask(self, expression: str) -> Any:

@@ -7,7 +7,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +22,8 @@ from ptycho_tasks.errors import one_line
 from ptycho_tasks.layout import JOBS_NAME, LIVE
 from ptycho_tasks.report.live_page import open_live_page
 from ptycho_tasks.system.lock import ProjectLock
-from ptycho_tasks.testing.project import DOIT, OURS, run_command
+from ptycho_tasks.testing.project import DOIT, OURS, TIMEOUT_S, run_command
+from started_commands import start_command
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e\u05d0</script>"
 SHOWING = """\
@@ -161,7 +161,7 @@ def test_a_run_that_is_stopped_says_so(live_project: Path) -> None:
     config.write_text(config.read_text().replace("epochs: 5", "epochs: 100000"))
     with start_training(live_project) as run:
         run.send_signal(signal.SIGTERM)
-        assert run.wait(60) == 143
+        assert run.wait(TIMEOUT_S) == 143
     told = read_script(live_project, "run.js")
     assert told["state"] == "stopped"
     assert told["counts"] == {"stopped": 1, "made": 2}
@@ -170,10 +170,9 @@ def test_a_run_that_is_stopped_says_so(live_project: Path) -> None:
 @contextmanager
 def start_training(root: Path):
     """A training that runs, and shows itself."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([*DOIT, "train"], cwd=root, **quiet) as run:
+    with start_command([*DOIT, "train"], cwd=root) as run:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + TIMEOUT_S
             while not (root / LIVE / file_name("train")).exists():
                 assert time.monotonic() < deadline
                 assert run.poll() is None
@@ -196,7 +195,7 @@ def test_another_run_leaves_the_page_alone(live_project: Path, monkeypatch) -> N
     lock = ProjectLock()
     lock.acquire()
     try:
-        done = subprocess.run(DOIT, capture_output=True, check=False, timeout=60)
+        done = run_command(DOIT, cwd=live_project)
     finally:
         lock.release()
     assert done.returncode != 0
@@ -319,6 +318,13 @@ def text_of(browser, selector: str) -> str:
     return browser.ask(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''")
 
 
+def wait_for_text(browser, selector: str, text: str) -> None:
+    """Wait until an element shows a text: what is at work may be late with a sign of life, and the
+    page says so until it comes."""
+    found = f"document.querySelector({json.dumps(selector)})?.textContent"
+    browser.wait(f"{found}?.includes({json.dumps(text)})")
+
+
 @in_browser
 def test_the_page_follows_a_training_and_says_that_it_was_killed(
     live_project: Path, browser
@@ -336,8 +342,8 @@ def test_the_page_follows_a_training_and_says_that_it_was_killed(
             f"document.querySelector('#stages section > p').textContent !== {json.dumps(line)}"
         )
         assert browser.ask("document.querySelectorAll('.chart path.curve').length") == 1
-        assert text_of(browser, "#state") == "running"
-        assert "left" in text_of(browser, "#stages section > p")
+        wait_for_text(browser, "#state", "running")
+        wait_for_text(browser, "#stages section > p", "left")
     # A page that was late may read a last sign of life after it missed one.
     browser.wait(
         "document.getElementById('state').textContent === 'no sign of life'"
@@ -368,7 +374,7 @@ def test_two_hundred_scans_with_hostile_texts(tmp_path: Path, browser, monkeypat
     try:
         open_page(browser, folder)
         browser.wait("document.querySelectorAll('#tasks tr').length === 201")
-        assert text_of(browser, "#counts") == "1 failed, 199 waiting, 1 made"
+        wait_for_text(browser, "#counts", "1 failed, 199 waiting, 1 made")
         assert text_of(browser, "h1 bdi") == folder.name
         assert text_of(browser, "#tasks tr:nth-child(1) .problem") == one_line(HOSTILE)
         assert browser.ask("document.querySelectorAll('body img').length") == 0
@@ -459,6 +465,9 @@ def test_a_page_whose_project_is_gone_stays(tmp_path: Path, browser, monkeypatch
     open_page(browser, tmp_path)
     browser.wait("document.getElementById('state').textContent === 'finished'")
     shutil.rmtree(tmp_path / LIVE)
+    deadline = time.monotonic() + TIMEOUT_S
     while not browser.console:  # that there is no script any more
+        assert time.monotonic() < deadline
         browser.ask("0")
+        time.sleep(0.05)
     assert text_of(browser, "#state") == "finished"
