@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import time
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,12 @@ from ptycho_tasks.builds.state import State
 from ptycho_tasks.layout import STATE_NAME
 from ptycho_tasks.system.lock import LOCK_NAME
 from ptycho_tasks.testing.project import DOIT, OURS, run_command
-from started_commands import start_command
+from started_commands import is_alive, start_command
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks are those of POSIX")
 
 BUNDLE = "runs/default/training/wts.h5.zip"
-WAIT_S = 60
+WAIT_S = 300
 WAITING = """
 def wait(stage):
     import os, pathlib, time
@@ -158,12 +157,7 @@ def test_a_killed_parallel_run_leaves_no_process(waiting, start, number):
     run.send_signal(number)
     run.wait(WAIT_S)
 
-    def gone():
-        stat = Path(f"/proc/{worker}/stat")
-        return not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
-
-    if Path("/proc").is_dir():
-        until(gone)
+    until(lambda: not is_alive(worker))
     until(lambda: not holds_the_lock(waiting))
 
 

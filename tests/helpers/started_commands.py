@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, TextIO
 
+import psutil
+
 from ptycho_tasks.testing.forks import ask_server
 from ptycho_tasks.testing.project import PYTHON, TIMEOUT_S
 
@@ -104,6 +106,13 @@ class StartedCommand(Fork):
         finally:
             guard.cancel()
         return out, err
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there that has not ended, though its exit code may wait to be read."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def path_of(descriptor: int) -> Path:
