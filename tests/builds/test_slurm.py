@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ptycho_tasks.builds.job_records import JOBS
 from ptycho_tasks.builds.slurm import executor as slurm_executor
 from ptycho_tasks.options import Resources
+from ptycho_tasks.system.lock import take_flock
 from ptycho_tasks.testing import ExecutorConformance
 from waiting_project import UNTIL_S, begin, has_begun, wait_for, write_waiting_project
 
@@ -119,7 +121,13 @@ def test_an_array_is_found_again_whose_submission_was_not_noted(cluster, tmp_pat
     sbatch.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-        with begin(root, "-n", "5", "train") as run:
+        turn = root / JOBS / "slurm.turn"
+        turn.parent.mkdir(parents=True)
+        # Whose turn it is submits those that wait by then: it is nobody's until all do.
+        with turn.open("w") as file, begin(root, "-n", "5", "train") as run:
+            assert take_flock(file)
+            wait_for(lambda: len([*root.glob(f"{JOBS}/slurm.waiting/*")]) == 5)
+            file.close()
             run.communicate(timeout=UNTIL_S)
         assert run.returncode == -signal.SIGKILL
     submitted = list_jobs(root)
