@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from hostile.battery import Battery, Must, Rng, Trial
 from hostile.running import doit, ptycho, run_apart
@@ -333,18 +335,22 @@ def _runs(name: str, command: str, wrong: Callable[[Any], str] = lambda _: "", *
     EVIDENCE.add(f"item_{name}", maker)
 
 
+_DAEMON = "setsid sh -c 'echo $$ > pid; exec sleep 321.7' >/dev/null 2>&1 &"
+_DAEMON += " until [ -s pid ]; do sleep 0.01; done"
+
+
 def _both_marked(_: Any) -> str:
     plan = Path("plan.md").read_text()
     return "" if "two | [x]" in plan else "the row of the other item is not marked"
 
 
 def _left_alone(_: Any) -> str:
-    found = subprocess.run(
-        ["pgrep", "-f", "sleep 321[.]7"], capture_output=True, text=True, check=False
-    )
-    for pid in found.stdout.split():
-        subprocess.run(["kill", pid], check=False)
-    return "what it started is still there" if found.stdout else ""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        left = psutil.Process(int(Path("pid").read_text()))
+        if left.status() != psutil.STATUS_ZOMBIE:
+            left.kill()
+            return "what it started is still there"
+    return ""
 
 
 _runs("green", "true", _both_marked)
@@ -366,6 +372,6 @@ _runs("removes_plan", "rm plan.md")
 _runs("removes_itself", "rm -rf * .ptycho")
 _runs("edits_plan", "echo '- [ ] **C4.Z:** new' >> plan.md")
 _runs("replaces_state_by_file", "rm -rf .ptycho; touch .ptycho")
-_runs("leaves_a_daemon", "setsid sleep 321.7 >/dev/null 2>&1 & sleep 0.3", _left_alone)
+_runs("leaves_a_daemon", _DAEMON, _left_alone)
 _runs("limit", "sleep 30", time_limit_s=0.5)
 _runs("limit_ignored", "trap '' TERM; sleep 30", time_limit_s=0.5)
