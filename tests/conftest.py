@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from doit.globals import Globals
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.testing.forks import REMEMBERED, remember
@@ -26,8 +26,11 @@ from ptycho_tasks.testing.project import (  # noqa: F401
     run_command,
 )
 
-# Machines are busy at times, and no test is about time.
-settings.register_profile("calm", deadline=None)
+# Machines are busy at times, and no test is about time. Examples are the same each time: what fails
+# is to fail for a change, and not by chance.
+settings.register_profile(
+    "calm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("calm")
 
 

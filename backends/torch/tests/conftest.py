@@ -26,7 +26,7 @@ from ptycho_tasks_torch.training import checkpoints
 from ptycho_tasks_torch.unrolled import objective, probe_fit
 
 # The first call of a torch function takes long, which says nothing about the ones that follow.
-hypothesis.settings.register_profile("torch", deadline=None)
+hypothesis.settings.register_profile("torch", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("torch")
 # The suite has a process for each core: threads of one would wait for those of another. Commands
 # that tests run read it from the environment.
