@@ -42,7 +42,7 @@ both on whole frames. On the suite's scan it is 1.03 to 1.14 for ePIE, LSQML and
 and 3 to 6 where bad pixels count as dark.
 """
 
-GRACE_S = 5.0
+GRACE_S = 60.0
 """How long threads and processes may take to end once an exception has come out."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from ptycho_tasks.builds.job_records import JOBS, LOG, OUTCOME, RECORD
 from ptycho_tasks.builds.live import file_name
 from ptycho_tasks.layout import LIVE
-from ptycho_tasks.testing.project import DOIT
+from ptycho_tasks.testing.project import DOIT, TIMEOUT_S
 from started_commands import start_command
 
 TINY_SCAN = """\
@@ -65,6 +65,8 @@ def queued(built_project):
     (built_project / "queue").write_text(QUEUE)
     (built_project / "queue").chmod(0o755)
     yield built_project
+    for job in [*built_project.glob("queued/*")]:  # one that did not begin is not to work any more
+        job.with_suffix(".gone").touch()
     (built_project / "hold").unlink(missing_ok=True)
 
 
@@ -111,7 +113,9 @@ def test_a_job_that_is_not_waited_for_writes_how_it_goes(queued, doit):
     script = queued / LIVE / file_name("train")
     assert '"state":"queued"' in script.read_text()
     (queued / "hold").unlink()
-    while '"state":"made"' not in script.read_text():
+    deadline = time.monotonic() + TIMEOUT_S
+    while '"state":"made"' not in (said := script.read_text()):
+        assert time.monotonic() < deadline, said
         time.sleep(0.05)
     assert doit(queued, "train").returncode == 0
 
@@ -127,7 +131,7 @@ def test_only_who_stops_a_run_cancels_its_jobs(queued, number, is_cancelled):
         while "is pending" not in run.stdout.readline():
             assert run.poll() is None
         run.send_signal(number)
-        said = run.communicate(timeout=60)[0]
+        said = run.communicate(timeout=TIMEOUT_S)[0]
     assert ("cancelled 1 job of queue" in said) is is_cancelled
     assert (queued / "queued/1.gone").exists() is is_cancelled
 

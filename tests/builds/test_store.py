@@ -21,7 +21,7 @@ from ptycho_tasks.builds.results import make_record
 from ptycho_tasks.builds.store import RECORD, Store
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import STORE_NAME
-from ptycho_tasks.testing.project import DOIT, run_command
+from ptycho_tasks.testing.project import DOIT, TIMEOUT_S, run_command
 
 BUNDLE = "runs/default/training/wts.h5.zip"
 
@@ -389,8 +389,8 @@ def test_two_projects_with_one_store_make_a_result_once(
                 said = second.stdout.readline()
                 assert said
             (other / "hold").unlink()
-            assert second.wait(60) == 0
-        assert first.wait(60) == 0
+            assert second.wait(TIMEOUT_S) == 0
+        assert first.wait(TIMEOUT_S) == 0
     (made,) = place.iterdir()
     record = json.loads((made / RECORD).read_text())
     bundle = (built_project / BUNDLE).read_bytes()
@@ -413,7 +413,7 @@ def write_entry(root, content, barrier):
     for number in range(20):
         with store.begin("train") as folder:
             (folder / "wts.h5.zip").write_bytes(content)
-            barrier.wait(20)
+            barrier.wait(TIMEOUT_S)
             now = IDENTITY._replace(settings=f'{{"a":{number}}}')
             entry = store.publish(folder, "train", make_record(now, "train", 1.0), replace=False)
             assert store.check(entry)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from threading import Timer
 
 import pytest
 
-from ptycho_tasks.testing.project import OURS
+from ptycho_tasks.testing.project import OURS, TIMEOUT_S
 from started_commands import start_command
 
 WATCHING = "watching; Ctrl-C ends\n"
@@ -28,7 +29,7 @@ def watched(project) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    guard = Timer(120, process.kill)  # who waits for a run that never begins, waits for ever
+    guard = Timer(TIMEOUT_S, process.kill)  # who waits for a run that never begins, waits for ever
     guard.start()
     yield process
     guard.cancel()
@@ -70,6 +71,7 @@ def test_a_save_while_the_evidence_is_gathered_is_not_lost(project, watched):
     project.edit("evidence.yaml", "cat data.txt", "cat data.txt; touch seen; sleep 1")
     while not (project.root / "seen").exists():
         assert watched.poll() is None
+        time.sleep(0.01)
     project.write("data.txt", "saved meanwhile\n")
     assert "saved meanwhile\n" in read_run(watched) + read_run(watched)
 

@@ -61,7 +61,7 @@ LEFT_RUNNING = """\
 except BaseException:
             import threading
             ends = threading.Event()
-            threading.Thread(target=ends.wait, args=(1,), name="at work").start()
+            threading.Thread(target=ends.wait, args=(9,), daemon=True, name="at work").start()
             raise"""
 
 
@@ -370,7 +370,7 @@ BROKEN: dict[str, list[Broken]] = {
             "a process",
             stopping(
                 "except BaseException:\n            import subprocess\n"
-                "            Stranger.left = subprocess.Popen(['sleep', '1'])\n"
+                "            Stranger.left = subprocess.Popen(['sleep', '9'])\n"
                 "            raise"
             ),
             {},

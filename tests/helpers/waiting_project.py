@@ -10,7 +10,7 @@ from ptycho_tasks.builds.job_records import JOBS, LOG, RECORD
 from ptycho_tasks.testing.project import DOIT
 from started_commands import start_command
 
-UNTIL_S = 60
+UNTIL_S = 300
 CONFIG = """\
 name: tiny
 source:
@@ -73,7 +73,7 @@ def begin(root, *arguments):
 def wait_for(condition):
     end = time.monotonic() + UNTIL_S
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
 
 

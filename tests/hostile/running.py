@@ -27,7 +27,7 @@ from hostile.battery import Battery, Trial
 KINDS = ("clean", "traceback", "silent", "other")
 FAULT = "a fault of ptycho-tasks"
 """What the program says of an exception that nobody foresaw."""
-TIME_LIMIT_S = 40.0
+TIME_LIMIT_S = 120.0
 _MEMORY = 3 << 30
 _FILE_SIZE = 2 << 30
 _LEAK = re.compile(r"\w*Warning: .*")

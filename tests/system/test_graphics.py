@@ -15,7 +15,7 @@ from ptycho_tasks.system import graphics
 
 CLEAN = {"TERM": "xterm-256color"}
 BLOCKS = {**CLEAN, "COLORTERM": "truecolor"}
-PATIENCE_S = 30
+PATIENCE_S = 300
 
 
 def ask(environment, *, answer=b"", typed=b""):
