@@ -49,7 +49,8 @@ class Showing(EPIE):
             frame = scan.diffraction[epoch % scan.frame_count]
             wave = np.fft.fft2(probe * image, norm="ortho")
             error = np.fft.ifftshift(frame) * np.exp(1j * np.angle(wave)) - wave
-            image = image + probe.conj() * np.fft.ifft2(error, norm="ortho")
+            step = probe.conj() / np.abs(probe).max() ** 2  # a longer one diverges
+            image = image + step * np.fft.ifft2(error, norm="ortho")
             request.progress(epoch + 1, total, {"loss": float(np.abs(error).mean())})
             request.show(lambda: image)
             time.sleep(0.05 if total > 99 else 0)
