@@ -26,6 +26,9 @@ from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks_torch.unrolled.backend import backend
 
+SIDE = 6
+"""Of a small scan, in frames."""
+
 
 def make_scan(size: int, grid: int = 7) -> ScanData:
     options = SimulationOptions(size=size, grid=grid, step=size / 8, photons=1e6, seed=5)
@@ -33,7 +36,7 @@ def make_scan(size: int, grid: int = 7) -> ScanData:
 
 
 SCAN = make_scan(32)
-SMALL = make_scan(16)
+SMALL = make_scan(16, SIDE)
 """Of which an examination takes half the time; it tells a unit and a centre less well."""
 
 
@@ -201,7 +204,7 @@ def find_kinds(report: Report) -> dict[str, bool]:
 
 def test_positions_that_drift(tmp_path: Path) -> None:
     time = np.linspace(0, 1, SMALL.frame_count)[:, None]
-    order = np.arange(49).reshape(7, 7)
+    order = np.arange(SMALL.frame_count).reshape(SIDE, SIDE)
     order[1::2] = order[1::2, ::-1]
     order = order.ravel()
     drifted = SMALL.positions[order] + time * (0, 3.0)
