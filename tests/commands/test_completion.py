@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,12 +11,18 @@ import sys
 import pytest
 
 WATCHED = """
-import sys
+import contextlib, io, json, os, sys
 from ptycho_tasks.commands.cli import main
-try:
-    main()
-finally:
-    print(*sorted({"numpy", "torch", "h5py"} & set(sys.modules)), file=sys.stderr)
+answers = []
+for asked in json.loads(sys.argv.pop()):
+    os.environ.update(asked)
+    said = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main()
+    said.flush()
+    answers.append(said.buffer.getvalue().decode())
+print(json.dumps(answers))
+print(*sorted({"numpy", "torch", "h5py"} & set(sys.modules)), file=sys.stderr)
 """
 COMMAND_LINES = {
     "command": ("tr", {"train"}),
@@ -37,23 +44,23 @@ COMMAND_LINES = {
 }
 
 
-def run(shell, words, cwd):
-    """What the shell's script would ask and get."""
-    line = f"ptycho-tasks {words}"
-    at, last = len(line.split(" ")) - 1, line.split(" ")[-1]
-    asked = {"COMP_WORDS": line, "COMP_CWORD": str(at)}
-    if shell == "fish":
-        asked["COMP_CWORD"] = last
+def run(shell, cwd, *lines):
+    """What the shell's script would ask for each line, one after the other, and get."""
+    asked = []
+    for words in lines:
+        line = f"ptycho-tasks {words}"
+        at, last = len(line.split(" ")) - 1, line.split(" ")[-1]
+        asked.append({"COMP_WORDS": line, "COMP_CWORD": last if shell == "fish" else str(at)})
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        env=os.environ | asked | {"_PTYCHO_TASKS_COMPLETE": f"{shell}_complete"},
+        [sys.executable, "-c", WATCHED, json.dumps(asked)],
+        env=os.environ | {"_PTYCHO_TASKS_COMPLETE": f"{shell}_complete"},
         cwd=cwd,
         capture_output=True,
         text=True,
         check=True,
     )
     assert done.stderr.strip() == ""  # nothing said, nothing heavy imported
-    return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
+    return [said.split("\n")[:-1] if said.strip() else [] for said in json.loads(done.stdout)]
 
 
 EVIDENCE = """\
@@ -67,20 +74,25 @@ items: [{ids: [C4.D1, C4.D2], command: make, log: a.log}]
 
 def test_rows_that_have_evidence_are_offered(tmp_path):
     (tmp_path / "evidence.yaml").write_text(EVIDENCE)
-    assert run("bash", "why ", tmp_path) == [
-        f"plain,{name}" for name in ("evidence", "evidence:C4.D1", "evidence:C4.D2")
+    assert run("bash", tmp_path, "why ") == [
+        [f"plain,{name}" for name in ("evidence", "evidence:C4.D1", "evidence:C4.D2")]
     ]
 
 
-@pytest.mark.parametrize(("words", "expected"), COMMAND_LINES.values(), ids=COMMAND_LINES)
-def test_bash_offers(project, words, expected):
-    assert set(run("bash", words, project)) == {f"plain,{word}" for word in expected}
+def test_bash_offers(project):
+    answers = run("bash", project, *(words for words, _ in COMMAND_LINES.values()))
+    found = {name: {*answer} for name, answer in zip(COMMAND_LINES, answers, strict=True)}
+    assert found == {
+        name: {f"plain,{word}" for word in expected}
+        for name, (_, expected) in COMMAND_LINES.items()
+    }
 
 
-@pytest.mark.parametrize("flag", ["train --train-data-file", "train --config", "bundle show"])
-def test_files_are_left_to_the_shell(project, flag):
-    assert run("bash", f"{flag} x", project) == ["file,x"]
-    assert run("bash", "train --output_dir o", project) == ["dir,o"]
+def test_files_are_left_to_the_shell(project):
+    flags = ("train --train-data-file", "train --config", "bundle show")
+    *files, folder = run("bash", project, *(f"{flag} x" for flag in flags), "train --output_dir o")
+    assert files == [["file,x"]] * len(flags)
+    assert folder == ["dir,o"]
 
 
 @pytest.mark.parametrize(
@@ -91,12 +103,13 @@ def test_files_are_left_to_the_shell(project, flag):
     ],
 )
 def test_other_shells_show_what_a_command_does(project, shell, expected):
-    assert run(shell, "in", project)[: len(expected)] == expected
+    (found,) = run(shell, project, "in")
+    assert found[: len(expected)] == expected
 
 
 def test_a_wrong_configuration_offers_nothing(project):
     (project / "ptycho.yaml").write_text("nonsense: 1\n")
-    assert run("bash", "why ", project) == []
+    assert run("bash", project, "why ") == [[]]
 
 
 @pytest.fixture
