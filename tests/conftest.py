@@ -29,7 +29,11 @@ from ptycho_tasks.testing.project import (  # noqa: F401
 # Machines are busy at times, and no test is about time. Examples are the same each time: what fails
 # is to fail for a change, and not by chance.
 settings.register_profile(
-    "calm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "calm",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("calm")
 

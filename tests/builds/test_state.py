@@ -272,7 +272,7 @@ JSON = st.recursive(
 KEYS = ["_values_:", "deps:", "checker:", "ignore:", "scan.npz"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     record=JSON
     | st.dictionaries(st.sampled_from(KEYS), JSON)

@@ -315,7 +315,7 @@ def test_a_flat_object_whose_light_bad_pixels_hide() -> None:
 
 @pytest.mark.parametrize("photons", [1e4, 1e8])
 def test_the_flat_object_is_the_best_one(photons: float) -> None:
-    made = simulate(SimulationOptions(size=32, grid=8, step=4, jitter=1, photons=photons))
+    made = simulate(SimulationOptions(size=32, grid=5, step=4, jitter=1, photons=photons))
     assert made.object is not None
     shape = made.object.shape
     flats = [

@@ -222,7 +222,7 @@ def test_headers_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_gives_another_array_or_another_error(
     tmp_path: Path, compressed: bool, data: st.DataObject
