@@ -19,16 +19,23 @@ from ptycho_tasks.builds.pruning import Inventory, Unused, choose_unused
 from ptycho_tasks.builds.results import make_record
 from ptycho_tasks.builds.store import Store
 from ptycho_tasks.layout import STORE_NAME
+from ptycho_tasks.testing.project import DOIT, run_command
 
 BUNDLE = "runs/default/training/wts.h5.zip"
 
 
+@pytest.fixture(scope="module")
+def _changed(_built, tmp_path_factory):
+    root = shutil.copytree(_built, tmp_path_factory.mktemp("changed") / "project")
+    change_settings(root, training={"epochs": 4})
+    assert run_command(DOIT, cwd=root).returncode == 0
+    return root
+
+
 @pytest.fixture
-def changed(built_project, build):
+def changed(_changed, tmp_path):
     """A project in which what was made first is not named any more."""
-    change_settings(built_project, training={"epochs": 4})
-    build(built_project)
-    return built_project
+    return shutil.copytree(_changed, tmp_path / "changed")
 
 
 def listing(ours, root, *arguments):
