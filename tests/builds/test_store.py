@@ -22,6 +22,7 @@ from ptycho_tasks.builds.store import RECORD, Store
 from ptycho_tasks.errors import ConfigError
 from ptycho_tasks.layout import STORE_NAME
 from ptycho_tasks.testing.project import DOIT, TIMEOUT_S, run_command
+from started_commands import start_command
 
 BUNDLE = "runs/default/training/wts.h5.zip"
 
@@ -373,14 +374,14 @@ def test_two_projects_with_one_store_make_a_result_once(
             )
         )
     begin = partial(
-        subprocess.Popen, [*DOIT, "train"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        start_command, [*DOIT, "train"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    with begin(cwd=other, text=True) as first:
+    with begin(cwd=other) as first:
         place = tmp_path / "shared/train"
         while not [*place.glob("*.lock")]:
             assert first.poll() is None
             time.sleep(0.05)
-        with begin(cwd=built_project, text=True) as second:
+        with begin(cwd=built_project) as second:
             waits = (
                 f"waits for process {first.pid} on {socket.gethostname()}, which makes it in the"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks.system.cache import forget_all
 from ptycho_tasks.system.lock import LOCK_NAME, ProjectLock, describe_holder
 from ptycho_tasks.testing.project import DOIT, OURS, TIMEOUT_S, run_command
+from started_commands import start_command
 
 RESULT = r"\S+  \d+\.\d s  R-factor 0\.\d{3}  36 frames"
 CONFIG = """\
@@ -462,11 +462,10 @@ print(has_end(Path(sys.argv[1])))
 
 
 def test_a_beamline(beam: Path, scans: list[Path]) -> None:
-    process = subprocess.Popen(
+    process = start_command(
         [*OURS, "watch", "--poll"], cwd=beam, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    assert process.stdout is not None
-    output = io.TextIOWrapper(process.stdout)
+    output = process.stdout
 
     def read_until(begin: str) -> str:
         line = next(line for line in output if line.startswith(begin))

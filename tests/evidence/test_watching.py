@@ -78,8 +78,8 @@ def test_a_save_while_the_evidence_is_gathered_is_not_lost(project, watched):
 
 def test_a_signal_ends_what_runs(project):
     project.write_items("id: C4.D3, command: echo begun; sleep 600, log: slow.log")
-    process = subprocess.Popen(
-        [*OURS, "plan", "watch", "C4.D3"], cwd=project.root, text=True, stdout=subprocess.PIPE
+    process = start_command(
+        [*OURS, "plan", "watch", "C4.D3"], cwd=project.root, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     assert next(line for line in process.stdout if "begun" in line)
