@@ -26,6 +26,7 @@ OPTIONS = UnrolledOptions(
     start="nothing",
     epochs=2,
     channels=4,
+    steps=8,
     batch_size=16,
     neighbours=16,
     seed=5,
