@@ -106,12 +106,12 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
         from ptycho_tasks.builds.project import (
             keep_one_off,
-            refuse_missing_scans,
+            refuse_missing_inputs,
             refuse_one_off_evidence,
         )
 
         with exit_on_error():
-            refuse_missing_scans(tasks, selected_tasks)
+            refuse_missing_inputs(tasks, selected_tasks)
         begin_run(Globals.dep_manager.backend)
         keep_one_off()
         self.live.begin(name for name in selected_tasks if tasks[name].actions)

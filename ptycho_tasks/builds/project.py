@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,23 +27,33 @@ from ptycho_tasks.layout import (
 from ptycho_tasks.system.cache import cached
 
 
-def refuse_missing_scans(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
-    """Refuse to train for the reconstruction of a scan that is not there.
+def refuse_missing_inputs(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
+    """Refuse to begin what would end without a file that a setting names: the scan to reconstruct,
+    or what a backend reads to train.
+
+    Args:
+        tasks: all, by name.
+        selected: names of those that run, with those that they need.
 
     Raises:
-        ConfigError: one line that names the key `inference.scan` and its line.
+        ConfigError: one line that names the key and its line.
     """
-    for name in [sub for task in selected for sub in [task, *tasks[task].task_dep]]:
-        if name.partition(":")[0] not in ("infer", "refine") or not tasks[name].actions:
+    made: set[str] | None = None
+    for name in selected:
+        stage = name.partition(":")[0]
+        if stage not in ("train", "infer", "refine") or not tasks[name].actions:
             continue
         row = read_project_table().row(name)
-        scan = row.inputs["scan"]
-        # A task would make it: the source, where that is simulated, or the fixture.
-        will_be_made = any(
-            before.partition(":")[0] not in ("train", "infer") for before in tasks[name].task_dep
-        )
-        if not will_be_made and not Path(scan).exists():
-            missing = read_project_table().payload(row).describe_missing("inference.scan")
+        # What a backend reads is called by the key that decides it.
+        keyed = {key: path for key, path in row.inputs.items() if "." in key}
+        named = keyed if stage == "train" else {"inference.scan": row.inputs["scan"]}
+        for key, path in named.items():
+            if os.path.exists(path):  # noqa: PTH110 (asked for thousands of tasks)
+                continue
+            made = made or {target for task in tasks.values() for target in task.targets}
+            if path in made:
+                continue
+            missing = read_project_table().payload(row).describe_missing(key)
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
 

@@ -131,6 +131,11 @@ class Payload:
             return f"{self.origins[key]}: {what}: {path} {problem}"
         if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
             return None
+        if os.path.isfile(path.parent):  # noqa: PTH113
+            return (
+                f"{self.origins[key]}: {what}: {path.parent} is a file that is not called "
+                f"{path.name}, nor a folder that holds one"
+            )
         return f"{self.origins[key]}: {what}: there is no {path}"
 
     def settings(self, stage: str) -> dict[str, Any]:

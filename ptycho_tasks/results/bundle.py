@@ -163,7 +163,12 @@ def _content(path: Path) -> bytes:
         raise BundleError(f"{path}: {problem}; name the folder that holds {BUNDLE_NAME}")
     try:
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        raise BundleError(
+            f"{path.parent}: is a file that is not called {BUNDLE_NAME}; call it that, or name "
+            "the folder that holds one"
+        ) from None
+    except FileNotFoundError:
         raise BundleError(
             f"{path}: no such bundle; run `doit train`, or name the folder that holds {BUNDLE_NAME}"
         ) from None

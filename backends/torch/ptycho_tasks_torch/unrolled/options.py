@@ -110,6 +110,12 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""
         NetworkOptions.__post_init__(self)
+        word = self.start.strip().lower()
+        if word in (PRETRAINED, NOTHING) and self.start != word:
+            raise ValueError(
+                f"start {self.start}: write {word} in small letters; of a folder of that name, "
+                f"write ./{self.start}"
+            )
         if self.start == PRETRAINED and self.channels != CHANNELS:
             raise ValueError(
                 f"channels {self.channels} does not fit the pretrained network, which has "

@@ -187,6 +187,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(scan, tmp_path):
         ({"channels": 8}, "channels 8 does not fit the pretrained network, which has 32"),
         ({"max_minutes": 1.0}, "max_minutes 1 ends a training, and with epochs 0 there is none"),
         ({"start": " "}, "blank|pattern|matching"),
+        ({"start": "Pretrained"}, "start Pretrained: write pretrained in small letters"),
     ],
 )
 def test_options_that_do_not_fit_the_start_are_refused(wrong, message):
@@ -265,10 +266,15 @@ def test_the_content_of_the_start_counts_and_not_its_place(write_project, doit, 
     assert "mine/wts.h5.zip changed" in doit(project, "why", "train").stdout
     assert build(project, "train") == ["train"]
     shutil.rmtree(project / "mine")
-    refused = doit(project, "train")
-    assert refused.returncode == 2
-    assert "ptycho.yaml:5: training.start: there is no" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    shutil.rmtree(project / "fixtures")
+    for message in ("there is no ", "mine is a file that is not called wts.h5.zip, nor a folder"):
+        refused = doit(project)
+        assert refused.returncode == 2
+        assert "error: ptycho.yaml:5: training.start: " in refused.stderr
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert not (project / "fixtures").exists()  # nothing was started
+        (project / "mine").write_bytes(b"")
 
 
 def test_a_training_does_not_start_from_itself(write_project, doit):
