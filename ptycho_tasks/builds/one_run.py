@@ -14,7 +14,7 @@ from doit.runner import Runner
 from doit.task import Stream, Task
 
 from ptycho_tasks.builds.order import sort_tasks
-from ptycho_tasks.builds.project import read_project_table, refuse_missing_scans
+from ptycho_tasks.builds.project import read_project_table, refuse_missing_inputs
 from ptycho_tasks.builds.run import begin_run, begin_task, end_run
 from ptycho_tasks.builds.stage_tasks import create_all_tasks
 from ptycho_tasks.builds.state import Checker, State
@@ -87,7 +87,7 @@ class _Reporter(ZeroReporter):  # type: ignore[misc]
     def initialize(self, tasks: Mapping[str, Task], selected_tasks: list[str]) -> None:
         selected_tasks[:] = sort_tasks(tasks, selected_tasks)
         self.observer.begin(self.control, self.manager)
-        refuse_missing_scans(tasks, selected_tasks)
+        refuse_missing_inputs(tasks, selected_tasks)
         begin_run(self.manager.backend)
 
     def execute_task(self, task: Any) -> None:

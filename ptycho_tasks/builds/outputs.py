@@ -23,6 +23,9 @@ from ptycho_tasks.layout import AMPLITUDE, METRICS, PHASE, RECONSTRUCTION
 from ptycho_tasks.system.files import find_file_problem
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ptycho_tasks.backend import Reconstruction
     from ptycho_tasks.physics.metrics import Misfit
     from ptycho_tasks.scan import ScanData
@@ -73,6 +76,8 @@ def publish_reconstruction(
     reconstruction: Reconstruction,
     identity: Identity,
     more: dict[str, Any] | None = None,
+    *,
+    is_trained: bool = False,
 ) -> dict[str, Any]:
     """Publish a reconstruction: product, pictures and metrics, all or none.
 
@@ -82,6 +87,7 @@ def publish_reconstruction(
         reconstruction: what the backend gave.
         identity: what decides it; it is kept in the files.
         more: further entries of metrics.json.
+        is_trained: whether it was made with what was learned in epochs.
 
     Gives what metrics.json holds, but for the identity.
 
@@ -103,7 +109,8 @@ def publish_reconstruction(
         scan.diffraction,
     )
     refuse_cut()
-    _refuse_worthless(misfit)
+    checks = f"{_CHECKS}{_TRAIN_LONGER if is_trained else _FIT_PROBE}"
+    _refuse_worthless(misfit, checks)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
@@ -142,17 +149,31 @@ def publish_reconstruction(
             stack.enter_context(replace_file(place)).write_bytes(data)
     poor = describe_poor(misfit, misfit.noise)
     if poor is not None:
-        print_warning(f"{poor}; {_CHECKS}")
+        print_warning(f"{poor}; {checks}")
+    elif len(misfit.far_off):
+        print_warning(_describe_far_off(misfit.far_off))
     return metrics
 
 
 _CHECKS = (
     "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe and "
-    "`source.measurement`, or train longer"
+    "`source.measurement`"
 )
+_TRAIN_LONGER = ", or train longer"
+_FIT_PROBE = "; training.probe: refined (backend unrolled) fits a probe that is a guess"
 
 
-def _refuse_worthless(misfit: Misfit) -> None:
+def _describe_far_off(frames: NDArray[np.int64]) -> str:
+    from ptycho_tasks.scans.raw_scan import ranges
+
+    which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {ranges(frames)}"
+    return (
+        f"most of the misfit is that of {which}, counted from 0: a position is wrong, or the value "
+        "of a pixel; `ptycho-tasks check SCAN` names pixels that a ray hit"
+    )
+
+
+def _refuse_worthless(misfit: Misfit, checks: str) -> None:
     """Refuse to publish what explains nothing.
 
     Raises:
@@ -162,7 +183,7 @@ def _refuse_worthless(misfit: Misfit) -> None:
         raise TrainingError(
             "the reconstruction explains the frames no better than a flat object with the same "
             f"probe (R-factor {misfit.r_factor:.3g}; flat {misfit.flat.r_factor:.3g}; photon noise "
-            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {_CHECKS}"
+            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {checks}"
         )
 
 

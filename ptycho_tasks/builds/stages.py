@@ -310,7 +310,10 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         shown.show_last(lambda: result.object * result.seen)
     with cost.explain_memory_errors():
         reconstruction = checked_reconstruction(result, scan, payload.backend.name)
-        metrics = publish_reconstruction(payload, scan, reconstruction, identity)
+        is_trained = bool(bundle.model.history)
+        metrics = publish_reconstruction(
+            payload, scan, reconstruction, identity, is_trained=is_trained
+        )
     print_result(payload, metrics)
     return metrics
 

@@ -37,6 +37,9 @@ view has no peak in the far field that its neighbours do not share, but for the 
 LEAST_FRAMES, FEWEST = 8, 3
 """With fewer, nothing is said by their looks; and where they are searched, only of pixels that are
 brighter in each frame than their neighbours in any."""
+HIT, SHARE_HIT = 30.0, 0.005
+"""Photons that a ray leaves in a pixel of a frame, at least; and this over all light of a frame, of
+less than which an image takes no harm."""
 LIT = 10.0
 """Counts, in half of the frames: where a pixel that is always zero is dead."""
 LEAST_SATURATED = 8
@@ -202,8 +205,12 @@ class BadPixels:
 
     def add(self, reason: str, found: NDArray[np.bool_]) -> None:
         """Count (N, N) pixels as bad in every frame."""
-        if found.any():
-            self._tally[reason] = np.where(found, self._frames, 0)
+        self.add_some(reason, np.where(found, self._frames, 0))
+
+    def add_some(self, reason: str, frames: NDArray[np.int64]) -> None:
+        """Count pixels as bad in so many frames, (N, N)."""
+        if frames.any():
+            self._tally[reason] = frames
 
     @property
     def everywhere(self) -> NDArray[np.bool_] | None:
@@ -220,8 +227,11 @@ class BadPixels:
             parts = []
             if always.any():
                 parts.append(f"{np.count_nonzero(always)} in every frame{_places(always)}")
-            if (tally[~always] > 0).any():
-                parts.append(f"{tally[~always].sum() / self._frames:.3g} a frame in some")
+            some = np.where(always, 0, tally)
+            if some.sum() >= self._frames:
+                parts.append(f"{some.sum() / self._frames:.3g} a frame in some")
+            elif some.any():
+                parts.append(f"{some.sum()} in single frames{_places(some > 0)}")
             if parts:
                 yield f"bad pixels, {reason}: {', '.join(parts)}"
 
@@ -269,6 +279,33 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
     # Beside a dead pixel, one that is right looks bright.
     level[dead] = np.nan
     return _exceeds_neighbours(level) | stuck, dead
+
+
+def find_hit(
+    highest: NDArray[np.float64],
+    total: NDArray[np.float64],
+    measured: NDArray[np.int64],
+    photon: float,
+) -> NDArray[np.float64]:
+    """(N, N) counts above which a ray hit a pixel in a frame, or it was read wrongly there; Inf for
+    all pixels of which none is.
+
+    Such a pixel holds far more than its neighbours in any frame, and than itself in the others; not
+    in the middle, where the direct beam may fall.
+
+    Args:
+        highest: (N, N) counts of each pixel in the frame where they are most, NaN for pixels that
+            say nothing.
+        total: (N, N) counts of each in all frames.
+        measured: (N, N) in how many frames it was measured.
+        photon: counts that one stands for.
+    """
+    if measured.max(initial=0) < FEWEST:
+        return np.full(highest.shape, np.inf)
+    others = np.maximum(total - np.nan_to_num(highest), 0) / np.maximum(measured - 1, 1)
+    least = max(HIT * photon, SHARE_HIT * float(others.sum()))
+    limits = np.asarray(HOT * np.fmax(_neighbours(highest), others) + least)
+    return np.where(_off_middle(highest > limits), limits, np.inf)
 
 
 def _exceeds_neighbours(level: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -110,7 +110,8 @@ def open_ptychodus_frames(path: Path, reading: Reading) -> Iterator[RawScan]:
 
 def _read(file: LinkedFiles, path: Path, reading: Reading, frames: Sequence[str]) -> RawScan:
     raw = _frames(file, path, frames)
-    _refuse_shifted(file, raw)
+    if reading.centre is None:  # else the user says where it lies
+        _refuse_shifted(file, raw)
     _add_cxi_metadata(raw, file, reading)
     if reading.needs_positions:
         _add_cxi_positions(raw, file, reading)
@@ -179,7 +180,7 @@ def _refuse_shifted(file: LinkedFiles, raw: RawScan) -> None:
         raise raw.frames.refused(
             f"is said to be shifted ({_SHIFTED})",
             "the zero frequency in the centre, at index N//2",
-            "shift the frames (numpy.fft.fftshift), or remove the flag if it is wrong",
+            "set source.centre to corner, or remove the flag if it is wrong",
         )
 
 

@@ -25,6 +25,7 @@ from ptycho_tasks.scans.bad_pixels import (
     BadPixels,
     Mark,
     find_glaring,
+    find_hit,
     find_marks,
     read_mask,
     search_closely,
@@ -305,25 +306,59 @@ def leave_out_unlikely(
             "their neighbours in every frame are taken as bad; set source.bad_pixels to marked "
             "if they are right, or to auto to look closely"
         )
-    unlikely = np.logical_or.reduce([*found.values()])
-    if not unlikely.any():
-        return diffraction
     for reason, pixels in found.items():
         found_bad.add(reason, pixels)
+    # Amplitudes above which a pixel is bad.
+    limits = np.where(np.logical_or.reduce([*found.values()]), -1.0, np.inf).astype(np.float32)
+    if setting == SEARCH:
+        limits = np.minimum(limits, _find_hit(diffraction, limits < 0))
+        found_bad.add_some("hit by a ray", _count_above(diffraction, limits))
+    if np.isinf(limits).all():
+        return diffraction
     if diffraction.flags.writeable:
-        diffraction[:, unlikely] = np.nan
+        diffraction[diffraction > limits] = np.nan
         return diffraction
     check_room(raw.frames, diffraction.size)
-    return stack_parts(diffraction.shape, diffraction.dtype, _without(diffraction, unlikely))
+    return stack_parts(diffraction.shape, diffraction.dtype, _without(diffraction, limits))
+
+
+def _find_hit(diffraction: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, N) amplitudes above which a pixel of (M, N, N) frames was hit, see `find_hit`."""
+    highest, total = (np.zeros(bad.shape) for _ in range(2))
+    measured, photon = np.zeros(bad.shape, np.int64), np.inf
+    for part in row_chunks(diffraction.shape, np.dtype(np.float64)):
+        frames = np.array(diffraction[part], dtype=np.float64)
+        release_pages(diffraction)
+        measured += np.isfinite(frames).sum(axis=0)
+        counts = np.square(np.nan_to_num(frames, copy=False), out=frames)
+        highest = np.maximum(highest, counts.max(axis=0))
+        total += counts.sum(axis=0)
+        photon = min(photon, counts.min(initial=np.inf, where=counts > 0))
+    highest[bad | (measured == 0)] = np.nan
+    photon = max(photon, 1.0) if np.isfinite(photon) else 1.0
+    return np.sqrt(find_hit(highest, total, measured, photon)).astype(np.float32)
+
+
+def _count_above(
+    diffraction: NDArray[np.float32], limits: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """(N, N) in how many frames a pixel is above a limit that is no negative one."""
+    counted = np.zeros(limits.shape, np.int64)
+    pixels = np.isfinite(limits) & (limits > 0)
+    if pixels.any():
+        for part in row_chunks(diffraction.shape, diffraction.dtype):
+            counted[pixels] += (diffraction[part][:, pixels] > limits[pixels]).sum(axis=0)
+            release_pages(diffraction)
+    return counted
 
 
 def _without(
-    diffraction: NDArray[np.float32], bad: NDArray[np.bool_]
+    diffraction: NDArray[np.float32], limits: NDArray[np.float32]
 ) -> Iterator[NDArray[np.float32]]:
     for part in row_chunks(diffraction.shape, diffraction.dtype):
         frames = np.array(diffraction[part])
         release_pages(diffraction)
-        frames[:, bad] = np.nan
+        frames[frames > limits] = np.nan
         yield frames
 
 

@@ -63,7 +63,7 @@ def _doubt_centre(sample: NDArray[np.float32]) -> Iterator[str]:
         f"the mean frame is brightest at pixel ({y}, {x}), far from its centre ({N // 2}, "
         f"{N // 2})"
         + (
-            ": the zero frequency seems to lie in the corner; shift the frames (numpy.fft.fftshift)"
+            ": the zero frequency seems to lie in the corner; set source.centre to corner"
             if corner
             else ", where the zero frequency is expected; crop the frames so that it is there"
         )

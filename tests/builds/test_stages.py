@@ -259,6 +259,14 @@ def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
     said = capsys.readouterr().out
     assert bool(re.fullmatch(r"warning +R-factor 0\.1.* times that of noise; .*\n", said)) == warned
     assert warned or not said
+    assert "train longer" not in said  # nothing was trained
+    # Few frames far off: the rest hides them from all that is told of the whole.
+    frames = SCAN.diffraction.copy()
+    frames[5, 3, 3] = 2e3
+    write_scan(project.root / "scan.npz", replace(SCAN, diffraction=frames))
+    project.write(infer=code, more="execution: {quiet: true}\n").infer()
+    told = capsys.readouterr().out.startswith("warning    most of the misfit is that of frame 5, ")
+    assert told != warned
 
 
 def test_the_product_of_the_source_is_that_of_no_other_scan(project):

@@ -347,6 +347,20 @@ def test_a_bad_frame_shows_in_its_residual() -> None:
     frames[77] = frames[77, ::-1, ::-1] + 3.0
     found = data_misfit(truth(), (0, 0), scan().probe, scan().positions, frames)
     assert int(np.argmax(found.residual)) == 77
+    assert found.deviances.mean() == pytest.approx(found.poisson_deviance, rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, True), (40, True), (60, False)])
+def test_frames_that_are_far_worse_than_the_others(count: int, told: bool) -> None:
+    """One pixel of each, which hardly changes the R-factor; not half of all frames."""
+    deviances = np.ones(100, np.float32)
+    deviances[:count] = 500.0
+    noise = Reference(0.067, 1.0)
+    for r_factor, is_seen in ((0.07, told), (0.068, False)):
+        found = Misfit(r_factor, float(deviances.mean()), deviances, noise, noise, deviances)
+        assert found.far_off.tolist() == [*range(count if is_seen else 0)]
+    deviances[:count] = 11.0 if count == 1 else 1.0
+    assert not len(Misfit(0.07, 1.1, deviances, noise, noise, deviances).far_off)
 
 
 @pytest.mark.parametrize(

@@ -279,9 +279,12 @@ def test_auto_finds_a_warm_pixel_as_the_doctor_does(tmp_path: Path) -> None:
     path = save(tmp_path, frames)
     assert read_scan(path, measurement="counts").bad_pixels is None
     report = examine(path, {"measurement": "counts"})
-    assert [one.text for one in report.findings if one.is_wrong] == ["pixel (20, 12) hot"]
-    found = read_scan(path, measurement="counts", bad_pixels="auto").bad_pixels
-    np.testing.assert_array_equal(found, warm)
+    hot, hit = [one.text for one in report.findings if one.is_wrong]
+    assert hot == "pixel (20, 12) hot"
+    assert hit.startswith("pixel (9, 9) of frame 3 holds 1e+06 counts: ")
+    scan = read_scan(path, measurement="counts", bad_pixels="auto")
+    np.testing.assert_array_equal(scan.bad_pixels, warm)
+    assert np.argwhere(np.isnan(scan.diffraction[:, ~warm]).any(axis=1)).tolist() == [[3]]
 
 
 def test_auto_finds_what_never_changes_and_whole_lines(tmp_path: Path) -> None:
@@ -311,7 +314,9 @@ SIMULATED = [
 def test_no_false_alarm(tmp_path: Path, options: dict[str, Any], setting: str) -> None:
     scan = simulate(SimulationOptions(size=32, grid=5, step=4.0, **options))
     write_scan(tmp_path / "scan.npz", scan)
-    assert read_scan(tmp_path / "scan.npz", bad_pixels=setting).bad_pixels is None
+    found = read_scan(tmp_path / "scan.npz", bad_pixels=setting)
+    assert found.bad_pixels is None
+    assert np.isfinite(found.diffraction).all()
 
 
 def test_a_fixture_keeps_them(tmp_path: Path) -> None:

@@ -194,7 +194,13 @@ def test_a_shifted_zero_frequency_is_refused(tmp_path: Path) -> None:
 
     flags = [attribute, put("entry_1/data_1/is_fft_shifted", 1)]
     for index, flag in enumerate(flags):
-        assert "is_fft_shifted" in refusal(write_cxi(tmp_path / f"{index}.cxi", flag))
+        shifted = write_cxi(tmp_path / f"{index}.cxi", flag)
+        text = refusal(shifted)
+        assert "is_fft_shifted" in text
+        assert "set source.centre to corner" in text
+        whole = read_scan(write_cxi(tmp_path / "whole.cxi")).diffraction
+        found = read_scan(shifted, centre="corner").diffraction
+        np.testing.assert_array_equal(found, np.fft.fftshift(whole, axes=(1, 2)))
     path = write_cxi(tmp_path / "no.cxi", put("entry_1/data_1/is_fft_shifted", 0))
     assert read_scan(path).frame_count == M
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.physics.forward import LEAST_SHARE, share_of_light
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.scan import ScanData, release_pages
 from ptycho_tasks.scans.doctor.orientation import AS_GIVEN, Orientation
 from ptycho_tasks.scans.shaping import choose_window
+from ptycho_tasks.system.large_arrays import row_chunks
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Case:
     """Of the frames, that gives amplitudes: 1/2 where they hold counts, else 1."""
     saturated: float = np.inf
     """Value of a frame from which on a pixel is not measured."""
+    limits: NDArray[np.float64] | None = None
+    """(N, N) values of a frame above which a pixel is not measured, each its own."""
     roll: tuple[int, int] = (0, 0)
     """Pixels (y, x) by which frames are rolled."""
     frame_axes: Orientation = AS_GIVEN
@@ -70,6 +73,18 @@ class Case:
         values = np.array(self.frames[frames], dtype=np.float64)
         values[..., self.bad] = np.nan
         values[is_marked(values, self.frames.dtype) | (values >= self.saturated)] = np.nan
+        if self.limits is not None:
+            values[values > self.limits] = np.nan
+        return values
+
+    def values_of(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(M, k) values of (k, 2) pixels in all frames, as found."""
+        parts, (y, x) = [], pixels.T
+        for part in row_chunks(self.frames.shape, self.frames.dtype):
+            parts.append(np.array(self.frames[part][:, y, x], dtype=np.float64))
+            release_pages(self.frames)
+        values = np.concatenate(parts)
+        values[is_marked(values, self.frames.dtype) | (values >= self.saturated)] = np.nan
         return values
 
     def amplitudes(self, frames: NDArray[np.int64] | slice) -> NDArray[np.float32]:
@@ -84,7 +99,8 @@ class Case:
     @property
     def look(self) -> tuple[object, ...]:
         """What amplitudes are made of the frames by; equal where these are."""
-        return (digest(self.bad), self.power, self.saturated, self.roll, self.frame_axes)
+        pixels = digest(self.bad), digest(self.limits)
+        return (*pixels, self.power, self.saturated, self.roll, self.frame_axes)
 
     def cut_amplitudes(
         self, frames: NDArray[np.int64], size: int, every: int = 1

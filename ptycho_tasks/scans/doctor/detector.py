@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.physics.forward import far_light
-from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, middle_of
+from ptycho_tasks.scans.bad_pixels import HOT as HIT_TIMES
+from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, find_hit, middle_of
 from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -32,6 +33,8 @@ FLOOR, OWN_FLOOR = 0.15, 0.05
 up to which it has none. Right scans of many kinds have 0.1 at most, and hardly any as a rule."""
 LEAST_FRAMES, FEW_FRAMES = 3, 16
 """To see anything of pixels; and to see that one never changes, is dead, or is hot by its mean."""
+SHOWN = 4
+"""Pixels of single frames that are named."""
 FULL, LEAST_FULL = 30.0, 8
 """Counts of a saturated pixel, and how many there are in a sample, at least."""
 
@@ -133,6 +136,35 @@ def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
     times[middle_of(mean)] = HOT
     is_hot = (level > times * around) & (level > LEAST_HOT) & (near > LEAST_NEAR)
     return np.asarray(stuck | is_hot)
+
+
+def check_hits(exam: Examination) -> Iterator[Finding]:
+    """Find pixels that hold far more in single frames than they can."""
+    case, census = exam.case, exam.census
+    highest = np.maximum(census.highest, 0) ** (2 * case.power)
+    unknown = (census.measured == 0) | find_dead(census) | case.bad
+    limits = find_hit(
+        np.where(unknown, np.nan, highest), census.total, census.measured, census.quantum
+    )
+    pixels = np.argwhere(np.isfinite(limits))
+    if not len(pixels):
+        return
+    largest = limits ** (0.5 / case.power)
+    values = case.values_of(pixels)
+    found = np.argwhere(values > largest[tuple(pixels.T)])
+    told = [
+        f"({pixels[k, 0]}, {pixels[k, 1]}) of frame {frame} holds "
+        f"{values[frame, k] ** (2 * case.power):.4g} counts"
+        for frame, k in found[:SHOWN]
+    ]
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    yield Finding(
+        "hit pixels",
+        f"pixel {', '.join(told)}{more}: more than {HIT_TIMES:g} times what its neighbours, and "
+        "itself in other frames, ever do; a ray hit it, or it was read wrongly",
+        settings={"source.bad_pixels": "auto"},
+        mended=replace(case, limits=largest),
+    )
 
 
 def check_shape(exam: Examination) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.centre import check_centre
 from ptycho_tasks.scans.doctor.detector import (
     check_background,
+    check_hits,
     check_negative,
     check_pixels,
     check_saturation,
@@ -41,7 +42,7 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 
 CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "positions": (check_scans, check_places),
-    "pixels": (check_shape, check_pixels, check_saturation, check_negative),
+    "pixels": (check_shape, check_pixels, check_hits, check_saturation, check_negative),
     "frames": (check_hidden, check_dark, check_repeats, check_measurement),
     "light": (check_background, check_probe),
     "centre": (check_centre,),

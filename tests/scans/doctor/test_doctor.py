@@ -217,8 +217,37 @@ def test_a_hot_pixel_of_three_frames(tmp_path: Path, scan: ScanData) -> None:
     frames[:, 5, 25] = 900 + np.arange(3)
     report = look(tmp_path, replace(scan, diffraction=frames, positions=scan.positions[:3]))
     assert wrong(report)["bad pixels"] == "pixel (5, 25) hot"
-    found = read_scan(tmp_path / "scan.npz", bad_pixels="auto").bad_pixels
-    np.testing.assert_array_equal(np.argwhere(found), [[5, 25]])
+    assert wrong(report)["hit pixels"].startswith("pixel (9, 9) of frame 0 holds 1e+06 counts: ")
+    mended = read_scan(tmp_path / "scan.npz", bad_pixels="auto")
+    np.testing.assert_array_equal(np.argwhere(mended.bad_pixels), [[5, 25]])
+    np.testing.assert_array_equal(np.argwhere(np.isnan(mended.diffraction[0])), [[5, 25], [9, 9]])
+
+
+def test_pixels_that_a_ray_hit(tmp_path: Path, scan: ScanData) -> None:
+    """Not where the direct beam falls."""
+    frames = np.square(scan.diffraction.astype(np.float64))
+    for pixel in ((7, 20, 5), (7, 21, 5), (9, 25, 25), (3, 16, 17)):
+        frames[pixel] = 1e6
+    path = tmp_path / "scan.npz"
+    report = look(tmp_path, replace(scan, diffraction=np.sqrt(frames).astype(np.float32)))
+    (finding,) = (one for one in report.findings if one.is_wrong)
+    assert all(
+        f"({y}, {x}) of frame {frame} " in finding.text
+        for frame, y, x in ((7, 20, 5), (7, 21, 5), (9, 25, 25))
+    )
+    assert "frame 3" not in finding.text
+    assert report.settings == {"source.bad_pixels": "auto"}
+    assert report.mended is not None
+    mended = read_scan(path, bad_pixels="auto")
+    expected = np.argwhere(np.isnan(mended.diffraction)).tolist()
+    assert expected == [[7, 20, 5], [7, 21, 5], [9, 25, 25]]
+    assert np.argwhere(np.isnan(report.mended.values(slice(None)))).tolist() == expected
+    assert any(
+        "hit by a ray: 3 in single frames, at (row, column) (20, 5), (21, 5), (25, 25)" in note
+        for note in mended.notes
+    )
+    again = examine(path, {"bad_pixels": "auto"})
+    assert not again.is_wrong
 
 
 def test_pixels_that_few_photons_reach_are_not_dead(tmp_path: Path) -> None:
