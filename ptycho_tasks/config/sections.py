@@ -91,8 +91,9 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         FileName,
         doc(
             "pixels to leave out. file: those that its mask and its values mark, and glaring ones; "
-            "auto: also hot and dead ones; marked: its mask and NaN alone; ignore: none by a mask; "
-            "or a key of the file, or a file (npy, npz, h5, tif) that holds a mask, true where bad"
+            "auto: also hot and dead ones, and those that a ray hit in a frame; marked: its mask "
+            "and NaN alone; ignore: none by a mask; or a key of the file, or a file (npy, npz, "
+            "h5, tif) that holds a mask, true where bad"
         ),
     ] = "file"
     mask_marks: Annotated[

@@ -23,7 +23,13 @@ from ptycho_tasks.scans.doctor.detector import (
 from ptycho_tasks.scans.doctor.estimate import check_estimate
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding, plain_r
-from ptycho_tasks.scans.doctor.frames import check_dark, check_hidden, check_light, check_repeats
+from ptycho_tasks.scans.doctor.frames import (
+    check_dark,
+    check_hidden,
+    check_light,
+    check_repeats,
+    check_shared_places,
+)
 from ptycho_tasks.scans.doctor.geometry import check_axes, check_orientation
 from ptycho_tasks.scans.doctor.notes import (
     check_coherence,
@@ -43,7 +49,7 @@ from ptycho_tasks.scans.doctor.values import check_measurement
 CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "positions": (check_scans, check_places),
     "pixels": (check_shape, check_pixels, check_hits, check_saturation, check_negative),
-    "frames": (check_hidden, check_dark, check_repeats, check_measurement),
+    "frames": (check_hidden, check_dark, check_repeats, check_measurement, check_shared_places),
     "light": (check_background, check_probe),
     "centre": (check_centre,),
     "probe": (check_estimate,),

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_tasks.physics.forward import share_of_light
+from ptycho_tasks.physics.metrics import photon_noise
+from ptycho_tasks.scan import evenly_spaced
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.plausibility import describe_hidden, is_by_saturation
@@ -19,6 +22,14 @@ DARK, LEAST = 0.01, 10.0
 there, at least."""
 APART = 0.5
 """Pixels from which on two places are different ones."""
+ALIKE, NOISES = 0.7, 3.0
+"""Difference of frames at one place, over that of frames at any, and over that of photon noise,
+from which on they are not of one place."""
+LEAST_SHARED, LEAST_PLACES, SAMPLED = 3, 8, 64
+"""Frames of one place, of which fewer may be where positions are rounded; places, to tell what
+frames of any differ by; and frames that are looked at for it."""
+FAINT = 0.5
+"""R-factor of photon noise from which on frames tell too little of each other."""
 STEADY = 1.5
 """Factor between the light at the start and at the end from which on it is told."""
 
@@ -95,6 +106,45 @@ def check_repeats(exam: Examination) -> Iterator[Finding]:
             f"{bursts} frames are copies of others at the same place",
             is_wrong=False,
         )
+
+
+def check_shared_places(exam: Examination) -> Iterator[Finding]:
+    """Find frames that are said to be at one place, and differ as frames of any places do."""
+    case, census = exam.case, exam.census
+    kept = case.keep[~census.hidden[case.keep] & (census.light[case.keep] > 0)]
+    scan = np.zeros(len(case.frames)) if case.scan_index is None else case.scan_index
+    places = np.column_stack([case.positions, scan])[kept]
+    _, group, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(sizes >= LEAST_SHARED)
+    if not len(shared) or len(sizes) < LEAST_PLACES:
+        return
+    some = kept[evenly_spaced(len(kept), min(SAMPLED, len(kept)))]
+    usual = float(np.median(_differ(case.amplitudes(some))))
+    apart = np.zeros(len(case.frames), bool)
+    for number in shared:
+        frames = kept[group.reshape(-1) == number]
+        amplitudes = case.amplitudes(frames[:SAMPLED])
+        noise = [photon_noise(one / np.sqrt(census.quantum)).r_factor for one in amplitudes]
+        least = np.maximum(ALIKE * usual, NOISES * np.array(noise))
+        differs = (_differ(amplitudes) > least) & (np.array(noise) < FAINT)
+        # One alone may have moved, or be damaged.
+        apart[frames] = np.count_nonzero(differs) >= LEAST_SHARED
+    if apart.any():
+        yield Finding(
+            "positions",
+            f"{np.count_nonzero(apart)} frames ({ranges_of(apart)}) share places, and "
+            "differ as frames of other places do",
+            advice="correct these positions in the file, or take the frames out of it",
+            mended=replace(case, keep=case.keep[~apart[case.keep]]),
+        )
+
+
+def _differ(amplitudes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(k,) R-factors of (k, N, N) frames to their mean, whatever light each has."""
+    known = np.isfinite(amplitudes).all(axis=0)
+    shown = amplitudes[:, known].astype(np.float64)
+    shown /= np.maximum(shown.sum(axis=1, keepdims=True), 1e-12)
+    return np.asarray(np.abs(shown - shown.mean(axis=0)).sum(axis=1))
 
 
 def check_light(exam: Examination) -> Iterator[Finding]:

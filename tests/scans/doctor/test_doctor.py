@@ -192,6 +192,22 @@ def test_frames_that_repeat_at_other_places(tmp_path: Path, scan: ScanData) -> N
     )
 
 
+def test_frames_of_many_places_that_are_said_to_be_at_one(tmp_path: Path, scan: ScanData) -> None:
+    positions = scan.positions.copy()
+    positions[9:16] = positions[8]
+    report = look(tmp_path, replace(scan, positions=positions))
+    assert wrong(report)["positions"].startswith("8 frames (8-15) share places, and differ")
+    assert report.mended is not None
+    assert report.mended.keep.tolist() == [*range(8), *range(16, 64)]
+    # Exposures of one place, of which each has its own noise, and its own light.
+    counts = np.square(scan.diffraction, dtype=np.float64)
+    light = np.linspace(0.3, 1, 4)[:, None, None, None]
+    bursts = np.random.default_rng(0).poisson(counts[::4] * light).reshape(-1, 32, 32)
+    frames, places = np.sqrt(bursts).astype(np.float32), np.tile(scan.positions[::4], (4, 1))
+    report = look(tmp_path, replace(scan, diffraction=frames, positions=places))
+    assert not wrong(report)
+
+
 def test_frames_that_repeat_at_one_place_are_a_burst(tmp_path: Path, scan: ScanData) -> None:
     twice = replace(
         scan,
