@@ -143,7 +143,8 @@ class Exposure:
         for canvas in range(self.canvases):
             rows, columns = (np.ptp(axis[canvases == canvas]) for axis in corners)
             area += float(rows) * float(columns)
-        return math.sqrt(area / len(canvases)) / self.radius
+        radius = max(self.radius, 1e-6)  # none, of a probe of one pixel
+        return math.sqrt(area / len(canvases)) / radius
 
     @property
     def strongest(self) -> Tensor:
