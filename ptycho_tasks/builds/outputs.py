@@ -103,7 +103,7 @@ def publish_reconstruction(
         scan.diffraction,
     )
     refuse_cut()
-    _refuse_worthless(misfit)
+    _refuse_worthless(misfit, scan)
     metrics = {
         "frames": scan.frame_count,
         "r_factor": misfit.r_factor,
@@ -142,17 +142,25 @@ def publish_reconstruction(
             stack.enter_context(replace_file(place)).write_bytes(data)
     poor = describe_poor(misfit, misfit.noise)
     if poor is not None:
-        print_warning(f"{poor}; {_CHECKS}")
+        print_warning(f"{poor}; {_name_checks(scan)}")
     return metrics
 
 
-_CHECKS = (
-    "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe and "
-    "`source.measurement`, or train longer"
-)
+def _name_checks(scan: ScanData) -> str:
+    """What may be wrong with a scan whose frames are explained badly."""
+    checks = (
+        "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe "
+        "and `source.measurement`, or train longer"
+    )
+    if not scan.is_probe_estimated:
+        return checks
+    return (
+        "the probe is only an estimate from the frames: take a known one (source.probe: FILE), or "
+        f"more frames to fit it to; {checks}"
+    )
 
 
-def _refuse_worthless(misfit: Misfit) -> None:
+def _refuse_worthless(misfit: Misfit, scan: ScanData) -> None:
     """Refuse to publish what explains nothing.
 
     Raises:
@@ -162,7 +170,7 @@ def _refuse_worthless(misfit: Misfit) -> None:
         raise TrainingError(
             "the reconstruction explains the frames no better than a flat object with the same "
             f"probe (R-factor {misfit.r_factor:.3g}; flat {misfit.flat.r_factor:.3g}; photon noise "
-            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {_CHECKS}"
+            f"alone {misfit.noise.r_factor:.2g}); nothing was written; {_name_checks(scan)}"
         )
 
 
