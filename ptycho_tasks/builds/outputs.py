@@ -109,7 +109,7 @@ def publish_reconstruction(
         scan.diffraction,
     )
     refuse_cut()
-    checks = f"{_CHECKS}{_TRAIN_LONGER if is_trained else _FIT_PROBE}"
+    checks = _name_checks(scan, is_trained=is_trained)
     _refuse_worthless(misfit, checks)
     metrics = {
         "frames": scan.frame_count,
@@ -155,12 +155,22 @@ def publish_reconstruction(
     return metrics
 
 
-_CHECKS = (
-    "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe and "
-    "`source.measurement`"
-)
-_TRAIN_LONGER = ", or train longer"
-_FIT_PROBE = "; training.probe: refined (backend unrolled) fits a probe that is a guess"
+def _name_checks(scan: ScanData, *, is_trained: bool) -> str:
+    """What may be wrong with a scan whose frames are explained badly."""
+    checks = (
+        "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe "
+        "and `source.measurement`"
+    )
+    if scan.is_probe_estimated:
+        checks = (
+            "the probe is only an estimate from the frames: take a known one (source.probe: "
+            f"FILE), or more frames to fit it to; {checks}"
+        )
+    if is_trained:
+        return f"{checks}, or train longer"
+    if scan.is_probe_estimated:
+        return checks
+    return f"{checks}; training.probe: refined (backend unrolled) fits a probe that is a guess"
 
 
 def _describe_far_off(frames: NDArray[np.int64]) -> str:

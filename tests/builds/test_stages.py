@@ -250,6 +250,12 @@ def test_what_explains_nothing_is_no_result(project, code, said):
     assert before["noise"]["r_factor"] == pytest.approx(before["r_factor"], rel=0.1)
 
 
+def test_a_probe_that_is_only_an_estimate_is_named_where_nothing_is_explained(project):
+    write_scan(project.root / "scan.npz", replace(SCAN, is_probe_estimated=True))
+    error = refusal(project.write(infer="given = replace(given, object=given.object * 3)").infer)
+    assert "; nothing was written; the probe is only an estimate from the frames: take a" in error
+
+
 @pytest.mark.parametrize(("factor", "warned"), [(0.9, True), (1.0, False)])
 def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
     project, capsys, factor, warned

@@ -343,12 +343,27 @@ def scale_guess(probe: NDArray[np.complex64], counts: float) -> NDArray[np.compl
     return (probe * math.sqrt(counts / flux)).astype(np.complex64)
 
 
-def change_mode_count(probe: NDArray[np.complex64], modes: int) -> NDArray[np.complex64]:
-    """Take the first `modes` of a probe, and add weak new ones where it has fewer.
+def _sort_modes(probe: NDArray[np.complex64]) -> NDArray[np.complex128]:
+    """Orthogonal modes that give the same frames, the strongest first; without dark ones."""
+    modes = probe.astype(np.complex128)
+    if len(modes) == 1:
+        return modes
+    _, sizes, rows = np.linalg.svd(modes.reshape(len(modes), -1), full_matrices=False)
+    lit = sizes > 1e-6 * sizes[0]
+    ordered = (sizes[:, None] * rows)[lit].reshape(-1, *modes.shape[1:])
+    strongest = modes[np.square(np.abs(modes)).sum(axis=(1, 2)).argmax()]
+    # The phase of a mode is free: that of the first is left as it was.
+    ordered[0] *= np.exp(1j * np.angle(np.vdot(ordered[0], strongest)))
+    return np.asarray(ordered)
 
-    A new mode is the first one times a product of Hermite polynomials over its width, orthogonal
-    to those before it (Thibault and Menzel, Nature 494, 68, 2013, on what modes mean). The flux
-    is kept.
+
+def change_mode_count(probe: NDArray[np.complex64], modes: int) -> NDArray[np.complex64]:
+    """Take the strongest `modes` of a probe, and add weak new ones where it has fewer.
+
+    Modes come in any order and overlap: those that are taken are the orthogonal ones that hold most
+    light. A new mode is the first one times a product of Hermite polynomials over its width,
+    orthogonal to those before it (Thibault and Menzel, Nature 494, 68, 2013, on what modes mean).
+    The flux is kept.
 
     Args:
         probe: (P, N, N) complex64.
@@ -359,7 +374,7 @@ def change_mode_count(probe: NDArray[np.complex64], modes: int) -> NDArray[np.co
     """
     if modes == len(probe):
         return probe
-    chosen = [mode.astype(np.complex128) for mode in probe[:modes]]
+    chosen = [*_sort_modes(probe)[:modes]]
     orders = sorted(np.ndindex(modes + 1, modes + 1), key=lambda order: (sum(order), order))
     first = chosen[0]
     light = np.abs(first) ** 2

@@ -229,6 +229,13 @@ def test_the_modes_of_the_scan_are_used(blurred):
     assert r_factor(blurred, three) < 0.5 * r_factor(blurred, one)
 
 
+@pytest.mark.parametrize("modes", [1, 2, 3])
+def test_the_strongest_modes_are_taken_in_whatever_order_they_come(blurred, modes):
+    strong = change_mode_count(blurred.probe, modes)
+    weakest_first = np.concatenate([0 * blurred.probe[:1], blurred.probe[::-1]])
+    np.testing.assert_allclose(change_mode_count(weakest_first, modes)[0], strong[0], atol=1e-3)
+
+
 def test_more_modes_than_the_scan_has_are_found(blurred):
     guess = replace(blurred, probe=blurred.probe[:1])
     few, many = (

@@ -11,12 +11,12 @@ measures, and at more than the second neighbours share hardly any light."""
 
 
 def spot_radius(probe: NDArray[np.complex64]) -> float:
-    """Root mean square radius of a (P, N, N) probe's light, pixels."""
+    """Root mean square radius of a (P, N, N) probe's light, pixels; at least that of a pixel."""
     light = np.square(np.abs(probe), dtype=np.float64).sum(axis=0)
     along = np.arange(len(light))
     parts = [light.sum(axis=1 - axis) / light.sum() for axis in (0, 1)]
     squares = [(part * along**2).sum() - (part * along).sum() ** 2 for part in parts]
-    return float(np.sqrt(max(sum(squares), 1e-12)))
+    return float(np.sqrt(max(sum(squares), 1 / 6)))
 
 
 def find_spacing(places: NDArray[np.float64]) -> float:

@@ -137,14 +137,14 @@ class Exposure:
     @cached_property
     def step(self) -> float:
         """Distance of neighbouring frames, in radii of the spot: the side of the square that a
-        frame has for itself, on average."""
+        frame has for itself, on average, or the distance along a line. 0 of frames alone."""
         canvases, *corners = self.places.cpu().numpy().T
-        area = 0.0
+        area = length = 0.0
         for canvas in range(self.canvases):
-            rows, columns = (np.ptp(axis[canvases == canvas]) for axis in corners)
-            area += float(rows) * float(columns)
-        radius = max(self.radius, 1e-6)  # none, of a probe of one pixel
-        return math.sqrt(area / len(canvases)) / radius
+            rows, columns = (float(np.ptp(axis[canvases == canvas])) for axis in corners)
+            area, length = area + rows * columns, length + max(rows, columns)
+        along = length / max(len(canvases) - self.canvases, 1)
+        return max(math.sqrt(area / len(canvases)), along) / self.radius
 
     @property
     def strongest(self) -> Tensor:

@@ -12,6 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+PIXEL = 6**-0.5
+"""Root mean square radius of a single pixel, pixels."""
+
 
 def far_field(wave: Tensor) -> Tensor:
     """Fraunhofer propagation: orthonormal FFT, zero frequency at index N//2.
@@ -147,7 +150,7 @@ def object_spread(objects: Tensor, light: Tensor) -> Tensor:
 
 
 def spot_radius(probe: Tensor) -> float:
-    """Root mean square distance of a probe's light from its centre, pixels.
+    """Root mean square distance of a probe's light from its centre, pixels; at least `PIXEL`.
 
     Args:
         probe: (P, N, N) complex64 modes; not all dark.
@@ -160,4 +163,4 @@ def spot_radius(probe: Tensor) -> float:
         share = light.sum(dim=1 - axis) / light.sum()
         mean = (share * index).sum()
         variance += float((share * (index - mean).square()).sum())
-    return math.sqrt(variance)
+    return max(math.sqrt(variance), PIXEL)

@@ -18,6 +18,8 @@ from ptycho_tasks_torch.physics.forward import far_field, shift_probe
 
 SAME_PROBE = 0.02
 """Largest difference between two guesses of the same probe, over their norm."""
+LEAST_SIZE = 1e-5
+"""Norm of a mode that is none, over that of the strongest: what rounding leaves."""
 FIRST_SHARE = 0.15
 """Amplitude of a new mode, over that of the first mode."""
 
@@ -52,11 +54,16 @@ class Gauge:
         return probe
 
 
+def take_lit(modes: Tensor) -> Tensor:
+    """Those of (P, N, N) complex64 modes that hold light."""
+    return modes[modes.flatten(1).any(dim=1)]
+
+
 def sort_modes(modes: Tensor, guess: Tensor) -> Tensor:
     """Orthogonal modes that give the same frames, the strongest first.
 
     Incoherent modes may be mixed by any unitary matrix; the phase of the strongest is that of the
-    first mode of the guess.
+    strongest mode of the guess.
 
     Args:
         modes: (P, N, N) complex64.
@@ -64,20 +71,32 @@ def sort_modes(modes: Tensor, guess: Tensor) -> Tensor:
     """
     _, sizes, rows = torch.linalg.svd(modes.flatten(1), full_matrices=False)
     ordered = (sizes[:, None] * rows).reshape(modes.shape)
-    overlap = (ordered[0].conj() * guess[0]).sum()
-    return torch.cat([ordered[:1] * torch.sgn(overlap), ordered[1:]])
+    strongest = guess[guess.abs().square().sum(dim=(1, 2)).argmax()]
+    overlap = (ordered[0].conj() * strongest).sum()
+    phase = torch.sgn(overlap) if overlap else 1
+    return torch.cat([ordered[:1] * phase, ordered[1:]])
 
 
 def add_modes(guess: Tensor, modes: int) -> Tensor:
-    """(P, N, N) complex64: the first modes of a guess, and further ones where it lacks them.
+    """(P, N, N) complex64: the strongest modes of a guess, and further ones where it lacks them.
 
-    A mode that is added is a weak product of the first mode with a Hermite-like polynomial. A beam
-    that vibrates or is partly coherent has such modes.
+    Modes of a guess come in any order and overlap: those that are taken are the orthogonal ones
+    that hold most of its light, and get the light of the others. A mode that is added is a weak
+    product of the strongest with a Hermite-like polynomial. A beam that vibrates or is partly
+    coherent has such modes.
 
     Args:
         guess: (Q, N, N) complex64.
         modes: P.
     """
+    if len(guess) > 1:
+        guess = sort_modes(guess, guess)
+        sizes = torch.linalg.vector_norm(guess, dim=(1, 2))
+        # What is dark, or the same as another, is lacking.
+        guess = guess[sizes > LEAST_SIZE * sizes[0]]
+    if modes < len(guess):
+        strongest: Tensor = guess[:modes] * (guess.norm() / guess[:modes].norm())
+        return strongest
     N = guess.shape[-1]
     along = torch.arange(N, device=guess.device, dtype=torch.float32) - N // 2
     y, x = along[:, None], along[None, :]
@@ -91,10 +110,12 @@ def add_modes(guess: Tensor, modes: int) -> Tensor:
         y * x**2,
     ]
     further = []
-    for shape in shapes[: max(modes - len(guess), 0)]:
+    for shape in shapes[: modes - len(guess)]:
         mode = guess[0] * shape
-        further.append(mode * (FIRST_SHARE * guess[0].norm() / mode.norm()))
-    return torch.cat([guess, torch.stack(further)]) if further else guess[:modes]
+        # A spot of one pixel has none.
+        if mode.any():
+            further.append(mode * (FIRST_SHARE * guess[0].norm() / mode.norm()))
+    return torch.cat([guess, torch.stack(further)]) if further else guess
 
 
 def _centre(waves: Tensor) -> Tensor:

@@ -28,11 +28,29 @@ def scale_probe(probe: NDArray[np.complex64], mean_counts: float) -> NDArray[np.
     Returns:
         (P, N, N) complex64 such that |FFT(probe * patch)|^2 is in counts.
     """
-    flux = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
+    flux = _sum_flux(probe)
     if flux > 0 and mean_counts / FLUX_FACTOR <= flux <= mean_counts * FLUX_FACTOR:
         return probe
     factor = np.sqrt(mean_counts / flux) if flux > 0 else 1.0
     return (probe * factor).astype(np.complex64)
+
+
+def describe_scaling(probe: NDArray[np.complex64], mean_counts: float) -> str:
+    """Why `scale_probe` gives a probe another scale, and what follows, in a line."""
+    flux, counts = show_number(_sum_flux(probe), 3), show_number(mean_counts, 3)
+    return (
+        f"probe: scaled to the frames, its flux is {flux} where a frame holds {counts} counts; "
+        "amplitudes of the object are relative"
+    )
+
+
+def show_number(value: float, digits: int) -> str:
+    """A number of so many digits as it is written by hand: 99, 1200, 1e9."""
+    return f"{float(f'{value:.{digits}g}'):g}".replace("e+0", "e").replace("e+", "e")
+
+
+def _sum_flux(probe: NDArray[np.complex64]) -> float:
+    return float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
 
 
 def mean_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ptycho_tasks_torch.device import give_freed_memory_back
 from ptycho_tasks_torch.physics.exposure import WEAK_LIGHT, Apply, Exposure, apply_here
+from ptycho_tasks_torch.physics.scale import show_number
 from ptycho_tasks_torch.threads import operations_on_threads
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
@@ -236,10 +237,13 @@ def list_unlearned(exposure: Exposure) -> list[str]:
     # Compared as they are shown: 999 photons are told from 1000 by nobody.
     photons, step = float(f"{exposure.photons:.1e}"), float(f"{exposure.step:.2g}")
     if math.isfinite(photons) and not least <= photons <= most:
-        found.append(f"{photons:.1e} photons a frame ({least:.0e} to {most:.0e})")
+        range_ = f"{least:g} to {show_number(most, 1)}"
+        found.append(f"{show_number(photons, 2)} photons a frame ({range_})")
     least, most = LEARNED_STEPS
-    if not least <= step <= most:
-        found.append(f"frames {step:.2g} radii of the spot apart ({least} to {most})")
+    if len(exposure.places) == 1:
+        found.append("one frame alone")
+    elif not least <= step <= most:
+        found.append(f"frames {step:g} radii of the spot apart ({least} to {most})")
     return found
 
 

@@ -70,5 +70,5 @@ class Course:
         plural = "s" if self.after > 1 else ""
         after = f", then {self.after:g} step{plural}" if self.after else ""
         unlearned = " and ".join(list_unlearned(self.depth.exposure))
-        doubt = f"; it has not learned from scans like this: {unlearned}" if unlearned else ""
+        doubt = f"; the network has not learned from such scans: {unlearned}" if unlearned else ""
         return f"corrected by the network{after}{doubt}"

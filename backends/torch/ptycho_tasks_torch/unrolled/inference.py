@@ -20,7 +20,12 @@ from ptycho_tasks_torch.device import find_device
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.probe import is_same_probe, probe_distance
-from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.physics.scale import (
+    describe_scaling,
+    find_photon,
+    read_intensity,
+    scale_probe,
+)
 from ptycho_tasks_torch.physics.tiles import settle, spread_frames
 from ptycho_tasks_torch.training.weights import PROBE, load_networks, refuse_other_size
 from ptycho_tasks_torch.unrolled.course import Course
@@ -58,7 +63,10 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     photon = find_photon(scan.diffraction)
     scale = math.sqrt(intensity)
-    probe = _choose_probe(request, scale_probe(scan.probe, intensity * N**2), device)
+    guess = scale_probe(scan.probe, intensity * N**2)
+    if guess is not scan.probe:
+        request.say(describe_scaling(scan.probe, intensity * N**2))
+    probe = _choose_probe(request, guess, device)
     modes = torch.from_numpy(probe / np.float32(scale)).to(device)
     with spread_frames(scan, execution, request.say) as expose:
         if options.positions == "refined":

@@ -36,7 +36,7 @@ from ptycho_tasks_torch.physics.distance import (
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.forward import match_light, object_spread
 from ptycho_tasks_torch.physics.mapped import expose_scan
-from ptycho_tasks_torch.physics.probe import add_modes, is_same_probe
+from ptycho_tasks_torch.physics.probe import is_same_probe, take_lit
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.training.objective import Objective, TrainingInputs
 from ptycho_tasks_torch.training.weights import PROBE
@@ -76,7 +76,8 @@ class UnrolledObjective(Objective):
     guess: Tensor
     label: Tensor | None
     modes: Tensor | None
-    """(P, N, N, 2) float32: the fitted probe in counts; None where it is fixed, or another's."""
+    """(P, N, N, 2) float32: the fitted probe in counts, dark where it has fewer modes; None where
+    it is fixed, or another's."""
     displacement: Tensor | None
     """(M, 2) float32 pixels from the positions of the scan to the refined ones."""
     own: Tensor | None
@@ -103,8 +104,9 @@ class UnrolledObjective(Objective):
         self._training = training
         modes = None
         if options.probe == "refined" or scan.is_probe_estimated:
-            count = options.probe_modes or len(self.guess)
-            modes = torch.view_as_real(add_modes(self.guess, count)).clone()
+            most = max(options.probe_modes or 0, len(self.guess))
+            modes = torch.view_as_real(self.guess.new_zeros((most, *self.guess.shape[1:])))
+            modes[: len(self.guess)] = torch.view_as_real(self.guess)
         self.register_buffer("modes", modes)
         self._lender: UnrolledObjective | None = None
         self._borrowers: list[UnrolledObjective] = []
@@ -187,11 +189,10 @@ class UnrolledObjective(Objective):
 
     def _fit_probe(self, modes: Tensor, say: Callable[[str], None]) -> None:
         brightest = max([self, *self._borrowers], key=lambda one: one.intensity_scale)
-        fitted = fit_probe(
-            brightest._scan, brightest.guess, len(modes), say, frames=brightest._training
-        )
+        count = self.options.probe_modes or len(self.guess)
+        fitted = fit_probe(brightest._scan, brightest.guess, count, say, frames=brightest._training)
         fitted = fitted * (self.guess.norm() / brightest.guess.norm())
-        # A guess that is kept may have fewer modes; dark ones are left out later.
+        # There may be fewer modes than room for them; dark ones are left out later.
         modes.zero_()
         modes[: len(fitted)] = torch.view_as_real(fitted)
 
@@ -274,7 +275,7 @@ class UnrolledObjective(Objective):
         (P, N, N) complex64 in counts."""
         if self.modes is None:
             return {}
-        modes = _take_lit(state["modes"]).cpu().numpy()
+        modes = take_lit(torch.view_as_complex(state["modes"])).cpu().numpy()
         return {PROBE: {"guess": self.guess.cpu().numpy(), "modes": modes}}
 
     def _probe(self) -> Tensor:
@@ -282,7 +283,7 @@ class UnrolledObjective(Objective):
             lent: Tensor = self._lender._probe()
             lent = lent * (self.guess.norm() / self._lender.guess.norm())
             return lent
-        return self.guess if self.modes is None else _take_lit(self.modes)
+        return self.guess if self.modes is None else take_lit(torch.view_as_complex(self.modes))
 
     def _expose(self, batch: Batch, probe: Tensor) -> Exposure:
         # Simulated objects are measured at the scan's own positions.
@@ -340,11 +341,6 @@ def _compare(predicted: Tensor, frames: Exposure) -> Tensor:
     if frames.has_bad_pixels:
         difference = difference[~frames.amplitude.isnan()]
     return difference.square().mean()
-
-
-def _take_lit(modes: Tensor) -> Tensor:
-    """The complex modes of (P, N, N, 2) that hold light."""
-    return torch.view_as_complex(modes[modes.flatten(1).any(dim=1)])
 
 
 def _root(misfit: Tensor) -> Tensor:

@@ -82,7 +82,10 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     ] = "fixed"
     probe_modes: Annotated[
         Annotated[int, limits(ge=1, le=8)] | None,
-        doc("incoherent modes of a refined probe; null takes as many as the scan gives"),
+        doc(
+            "incoherent modes of a refined probe; null takes as many as the scan gives; fewer are "
+            "taken where they explain as much"
+        ),
     ] = None
     positions: Annotated[
         Literal["fixed", "refined"],

@@ -36,6 +36,7 @@ from ptycho_tasks_torch.physics.probe import (
     add_modes,
     probe_distance,
     sort_modes,
+    take_lit,
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
 from ptycho_tasks_torch.unrolled.network import reconstruct
@@ -66,6 +67,9 @@ WORSE = 1.3
 """A misfit so many times the least one ends the rounds."""
 CONFIRMING_STEPS, CERTAIN = 24, 3.0
 """To confirm a probe: steps on the object, and standard errors that frames held back gain."""
+AS_GOOD = -0.005
+"""Least gain of a probe of fewer modes than the guess, which saves time: a hundredth of the
+misfit is lost."""
 
 Say = Callable[[str], None]
 
@@ -79,44 +83,62 @@ def fit_probe(
     *,
     frames: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Fit a probe, or keep the guess where frames held back gain nothing by another.
+    """Fit a probe, or keep the guess where frames held back gain nothing by another, or lose by
+    one of fewer modes.
 
     Args:
         scan: its frames may lie on disk; where its probe is an estimate, the search is a
             wide one.
-        guess: (Q, N, N) complex64 in counts.
-        modes: P; modes that the guess lacks are added.
+        guess: (Q, N, N) complex64 in counts; dark modes are left out.
+        modes: P; modes that the guess lacks are added, its weakest left out; see `add_modes`.
         say: shows the user one line.
         frames: (K,) those that may be used; None is all.
 
     Returns:
         (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are
-        orthogonal, the strongest first. Where the guess is kept, its first P modes.
+        orthogonal, the strongest first. Where the guess is kept, all its Q modes.
     """
+    guess = take_lit(guess)
     frames = np.arange(scan.frame_count) if frames is None else frames
     if len(frames) < LEAST_FRAMES:
-        say(f"probe: kept as it is, {len(frames)} frames are too few to fit it")
-        return guess[:modes]
-    block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, modes)
+        say(describe_few(len(frames)))
+        return guess
+    most, is_fewer = max(modes, len(guess)), modes < len(guess)
+    block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
     start = _calibrate(block, scan, frames, guess, say)
     before = block.measure(start)
     rounds = ROUNDS_OF_ESTIMATE if scan.is_probe_estimated else ROUNDS
-    fitted = sort_modes(
-        Gauge(start).keep(_fit_modes(block, add_modes(start, modes), rounds)), start
-    )
+    first = add_modes(start, modes)
+    fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, rounds)), start)
     after = block.measure(fitted)
-    if not _is_better(before, after):
+    if is_fewer:
+        unfitted = block.measure(first)
+        if unfitted.mean() < after.mean():
+            fitted, after = first, unfitted
+        if not _gain(before, after).mean() > AS_GOOD:
+            say(
+                f"probe: all its {len(guess)} modes are kept; frames held back are explained worse "
+                f"by {modes}"
+            )
+            return start
+    elif not _is_better(before, after):
         if start is guess:
             say("probe: kept as it is; frames held back are explained no better by a fitted one")
-        return start[:modes]
+        return start
     power = fitted.abs().square().sum(dim=(1, 2))
     shares = ", ".join(f"{100 * share:.3g}" for share in (power / power.sum()).tolist())
     parts = f" ({len(fitted)} modes with {shares} % of the light)" if len(fitted) > 1 else ""
+    fewer = f", with {len(fitted)} of its {len(guess)} modes" if is_fewer else ""
     say(
-        f"probe: fitted to {len(block.exposure.places)} frames{parts}; misfit of frames held back "
-        f"{before.mean():.3g} -> {after.mean():.3g}"
+        f"probe: fitted to {len(block.exposure.places)} frames{fewer}{parts}; misfit of frames "
+        f"held back {before.mean():.3g} -> {after.mean():.3g}"
     )
     return fitted
+
+
+def describe_few(frames: int) -> str:
+    """Why a probe is kept where there are so few frames, in a line."""
+    return f"probe: kept as it is, {frames} frames are too few to fit it"
 
 
 def _calibrate(
@@ -146,12 +168,17 @@ def _calibrate(
     return probe
 
 
-def _is_better(before: Tensor, after: Tensor) -> bool:
-    """Whether (H,) misfits of frames fall by more than chance.
+def _gain(before: Tensor, after: Tensor) -> Tensor:
+    """(H,) by how much misfits of frames fall, over their sum; from -1 to 1.
 
     Each counts by its own change: a wrong probe may explain a few frames a thousand times worse.
     """
-    gain = (before - after) / (before + after)
+    return (before - after) / (before + after)
+
+
+def _is_better(before: Tensor, after: Tensor) -> bool:
+    """Whether (H,) misfits of frames fall by more than chance."""
+    gain = _gain(before, after)
     return bool(gain.mean() > CERTAIN * gain.std() / math.sqrt(len(gain)))
 
 

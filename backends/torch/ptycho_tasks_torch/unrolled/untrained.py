@@ -53,8 +53,19 @@ def _refine_probes(request: TrainRequest, network: nn.Module) -> dict[str, dict[
     """The models of the probes that fit the scans, as a training with this network begins."""
     from ptycho_tasks_torch.training.joined import make_joint_objective
     from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
+    from ptycho_tasks_torch.unrolled.probe_fit import LEAST_FRAMES, describe_few
 
-    objective = make_joint_objective(request.scans, request.options, UnrolledObjective)
+    # Nothing is learned: what is too small for a training is no reason to fail.
+    scans = []
+    for scan in request.scans:
+        if scan.frame_count >= LEAST_FRAMES:
+            scans.append(scan)
+        else:
+            of = f"{scan.name}: " if len(request.scans) > 1 else ""
+            request.say(f"{of}{describe_few(scan.frame_count)}")
+    if not scans:
+        return {}
+    objective = make_joint_objective(scans, request.options, UnrolledObjective)
     objective.network.load_state_dict(network.state_dict())
     objective.prepare(request.say)
     return objective.export_further(objective.state_dict())

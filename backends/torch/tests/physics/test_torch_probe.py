@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_tasks_torch.physics.forward import intensities
+from ptycho_tasks_torch.physics.calibration import Lens
+from ptycho_tasks_torch.physics.forward import far_field, intensities, spot_radius
 from ptycho_tasks_torch.physics.probe import Gauge, add_modes, sort_modes
 
 
@@ -45,7 +46,27 @@ def test_modes_are_added_or_left_out(scan, modes):
     made = add_modes(two, modes).numpy()
     assert made.shape == (modes, 32, 32)
     assert np.linalg.matrix_rank(made.reshape(modes, -1)) == modes
-    np.testing.assert_array_equal(made[:2], two[:modes])
+    powers = np.square(np.abs(made)).sum(axis=(1, 2))
+    kept = 1 if modes == 1 else 2
+    if modes <= 2:
+        assert flux(made) == pytest.approx(flux(two.numpy()), rel=1e-5)
+    assert (np.diff(powers[:kept]) < 0).all()
+    overlaps = np.abs(np.einsum("pyx,qyx->pq", made[:kept].conj(), made[:kept]))
+    np.testing.assert_allclose(overlaps, np.diag(powers[:kept]), atol=1e-4 * powers[0])
+    # The weakest first, one of them dark: the same.
+    again = add_modes(torch.cat([0 * two[:1], two.flip(0)]), modes).numpy()
+    np.testing.assert_allclose(np.abs(again), np.abs(made), atol=1e-4 * np.abs(made).max())
+    np.testing.assert_allclose(again[0], made[0], atol=1e-4 * np.abs(made).max())
+
+
+def test_a_spot_of_one_pixel_has_a_radius_and_no_further_modes():
+    spot = torch.zeros((1, 32, 32), dtype=torch.complex64)
+    spot[0, 16, 16] = 1
+    assert spot_radius(spot) == spot_radius(far_field(far_field(spot)))
+    assert 0.4 < spot_radius(spot) < 0.5
+    assert torch.equal(add_modes(spot, 3), spot)
+    assert torch.isfinite(torch.view_as_real(Lens(spot)(np.array([0, 1.0, 0, 0])))).all()
+    assert torch.isfinite(torch.view_as_real(Lens(far_field(spot))(np.array([0, 1.0, 0, 0])))).all()
 
 
 def test_sorted_modes_are_orthogonal_and_give_the_same_frames(scan):

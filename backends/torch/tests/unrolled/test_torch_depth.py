@@ -187,9 +187,22 @@ def test_what_the_network_has_not_learned_from_is_named(bright):
     assert list_unlearned(replace(exposure, counts=math.inf)) == []
     assert list_unlearned(replace(exposure, counts=999 / a_frame)) == []  # shown as 1e3
     few = list_unlearned(replace(exposure, counts=200 / a_frame))
-    assert few == ["2.0e+02 photons a frame (1e+03 to 1e+09)"]
+    assert few == ["200 photons a frame (1000 to 1e9)"]
     (apart,) = list_unlearned(replace(exposure, counts=1e6 / a_frame, radius=0.5))
     assert apart.endswith("radii of the spot apart (0.1 to 1.1)")
+    alone = replace(exposure, counts=1e6 / a_frame).take([0])
+    assert list_unlearned(alone) == ["one frame alone"]
+
+
+def test_frames_along_a_line_are_apart_too(bright):
+    exposure = expose(bright)
+    places = torch.zeros_like(exposure.places[:9])
+    places[:, 2] = 4 * torch.arange(9)
+    line = replace(exposure.take(range(9)), places=places, radius=8.0)
+    assert line.step == 0.5
+    square = exposure.take(range(9))
+    places[:, 1], places[:, 2] = 4 * (torch.arange(9) // 3), 4 * (torch.arange(9) % 3)
+    assert replace(square, places=places, radius=8.0).step == pytest.approx(1 / 3)
 
 
 @torch.inference_mode()

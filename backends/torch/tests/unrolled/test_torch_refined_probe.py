@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
+from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.illumination import estimate_probe
@@ -157,6 +158,54 @@ def test_too_few_frames_tell_no_probe(scan):
     found = probe_fit.fit_probe(few, torch.from_numpy(scan.probe), 1, lines.append)
     assert lines == ["probe: kept as it is, 20 frames are too few to fit it"]
     np.testing.assert_array_equal(found, scan.probe)
+
+
+@pytest.fixture(scope="module")
+def coherence(scan) -> ScanData:
+    """Two modes, the weak one first, and a dark one."""
+    y = np.arange(scan.size) - scan.size // 2
+    second = scan.probe * y[:, None]
+    second *= np.float32(0.5 * np.linalg.norm(scan.probe) / np.linalg.norm(second))
+    probe = np.concatenate([0 * scan.probe, second, scan.probe]).astype(np.complex64)
+    frames = np.concatenate([i for _, i in expected_intensity(scan.object, probe, scan.positions)])
+    return replace(scan, diffraction=np.sqrt(frames).astype(np.float32), probe=probe)
+
+
+def test_modes_that_explain_something_are_not_dropped(coherence, monkeypatch):
+    monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
+    monkeypatch.setattr(probe_fit, "ROUNDS", 1)
+    guess, lines = torch.from_numpy(coherence.probe), []
+    found = probe_fit.fit_probe(coherence, guess, 1, lines.append)
+    assert lines == ["probe: all its 2 modes are kept; frames held back are explained worse by 1"]
+    np.testing.assert_array_equal(found, guess[1:])
+
+
+def test_a_mode_that_explains_nothing_is_dropped_where_fewer_are_asked_for(scan, monkeypatch):
+    monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
+    monkeypatch.setattr(probe_fit, "ROUNDS", 1)
+    right, lines = torch.from_numpy(scan.probe), []
+    twice = torch.cat([right, right]) * 0.5**0.5
+    found = probe_fit.fit_probe(scan, twice, 1, lines.append)
+    assert re.match("probe: fitted to 81 frames, with 1 of its 2 modes; misfit", lines[0])
+    assert abs(np.vdot(unit(found.numpy()), unit(scan.probe))) > 0.999
+    assert flux(found.numpy()) == pytest.approx(flux(scan.probe), rel=1e-3)
+
+
+def test_a_scan_too_small_to_train_on_keeps_its_probe_where_nothing_is_trained(scan):
+    few, lines = take_frames(scan, np.arange(4)), []
+    model = train(few, with_options(probe="refined", epochs=0), say=lines.append)
+    assert lines == ["probe: kept as it is, 4 frames are too few to fit it"]
+    assert "probe" not in model.models
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_a_probe_that_is_scaled_is_told(scan, refined, factor):
+    """What the object's amplitudes are a multiple of is not known then."""
+    lines, guess = [], scan.probe * np.float32(factor)
+    told = InferRequest(replace(scan, probe=guess), refined, REFINING, CPU, say=lines.append)
+    backend.infer(told)
+    scaled = [line for line in lines if line.startswith("probe: scaled to the frames, its flux is")]
+    assert len(scaled) == (factor != 1)
 
 
 def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
-from ptycho_tasks.errors import BundleError, ScanError
+from ptycho_tasks.errors import BundleError
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.simulate import simulate
 from ptycho_tasks.results.bundle import bundle_bytes, load_bundle
-from ptycho_tasks.scan import take_frames
 from ptycho_tasks.scans.npz import write_scan
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.training import trainer
@@ -101,11 +100,6 @@ def test_few_frames_are_reconstructed_without_training(side):
     options = UnrolledOptions()
     made = backend.infer(InferRequest(few, train(few, options), options, CPU))
     assert np.isfinite(made.object).all()
-
-
-def test_few_frames_to_refine_a_probe_with_are_refused(scan):
-    with pytest.raises(ScanError, match=r"has 4 frames; .* at least 16"):
-        train(take_frames(scan, np.arange(4)), msgspec.structs.replace(FRESH, probe="refined"))
 
 
 def test_several_scans_without_training_have_a_scale_each(scan):
