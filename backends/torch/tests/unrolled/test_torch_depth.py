@@ -213,9 +213,3 @@ def test_steps_from_an_object_may_end_between_two(bright):
     assert torch.equal(none, flat)
     torch.testing.assert_close(half, (none + one) / 2)
     assert depth.measure(two) < depth.measure(one) < depth.measure(none)
-
-
-def test_a_spot_of_one_pixel_has_no_neighbours(bright: ScanData) -> None:
-    probe = np.zeros_like(bright.probe)
-    probe[:, 16, 16] = 1.0
-    assert expose(replace(bright, probe=probe)).step > 1e3
