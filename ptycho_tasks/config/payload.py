@@ -133,8 +133,8 @@ class Payload:
             return None
         if os.path.isfile(path.parent):  # noqa: PTH113
             return (
-                f"{self.origins[key]}: {what}: {path.parent} is a file that is not called "
-                f"{path.name}, nor a folder that holds one"
+                f"{self.origins[key]}: {what}: there is no {path}: {path.parent} is a file that is "
+                f"not called {path.name}, nor a folder that holds one"
             )
         return f"{self.origins[key]}: {what}: there is no {path}"
 
