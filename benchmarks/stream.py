@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.simulate import make_object, make_probe
-from ptycho_tasks.scans.npz import Rows, write_npz
+from ptycho_tasks.scans.npz import write_npz
+from ptycho_tasks.system.large_arrays import Rows
 
 SIZE, STEP, JITTER = 128, 8, 2.0
 CELL = np.array((40, 25))

@@ -8,7 +8,6 @@ Axis letters used in names and docstrings:
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.system.files import FileStamp
-from ptycho_tasks.system.large_arrays import row_chunks, stack_parts
+from ptycho_tasks.system.large_arrays import Rows, forget_pages, stack_parts
 
 
 @dataclass(frozen=True)
@@ -145,23 +144,15 @@ def release_pages(array: Any) -> None:
     needs it. Called now and then, a pass over a file keeps a few of them at a time. Without
     effect on an array that is not a read-only memory map, or a part of one.
     """
-    if not isinstance(array, np.ndarray) or array.flags.writeable:
-        return  # of a private map, changes would be lost
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
-        base.madvise(mmap.MADV_DONTNEED)
+    forget_pages(array)
 
 
 def take_frames(scan: ScanData, indices: NDArray[np.int64]) -> ScanData:
     """The scan with (K,) frames: every per-frame array is taken by the same indices."""
-    frames, rows = scan.diffraction, np.arange(scan.frame_count)[indices]
-    shape = (len(rows), *frames.shape[1:])
-    parts = (frames[rows[part]] for part in row_chunks(shape, frames.dtype))
+    frames = Rows(scan.diffraction, np.arange(scan.frame_count)[indices])
     return replace(
         scan,
-        diffraction=stack_parts(shape, frames.dtype, parts),
+        diffraction=stack_parts(frames.shape, frames.dtype, frames.chunks()),
         positions=scan.positions[indices],
         scan_index=None if scan.scan_index is None else scan.scan_index[indices],
         start_positions=None if scan.start_positions is None else scan.start_positions[indices],

@@ -19,7 +19,7 @@ from ptycho_tasks.options import FixtureOptions
 from ptycho_tasks.scan import ScanData, evenly_spaced
 from ptycho_tasks.scans.fixture import FORMAT, FORMAT_VERSION, is_whole
 from ptycho_tasks.scans.mapping import refuse_cut
-from ptycho_tasks.scans.npz import Rows, scan_arrays, write_npz
+from ptycho_tasks.scans.npz import scan_arrays, write_npz
 from ptycho_tasks.scans.readers import refuse_changed
 from ptycho_tasks.system.files import (
     FileStamp,
@@ -30,6 +30,7 @@ from ptycho_tasks.system.files import (
     sha256_file,
     temporary_file,
 )
+from ptycho_tasks.system.large_arrays import Rows
 
 
 def select_indices(

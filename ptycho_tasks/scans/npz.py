@@ -12,7 +12,6 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -21,12 +20,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ptycho_tasks.errors import FileWriteError, ScanError
-from ptycho_tasks.scan import ScanData, release_pages
+from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.content import Listed, explain_unreadable
 from ptycho_tasks.scans.mapping import map_array
 from ptycho_tasks.system.files import replace_file
 from ptycho_tasks.system.large_arrays import (
     CHUNK_BYTES,
+    Rows,
     has_room_for,
     row_chunks,
     scratch_folder,
@@ -43,30 +43,6 @@ _ZIP64_FROM_BYTES = 1 << 30
 _PADDING_FIELD_ID = 0xD935
 """The zip extra field that Android's zipalign registered for alignment padding."""
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of an array along its first axis, taken only while they are written."""
-
-    source: NDArray[Any]
-    indices: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the rows together."""
-        return (len(self.indices), *self.source.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the source."""
-        return self.source.dtype
-
-    def chunks(self) -> Iterator[NDArray[Any]]:
-        """The rows in order, some `CHUNK_BYTES` at a time."""
-        for part in row_chunks(self.shape, self.dtype):
-            yield np.asarray(self.source[self.indices[part]])
-            release_pages(self.source)
 
 
 class NpzFile:

@@ -6,11 +6,13 @@ Axis letters:  M frames,  m frames of a part.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,41 @@ def row_chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[slice]:
     step = max(1, CHUNK_BYTES // row_bytes)
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
+
+
+def forget_pages(array: Any) -> None:
+    """See `ptycho_tasks.scan.release_pages`."""
+    if not isinstance(array, np.ndarray) or array.flags.writeable:
+        return  # of a private map, changes would be lost
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of an array along its first axis, taken only while they are written."""
+
+    source: NDArray[Any]
+    indices: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the rows together."""
+        return (len(self.indices), *self.source.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the source."""
+        return self.source.dtype
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The rows in order, some `CHUNK_BYTES` at a time."""
+        for part in row_chunks(self.shape, self.dtype):
+            yield np.asarray(self.source[self.indices[part]])
+            forget_pages(self.source)
 
 
 def stack_parts(

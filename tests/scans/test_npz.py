@@ -19,9 +19,10 @@ from hypothesis.extra import numpy as hnp
 from ptycho_tasks.errors import ScanError
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans import npz as npz_module
-from ptycho_tasks.scans.npz import NpzFile, Rows, write_npz, write_scan
+from ptycho_tasks.scans.npz import NpzFile, write_npz, write_scan
 from ptycho_tasks.scans.readers import read_scan
 from ptycho_tasks.system import large_arrays
+from ptycho_tasks.system.large_arrays import Rows
 
 ARRAYS = {
     "frames": np.arange(3 * 4 * 4, dtype=np.float32).reshape(3, 4, 4),
