@@ -20,7 +20,7 @@ def task_prior() -> dict[str, Any]:
     places = ["--out", FOLDER, "--work", WORK]
     parts = ("prior", "unrolled", "physics")
     return {
-        "actions": [[*learn, *places, "--blocks", "9000", "--courses", "2", "--seed", "0"]],
+        "actions": [[*learn, *places, "--blocks", "9000", "9000", "9000", "--seed", "0"]],
         "file_dep": [path for part in parts for path in sorted(SOURCES.glob(f"{part}/*.py"))],
         "targets": [FOLDER / "wts.h5.zip"],
         "verbosity": 2,

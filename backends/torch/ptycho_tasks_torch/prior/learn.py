@@ -11,8 +11,10 @@ import functools
 import io
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +29,24 @@ from ptycho_tasks_torch.physics.distance import compare_distances, measure_dista
 from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
 from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_canvas
-from ptycho_tasks_torch.unrolled.network import reconstruct, rehearse
+from ptycho_tasks_torch.unrolled.network import correct_turned, reconstruct, rehearse, take_up
 
 ROUND, REPEATS = 32, 3
 """Scans that are simulated at a time, and how often each is learned from, turned and mirrored at
 random: a simulation with its physics steps takes as long as an update."""
 BATCH = 4
 """Scans of an update."""
-RATE = 2e-3
-"""Largest learning rate of the first course."""
+RATES = (2e-3, 1e-3, 1e-3)
+"""Largest learning rate of each course."""
 WARM_UP = 50
 """Updates in which the rate rises to the largest."""
 CLIP = 1.0
 STEPS = (16, 64)
 """Least and largest number of physics steps before the correction in the first course; in others,
 and where the result is tried, there are as many as an inference would take."""
+TWICE = 2
+"""The course, counted from 0, from which on objects are corrected a second time: of the times that
+a scan is learned from, in all but the first."""
 CHECKPOINT, CHECKPOINT_S = "learning.checkpoint", 60.0
 """Its name, and how often it is written."""
 REPORTED = 400
@@ -53,10 +58,9 @@ VALIDATION_SEED = 2**31
 class Plan:
     """What is learned from; together with the code, it settles the result."""
 
-    blocks: int
-    """Simulated scans of a course."""
-    courses: int = 1
-    """Each goes on from the weights of the one before, with other scans and half its rate."""
+    blocks: Sequence[int]
+    """Simulated scans of each course. A course goes on from the weights of the one before, with
+    other scans; see `RATES`."""
     seed: int = 0
     kinds: Sequence[str] = KINDS
     """Textures of the objects."""
@@ -64,29 +68,31 @@ class Plan:
     """Scans from other seeds, with which the result is tried."""
 
     @property
-    def course_rounds(self) -> int:
-        """Number of times that scans are simulated and learned from in a course."""
-        return math.ceil(self.blocks / ROUND)
+    def starts(self) -> list[int]:
+        """The round that each course begins with, and the one after the last.
+
+        A round is a time that scans are simulated and learned from.
+        """
+        return list(accumulate((math.ceil(count / ROUND) for count in self.blocks), initial=0))
 
     @property
     def rounds(self) -> int:
         """Those of all courses."""
-        return self.courses * self.course_rounds
+        return self.starts[-1]
 
-    @property
-    def updates(self) -> int:
-        """Number of changes of the weights in a course."""
-        return self.course_rounds * REPEATS * (ROUND // BATCH)
+    def course(self, round_: int) -> int:
+        """The course of a round, counted from 0."""
+        return bisect_right(self.starts[1:-1], round_)
 
-    def rate(self, update: int) -> float:
-        """Learning rate of an update: in each course it rises, then falls as a cosine."""
-        course, update = divmod(update, self.updates)
-        largest = RATE * 0.5**course
+    def rate(self, course: int, update: int) -> float:
+        """Learning rate of an update of a course: it rises, then falls as a cosine."""
+        first, last = self.starts[course : course + 2]
+        updates = (last - first) * REPEATS * (ROUND // BATCH)
         return (
-            largest
+            RATES[course]
             * min(1.0, (update + 1) / WARM_UP)
             * 0.5
-            * (1 + math.cos(math.pi * update / self.updates))
+            * (1 + math.cos(math.pi * update / updates))
         )
 
 
@@ -96,7 +102,10 @@ class Score:
 
     photons: float
     before: float
+    once: float
+    """After the first correction."""
     after: float
+    """After the last."""
 
 
 class Lesson:
@@ -106,22 +115,36 @@ class Lesson:
         """Run so many steps; None: as an inference would."""
         exposure = scenario.exposure
         engine = rehearse(exposure) if steps is None else reconstruct(exposure, steps)
-        self._counts, self._photons = exposure.counts, scenario.photons
-        self._maps = engine.canvas, engine.show(), exposure.light, scenario.truth
-        self._before = measure_distances(engine.canvas, scenario.truth, exposure.light)
+        self._exposure, self._truth, self._engine = exposure, scenario.truth, engine
+        self._photons = scenario.photons
+        self._earlier: Tensor | None = None
+        self._errors = [self._measure(engine.canvas)]
+
+    def _measure(self, canvas: Tensor) -> Tensor:
+        return measure_distances(canvas, self._truth, self._exposure.light)
+
+    def go_on(self, correction: Correction) -> None:
+        """Take the steps that follow a first correction."""
+        engine, exposure = self._engine, self._exposure
+        with torch.no_grad():
+            self._earlier = correct_turned(correction, engine, exposure, 0, None)
+            self._engine = take_up(exposure, self._earlier, engine)
+        self._errors.append(self._measure(self._earlier))
 
     def correct(self, correction: Correction, turn: int = 0) -> tuple[Tensor, Score]:
-        """The loss of a correction, and the errors before and after it.
+        """The loss of a correction, over the one before it, and the errors.
 
         Args:
             correction: is tried.
             turn: how the scan lies: one of `WAYS`.
         """
-        canvas, fields, light, truth = (turn_canvas(values, turn) for values in self._maps)
-        corrected = correction(canvas, fields, light, self._counts)
+        exposure = self._exposure
+        corrected = correct_turned(correction, self._engine, exposure, turn, self._earlier)
+        truth, light = (turn_canvas(values, turn) for values in (self._truth, exposure.light))
         after = measure_distances(corrected, truth, light)
-        errors = (float(distances[0].detach().sqrt()) for distances in (self._before, after))
-        return compare_distances(after, self._before), Score(self._photons, *errors)
+        errors = [float(e[0].detach().sqrt()) for e in (*self._errors, after)]
+        score = Score(self._photons, errors[0], errors[1], errors[-1])
+        return compare_distances(after, self._errors[-1]), score
 
 
 class Learning:
@@ -139,17 +162,21 @@ class Learning:
 
     def advance(self) -> None:
         """Simulate scans, and learn from each several times."""
-        if self.round % self.plan.course_rounds == 0:
-            self._optimizer = self._make_optimizer()
+        if self.round in self.plan.starts:
+            self._optimizer, self._update = self._make_optimizer(), 0
         first = self.round * ROUND
         lessons = [self._prepare(number) for number in range(first, first + ROUND)]
         generator = np.random.default_rng([self.plan.seed, self.round, REPEATS])
+        is_twice = self.plan.course(self.round) >= TWICE
         for repeat in range(REPEATS):
             for some in generator.permutation(ROUND).reshape(-1, BATCH):
                 turns = generator.integers(WAYS, size=BATCH).tolist()
                 scores = self._learn_from([lessons[index] for index in some], turns)
-                if repeat == 0:
+                if repeat == (1 if is_twice else 0):
                     self.scores = [*self.scores, *scores][-REPORTED:]
+            if repeat == 0 and is_twice:
+                for lesson in lessons:
+                    lesson.go_on(self.correction)
         self.round += 1
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -158,7 +185,7 @@ class Learning:
     def _prepare(self, number: int) -> Lesson:
         generator = np.random.default_rng([self.plan.seed, number])
         scenario = draw_scenario(generator, self._pool, number)
-        if self.round >= self.plan.course_rounds:
+        if self.plan.course(self.round):
             return Lesson(scenario)
         steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
         return Lesson(scenario, steps)
@@ -166,7 +193,7 @@ class Learning:
     def _learn_from(self, lessons: Sequence[Lesson], turns: Sequence[int]) -> list[Score]:
         """One update."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.rate(self._update)
+            group["lr"] = self.plan.rate(self.plan.course(self.round), self._update)
         self._optimizer.zero_grad()
         scores = []
         for lesson, turn in zip(lessons, turns, strict=True):
@@ -257,7 +284,10 @@ def validate(correction: Correction, plan: Plan) -> list[Score]:
     for number in range(plan.validation):
         generator = np.random.default_rng([VALIDATION_SEED, number])
         scenario = draw_scenario(generator, pool, number)
-        scores.append(Lesson(scenario).correct(correction)[1])
+        lesson = Lesson(scenario)
+        if len(plan.blocks) > TWICE:
+            lesson.go_on(correction)
+        scores.append(lesson.correct(correction)[1])
     return scores
 
 
@@ -270,6 +300,7 @@ def summarize(scores: Sequence[Score]) -> list[dict[str, float]]:
         if some:
             measures = {
                 "before": np.median([s.before for s in some]),
+                "once": np.median([s.once for s in some]),
                 "after": np.median([s.after for s in some]),
                 "ratio": np.median([s.after / s.before for s in some]),
                 "harmed": np.mean([s.after > 1.02 * s.before for s in some]),
@@ -281,9 +312,10 @@ def summarize(scores: Sequence[Score]) -> list[dict[str, float]]:
 
 def tabulate(scores: Sequence[Score]) -> str:
     """The table of `summarize`, as text."""
-    line = "{photons:7.0e}  {scans:5d}  {before:.4f}  {after:.4f}  {ratio:6.3f}  {harmed:6.0%}"
-    rows = [line.format(**summary) for summary in summarize(scores)]
-    return "\n".join(["photons  scans  before   after   ratio  harmed", *rows])
+    names = "photons  scans  before  once    after    ratio  harmed"
+    errors = "{before:.4f}  {once:.4f}  {after:.4f}"
+    line = f"{{photons:7.0e}}  {{scans:5d}}  {errors}  {{ratio:6.3f}}  {{harmed:6.0%}}"
+    return "\n".join([names, *(line.format(**summary) for summary in summarize(scores))])
 
 
 def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
@@ -291,13 +323,13 @@ def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
     plan = asdict(learning.plan)
     return {
         "family": VERSION,
-        "plan": {**plan, "kinds": list(plan["kinds"])},
+        "plan": {**plan, "blocks": list(plan["blocks"]), "kinds": list(plan["kinds"])},
         "rounds": learning.round,
         "planned_rounds": learning.plan.rounds,
         "round": ROUND,
         "repeats": REPEATS,
         "batch": BATCH,
-        "learning_rate": RATE,
+        "learning_rates": list(RATES[: len(plan["blocks"])]),
         "steps": list(STEPS),
         "validation": summarize(scores),
         "torch": torch.__version__,
@@ -308,8 +340,9 @@ def describe(learning: Learning, scores: Sequence[Score]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Learn the prior from simulated scans.")
-    parser.add_argument("--blocks", type=int, required=True, help="simulated scans of a course")
-    parser.add_argument("--courses", type=int, default=1)
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", required=True, help="simulated scans of each course"
+    )
     parser.add_argument("--out", type=Path, required=True, help=f"folder of the {BUNDLE_NAME}")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--as-is", action="store_true", help="take the checkpoint as it is")
@@ -317,8 +350,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=list(KINDS))
     options = parser.parse_args(arguments)
+    if len(options.blocks) > len(RATES):
+        parser.error(f"--blocks: there are {len(RATES)} courses at most")
     torch.set_num_threads(options.threads)
-    plan = Plan(options.blocks, options.courses, options.seed, options.kinds)
+    plan = Plan(options.blocks, options.seed, options.kinds)
     say = functools.partial(print, flush=True)
     learn(plan, options.out, options.work, say, as_is=options.as_is)
 

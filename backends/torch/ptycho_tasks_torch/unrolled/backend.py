@@ -30,7 +30,7 @@ class Unrolled:
     """See the module; torch is imported by its methods only."""
 
     name = "unrolled"
-    version = "4"
+    version = "5"
     options_type = UnrolledOptions
     execution_type = TorchExecution
     api_version = 2

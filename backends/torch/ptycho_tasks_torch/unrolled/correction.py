@@ -21,7 +21,7 @@ from ptycho_tasks_torch.threads import operations_on_threads
 from ptycho_tasks_torch.unet import LEAK, EncoderDecoder
 from ptycho_tasks_torch.unrolled.steps import modulus
 
-FEATURES = 14
+FEATURES = 16
 """Maps that the network sees; see `_Scene.describe`."""
 HALVINGS = 5
 """How often the encoder halves the canvas: at few photons the low frequencies of the phase are
@@ -94,6 +94,7 @@ class Correction(nn.Module):
         counts: float,
         apply: Apply = apply_here,
         ways: int = 1,
+        earlier: Tensor | None = None,
     ) -> Tensor:
         """The corrected object (B, S, T) complex64.
 
@@ -101,11 +102,13 @@ class Correction(nn.Module):
             canvas: (B, S, T) complex64 object after the last step.
             fields: (4, B, S, T) float32, as `Engine.show` gives them.
             light, counts: of the `Exposure`.
+            earlier: (B, S, T) complex64 corrected object that the steps began from; None: they
+                began from a flat one.
             apply: of the `Exposure`, where it has tiles computed elsewhere too.
             ways: in which a canvas can lie, whose corrections are averaged.
         """
         strongest = light.amax(dim=(-2, -1), keepdim=True)
-        scene = _Scene(canvas, fields, light, strongest, min(counts, MOST_COUNTS))
+        scene = _Scene(canvas, fields, light, strongest, min(counts, MOST_COUNTS), earlier)
         network, (S, T) = _Turned(self.network, ways), canvas.shape[-2:]
         if torch.is_grad_enabled():
             return scene.correct(network(scene.describe()))
@@ -136,6 +139,7 @@ class _Scene(NamedTuple):
     strongest: Tensor
     """(B, 1, 1) light of the whole canvas."""
     counts: float
+    earlier: Tensor | None
 
     def cut(self, rows: slice, columns: slice) -> _Scene:
         """A part of it."""
@@ -143,6 +147,7 @@ class _Scene(NamedTuple):
             canvas=self.canvas[..., rows, columns],
             fields=self.fields[..., rows, columns],
             light=self.light[..., rows, columns],
+            earlier=None if self.earlier is None else self.earlier[..., rows, columns],
         )
 
     @property
@@ -164,11 +169,15 @@ class _Scene(NamedTuple):
         """(B, FEATURES, S, T).
 
         What is to be judged as noise or not is in units of noise, so that a network need not learn
-        to divide by it: the last gradient, and how a pixel differs from its surroundings.
+        to divide by it: the last gradient, how a pixel differs from its surroundings, and how far
+        steps have moved it from a corrected object.
         """
         canvas, phase = self.canvas, self.phase
         noise, light = expected_noise(self.light, self.counts), self.light / self.strongest
         details = [(canvas - _mean_around(canvas, width)) * phase.conj() for width in WINDOWS]
+        # Without a corrected object nothing has moved from it.
+        moved = canvas if self.earlier is None else self.earlier
+        details.append((canvas - moved) * phase.conj())
         parts = [part for detail in details for part in (detail.real, detail.imag)]
         judged = torch.asinh(torch.stack([*parts, *self.fields]) / noise)
         maps = [canvas.real - 1, canvas.imag, canvas.abs() - 1, -noise.log10(), light, light.sqrt()]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import Depth, choose_correction
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork
+from ptycho_tasks_torch.unrolled.depth import Choice, Depth, choose_correction
+from ptycho_tasks_torch.unrolled.network import FEW_PHOTONS, UnrolledNetwork
 
-WAYS_TAKEN, FEW_PHOTONS = 4, 3e5
-"""Ways in which the object is turned for the network, whose corrections are averaged, of scans with
-at most so many photons a frame: what it does by chance of how an object lies is less then. With
-more photons it does too little to be worth the time."""
+WAYS_TAKEN = 4
+"""Ways in which the object is turned for the network, whose corrections are averaged, where photons
+are few: what it does by chance of how an object lies is less then. With more photons it does too
+little to be worth the time."""
 
 
 class Course:
@@ -35,24 +36,24 @@ class Course:
         self.depth, self._network = Depth(exposure, steps), network
         self.is_idle = network.correction.is_idle
         """Whether the network corrects nothing."""
-        self.after: float | None = None
+        self.choice: Choice | None = None
         """See `choose_correction`; known after `run`."""
 
     def run(self) -> Iterator[Tensor]:
         """Yield the (1, S, T) complex64 object after each step and after the correction."""
         depth = self.depth
         yield from depth.run()
-        correct = functools.partial(self._network.correct, exposure=depth.exposure, is_last=True)
-        self.after = None if self.is_idle else choose_correction(depth, correct)
+        correct = functools.partial(self._network.correct_in_turns, is_last=True)
+        self.choice = choice = None if self.is_idle else choose_correction(depth, correct)
         # Where photons are few, more steps than frames held back ask for bring noise, which the
         # correction takes away, and low frequencies of the phase, which it could not find.
-        start = depth.best if self.after is None else depth.engine.canvas
-        for engine in depth.finish(start):
+        for engine in depth.finish(depth.best if choice is None else depth.engine.canvas):
             yield engine.canvas
-        if self.after is not None:
+        if choice is not None:
             is_faint = depth.exposure.photons <= FEW_PHOTONS
-            corrected = correct(engine, ways=WAYS_TAKEN if is_faint else 1)
-            yield from depth.go_on(corrected, [self.after], takes_all=True)
+            corrections = correct(engine, depth.exposure, WAYS_TAKEN if is_faint else 1)
+            *_, corrected = islice(corrections, choice.corrections)
+            yield from depth.go_on(corrected, [choice.steps], takes_all=True)
 
     def finish(self) -> Tensor:
         """The (1, S, T) complex64 object that it leads to."""
@@ -65,10 +66,12 @@ class Course:
         return f"{self.depth.describe()}; {self._describe_correction()}"
 
     def _describe_correction(self) -> str:
-        if self.after is None:
+        if self.choice is None:
             return "uncorrected: frames held back are explained no better by the network"
-        plural = "s" if self.after > 1 else ""
-        after = f", then {self.after:g} step{plural}" if self.after else ""
+        corrections, steps = self.choice
+        often = " twice" if corrections == 2 else ""
+        plural = "s" if steps > 1 else ""
+        after = f", then {steps:g} step{plural}" if steps else ""
         unlearned = " and ".join(list_unlearned(self.depth.exposure))
         doubt = f"; the network has not learned from such scans: {unlearned}" if unlearned else ""
-        return f"corrected by the network{after}{doubt}"
+        return f"corrected{often} by the network{after}{doubt}"

@@ -4,32 +4,48 @@ A few frames, evenly spread, are left out of the steps, and their misfit is foll
 of the frames lead far at little cost; when the frames held back no longer gain by them, steps on
 all others average out what noise the parts leave; when these gain nothing either, the frames held
 back are taken in for the last steps. Where photons are few that also keeps the object from fitting
-their noise. Steps that diverge are undone.
+their noise. Steps that diverge are undone, and go on half as long.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
-from ptycho_tasks_torch.unrolled.steps import ALL, COARSE, COARSE_STEPS, FINE, Engine, Turn, Turns
+from ptycho_tasks_torch.unrolled.steps import (
+    ALL,
+    COARSE,
+    COARSE_STEPS,
+    FINE,
+    Engine,
+    Turn,
+    Turns,
+    follow,
+)
 
 SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
-LEAST_STEPS, MOST_STEPS = 24, 100
-"""Bounds. Where photons are few, the low frequencies of the phase gain by steps that the misfit
-of single frames does not show."""
+LEAST_STEPS, MOST_STEPS = 24, 200
+"""Bounds, the second of steps of the usual length. Where photons are few, the low frequencies of
+the phase gain by steps that the misfit of single frames does not show."""
 UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
-GAIN, PATIENCE = 0.002, 6
+GAIN, PATIENCE = 0.0005, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
-WORSE = 2.0
-"""A misfit so many times the least one: the steps diverge."""
+WORSE, DRIFTS = 2.0, 1.05
+"""A misfit so many times the least one, after any step, and where a stage would end: the steps
+diverge. They are undone, and go on half as long. What noise of the frames the steps fit is a
+hundredth at most until they end."""
+LEAST_DAMPING, SHORTER_GAIN = 0.1, 0.9
+"""Length of steps, in units of the usual one, that are not tried any more; and what shorter steps
+must bring the misfit down to, as a share, that still shorter ones are tried."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
@@ -63,6 +79,8 @@ class Depth:
         self.best = self.engine.canvas
         """The object with the least misfit."""
         self.has_diverged = False
+        """Whether steps diverge, and shorter ones are no better."""
+        self._least = math.inf  # misfit when steps were made shorter
 
     def measure(self, canvas: Tensor) -> float:
         """Misfit of the frames held back, or of all if none are: mean square of what amplitudes
@@ -75,21 +93,36 @@ class Depth:
         turns = Turns(self.rest, self.engine.filter)
         for number in (COARSE, FINE, ALL):
             stage = turns[number]
-            least = min(self.misfits)
+            least = misfit = min(self.misfits)
             since = 0
-            while not self._is_enough(number == COARSE, since):
+            while True:
+                is_enough = self._is_enough(number == COARSE, since)
+                if not misfit < (DRIFTS if is_enough else WORSE) * min(self.misfits):
+                    self._shorten()
+                    if self.has_diverged:
+                        break
+                    misfit, since = min(self.misfits), 0
+                elif is_enough:
+                    break
                 self.engine.advance(stage[self.engine.steps % len(stage)])
                 misfit = self.measure(self.engine.canvas)
-                if not misfit < WORSE * min(self.misfits):
-                    self._undo()
-                    break
-                since = 0 if misfit < least * (1 - GAIN) else since + 1
-                least = min(least, misfit)
-                if misfit <= min(self.misfits):
-                    self.best = self.engine.canvas
-                self.misfits.append(misfit)
-                yield self.engine.canvas
+                if misfit < WORSE * min(self.misfits):
+                    since = 0 if misfit < least * (1 - GAIN) else since + 1
+                    least = min(least, misfit)
+                    if misfit <= min(self.misfits):
+                        self.best = self.engine.canvas
+                    self.misfits.append(misfit)
+                    yield self.engine.canvas
         self.engine.stop()
+
+    def _shorten(self) -> None:
+        """Go back to the best object, with shorter steps; they are no use if those before were
+        none."""
+        least = min(self.misfits)
+        is_idle = self.best_step > 0 and least > SHORTER_GAIN * self._least
+        self.engine.go_back(self.best)
+        self.has_diverged = is_idle or self.engine.damping < LEAST_DAMPING
+        self._least = least
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
         done = self.engine.steps
@@ -100,12 +133,9 @@ class Depth:
             return done >= COARSE_STEPS
         if self.held_back is None:
             return done >= UNSPARED_STEPS
-        return done >= MOST_STEPS or (done >= LEAST_STEPS and since >= PATIENCE)
-
-    def _undo(self) -> None:
-        self.has_diverged = True
-        self.engine.canvas = self.best
-        self.engine.stop()
+        length = self.engine.damping
+        is_level = since * length >= PATIENCE
+        return done * length >= MOST_STEPS or (done >= LEAST_STEPS and is_level)
 
     @property
     def best_step(self) -> int:
@@ -130,7 +160,8 @@ class Depth:
         return max(round(LAST_SHARE * count), min(LEAST_LAST, most))
 
     def finish(self, start: Tensor) -> Iterator[Engine]:
-        """Yield the engine after each of the last steps, on all frames.
+        """Yield the engine after each of the last steps, on all frames; where they explain frames
+        worse, they are undone and taken half as long, or left out.
 
         Args:
             start: (1, S, T) complex64 object to go on from.
@@ -139,12 +170,25 @@ class Depth:
         # Nothing is shown or undone from here on; on a large canvas each field counts.
         self.engine.rest()
         self.best = self.engine.canvas = start
-        steps, frequency_filter = self.engine.steps, self.engine.filter
-        engine = Engine(self.exposure, start, steps, frequency_filter=frequency_filter)
+        steps, length = self.engine.steps, self.engine.damping
+        frequency_filter = self.engine.filter
+        engine = Engine(
+            self.exposure, start, steps, damping=length, frequency_filter=frequency_filter
+        )
         turn = Turn([self.exposure], engine.filter)
-        for _ in range(count):
+        for _ in range(count - 1):
             engine.advance(turn)
             yield engine
+        engine.advance(turn)
+        # Frames held back are among them now, and must not be explained worse.
+        least = self.measure(start)
+        while not self.measure(engine.canvas) <= least:
+            engine.go_back(start)
+            if engine.damping < LEAST_DAMPING:
+                break
+            for _ in range(count):
+                engine.advance(turn)
+        yield engine
 
     def go_on(
         self, canvas: Tensor, counts: Iterable[float], *, takes_all: bool = False
@@ -158,35 +202,36 @@ class Depth:
             takes_all: whether the frames held back are taken in.
         """
         exposure = self.exposure if takes_all else self.rest
-        before = canvas
-        engine = Engine(exposure, canvas, frequency_filter=self.engine.filter)
-        turn = Turn([exposure], engine.filter)
+        before = after = canvas
+        engines, done = follow(exposure, canvas, self.engine), 0
         for count in counts:
-            while engine.steps < count:
-                before = engine.canvas
-                engine.advance(turn)
-            over = engine.steps - count
-            yield (before - engine.canvas).mul_(over).add_(engine.canvas) if over else engine.canvas
+            while done < count:
+                before, after, done = after, next(engines).canvas, done + 1
+            over = done - count
+            yield (before - after).mul_(over).add_(after) if over else after
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        taken, best = self.taken, self.best_step
-        if self.steps is not None and self.has_diverged:
-            return f"{taken} steps, not {self.steps}; diverged, back to step {best}"
+        length, best = self.engine.damping, self.best_step
+        taken = f"{self.taken} steps"
+        if length < 1:
+            taken += f", at the end {length:g} times as long, as longer ones diverged"
         if self.steps is not None:
-            return f"{taken} steps, as asked for"
-        if self.held_back is None:
-            return f"{taken} steps; too few frames to hold some back"
+            asked = f", not {self.steps}; back to step {best}" if self.has_diverged else ""
+            return f"{taken}{asked or ', as asked for'}"
+        held_back = "frames" if self.held_back is None else "frames held back"
         if best == 0:
             return (
-                f"{taken} steps; frames held back are explained no better than at the start: check "
-                "probe and positions"
+                f"{taken}; {held_back} are explained no better than at the start: check probe and "
+                "positions"
             )
         if self.has_diverged:
-            return f"{taken} steps; diverged, back to step {best}, the best for frames held back"
-        if self.engine.steps >= MOST_STEPS:
-            return f"{taken} steps, the most; the misfit of frames held back still falls"
-        return f"{taken} steps; misfit of frames held back level since {best}"
+            return f"{taken}; back to step {best}, the best for {held_back}"
+        if self.held_back is None:
+            return f"{taken}; too few frames to hold some back"
+        if self.engine.steps * length >= MOST_STEPS:
+            return f"{taken}, the most; the misfit of frames held back still falls"
+        return f"{taken}; misfit of frames held back level since {best}"
 
 
 def choose_held_back(exposure: Exposure) -> list[int]:
@@ -205,28 +250,43 @@ def choose_held_back(exposure: Exposure) -> list[int]:
     return sorted(max(some, key=light.__getitem__) for some in neighbours)
 
 
-def choose_correction(depth: Depth, correct: Callable[[Engine], Tensor]) -> float | None:
-    """Whether a correction is taken, and how many steps on all frames follow it: one of
-    `STEPS_AFTER`; None leaves it out.
+class Choice(NamedTuple):
+    """What is taken of a network's corrections."""
+
+    corrections: int
+    """How many, one after the other."""
+    steps: float
+    """On all frames, that follow: one of `STEPS_AFTER`."""
+
+
+def choose_correction(
+    depth: Depth, corrections: Callable[[Engine, Exposure], Iterable[Tensor]]
+) -> Choice | None:
+    """How many corrections are taken, and how many steps follow the last; None leaves them out.
 
     Steps that follow bring back what of the frames a correction took away, and their noise; the
-    fewest are taken that are enough. The correction is taken if frames held back gain by it,
-    against the object without, or after a step; what it does to an object that it does not
-    understand, and steps undo, is no gain. They are compared by counts, for the roots of few counts
-    are missed least by an object that is too smooth.
+    fewest are taken that are enough. Corrections are taken if frames held back gain by them,
+    against the object without, or after a step; what they do to an object that they do not
+    understand, and steps undo, is no gain. Objects are compared by counts, for the roots of few
+    counts are missed least by an object that is too smooth.
 
     Args:
         depth: after `run`.
-        correct: gives the corrected object of an engine's, which takes no more steps.
+        corrections: gives the object of an engine, which takes no more steps, corrected once, and
+            more often; from the engine and the frames that it is to explain.
     """
     if depth.held_back is None:
-        return 0.0
+        return Choice(1, 0.0)
     compare, canvas = depth.held_back.measure_divergence, depth.engine.canvas
     without = min(map(compare, depth.go_on(canvas, (0.0, 1.0))))
-    path = depth.go_on(correct(depth.engine), STEPS_AFTER)
-    found = dict(zip(STEPS_AFTER, map(compare, path), strict=True))
+    paths = [
+        dict(zip(STEPS_AFTER, map(compare, depth.go_on(corrected, STEPS_AFTER)), strict=True))
+        for corrected in corrections(depth.engine, depth.rest)
+    ]
+    found = min(paths, key=lambda path: min(path.values()))
     least = min(found.values())
     if not least < without:
         return None
     enough = min(start + ENOUGH * (least - start) for start in (found[0.0], without))
-    return next(count for count, value in found.items() if value <= enough)
+    steps = next(count for count, value in found.items() if value <= enough)
+    return Choice(1 + paths.index(found), steps)

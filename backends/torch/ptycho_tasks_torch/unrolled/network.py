@@ -6,6 +6,8 @@ Axis letters: B canvases, S, T rows and columns of a canvas.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,16 @@ from ptycho_tasks_torch.physics.forward import (
     spot_radius,
 )
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
-from ptycho_tasks_torch.unrolled.correction import Correction
+from ptycho_tasks_torch.unrolled.correction import Correction, turn_canvas
 from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
-from ptycho_tasks_torch.unrolled.steps import Engine, run_steps
+from ptycho_tasks_torch.unrolled.steps import Engine, follow, run_steps
 
 BLOCK_STEPS = 32
 """Steps on a block of frames."""
+FEW_PHOTONS, CORRECTIONS, STEPS_BETWEEN = 3e5, 2, 2
+"""Scans with at most so many photons a frame are corrected so often; and how many steps, on all
+frames, lie between two corrections. They show what of the frames the first one missed."""
 
 
 class UnrolledNetwork(nn.Module):
@@ -47,12 +52,32 @@ class UnrolledNetwork(nn.Module):
         return self.correct(reconstruct(exposure, steps), exposure)
 
     def find_object(self, exposure: Exposure, steps: int | None = None) -> Tensor:
-        """(1, S, T) complex64 object of an exposure of one canvas, corrected, after the steps that
-        an inference takes; arguments as for `rehearse`."""
-        return self.correct(rehearse(exposure, steps), exposure)
+        """(1, S, T) complex64 object of an exposure of one canvas, with all corrections, after the
+        steps that an inference takes; arguments as for `rehearse`."""
+        corrected = self.correct_in_turns(rehearse(exposure, steps), exposure)
+        return deque(corrected, maxlen=1).pop()
+
+    def correct_in_turns(
+        self, engine: Engine, exposure: Exposure, ways: int = 1, *, is_last: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield the (B, S, T) complex64 object of an engine, corrected once, and where photons are
+        few a second time; arguments as for `correct`."""
+        corrected: Tensor | None = None
+        for _ in range(CORRECTIONS if exposure.photons <= FEW_PHOTONS else 1):
+            if corrected is not None:
+                corrected = corrected.detach()
+                engine = take_up(exposure, corrected, engine)
+            corrected = self.correct(engine, exposure, ways, corrected, is_last=is_last)
+            yield corrected
 
     def correct(
-        self, engine: Engine, exposure: Exposure, ways: int = 1, *, is_last: bool = False
+        self,
+        engine: Engine,
+        exposure: Exposure,
+        ways: int = 1,
+        earlier: Tensor | None = None,
+        *,
+        is_last: bool = False,
     ) -> Tensor:
         """(B, S, T) complex64: the object of an engine, corrected.
 
@@ -60,13 +85,15 @@ class UnrolledNetwork(nn.Module):
             engine: after a step.
             exposure: the frames, or more of them on the same canvas.
             ways: in which a canvas can lie, whose corrections are averaged.
+            earlier: (B, S, T) complex64 corrected object that the engine began from, if it did.
             is_last: whether the engine takes no more steps, and is to keep the object alone.
         """
         canvas, fields = engine.canvas, engine.show()
         if is_last:  # on a large canvas the rest takes as much memory as the network
             engine.rest()
         maps = canvas, fields, exposure.light
-        corrected: Tensor = self.correction(*maps, exposure.counts, exposure.apply, ways)
+        told = exposure.counts, exposure.apply, ways, earlier
+        corrected: Tensor = self.correction(*maps, *told)
         return corrected
 
 
@@ -90,6 +117,30 @@ def rehearse(exposure: Exposure, steps: int | None = None) -> Engine:
         depth = Depth(exposure, steps)
         deque(depth.run(), maxlen=0)
         return deque(depth.finish(depth.engine.canvas), maxlen=1).pop()
+
+
+def take_up(exposure: Exposure, canvas: Tensor, like: Engine) -> Engine:
+    """The engine after `STEPS_BETWEEN` steps from a corrected object; without gradients.
+
+    Args:
+        exposure: frames and probes.
+        canvas: (B, S, T) complex64.
+        like: an engine of the same canvas, whose steps are as long.
+    """
+    with torch.no_grad():
+        return next(islice(follow(exposure, canvas, like), STEPS_BETWEEN - 1, None))
+
+
+def correct_turned(
+    correction: Correction, engine: Engine, exposure: Exposure, way: int, earlier: Tensor | None
+) -> Tensor:
+    """(B, S, T) complex64 corrected object of an engine, of a scan that lies in one of `WAYS`; with
+    gradients. Other arguments as for `UnrolledNetwork.correct`."""
+    maps = [engine.canvas, engine.show(), exposure.light]
+    canvas, fields, light = (turn_canvas(values, way) for values in maps)
+    begun = None if earlier is None else turn_canvas(earlier, way)
+    corrected: Tensor = correction(canvas, fields, light, exposure.counts, earlier=begun)
+    return corrected
 
 
 class UnrolledAutoencoder(nn.Module):

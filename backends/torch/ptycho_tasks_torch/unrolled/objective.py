@@ -53,9 +53,12 @@ from ptycho_tasks_torch.unrolled.blocks import (
 from ptycho_tasks_torch.unrolled.correction import turn_back, turn_canvas
 from ptycho_tasks_torch.unrolled.course import Course
 from ptycho_tasks_torch.unrolled.network import (
+    FEW_PHOTONS,
     UnrolledNetwork,
+    correct_turned,
     make_unrolled_networks,
     rehearse,
+    take_up,
 )
 from ptycho_tasks_torch.unrolled.options import NOTHING, UnrolledOptions
 from ptycho_tasks_torch.unrolled.positions import refine_positions
@@ -246,13 +249,17 @@ class UnrolledObjective(Objective):
     def _correct_turned(
         self, engine: Engine, exposure: Exposure, turns: Sequence[int]
     ) -> Iterator[tuple[int, Tensor]]:
-        """The ways in which a block lies, and its corrected object that lies so."""
-        maps = engine.canvas, engine.show(), exposure.light
+        """The ways in which a block lies, and its corrected object that lies so; where photons are
+        few, corrected a second time in all but the first."""
+        earlier: Tensor | None = None
         for way in turns:
-            turned = (turn_canvas(values, way) for values in maps)
             # Half the precision is enough for a gradient, and twice as fast on newer processors.
             with torch.autocast(engine.canvas.device.type, torch.bfloat16):
-                yield way, self.network.correction(*turned, exposure.counts)
+                corrected = correct_turned(self.network.correction, engine, exposure, way, earlier)
+            yield way, corrected
+            if earlier is None and exposure.photons <= FEW_PHOTONS:
+                earlier = turn_back(corrected.detach(), way)
+                engine = take_up(exposure, earlier, engine)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`.

@@ -70,7 +70,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(
             "physics steps of a reconstruction; auto: until frames held back are explained no "
-            "better, 100 at most"
+            "better, 200 at most, or more where they must be shorter"
         ),
     ] = "auto"
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = (

@@ -118,7 +118,7 @@ class Engine:
         self.gradient: Tensor | None = None
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
-        self._damping = damping
+        self.damping = damping
         self._turn: Turn | None = None
 
     def advance(self, turn: Turn) -> None:
@@ -133,12 +133,12 @@ class Engine:
             self.velocity = self.gradient.new_zeros(self.gradient.shape)
         self.velocity.mul_(find_momentum(self.steps))
         for along, part, gain in zip(self.velocity, self.gradient, GAINS, strict=True):
-            along += self._damping * gain * part
+            along += self.damping * gain * part
         self._turn = turn
         weights = EARLY_WEIGHTS if self.steps < COARSE_STEPS else WEIGHTS
         across = self.filter(turn.lit.mul_(self.gradient[1]), weights)
         across.mul_(turn.lit).div_(turn.reach)
-        self.velocity[1] += across.mul_(self._damping)
+        self.velocity[1] += across.mul_(self.damping)
         del across
         self.canvas = phase.mul_(torch.complex(*self.velocity)).add_(self.canvas)
         self.steps += 1
@@ -146,6 +146,12 @@ class Engine:
     def stop(self) -> None:
         """Take the momentum away."""
         self.velocity = None
+
+    def go_back(self, canvas: Tensor) -> None:
+        """Take another object, and steps half as long from there."""
+        self.canvas = canvas
+        self.damping /= 2
+        self.stop()
 
     def rest(self) -> None:
         """Keep the object alone: there is nothing to `show` until the next step."""
@@ -182,6 +188,22 @@ def run_steps(exposure: Exposure, count: int, *, damping: float = 1.0) -> Iterat
         early = COARSE if k < min(COARSE_STEPS, count / 2) else FINE
         stage = turns[early if k < count - last else ALL]
         engine.advance(stage[k % len(stage)])
+        yield engine
+
+
+def follow(exposure: Exposure, canvas: Tensor, like: Engine) -> Iterator[Engine]:
+    """Yield the engine after each step, without end, from an object; all frames are in each, and
+    the momentum begins anew.
+
+    Args:
+        exposure: frames and probes.
+        canvas: (B, S, T) complex64.
+        like: an engine of the same canvas, whose steps are as long.
+    """
+    engine = Engine(exposure, canvas, damping=like.damping, frequency_filter=like.filter)
+    turn = Turn([exposure], engine.filter)
+    while True:
+        engine.advance(turn)
         yield engine
 
 

@@ -84,12 +84,14 @@ def test_expected_noise_is_that_of_an_object_pixel() -> None:
 def test_tiles_give_what_the_whole_canvas_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     canvas = torch.polar(torch.rand(1, 600, 90) + 0.5, torch.randn(1, 600, 90))
     fields, light = torch.randn(4, 1, 600, 90), 10 * torch.rand(1, 600, 90)
-    correction = awake()
+    correction, earlier = awake(), canvas + 0.1 * torch.randn(1, 600, 90)
     with torch.no_grad():
-        whole = correction(canvas, fields, light, 100.0)
+        whole = correction(canvas, fields, light, 100.0, earlier=earlier)
         monkeypatch.setattr(corrections, "TILE", 64)
         monkeypatch.setattr(corrections, "LARGEST", 1)
-        tiled = correction(canvas, fields, light, 100.0)
+        tiled = correction(canvas, fields, light, 100.0, earlier=earlier)
+        once = correction(canvas, fields, light, 100.0)
+    assert not torch.allclose(once, whole, atol=1e-3)
     assert float((whole - canvas).abs().max()) > 1e-3
     assert torch.allclose(tiled, whole, atol=1e-5)
 
@@ -110,7 +112,7 @@ def test_interrupted_learning_ends_at_the_same_bytes(
     monkeypatch.setattr(learn, "BATCH", 2)
     monkeypatch.setattr(learn, "CHECKPOINT_S", 0)
     monkeypatch.setattr(learn, "Correction", lambda: Correction(4))
-    plan = learn.Plan(blocks=3, courses=2, kinds=["noise"], validation=2)
+    plan = learn.Plan(blocks=[3, 3, 3], kinds=["noise"], validation=2)
     whole, parts, work = (tmp_path / name for name in ("whole", "parts", "work"))
     for folder in (whole, parts):
         folder.mkdir()
@@ -128,14 +130,14 @@ def test_interrupted_learning_ends_at_the_same_bytes(
     monkeypatch.setattr(learn.Learning, "advance", advance)
     lines: list[str] = []
     learn.learn(plan, parts, work, lines.append)
-    assert lines[0] == "goes on after 3 of 4 rounds"
+    assert lines[0] == "goes on after 3 of 6 rounds"
     assert (parts / BUNDLE_NAME).read_bytes() == (whole / BUNDLE_NAME).read_bytes()
     models, params = load_inference_bundle(whole)
     assert params["N"] == family.SIZE
     assert not models["diffraction_to_obj"].correction.is_idle
     learned_from = load_bundle(whole).params["metadata"]["learned_from"]
-    assert learned_from["plan"]["blocks"] == 3
-    assert (learned_from["rounds"], learned_from["planned_rounds"]) == (4, 4)
+    assert learned_from["plan"]["blocks"] == [3, 3, 3]
+    assert (learned_from["rounds"], learned_from["planned_rounds"]) == (6, 6)
     assert sum(row["scans"] for row in learned_from["validation"]) == 2
 
 
@@ -157,8 +159,8 @@ def test_gradients_that_are_not_finite_are_skipped() -> None:
             self, correction: Correction, turn: int = 0
         ) -> tuple[torch.Tensor, learn.Score]:
             loss = correction.network.last.bias.sum() * torch.inf
-            return loss, learn.Score(1e4, 1.0, 1.0)
+            return loss, learn.Score(1e4, 1.0, 1.0, 1.0)
 
-    learning = learn.Learning(learn.Plan(blocks=4))
+    learning = learn.Learning(learn.Plan(blocks=[4]))
     learning._learn_from([Broken()], [0])
     assert all(bool(p.isfinite().all()) for p in learning.correction.parameters())

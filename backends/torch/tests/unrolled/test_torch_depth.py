@@ -123,12 +123,16 @@ def test_as_many_steps_as_are_asked_for(bright, steps):
     assert depth.describe() == f"{steps} steps, as asked for"
 
 
-def test_steps_that_diverge_are_undone(bright, monkeypatch):
+def test_steps_that_diverge_are_undone_and_go_on_shorter(bright, monkeypatch):
     monkeypatch.setattr("ptycho_tasks_torch.unrolled.steps.GAINS", (9.0, 9.0))
-    depth, _ = run(bright)
-    assert depth.has_diverged
-    assert depth.measure(depth.engine.canvas) <= depth_module.WORSE * min(depth.misfits)
-    assert "diverged" in depth.describe() or "no better than at the start" in depth.describe()
+    depth, canvas = run(bright)
+    assert depth.engine.damping < 1
+    assert depth.measure(depth.best) == min(depth.misfits) < 0.1 * depth.misfits[0]
+    assert "as longer ones diverged" in depth.describe()
+    # On all frames, steps of that length would.
+    depth.engine.damping = 1.0
+    *_, last = depth.finish(canvas)
+    assert depth.exposure.measure_misfit(last.canvas) <= depth.exposure.measure_misfit(canvas)
 
 
 def test_shuffled_positions_end_early_with_a_line(bright):
@@ -153,9 +157,15 @@ def test_frames_held_back_say_whether_a_correction_is_good(bright):
         deque(depth.run(), maxlen=0)
         better = reconstruct(depth.exposure, 60).canvas
         worse = depth.engine.canvas + 0.3
-        assert choose_correction(depth, lambda engine: better) is not None
-        assert choose_correction(depth, lambda engine: 0.98 * better) in STEPS_AFTER[1:]
-        assert choose_correction(depth, lambda engine: worse) is None
+
+        def choose(*corrected):
+            return choose_correction(depth, lambda engine, frames: corrected)
+
+        assert choose(better).corrections == 1
+        assert choose(0.98 * better).steps in STEPS_AFTER[1:]
+        assert choose(worse) is None
+        assert choose(better, worse).corrections == 1
+        assert choose(worse, better).corrections == 2
 
 
 def test_steps_go_on_until_what_a_correction_spoilt_is_mended(bright):
@@ -168,9 +178,9 @@ def test_steps_go_on_until_what_a_correction_spoilt_is_mended(bright):
         better = reconstruct(depth.exposure, 60).canvas
         for error in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
             spoilt = error * better
-            taken.append(choose_correction(depth, lambda engine, spoilt=spoilt: spoilt))
+            taken.append(choose_correction(depth, lambda *_, spoilt=spoilt: [spoilt]))
             if taken[-1] is not None:
-                assert compare(next(depth.go_on(spoilt, [taken[-1]]))) < without
+                assert compare(next(depth.go_on(spoilt, [taken[-1].steps]))) < without
     assert taken[0] is None
     assert taken[-1] is not None
 

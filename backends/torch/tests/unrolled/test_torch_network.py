@@ -12,7 +12,12 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.threads import chunks_on_threads
 from ptycho_tasks_torch.unrolled.correction import FEATURES, SPREAD, Correction, turn_canvas
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
+from ptycho_tasks_torch.unrolled.network import (
+    FEW_PHOTONS,
+    UnrolledNetwork,
+    reconstruct,
+    take_up,
+)
 
 
 @pytest.fixture
@@ -74,6 +79,22 @@ def test_a_correction_shrinks_with_the_noise(exposure):
             change = network.correct(engine, exposure) - engine.canvas
         changes.append(float(change.abs().mean()))
     assert changes[0] > 5 * changes[1] > 100 * changes[2]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("photons", [FEW_PHOTONS / 2, FEW_PHOTONS * 2])
+def test_few_photons_are_corrected_again_after_steps_from_the_first_time(exposure, photons):
+    network, few = make_network(), photons < FEW_PHOTONS
+    object.__setattr__(exposure, "counts", exposure.counts * photons / exposure.photons)
+    engine = reconstruct(exposure, 2)
+    first, *more = network.correct_in_turns(engine, exposure)
+    assert torch.equal(first, network.correct(engine, exposure))
+    assert len(more) == (1 if few else 0)
+    for second in more:
+        begun = take_up(exposure, first, engine)
+        assert exposure.measure_misfit(begun.canvas) < exposure.measure_misfit(first)
+        assert torch.equal(second, network.correct(begun, exposure, earlier=first))
+        assert not torch.equal(second, network.correct(begun, exposure))
 
 
 @torch.inference_mode()

@@ -56,13 +56,13 @@ def test_the_network_sees_nothing_of_the_frames_that_are_hidden(scan, monkeypatc
     does."""
     torch.manual_seed(0)
     objective = UnrolledObjective(scan, SMALL)
-    torch.nn.init.normal_(objective.network.correction.network.last.weight, std=3.0)
+    torch.nn.init.normal_(objective.network.correction.network.last.weight, std=10.0)
     made: list[torch.Tensor] = []
     correct = Correction.forward
 
-    def noted(self, canvas, *given):
+    def noted(self, canvas, *given, **told):
         made.append(canvas)
-        return correct(self, canvas, *given)
+        return correct(self, canvas, *given, **told)
 
     monkeypatch.setattr(Correction, "forward", noted)
     learned, held = batches_of(objective)
