@@ -5,6 +5,7 @@ Axis letters:  M frames,  N detector pixels along one side,  k frames of a sampl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho_tasks.physics.forward import far_light
 from ptycho_tasks.scans.bad_pixels import HOT as HIT_TIMES
 from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, find_hit, middle_of
+from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -224,6 +226,9 @@ def check_background(exam: Examination) -> Iterator[Finding]:
         return
     share = find_floor(case.mean, good)
     if share > FLOOR:
+        # An object as fine as a pixel scatters as evenly, but other speckles in each frame.
+        share *= _find_steady(case, good & (case.mean <= np.quantile(case.mean[good], DARKEST)))
+    if share > FLOOR:
         yield Finding(
             "background",
             f"{100 * share:.0f} % of the light is the same in all pixels, about "
@@ -231,6 +236,17 @@ def check_background(exam: Examination) -> Iterator[Finding]:
             advice="take a dark image off the counts in the file, and set source.negative_counts "
             "to clip",
         )
+
+
+def _find_steady(case: Case, pixels: NDArray[np.bool_]) -> float:
+    """Which share of the light on some (N, N) pixels is the same in all frames: what varies of it
+    beyond the noise of counts is not, as the standard deviation of speckles is their mean."""
+    counts = case.turn(np.maximum(case.sample, 0) ** (2 * case.power))[:, pixels]
+    if len(counts) < LEAST_FRAMES:
+        return 1.0
+    mean = np.nanmean(counts, axis=0)
+    varies = np.nanvar(counts, axis=0, ddof=1) - mean
+    return 1 - math.sqrt(min(max(float(varies.mean() / np.square(mean).mean()), 0.0), 1.0))
 
 
 def find_floor(light: NDArray[np.float64], good: NDArray[np.bool_]) -> float:

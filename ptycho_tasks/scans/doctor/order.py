@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.backend import Trial
+from ptycho_tasks.physics.metrics import find_beyond
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -38,6 +39,8 @@ PARTS = 4
 BETTER, CERTAIN = 0.9, 4.0
 """R-factor with a shift, over that as given, at most; and standard errors by which the frames are
 explained better."""
+MUCH_BETTER = 0.7
+"""What a shift of all frames leaves beyond noise, as a share of that as given, at most."""
 MEND = (
     "put the positions in the order of the frames, in the file or in a CSV file with columns "
     "frame, x and y that source.positions names"
@@ -163,6 +166,12 @@ def _find_shifted(case: Case, trials: Trials) -> Finding | None:
     if not shift or shift not in (before, after):
         return None
     mended = shift_positions(case, np.full(len(case.positions), shift))
+    # Where frames lie so near to each other that a shift hardly matters, chance decides which is
+    # best.
+    noise = trials.noise(case)
+    given, left = (find_beyond(trials.run(one).r_factor, noise) for one in (case, mended))
+    if not left < MUCH_BETTER * given:
+        return None
     told = f"{_name(shift)} in all of the scan: they are shifted against each other"
     return Finding("order", told, advice=MEND, mended=mended)
 
