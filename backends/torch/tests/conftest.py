@@ -12,10 +12,11 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from forked_children import ForkedProgram
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.physics.simulate import measure, simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.testing.forks import preloading
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
@@ -75,6 +76,23 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch, however fast."""
     monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+
+@pytest.fixture(scope="session")
+def dense() -> ScanData:
+    """36 frames of a smooth probe, in lines along which they lie much nearer than its width."""
+    generator, N = np.random.default_rng(20), 64
+    lines, places = np.divmod(np.arange(36.0), 12)
+    positions = np.stack([3 * lines, 0.75 * places], axis=1)
+    positions = np.round(positions + N // 2 + 2)
+    y, x = np.mgrid[:N, :N] - N // 2
+    width = np.hypot(y, x) / (0.1 * N)
+    probe = np.exp(-(width**2) * (1 - 0.75j)).astype(np.complex64)[None]
+    shape = tuple((positions.max(axis=0) + N // 2 + 4).astype(int))
+    smooth = gaussian_filter(generator.standard_normal((2, *shape)), (0, 2, 2))
+    smooth = (smooth - smooth.min()) / np.ptp(smooth)
+    truth = (0.6 + 0.4 * smooth[0]) * np.exp(2j * smooth[1])
+    return measure(truth.astype(np.complex64), probe, positions, 2e7, generator, "dense")
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,14 @@ def test_a_background(tmp_path: Path, scan: ScanData) -> None:
     assert wrong(report)["background"].startswith("23 % of the light is the same in all pixels")
 
 
+def test_even_scatter_of_an_object_is_no_background(tmp_path: Path, scan: ScanData) -> None:
+    """Speckles are others in each frame."""
+    generator, counts = np.random.default_rng(3), np.square(scan.diffraction, dtype=np.float64)
+    speckles = generator.exponential(0.5 * counts.mean(), counts.shape)
+    frames = np.sqrt(generator.poisson(counts + speckles)).astype(np.float32)
+    assert "background" not in wrong(look(tmp_path, replace(scan, diffraction=frames)))
+
+
 def test_frames_that_repeat_at_other_places(tmp_path: Path, scan: ScanData) -> None:
     frames = scan.diffraction.copy()
     frames[21:25] = frames[20]

@@ -70,7 +70,7 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     modes = torch.from_numpy(probe / np.float32(scale)).to(device)
     with spread_frames(scan, execution, request.say) as expose:
         if options.positions == "refined":
-            scan = refine_positions(scan, modes, scale, photon, expose)
+            scan = refine_positions(scan, modes, scale, photon, expose, request.say)
         yield from _follow_course(request, scan, probe, expose(scan, modes, scale, photon), network)
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -161,11 +160,9 @@ class UnrolledObjective(Objective):
             if self.displacement is not None:
                 scale = math.sqrt(self.intensity_scale)
                 modes = self._probe() / scale
-                refined = refine_positions(self._scan, modes, scale, self.photon).positions
-                displacement = refined - self._scan.positions
+                refined = refine_positions(self._scan, modes, scale, self.photon, say=say)
+                displacement = refined.positions - self._scan.positions
                 self.displacement.copy_(torch.from_numpy(displacement))
-                distance = math.sqrt(float(np.square(displacement).sum(axis=1).mean()))
-                say(f"positions: moved by {distance:.2f} pixels, root mean square")
             if self.own is not None:
                 self.own.copy_(self._reconstruct())
 

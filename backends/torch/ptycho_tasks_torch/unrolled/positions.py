@@ -12,6 +12,8 @@ canvas, N detector pixels along one side.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_tasks.backend import say_nothing
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
@@ -42,8 +45,9 @@ def refine_positions(
     scale: float,
     photon: float,
     expose: Expose = expose_scan,
+    say: Callable[[str], None] = say_nothing,
 ) -> ScanData:
-    """Give a scan positions that explain its frames better; without gradients.
+    """Give a scan positions that explain its frames better, if there are such; without gradients.
 
     Args:
         scan: its frames may lie on disk.
@@ -51,15 +55,24 @@ def refine_positions(
         scale: amplitude that is divided out.
         photon: see `find_photon`.
         expose: as `spread_frames` gives it.
+        say: is told in a line how far they moved.
     """
-    start, moved = scan.positions, np.zeros_like(scan.positions)
+    start, moved = scan, np.zeros_like(scan.positions)
+    exposure = expose(scan, modes, scale, photon)
+    canvas = reconstruct(exposure, STEPS).canvas
+    misfit = exposure.measure_misfit(canvas)
     for _ in range(ROUNDS):
-        exposure = expose(scan, modes, scale, photon)
-        canvas = reconstruct(exposure, STEPS).canvas
         step = find_displacements(exposure, canvas, moved)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
         moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
-        scan = replace(scan, positions=start + moved)
+        scan = replace(scan, positions=start.positions + moved)
+        exposure = expose(scan, modes, scale, photon)
+        canvas = reconstruct(exposure, STEPS).canvas
+    if not exposure.measure_misfit(canvas) < misfit:
+        say("positions: kept as they are; frames are explained no better at others")
+        return start
+    distance = math.sqrt(float(np.square(moved).sum(axis=1).mean()))
+    say(f"positions: moved by {distance:.2f} pixels, root mean square")
     return scan
 
 

@@ -135,6 +135,14 @@ def test_steps_that_diverge_are_undone_and_go_on_shorter(bright, monkeypatch):
     assert depth.exposure.measure_misfit(last.canvas) <= depth.exposure.measure_misfit(canvas)
 
 
+def test_dense_frames_of_a_smooth_probe_do_not_diverge_to_the_end(dense):
+    """Steps of the usual length diverge at once there."""
+    depth, canvas = run(dense)
+    assert depth.engine.damping < 1
+    flat = depth.exposure.measure_misfit(torch.ones_like(canvas))
+    assert depth.exposure.measure_misfit(canvas) < 0.01 * flat
+
+
 def test_shuffled_positions_end_early_with_a_line(bright):
     order = np.random.default_rng(0).permutation(bright.frame_count)
     depth, _ = run(replace(bright, positions=bright.positions[order]))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ptycho_tasks.backend import InferRequest, TrainRequest
+from ptycho_tasks.physics.simulate import measure
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import mapped
 from ptycho_tasks_torch.physics.mapped import expose_scan
@@ -146,3 +147,19 @@ def test_a_training_that_goes_on_keeps_the_positions(scan, tmp_path):
     assert lines[0] == "takes the finished training: all 2 epochs are done"
     for name, array in first.models["diffraction_to_obj"].items():
         np.testing.assert_array_equal(again.models["diffraction_to_obj"][name], array)
+
+
+def test_positions_that_explain_frames_no_better_are_not_taken():
+    """Of an object of noise, few photons tell nothing of positions, which are right."""
+    generator, N = np.random.default_rng(0), 32
+    places = np.stack(np.divmod(np.arange(100), 10), axis=1) * 2.5
+    places = np.round(places + generator.uniform(-0.5, 0.5, places.shape) + N // 2 + 2)
+    y, x = np.mgrid[:N, :N] - N // 2
+    probe = np.exp(-((np.hypot(y, x) / (0.1 * N)) ** 2) * (1 - 0.75j)).astype(np.complex64)
+    side = int(places.max()) + N // 2 + 4
+    amplitude, phase = generator.integers(0, 2, (2, side, side))
+    truth = ((1 + amplitude) / 2 * np.exp(1j * phase)).astype(np.complex64)
+    scan, lines = measure(truth, probe[None], places, 1e4, generator, "noise"), list[str]()
+    found = refine_positions(scan, modes_of(scan), scale_of(scan), 1.0, say=lines.append)
+    np.testing.assert_array_equal(found.positions, places)
+    assert lines == ["positions: kept as they are; frames are explained no better at others"]
