@@ -37,16 +37,20 @@ RULES = {
 """What each pattern means, for people."""
 
 
-def doc(text: str, *, affects: Stages | None = None, **bounds: Any) -> msgspec.Meta:
+def doc(
+    text: str, *, affects: Stages | None = None, words: tuple[str, ...] = (), **bounds: Any
+) -> msgspec.Meta:
     """Describe a field.
 
     Args:
         text: one sentence.
         affects: the stages whose results it decides; None takes those of its section.
+        words: of a field that names a file, those that stand for something else.
         **bounds: ge, gt, le, lt, min_length, pattern and the like.
     """
-    extra = None if affects is None else {"affects": affects}
-    return msgspec.Meta(description=text, extra=extra, **bounds)
+    said = {"affects": affects, "words": words or None}
+    extra = {name: value for name, value in said.items() if value is not None}
+    return msgspec.Meta(description=text, extra=extra or None, **bounds)
 
 
 def limits(**bounds: Any) -> msgspec.Meta:

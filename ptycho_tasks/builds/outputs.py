@@ -78,6 +78,7 @@ def publish_reconstruction(
     more: dict[str, Any] | None = None,
     *,
     is_trained: bool = False,
+    is_probe_fitted: bool = False,
 ) -> dict[str, Any]:
     """Publish a reconstruction: product, pictures and metrics, all or none.
 
@@ -88,6 +89,7 @@ def publish_reconstruction(
         identity: what decides it; it is kept in the files.
         more: further entries of metrics.json.
         is_trained: whether it was made with what was learned in epochs.
+        is_probe_fitted: whether its training was told to fit the probe.
 
     Gives what metrics.json holds, but for the identity.
 
@@ -109,7 +111,10 @@ def publish_reconstruction(
         scan.diffraction,
     )
     refuse_cut()
-    checks = _name_checks(scan, is_trained=is_trained)
+    poor = describe_poor(misfit, misfit.noise)
+    checks = ""
+    if poor is not None or misfit.explains_nothing:
+        checks = _name_checks(scan, is_trained=is_trained, is_probe_fitted=is_probe_fitted)
     _refuse_worthless(misfit, checks)
     metrics = {
         "frames": scan.frame_count,
@@ -147,7 +152,6 @@ def publish_reconstruction(
         for name, data in contents.items():
             place = payload.target(payload.output_dir / name)
             stack.enter_context(replace_file(place)).write_bytes(data)
-    poor = describe_poor(misfit, misfit.noise)
     if poor is not None:
         print_warning(f"{poor}; {checks}")
     elif len(misfit.far_off):
@@ -155,8 +159,10 @@ def publish_reconstruction(
     return metrics
 
 
-def _name_checks(scan: ScanData, *, is_trained: bool) -> str:
+def _name_checks(scan: ScanData, *, is_trained: bool, is_probe_fitted: bool) -> str:
     """What may be wrong with a scan whose frames are explained badly."""
+    from ptycho_tasks.physics.metrics import find_unit
+
     checks = (
         "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe "
         "and `source.measurement`"
@@ -166,9 +172,16 @@ def _name_checks(scan: ScanData, *, is_trained: bool) -> str:
             "the probe is only an estimate from the frames: take a known one (source.probe: "
             f"FILE), or more frames to fit it to; {checks}"
         )
+    unit = find_unit(scan.diffraction)
+    if unit != 1:
+        checks = (
+            f"the frames hold whole multiples of {unit:.3g}, and no counts, so that their noise is "
+            "another: first divide counts by it in the file, or amplitudes by its root; else "
+            f"{checks}"
+        )
     if is_trained:
         return f"{checks}, or train longer"
-    if scan.is_probe_estimated:
+    if scan.is_probe_estimated or is_probe_fitted:
         return checks
     return f"{checks}; training.probe: refined (backend unrolled) fits a probe that is a guess"
 

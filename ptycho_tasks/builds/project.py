@@ -16,6 +16,7 @@ from ptycho_tasks.builds.store import Store
 from ptycho_tasks.builds.task_table import Table, read_table
 from ptycho_tasks.errors import ConfigError, PtychoTasksError
 from ptycho_tasks.layout import (
+    BUNDLE_NAME,
     CONFIG_NAME,
     DODO_NAME,
     EVIDENCE,
@@ -25,11 +26,12 @@ from ptycho_tasks.layout import (
     project_path,
 )
 from ptycho_tasks.system.cache import cached
+from ptycho_tasks.system.files import find_zip_problem
 
 
 def refuse_missing_inputs(tasks: Mapping[str, Task], selected: Iterable[str]) -> None:
     """Refuse to begin what would end without a file that a setting names: the scan to reconstruct,
-    or what a backend reads to train.
+    or what a backend reads to train, which may also be no bundle.
 
     Args:
         tasks: all, by name.
@@ -48,7 +50,7 @@ def refuse_missing_inputs(tasks: Mapping[str, Task], selected: Iterable[str]) ->
         keyed = {key: path for key, path in row.inputs.items() if "." in key}
         named = keyed if stage == "train" else {"inference.scan": row.inputs["scan"]}
         for key, path in named.items():
-            if os.path.exists(path):  # noqa: PTH110 (asked for thousands of tasks)
+            if _looks_right(path):
                 continue
             made = made or {target for task in tasks.values() for target in task.targets}
             if path in made:
@@ -56,6 +58,13 @@ def refuse_missing_inputs(tasks: Mapping[str, Task], selected: Iterable[str]) ->
             missing = read_project_table().payload(row).describe_missing(key)
             if missing is not None:
                 raise ConfigError(f"{missing}; correct the path")
+
+
+def _looks_right(path: str) -> bool:
+    """Whether a file is there, and if it is to be a bundle, is one at first sight."""
+    if not os.path.isfile(path):  # noqa: PTH113 (asked for thousands of tasks)
+        return False
+    return os.path.basename(path) != BUNDLE_NAME or not find_zip_problem(path)  # noqa: PTH119
 
 
 def describe_missing_input(name: str, path: str) -> str | None:

@@ -312,7 +312,12 @@ def infer(payload: InferencePayload) -> dict[str, Any]:
         reconstruction = checked_reconstruction(result, scan, payload.backend.name)
         is_trained = bool(bundle.model.history)
         metrics = publish_reconstruction(
-            payload, scan, reconstruction, identity, is_trained=is_trained
+            payload,
+            scan,
+            reconstruction,
+            identity,
+            is_trained=is_trained,
+            is_probe_fitted=getattr(options, "probe", None) == "refined",
         )
     print_result(payload, metrics)
     return metrics
@@ -367,7 +372,14 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
     before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
-    metrics = publish_reconstruction(payload, scan, reconstruction, identity, {"start": began})
+    metrics = publish_reconstruction(
+        payload,
+        scan,
+        reconstruction,
+        identity,
+        {"start": began},
+        is_probe_fitted=payload.values.get("training.probe") == "refined",
+    )
     print_line(payload, f"{'start':<10} R-factor {before.r_factor:.4f} before the refinement")
     print_result(payload, metrics)
     if metrics["r_factor"] > before.r_factor:

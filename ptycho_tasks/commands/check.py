@@ -14,7 +14,6 @@ from ptycho_tasks.config.sections import SourceOptions
 from ptycho_tasks.system.terminal import echo, print_text
 
 if TYPE_CHECKING:
-    from ptycho_tasks.scans.doctor.case import Case
     from ptycho_tasks.scans.doctor.examine import Report
 
 
@@ -83,7 +82,7 @@ def _show(report: Report, lines: list[str]) -> None:
         given = show_r(report.r_given)
         echo(f"R-factor of a quick reconstruction of a part: {given} as given{mended}")
     elif report.given is not None:
-        echo(f"orientation, centre and scale were not tried: {_why_untried(report.given)}")
+        echo(f"orientation, centre and scale were not tried: {_why_untried(report)}")
     if not report.is_wrong:
         more = "; the notes say what to try" if any(one.advice for one in report.findings) else ""
         echo(f"{report.path}: nothing wrong was found{more}")
@@ -95,11 +94,16 @@ def _show(report: Report, lines: list[str]) -> None:
             echo(f"  {line}")
 
 
-def _why_untried(case: Case) -> str:
+def _why_untried(report: Report) -> str:
     from ptycho_tasks.scans.doctor.trials import LEAST_FRAMES
 
-    if len(case.keep) < LEAST_FRAMES:
-        return f"that needs {LEAST_FRAMES} frames, and there are {len(case.keep)}"
+    case = report.mended
+    if case is None:
+        return "what is wrong leaves nothing to try"
+    kept, of = len(case.keep), len(case.frames)
+    if kept < LEAST_FRAMES:
+        are = f"there are {kept}" if kept == of else f"of {of}, {kept} are of use"
+        return f"that needs {LEAST_FRAMES} frames, and {are}"
     if case.probe is None:
         return "that needs a probe"
     return "that needs a backend such as `unrolled` (ptycho-tasks-torch)"

@@ -19,6 +19,8 @@ class Fact(NamedTuple):
     """The stages whose results it decides."""
     default: Any
     """Its plain default value."""
+    words: tuple[str, ...] = ()
+    """Of a key that names a file, those that stand for something else."""
 
 
 class Facts(dict[str, Fact]):
@@ -52,10 +54,11 @@ def list_facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
     for item in msgspec.structs.fields(kind):
         key = f"{prefix}.{item.name}" if prefix else item.name
         metas = [m for m in item.type.__metadata__ if isinstance(m, msgspec.Meta)]
-        affects = next((m.extra["affects"] for m in metas if m.extra), None)
+        said = {name: value for m in metas for name, value in (m.extra or {}).items()}
+        affects = said.get("affects", kind.affects)
         nested = next(section_types(item.type), None)
         if nested is None or item.default is None:
-            result[key] = Fact(kind.affects if affects is None else affects, default_of(item))
+            result[key] = Fact(affects, default_of(item), said.get("words", ()))
         if nested is not None:
             result |= list_facts(nested, key)
     return result

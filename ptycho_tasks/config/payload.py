@@ -6,6 +6,7 @@ paths of the files. `config.factories` makes payloads.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from ptycho_tasks.layout import (
 )
 from ptycho_tasks.options import ExecutionOptions, FixtureOptions, TrainingOptions
 from ptycho_tasks.scans.recognition import ReaderEntry
-from ptycho_tasks.system.files import find_file_problem
+from ptycho_tasks.system.files import find_file_problem, find_zip_problem
 from ptycho_tasks.system.lock import STATE_DIR
 
 
@@ -117,7 +118,8 @@ class Payload:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def describe_missing(self, key: str) -> str | None:
-        """A message if a key names a file that is not there; None if all is well."""
+        """A message if a key names a file that is not there, or a bundle that is none at first
+        sight; None if all is well."""
         text = self.values[key]
         if text is None or (key == "inference.scan" and text in ("source", "fixture")):
             return None
@@ -126,17 +128,22 @@ class Payload:
             return None
         path = self.backend_files.get(key) or self.path(text)
         problem = find_file_problem(path)
+        is_there = os.path.exists(path)  # noqa: PTH110 (Path.exists raises where a folder is closed)
+        if not problem and is_there and key in self.backend_files and path.name == BUNDLE_NAME:
+            problem = find_zip_problem(path)
         what = f"scan `{self.scan}`: {key}" if self.scan and key.startswith("source.") else key
         if problem:
             return f"{self.origins[key]}: {what}: {path} {problem}"
-        if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder is closed)
+        if is_there:
             return None
         if os.path.isfile(path.parent):  # noqa: PTH113
             return (
                 f"{self.origins[key]}: {what}: there is no {path}: {path.parent} is a file that is "
                 f"not called {path.name}, nor a folder that holds one"
             )
-        return f"{self.origins[key]}: {what}: there is no {path}"
+        near = difflib.get_close_matches(text, self.facts.find(key).words, n=1)
+        hint = f" (did you mean `{near[0]}`?)" if near else ""
+        return f"{self.origins[key]}: {what}: there is no {path}{hint}"
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Dotted key path to value, for all that decides the result of a stage besides its

@@ -113,7 +113,8 @@ class SourceOptions(Section, frozen=True, kw_only=True):
         FileName | None,
         doc(
             "the file that holds the probe (NPZ, NPY, CSV or HDF5), or `estimate` to have it "
-            "estimated from the frames and fitted later; null: the scan's own"
+            "estimated from the frames and fitted later; null: the scan's own",
+            words=("estimate",),
         ),
     ] = None
     positions: Annotated[
@@ -204,7 +205,11 @@ class InferenceOptions(Section, frozen=True, kw_only=True):
 
     scan: Annotated[
         str,
-        doc("`source` (every frame), `fixture`, or the path of another scan", min_length=1),
+        doc(
+            "`source` (every frame), `fixture`, or the path of another scan",
+            words=("source", "fixture"),
+            min_length=1,
+        ),
     ] = "source"
     n_groups: Annotated[
         Annotated[int, limits(ge=1)] | None,

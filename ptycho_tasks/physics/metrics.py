@@ -144,6 +144,8 @@ FAR_OFF, LEAST_UNEVEN = 10.0, 0.015
 `Misfit.far_off`."""
 POOR_RATIO, POOR_R_FACTOR = 4.0, 0.07
 """See `Misfit.is_poor`."""
+UNIT_FRAMES, MOST_UNITS, LEAST_UNITS, SAME_UNIT = 16, 1000, 4, 1e-4
+"""Frames, photons of a pixel, numbers of photons, and relative error; see `find_unit`."""
 AS_GOOD_AS_FLAT = 0.98
 """From which share of a flat object's misfit on one is no better: its amplitude is found from a
 sample."""
@@ -722,6 +724,24 @@ def photon_noise(amplitude: NDArray[np.floating]) -> Reference:
     """
     good = amplitude[np.isfinite(amplitude)]
     return _noise(np.bincount(_level(good), minlength=_LEVELS), max(float(good.sum()), 1e-12))
+
+
+def find_unit(diffraction: NDArray[np.float32]) -> float:
+    """What a photon counts: 1, or what all counts are whole multiples of.
+
+    Args:
+        diffraction: (M, N, N) float32 amplitudes, NaN where bad; may lie on disk.
+    """
+    some = evenly_spaced(len(diffraction), min(UNIT_FRAMES, len(diffraction)))
+    counts = np.square(np.asarray(diffraction[some], dtype=np.float64))
+    release_pages(diffraction)
+    counts = counts[counts > 0]
+    unit = float(counts.min(initial=np.inf))
+    multiples = counts[counts < MOST_UNITS * unit] / unit
+    whole = np.rint(multiples)
+    are_whole = (np.abs(multiples - whole) < SAME_UNIT * whole).all()
+    is_unit = are_whole and len(np.unique(whole)) >= LEAST_UNITS
+    return unit if is_unit and abs(unit - 1) > SAME_UNIT else 1.0
 
 
 @functools.cache

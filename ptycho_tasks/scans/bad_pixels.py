@@ -42,6 +42,12 @@ HIT, SHARE_HIT = 30.0, 0.005
 less than which an image takes no harm."""
 LIT = 10.0
 """Counts, in half of the frames: where a pixel that is always zero is dead."""
+LIT_AROUND, LIT_LINE = 30.0, 100.0
+"""Photons, of all frames, around a pixel without any that should have some; and on each of the
+lines beside a dark one."""
+FEW_FRAMES = 16
+"""With fewer, all together do not tell that a pixel never changes, is dead, or is hot by its
+mean."""
 LEAST_SATURATED = 8
 """Pixels at the largest value of all that never change: they are saturated, and no longer single
 ones at fault."""
@@ -275,10 +281,49 @@ def search_closely(sample: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDAr
     level = np.square(np.sort(sample, axis=0)[len(sample) // 2], dtype=np.float64)
     dark = np.fmax.reduce(sample, axis=0) == 0
     stuck = _find_stuck(sample)
-    dead = _find_dead(dark, (level > LIT) & ~stuck & ~_exceeds_neighbours(level))
+    dead = _find_dark_between(dark, (level > LIT) & ~stuck & ~_exceeds_neighbours(level))
     # Beside a dead pixel, one that is right looks bright.
     level[dead] = np.nan
     return _exceeds_neighbours(level) | stuck, dead
+
+
+def find_dead(
+    total: NDArray[np.float64], measured: NDArray[np.int64], photon: float
+) -> NDArray[np.bool_]:
+    """(N, N) pixels that are dark in all frames although there is light around them.
+
+    Args:
+        total: (N, N) counts of each pixel in all frames.
+        measured: (N, N) in how many frames it was measured.
+        photon: counts that one stands for.
+    """
+    from scipy.ndimage import binary_dilation, label
+
+    dark = (total <= 0) & (measured > 0)
+    photons = total / photon
+    dead = np.zeros_like(dark)
+    if measured.max(initial=0) < FEW_FRAMES:
+        return dead
+    for axis in (0, 1):
+        whole = np.asarray(dark.all(axis=axis))
+        part = photons.sum(axis=axis)
+        for first, last in _runs(whole):
+            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT_LINE:
+                span = slice(first, last)
+                dead[(slice(None), span) if axis == 0 else (span, slice(None))] = True
+    groups, count = label(dark & ~dead, np.ones((3, 3)))
+    for number in range(1, count + 1):
+        group = groups == number
+        ring = binary_dilation(group, np.ones((3, 3))) & ~group & ~dead
+        if ring.any() and np.quantile(photons[ring], 0.25) > LIT_AROUND:
+            dead |= group
+    return dead
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and end of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def find_hit(
@@ -315,7 +360,7 @@ def _exceeds_neighbours(level: NDArray[np.float64]) -> NDArray[np.bool_]:
     return _off_middle(far | (level > WARM * brightest + HOT))
 
 
-def _find_dead(dark: NDArray[np.bool_], lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _find_dark_between(dark: NDArray[np.bool_], lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N, N) pixels that are always dark and lie between lit ones, or in a line of such."""
     from scipy.ndimage import binary_closing
 

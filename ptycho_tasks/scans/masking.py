@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from ptycho_tasks.scans.bad_pixels import (
     SEARCH,
     BadPixels,
     Mark,
+    find_dead,
     find_glaring,
     find_hit,
     find_marks,
@@ -298,8 +299,11 @@ def leave_out_unlikely(
     sample = np.asarray(diffraction[some])
     found = {"hot": find_glaring(sample)}
     if setting == SEARCH:
+        highest, total, measured, photon = _count(diffraction)
         hot, dead = search_closely(sample)
-        found = {"hot": found["hot"] | hot, "dead": dead & _is_always_dark(diffraction, dead)}
+        # In all frames: those of a sample leave pixels dark that others light.
+        dead = (dead & (total <= 0)) | find_dead(total, measured, photon)
+        found = {"hot": found["hot"] | hot, "dead": dead}
     elif found["hot"].any():
         raw.doubts.append(
             f"{raw.frames.key}: {np.count_nonzero(found['hot'])} pixels far brighter than "
@@ -311,7 +315,9 @@ def leave_out_unlikely(
     # Amplitudes above which a pixel is bad.
     limits = np.where(np.logical_or.reduce([*found.values()]), -1.0, np.inf).astype(np.float32)
     if setting == SEARCH:
-        limits = np.minimum(limits, _find_hit(diffraction, limits < 0))
+        highest[(limits < 0) | (measured == 0)] = np.nan
+        hit = find_hit(highest, total, measured, photon)
+        limits = np.minimum(limits, np.sqrt(hit).astype(np.float32))
         found_bad.add_some("hit by a ray", _count_above(diffraction, limits))
     if np.isinf(limits).all():
         return diffraction
@@ -322,10 +328,23 @@ def leave_out_unlikely(
     return stack_parts(diffraction.shape, diffraction.dtype, _without(diffraction, limits))
 
 
-def _find_hit(diffraction: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(N, N) amplitudes above which a pixel of (M, N, N) frames was hit, see `find_hit`."""
-    highest, total = (np.zeros(bad.shape) for _ in range(2))
-    measured, photon = np.zeros(bad.shape, np.int64), np.inf
+class _Tally(NamedTuple):
+    """What the pixels of all frames hold, where it is a number."""
+
+    highest: NDArray[np.float64]
+    """(N, N) counts of each in the frame where they are most."""
+    total: NDArray[np.float64]
+    """(N, N) counts of each in all frames."""
+    measured: NDArray[np.int64]
+    """(N, N) in how many frames."""
+    photon: float
+    """Counts that one stands for."""
+
+
+def _count(diffraction: NDArray[np.float32]) -> _Tally:
+    """What (M, N, N) amplitudes hold."""
+    highest, total = (np.zeros(diffraction.shape[1:]) for _ in range(2))
+    measured, photon = np.zeros(diffraction.shape[1:], np.int64), np.inf
     for part in row_chunks(diffraction.shape, np.dtype(np.float64)):
         frames = np.array(diffraction[part], dtype=np.float64)
         release_pages(diffraction)
@@ -334,9 +353,8 @@ def _find_hit(diffraction: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArr
         highest = np.maximum(highest, counts.max(axis=0))
         total += counts.sum(axis=0)
         photon = min(photon, counts.min(initial=np.inf, where=counts > 0))
-    highest[bad | (measured == 0)] = np.nan
     photon = max(photon, 1.0) if np.isfinite(photon) else 1.0
-    return np.sqrt(find_hit(highest, total, measured, photon)).astype(np.float32)
+    return _Tally(highest, total, measured, photon)
 
 
 def _count_above(
@@ -360,15 +378,3 @@ def _without(
         release_pages(diffraction)
         frames[frames > limits] = np.nan
         yield frames
-
-
-def _is_always_dark(
-    diffraction: NDArray[np.float32], pixels: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """(N, N) which of some pixels are zero in every frame."""
-    dark = pixels.copy()
-    if pixels.any():
-        for part in row_chunks(diffraction.shape, diffraction.dtype):
-            dark[pixels] &= ~(diffraction[part][:, pixels] > 0).any(axis=0)
-            release_pages(diffraction)
-    return np.asarray(dark)

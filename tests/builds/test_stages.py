@@ -275,6 +275,34 @@ def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
     assert told != warned
 
 
+def test_a_misfit_far_above_the_noise_names_what_may_help(project, capsys):
+    code, quiet = "given = replace(given, object=given.object * 0.9)", "execution: {quiet: true}\n"
+    project.write(infer=code, more=quiet).infer()
+    said = capsys.readouterr().out
+    assert "; training.probe: refined (backend unrolled) fits" in said
+    assert "multiples" not in said
+    thousand = np.float32(1e3)
+    scaled = replace(SCAN, diffraction=SCAN.diffraction * thousand, probe=SCAN.probe * thousand)
+    write_scan(project.root / "scan.npz", scaled)
+    forget_all()
+    project.write(infer=code, more=quiet).infer()
+    said = capsys.readouterr().out
+    assert re.search(
+        r"times that of noise; the frames hold whole multiples of 1e\+06, and no", said
+    )
+    backend = project.root / "backends" / "mine.py"
+    fitting = (
+        "from typing import Annotated\nfrom ptycho_tasks.options import doc\n"
+        "class Options(TrainingOptions, frozen=True, kw_only=True):\n"
+        "    probe: Annotated[str, doc('what becomes of it')] = 'refined'\n\nclass Mine:"
+    )
+    text = backend.read_text().replace("class Mine:", fitting)
+    backend.write_text(text.replace('"1", TrainingOptions', '"1", Options'))
+    forget_all()
+    project.infer()
+    assert "training.probe" not in capsys.readouterr().out
+
+
 def test_the_product_of_the_source_is_that_of_no_other_scan(project):
     project.infer()
     project.inference().output_files[0].rename(project.root / "product.h5")

@@ -52,6 +52,15 @@ def test_a_right_scan_exits_0() -> None:
     assert "were not tried: that needs a backend such as `unrolled`" in result.output
 
 
+def test_what_leaves_too_few_frames_is_why_nothing_was_tried(project: Path) -> None:
+    frames = SCAN.diffraction.copy()
+    frames[3:28] = 0
+    write_scan(project / "few.npz", replace(SCAN, diffraction=frames))
+    assert (
+        "were not tried: that needs 16 frames, and of 36, 11 are of use" in check("few.npz").output
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "factor"),
     [("diffraction", np.nan), ("diffraction", 1e200), ("positions", 1e12), ("probe", np.inf)],

@@ -287,6 +287,19 @@ def test_auto_finds_a_warm_pixel_as_the_doctor_does(tmp_path: Path) -> None:
     assert np.argwhere(np.isnan(scan.diffraction[:, ~warm]).any(axis=1)).tolist() == [[3]]
 
 
+def test_auto_finds_a_dead_pixel_among_little_light_as_the_doctor_does(tmp_path: Path) -> None:
+    frames, dead = COUNTS.copy(), np.zeros((N, N), bool)
+    dead[2, 16] = True
+    assert frames[:, dead].mean() < 3
+    frames[:, dead] = 0
+    path = save(tmp_path, frames)
+    found = [one.text for one in examine(path, {"measurement": "counts"}).findings if one.is_wrong]
+    assert found == ["pixel (2, 16) dead"]
+    scan = read_scan(path, measurement="counts", bad_pixels="auto")
+    assert scan.bad_pixels is not None
+    np.testing.assert_array_equal(scan.bad_pixels, dead)
+
+
 def test_auto_finds_what_never_changes_and_whole_lines(tmp_path: Path) -> None:
     frames = COUNTS.copy()
     bad = np.zeros((N, N), bool)

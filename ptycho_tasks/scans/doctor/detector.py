@@ -13,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.physics.forward import far_light
+from ptycho_tasks.scans.bad_pixels import (
+    FEW_FRAMES,
+    WARM,
+    brightest_around,
+    find_dead,
+    find_hit,
+    middle_of,
+)
 from ptycho_tasks.scans.bad_pixels import HOT as HIT_TIMES
-from ptycho_tasks.scans.bad_pixels import WARM, brightest_around, find_hit, middle_of
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.census import Census
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
 
-LIT, LIT_LINE = 30.0, 100.0
-"""Photons, of all frames, around a pixel without any that should have some; and on each of the
-lines beside a dark one."""
 HOT = 8.0
 """Times its brightest neighbours is a hot pixel in the middle, where the direct beam falls;
 elsewhere `WARM`."""
@@ -33,8 +37,8 @@ DARKEST = 0.02
 FLOOR, OWN_FLOOR = 0.15, 0.05
 """Light that all pixels have in common, over all light: of a background; and of the probe alone,
 up to which it has none. Right scans of many kinds have 0.1 at most, and hardly any as a rule."""
-LEAST_FRAMES, FEW_FRAMES = 3, 16
-"""To see anything of pixels; and to see that one never changes, is dead, or is hot by its mean."""
+LEAST_FRAMES = 3
+"""To see anything of pixels."""
 SHOWN = 4
 """Pixels of single frames that are named."""
 FULL, LEAST_FULL = 30.0, 8
@@ -59,8 +63,7 @@ def check_pixels(exam: Examination) -> Iterator[Finding]:
         return
     marked = (census.measured <= 0.5 * census.measured.max()) | _always_negative(census)
     marked &= not read
-    is_few = len(case.frames) < FEW_FRAMES
-    dead = find_dead(census) & ~marked & (not is_few)
+    dead = find_dead(census.total, census.measured, census.quantum) & ~marked
     hot = find_hot(census, case.power) & ~marked
     hot &= census.measured > 0.5 * len(case.frames)
     bad = (marked | dead | hot) & ~case.bad
@@ -83,35 +86,6 @@ def _always_negative(census: Census) -> NDArray[np.bool_]:
     """Pixels that hold a negative number in all frames; none where others do so in some."""
     always, ever = census.highest < 0, census.lowest < 0
     return np.asarray(always & (always == ever).all())
-
-
-def find_dead(census: Census) -> NDArray[np.bool_]:
-    """(N, N) pixels that are dark in all frames although there is light around them."""
-    from scipy.ndimage import binary_dilation, label
-
-    dark = (census.total <= 0) & (census.measured > 0)
-    photons = census.total / census.quantum
-    lines = np.zeros_like(dark)
-    for axis in (0, 1):
-        whole = np.asarray(dark.all(axis=axis))
-        part = photons.sum(axis=axis)
-        for first, last in _runs(whole):
-            if first > 0 and last < len(whole) and min(part[first - 1], part[last]) > LIT_LINE:
-                span = slice(first, last)
-                lines[(slice(None), span) if axis == 0 else (span, slice(None))] = True
-    groups, count = label(dark & ~lines, np.ones((3, 3)))
-    for number in range(1, count + 1):
-        group = groups == number
-        ring = binary_dilation(group, np.ones((3, 3))) & ~group & ~lines
-        if ring.any() and np.quantile(photons[ring], 0.25) > LIT:
-            lines |= group
-    return lines
-
-
-def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and end of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def find_hot(census: Census, power: float) -> NDArray[np.bool_]:
@@ -144,7 +118,8 @@ def check_hits(exam: Examination) -> Iterator[Finding]:
     """Find pixels that hold far more in single frames than they can."""
     case, census = exam.case, exam.census
     highest = np.maximum(census.highest, 0) ** (2 * case.power)
-    unknown = (census.measured == 0) | find_dead(census) | case.bad
+    dead = find_dead(census.total, census.measured, census.quantum)
+    unknown = (census.measured == 0) | dead | case.bad
     limits = find_hit(
         np.where(unknown, np.nan, highest), census.total, census.measured, census.quantum
     )

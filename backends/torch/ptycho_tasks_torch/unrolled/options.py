@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -39,6 +40,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
             "the network to start from. pretrained: the one that comes with the package, for scans "
             "of all kinds; nothing: a fresh one, which corrects nothing before it is trained; or a "
             "wts.h5.zip, or the folder that holds it",
+            words=(PRETRAINED, NOTHING),
             pattern=TEXT_PATTERN,
         ),
     ] = PRETRAINED
@@ -106,9 +108,16 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
     def idle(self) -> list[str]:
         """Names of the options that were set, and are without effect as there are no epochs."""
         names = LEARNING if self.probe == "refined" else (*LEARNING, *DIVIDING)
+        return [] if self.epochs else self._select_set(names)
+
+    @property
+    def idle_in_refinement(self) -> list[str]:
+        """Names of the options that were set, and are without effect on a refinement."""
+        return self._select_set(name for name in self.__struct_fields__ if name != "steps")
+
+    def _select_set(self, names: Iterable[str]) -> list[str]:
         defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
-        is_set = (name for name in names if getattr(self, name) != defaults[name])
-        return [] if self.epochs else list(is_set)
+        return [name for name in names if getattr(self, name) != defaults[name]]
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit each other."""

@@ -68,7 +68,7 @@ WORSE = 1.3
 CONFIRMING_STEPS, CERTAIN = 24, 3.0
 """To confirm a probe: steps on the object, and standard errors that frames held back gain."""
 AS_GOOD = -0.005
-"""Least gain of a probe of fewer modes than the guess, which saves time: a hundredth of the
+"""Least gain of a probe of fewer modes over one of all, which saves time: a hundredth of the
 misfit is lost."""
 
 Say = Callable[[str], None]
@@ -83,8 +83,8 @@ def fit_probe(
     *,
     frames: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Fit a probe, or keep the guess where frames held back gain nothing by another, or lose by
-    one of fewer modes.
+    """Fit a probe, or keep the guess where frames held back gain nothing by another. Fewer modes
+    are taken where these frames lose nothing by it, beside all modes, which are fitted, too.
 
     Args:
         scan: its frames may lie on disk; where its probe is an estimate, the search is a
@@ -96,44 +96,52 @@ def fit_probe(
 
     Returns:
         (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are
-        orthogonal, the strongest first. Where the guess is kept, all its Q modes.
+        orthogonal, the strongest first. All Q modes where fewer are not taken, or the guess kept.
     """
     guess = take_lit(guess)
     frames = np.arange(scan.frame_count) if frames is None else frames
     if len(frames) < LEAST_FRAMES:
         say(describe_few(len(frames)))
         return guess
-    most, is_fewer = max(modes, len(guess)), modes < len(guess)
+    most = max(modes, len(guess))
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
     start = _calibrate(block, scan, frames, guess, say)
     before = block.measure(start)
     rounds = ROUNDS_OF_ESTIMATE if scan.is_probe_estimated else ROUNDS
-    first = add_modes(start, modes)
-    fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, rounds)), start)
-    after = block.measure(fitted)
+
+    def fit(first: Tensor) -> tuple[Tensor, Tensor]:
+        fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, rounds)), start)
+        return fitted, block.measure(fitted)
+
+    probe, after = fit(add_modes(start, most))
+    if not _is_better(before, after):
+        probe, after = start, before
+    is_fewer = modes < len(guess)
     if is_fewer:
-        unfitted = block.measure(first)
-        if unfitted.mean() < after.mean():
-            fitted, after = first, unfitted
-        if not _gain(before, after).mean() > AS_GOOD:
+        first = add_modes(start, modes)
+        few = min(fit(first), (first, block.measure(first)), key=lambda one: float(one[1].mean()))
+        # Beside all modes as well as they can be: of a guess that is fitted, too, more is lost.
+        is_fewer = bool(_gain(after, few[1]).mean() > AS_GOOD)
+        if is_fewer:
+            probe, after = few
+        else:
             say(
                 f"probe: all its {len(guess)} modes are kept; frames held back are explained worse "
                 f"by {modes}"
             )
-            return start
-    elif not _is_better(before, after):
-        if start is guess:
+    if probe is start:
+        if start is guess and modes >= len(guess):
             say("probe: kept as it is; frames held back are explained no better by a fitted one")
         return start
-    power = fitted.abs().square().sum(dim=(1, 2))
+    power = probe.abs().square().sum(dim=(1, 2))
     shares = ", ".join(f"{100 * share:.3g}" for share in (power / power.sum()).tolist())
-    parts = f" ({len(fitted)} modes with {shares} % of the light)" if len(fitted) > 1 else ""
-    fewer = f", with {len(fitted)} of its {len(guess)} modes" if is_fewer else ""
+    parts = f" ({len(probe)} modes with {shares} % of the light)" if len(probe) > 1 else ""
+    fewer = f", with {len(probe)} of its {len(guess)} modes" if is_fewer else ""
     say(
         f"probe: fitted to {len(block.exposure.places)} frames{fewer}{parts}; misfit of frames "
         f"held back {before.mean():.3g} -> {after.mean():.3g}"
     )
-    return fitted
+    return probe
 
 
 def describe_few(frames: int) -> str:

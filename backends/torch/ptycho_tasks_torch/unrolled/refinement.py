@@ -24,6 +24,12 @@ from ptycho_tasks_torch.unrolled.depth import Depth
 
 def refine_on_canvas(request: RefineRequest) -> Reconstruction:
     """Take steps from a start's object, with its probe and positions; see `Unrolled.refine`."""
+    if idle := request.options.idle_in_refinement:
+        names = ", ".join(f"refine.{name}" for name in idle)
+        request.say(
+            f"a refinement takes physics steps alone: {names} without effect; of the options, "
+            "refine.steps counts; leave the others out"
+        )
     execution, start = TorchExecution.from_execution(request.execution), request.start
     scan = replace(request.scan, probe=start.probe, positions=start.positions)
     with settle(scan, execution), spread_frames(scan, execution, request.say) as expose:

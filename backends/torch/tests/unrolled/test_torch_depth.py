@@ -78,7 +78,10 @@ def test_steps_are_as_many_as_the_log_says(bright, steps):
     rough = backend.infer(InferRequest(bright, model, UnrolledOptions(steps=3, start="nothing")))
     refined = backend.refine(RefineRequest(bright, rough, options, say=lines.append))
     assert lines[-1].startswith(f"{refined.steps} steps")
+    assert any("steps alone: refine.start without effect; of the" in line for line in lines)
+    lines.clear()
     kept = backend.refine(RefineRequest(bright, result, UnrolledOptions(), say=lines.append))
+    assert not any("without effect" in line for line in lines)
     if steps == "auto":
         assert re.fullmatch(r"the start is kept: \d+ steps explain the frames no better", lines[-1])
         assert (kept.steps, len(kept.losses)) == (0, 1)

@@ -180,6 +180,18 @@ def test_modes_that_explain_something_are_not_dropped(coherence, monkeypatch):
     np.testing.assert_array_equal(found, guess[1:])
 
 
+def test_fewer_modes_are_compared_with_all_as_well_as_they_can_be(coherence, monkeypatch):
+    """Of a guess that is fitted, too, one mode explains more than both of the guess."""
+    monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
+    monkeypatch.setattr(probe_fit, "ROUNDS", 8)
+    guess = Lens(torch.from_numpy(coherence.probe[1:]))(np.array([0, 4.0, 0, 0]))
+    lines = []
+    found = probe_fit.fit_probe(coherence, guess, 1, lines.append)
+    assert lines[0].endswith("2 modes are kept; frames held back are explained worse by 1")
+    assert lines[1].startswith("probe: fitted to 81 frames (2 modes with ")
+    assert len(found) == 2
+
+
 def test_a_mode_that_explains_nothing_is_dropped_where_fewer_are_asked_for(scan, monkeypatch):
     monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
     monkeypatch.setattr(probe_fit, "ROUNDS", 1)

@@ -269,6 +269,20 @@ def test_the_content_of_the_start_counts_and_not_its_place(write_project, doit, 
         assert refused.stderr.count("\n") == 1
         assert not (project / "fixtures").exists()  # nothing was started
         (project / "mine").write_bytes(b"")
+    (project / "mine").unlink()
+    place = project / "mine" / BUNDLE_NAME
+    place.mkdir(parents=True)
+    for message in ("is a folder", "is damaged, or no zip", "is damaged, or no zip"):
+        refused = doit(project)
+        assert f"training.start: {place} {message}; correct the path" in refused.stderr
+        assert not (project / "fixtures").exists()
+        if place.is_dir():
+            place.rmdir()
+            place.write_text("text")
+        else:
+            place.write_bytes(PRIOR.read_bytes()[:-1])
+    config.write_text(CONFIG.replace("{steps: 4}", "{steps: 4, start: pretraned}"))
+    assert "wts.h5.zip (did you mean `pretrained`?); correct" in doit(project).stderr
 
 
 def test_a_training_does_not_start_from_itself(write_project, doit):
