@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 
 from torch import Tensor
 
@@ -51,8 +50,8 @@ class Course:
             yield engine.canvas
         if choice is not None:
             is_faint = depth.exposure.photons <= FEW_PHOTONS
-            corrections = correct(engine, depth.exposure, WAYS_TAKEN if is_faint else 1)
-            *_, corrected = islice(corrections, choice.corrections)
+            ways = WAYS_TAKEN if is_faint else 1
+            *_, corrected = correct(engine, depth.exposure, choice.corrections, ways)
             yield from depth.go_on(corrected, [choice.steps], takes_all=True)
 
     def finish(self) -> Tensor:

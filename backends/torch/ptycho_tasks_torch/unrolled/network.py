@@ -58,16 +58,30 @@ class UnrolledNetwork(nn.Module):
         return deque(corrected, maxlen=1).pop()
 
     def correct_in_turns(
-        self, engine: Engine, exposure: Exposure, ways: int = 1, *, is_last: bool = False
+        self,
+        engine: Engine,
+        exposure: Exposure,
+        count: int | None = None,
+        ways: int = 1,
+        *,
+        is_last: bool = False,
     ) -> Iterator[Tensor]:
-        """Yield the (B, S, T) complex64 object of an engine, corrected once, and where photons are
-        few a second time; arguments as for `correct`."""
+        """Yield the (B, S, T) complex64 object of an engine, corrected once, then more often.
+
+        Args:
+            engine, exposure, is_last: as for `correct`.
+            count: how often; None: once, and where photons are few a second time.
+            ways: as for `correct`, of the last time; for those before, one is enough.
+        """
+        if count is None:
+            count = CORRECTIONS if exposure.photons <= FEW_PHOTONS else 1
         corrected: Tensor | None = None
-        for _ in range(CORRECTIONS if exposure.photons <= FEW_PHOTONS else 1):
+        for left in reversed(range(count)):
             if corrected is not None:
                 corrected = corrected.detach()
                 engine = take_up(exposure, corrected, engine)
-            corrected = self.correct(engine, exposure, ways, corrected, is_last=is_last)
+            taken = 1 if left else ways
+            corrected = self.correct(engine, exposure, taken, corrected, is_last=is_last)
             yield corrected
 
     def correct(
