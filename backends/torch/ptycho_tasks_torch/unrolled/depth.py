@@ -99,7 +99,7 @@ class Depth:
                 is_enough = self._is_enough(number == COARSE, since)
                 if not misfit < (DRIFTS if is_enough else WORSE) * min(self.misfits):
                     self._shorten()
-                    if self.has_diverged:
+                    if self.has_diverged or (is_enough and self.steps is not None):
                         break
                     misfit, since = min(self.misfits), 0
                 elif is_enough:

@@ -138,6 +138,14 @@ def test_steps_that_diverge_are_undone_and_go_on_shorter(bright, monkeypatch):
     assert depth.exposure.measure_misfit(last.canvas) <= depth.exposure.measure_misfit(canvas)
 
 
+@pytest.mark.parametrize("steps", [15, 18, 23])
+def test_no_more_steps_than_are_asked_for_where_they_diverge(bright, monkeypatch, steps):
+    monkeypatch.setattr("ptycho_tasks_torch.unrolled.steps.GAINS", (2.0, 2.0))
+    depth, _ = run(bright, steps)
+    assert depth.engine.steps + depth.last_steps <= steps
+    assert depth.measure(depth.best) <= min(depth.misfits)
+
+
 def test_dense_frames_of_a_smooth_probe_do_not_diverge_to_the_end(dense):
     """Steps of the usual length diverge at once there."""
     depth, canvas = run(dense)
