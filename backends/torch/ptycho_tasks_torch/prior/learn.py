@@ -28,8 +28,8 @@ from ptycho_tasks_torch.frames.textures import KINDS, TexturePool
 from ptycho_tasks_torch.physics.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
-from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, turn_canvas
-from ptycho_tasks_torch.unrolled.network import correct_turned, reconstruct, rehearse, take_up
+from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, correct_turned, turn_canvas
+from ptycho_tasks_torch.unrolled.network import reconstruct, rehearse, take_up
 
 ROUND, REPEATS = 32, 3
 """Scans that are simulated at a time, and how often each is learned from, turned and mirrored at
@@ -117,7 +117,7 @@ class Lesson:
         engine = rehearse(exposure) if steps is None else reconstruct(exposure, steps)
         self._exposure, self._truth, self._engine = exposure, scenario.truth, engine
         self._photons = scenario.photons
-        self._earlier: Tensor | None = None
+        self._maps = [engine.canvas, engine.show(), exposure.light]
         self._errors = [self._measure(engine.canvas)]
 
     def _measure(self, canvas: Tensor) -> Tensor:
@@ -125,11 +125,12 @@ class Lesson:
 
     def go_on(self, correction: Correction) -> None:
         """Take the steps that follow a first correction."""
-        engine, exposure = self._engine, self._exposure
+        exposure = self._exposure
         with torch.no_grad():
-            self._earlier = correct_turned(correction, engine, exposure, 0, None)
-            self._engine = take_up(exposure, self._earlier, engine)
-        self._errors.append(self._measure(self._earlier))
+            earlier = correct_turned(correction, self._maps, exposure.counts, 0)
+            engine = take_up(exposure, earlier, self._engine)
+        self._maps = [engine.canvas, engine.show(), exposure.light, earlier]
+        self._errors.append(self._measure(earlier))
 
     def correct(self, correction: Correction, turn: int = 0) -> tuple[Tensor, Score]:
         """The loss of a correction, over the one before it, and the errors.
@@ -139,7 +140,7 @@ class Lesson:
             turn: how the scan lies: one of `WAYS`.
         """
         exposure = self._exposure
-        corrected = correct_turned(correction, self._engine, exposure, turn, self._earlier)
+        corrected = correct_turned(correction, self._maps, exposure.counts, turn)
         truth, light = (turn_canvas(values, turn) for values in (self._truth, exposure.light))
         after = measure_distances(corrected, truth, light)
         errors = [float(e[0].detach().sqrt()) for e in (*self._errors, after)]

@@ -276,3 +276,21 @@ def turn_canvas(values: Tensor, way: int) -> Tensor:
 def turn_back(values: Tensor, way: int) -> Tensor:
     """What `turn_canvas` turned in this way, as it was."""
     return torch.rot90(values.flip(-1) if way >= 4 else values, -(way % 4), (-2, -1))
+
+
+def correct_turned(
+    correction: Correction, maps: Sequence[Tensor], counts: float, way: int
+) -> Tensor:
+    """(B, S, T) complex64 corrected object of a scan that lies in one of `WAYS`.
+
+    Args:
+        correction: the network.
+        maps: canvas, fields and light, as for a `Correction`, of the scan as it is; and `earlier`,
+            if there is one.
+        counts: of the `Exposure`.
+        way: in which the scan, and the result, lies.
+    """
+    canvas, fields, light, *earlier = (turn_canvas(values, way) for values in maps)
+    begun = earlier[0] if earlier else None
+    corrected: Tensor = correction(canvas, fields, light, counts, earlier=begun)
+    return corrected

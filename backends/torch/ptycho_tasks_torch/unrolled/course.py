@@ -11,7 +11,7 @@ from torch import Tensor
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import Choice, Depth, choose_correction
-from ptycho_tasks_torch.unrolled.network import FEW_PHOTONS, UnrolledNetwork
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, is_faint
 
 WAYS_TAKEN = 4
 """Ways in which the object is turned for the network, whose corrections are averaged, where photons
@@ -49,8 +49,7 @@ class Course:
         for engine in depth.finish(depth.best if choice is None else depth.engine.canvas):
             yield engine.canvas
         if choice is not None:
-            is_faint = depth.exposure.photons <= FEW_PHOTONS
-            ways = WAYS_TAKEN if is_faint else 1
+            ways = WAYS_TAKEN if is_faint(depth.exposure) else 1
             *_, corrected = correct(engine, depth.exposure, choice.corrections, ways)
             yield from depth.go_on(corrected, [choice.steps], takes_all=True)
 

@@ -21,7 +21,7 @@ from ptycho_tasks_torch.physics.forward import (
     spot_radius,
 )
 from ptycho_tasks_torch.physics.mapped import MULTIPLE
-from ptycho_tasks_torch.unrolled.correction import Correction, turn_canvas
+from ptycho_tasks_torch.unrolled.correction import Correction
 from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.steps import Engine, follow, run_steps
@@ -74,7 +74,7 @@ class UnrolledNetwork(nn.Module):
             ways: as for `correct`, of the last time; for those before, one is enough.
         """
         if count is None:
-            count = CORRECTIONS if exposure.photons <= FEW_PHOTONS else 1
+            count = CORRECTIONS if is_faint(exposure) else 1
         corrected: Tensor | None = None
         for left in reversed(range(count)):
             if corrected is not None:
@@ -145,16 +145,9 @@ def take_up(exposure: Exposure, canvas: Tensor, like: Engine) -> Engine:
         return next(islice(follow(exposure, canvas, like), STEPS_BETWEEN - 1, None))
 
 
-def correct_turned(
-    correction: Correction, engine: Engine, exposure: Exposure, way: int, earlier: Tensor | None
-) -> Tensor:
-    """(B, S, T) complex64 corrected object of an engine, of a scan that lies in one of `WAYS`; with
-    gradients. Other arguments as for `UnrolledNetwork.correct`."""
-    maps = [engine.canvas, engine.show(), exposure.light]
-    canvas, fields, light = (turn_canvas(values, way) for values in maps)
-    begun = None if earlier is None else turn_canvas(earlier, way)
-    corrected: Tensor = correction(canvas, fields, light, exposure.counts, earlier=begun)
-    return corrected
+def is_faint(exposure: Exposure) -> bool:
+    """Whether its frames have so few photons that one correction is not enough."""
+    return exposure.photons <= FEW_PHOTONS
 
 
 class UnrolledAutoencoder(nn.Module):

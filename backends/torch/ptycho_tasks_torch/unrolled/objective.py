@@ -49,12 +49,11 @@ from ptycho_tasks_torch.unrolled.blocks import (
     expose_batch,
     make_frame_blocks,
 )
-from ptycho_tasks_torch.unrolled.correction import turn_back, turn_canvas
+from ptycho_tasks_torch.unrolled.correction import correct_turned, turn_back, turn_canvas
 from ptycho_tasks_torch.unrolled.course import Course
 from ptycho_tasks_torch.unrolled.network import (
-    FEW_PHOTONS,
     UnrolledNetwork,
-    correct_turned,
+    is_faint,
     make_unrolled_networks,
     rehearse,
     take_up,
@@ -248,15 +247,16 @@ class UnrolledObjective(Objective):
     ) -> Iterator[tuple[int, Tensor]]:
         """The ways in which a block lies, and its corrected object that lies so; where photons are
         few, corrected a second time in all but the first."""
-        earlier: Tensor | None = None
-        for way in turns:
+        maps = [engine.canvas, engine.show(), exposure.light]
+        for number, way in enumerate(turns):
             # Half the precision is enough for a gradient, and twice as fast on newer processors.
             with torch.autocast(engine.canvas.device.type, torch.bfloat16):
-                corrected = correct_turned(self.network.correction, engine, exposure, way, earlier)
+                corrected = correct_turned(self.network.correction, maps, exposure.counts, way)
             yield way, corrected
-            if earlier is None and exposure.photons <= FEW_PHOTONS:
+            if number == 0 and is_faint(exposure):
                 earlier = turn_back(corrected.detach(), way)
                 engine = take_up(exposure, earlier, engine)
+                maps = [engine.canvas, engine.show(), exposure.light, earlier]
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """See `Objective`.
