@@ -17,11 +17,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -30,6 +31,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from measuring import (
     backend_named,
@@ -49,7 +51,8 @@ from ptycho_tasks_torch.physics import canvas, exposure
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
-from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct
+from ptycho_tasks_torch.unrolled import objective
+from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, reconstruct, rehearse
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 from ptycho_tasks_torch.unrolled.steps import ALL, COARSE, Engine, Turns
@@ -206,13 +209,15 @@ def expose(scan: ScanData, device: torch.device) -> Exposure:
     return expose_scan(scan, modes, float(scale), find_photon(scan.diffraction))
 
 
-def infer(scan: ScanData, device: torch.device, steps: int | str) -> Reconstruction:
+def prepare_inference(
+    scan: ScanData, device: torch.device, steps: int | str
+) -> Callable[[], Reconstruction]:
     """All that the backend does, with a network that has learned nothing."""
     backend = backend_named("unrolled")
     options = msgspec.convert({"steps": steps}, backend.options_type)
     execution = execution_of(backend, 0, accelerator=device.type)
     model = untrained_model(scan, options)
-    return backend.infer(InferRequest(scan, model, options, execution))
+    return partial(backend.infer, InferRequest(scan, model, options, execution))
 
 
 # --- equality with a CPU -------------------------------------------------------------------------
@@ -221,16 +226,17 @@ def infer(scan: ScanData, device: torch.device, steps: int | str) -> Reconstruct
 def compare_devices(plan: Plan, device: torch.device) -> Iterator[Row]:
     """How far the results of a device are from those of the CPU, in full single precision."""
     scan, cpu = make_scan(*plan.compared), torch.device("cpu")
-    results = []
-    for each, settings in ((cpu, ExitStack()), (device, like_a_gpu())):
-        with settings:
+    results: list[dict[str, Tensor]] = []
+    shown = Shown()
+    for each, settings in ((cpu, nullcontext()), (device, like_a_gpu())):
+        with settings, shown, full_precision():
             loss, gradient = learn_from(TrainingStep(scan, plan, 1, each))
             results.append(
                 {
                     f"object after {STEPS} steps": take_steps(scan, each),
                     "the same, corrected by a network": correct(scan, each),
                     "object of the whole inference": torch.from_numpy(
-                        infer(scan, each, STEPS).object
+                        prepare_inference(scan, each, STEPS)().object
                     ),
                     "loss of a training step": loss,
                     "gradient of a training step": gradient,
@@ -244,18 +250,53 @@ def compare_devices(plan: Plan, device: torch.device) -> Iterator[Row]:
 
 @contextmanager
 def like_a_gpu() -> Iterator[None]:
-    """On a CPU too: frames in large chunks, cut and added by an index. Convolutions are in single
-    precision, where a GPU would take ten bits of the mantissa."""
-    allowed = torch.backends.cudnn.allow_tf32
+    """On a CPU too: frames in large chunks, cut and added by an index."""
     with (
         patch.object(canvas, "choose_way", lambda tensor: canvas.INDEX),
         patch.object(exposure, "CHUNK_PIXELS", exposure.GPU_CHUNK_PIXELS),
+    ):
+        yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolve in single precision, where a GPU would take ten bits of the mantissa, and a training
+    seven; with smooth networks, for the gradient of a ReLU jumps where its input is nearly 0."""
+    allowed = torch.backends.cudnn.allow_tf32
+    with (
+        patch.object(torch, "autocast", lambda *given: nullcontext()),
+        patch.object(functional, "leaky_relu", lambda x, *given, **named: functional.silu(x)),
     ):
         try:
             torch.backends.cudnn.allow_tf32 = False
             yield
         finally:
             torch.backends.cudnn.allow_tf32 = allowed
+
+
+class Shown:
+    """Has the network of a training see on every device what the first one's steps led to.
+
+    It sees objects in units of the noise, in which the rounding of two devices is 1e-4.
+    """
+
+    def __init__(self) -> None:
+        self._maps: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._patch = patch.object(objective, "rehearse", self._rehearse)
+        self._patch.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.stop()
+
+    def _rehearse(self, made: Exposure, steps: int | None) -> SimpleNamespace:
+        if not self._maps:
+            engine = rehearse(made, steps)
+            self._maps = [(engine.canvas, engine.show())]
+        ((canvas_, fields),) = self._maps
+        device = made.amplitude.device
+        return SimpleNamespace(canvas=canvas_.to(device), show=partial(fields.to, device))
 
 
 @torch.inference_mode()
@@ -272,8 +313,12 @@ def correct(scan: ScanData, device: torch.device) -> Tensor:
 
 
 def wake(network: UnrolledNetwork) -> UnrolledNetwork:
-    """Let a network that does nothing yet do something."""
-    torch.nn.init.normal_(network.correction.network.last.weight, std=0.01)
+    """Let a network that does nothing yet do something.
+
+    Enough that the gradient of what it does to the hidden frames is no sum of their noise, most of
+    which cancels: it would be ten times as sensitive to rounding.
+    """
+    torch.nn.init.normal_(network.correction.network.last.weight, std=0.1)
     return network
 
 
@@ -319,8 +364,9 @@ def measure_reconstructions(plan: Plan, device: torch.device) -> Iterator[Row]:
         scan = make_scan(size, grid)
         row: Row = {"N": size, "frames": scan.frame_count}
         with peak(device, row):
-            made = infer(scan, device, "auto")
-            spent = seconds(partial(infer, scan, device, "auto"), device, plan.repeats)
+            infer = prepare_inference(scan, device, "auto")
+            made = infer()
+            spent = seconds(infer, device, plan.repeats)
         row |= {"s": spent, "frames/s": scan.frame_count / spent}
         row["PtychoPINN, frames/s"] = PUBLISHED.get(size)
         row["amp PSNR dB"] = scored(made, scan)["amplitude_psnr_db"]
@@ -370,7 +416,7 @@ def train(
     """Patterns a second of a training, without its first epoch, which warms up."""
     backend = backend_named("unrolled")
     options = UnrolledOptions(
-        epochs=max(2, plan.epochs // 5),
+        epochs=2,
         batch_size=max(plan.blocks) * plan.block_frames,
         neighbours=plan.block_frames,
     )

@@ -1,6 +1,6 @@
-"""`doit prior` makes the network anew that comes with this package: some hours of one core.
+"""`doit prior` makes the network anew that comes with this package: some hours of one core, fewer on a GPU.
 
-A run that was interrupted goes on; the same settings give the same bytes on the same machine.
+A run that was interrupted goes on; the same settings give the same bytes on the same CPU.
 """
 
 from __future__ import annotations

@@ -80,7 +80,10 @@ def settings(
     threads = torch.get_num_threads()
     deterministic = _read_deterministic()
     benchmark = torch.backends.cudnn.benchmark
-    with torch.random.fork_rng(enabled=seed is not None):
+    # Each GPU that is named, or all if none is said, would be started for its random numbers.
+    is_cuda = seed is not None and find_device(execution.accelerator).type == "cuda"
+    gpus = [torch.cuda.current_device()] if is_cuda else []
+    with torch.random.fork_rng(gpus, enabled=seed is not None):
         try:
             torch.set_num_threads(execution.threads or max(threads // processes, 1))
             if execution.deterministic:

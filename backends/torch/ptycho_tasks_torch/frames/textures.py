@@ -213,8 +213,8 @@ class TexturePool:
             number: how many objects were drawn before: it says which images the pool holds.
         """
         oldest = number // RENEWAL
-        for index in [index for index in self._made if index < oldest]:
-            del self._made[index]
+        for index in [index for index in [*self._made] if index < oldest]:
+            self._made.pop(index, None)
         first, second = oldest + generator.choice(POOL, 2, replace=False)
         phase = _cut(self._texture(int(first)), generator, shape)
         relation = generator.random()
@@ -230,12 +230,13 @@ class TexturePool:
         return np.asarray(modulus * np.exp(1j * angle), dtype=np.complex64)
 
     def _texture(self, index: int) -> NDArray[np.float32]:
-        if index not in self._made:
+        made = self._made.get(index)
+        if made is None:
             kind = self._kinds[index % len(self._kinds)]
             generator = np.random.default_rng([self._seed, index])
             # Threads that ask at once make the same.
-            self._made[index] = make_texture(kind, generator, self._side)
-        return self._made[index]
+            made = self._made[index] = make_texture(kind, generator, self._side)
+        return made
 
 
 def _cut(

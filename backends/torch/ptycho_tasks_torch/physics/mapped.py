@@ -114,7 +114,7 @@ class MappedExposure(Exposure):
         """(C, N, N) amplitude of some frames."""
         if self.held is not None:
             return self.held[frames]
-        values = np.asarray(self.diffraction[frames.cpu().numpy()]) / np.float32(self.scale)
+        values = _read_rows(self.diffraction, frames.cpu().numpy()) / np.float32(self.scale)
         release_pages(self.diffraction)
         moved = torch.from_numpy(values).to(self.probes.device)
         amplitude: Tensor = torch.fft.ifftshift(moved, dim=(-2, -1))
@@ -136,3 +136,11 @@ class MappedExposure(Exposure):
             fractions=self.fractions[chosen],
             places=self.places[chosen],
         )
+
+
+def _read_rows(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(C, N, N) frames; those that follow each other are not copied."""
+    first, count = int(frames[0]), len(frames)
+    if np.array_equal(frames, np.arange(first, first + count)):
+        return np.asarray(diffraction[first : first + count])
+    return np.asarray(diffraction[frames])

@@ -72,12 +72,21 @@ def mean_intensity(scan: ScanData, frames: NDArray[np.int64]) -> float:
         if scan.bad_pixels is not None:
             good += np.isfinite(chunk).sum(axis=0)
             chunk = np.nan_to_num(chunk, nan=0.0)
-        total += float(np.einsum("kyx,kyx->", chunk, chunk, dtype=np.float64))
+        total += _sum_squares(chunk)
         release_pages(diffraction)
     if scan.bad_pixels is not None:
         count = max(len(frames), 1)
         total = count * count_all_light(total / count, scan.probe, good / count)
     return total / max(len(frames) * scan.size**2, 1)
+
+
+def _sum_squares(values: NDArray[np.float32]) -> float:
+    """Of (K, N, N) values: of each frame in single precision, which is four times as fast, where
+    their squares are within its range."""
+    total = float(np.einsum("kyx,kyx->k", values, values).sum(dtype=np.float64))
+    if LEAST_COUNTS < total < np.inf:
+        return total
+    return float(np.einsum("kyx,kyx->", values, values, dtype=np.float64))
 
 
 SAMPLED_FRAMES = 16

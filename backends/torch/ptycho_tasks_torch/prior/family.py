@@ -61,6 +61,17 @@ class Scenario:
     photons: float
     """Mean photons a frame."""
 
+    def to(self, device: torch.device) -> Scenario:
+        """The same on a device."""
+        exposure = self.exposure
+        moved = replace(
+            exposure,
+            amplitude=exposure.amplitude.to(device),
+            probes=exposure.probes.to(device),
+            places=exposure.places.to(device),
+        )
+        return replace(self, exposure=moved, truth=self.truth.to(device))
+
 
 def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario:
     """Simulate a scan.

@@ -1,7 +1,7 @@
 """Learn the network that comes with the package from simulated scans, and write its bundle.
 
 `python -m ptycho_tasks_torch.prior.learn --help`. The same plan gives the same bytes on the same
-machine, interrupted or not.
+CPU, interrupted or not; a GPU, which is faster, adds numbers in any order.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from ptycho_tasks_torch.frames.textures import KINDS, TexturePool
 from ptycho_tasks_torch.physics.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
+from ptycho_tasks_torch.threads import work_ahead
 from ptycho_tasks_torch.unrolled.correction import WAYS, Correction, correct_turned, turn_canvas
 from ptycho_tasks_torch.unrolled.network import reconstruct, rehearse, take_up
 
+CPU = torch.device("cpu")
 ROUND, REPEATS = 32, 3
 """Scans that are simulated at a time, and how often each is learned from, turned and mirrored at
 random: a simulation with its physics steps takes as long as an update."""
@@ -151,11 +153,18 @@ class Lesson:
 class Learning:
     """Weights on their way, and what is needed to go on."""
 
-    def __init__(self, plan: Plan) -> None:
-        """Fresh weights."""
+    def __init__(self, plan: Plan, device: torch.device = CPU, workers: int = 0) -> None:
+        """Fresh weights.
+
+        Args:
+            plan: what is learned from.
+            device: to learn on.
+            workers: threads that simulate scans ahead, on the CPU.
+        """
         torch.manual_seed(plan.seed)
         self.plan, self.round, self._update = plan, 0, 0
-        self.correction = Correction()
+        self.correction = Correction().to(device)
+        self._device, self._workers = device, workers
         self._optimizer = self._make_optimizer()
         self._pool = TexturePool(plan.seed, plan.kinds)
         self.scores: list[Score] = []
@@ -166,7 +175,8 @@ class Learning:
         if self.round in self.plan.starts:
             self._optimizer, self._update = self._make_optimizer(), 0
         first = self.round * ROUND
-        lessons = [self._prepare(number) for number in range(first, first + ROUND)]
+        drawn = work_ahead(self._draw, range(first, first + ROUND), self._workers)
+        lessons = [self._prepare(*one) for one in drawn]
         generator = np.random.default_rng([self.plan.seed, self.round, REPEATS])
         is_twice = self.plan.course(self.round) >= TWICE
         for repeat in range(REPEATS):
@@ -183,9 +193,12 @@ class Learning:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.correction.parameters(), betas=(0.9, 0.99))
 
-    def _prepare(self, number: int) -> Lesson:
+    def _draw(self, number: int) -> tuple[Scenario, np.random.Generator]:
         generator = np.random.default_rng([self.plan.seed, number])
-        scenario = draw_scenario(generator, self._pool, number)
+        return draw_scenario(generator, self._pool, number), generator
+
+    def _prepare(self, scenario: Scenario, generator: np.random.Generator) -> Lesson:
+        scenario = scenario.to(self._device)
         if self.plan.course(self.round):
             return Lesson(scenario)
         steps = int(np.exp(generator.uniform(math.log(STEPS[0]), math.log(STEPS[1] + 1))))
@@ -199,7 +212,7 @@ class Learning:
         scores = []
         for lesson, turn in zip(lessons, turns, strict=True):
             # Half the precision is enough for a gradient, and twice as fast on newer processors.
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(self._device.type, torch.bfloat16):
                 loss, score = lesson.correct(self.correction, turn)
             (loss / len(lessons)).backward()  # type: ignore[no-untyped-call]
             scores.append(score)
@@ -226,7 +239,7 @@ class Learning:
 
     def restore(self, path: Path) -> bool:
         """Go on from a checkpoint; False if it is of another plan or family."""
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
         if (state.get("family", 1), state["plan"]) != (VERSION, asdict(self.plan)):
             return False
         self.correction.load_state_dict(state["weights"])
@@ -237,25 +250,26 @@ class Learning:
 
 
 def learn(
-    plan: Plan, folder: Path, work: Path, say: Callable[[str], None], *, as_is: bool = False
+    learning: Learning, folder: Path, work: Path, say: Callable[[str], None], *, as_is: bool = False
 ) -> None:
     """Learn, or go on learning, and write the bundle.
 
     Args:
-        plan: what is learned from.
+        learning: its begin.
         folder: gets the bundle.
         work: folder of the checkpoint.
         say: shows the user one line or several.
         as_is: take what the checkpoint holds, learned to the end or not.
     """
     work.mkdir(parents=True, exist_ok=True)
-    learning, checkpoint = Learning(plan), work / CHECKPOINT
+    plan, checkpoint = learning.plan, work / CHECKPOINT
     if checkpoint.exists() and learning.restore(checkpoint):
         say(f"goes on after {learning.round} of {plan.rounds} rounds")
     elif as_is:
         raise SystemExit(f"{checkpoint}: there is none of this plan")
     if not as_is:
         _learn_to_end(learning, checkpoint, say)
+    learning.correction.to(CPU)
     scores = validate(learning.correction, plan)
     say(f"scans never learned from:\n{tabulate(scores)}")
     recipe = describe(learning, scores)
@@ -348,15 +362,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--as-is", action="store_true", help="take the checkpoint as it is")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=best)
+    parser.add_argument(
+        "--threads", type=int, help="default: 1; on a GPU 4, which simulate what it learns from"
+    )
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=list(KINDS))
     options = parser.parse_args(arguments)
     if len(options.blocks) > len(RATES):
         parser.error(f"--blocks: there are {len(RATES)} courses at most")
-    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    is_cpu = device.type == CPU.type
+    threads = options.threads or (1 if is_cpu else 4)
+    torch.set_num_threads(threads if is_cpu else 1)
     plan = Plan(options.blocks, options.seed, options.kinds)
+    learning = Learning(plan, device, workers=0 if is_cpu else threads)
     say = functools.partial(print, flush=True)
-    learn(plan, options.out, options.work, say, as_is=options.as_is)
+    learn(learning, options.out, options.work, say, as_is=options.as_is)
 
 
 if __name__ == "__main__":
