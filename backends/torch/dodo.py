@@ -1,4 +1,4 @@
-"""`doit prior` makes the network anew that comes with this package: some hours of one core, fewer on a GPU.
+"""`doit prior` makes the network that comes with this package: hours of one core, fewer on a GPU.
 
 A run that was interrupted goes on; the same settings give the same bytes on the same CPU.
 """
