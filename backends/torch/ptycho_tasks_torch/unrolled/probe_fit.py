@@ -17,7 +17,7 @@ side, S, T rows and columns of the canvas.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +39,7 @@ from ptycho_tasks_torch.physics.probe import (
     take_lit,
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
+from ptycho_tasks_torch.unrolled.depth import LEAST_DAMPING
 from ptycho_tasks_torch.unrolled.network import reconstruct
 from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns
 
@@ -53,18 +54,22 @@ CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**18, 32, 12
 of physics steps. With fewer steps a wrong probe looks better than the right one."""
 FIRST_STEPS, STEPS = 12, 3
 """Steps on the object before the first round, and in each."""
-ROUNDS, ROUNDS_OF_ESTIMATE = 16, 60
-"""Most rounds, of a guess and of a first estimate."""
+ROUNDS = 16
+"""In which the steps of the probe become short."""
+MOST_ROUNDS, FALLS, PATIENCE = 200, 0.99, 16
+"""Of an estimate, rounds with long steps before: at most, and until the misfit of frames held back
+has not fallen to such a share in so many."""
 SUBSETS, TURNS = 4, 2
 """Parts of the frames that take turns in moving the probe, and how many do in a round."""
 GAIN, LAST_GAIN, MOMENTUM = 0.5, 0.05, 0.8
-"""Of a step of the probe; the gain falls from round to round."""
+"""Of a step of the probe; the gain falls from the first to the second."""
 MOST_GAIN = 10.0
 """Of a weak mode, over that of the strongest."""
 DIM = 0.05
 """Share of the strongest |O|^2 that is added before dividing by it."""
 WORSE = 1.3
-"""A misfit so many times the least one ends the rounds."""
+"""A misfit so many times the least one: the steps on the object diverge. They go on half as long
+from the best round."""
 CONFIRMING_STEPS, CERTAIN = 24, 3.0
 """To confirm a probe: steps on the object, and standard errors that frames held back gain."""
 AS_GOOD = -0.005
@@ -107,10 +112,10 @@ def fit_probe(
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
     start = _calibrate(block, scan, frames, guess, say)
     before = block.measure(start)
-    rounds = ROUNDS_OF_ESTIMATE if scan.is_probe_estimated else ROUNDS
+    most_rounds = MOST_ROUNDS if scan.is_probe_estimated else 0
 
     def fit(first: Tensor) -> tuple[Tensor, Tensor]:
-        fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, rounds)), start)
+        fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, most_rounds)), start)
         return fitted, block.measure(fitted)
 
     probe, after = fit(add_modes(start, most))
@@ -241,38 +246,85 @@ def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
     return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
 
 
-def _fit_modes(block: _Block, probe: Tensor, rounds: int) -> Tensor:
-    """(P, N, N) complex64 modes in counts, of the round that explains the frames held back best."""
-    least, best = math.inf, probe
-    for modes, misfit in _refine_modes(block, probe / block.scale, rounds):
-        if misfit < least:
-            least, best = misfit, modes * block.scale
-        if not misfit < WORSE * least:
+def _fit_modes(block: _Block, probe: Tensor, most_rounds: int) -> Tensor:
+    """(P, N, N) complex64 modes in counts, of the round that explains the frames held back best.
+
+    Args:
+        block: frames.
+        probe: (P, N, N) complex64 modes in counts to begin with.
+        most_rounds: with long steps, before those in which they become short.
+    """
+    fit = _Fit(block, probe / block.scale)
+    for _ in range(most_rounds):
+        if fit.is_level or fit.has_diverged:
             break
-    return best
+        fit.advance(GAIN)
+    for index in range(ROUNDS):
+        if fit.has_diverged:
+            break
+        fit.advance(GAIN + (LAST_GAIN - GAIN) * index / ROUNDS)
+    return fit.best * block.scale
 
 
-def _refine_modes(block: _Block, modes: Tensor, rounds: int) -> Iterator[tuple[Tensor, float]]:
-    """Yield the modes before each round and after the last, with the misfit of frames held back."""
-    exposure, velocity = block.expose(modes), torch.zeros_like(modes)
-    engine = Engine(exposure.take(block.rest))
-    for index in range(rounds):
-        engine = _advance(engine, exposure.take(block.rest), STEPS if index else FIRST_STEPS)
-        yield modes, float(_compare(exposure.take(block.held_back), engine.canvas).mean())
-        gain = GAIN + (LAST_GAIN - GAIN) * index / rounds
-        for turn in range(TURNS):
-            part = block.parts[(TURNS * index + turn) % SUBSETS]
-            step = _find_step(exposure.take(part), block.fractions[part], engine.canvas, modes)
-            velocity = MOMENTUM * velocity + gain * step
-            modes = modes + velocity
-            exposure = block.expose(modes)
-    engine = _advance(engine, exposure.take(block.rest), STEPS)
-    yield modes, float(_compare(exposure.take(block.held_back), engine.canvas).mean())
+class _Fit:
+    """Probe and object of a block, moved in turn, round after round."""
+
+    def __init__(self, block: _Block, modes: Tensor) -> None:
+        """Begin with a flat object, and with (P, N, N) complex64 modes in units of `scale`."""
+        self._block, self._modes, self._turn = block, modes, 0
+        self._exposure = block.expose(modes)
+        self._velocity = torch.zeros_like(modes)
+        self._engine = Engine(self._exposure.take(block.rest))
+        self._misfits: list[float] = []
+        self.best = modes
+        """The modes that explain the frames held back best, with `_canvas`."""
+        self._canvas = self._engine.canvas
+        self._find_object(FIRST_STEPS)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the misfit of the frames held back does not fall any more."""
+        before, last = self._misfits[:-PATIENCE], self._misfits[-PATIENCE:]
+        return bool(before) and min(last) > FALLS * min(before)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether steps on the object diverge, however short they are."""
+        return self._engine.damping < LEAST_DAMPING
+
+    def advance(self, gain: float) -> None:
+        """A round: move the modes, then the object."""
+        for _ in range(TURNS):
+            part = self._block.parts[self._turn % SUBSETS]
+            frames, fractions = self._exposure.take(part), self._block.fractions[part]
+            step = _find_step(frames, fractions, self._engine.canvas, self._modes)
+            self._velocity = MOMENTUM * self._velocity + gain * step
+            self._take(self._modes + self._velocity)
+            self._turn += 1
+        self._find_object(STEPS)
+
+    def _take(self, modes: Tensor) -> None:
+        self._modes, self._exposure = modes, self._block.expose(modes)
+
+    def _find_object(self, steps: int) -> None:
+        """Take steps on the object, and go back where they diverge."""
+        self._engine = _advance(self._engine, self._exposure.take(self._block.rest), steps)
+        held_back = self._exposure.take(self._block.held_back)
+        misfit = float(_compare(held_back, self._engine.canvas).mean())
+        least = min(self._misfits, default=math.inf)
+        if misfit < least:
+            self.best, self._canvas = self._modes, self._engine.canvas
+        elif not misfit < WORSE * least:
+            self._engine.go_back(self._canvas)
+            self._velocity = torch.zeros_like(self._velocity)
+            self._take(self.best)
+            misfit = least
+        self._misfits.append(misfit)
 
 
 def _advance(engine: Engine, exposure: Exposure, steps: int) -> Engine:
     """Go on with other probes."""
-    after = Engine(exposure, engine.canvas, engine.steps)
+    after = Engine(exposure, engine.canvas, engine.steps, damping=engine.damping)
     after.velocity = engine.velocity
     turns = Turns(exposure, after.filter)
     for _ in range(steps):
