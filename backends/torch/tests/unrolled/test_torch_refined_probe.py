@@ -14,8 +14,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_tasks.backend import InferRequest, TrainedModel, TrainRequest
+from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.forward import expected_intensity
 from ptycho_tasks.physics.metrics import data_misfit
+from ptycho_tasks.physics.simulate import make_object, measure, raster
 from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.illumination import estimate_probe
 from ptycho_tasks_torch.execution import TorchExecution
@@ -231,6 +233,35 @@ def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):
     assert lines[0].startswith("probe: size, defocus and astigmatism fitted")
     known = backend.infer(InferRequest(scan, model, enough, CPU))
     assert r_factor(blind, made) < 1.5 * r_factor(scan, known)
+
+
+def gaussian(r):
+    return np.exp(-((r / 3.2) ** 2) + 3j * (r / 6.4) ** 2)
+
+
+def pinhole(r):
+    """Some way behind it."""
+    q = np.fft.fftfreq(len(r))
+    turn = np.exp(60j * (q[:, None] ** 2 + q**2))
+    return np.fft.ifft2(np.fft.fft2(np.clip(5.6 - r, 0, 1)) * turn)
+
+
+@pytest.mark.parametrize(("wave", "seed"), [(gaussian, 2), (pinhole, 1)])
+def test_an_estimate_is_fitted_until_nothing_is_gained(wave, seed, monkeypatch):
+    """Of the first, steps on the object diverge; the second needs more rounds than a guess has."""
+    options = SimulationOptions(size=32, grid=9, step=2, jitter=1, phase_range=1.5)
+    generator = np.random.default_rng(seed)
+    along = np.arange(options.size) - options.size // 2
+    probe = wave(np.hypot(along[:, None], along))
+    probe = (1e3 * probe / np.linalg.norm(probe)).astype(np.complex64)[None]
+    positions = raster(options, generator)
+    scan = measure(make_object(options, generator), probe, positions, 1e6, generator, "wave")
+    guess = Lens(torch.from_numpy(scan.probe))(np.array([2.0, -3.0, 1.0, 0.0]))
+    monkeypatch.setattr(probe_fit, "_calibrate", lambda block, scan, frames, guess, say: guess)
+    blind = replace(scan, is_probe_estimated=True)
+    found = probe_fit.fit_probe(blind, guess, 1, lambda _: None).numpy()
+    overlaps = [abs(np.vdot(unit(scan.probe), unit(p))) for p in (found, guess.numpy())]
+    assert overlaps[0] > 0.999 > 0.98 > overlaps[1]
 
 
 def test_a_training_that_goes_on_looks_for_no_probe(blurred, tmp_path, every_epoch, monkeypatch):
