@@ -20,6 +20,8 @@ SAME_PROBE = 0.02
 """Largest difference between two guesses of the same probe, over their norm."""
 LEAST_SIZE = 1e-5
 """Norm of a mode that is none, over that of the strongest: what rounding leaves."""
+SHIFTS = 4
+"""To bring light to its place: what comes in at the other side moves the centre back."""
 FIRST_SHARE = 0.15
 """Amplitude of a new mode, over that of the first mode."""
 
@@ -46,7 +48,9 @@ class Gauge:
         """(Q, N, N) complex64 modes with this factor, shift and phase ramp."""
         factor = (self._flux / modes.abs().square().sum()).sqrt()
         turned = self._tilt - _centre(far_field(modes))
-        modes = shift_probe(modes * factor, self._centre - _centre(modes))
+        modes = modes * factor
+        for _ in range(SHIFTS):
+            modes = shift_probe(modes, self._centre - _centre(modes))
         N = modes.shape[-1]
         along = torch.arange(N, device=modes.device) - N // 2
         angle = 2 * torch.pi / N * (turned[0] * along[:, None] + turned[1] * along[None, :])

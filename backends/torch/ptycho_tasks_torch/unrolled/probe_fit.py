@@ -115,7 +115,7 @@ def fit_probe(
     most_rounds = MOST_ROUNDS if scan.is_probe_estimated else 0
 
     def fit(first: Tensor) -> tuple[Tensor, Tensor]:
-        fitted = sort_modes(Gauge(start).keep(_fit_modes(block, first, most_rounds)), start)
+        fitted = sort_modes(Gauge(guess).keep(_fit_modes(block, first, most_rounds)), start)
         return fitted, block.measure(fitted)
 
     probe, after = fit(add_modes(start, most))
@@ -167,7 +167,7 @@ def _calibrate(
     start = guess
     if scan.is_probe_estimated:
         start = search_widely(guess, misfit)
-    probe = calibrate_probe(start, misfit)
+    probe = Gauge(guess).keep(calibrate_probe(start, misfit))
     if probe_distance(probe.cpu().numpy(), guess.cpu().numpy()) < SAME_PROBE:
         return guess
     before, after = block.measure(guess), block.measure(probe)

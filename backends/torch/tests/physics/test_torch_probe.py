@@ -40,6 +40,15 @@ def test_flux_shift_and_tilt_that_are_fitted_are_taken_back(scan):
     assert abs(np.vdot(unit(scan.probe), unit(again))) > 0.999
 
 
+def test_light_that_reaches_the_rim_is_brought_to_its_place(scan):
+    """A shift lets some of it in at the other side, which moves the centre back."""
+    guess, along = torch.from_numpy(scan.probe), torch.arange(scan.size) - 13.0
+    r = torch.hypot(along[:, None], along)
+    wide = torch.polar(torch.exp(-((r / 16) ** 2)), 0.1 * r)[None]
+    found = centres(Gauge(guess).keep(wide).numpy())
+    np.testing.assert_allclose(found[:2], centres(scan.probe)[:2], atol=0.03)
+
+
 @pytest.mark.parametrize("modes", [1, 2, 8])
 def test_modes_are_added_or_left_out(scan, modes):
     two = torch.from_numpy(np.concatenate([scan.probe, 0.3 * scan.probe[:, ::-1]]))
