@@ -44,12 +44,12 @@ class Gauge:
         self._flux = probe.abs().square().sum()
         self._centre, self._tilt = _centre(probe), _centre(far_field(probe))
 
-    def keep(self, modes: Tensor) -> Tensor:
-        """(Q, N, N) complex64 modes with this factor, shift and phase ramp."""
+    def keep(self, modes: Tensor, *, moves: bool = True) -> Tensor:
+        """(Q, N, N) complex64 modes with this factor, phase ramp and, if `moves`, shift."""
         factor = (self._flux / modes.abs().square().sum()).sqrt()
         turned = self._tilt - _centre(far_field(modes))
         modes = modes * factor
-        for _ in range(SHIFTS):
+        for _ in range(SHIFTS if moves else 0):
             modes = shift_probe(modes, self._centre - _centre(modes))
         N = modes.shape[-1]
         along = torch.arange(N, device=modes.device) - N // 2

@@ -100,8 +100,9 @@ def fit_probe(
         frames: (K,) those that may be used; None is all.
 
     Returns:
-        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess; modes are
-        orthogonal, the strongest first. All Q modes where fewer are not taken, or the guess kept.
+        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess, but for the centre
+        of an estimate where frames held back tell another; modes are orthogonal, the strongest
+        first. All Q modes where fewer are not taken, or the guess kept.
     """
     guess = take_lit(guess)
     frames = np.arange(scan.frame_count) if frames is None else frames
@@ -112,11 +113,20 @@ def fit_probe(
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
     start = _calibrate(block, scan, frames, guess, say)
     before = block.measure(start)
-    most_rounds = MOST_ROUNDS if scan.is_probe_estimated else 0
+    gauge = Gauge(guess)
 
     def fit(first: Tensor) -> tuple[Tensor, Tensor]:
-        fitted = sort_modes(Gauge(guess).keep(_fit_modes(block, first, most_rounds)), start)
-        return fitted, block.measure(fitted)
+        if scan.is_probe_estimated:
+            first = gauge.keep(_search_modes(block, first))
+        fitted = _fit_modes(block, first)
+        placed = sort_modes(gauge.keep(fitted), start)
+        misfit = block.measure(placed)
+        if not scan.is_probe_estimated:
+            return placed, misfit
+        # Light that fills the frames has its place in them, which an estimate does not know.
+        free = sort_modes(gauge.keep(fitted, moves=False), start)
+        misfit_of_free = block.measure(free)
+        return (free, misfit_of_free) if _is_better(misfit, misfit_of_free) else (placed, misfit)
 
     probe, after = fit(add_modes(start, most))
     if not _is_better(before, after):
@@ -246,19 +256,25 @@ def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
     return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
 
 
-def _fit_modes(block: _Block, probe: Tensor, most_rounds: int) -> Tensor:
-    """(P, N, N) complex64 modes in counts, of the round that explains the frames held back best.
+def _search_modes(block: _Block, probe: Tensor) -> Tensor:
+    """(P, N, N) complex64 modes in counts, after as many rounds with long steps as it takes; moved
+    with the object as the fit pleases.
 
     Args:
         block: frames.
         probe: (P, N, N) complex64 modes in counts to begin with.
-        most_rounds: with long steps, before those in which they become short.
     """
     fit = _Fit(block, probe / block.scale)
-    for _ in range(most_rounds):
+    for _ in range(MOST_ROUNDS):
         if fit.is_level or fit.has_diverged:
             break
         fit.advance(GAIN)
+    return fit.best * block.scale
+
+
+def _fit_modes(block: _Block, probe: Tensor) -> Tensor:
+    """The same with steps that become short, so that noise is averaged out."""
+    fit = _Fit(block, probe / block.scale)
     for index in range(ROUNDS):
         if fit.has_diverged:
             break

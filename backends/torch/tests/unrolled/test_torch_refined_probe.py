@@ -146,7 +146,7 @@ def test_a_guess_that_is_right_is_about_kept(scan):
 def test_what_frames_held_back_do_not_confirm_is_not_taken(scan, monkeypatch):
     wrong = Lens(torch.from_numpy(scan.probe))(np.array([3.0, 0, 0, 0]))
     monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: wrong)
-    monkeypatch.setattr(probe_fit, "_fit_modes", lambda block, probe, rounds: wrong)
+    monkeypatch.setattr(probe_fit, "_fit_modes", lambda block, probe: wrong)
     guess, lines = torch.from_numpy(scan.probe), []
     found = probe_fit.fit_probe(scan, guess, 3, lines.append)
     assert lines == [
