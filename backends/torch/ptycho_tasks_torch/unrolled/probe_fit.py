@@ -57,8 +57,10 @@ FIRST_STEPS, STEPS = 12, 3
 ROUNDS = 16
 """In which the steps of the probe become short."""
 MOST_ROUNDS, FALLS, PATIENCE = 200, 0.99, 16
-"""Of an estimate, rounds with long steps before: at most, and until the misfit of frames held back
-has not fallen to such a share in so many."""
+"""Rounds with long steps before, of a probe that is far from the guess: at most, and until the
+misfit of frames held back has not fallen to such a share in so many."""
+FAR = 0.5
+"""Share of the guess' misfit below which a fitted probe is far from it. An estimate always is."""
 SUBSETS, TURNS = 4, 2
 """Parts of the frames that take turns in moving the probe, and how many do in a round."""
 GAIN, LAST_GAIN, MOMENTUM = 0.5, 0.05, 0.8
@@ -115,8 +117,8 @@ def fit_probe(
     before = block.measure(start)
     gauge = Gauge(guess)
 
-    def fit(first: Tensor) -> tuple[Tensor, Tensor]:
-        if scan.is_probe_estimated:
+    def fit(first: Tensor, *, is_far: bool = scan.is_probe_estimated) -> tuple[Tensor, Tensor]:
+        if is_far:
             first = gauge.keep(_search_modes(block, first))
         fitted = _fit_modes(block, first)
         placed = sort_modes(gauge.keep(fitted), start)
@@ -129,6 +131,10 @@ def fit_probe(
         return (free, misfit_of_free) if _is_better(misfit, misfit_of_free) else (placed, misfit)
 
     probe, after = fit(add_modes(start, most))
+    if not scan.is_probe_estimated and after.mean() < FAR * before.mean():
+        further = fit(probe, is_far=True)
+        if _is_better(after, further[1]):
+            probe, after = further
     if not _is_better(before, after):
         probe, after = start, before
     is_fewer = modes < len(guess)
