@@ -39,6 +39,9 @@ DARK = 1e-6
 of the modulus is finite where the far field is dark."""
 ANSCOMBE = 0.375
 """Photons that are added to every pixel, measured and predicted; see above."""
+FAINT_SLOPE = 1.26
+"""Four times the slope at 0 of the mean square noise of a root of counts, over the mean count:
+(sqrt(1 + 3/8) - sqrt(3/8))^2, for a single photon."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
 
@@ -273,6 +276,18 @@ class Exposure:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over
         `counts` is noise. Of (B, S, T) complex64, without gradients."""
         return self._average(canvas, lambda modulus, chunk: modulus.sub_(chunk.amplitude).square_())
+
+    def measure_noise(self, canvas: Tensor) -> float:
+        """What `measure_misfit` is on average where photon noise alone is left."""
+
+        def vary(modulus: Tensor, chunk: Chunk) -> Tensor:
+            photons = modulus.square_().sub_(self.dark).mul_(self.counts)
+            # Of a Poisson variable, the mean square of the difference of its root, with 3/8 added,
+            # from that of its mean: 0.31 of the mean where that is small, and soon 1/4.
+            noise = torch.expm1(photons.mul_(-FAINT_SLOPE)).mul_(-1 / 4)
+            return noise.div_(self.counts).masked_fill_(chunk.amplitude.isnan(), math.nan)
+
+        return self._average(canvas, vary) if math.isfinite(self.counts) else 0.0
 
     def measure_divergence(self, canvas: Tensor) -> float:
         """Half the Poisson deviance of the frames, with `dark` added to what is predicted and

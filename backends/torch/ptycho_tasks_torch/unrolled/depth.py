@@ -32,13 +32,17 @@ SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
-LEAST_STEPS, MOST_STEPS = 24, 200
+LEAST_STEPS, MOST_STEPS = 24, 1000
 """Bounds, the second of steps of the usual length. Where photons are few, the low frequencies of
 the phase gain by steps that the misfit of single frames does not show."""
 UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.0005, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
+NOISY, NEAR, MORE_PATIENCE = 1.1, 1.003, 0.5
+"""A misfit of at most so many times that of photon noise can fall no further. Where it can, it may
+rest, or rise a little, before it does: a stage goes on until it was so near to the least one for
+such a share of all steps."""
 WORSE, DRIFTS = 2.0, 1.05
 """A misfit so many times the least one, after any step, and where a stage would end: the steps
 diverge. They are undone, and go on half as long. What noise of the frames the steps fit is a
@@ -134,8 +138,17 @@ class Depth:
         if self.held_back is None:
             return done >= UNSPARED_STEPS
         length = self.engine.damping
-        is_level = since * length >= PATIENCE
-        return done * length >= MOST_STEPS or (done >= LEAST_STEPS and is_level)
+        if done * length >= MOST_STEPS:
+            return True
+        if done < LEAST_STEPS or since * length < PATIENCE:
+            return False
+        near = next(k for k, value in enumerate(self.misfits) if value <= NEAR * min(self.misfits))
+        return done - near >= MORE_PATIENCE * done or self._is_noise()
+
+    def _is_noise(self) -> bool:
+        """Whether nothing but photon noise keeps the frames held back from being explained."""
+        assert self.held_back is not None
+        return min(self.misfits) <= NOISY * self.held_back.measure_noise(self.best)
 
     @property
     def best_step(self) -> int:

@@ -157,7 +157,7 @@ def test_dense_frames_of_a_smooth_probe_do_not_diverge_to_the_end(dense):
 def test_shuffled_positions_end_early_with_a_line(bright):
     order = np.random.default_rng(0).permutation(bright.frame_count)
     depth, _ = run(replace(bright, positions=bright.positions[order]))
-    assert depth.engine.steps < 50
+    assert depth.engine.steps < depth_module.MOST_STEPS / 10
     assert "diverged" in depth.describe() or "level" in depth.describe()
 
 
