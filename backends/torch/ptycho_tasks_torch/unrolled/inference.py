@@ -87,7 +87,6 @@ def _follow_course(
     lit, seen = light > 0, light >= SEEN_LEVEL * light.max()
     course = Course(exposure, network, None if steps == "auto" else steps)
     depth = course.depth
-    total = depth.most_steps
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
@@ -95,12 +94,13 @@ def _follow_course(
             image, place.origin, probe, scan.positions, depth.misfits, depth.taken
         )
 
-    request.progress(0, total, {})
+    request.progress(0, depth.expected_steps, {})
     for done, canvas in enumerate(course.run(), start=1):
         # The correction after the last step is none; until it is there, neither is the end.
-        if done < min(total, depth.taken):
+        if done < min(depth.most_steps, depth.taken):
             is_measured = done < len(depth.misfits)
-            request.progress(done, total, {"misfit": depth.misfits[-1]} if is_measured else {})
+            metrics = {"misfit": depth.misfits[-1]} if is_measured else {}
+            request.progress(done, depth.expected_steps, metrics)
         make = functools.partial(show, canvas)
         request.show(lambda make=make: make().object * seen)  # type: ignore[misc]
         yield make
