@@ -17,6 +17,7 @@ side, S, T rows and columns of the canvas.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -39,9 +40,8 @@ from ptycho_tasks_torch.physics.probe import (
     take_lit,
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
-from ptycho_tasks_torch.unrolled.depth import LEAST_DAMPING
-from ptycho_tasks_torch.unrolled.network import reconstruct
-from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns
+from ptycho_tasks_torch.unrolled.depth import DRIFTS, LEAST_DAMPING
+from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns, run_steps
 
 FRAME_ROWS = 600 * 64
 """Detector rows of all frames that are fitted, so that larger frames are fewer."""
@@ -72,8 +72,10 @@ DIM = 0.05
 WORSE = 1.3
 """A misfit so many times the least one: the steps on the object diverge. They go on half as long
 from the best round."""
-CONFIRMING_STEPS, CERTAIN = 24, 3.0
-"""To confirm a probe: steps on the object, and standard errors that frames held back gain."""
+CONFIRMING_STEPS, MOST_CONFIRMING, STILL_FALLS, CERTAIN = 24, 384, 0.8, 3.0
+"""To confirm a probe: steps on the object, at least and at most, the share to which the misfit of
+the guess falls by twice as many where they are too few, and standard errors that frames held back
+gain. A wrong probe may lead faster to what it can explain."""
 AS_GOOD = -0.005
 """Least gain of a probe of fewer modes over one of all, which saves time: a hundredth of the
 misfit is lost."""
@@ -113,6 +115,7 @@ def fit_probe(
         return guess
     most = max(modes, len(guess))
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
+    block.settle(guess)
     start = _calibrate(block, scan, frames, guess, say)
     before = block.measure(start)
     gauge = Gauge(guess)
@@ -216,6 +219,9 @@ class _Block:
 
     def __init__(self, scan: ScanData, guess: Tensor) -> None:
         """Take all frames of a scan into memory."""
+        self.steps, self.damping = CONFIRMING_STEPS, 1.0
+        """Number of steps on the object, to confirm a probe, and what their length is multiplied
+        by."""
         photon, count = find_photon(scan.diffraction), scan.frame_count
         self.scale = math.sqrt(read_intensity(scan, np.arange(count)))
         self.exposure = expose_scan(scan, guess / self.scale, self.scale, photon)
@@ -245,15 +251,30 @@ class _Block:
         radius = spot_radius(modes)
         return replace(self.exposure, probes=shift_probe(modes, self.fractions), radius=radius)
 
-    def measure(self, probe: Tensor, steps: int = CONFIRMING_STEPS) -> Tensor:
+    def settle(self, guess: Tensor) -> None:
+        """Take as many steps to confirm a probe as the object of the guess, (P, N, N) complex64 in
+        counts, needs, and as short ones."""
+        misfit = self.measure(guess).mean()
+        while self.steps < MOST_CONFIRMING:
+            before, misfit = misfit, self.measure(guess, 2 * self.steps).mean()
+            if misfit < STILL_FALLS * before:
+                self.steps *= 2
+            elif not misfit < DRIFTS * before and self.damping > LEAST_DAMPING:
+                self.damping /= 2
+                misfit = self.measure(guess).mean()
+            else:
+                break
+
+    def measure(self, probe: Tensor, steps: int | None = None) -> Tensor:
         """(H,) misfit of each frame held back, after steps on the others.
 
         Args:
             probe: (P, N, N) complex64 in counts.
-            steps: on the object, from a flat one on.
+            steps: on the object, from a flat one on; None takes those that confirm a probe.
         """
         exposure = self.expose(probe / self.scale)
-        canvas = reconstruct(exposure.take(self.rest), steps).canvas
+        run = run_steps(exposure.take(self.rest), steps or self.steps, damping=self.damping)
+        canvas = deque(run, maxlen=1).pop().canvas
         return _compare(exposure.take(self.held_back), canvas)
 
 

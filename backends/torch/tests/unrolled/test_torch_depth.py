@@ -154,6 +154,29 @@ def test_dense_frames_of_a_smooth_probe_do_not_diverge_to_the_end(dense):
     assert depth.exposure.measure_misfit(canvas) < 0.01 * flat
 
 
+@pytest.mark.parametrize("photons", [3e3, 1e8])
+def test_noise_is_what_is_left_where_all_is_known(photons):
+    scan = simulate(SimulationOptions(size=32, grid=9, step=3.5, photons=photons, seed=3))
+    exposure = expose(scan)
+    known = torch.ones_like(exposure.light) + 0j
+    place = canvas_of(scan.positions, scan.size)
+    (top, left), (rows, columns) = place.origin, place.shape
+    known[0, :rows, :columns] = torch.from_numpy(
+        scan.object[top : top + rows, left : left + columns]
+    )
+    ratio = exposure.measure_misfit(known) / exposure.measure_noise(known)
+    assert ratio == pytest.approx(1, abs=0.05)
+
+
+def test_steps_go_on_where_something_but_noise_is_left(bright, monkeypatch):
+    wrong = replace(bright, probe=bright.probe + 0.1 * np.roll(bright.probe, 2, axis=-1))
+    patient, _ = run(wrong)
+    monkeypatch.setattr(depth_module, "NOISY", math.inf)
+    hasty, _ = run(wrong)
+    assert hasty.engine.steps < patient.engine.steps
+    assert min(patient.misfits) <= min(hasty.misfits)
+
+
 def test_shuffled_positions_end_early_with_a_line(bright):
     order = np.random.default_rng(0).permutation(bright.frame_count)
     depth, _ = run(replace(bright, positions=bright.positions[order]))

@@ -155,6 +155,16 @@ def test_what_frames_held_back_do_not_confirm_is_not_taken(scan, monkeypatch):
     np.testing.assert_array_equal(found, guess)
 
 
+def test_a_probe_is_confirmed_by_steps_that_converge(dense):
+    """Those of the usual length diverge there, with the right probe too."""
+    guess = torch.from_numpy(dense.probe)
+    block = probe_fit._Block(dense, guess)
+    before = block.measure(guess).mean()
+    block.settle(guess)
+    assert block.damping < 1
+    assert block.measure(guess).mean() < 0.5 * before
+
+
 def test_too_few_frames_tell_no_probe(scan):
     few, lines = take_frames(scan, np.arange(20)), []
     found = probe_fit.fit_probe(few, torch.from_numpy(scan.probe), 1, lines.append)
