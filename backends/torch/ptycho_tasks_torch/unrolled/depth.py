@@ -32,10 +32,9 @@ SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
-LEAST_STEPS, USUAL_STEPS, MOST_STEPS = 24, 200, 1000
-"""Least number of steps, what most scans need no more of, and the largest number, of steps of the
-usual length. Where photons are few, the low frequencies of the phase gain by steps that the misfit
-of single frames does not show."""
+LEAST_STEPS, MOST_STEPS = 24, 1000
+"""Bounds; few scans need the second. Where photons are few, the low frequencies of the phase gain by
+steps that the misfit of single frames does not show."""
 UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.0005, 6
@@ -139,7 +138,7 @@ class Depth:
         if self.held_back is None:
             return done >= UNSPARED_STEPS
         length = self.engine.damping
-        if done * length >= MOST_STEPS:
+        if done >= MOST_STEPS:
             return True
         if done < LEAST_STEPS or since * length < PATIENCE:
             return False
@@ -160,11 +159,6 @@ class Depth:
     def most_steps(self) -> int:
         """How many steps there are at most, the last ones included."""
         return round((1 + LAST_SHARE) * MOST_STEPS) if self.steps is None else self.steps
-
-    @property
-    def expected_steps(self) -> int:
-        """How many there may be, for a display of progress: few scans need the most."""
-        return min(self.most_steps, max(USUAL_STEPS, 2 * self.engine.steps))
 
     @property
     def taken(self) -> int:
@@ -248,7 +242,7 @@ class Depth:
             return f"{taken}; back to step {best}, the best for {held_back}"
         if self.held_back is None:
             return f"{taken}; too few frames to hold some back"
-        if self.engine.steps * length >= MOST_STEPS:
+        if self.engine.steps >= MOST_STEPS:
             return f"{taken}, the most; the misfit of frames held back still falls"
         return f"{taken}; misfit of frames held back level since {best}"
 
