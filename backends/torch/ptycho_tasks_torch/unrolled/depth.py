@@ -33,8 +33,8 @@ SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
 LEAST_STEPS, MOST_STEPS = 24, 1000
-"""Bounds; few scans need the second. Where photons are few, the low frequencies of the phase gain by
-steps that the misfit of single frames does not show."""
+"""Bounds; few scans need the second. Where photons are few, the low frequencies of the phase gain
+by steps that the misfit of single frames does not show."""
 UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.0005, 6
@@ -142,7 +142,8 @@ class Depth:
             return True
         if done < LEAST_STEPS or since * length < PATIENCE:
             return False
-        near = next(k for k, value in enumerate(self.misfits) if value <= NEAR * min(self.misfits))
+        enough = NEAR * min(self.misfits)
+        near = next(step for step, misfit in enumerate(self.misfits) if misfit <= enough)
         return done - near >= MORE_PATIENCE * done or self._is_noise()
 
     def _is_noise(self) -> bool:
