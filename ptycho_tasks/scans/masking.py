@@ -306,9 +306,9 @@ def leave_out_unlikely(
         found = {"hot": found["hot"] | hot, "dead": dead}
     elif found["hot"].any():
         raw.doubts.append(
-            f"{raw.frames.key}: {np.count_nonzero(found['hot'])} pixels far brighter than "
-            "their neighbours in every frame are taken as bad; set source.bad_pixels to marked "
-            "if they are right, or to auto to look closely"
+            f"{raw.frames.key}: pixels far brighter than their neighbours in every frame are taken "
+            f"as bad: {np.count_nonzero(found['hot'])}; set source.bad_pixels to marked if they "
+            "are right, as sharp peaks of a periodic object may be, or to auto to look closely"
         )
     for reason, pixels in found.items():
         found_bad.add(reason, pixels)

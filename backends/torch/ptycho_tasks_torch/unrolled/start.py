@@ -70,6 +70,11 @@ def _refuse_others(path: Path, bundle: Bundle, channels: int, version: str) -> T
         )
     training = bundle.params.get("training")
     theirs = training.get("channels") if isinstance(training, Mapping) else None
+    if theirs is None:
+        raise BundleError(
+            f"{path}: params.json does not say how many channels its network has; train it again, "
+            f"or take {PRETRAINED} or {NOTHING}"
+        )
     if theirs != channels:
         raise BundleError(
             f"{path}: its network has {theirs} channels, and training.channels is {channels}; set "
