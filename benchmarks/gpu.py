@@ -229,7 +229,7 @@ def compare_devices(plan: Plan, device: torch.device) -> Iterator[Row]:
     results: list[dict[str, Tensor]] = []
     shown = Shown()
     for each, settings in ((cpu, nullcontext()), (device, like_a_gpu())):
-        with settings, shown, full_precision():
+        with settings, patch.object(objective, "rehearse", shown), full_precision():
             loss, gradient = learn_from(TrainingStep(scan, plan, 1, each))
             results.append(
                 {
@@ -281,22 +281,16 @@ class Shown:
     """
 
     def __init__(self) -> None:
-        self._maps: list[tuple[Tensor, Tensor]] = []
+        self._maps: tuple[Tensor, Tensor] | None = None
 
-    def __enter__(self) -> None:
-        self._patch = patch.object(objective, "rehearse", self._rehearse)
-        self._patch.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.stop()
-
-    def _rehearse(self, made: Exposure, steps: int | None) -> SimpleNamespace:
-        if not self._maps:
+    def __call__(self, made: Exposure, steps: int | None) -> SimpleNamespace:
+        """In place of `rehearse`."""
+        if self._maps is None:
             engine = rehearse(made, steps)
-            self._maps = [(engine.canvas, engine.show())]
-        ((canvas_, fields),) = self._maps
+            self._maps = engine.canvas, engine.show()
         device = made.amplitude.device
-        return SimpleNamespace(canvas=canvas_.to(device), show=partial(fields.to, device))
+        found, fields = (values.to(device) for values in self._maps)
+        return SimpleNamespace(canvas=found, show=lambda: fields)
 
 
 @torch.inference_mode()

@@ -111,10 +111,10 @@ class UnrolledNetwork(nn.Module):
         return corrected
 
 
-def reconstruct(exposure: Exposure, steps: int = BLOCK_STEPS) -> Engine:
-    """The engine after some steps; without gradients."""
+def reconstruct(exposure: Exposure, steps: int = BLOCK_STEPS, *, damping: float = 1.0) -> Engine:
+    """The engine after some steps; without gradients. Arguments as for `run_steps`."""
     with torch.no_grad():
-        return deque(run_steps(exposure, steps), maxlen=1).pop()
+        return deque(run_steps(exposure, steps, damping=damping), maxlen=1).pop()
 
 
 def rehearse(exposure: Exposure, steps: int | None = None) -> Engine:

@@ -17,7 +17,6 @@ side, S, T rows and columns of the canvas.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -41,7 +40,8 @@ from ptycho_tasks_torch.physics.probe import (
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
 from ptycho_tasks_torch.unrolled.depth import DRIFTS, LEAST_DAMPING
-from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns, run_steps
+from ptycho_tasks_torch.unrolled.network import reconstruct
+from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns
 
 FRAME_ROWS = 600 * 64
 """Detector rows of all frames that are fitted, so that larger frames are fewer."""
@@ -115,9 +115,7 @@ def fit_probe(
         return guess
     most = max(modes, len(guess))
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
-    block.settle(guess)
-    start = _calibrate(block, scan, frames, guess, say)
-    before = block.measure(start)
+    start, before = _calibrate(block, scan, frames, guess, say)
     gauge = Gauge(guess)
 
     def fit(first: Tensor, *, is_far: bool = scan.is_probe_estimated) -> tuple[Tensor, Tensor]:
@@ -175,8 +173,10 @@ def describe_few(frames: int) -> str:
 
 def _calibrate(
     block: _Block, scan: ScanData, frames: NDArray[np.int64], guess: Tensor, say: Say
-) -> Tensor:
-    """The guess with another size, defocus and astigmatism, if they explain more."""
+) -> tuple[Tensor, Tensor]:
+    """The guess with another size, defocus and astigmatism, if they explain more; and its (H,)
+    misfits of frames held back."""
+    before = block.settle(guess)
     few = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // scan.size**2)
     small = _Block.choose(scan, frames, guess, few, len(guess))
 
@@ -188,16 +188,16 @@ def _calibrate(
         start = search_widely(guess, misfit)
     probe = Gauge(guess).keep(calibrate_probe(start, misfit))
     if probe_distance(probe.cpu().numpy(), guess.cpu().numpy()) < SAME_PROBE:
-        return guess
-    before, after = block.measure(guess), block.measure(probe)
+        return guess, before
+    after = block.measure(probe)
     if not _is_better(before, after):
-        return guess
+        return guess, before
     old, new = spot_radius(guess), spot_radius(probe)
     say(
         f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} pixels; "
         f"misfit of frames held back {before.mean():.3g} -> {after.mean():.3g}"
     )
-    return probe
+    return probe, after
 
 
 def _gain(before: Tensor, after: Tensor) -> Tensor:
@@ -251,19 +251,20 @@ class _Block:
         radius = spot_radius(modes)
         return replace(self.exposure, probes=shift_probe(modes, self.fractions), radius=radius)
 
-    def settle(self, guess: Tensor) -> None:
+    def settle(self, guess: Tensor) -> Tensor:
         """Take as many steps to confirm a probe as the object of the guess, (P, N, N) complex64 in
-        counts, needs, and as short ones."""
-        misfit = self.measure(guess).mean()
+        counts, needs, and as short ones; its (H,) misfits."""
+        misfit = self.measure(guess)
         while self.steps < MOST_CONFIRMING:
-            before, misfit = misfit, self.measure(guess, 2 * self.steps).mean()
-            if misfit < STILL_FALLS * before:
-                self.steps *= 2
-            elif not misfit < DRIFTS * before and self.damping > LEAST_DAMPING:
+            later = self.measure(guess, 2 * self.steps)
+            if later.mean() < STILL_FALLS * misfit.mean():
+                self.steps, misfit = 2 * self.steps, later
+            elif not later.mean() < DRIFTS * misfit.mean() and self.damping > LEAST_DAMPING:
                 self.damping /= 2
-                misfit = self.measure(guess).mean()
+                misfit = self.measure(guess)
             else:
                 break
+        return misfit
 
     def measure(self, probe: Tensor, steps: int | None = None) -> Tensor:
         """(H,) misfit of each frame held back, after steps on the others.
@@ -273,8 +274,8 @@ class _Block:
             steps: on the object, from a flat one on; None takes those that confirm a probe.
         """
         exposure = self.expose(probe / self.scale)
-        run = run_steps(exposure.take(self.rest), steps or self.steps, damping=self.damping)
-        canvas = deque(run, maxlen=1).pop().canvas
+        rest, count = exposure.take(self.rest), steps or self.steps
+        canvas = reconstruct(rest, count, damping=self.damping).canvas
         return _compare(exposure.take(self.held_back), canvas)
 
 

@@ -180,7 +180,7 @@ def test_steps_go_on_where_something_but_noise_is_left(bright, monkeypatch):
 def test_shuffled_positions_end_early_with_a_line(bright):
     order = np.random.default_rng(0).permutation(bright.frame_count)
     depth, _ = run(replace(bright, positions=bright.positions[order]))
-    assert depth.engine.steps < depth_module.MOST_STEPS / 10
+    assert depth.engine.steps <= 50
     assert "diverged" in depth.describe() or "level" in depth.describe()
 
 

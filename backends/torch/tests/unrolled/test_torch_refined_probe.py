@@ -267,7 +267,11 @@ def test_an_estimate_is_fitted_until_nothing_is_gained(wave, seed, monkeypatch):
     positions = raster(options, generator)
     scan = measure(make_object(options, generator), probe, positions, 1e6, generator, "wave")
     guess = Lens(torch.from_numpy(scan.probe))(np.array([2.0, -3.0, 1.0, 0.0]))
-    monkeypatch.setattr(probe_fit, "_calibrate", lambda block, scan, frames, guess, say: guess)
+    monkeypatch.setattr(
+        probe_fit,
+        "_calibrate",
+        lambda block, scan, frames, guess, say: (guess, block.settle(guess)),
+    )
     blind = replace(scan, is_probe_estimated=True)
     found = probe_fit.fit_probe(blind, guess, 1, lambda _: None).numpy()
     overlaps = [abs(np.vdot(unit(scan.probe), unit(p))) for p in (found, guess.numpy())]
