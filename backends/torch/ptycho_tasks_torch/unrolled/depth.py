@@ -4,13 +4,16 @@ A few frames, evenly spread, are left out of the steps, and their misfit is foll
 of the frames lead far at little cost; when the frames held back no longer gain by them, steps on
 all others average out what noise the parts leave; when these gain nothing either, the frames held
 back are taken in for the last steps. Where photons are few that also keeps the object from fitting
-their noise. Steps that diverge are undone, and go on half as long.
+their noise. Steps that diverge are undone, and go on half as long. Where such steps leave more
+than noise in the end, others begin anew with weak filters: low frequencies of the phase that are
+lifted too far, as with probes that fade slowly, can lead to a wrong object that no step leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +28,7 @@ from ptycho_tasks_torch.unrolled.steps import (
     Engine,
     Turn,
     Turns,
+    begin_like,
     follow,
 )
 
@@ -32,9 +36,10 @@ SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
 """One in so many frames is held back, and bounds of their number."""
 LEAST_FRAMES = 12
 """A scan of fewer frames can spare none."""
-LEAST_STEPS, MOST_STEPS = 24, 1000
-"""Bounds; few scans need the second. Where photons are few, the low frequencies of the phase gain
-by steps that the misfit of single frames does not show."""
+LEAST_STEPS, DOUBTFUL_STEPS, MOST_STEPS = 24, 500, 1000
+"""Bounds; few scans need the last, or that of steps which are doubtful and may begin anew. Where
+photons are few, the low frequencies of the phase gain by steps that the misfit of single frames
+does not show."""
 UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.0005, 6
@@ -50,12 +55,43 @@ hundredth at most until they end."""
 LEAST_DAMPING, SHORTER_GAIN = 0.1, 0.9
 """Length of steps, in units of the usual one, that are not tried any more; and what shorter steps
 must bring the misfit down to, as a share, that still shorter ones are tried."""
+WEAK, CLEARLY, ASTRAY = 0.1, 0.97, 0.05
+"""Lift of the steps that begin anew; what they must bring the misfit down to, as a share of the
+least one before, to be taken; and what steps that diverge to the end must have brought it down to,
+as a share of that of the start, that others are worth a try: with wrong positions none are."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
 """Steps that may follow a correction; and the share that is enough of the most that frames held
 back gain by them, and by them and the correction. The last of it costs more noise, pixel by pixel,
 than it is worth."""
+
+
+@dataclass
+class _Path:
+    """Steps from the start on, and where they have led."""
+
+    engine: Engine
+    best: Tensor
+    """The object with the least misfit."""
+    least: float
+    """That misfit."""
+    first: int
+    """Number of the first step: 1, or later if other steps were before."""
+    best_step: int = 0
+    """Number of the step after which the misfit was least; 0 is the start."""
+    has_diverged: bool = False
+    """Whether steps diverge, and shorter ones are no better."""
+    least_before: float = math.inf
+    """The least misfit when steps were made shorter."""
+
+    def shorten(self) -> None:
+        """Go back to the best object, with shorter steps; they are no use if those before were
+        none."""
+        is_idle = self.best_step > 0 and self.least > SHORTER_GAIN * self.least_before
+        self.engine.go_back(self.best)
+        self.has_diverged = is_idle or self.engine.damping < LEAST_DAMPING
+        self.least_before = self.least
 
 
 class Depth:
@@ -77,14 +113,29 @@ class Depth:
         """Frames that are no part of the steps but the last."""
         rest = sorted({*range(len(exposure.places))} - {*held_back})
         self.rest = exposure.take(rest) if held_back else exposure
-        self.engine = Engine(self.rest, start)
-        self.misfits = [self.measure(self.engine.canvas)]
+        engine = Engine(self.rest, start)
+        self.misfits = [self.measure(engine.canvas)]
         """Of the frames held back, before the first step and after each."""
-        self.best = self.engine.canvas
-        """The object with the least misfit."""
-        self.has_diverged = False
-        """Whether steps diverge, and shorter ones are no better."""
-        self._least = math.inf  # misfit when steps were made shorter
+        self._start, self._path = start, self._make_path(engine)
+        self._others = 0  # steps of the path that was left
+
+    def _make_path(self, engine: Engine) -> _Path:
+        return _Path(engine, engine.canvas, self.misfits[0], len(self.misfits))
+
+    @property
+    def engine(self) -> Engine:
+        """After the last step."""
+        return self._path.engine
+
+    @property
+    def best(self) -> Tensor:
+        """The (1, S, T) complex64 object with the least misfit."""
+        return self._path.best
+
+    @property
+    def best_step(self) -> int:
+        """The step after which the misfit was least; 0 is the start."""
+        return self._path.best_step
 
     def measure(self, canvas: Tensor) -> float:
         """Misfit of the frames held back, or of all if none are: mean square of what amplitudes
@@ -95,41 +146,58 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         turns = Turns(self.rest, self.engine.filter)
+        one = self._path
+        yield from self._follow(turns)
+        if self._is_doubtful and not self._is_noise():
+            self._begin_anew()
+            yield from self._follow(turns)
+            if not self._path.least < CLEARLY * one.least:
+                self._path, self._others = one, self.engine.steps
+        self.engine.stop()
+
+    def _begin_anew(self) -> None:
+        self.engine.stop()
+        self._others = self.engine.steps
+        engine = Engine(self.rest, self._start, lift=WEAK, frequency_filter=self.engine.filter)
+        self._path = self._make_path(engine)
+
+    def _follow(self, turns: Turns) -> Iterator[Tensor]:
+        path = self._path
         for number in (COARSE, FINE, ALL):
             stage = turns[number]
-            least = misfit = min(self.misfits)
+            least = misfit = path.least
             since = 0
             while True:
                 is_enough = self._is_enough(number == COARSE, since)
-                if not misfit < (DRIFTS if is_enough else WORSE) * min(self.misfits):
-                    self._shorten()
-                    if self.has_diverged or (is_enough and self.steps is not None):
+                if not misfit < (DRIFTS if is_enough else WORSE) * path.least:
+                    path.shorten()
+                    if path.has_diverged or (is_enough and self.steps is not None):
                         break
-                    misfit, since = min(self.misfits), 0
+                    misfit, since = path.least, 0
                 elif is_enough:
                     break
-                self.engine.advance(stage[self.engine.steps % len(stage)])
-                misfit = self.measure(self.engine.canvas)
-                if misfit < WORSE * min(self.misfits):
+                path.engine.advance(stage[path.engine.steps % len(stage)])
+                misfit = self.measure(path.engine.canvas)
+                if misfit < WORSE * path.least:
                     since = 0 if misfit < least * (1 - GAIN) else since + 1
                     least = min(least, misfit)
-                    if misfit <= min(self.misfits):
-                        self.best = self.engine.canvas
+                    if misfit <= path.least:
+                        path.best, path.least = path.engine.canvas, misfit
+                        path.best_step = len(self.misfits)
                     self.misfits.append(misfit)
-                    yield self.engine.canvas
-        self.engine.stop()
+                    yield path.engine.canvas
 
-    def _shorten(self) -> None:
-        """Go back to the best object, with shorter steps; they are no use if those before were
-        none."""
-        least = min(self.misfits)
-        is_idle = self.best_step > 0 and least > SHORTER_GAIN * self._least
-        self.engine.go_back(self.best)
-        self.has_diverged = is_idle or self.engine.damping < LEAST_DAMPING
-        self._least = least
+    @property
+    def _is_doubtful(self) -> bool:
+        """Whether steps that were too long may have led to a wrong object."""
+        path = self._path
+        if self.steps is not None or self.held_back is None or path.engine.lift <= WEAK:
+            return False
+        has_led_far = path.least < ASTRAY * self.misfits[0]
+        return has_led_far if path.has_diverged else path.engine.damping < 1
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
-        done = self.engine.steps
+        path, done = self._path, self.engine.steps
         if self.steps is not None:
             limit = max(1, self.steps - self.last_steps)
             return done >= (min(COARSE_STEPS, limit // 2) if is_coarse else limit)
@@ -137,34 +205,30 @@ class Depth:
             return done >= COARSE_STEPS
         if self.held_back is None:
             return done >= UNSPARED_STEPS
-        length = self.engine.damping
-        if done >= MOST_STEPS:
+        if done >= (DOUBTFUL_STEPS if self._is_doubtful else MOST_STEPS):
             return True
-        if done < LEAST_STEPS or since * length < PATIENCE:
+        if done < LEAST_STEPS or since * path.engine.damping < PATIENCE:
             return False
-        enough = NEAR * min(self.misfits)
-        near = next(step for step, misfit in enumerate(self.misfits) if misfit <= enough)
+        enough, misfits = NEAR * path.least, enumerate(self.misfits[path.first :], start=1)
+        near = next((step for step, misfit in misfits if misfit <= enough), 0)
         return done - near >= MORE_PATIENCE * done or self._is_noise()
 
     def _is_noise(self) -> bool:
         """Whether nothing but photon noise keeps the frames held back from being explained."""
         assert self.held_back is not None
-        return min(self.misfits) <= NOISY * self.held_back.measure_noise(self.best)
-
-    @property
-    def best_step(self) -> int:
-        """The step after which the misfit was least; 0 is the start."""
-        return min(range(len(self.misfits)), key=self.misfits.__getitem__)
+        return self._path.least <= NOISY * self.held_back.measure_noise(self.best)
 
     @property
     def most_steps(self) -> int:
         """How many steps there are at most, the last ones included."""
-        return round((1 + LAST_SHARE) * MOST_STEPS) if self.steps is None else self.steps
+        if self.steps is not None:
+            return self.steps
+        return DOUBTFUL_STEPS + round((1 + LAST_SHARE) * MOST_STEPS)
 
     @property
     def taken(self) -> int:
         """How many steps were taken, `finish` included."""
-        return self.engine.steps + self.last_steps
+        return self._others + self.engine.steps + self.last_steps
 
     @property
     def last_steps(self) -> int:
@@ -183,12 +247,8 @@ class Depth:
         count = self.last_steps
         # Nothing is shown or undone from here on; on a large canvas each field counts.
         self.engine.rest()
-        self.best = self.engine.canvas = start
-        steps, length = self.engine.steps, self.engine.damping
-        frequency_filter = self.engine.filter
-        engine = Engine(
-            self.exposure, start, steps, damping=length, frequency_filter=frequency_filter
-        )
+        self._path.best = self.engine.canvas = start
+        engine = begin_like(self.engine, self.exposure, start, self.engine.steps)
         turn = Turn([self.exposure], engine.filter)
         for _ in range(count - 1):
             engine.advance(turn)
@@ -228,10 +288,14 @@ class Depth:
         """How many steps there were, and why, in a line."""
         length, best = self.engine.damping, self.best_step
         taken = f"{self.taken} steps"
-        if length < 1:
+        if self._path.first > 1:
+            taken += f", begun anew after {self._others}, as long ones diverged"
+        elif self._others:
+            taken += f", {self._others} of them begun anew in vain, as long ones diverged"
+        elif length < 1:
             taken += f", at the end {length:g} times as long, as longer ones diverged"
         if self.steps is not None:
-            asked = f", not {self.steps}; back to step {best}" if self.has_diverged else ""
+            asked = f", not {self.steps}; back to step {best}" if self._path.has_diverged else ""
             return f"{taken}{asked or ', as asked for'}"
         held_back = "frames" if self.held_back is None else "frames held back"
         if best == 0:
@@ -239,11 +303,11 @@ class Depth:
                 f"{taken}; {held_back} are explained no better than at the start: check probe and "
                 "positions"
             )
-        if self.has_diverged:
+        if self._path.has_diverged:
             return f"{taken}; back to step {best}, the best for {held_back}"
         if self.held_back is None:
             return f"{taken}; too few frames to hold some back"
-        if self.engine.steps >= MOST_STEPS:
+        if max(self.engine.steps, self._others) >= MOST_STEPS:
             return f"{taken}, the most; the misfit of frames held back still falls"
         return f"{taken}; misfit of frames held back level since {best}"
 

@@ -96,6 +96,7 @@ class Engine:
         steps: int = 0,
         *,
         damping: float = 1.0,
+        lift: float = 1.0,
         frequency_filter: FrequencyFilter | None = None,
     ) -> None:
         """Begin with a flat object, or with another.
@@ -105,6 +106,7 @@ class Engine:
             start: (B, S, T) complex64.
             steps: that led to it.
             damping: what the length of every step is multiplied by.
+            lift: what the share of the filters in it is multiplied by.
             frequency_filter: of the same canvas, where there is one: it takes as much memory as
                 the object.
         """
@@ -118,7 +120,7 @@ class Engine:
         self.gradient: Tensor | None = None
         """(2, B, S, T) float32 step along and across the object's phase that the frames of the last
         turn asked for."""
-        self.damping = damping
+        self.damping, self.lift = damping, lift
         self._turn: Turn | None = None
 
     def advance(self, turn: Turn) -> None:
@@ -138,7 +140,7 @@ class Engine:
         weights = EARLY_WEIGHTS if self.steps < COARSE_STEPS else WEIGHTS
         across = self.filter(turn.lit.mul_(self.gradient[1]), weights)
         across.mul_(turn.lit).div_(turn.reach)
-        self.velocity[1] += across.mul_(self.damping)
+        self.velocity[1] += across.mul_(self.damping * self.lift)
         del across
         self.canvas = phase.mul_(torch.complex(*self.velocity)).add_(self.canvas)
         self.steps += 1
@@ -198,13 +200,24 @@ def follow(exposure: Exposure, canvas: Tensor, like: Engine) -> Iterator[Engine]
     Args:
         exposure: frames and probes.
         canvas: (B, S, T) complex64.
-        like: an engine of the same canvas, whose steps are as long.
+        like: an engine of the same canvas, whose steps are alike.
     """
-    engine = Engine(exposure, canvas, damping=like.damping, frequency_filter=like.filter)
+    engine = begin_like(like, exposure, canvas)
     turn = Turn([exposure], engine.filter)
     while True:
         engine.advance(turn)
         yield engine
+
+
+def begin_like(like: Engine, exposure: Exposure, canvas: Tensor, steps: int = 0) -> Engine:
+    """An engine on the same canvas, whose steps are as long and as much filtered.
+
+    Args:
+        like: the other engine.
+        exposure, canvas, steps: as for an `Engine`.
+    """
+    length, lift = like.damping, like.lift
+    return Engine(exposure, canvas, steps, damping=length, lift=lift, frequency_filter=like.filter)
 
 
 def modulus(canvas: Tensor) -> Tensor:

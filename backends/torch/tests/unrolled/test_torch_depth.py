@@ -14,7 +14,7 @@ import torch
 from ptycho_tasks.backend import InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.metrics import score
-from ptycho_tasks.physics.simulate import simulate
+from ptycho_tasks.physics.simulate import measure, simulate
 from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
@@ -50,6 +50,25 @@ def scores(scan: ScanData, canvas: torch.Tensor) -> dict[str, float]:
     rows, columns = place.shape
     image = canvas[0, :rows, :columns].numpy()
     return score(image, place.origin, scan.object, scan.positions, scan.size)
+
+
+def cross_bars(step: float) -> ScanData:
+    """100 frames of a beam that fades slowly, and bars that shift the phase by 1.4 rad each and
+    lie over each other: wrong objects explain them nearly as well."""
+    generator, N = np.random.default_rng(4), 32
+    positions = np.stack(np.divmod(np.arange(100), 10), axis=1) * step + N // 2 + 2
+    y, x = np.mgrid[:N, :N] - N // 2
+    width = np.hypot(y, x) / (0.12 * N)
+    probe = np.exp(-(width**2) * (1 - 1j)).astype(np.complex64)[None]
+    height, length = (positions.max(axis=0) + N // 2 + 4).astype(int)
+    bars = np.zeros((height, length))
+    for _ in range(24):
+        top, left = generator.integers(0, height), generator.integers(0, length)
+        sides = generator.integers(1, 5), generator.integers(6, 40)
+        rows, columns = sides if generator.random() < 0.5 else sides[::-1]
+        bars[top : top + rows, left : left + columns] += 1.4
+    truth = np.exp((1j - 0.05) * bars).astype(np.complex64)
+    return measure(truth, probe, positions, 1e7, generator, "bars")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +194,24 @@ def test_steps_go_on_where_something_but_noise_is_left(bright, monkeypatch):
     hasty, _ = run(wrong)
     assert hasty.engine.steps < patient.engine.steps
     assert min(patient.misfits) <= min(hasty.misfits)
+
+
+def test_steps_begin_anew_where_they_were_led_astray(monkeypatch):
+    bars = cross_bars(2.0)
+    depth, canvas = run(bars)
+    assert re.search(r"steps, begun anew after \d+, as long ones diverged; ", depth.describe())
+    assert depth.engine.steps < depth.taken - depth.last_steps <= depth.most_steps
+    assert depth.measure(depth.best) == min(depth.misfits) == depth.misfits[depth.best_step]
+    monkeypatch.setattr(depth_module, "WEAK", 1.0)
+    without, astray = run(bars)
+    assert "anew" not in without.describe()
+    assert depth.measure(canvas) < 0.5 * without.measure(astray)
+
+
+def test_steps_that_were_begun_anew_in_vain_are_left():
+    depth, _ = run(cross_bars(3.0))
+    assert re.search(r"steps, \d+ of them begun anew in vain", depth.describe())
+    assert depth.measure(depth.best) == min(depth.misfits) == depth.misfits[depth.best_step]
 
 
 def test_shuffled_positions_end_early_with_a_line(bright):
