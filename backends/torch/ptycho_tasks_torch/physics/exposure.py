@@ -188,6 +188,32 @@ class Exposure:
             places=self.places[chosen],
         )
 
+    def brighten(self, flux: Tensor) -> Exposure:
+        """The same frames, said to have had so much more or less light than the probe holds.
+
+        Args:
+            flux: (F,) float32 light of each frame, as a share of the probe's.
+        """
+        return replace(self, probes=brighten_probes(self.probes, flux))
+
+    def measure_flux(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """(F,) float32 light of each frame, measured over predicted, and its variance by photon
+        noise: for photons whose pattern is known, their number is all that tells of it.
+        Of (B, S, T) complex64, without gradients."""
+
+        def measure(chunk: Chunk) -> tuple[Tensor, Tensor]:
+            predicted = _propagate(canvas, chunk, self.dark)[1].square_().sub_(self.dark)
+            measured = chunk.amplitude.square().sub_(self.dark)
+            if self.has_bad_pixels:
+                predicted.masked_fill_(measured.isnan(), 0)
+                measured.nan_to_num_(nan=0.0)
+            sides = (-2, -1)
+            return measured.sum(dim=sides), predicted.sum(dim=sides).clamp_(min=DARK)
+
+        found = [sums for _, sums in self.compute(measure)]
+        measured, predicted = (torch.cat(sums) for sums in zip(*found, strict=True))
+        return measured / predicted, 1 / (self.counts * predicted)
+
     def split_in_turns(self, count: int) -> list[Exposure]:
         """Split the frames into `count` parts, each spread evenly over every canvas.
 
@@ -323,6 +349,11 @@ class Exposure:
         """(F, N, N) float32, to compare with `amplitude`, of the object on the canvas."""
         amplitude: Tensor = _Prediction.apply(canvas, self)  # type: ignore[no-untyped-call]
         return amplitude
+
+
+def brighten_probes(probes: Tensor, flux: Tensor) -> Tensor:
+    """(F, P, N, N) probes with as much light as (F,) says."""
+    return probes * flux.sqrt()[:, None, None, None]
 
 
 def find_dark(counts: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, release_pages
 from ptycho_tasks_torch.physics.canvas import list_places, padded_shape
-from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
+from ptycho_tasks_torch.physics.exposure import Chunk, Exposure, brighten_probes
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
 
 MULTIPLE = 8
@@ -101,6 +101,8 @@ class MappedExposure(Exposure):
     fractions: Tensor
     """(F, 2) float32 sub-pixel parts (y, x) of their positions."""
     scale: float
+    flux: Tensor | None = None
+    """(F,) float32, see `brighten`; None: the light of the probe."""
     held: Tensor | None = None
     """(M, N, N) `amplitude` of all frames, in the device's memory; None reads them from the file.
     """
@@ -108,6 +110,8 @@ class MappedExposure(Exposure):
     def chunk(self, frames: slice) -> Chunk:
         """See `Exposure`."""
         probes = shift_probe(self.probes, self.fractions[frames])
+        if self.flux is not None:
+            probes = brighten_probes(probes, self.flux[frames])
         return Chunk(frames, self.places[frames], self._read(self.frames[frames]), probes)
 
     def _read(self, frames: Tensor) -> Tensor:
@@ -135,7 +139,12 @@ class MappedExposure(Exposure):
             frames=self.frames[chosen],
             fractions=self.fractions[chosen],
             places=self.places[chosen],
+            flux=None if self.flux is None else self.flux[chosen],
         )
+
+    def brighten(self, flux: Tensor) -> MappedExposure:
+        """See `Exposure`."""
+        return replace(self, flux=flux if self.flux is None else flux * self.flux)
 
 
 def _read_rows(diffraction: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[np.float32]:

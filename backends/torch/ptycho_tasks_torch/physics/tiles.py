@@ -157,6 +157,11 @@ class Tile:
         exposure = self.exposure.take(own[has].tolist())
         return Tile(exposure, has.nonzero()[:, 0], self.inner, self.window)
 
+    def brighten(self, flux: Tensor) -> Tile:
+        """The same frames with another light, of (F,) of all frames; see `Exposure`."""
+        own = flux.to(self.numbers.device)[self.numbers]
+        return Tile(self.exposure.brighten(own), self.numbers, self.inner, self.window)
+
     def light(self) -> Tensor:
         """(1, ., .) float32 of the tile; see `Exposure`."""
         return self.inner.of(self.exposure.light)
@@ -259,6 +264,14 @@ class TiledExposure(MappedExposure):
         number = self.crew.new_number()
         self.crew.send_all("take", number, self.number, np.asarray(frames), total)
         return replace(taken, number=number, own=self.own.take(frames, total))
+
+    def brighten(self, flux: Tensor) -> TiledExposure:
+        """See `Exposure`."""
+        brightened = super().brighten(flux)
+        assert isinstance(brightened, TiledExposure)
+        number = self.crew.new_number()
+        self.crew.send_all("brighten", number, self.number, _to_array(flux))
+        return replace(brightened, number=number, own=self.own.brighten(flux))
 
     @property
     def apply(self) -> Apply:
@@ -421,6 +434,9 @@ class _Holder:
 
     def take(self, number: int, of: int, frames: NDArray[np.int64], total: int) -> None:
         self.tiles[number] = self.tiles[of].take(frames.tolist(), total)
+
+    def brighten(self, number: int, of: int, flux: NDArray[np.float32]) -> None:
+        self.tiles[number] = self.tiles[of].brighten(torch.from_numpy(flux))
 
     def light(self, number: int, _: None) -> Tensor:
         return self.tiles[number].light()

@@ -7,6 +7,10 @@ back are taken in for the last steps. Where photons are few that also keeps the 
 their noise. Steps that diverge are undone, and go on half as long. Where such steps leave more
 than noise in the end, others begin anew with weak filters: low frequencies of the phase that are
 lifted too far, as with probes that fade slowly, can lead to a wrong object that no step leaves.
+
+Where more than noise is left still, frames may have had more or less light than others: beams
+tremble, and shutters stick. The light of each is measured against what the object predicts, and
+steps go on with it, as long as that explains frames held back better.
 """
 
 from __future__ import annotations
@@ -55,10 +59,17 @@ hundredth at most until they end."""
 LEAST_DAMPING, SHORTER_GAIN = 0.1, 0.9
 """Length of steps, in units of the usual one, that are not tried any more; and what shorter steps
 must bring the misfit down to, as a share, that still shorter ones are tried."""
-WEAK, CLEARLY, ASTRAY = 0.1, 0.97, 0.05
-"""Lift of the steps that begin anew; what they must bring the misfit down to, as a share of the
-least one before, to be taken; and what steps that diverge to the end must have brought it down to,
-as a share of that of the start, that others are worth a try: with wrong positions none are."""
+WEAK, CLEARLY = 0.1, 0.97
+"""Lift of the steps that begin anew; and what they must bring the misfit down to, as a share of the
+least one before, to be taken."""
+FAR = 0.05
+"""Share of the misfit of the start, below which steps must have led that another begin, or the
+light of frames, may help: with wrong positions nothing does."""
+LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
+"""How often the light of the frames is measured; how many steps may follow each time; and what all
+this must bring the misfit down to, as a share."""
+SURE = 5.0
+"""Standard deviations of photon noise from which on a frame's light differs from the others'."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
@@ -78,6 +89,10 @@ class _Path:
     """That misfit."""
     first: int
     """Number of the first step: 1, or later if other steps were before."""
+    most: int
+    """How many steps the engine has taken at the end, at most."""
+    may_be_left: bool = False
+    """Whether other steps may begin anew."""
     best_step: int = 0
     """Number of the step after which the misfit was least; 0 is the start."""
     has_diverged: bool = False
@@ -107,20 +122,30 @@ class Depth:
             steps: how many steps to take, the last ones included; None takes as many as it needs.
             start: (1, S, T) complex64 object to go on from; None begins with a flat one.
         """
-        self.exposure, self.steps = exposure, steps
-        held_back = choose_held_back(exposure)
+        self.steps = steps
+        self._frames_held_back = choose_held_back(exposure)
+        self._as_given = exposure
+        self._use(exposure)
+        self.light_differs = 0.0
+        """Standard deviation of the light of the frames, as a share, as far as it is heeded."""
+        engine = Engine(self.rest, start)
+        self.misfits = [self.measure(engine.canvas)]
+        """Of the frames held back, before the first step and after each."""
+        self._start, self._path = start, self._make_path(engine, MOST_STEPS)
+        self._path.may_be_left = self.steps is None and self.held_back is not None
+        self._left = 0  # steps of paths that were left
+        self._story = ""
+
+    def _use(self, exposure: Exposure) -> None:
+        self.exposure, held_back = exposure, self._frames_held_back
         self.held_back = exposure.take(held_back) if held_back else None
         """Frames that are no part of the steps but the last."""
         rest = sorted({*range(len(exposure.places))} - {*held_back})
         self.rest = exposure.take(rest) if held_back else exposure
-        engine = Engine(self.rest, start)
-        self.misfits = [self.measure(engine.canvas)]
-        """Of the frames held back, before the first step and after each."""
-        self._start, self._path = start, self._make_path(engine)
-        self._others = 0  # steps of the path that was left
 
-    def _make_path(self, engine: Engine) -> _Path:
-        return _Path(engine, engine.canvas, self.misfits[0], len(self.misfits))
+    def _make_path(self, engine: Engine, most: int) -> _Path:
+        least = self.measure(engine.canvas)
+        return _Path(engine, engine.canvas, least, len(self.misfits), most)
 
     @property
     def engine(self) -> Engine:
@@ -145,24 +170,72 @@ class Depth:
 
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
-        turns = Turns(self.rest, self.engine.filter)
+        yield from self._follow()
+        is_doubtful = self._is_doubtful
+        yield from self._heed_light()
+        if is_doubtful and not (self.light_differs or self._is_noise()):
+            yield from self._begin_anew()
+            yield from self._heed_light()
+        self.engine.stop()
+
+    def _begin_anew(self) -> Iterator[Tensor]:
         one = self._path
-        yield from self._follow(turns)
-        if self._is_doubtful and not self._is_noise():
-            self._begin_anew()
-            yield from self._follow(turns)
-            if not self._path.least < CLEARLY * one.least:
-                self._path, self._others = one, self.engine.steps
-        self.engine.stop()
+        one.engine.stop()
+        engine = Engine(self.rest, self._start, lift=WEAK, frequency_filter=one.engine.filter)
+        self._path = two = self._make_path(engine, MOST_STEPS)
+        self._left += one.engine.steps
+        yield from self._follow()
+        is_better = two.least < CLEARLY * one.least
+        self._path, other = (two, one) if is_better else (one, two)
+        self._left += other.engine.steps - one.engine.steps
+        how = "after {}" if is_better else "for {} in vain"
+        self._story = f", begun anew {how.format(other.engine.steps)}, as long ones diverged"
 
-    def _begin_anew(self) -> None:
-        self.engine.stop()
-        self._others = self.engine.steps
-        engine = Engine(self.rest, self._start, lift=WEAK, frequency_filter=self.engine.filter)
-        self._path = self._make_path(engine)
+    def _heed_light(self) -> Iterator[Tensor]:
+        """Go on with the light of each frame, where something but noise is left."""
+        most = MUCH * self._path.least
+        for _ in range(LOOKS if self.steps is None and self.held_back is not None else 0):
+            known = self.exposure
+            if self._is_noise() or not self._has_led_far:
+                return
+            yield from self._look_again(most)
+            if self.exposure is known:
+                return
 
-    def _follow(self, turns: Turns) -> Iterator[Tensor]:
-        path = self._path
+    def _look_again(self, most: float) -> Iterator[Tensor]:
+        """Go on from the best object with the light that it says each frame has had; go back where
+        that is no better, or leaves a larger misfit than `most`."""
+        before, differed, one = self.exposure, self.light_differs, self._path
+        if not self._take_light_in():
+            return
+        # Steps as long as at first: it may be a frame of other light that made them diverge.
+        engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
+        engine.damping = 1.0
+        self._path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
+        self._path.best_step, least = one.best_step, self._path.least
+        yield from self._follow()
+        self._take_light_in()
+        if not self.measure(self.best) < min(CLEARLY * least, most):
+            self._left += self.engine.steps - one.engine.steps
+            self._path, self.light_differs = one, differed
+            self._use(before)
+
+    def _take_light_in(self) -> bool:
+        """Use the light of each frame, as the best object tells it, if there is one that differs
+        from the others by more than photon noise."""
+        light, variance = self._as_given.measure_flux(self.best)
+        excess = light / light.median() - 1
+        if not bool((excess.square() > SURE**2 * variance).any()):
+            return False
+        # What of it is not noise, frame by frame (W. James and C. Stein, Proc. Fourth Berkeley
+        # Symp. Math. Statist. Probab. 1, 361, 1961).
+        excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
+        self.light_differs = float(excess.std())
+        self._use(self._as_given.brighten(1 + excess))
+        return True
+
+    def _follow(self) -> Iterator[Tensor]:
+        path, turns = self._path, Turns(self.rest, self.engine.filter)
         for number in (COARSE, FINE, ALL):
             stage = turns[number]
             least = misfit = path.least
@@ -191,10 +264,12 @@ class Depth:
     def _is_doubtful(self) -> bool:
         """Whether steps that were too long may have led to a wrong object."""
         path = self._path
-        if self.steps is not None or self.held_back is None or path.engine.lift <= WEAK:
-            return False
-        has_led_far = path.least < ASTRAY * self.misfits[0]
-        return has_led_far if path.has_diverged else path.engine.damping < 1
+        is_hopeless = path.has_diverged and not self._has_led_far
+        return path.may_be_left and path.engine.damping < 1 and not is_hopeless
+
+    @property
+    def _has_led_far(self) -> bool:
+        return self._path.least < FAR * self.misfits[0]
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
         path, done = self._path, self.engine.steps
@@ -205,7 +280,7 @@ class Depth:
             return done >= COARSE_STEPS
         if self.held_back is None:
             return done >= UNSPARED_STEPS
-        if done >= (DOUBTFUL_STEPS if self._is_doubtful else MOST_STEPS):
+        if done >= (DOUBTFUL_STEPS if self._is_doubtful else path.most):
             return True
         if done < LEAST_STEPS or since * path.engine.damping < PATIENCE:
             return False
@@ -223,12 +298,13 @@ class Depth:
         """How many steps there are at most, the last ones included."""
         if self.steps is not None:
             return self.steps
-        return DOUBTFUL_STEPS + round((1 + LAST_SHARE) * MOST_STEPS)
+        looked = MOST_STEPS + LOOKS * STEPS_OF_A_LOOK
+        return DOUBTFUL_STEPS + round((1 + LAST_SHARE) * looked)
 
     @property
     def taken(self) -> int:
         """How many steps were taken, `finish` included."""
-        return self._others + self.engine.steps + self.last_steps
+        return self._left + self.engine.steps + self.last_steps
 
     @property
     def last_steps(self) -> int:
@@ -286,12 +362,14 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
+        differs = f"; heeds that light differs by {self.light_differs:.1%} from frame to frame"
+        return f"{self._describe_steps()}{differs if self.light_differs else ''}"
+
+    def _describe_steps(self) -> str:
         length, best = self.engine.damping, self.best_step
         taken = f"{self.taken} steps"
-        if self._path.first > 1:
-            taken += f", begun anew after {self._others}, as long ones diverged"
-        elif self._others:
-            taken += f", {self._others} of them begun anew in vain, as long ones diverged"
+        if self._story:
+            taken += self._story
         elif length < 1:
             taken += f", at the end {length:g} times as long, as longer ones diverged"
         if self.steps is not None:
@@ -307,7 +385,7 @@ class Depth:
             return f"{taken}; back to step {best}, the best for {held_back}"
         if self.held_back is None:
             return f"{taken}; too few frames to hold some back"
-        if max(self.engine.steps, self._others) >= MOST_STEPS:
+        if self.engine.steps >= MOST_STEPS:
             return f"{taken}, the most; the misfit of frames held back still falls"
         return f"{taken}; misfit of frames held back level since {best}"
 

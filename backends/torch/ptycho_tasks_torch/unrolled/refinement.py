@@ -45,9 +45,7 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     place = canvas_of(start.positions, request.scan.size)
     # What little light falls on where an object counts as no result may tell it all the same.
     laid = [_lay(start, lit, place, exposure) for lit in (start.seen, start.illumination > 0)]
-    least, begun = min(
-        ((exposure.measure_misfit(canvas), canvas) for canvas in laid), key=lambda pair: pair[0]
-    )
+    begun = min(laid, key=exposure.measure_misfit)
     depth = Depth(exposure, None if steps == "auto" else steps, begun)
     rows, columns = place.shape
     light = exposure.light[0, :rows, :columns].cpu().numpy()
@@ -63,7 +61,8 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     canvas, misfits = deque(depth.finish(depth.best), maxlen=1).pop().canvas, depth.misfits
     line, taken = depth.describe(), depth.taken
     request.progress(taken, taken, {})
-    if depth.best_step == 0 or exposure.measure_misfit(canvas) > least:
+    compare = depth.exposure.measure_misfit
+    if depth.best_step == 0 or compare(canvas) > compare(begun):
         line = f"the start is kept: {taken} steps explain the frames no better"
         canvas, misfits, taken = begun, misfits[:1], 0
     request.say(line)

@@ -96,6 +96,20 @@ def test_a_step_of_the_probe_is_what_plain_numpy_makes_of_the_formula(modes, mon
     np.testing.assert_allclose(light.numpy(), lit, rtol=1e-5)
 
 
+def test_the_true_object_tells_the_light_of_each_frame(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 80)  # several chunks
+    exposure, canvas = exposed(6, frames=9)
+    light = torch.linspace(0.2, 3, 9)
+    amplitude = exposure.brighten(light).predict(canvas)
+    amplitude[2, 1:4, 2] = torch.nan
+    measured = replace(exposure, amplitude=amplitude, has_bad_pixels=True, counts=50.0)
+    measured = replace(measured, amplitude=(amplitude**2 - exposure.dark + measured.dark).sqrt())
+    found, variance = measured.measure_flux(canvas)
+    torch.testing.assert_close(found, light, atol=1e-4, rtol=1e-4)
+    photons = 50.0 * (amplitude**2 - exposure.dark).nan_to_num().sum(dim=(1, 2)) / light
+    torch.testing.assert_close(variance, 1 / photons, atol=0, rtol=1e-3)
+
+
 def test_the_true_object_is_not_corrected():
     exposure, canvas = exposed(5)
     measured = replace(exposure, amplitude=exposure.predict(canvas))

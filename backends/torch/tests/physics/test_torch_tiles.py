@@ -93,6 +93,24 @@ def test_frames_that_are_read_in_every_step_give_the_same_bytes(
     assert_same(one, three)
 
 
+def flicker(scan):
+    """The scan, had the beam's light not been the same in any two frames."""
+    light = np.random.default_rng(0).uniform(0.9, 1.1, scan.frame_count)
+    brighter = scan.diffraction * np.sqrt(light).astype(np.float32)[:, None, None]
+    return replace(scan, diffraction=brighter)
+
+
+@pytest.mark.parametrize("held_bytes", [0, 2**28], ids=["read in every step", "in memory"])
+def test_light_of_each_frame_gives_the_same_bytes(scan, bundle, monkeypatch, held_bytes):
+    monkeypatch.setattr(mapped, "HELD_BYTES", held_bytes)
+    lines: list[str] = []
+    scan = flicker(scan)
+    one, three = (infer(scan, bundle, devices, lines.append) for devices in (ONE, THREE))
+    assert_same(one, three)
+    assert lines[0] == lines[1]
+    assert "light differs by " in lines[0]
+
+
 def test_a_refinement_gives_the_same_bytes(scan, bundle):
     start = infer(scan, bundle, ONE, steps=4)
     one, three = (
