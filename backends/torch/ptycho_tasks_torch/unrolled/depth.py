@@ -67,7 +67,7 @@ FAR = 0.05
 light of frames, may help: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
-this must bring the misfit down to, as a share."""
+this must bring the misfit beyond noise down to, as a share."""
 SURE = 5.0
 """Standard deviations of photon noise from which on a frame's light differs from the others'."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
@@ -193,10 +193,13 @@ class Depth:
 
     def _heed_light(self) -> Iterator[Tensor]:
         """Go on with the light of each frame, where something but noise is left."""
-        most = MUCH * self._path.least
-        for _ in range(LOOKS if self.steps is None and self.held_back is not None else 0):
+        if self.steps is not None or self.held_back is None or not self._has_led_far:
+            return
+        noise = self.held_back.measure_noise(self.best)
+        most = noise + MUCH * (self._path.least - noise)
+        for _ in range(LOOKS):
             known = self.exposure
-            if self._is_noise() or not self._has_led_far:
+            if self._is_noise():
                 return
             yield from self._look_again(most)
             if self.exposure is known:
