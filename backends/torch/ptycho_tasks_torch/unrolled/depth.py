@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
@@ -63,7 +64,7 @@ WEAK, CLEARLY = 0.1, 0.97
 """Lift of the steps that begin anew; and what they must bring the misfit down to, as a share of the
 least one before, to be taken."""
 FAR = 0.05
-"""Share of the misfit of the start, below which steps must have led that another begin, or the
+"""Share of the misfit of a flat object, below which steps must have led that another begin, or the
 light of frames, may help: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
@@ -126,11 +127,12 @@ class Depth:
         self._frames_held_back = choose_held_back(exposure)
         self._as_given = exposure
         self._use(exposure)
-        self.light_differs = 0.0
-        """Standard deviation of the light of the frames, as a share, as far as it is heeded."""
         engine = Engine(self.rest, start)
         self.misfits = [self.measure(engine.canvas)]
         """Of the frames held back, before the first step and after each."""
+        flat = self.misfits[0] if start is None else self.measure(torch.ones_like(start))
+        self._near = FAR * flat
+        self._light = ""  # how the light of the frames differs, where that is heeded
         self._start, self._path = start, self._make_path(engine, MOST_STEPS)
         self._path.may_be_left = self.steps is None and self.held_back is not None
         self._left = 0  # steps of paths that were left
@@ -173,7 +175,7 @@ class Depth:
         yield from self._follow()
         is_doubtful = self._is_doubtful
         yield from self._heed_light()
-        if is_doubtful and not (self.light_differs or self._is_noise()):
+        if is_doubtful and not (self._light or self._is_noise()):
             yield from self._begin_anew()
             yield from self._heed_light()
         self.engine.stop()
@@ -208,7 +210,7 @@ class Depth:
     def _look_again(self, most: float) -> Iterator[Tensor]:
         """Go on from the best object with the light that it says each frame has had; go back where
         that is no better, or leaves a larger misfit than `most`."""
-        before, differed, one = self.exposure, self.light_differs, self._path
+        before, light, one = self.exposure, self._light, self._path
         if not self._take_light_in():
             return
         # Steps as long as at first: it may be a frame of other light that made them diverge.
@@ -218,9 +220,10 @@ class Depth:
         self._path.best_step, least = one.best_step, self._path.least
         yield from self._follow()
         self._take_light_in()
-        if not self.measure(self.best) < min(CLEARLY * least, most):
+        self._path.least = self.measure(self.best)
+        if not self._path.least < min(CLEARLY * least, most):
             self._left += self.engine.steps - one.engine.steps
-            self._path, self.light_differs = one, differed
+            self._path, self._light = one, light
             self._use(before)
 
     def _take_light_in(self) -> bool:
@@ -233,7 +236,11 @@ class Depth:
         # What of it is not noise, frame by frame (W. James and C. Stein, Proc. Fourth Berkeley
         # Symp. Math. Statist. Probab. 1, 361, 1961).
         excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
-        self.light_differs = float(excess.std())
+        worst = int(excess.abs().argmax())
+        self._light = (
+            f"; heeds that light differs by {float(excess.std()):.1%} from frame to frame, most in "
+            f"frame {worst}: {1 + float(excess[worst]):.2g} times the median"
+        )
         self._use(self._as_given.brighten(1 + excess))
         return True
 
@@ -272,7 +279,7 @@ class Depth:
 
     @property
     def _has_led_far(self) -> bool:
-        return self._path.least < FAR * self.misfits[0]
+        return self._path.least < self._near
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
         path, done = self._path, self.engine.steps
@@ -365,8 +372,7 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        differs = f"; heeds that light differs by {self.light_differs:.1%} from frame to frame"
-        return f"{self._describe_steps()}{differs if self.light_differs else ''}"
+        return f"{self._describe_steps()}{self._light}"
 
     def _describe_steps(self) -> str:
         length, best = self.engine.damping, self.best_step
