@@ -94,6 +94,8 @@ class _Path:
     """How many steps the engine has taken at the end, at most."""
     may_be_left: bool = False
     """Whether other steps may begin anew."""
+    noise: float | None = None
+    """What photon noise alone would leave of that misfit; None if nobody has asked yet."""
     best_step: int = 0
     """Number of the step after which the misfit was least; 0 is the start."""
     has_diverged: bool = False
@@ -194,37 +196,30 @@ class Depth:
         self._story = f", begun anew {how.format(other.engine.steps)}, as long ones diverged"
 
     def _heed_light(self) -> Iterator[Tensor]:
-        """Go on with the light of each frame, where something but noise is left."""
+        """Go on with the light that the best object says each frame has had, as long as something
+        but noise is left and that explains frames better."""
         if self.steps is not None or self.held_back is None or not self._has_led_far:
             return
-        noise = self.held_back.measure_noise(self.best)
+        noise = self._find_noise()
         most = noise + MUCH * (self._path.least - noise)
+        is_told = False
         for _ in range(LOOKS):
-            known = self.exposure
-            if self._is_noise():
+            before, light, one = self.exposure, self._light, self._path
+            if self._is_noise() or not (is_told or self._take_light_in()):
                 return
-            yield from self._look_again(most)
-            if self.exposure is known:
+            # Steps as long as at first: it may be a frame of other light that made them diverge.
+            engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
+            engine.damping = 1.0
+            self._path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
+            self._path.best_step, least = one.best_step, self._path.least
+            yield from self._follow()
+            is_told = self._take_light_in()
+            self._path.least, self._path.noise = self.measure(self.best), None
+            if not self._path.least < min(CLEARLY * least, most):
+                self._left += self.engine.steps - one.engine.steps
+                self._path, self._light = one, light
+                self._use(before)
                 return
-
-    def _look_again(self, most: float) -> Iterator[Tensor]:
-        """Go on from the best object with the light that it says each frame has had; go back where
-        that is no better, or leaves a larger misfit than `most`."""
-        before, light, one = self.exposure, self._light, self._path
-        if not self._take_light_in():
-            return
-        # Steps as long as at first: it may be a frame of other light that made them diverge.
-        engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
-        engine.damping = 1.0
-        self._path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
-        self._path.best_step, least = one.best_step, self._path.least
-        yield from self._follow()
-        self._take_light_in()
-        self._path.least = self.measure(self.best)
-        if not self._path.least < min(CLEARLY * least, most):
-            self._left += self.engine.steps - one.engine.steps
-            self._path, self._light = one, light
-            self._use(before)
 
     def _take_light_in(self) -> bool:
         """Use the light of each frame, as the best object tells it, if there is one that differs
@@ -265,7 +260,7 @@ class Depth:
                     since = 0 if misfit < least * (1 - GAIN) else since + 1
                     least = min(least, misfit)
                     if misfit <= path.least:
-                        path.best, path.least = path.engine.canvas, misfit
+                        path.best, path.least, path.noise = path.engine.canvas, misfit, None
                         path.best_step = len(self.misfits)
                     self.misfits.append(misfit)
                     yield path.engine.canvas
@@ -300,8 +295,14 @@ class Depth:
 
     def _is_noise(self) -> bool:
         """Whether nothing but photon noise keeps the frames held back from being explained."""
+        return self._path.least <= NOISY * self._find_noise()
+
+    def _find_noise(self) -> float:
         assert self.held_back is not None
-        return self._path.least <= NOISY * self.held_back.measure_noise(self.best)
+        path = self._path
+        if path.noise is None:
+            path.noise = self.held_back.measure_noise(path.best)
+        return path.noise
 
     @property
     def most_steps(self) -> int:
