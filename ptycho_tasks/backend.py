@@ -34,15 +34,16 @@ SEEN_LEVEL = 0.01
 class Progress(Protocol):
     """Called by a backend after each epoch or batch of work."""
 
-    def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def __call__(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
         """Say that `done` of `total` steps are done, and the metrics at this point. The total
-        stays; only the last call may have a smaller one, where fewer steps were needed.
+        stays; only the last call may have a smaller one, where fewer steps were needed. It is None
+        while nobody can tell how many there will be; the last call can.
 
         The first call, before the first step, tells where the work begins: at 0, or further on.
         """
 
 
-def no_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+def no_progress(done: int, total: int | None, metrics: Mapping[str, float]) -> None:
     """A `Progress` that shows nothing."""
 
 

@@ -309,19 +309,22 @@ class LiveStage:
         """Nothing is done yet."""
         self._task, self._begun = task, time.time()
         self._first: tuple[int, float] | None = None
-        self._done = self._total = 0
+        self._done = 0
+        self._total: int | None = 0
         self._ends: float | None = None
         self._curves: dict[str, list[tuple[int, float | None]]] = {}
         self._pictures: dict[str, Any] = {}
         self._next_picture = 0.0
 
-    def note(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def note(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
         """As `Progress`."""
         now = time.time()
         self._first = self._first or (done, now)
         steps = done - self._first[0]
         self._done, self._total = done, total
-        self._ends = now + (now - self._first[1]) / steps * (total - done) if steps else None
+        self._ends = None
+        if steps and total is not None:
+            self._ends = now + (now - self._first[1]) / steps * (total - done)
         for name, value in metrics.items():
             curve = [*self._curves.get(name, ()), (done, value if math.isfinite(value) else None)]
             self._curves[name] = curve if len(curve) <= _MOST_POINTS else curve[1::2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 LINES = 10
-"""How many lines a stage may write where the output is not a terminal."""
+"""How many lines a stage may write where the output is not a terminal, if it tells of how many
+steps it is made."""
+FIRST_LINE_S = 10.0
+"""Seconds to the first line of another stage; each that follows comes after twice the time."""
 
 
 @contextmanager
@@ -49,11 +53,12 @@ def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
     with ExitStack() as shown:
         bar: Any = None
 
-        def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        def progress(done: int, total: int | None, metrics: Mapping[str, float]) -> None:
             nonlocal bar
             if bar is None:
                 bar = shown.enter_context(
                     click.progressbar(
+                        itertools.count(),
                         length=total,
                         label=label,
                         file=stream,
@@ -73,19 +78,26 @@ def _bar(label: str, stream: TextIO) -> Iterator[Progress]:
 def _line_writer(label: str, stream: TextIO, clock: Callable[[], float]) -> Progress:
     begun = clock()
     first: tuple[int, float] | None = None
+    next_line = FIRST_LINE_S
 
-    def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-        nonlocal first
+    def is_due(done: int, total: int | None, seconds: float) -> bool:
+        if total is None:
+            return seconds >= next_line
+        return done == total or done * LINES // total != (done - 1) * LINES // total
+
+    def progress(done: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        nonlocal first, next_line
         now = clock()
         if first is None:
             first = (done, now)
-        elif done != total and done * LINES // total == (done - 1) * LINES // total:
+        elif not is_due(done, total, now - first[1]):
             return
-        parts = [f"{label} {done}/{total}", format_metrics(metrics)]
-        parts.append(f"{duration(now - begun)} so far")
         # The start, with its imports, says nothing of the pace.
         steps, seconds = done - first[0], now - first[1]
-        if steps:
+        next_line = max(FIRST_LINE_S, 2 * seconds)
+        parts = [f"{label} {done}" + ("" if total is None else f"/{total}")]
+        parts += [format_metrics(metrics), f"{duration(now - begun)} so far"]
+        if steps and total is not None and done < total:
             parts[-1] += f", {duration(seconds / steps * (total - done))} left"
         print_text("  ".join(part for part in parts if part) + "\n", stream)
 
@@ -126,7 +138,7 @@ def show_progress_of(label: str, payload: Payload, scan: ScanData | None = None)
         follow_stage(payload) as live,
     ):
 
-        def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        def progress(done: int, total: int | None, metrics: Mapping[str, float]) -> None:
             refuse_cut()
             if scan is not None:
                 release_pages(scan.diffraction)

@@ -58,7 +58,7 @@ class ProgressRecorder:
         self.calls: list[tuple[Any, Any, Any]] = []
         self._at, self._error = at, error
 
-    def __call__(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def __call__(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
         """Keep a call."""
         self.calls.append((done, total, metrics))
         if self._error is not None and len(self.calls) == self._at:
@@ -69,7 +69,7 @@ def check_progress(
     method: str, calls: list[tuple[Any, Any, Any]], *, resumed: bool = False
 ) -> None:
     """Check that calls of `progress` rise from 0, or from anywhere if resumed, to the total, or to
-    fewer in the end."""
+    fewer in the end; nobody need know it before."""
     if not calls:
         return
     done, total = ([call[part] for call in calls] for part in (0, 1))
@@ -77,7 +77,10 @@ def check_progress(
     assert done[0] == 0 or resumed, f"{start}; the first call tells where the work begins: at 0"
     assert all(a < b for a, b in pairwise(done)), f"{start}; it must rise"
     assert len({*total[:-1]}) < 2, f"{start}; the total must stay"
-    assert total[-1] <= total[0], f"{start}; the last total may be smaller, and not larger"
+    assert total[-1] is not None, f"{start}; the last call tells the total"
+    assert total[0] is None or total[-1] <= total[0], (
+        f"{start}; the last total may be smaller, and not larger"
+    )
     assert done[-1] == total[-1], f"{start}; the last call tells of all"
     values = [value for *_, metrics in calls for value in metrics.values()]
     assert np.isfinite(np.array(values, dtype=float)).all(), f"`{method}` told NaN or Inf"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from functools import partial
+from itertools import count
 
 import pytest
 
@@ -49,6 +52,34 @@ def test_work_may_end_before_it_was_thought_to():
             tell(0, 110, {})
             tell(34, 34, {})
         assert "34/34" in stream.getvalue()
+
+
+def run_without_a_total(stream) -> str:
+    ticks = iter(range(10**6))
+    with show_progress("infer", stream=stream, clock=lambda: float(next(ticks))) as tell:
+        tell(0, None, {})
+        for step in range(1, 66):
+            tell(step, None, {"misfit": 0.5})
+        tell(66, 66, {})
+    return stream.getvalue()
+
+
+def test_a_log_of_work_whose_end_nobody_knows_gets_lines_ever_less_often():
+    assert run_without_a_total(io.StringIO()).splitlines() == [
+        "infer 0  0:01 so far",
+        "infer 10  misfit 0.5  0:11 so far",
+        "infer 20  misfit 0.5  0:21 so far",
+        "infer 40  misfit 0.5  0:41 so far",
+        "infer 66/66  1:07 so far",
+    ]
+
+
+def test_a_bar_of_work_whose_end_nobody_knows_tells_of_no_time_left(monkeypatch):
+    monkeypatch.setattr("time.time", partial(next, count(0.0, 10.0)))
+    text = run_without_a_total(Terminal())
+    assert "  65  misfit 0.5" in text
+    assert "66/66" in text
+    assert not re.search(r"\d\d:\d\d", text)
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])

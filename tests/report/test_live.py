@@ -406,6 +406,9 @@ def test_jobs_that_go_on_after_the_run_are_followed(tmp_path: Path, browser, mon
     stage = LiveStage("train")
     path = tmp_path / LIVE / file_name("train")
     job = live.LiveFile(path, "showStage", stage.describe)
+    stage.note(2, None, {})
+    browser.wait("document.querySelector('#stages section > p')?.textContent === '2 steps'")
+    assert browser.ask("document.querySelector('progress').hasAttribute('value')") is False
     stage.note(3, 5, {"loss": 0.8, "val_loss": 0.001})
     browser.wait("document.querySelector('#stages section > p')?.textContent.startsWith('3 of 5')")
     # Values that are far apart are no curves on one axis.

@@ -90,6 +90,9 @@ def test_a_class_without_options_tests_with_the_backend_s_defaults(tmp_path):
         ([(0, 9), (3, 8), (8, 8)], "must stay"),
         ([(0, 9), (3, 9), (3, 3)], "must rise"),
         ([(0, 9), (3, 9)], "tells of all"),
+        ([(0, None), (3, None), (4, 4)], ""),
+        ([(0, None), (3, 9), (9, 9)], "must stay"),
+        ([(0, None), (3, None)], "tells the total"),
     ],
 )
 def test_progress_has_one_total_but_may_end_early(calls, problem):

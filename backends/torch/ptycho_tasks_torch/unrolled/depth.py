@@ -305,14 +305,6 @@ class Depth:
         return path.noise
 
     @property
-    def most_steps(self) -> int:
-        """How many steps there are at most, the last ones included."""
-        if self.steps is not None:
-            return self.steps
-        looked = MOST_STEPS + LOOKS * STEPS_OF_A_LOOK
-        return DOUBTFUL_STEPS + round((1 + LAST_SHARE) * looked)
-
-    @property
     def taken(self) -> int:
         """How many steps were taken, `finish` included."""
         return self._left + self.engine.steps + self.last_steps

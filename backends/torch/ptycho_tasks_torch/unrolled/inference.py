@@ -94,13 +94,13 @@ def _follow_course(
             image, place.origin, probe, scan.positions, depth.misfits, depth.taken
         )
 
-    request.progress(0, depth.most_steps, {})
+    request.progress(0, depth.steps, {})
     for done, canvas in enumerate(course.run(), start=1):
         # The correction after the last step is none; until it is there, neither is the end.
-        if done < min(depth.most_steps, depth.taken):
+        if done < depth.taken:
             is_measured = done < len(depth.misfits)
             metrics = {"misfit": depth.misfits[-1]} if is_measured else {}
-            request.progress(done, depth.most_steps, metrics)
+            request.progress(done, depth.steps, metrics)
         make = functools.partial(show, canvas)
         request.show(lambda make=make: make().object * seen)  # type: ignore[misc]
         yield make

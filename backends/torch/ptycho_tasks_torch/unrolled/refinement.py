@@ -54,9 +54,9 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy()
         return np.asarray(image * ((light > 0) & (light >= least_light)))
 
-    request.progress(0, depth.most_steps, {})
+    request.progress(0, depth.steps, {})
     for done, canvas in enumerate(depth.run(), start=1):
-        request.progress(done, depth.most_steps, {"misfit": depth.misfits[-1]})
+        request.progress(done, depth.steps, {"misfit": depth.misfits[-1]})
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
     canvas, misfits = deque(depth.finish(depth.best), maxlen=1).pop().canvas, depth.misfits
     line, taken = depth.describe(), depth.taken

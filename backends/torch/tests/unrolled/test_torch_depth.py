@@ -23,13 +23,20 @@ from ptycho_tasks_torch.unrolled import depth as depth_module
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.depth import (
+    DOUBTFUL_STEPS,
+    LAST_SHARE,
     LEAST_LAST,
+    LOOKS,
+    MOST_STEPS,
     STEPS_AFTER,
+    STEPS_OF_A_LOOK,
     Depth,
     choose_correction,
 )
 from ptycho_tasks_torch.unrolled.network import reconstruct
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+
+MOST_IN_ALL = DOUBTFUL_STEPS + (1 + LAST_SHARE) * (MOST_STEPS + LOOKS * STEPS_OF_A_LOOK)
 
 
 def expose(scan: ScanData) -> Exposure:
@@ -200,7 +207,7 @@ def test_steps_begin_anew_where_they_were_led_astray(monkeypatch):
     bars = cross_bars(9, 0.15, 2.0)
     depth, canvas = run(bars)
     assert re.search(r"steps, begun anew after \d+, as long ones diverged; ", depth.describe())
-    assert depth.engine.steps < depth.taken - depth.last_steps <= depth.most_steps
+    assert depth.engine.steps < depth.taken - depth.last_steps <= MOST_IN_ALL
     assert depth.measure(depth.best) == min(depth.misfits) == depth.misfits[depth.best_step]
     assert f"level since {depth.best_step}" in depth.describe()
     assert depth.best_step <= depth.taken
@@ -227,7 +234,7 @@ def test_light_that_differs_from_frame_to_frame_is_heeded(bright, monkeypatch):
     depth, canvas = run(flickering)
     told = r"; heeds that light differs by \d+\.\d% from frame to frame, most in frame 40: (8|9)"
     assert re.search(told, depth.describe())
-    assert depth.taken <= depth.most_steps
+    assert depth.taken <= MOST_IN_ALL
     monkeypatch.setattr(depth_module, "LOOKS", 0)
     without, other = run(flickering)
     assert "light" not in without.describe()
