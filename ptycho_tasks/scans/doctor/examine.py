@@ -25,6 +25,7 @@ from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding, plain_r
 from ptycho_tasks.scans.doctor.frames import (
     check_dark,
+    check_flashes,
     check_hidden,
     check_light,
     check_repeats,
@@ -59,7 +60,8 @@ CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "order": (check_order,),
     "rotation and scale": (check_axes, check_scatter),
     "coherence": (check_coherence, check_rest),
-    "overlap and resolution": (check_overlap, check_light, check_resolution, check_memory),
+    "brightness": (check_light, check_flashes),
+    "overlap and resolution": (check_overlap, check_resolution, check_memory),
 }
 """In this order, by what is looked at: what a check finds is mended before the next one."""
 

@@ -32,6 +32,12 @@ FAINT = 0.5
 """R-factor of photon noise from which on frames tell too little of each other."""
 STEADY = 1.5
 """Factor between the light at the start and at the end from which on it is told."""
+NEIGHBOURS, MANY = 6, 16
+"""Frames nearest to a frame with which its light is compared, of a scan of so many at least."""
+BRIGHTER, OTHERS, DIMMER = 2.0, 1.5, 4.0
+"""Times the light of its neighbours but two, which may be as bright, and of four in five frames,
+from which on a frame had more light than others: no sample gives any. And times that of a frame
+that the dimmest neighbour must hold: a sample may well take light away."""
 
 
 def check_dark(exam: Examination) -> Iterator[Finding]:
@@ -145,6 +151,36 @@ def _differ(amplitudes: NDArray[np.float32]) -> NDArray[np.float64]:
     shown = amplitudes[:, known].astype(np.float64)
     shown /= np.maximum(shown.sum(axis=1, keepdims=True), 1e-12)
     return np.asarray(np.abs(shown - shown.mean(axis=0)).sum(axis=1))
+
+
+def check_flashes(exam: Examination) -> Iterator[Finding]:
+    """Say which frames hold far more or less light than those around them."""
+    from scipy.spatial import cKDTree
+
+    case, census = exam.case, exam.census
+    frames = case.keep[~census.hidden[case.keep] & (census.light[case.keep] > 0)]
+    if len(frames) < MANY:
+        return
+    light = census.light[frames] / census.expected[frames]
+    _, near = cKDTree(case.positions[frames]).query(case.positions[frames], NEIGHBOURS + 1)
+    around = np.sort(light[near[:, 1:]], axis=1)
+    dimmest, usual, bright = around[:, 0], np.median(around, axis=1), around[:, -3]
+    differs = (light > BRIGHTER * bright) & (light > OTHERS * np.quantile(light, 0.8))
+    differs |= light * DIMMER < dimmest
+    differs &= dimmest * census.expected[frames] > LEAST * DIMMER * census.quantum
+    if not differs.any():
+        return
+    times = light / usual
+    worst = int(np.abs(np.log(np.where(differs, times, 1))).argmax())
+    which = np.zeros(len(case.frames), bool)
+    which[frames[differs]] = True
+    yield Finding(
+        "light",
+        f"{np.count_nonzero(which)} of {len(case.keep)} frames ({ranges_of(which)}) hold far more "
+        f"or less light than those around them, frame {frames[worst]} {times[worst]:.3g} times as "
+        "much: a shutter or the beam; the backend `unrolled` heeds it",
+        is_wrong=False,
+    )
 
 
 def check_light(exam: Examination) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,9 @@ def test_no_false_alarms(tmp_path: Path, seed: int, probe: str, photons: float) 
     options = SimulationOptions(
         size=32, grid=7, step=4.0, jitter=seed, photons=photons, probe=probe, seed=seed
     )
-    assert wrong(look(tmp_path, simulate(options))) == {}
+    report = look(tmp_path, simulate(options))
+    assert wrong(report) == {}
+    assert "light" not in {one.kind for one in report.findings}
 
 
 def test_dark_frames(tmp_path: Path, scan: ScanData) -> None:
@@ -69,6 +73,19 @@ def test_dark_frames(tmp_path: Path, scan: ScanData) -> None:
     assert "3 of 64 frames hold no light (7-9)" in wrong(report)["dark frames"]
     assert report.settings == {"source.dark_frames": "drop"}
     assert report.findings[0].kind == "refused"  # as doit would
+
+
+@pytest.mark.parametrize("times", [0.1, 8.0])
+def test_a_frame_of_other_light_than_those_around_it(
+    tmp_path: Path, scan: ScanData, times: float
+) -> None:
+    frames = change(scan.diffraction, 7, scan.diffraction[7] * math.sqrt(times))
+    report = look(tmp_path, replace(scan, diffraction=frames))
+    (note,) = [one for one in report.findings if one.kind == "light"]
+    assert re.search(
+        r"^1 of 64 frames \(7\) .*, frame 7 (0\.\d+|7\.\d+|8\.\d+) times as", note.text
+    )
+    assert not wrong(report)
 
 
 def hide(scan: ScanData, bad: np.ndarray) -> ScanData:

@@ -10,7 +10,8 @@ lifted too far, as with probes that fade slowly, can lead to a wrong object that
 
 Where more than noise is left still, frames may have had more or less light than others: beams
 tremble, and shutters stick. The light of each is measured against what the object predicts, and
-steps go on with it, as long as that explains frames held back better.
+steps go on with it, as long as that explains frames better. Few frames whose light differs much
+have spoiled the object that tells of it: steps begin again without them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
+from ptycho_tasks_torch.physics.scale import show_number
 from ptycho_tasks_torch.unrolled.steps import (
     ALL,
     COARSE,
@@ -63,14 +65,19 @@ must bring the misfit down to, as a share, that still shorter ones are tried."""
 WEAK, CLEARLY = 0.1, 0.97
 """Lift of the steps that begin anew; and what they must bring the misfit down to, as a share of the
 least one before, to be taken."""
-FAR = 0.05
-"""Share of the misfit of a flat object, below which steps must have led that another begin, or the
-light of frames, may help: with wrong positions nothing does."""
+FAR, SOMEWHERE = 0.05, 0.4
+"""Shares of the misfit of a flat object, below which steps must have led that another begin may
+help, or the light of frames: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
 this must bring the misfit beyond noise down to, as a share."""
 SURE = 5.0
 """Standard deviations of photon noise from which on a frame's light differs from the others'."""
+SHOWN = 5e-4
+"""Difference in light of half of the frames from which on it is told."""
+SPOILS, FEW = math.log(2), 0.1
+"""Change of the logarithm of a frame's light from one look to the next, from which on the object
+may be spoiled by it; and share of all frames that can be left out for that."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
@@ -128,24 +135,25 @@ class Depth:
         self.steps = steps
         self._frames_held_back = choose_held_back(exposure)
         self._as_given = exposure
+        self._left_out: set[int] = set()  # frames that spoil the object
         self._use(exposure)
         engine = Engine(self.rest, start)
         self.misfits = [self.measure(engine.canvas)]
         """Of the frames held back, before the first step and after each."""
-        flat = self.misfits[0] if start is None else self.measure(torch.ones_like(start))
-        self._near = FAR * flat
-        self._light = ""  # how the light of the frames differs, where that is heeded
+        self._flat = self.misfits[0] if start is None else self.measure(torch.ones_like(start))
+        self._flux: Tensor | None = None  # of each frame, where it is heeded that they differ
         self._start, self._path = start, self._make_path(engine, MOST_STEPS)
         self._path.may_be_left = self.steps is None and self.held_back is not None
         self._left = 0  # steps of paths that were left
         self._story = ""
 
     def _use(self, exposure: Exposure) -> None:
-        self.exposure, held_back = exposure, self._frames_held_back
-        self.held_back = exposure.take(held_back) if held_back else None
+        self.exposure, held_back = exposure, {*self._frames_held_back}
+        judges = held_back - self._left_out or held_back
+        self.held_back = exposure.take(sorted(judges)) if held_back else None
         """Frames that are no part of the steps but the last."""
-        rest = sorted({*range(len(exposure.places))} - {*held_back})
-        self.rest = exposure.take(rest) if held_back else exposure
+        rest = {*range(len(exposure.places))} - held_back - self._left_out
+        self.rest = exposure.take(sorted(rest)) if held_back else exposure
 
     def _make_path(self, engine: Engine, most: int) -> _Path:
         least = self.measure(engine.canvas)
@@ -177,7 +185,7 @@ class Depth:
         yield from self._follow()
         is_doubtful = self._is_doubtful
         yield from self._heed_light()
-        if is_doubtful and not (self._light or self._is_noise()):
+        if is_doubtful and self._flux is None and not self._is_noise():
             yield from self._begin_anew()
             yield from self._heed_light()
         self.engine.stop()
@@ -198,46 +206,76 @@ class Depth:
     def _heed_light(self) -> Iterator[Tensor]:
         """Go on with the light that the best object says each frame has had, as long as something
         but noise is left and that explains frames better."""
-        if self.steps is not None or self.held_back is None or not self._has_led_far:
+        if self.steps is not None or self.held_back is None:
             return
-        noise = self._find_noise()
-        most = noise + MUCH * (self._path.least - noise)
-        is_told = False
+        if not self._path.least < SOMEWHERE * self._flat:
+            return
+        flux, is_sure = self._find_flux()
+        if not is_sure:
+            return
+        # Of all frames: those held back need not be near the ones whose light differs.
+        misfit = self.exposure.measure_misfit(self.best)
+        noise = self.exposure.measure_noise(self.best)
+        most = noise + MUCH * (misfit - noise)
         for _ in range(LOOKS):
-            before, light, one = self.exposure, self._light, self._path
-            if self._is_noise() or not (is_told or self._take_light_in()):
+            if misfit <= NOISY * noise:
                 return
-            # Steps as long as at first: it may be a frame of other light that made them diverge.
-            engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
-            engine.damping = 1.0
-            self._path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
-            self._path.best_step, least = one.best_step, self._path.least
+            before, one = (self.exposure, self._flux), self._path
+            if self._flux is None:
+                is_spoiled = self._heed(flux)
+            self._path = self._begin_again() if is_spoiled else self._go_farther()
             yield from self._follow()
-            is_told = self._take_light_in()
+            is_spoiled = self._heed(self._find_flux()[0])
             self._path.least, self._path.noise = self.measure(self.best), None
-            if not self._path.least < min(CLEARLY * least, most):
+            least, misfit = misfit, self.exposure.measure_misfit(self.best)
+            if not misfit < min(CLEARLY * least, most):
                 self._left += self.engine.steps - one.engine.steps
-                self._path, self._light = one, light
-                self._use(before)
+                exposure, self._flux = before
+                self._path, self._left_out = one, set()
+                self._use(exposure)
                 return
 
-    def _take_light_in(self) -> bool:
-        """Use the light of each frame, as the best object tells it, if there is one that differs
-        from the others by more than photon noise."""
+    def _find_flux(self) -> tuple[Tensor, bool]:
+        """(F,) light of each frame, as the best object tells it, over the median; and whether one
+        differs from the others by more than photon noise."""
         light, variance = self._as_given.measure_flux(self.best)
         excess = light / light.median() - 1
-        if not bool((excess.square() > SURE**2 * variance).any()):
-            return False
+        is_sure = bool((excess.square() > SURE**2 * variance).any())
         # What of it is not noise, frame by frame (W. James and C. Stein, Proc. Fourth Berkeley
         # Symp. Math. Statist. Probab. 1, 361, 1961).
         excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
-        worst = int(excess.abs().argmax())
-        self._light = (
-            f"; heeds that light differs by {float(excess.std()):.1%} from frame to frame, most in "
-            f"frame {worst}: {1 + float(excess[worst]):.2g} times the median"
-        )
-        self._use(self._as_given.brighten(1 + excess))
-        return True
+        return 1 + excess, is_sure
+
+    def _heed(self, flux: Tensor) -> bool:
+        """Use the light of each frame, or leave out the frames that have spoiled the object which
+        tells of it; whether that is so.
+
+        They are those whose light differs much from what the steps took it for.
+        """
+        change = flux.log() if self._flux is None else (flux / self._flux).log()
+        changed = torch.nonzero(change.abs() > SPOILS).flatten().tolist()
+        left_out = {*changed} - self._left_out
+        is_spoiled = 0 < len(left_out) <= FEW * len(flux)
+        self._left_out = left_out if is_spoiled else set()
+        self._flux = torch.ones_like(flux) if is_spoiled else flux
+        self._use(self._as_given.brighten(self._flux))
+        return is_spoiled
+
+    def _begin_again(self) -> _Path:
+        """Steps from the start, without what has spoiled the object."""
+        engine = self.engine
+        self._left += engine.steps
+        begun = Engine(self.rest, self._start, lift=engine.lift, frequency_filter=engine.filter)
+        return self._make_path(begun, MOST_STEPS)
+
+    def _go_farther(self) -> _Path:
+        one = self._path
+        # Steps as long as at first: it may be a frame of other light that made them diverge.
+        engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
+        engine.damping = 1.0
+        path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
+        path.best_step = one.best_step
+        return path
 
     def _follow(self) -> Iterator[Tensor]:
         path, turns = self._path, Turns(self.rest, self.engine.filter)
@@ -274,7 +312,7 @@ class Depth:
 
     @property
     def _has_led_far(self) -> bool:
-        return self._path.least < self._near
+        return self._path.least < FAR * self._flat
 
     def _is_enough(self, is_coarse: bool, since: int) -> bool:
         path, done = self._path, self.engine.steps
@@ -365,7 +403,16 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        return f"{self._describe_steps()}{self._light}"
+        return f"{self._describe_steps()}{self._describe_light()}"
+
+    def _describe_light(self) -> str:
+        if self._flux is None:
+            return ""
+        excess = self._flux - 1
+        worst, usual = int(excess.abs().argmax()), float(excess.abs().median())
+        typically = f", by over {usual:.1%} in half of the frames" if usual >= SHOWN else ""
+        most = f"{show_number(1 + float(excess[worst]), 2)} times the median"
+        return f"; heeds that light differs{typically}, most in frame {worst}: {most}"
 
     def _describe_steps(self) -> str:
         length, best = self.engine.damping, self.best_step
