@@ -191,8 +191,9 @@ def _describe_far_off(frames: NDArray[np.int64]) -> str:
 
     which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {ranges(frames)}"
     return (
-        f"most of the misfit is that of {which}, counted from 0: a position is wrong, or the value "
-        "of a pixel; `ptycho-tasks check SCAN` names pixels that a ray hit"
+        f"most of the misfit is that of {which}, counted from 0: a position is wrong, the value of "
+        "a pixel, or there was more or less light; `ptycho-tasks check SCAN` names pixels that a "
+        "ray hit, and frames whose light differs from that around them"
     )
 
 
