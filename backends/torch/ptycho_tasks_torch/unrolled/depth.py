@@ -17,7 +17,7 @@ have spoiled the object that tells of it: steps begin again without them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -37,6 +37,7 @@ from ptycho_tasks_torch.unrolled.steps import (
     Turns,
     begin_like,
     follow,
+    sweep,
 )
 
 SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
@@ -62,17 +63,21 @@ hundredth at most until they end."""
 LEAST_DAMPING, SHORTER_GAIN = 0.1, 0.9
 """Length of steps, in units of the usual one, that are not tried any more; and what shorter steps
 must bring the misfit down to, as a share, that still shorter ones are tried."""
-WEAK, CLEARLY = 0.1, 0.97
-"""Lift of the steps that begin anew; and what they must bring the misfit down to, as a share of the
-least one before, to be taken."""
+RESTRAINTS, SWEEPS, MOST_SWEPT = (0.05, 0.2, 0.1, 0.05, 0.2, 0.1), 40, 2**20
+"""Of the sweeps from which steps begin anew, each time in another order; how many sweeps these are,
+and pixels of a canvas on which they would take too much memory."""
+WEAK, TRIAL, CLEARLY = 0.1, 100, 0.97
+"""Lift of the steps that begin anew; how many of them may be no better than those before; and what
+they must bring the misfit down to, as a share of the least one before, to be taken."""
 FAR, SOMEWHERE = 0.05, 0.4
 """Shares of the misfit of a flat object, below which steps must have led that another begin may
 help, or the light of frames: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
 this must bring the misfit beyond noise down to, as a share."""
-SURE = 5.0
-"""Standard deviations of photon noise from which on a frame's light differs from the others'."""
+SURE, SLIGHT = 5.0, 0.005
+"""Standard deviations of photon noise from which on a frame's light differs from the others'; and
+the difference that one must reach, for what is left of a wrong object looks like smaller ones."""
 SHOWN = 5e-4
 """Difference in light of half of the frames from which on it is told."""
 SPOILS, FEW = math.log(2), 0.1
@@ -99,6 +104,8 @@ class _Path:
     """Number of the first step: 1, or later if other steps were before."""
     most: int
     """How many steps the engine has taken at the end, at most."""
+    rival: float = math.inf
+    """The least misfit of another path, which is left for this one if it is better."""
     may_be_left: bool = False
     """Whether other steps may begin anew."""
     noise: float | None = None
@@ -183,25 +190,53 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
-        is_doubtful = self._is_doubtful
+        path = self._path
+        diverge = path.may_be_left and path.engine.damping < 1
+        restraints = RESTRAINTS if self._is_doubtful else RESTRAINTS[:1]
         yield from self._heed_light()
-        if is_doubtful and self._flux is None and not self._is_noise():
-            yield from self._begin_anew()
+        if diverge and self._flux is None and not self._is_noise():
+            yield from self._begin_anew(restraints)
             yield from self._heed_light()
         self.engine.stop()
 
-    def _begin_anew(self) -> Iterator[Tensor]:
+    def _begin_anew(self, restraints: Sequence[float]) -> Iterator[Tensor]:
+        """Take other paths, until one leaves nothing but noise; the best is taken."""
+        first, left = self._path, self._left
+        start = torch.ones_like(first.best) if self._start is None else self._start
+        found: Tensor | None = None
+        least = math.inf
+        for seed, restraint in enumerate(restraints if start.numel() <= MOST_SWEPT else ()):
+            canvas = start
+            for canvas in sweep(self.rest, start, SWEEPS, restraint, seed):
+                self.misfits.append(self.measure(canvas))
+                yield canvas
+            self._left += SWEEPS
+            if self.misfits[-1] < least:
+                found, least = canvas, self.misfits[-1]
+            if least < self._path.least:
+                yield from self._try(found)
+                if self._is_noise():
+                    break
+                found, least = None, math.inf
+        else:
+            for begun in [self._start] if found is None else [found, self._start]:
+                if self._has_led_far and not self._is_noise():
+                    yield from self._try(begun)
+        how = "for {} in vain" if self._path is first else "after {}"
+        self._story = f", begun anew {how.format(self._left - left)}, as long ones diverged"
+
+    def _try(self, start: Tensor | None) -> Iterator[Tensor]:
+        """Take steps with weak filters from another object, and their path if that is better."""
         one = self._path
         one.engine.stop()
-        engine = Engine(self.rest, self._start, lift=WEAK, frequency_filter=one.engine.filter)
+        engine = Engine(self.rest, start, lift=WEAK, frequency_filter=one.engine.filter)
         self._path = two = self._make_path(engine, MOST_STEPS)
+        two.best_step, two.rival = two.first - 1, one.least
         self._left += one.engine.steps
         yield from self._follow()
         is_better = two.least < CLEARLY * one.least
         self._path, other = (two, one) if is_better else (one, two)
         self._left += other.engine.steps - one.engine.steps
-        how = "after {}" if is_better else "for {} in vain"
-        self._story = f", begun anew {how.format(other.engine.steps)}, as long ones diverged"
 
     def _heed_light(self) -> Iterator[Tensor]:
         """Go on with the light that the best object says each frame has had, as long as something
@@ -237,10 +272,10 @@ class Depth:
 
     def _find_flux(self) -> tuple[Tensor, bool]:
         """(F,) light of each frame, as the best object tells it, over the median; and whether one
-        differs from the others by more than photon noise."""
+        differs from the others for sure."""
         light, variance = self._as_given.measure_flux(self.best)
         excess = light / light.median() - 1
-        is_sure = bool((excess.square() > SURE**2 * variance).any())
+        is_sure = bool((excess.square() > (SURE**2 * variance).clamp(min=SLIGHT**2)).any())
         # What of it is not noise, frame by frame (W. James and C. Stein, Proc. Fourth Berkeley
         # Symp. Math. Statist. Probab. 1, 361, 1961).
         excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
@@ -324,6 +359,8 @@ class Depth:
         if self.held_back is None:
             return done >= UNSPARED_STEPS
         if done >= (DOUBTFUL_STEPS if self._is_doubtful else path.most):
+            return True
+        if done >= TRIAL and path.least > CLEARLY * path.rival:
             return True
         if done < LEAST_STEPS or since * path.engine.damping < PATIENCE:
             return False
@@ -411,7 +448,7 @@ class Depth:
         excess = self._flux - 1
         worst, usual = int(excess.abs().argmax()), float(excess.abs().median())
         typically = f", by over {usual:.1%} in half of the frames" if usual >= SHOWN else ""
-        most = f"{show_number(1 + float(excess[worst]), 2)} times the median"
+        most = f"{show_number(1 + float(excess[worst]), 3)} times the median"
         return f"; heeds that light differs{typically}, most in frame {worst}: {most}"
 
     def _describe_steps(self) -> str:

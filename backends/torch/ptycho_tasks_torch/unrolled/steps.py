@@ -18,6 +18,7 @@ Axis letters: B canvases, S, T rows and columns of a canvas, L lengths of the fi
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -41,6 +42,8 @@ FEW_FRAMES, FAR_APART, FARTHER_APART = 80, 0.6, 0.85
 """Frames of a canvas, and their distance in radii of the spot from which on quarters, and halves
 after the first steps, are too sparse. With less than a dozen or two in a step, or with frames in it
 that hardly overlap, momentum drives the object away."""
+SWEPT_PARTS = 24
+"""Parts of the frames in a sweep."""
 COARSE_STEPS = 8
 """Number of the first steps, which use one part each."""
 MOMENTUM, RAMP = 0.585, 12
@@ -207,6 +210,32 @@ def follow(exposure: Exposure, canvas: Tensor, like: Engine) -> Iterator[Engine]
     while True:
         engine.advance(turn)
         yield engine
+
+
+def sweep(
+    exposure: Exposure, start: Tensor, count: int, restraint: float, seed: int
+) -> Iterator[Tensor]:
+    """Yield the (1, S, T) complex64 object after each of `count` sweeps over the frames: steps on
+    small parts of them, one after the other in random order.
+
+    They are those of rPIE (A. Maiden, D. Johnson and P. Li, Optica 4, 736, 2017) with the frames of
+    a part together. Where they lead depends on the order, and they find their way also where steps
+    on many frames do not: to objects without a mean, whose phase jumps by half a turn.
+
+    Args:
+        exposure: frames and probes.
+        start: (1, S, T) complex64 object.
+        count: of sweeps.
+        restraint: of steps where little light falls, 0 to 1: alpha of rPIE.
+        seed: of the order.
+    """
+    canvas, generator = start, random.Random(seed)
+    parts = exposure.split_in_turns(SWEPT_PARTS)
+    weights = [torch.lerp(part.light, part.light.max(), restraint).reciprocal_() for part in parts]
+    for _ in range(count):
+        for index in generator.sample(range(len(parts)), len(parts)):
+            canvas = parts[index].correction(canvas).mul_(weights[index]).add_(canvas)
+        yield canvas
 
 
 def begin_like(like: Engine, exposure: Exposure, canvas: Tensor, steps: int = 0) -> Engine:
