@@ -207,7 +207,7 @@ def test_steps_go_on_where_something_but_noise_is_left(bright, monkeypatch):
 
 
 def test_steps_begin_anew_where_they_were_led_astray(monkeypatch):
-    bars = cross_bars(9, 0.15, 2.0)
+    bars = cross_bars(4, 0.12, 3.0)
     depth, canvas = run(bars)
     assert re.search(r"steps, begun anew after \d+, as long ones diverged; ", depth.describe())
     assert depth.engine.steps < depth.taken - depth.last_steps <= MOST_IN_ALL
