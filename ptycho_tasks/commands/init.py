@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -49,8 +50,9 @@ def init_command(folder: Path, source: Path | None, backend: str, name: str | No
 
 def _check(folder: Path, source: Path) -> None:
     """Say what a short examination finds, which leaves out all that takes a reconstruction."""
+    command = shlex.join(["ptycho-tasks", "check", str(source)])
     if source.stat().st_size > MOST_BYTES:
-        echo(f"not checked, being large; `ptycho-tasks check {source}` takes a while")
+        echo(f"not checked, being large; `{command}` takes a while")
         return
     from ptycho_tasks.commands.scan_check import check_scan, list_lines
 
@@ -60,4 +62,4 @@ def _check(folder: Path, source: Path) -> None:
             echo(f"wrong  {finding.line}")
     for line in list_lines(report.settings) if report.is_wrong else []:
         echo(f"  {line}")
-    echo(f"`ptycho-tasks check {source}` tries orientation, centre and scale of the scan too")
+    echo(f"`{command}` tries orientation, centre and scale of the scan too")

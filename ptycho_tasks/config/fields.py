@@ -90,14 +90,24 @@ def explain_fault(
 
 def _describe_expected(problem: str, annotation: Any) -> str:
     """Say what was expected, from a sentence of msgspec."""
-    if problem.startswith("Invalid enum value"):
-        return f"expected one of {', '.join(map(str, list_choices(annotation)))}"
+    choices = list_choices(annotation)
+    is_number = choices and problem.startswith(("Expected `int | str`", "Expected `float | str`"))
+    if is_number or problem.startswith("Invalid enum value"):
+        return _describe_choices(choices, annotation)
     if problem.startswith("Expected `object`"):
         return "expected a mapping, `key: value` lines"
     for pattern, rule in RULES.items():
         if repr(pattern) in problem:
             return f"expected {rule}"
     return problem[:1].lower() + problem[1:].split(", got `")[0]
+
+
+def _describe_choices(choices: tuple[Any, ...], annotation: Any) -> str:
+    words = f"{'one of ' if len(choices) > 1 else ''}{', '.join(map(str, choices))}"
+    numbers = {int: " or a whole number", float: " or a number"}
+    kinds = {type_ for one in get_args(annotation) for type_ in (one, *get_args(one))}
+    kinds |= {type_ for one in kinds for type_ in get_args(one)}
+    return "expected " + words + next((text for kind, text in numbers.items() if kind in kinds), "")
 
 
 def _annotation(kind: type[Section], key: str) -> Any:

@@ -5,8 +5,10 @@ of the frames lead far at little cost; when the frames held back no longer gain 
 all others average out what noise the parts leave; when these gain nothing either, the frames held
 back are taken in for the last steps. Where photons are few that also keeps the object from fitting
 their noise. Steps that diverge are undone, and go on half as long. Where such steps leave more
-than noise in the end, others begin anew with weak filters: low frequencies of the phase that are
-lifted too far, as with probes that fade slowly, can lead to a wrong object that no step leaves.
+than noise in the end, they may have led to a wrong object that no step leaves: where low
+frequencies of the phase are lifted too far, as with probes that fade slowly, and where a flat
+object is no beginning, as for a phase that jumps by half a turn. Others begin anew then, with weak
+filters, from what sweeps over small parts of the frames lead to in one order or another.
 
 Where more than noise is left still, frames may have had more or less light than others: beams
 tremble, and shutters stick. The light of each is measured against what the object predicts, and
@@ -462,6 +464,8 @@ class Depth:
             asked = f", not {self.steps}; back to step {best}" if self._path.has_diverged else ""
             return f"{taken}{asked or ', as asked for'}"
         held_back = "frames" if self.held_back is None else "frames held back"
+        if best == 0 and self.held_back is not None and self._is_noise():
+            return f"{taken}; nothing but photon noise is left of {held_back} from the start"
         if best == 0:
             return (
                 f"{taken}; {held_back} are explained no better than at the start: check probe and "

@@ -72,7 +72,7 @@ class UnrolledOptions(NetworkOptions, frozen=True, kw_only=True):
         Literal["auto"] | Annotated[int, limits(ge=2, le=1000)],
         doc(
             "physics steps of a reconstruction; auto: until frames held back are explained no "
-            "better, 200 at most, or more where they must be shorter"
+            "better"
         ),
     ] = "auto"
     channels: Annotated[int, doc("feature maps of the network at full size", ge=4, le=256)] = (

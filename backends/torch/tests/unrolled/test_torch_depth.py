@@ -293,6 +293,20 @@ def test_light_does_not_stand_in_for_what_else_is_wrong(bright, fault):
     assert "light" not in depth.describe()
 
 
+def test_an_object_that_is_nearly_none_is_no_reason_for_doubt():
+    options = SimulationOptions(size=32, grid=8, step=4.0, photons=1e4, seed=3)
+    scan = simulate(options)
+    probe, N = scan.probe, scan.size
+    side = math.ceil(scan.positions.max()) + N
+    truth = np.ones((side, side), np.complex64)
+    empty = measure(truth, probe, scan.positions, 1e4, np.random.default_rng(4), "empty")
+    depth, _ = run(empty)
+    assert "check" not in depth.describe()
+    assert depth.describe().endswith(
+        "nothing but photon noise is left of frames held back from the start"
+    )
+
+
 def test_shuffled_positions_end_early_with_a_line(bright):
     order = np.random.default_rng(0).permutation(bright.frame_count)
     depth, _ = run(replace(bright, positions=bright.positions[order]))
