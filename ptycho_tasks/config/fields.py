@@ -6,7 +6,8 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -104,10 +105,20 @@ def _describe_expected(problem: str, annotation: Any) -> str:
 
 def _describe_choices(choices: tuple[Any, ...], annotation: Any) -> str:
     words = f"{'one of ' if len(choices) > 1 else ''}{', '.join(map(str, choices))}"
-    numbers = {int: " or a whole number", float: " or a number"}
-    kinds = {type_ for one in get_args(annotation) for type_ in (one, *get_args(one))}
-    kinds |= {type_ for one in kinds for type_ in get_args(one)}
-    return "expected " + words + next((text for kind, text in numbers.items() if kind in kinds), "")
+    kinds = [*_list_members(annotation)]
+    number = " or a number" if float in kinds else " or a whole number" if int in kinds else ""
+    return f"expected {words}{number}"
+
+
+def _list_members(annotation: Any) -> Iterator[Any]:
+    """What a value of a union may be, without the limits of each."""
+    if get_origin(annotation) is Annotated:
+        yield from _list_members(get_args(annotation)[0])
+    elif isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        for one in get_args(annotation):
+            yield from _list_members(one)
+    else:
+        yield annotation
 
 
 def _annotation(kind: type[Section], key: str) -> Any:

@@ -19,11 +19,6 @@ MISTAKES = {
     "range": ("train", ["--gridsize", "3"], "--gridsize: training.gridsize: expected one of 1, 2"),
     "old name": ("train", ["--device", "tpu"], "--device: execution.accelerator: expected one of"),
     "word": ("train", ["--scheduler", "x"], "--scheduler: training.scheduler: expected one of"),
-    "number or word": (
-        "train",
-        ["--backend", "unrolled", "--steps", "autos"],
-        "--steps: training.steps: expected auto or a whole number, got 'autos'",
-    ),
     "not finite": ("train", ["--learning-rate", "nan"], "--learning-rate: training.learning_rate"),
     "huge": ("train", ["--seed", "9" * 30], "--seed: training.seed: expected an integer of at"),
     "below": ("infer", ["--n-groups", "0"], "--n-groups: inference.n_groups: expected `int` >= 1"),

@@ -84,3 +84,13 @@ def test_a_wrong_option_is_one_line(write_project, doit, old, new, expected):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("steps", ["autos", "12.5"])
+def test_a_number_or_a_word_is_asked_for_by_name(write_project, doit, steps):
+    project = write_project(
+        f"source: {{simulate: {{}}}}\nbackend: unrolled\ntraining: {{steps: {steps}}}\n"
+    )
+    refused = doit(project, "list")
+    assert refused.returncode
+    assert "ptycho.yaml:3: training.steps: expected auto or a whole number, got " in refused.stderr
