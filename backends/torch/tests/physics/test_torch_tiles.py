@@ -108,7 +108,7 @@ def test_light_of_each_frame_gives_the_same_bytes(scan, bundle, monkeypatch, hel
     one, three = (infer(scan, bundle, devices, lines.append) for devices in (ONE, THREE))
     assert_same(one, three)
     assert lines[0] == lines[1]
-    assert "light differs by " in lines[0]
+    assert "light differs, by " in lines[0]
 
 
 def test_a_refinement_gives_the_same_bytes(scan, bundle):
