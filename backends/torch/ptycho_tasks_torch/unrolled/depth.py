@@ -34,6 +34,7 @@ from ptycho_tasks_torch.unrolled.steps import (
     COARSE,
     COARSE_STEPS,
     FINE,
+    SWEPT_PARTS,
     Engine,
     Turn,
     Turns,
@@ -192,11 +193,11 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
-        path = self._path
-        diverge = path.may_be_left and path.engine.damping < 1
+        have_diverged = self._path.may_be_left and self.engine.damping < 1
+        # Where they have led nowhere, that is more often for wrong positions than for want of luck.
         restraints = RESTRAINTS if self._is_doubtful else RESTRAINTS[:1]
         yield from self._heed_light()
-        if diverge and self._flux is None and not self._is_noise():
+        if have_diverged and self._flux is None and not self._is_noise():
             yield from self._begin_anew(restraints)
             yield from self._heed_light()
         self.engine.stop()
@@ -205,11 +206,12 @@ class Depth:
         """Take other paths, until one leaves nothing but noise; the best is taken."""
         first, left = self._path, self._left
         start = torch.ones_like(first.best) if self._start is None else self._start
+        parts = self.rest.split_in_turns(SWEPT_PARTS) if start.numel() <= MOST_SWEPT else []
         found: Tensor | None = None
         least = math.inf
-        for seed, restraint in enumerate(restraints if start.numel() <= MOST_SWEPT else ()):
+        for seed, restraint in enumerate(restraints if parts else ()):
             canvas = start
-            for canvas in sweep(self.rest, start, SWEEPS, restraint, seed):
+            for canvas in sweep(parts, start, SWEEPS, restraint, seed):
                 self.misfits.append(self.measure(canvas))
                 yield canvas
             self._left += SWEEPS

@@ -213,7 +213,7 @@ def follow(exposure: Exposure, canvas: Tensor, like: Engine) -> Iterator[Engine]
 
 
 def sweep(
-    exposure: Exposure, start: Tensor, count: int, restraint: float, seed: int
+    parts: Sequence[Exposure], start: Tensor, count: int, restraint: float, seed: int
 ) -> Iterator[Tensor]:
     """Yield the (1, S, T) complex64 object after each of `count` sweeps over the frames: steps on
     small parts of them, one after the other in random order.
@@ -223,14 +223,13 @@ def sweep(
     on many frames do not: to objects without a mean, whose phase jumps by half a turn.
 
     Args:
-        exposure: frames and probes.
+        parts: the frames, split in `SWEPT_PARTS` turns.
         start: (1, S, T) complex64 object.
         count: of sweeps.
         restraint: of steps where little light falls, 0 to 1: alpha of rPIE.
         seed: of the order.
     """
     canvas, generator = start, random.Random(seed)
-    parts = exposure.split_in_turns(SWEPT_PARTS)
     weights = [torch.lerp(part.light, part.light.max(), restraint).reciprocal_() for part in parts]
     for _ in range(count):
         for index in generator.sample(range(len(parts)), len(parts)):

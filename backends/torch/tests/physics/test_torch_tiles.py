@@ -111,6 +111,17 @@ def test_light_of_each_frame_gives_the_same_bytes(scan, bundle, monkeypatch, hel
     assert "light differs, by " in lines[0]
 
 
+def test_steps_that_begin_anew_give_the_same_bytes(scan, bundle):
+    """As with a probe that is far off."""
+    lines: list[str] = []
+    amiss = np.complex64(0.6) * np.roll(scan.probe, 3, axis=-1)
+    scan = replace(scan, probe=scan.probe + amiss)
+    one, three = (infer(scan, bundle, devices, lines.append) for devices in (ONE, THREE))
+    assert_same(one, three)
+    assert lines[0] == lines[1]
+    assert "begun anew" in lines[0]
+
+
 def test_a_refinement_gives_the_same_bytes(scan, bundle):
     start = infer(scan, bundle, ONE, steps=4)
     one, three = (
