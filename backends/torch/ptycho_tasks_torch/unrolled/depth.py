@@ -247,13 +247,14 @@ class Depth:
         but noise is left and that explains frames better."""
         if self.steps is not None or self.held_back is None:
             return
-        if not self._path.least < SOMEWHERE * self._flat:
-            return
         flux, is_sure = self._find_flux()
         if not is_sure:
             return
-        # Of all frames: those held back need not be near the ones whose light differs.
+        # Of all frames: those held back need not be near the ones whose light differs, and may be
+        # such frames.
         misfit = self.exposure.measure_misfit(self.best)
+        if not min(misfit, self._path.least) < SOMEWHERE * self._flat:
+            return
         noise = self.exposure.measure_noise(self.best)
         most = noise + MUCH * (misfit - noise)
         for _ in range(LOOKS):

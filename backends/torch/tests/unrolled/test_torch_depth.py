@@ -266,12 +266,16 @@ def test_light_that_differs_from_frame_to_frame_is_heeded(bright, monkeypatch):
     assert good["phase_ssim"] > poor["phase_ssim"]
 
 
-@pytest.mark.parametrize(("frames", "times"), [([8], 9.0), ([8], 0.02), ([29, 30, 31, 32], 0.05)])
+@pytest.mark.parametrize(
+    ("frames", "times"), [([8], 9.0), ([8], 0.02), ([29, 30, 31, 32], 0.05), ([], 4.0)]
+)
 def test_frames_that_would_spoil_the_object_are_left_out_until_it_tells_of_their_light(
     bright, frames, times
 ):
-    """One at a corner of the scan, where the object could be so bright, or a few in a row."""
+    """One at a corner of the scan, where the object could be so bright, a few in a row, or one of
+    those that are held back to judge."""
     clean, canvas = run(bright)
+    frames = frames or depth_module.choose_held_back(expose(bright))[:1]
     diffraction = bright.diffraction.copy()
     diffraction[frames] *= math.sqrt(times)
     depth, heeded = run(replace(bright, diffraction=diffraction))
