@@ -19,7 +19,7 @@ have spoiled the object that tells of it: steps begin again without them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -193,23 +193,25 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
-        have_diverged = self._path.may_be_left and self.engine.damping < 1
-        # Where they have led nowhere, that is more often for wrong positions than for want of luck.
-        restraints = RESTRAINTS if self._is_doubtful else RESTRAINTS[:1]
+        may_be_left = self._path.may_be_left
         yield from self._heed_light()
-        if have_diverged and self._flux is None and not self._is_noise():
-            yield from self._begin_anew(restraints)
-            yield from self._heed_light()
+        if may_be_left and self.engine.damping < 1 and not self._is_noise():
+            yield from self._begin_anew()
+            if self._flux is None:
+                yield from self._heed_light()
         self.engine.stop()
 
-    def _begin_anew(self, restraints: Sequence[float]) -> Iterator[Tensor]:
+    def _begin_anew(self) -> Iterator[Tensor]:
         """Take other paths, until one leaves nothing but noise; the best is taken."""
         first, left = self._path, self._left
         start = torch.ones_like(first.best) if self._start is None else self._start
         parts = self.rest.split_in_turns(SWEPT_PARTS) if start.numel() <= MOST_SWEPT else []
         found: Tensor | None = None
         least = math.inf
-        for seed, restraint in enumerate(restraints if parts else ()):
+        # Steps that lead nowhere have wrong positions more often than bad luck.
+        is_hopeless = first.has_diverged and not self._has_led_far
+        restraints = RESTRAINTS[: 1 if is_hopeless else None] if parts else ()
+        for seed, restraint in enumerate(restraints):
             canvas = start
             for canvas in sweep(parts, start, SWEEPS, restraint, seed):
                 self.misfits.append(self.measure(canvas))

@@ -214,7 +214,7 @@ def test_steps_begin_anew_where_they_were_led_astray(monkeypatch):
     assert depth.measure(depth.best) == min(depth.misfits) == depth.misfits[depth.best_step]
     assert re.search(rf"(level since|back to step) {depth.best_step}\b", depth.describe())
     assert depth.best_step <= depth.taken
-    monkeypatch.setattr(Depth, "_begin_anew", lambda self, restraints: iter(()))
+    monkeypatch.setattr(Depth, "_begin_anew", lambda self: iter(()))
     without, astray = run(bars)
     assert "anew" not in without.describe()
     assert depth.measure(canvas) < 0.9 * without.measure(astray)
