@@ -162,6 +162,7 @@ class Depth:
         judges = held_back - self._left_out or held_back
         self.held_back = exposure.take(sorted(judges)) if held_back else None
         """Frames that are no part of the steps but the last."""
+        self._judges = exposure if self.held_back is None else self.held_back
         rest = {*range(len(exposure.places))} - held_back - self._left_out
         self.rest = exposure.take(sorted(rest)) if held_back else exposure
 
@@ -187,18 +188,26 @@ class Depth:
     def measure(self, canvas: Tensor) -> float:
         """Misfit of the frames held back, or of all if none are: mean square of what amplitudes
         differ by."""
-        frames = self.exposure if self.held_back is None else self.held_back
-        return frames.measure_misfit(canvas)
+        return self._judges.measure_misfit(canvas)
+
+    def _judge_by_all(self) -> None:
+        """Measure the misfit of all frames from now on: those held back lie inside, and may be
+        explained where others are not."""
+        self._judges, path = self.exposure, self._path
+        path.least, path.noise = self.measure(path.best), None
 
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
         may_be_left = self._path.may_be_left
         yield from self._heed_light()
-        if may_be_left and self.engine.damping < 1 and not self._is_noise():
-            yield from self._begin_anew()
-            if self._flux is None:
-                yield from self._heed_light()
+        if may_be_left and self.engine.damping < 1:
+            if self._is_noise():
+                self._judge_by_all()
+            if not self._is_noise():
+                yield from self._begin_anew()
+                if self._flux is None:
+                    yield from self._heed_light()
         self.engine.stop()
 
     def _begin_anew(self) -> Iterator[Tensor]:
@@ -380,10 +389,9 @@ class Depth:
         return self._path.least <= NOISY * self._find_noise()
 
     def _find_noise(self) -> float:
-        assert self.held_back is not None
         path = self._path
         if path.noise is None:
-            path.noise = self.held_back.measure_noise(path.best)
+            path.noise = self._judges.measure_noise(path.best)
         return path.noise
 
     @property
