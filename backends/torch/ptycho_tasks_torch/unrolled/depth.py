@@ -186,7 +186,7 @@ class Depth:
         return self._path.best_step
 
     def measure(self, canvas: Tensor) -> float:
-        """Misfit of the frames held back, or of all if none are: mean square of what amplitudes
+        """Misfit of the frames that judge, those held back or all: mean square of what amplitudes
         differ by."""
         return self._judges.measure_misfit(canvas)
 
