@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from forked_children import ForkedProgram
 from ptycho_tasks.options import SimulationOptions
-from ptycho_tasks.physics.simulate import measure, simulate
+from ptycho_tasks.physics.simulate import make_probe, measure, simulate
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.testing.forks import preloading
 from ptycho_tasks.testing.project import build, doit, write_project  # noqa: F401
@@ -76,6 +76,19 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch, however fast."""
     monkeypatch.setattr(checkpoints, "LEAST_SECONDS", 0)
     monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+
+
+@pytest.fixture(scope="session")
+def half_turns() -> ScanData:
+    """100 frames of bars whose phase is 0 or half a turn, as much of each: such an object has no
+    mean, and a flat one is no beginning for it."""
+    N, generator = 32, np.random.default_rng(49)
+    positions = np.stack(np.divmod(np.arange(100), 10), axis=1) * 3.0 + N // 2 + 2
+    positions += generator.uniform(-0.5, 0.5, positions.shape)
+    y, x = np.mgrid[:66, :66]
+    truth = np.exp(1j * np.pi * ((x + 0.3 * y) % 7 < 3.5)).astype(np.complex64)
+    probe = make_probe(SimulationOptions(size=N, probe="disc"))[None]
+    return measure(truth, probe, positions, 1e7, np.random.default_rng(2), "half turns")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 import torch
@@ -17,12 +18,16 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
 from ptycho_tasks_torch.unrolled.steps import run_steps
 
 EVERY = 6
 """Steps from one look at the frames to the next; of all looks the best counts."""
+LONG = 48
+"""Steps of a trial from which on one that diverges goes on as an inference would, before a right
+scan whose object is hard to find is called wrong."""
 DIVERGES, DAMPING = 1.1, 0.5
 """Misfit of the last look, over the least, from which on the steps were too long; and what they are
 then multiplied by. How long is too long depends on the positions: without this, those would seem
@@ -44,7 +49,11 @@ def try_on_canvas(
         best, diverges = _reconstruct(taken, counted, steps)
         if diverges:
             calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
-            best = min(best, calmer, key=lambda look: _or_inf(float(look.square().sum())))
+            best = min(best, calmer, key=_sum_squares)
+        if diverges and steps >= LONG and not held_back:
+            depth = Depth(exposure)
+            deque(depth.run(), maxlen=0)
+            best = min(best, _miss(depth.exposure, depth.best), key=_sum_squares)
         r_factor = float(best.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
         shares = tuple((power / power.sum()).tolist())
@@ -73,13 +82,22 @@ def _reconstruct(
 ) -> tuple[Tensor, bool]:
     """(K, N, N) what the counted frames are missed by, and whether steps on those taken diverge."""
     looks = [
-        (counted.predict(engine.canvas) - counted.amplitude).nan_to_num(nan=0.0)
+        _miss(counted, engine.canvas)
         for engine in run_steps(taken, steps, damping=damping)
         if engine.steps % EVERY == 0 or engine.steps == steps
     ]
-    misfits = [_or_inf(float(look.square().sum())) for look in looks]
+    misfits = [*map(_sum_squares, looks)]
     least = min(misfits)
     return looks[misfits.index(least)], not misfits[-1] <= DIVERGES * least
+
+
+def _miss(exposure: Exposure, canvas: Tensor) -> Tensor:
+    """(K, N, N) what the frames are missed by."""
+    return (exposure.predict(canvas) - exposure.amplitude).nan_to_num(nan=0.0)
+
+
+def _sum_squares(look: Tensor) -> float:
+    return _or_inf(float(look.square().sum()))
 
 
 def _or_inf(number: float) -> float:

@@ -14,7 +14,7 @@ import torch
 from ptycho_tasks.backend import InferRequest, RefineRequest, TrainRequest
 from ptycho_tasks.options import SimulationOptions
 from ptycho_tasks.physics.metrics import score
-from ptycho_tasks.physics.simulate import make_probe, measure, simulate
+from ptycho_tasks.physics.simulate import measure, simulate
 from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
@@ -232,20 +232,12 @@ def test_steps_begin_anew_where_frames_at_the_rim_are_not_explained(monkeypatch)
     assert misfit(canvas) < 0.5 * misfit(astray)
 
 
-def test_phases_that_jump_by_half_a_turn_are_found(monkeypatch):
-    """An object of as much 1 as -1 has no mean: a flat one is no beginning for it."""
-    N, generator = 32, np.random.default_rng(49)
-    positions = np.stack(np.divmod(np.arange(100), 10), axis=1) * 3.0 + N // 2 + 2
-    positions += generator.uniform(-0.5, 0.5, positions.shape)
-    y, x = np.mgrid[:66, :66]
-    truth = np.exp(1j * np.pi * ((x + 0.3 * y) % 7 < 3.5)).astype(np.complex64)
-    probe = make_probe(SimulationOptions(size=N, probe="disc"))[None]
-    scan = measure(truth, probe, positions, 1e7, np.random.default_rng(2), "bars")
-    depth, canvas = run(scan)
+def test_phases_that_jump_by_half_a_turn_are_found(half_turns, monkeypatch):
+    depth, canvas = run(half_turns)
     assert "begun anew after" in depth.describe()
-    assert scores(scan, canvas)["phase_ssim"] > 0.99
+    assert scores(half_turns, canvas)["phase_ssim"] > 0.99
     monkeypatch.setattr(depth_module, "RESTRAINTS", ())
-    without, astray = run(scan)
+    without, astray = run(half_turns)
     assert depth.measure(canvas) < 0.5 * without.measure(astray)
 
 

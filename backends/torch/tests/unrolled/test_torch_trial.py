@@ -302,3 +302,8 @@ def test_the_unit_shows_where_the_orientation_is_wrong_too(tmp_path: Path) -> No
     assert case is not None
     (found,) = check_units(Examination(case, backend.try_scan))
     assert found.settings["source.pixel_size_m"] == pytest.approx(0.03e-6, rel=0.02)
+
+
+def test_an_object_that_is_hard_to_find_makes_no_scan_wrong(half_turns):
+    short, whole = (backend.try_scan(half_turns, steps).r_factor for steps in (24, 48))
+    assert whole < 0.5 * short
