@@ -153,7 +153,7 @@ class Depth:
         self._flat = self.misfits[0] if start is None else self.measure(torch.ones_like(start))
         self._flux: Tensor | None = None  # of each frame, where it is heeded that they differ
         self._start, self._path = start, self._make_path(engine, MOST_STEPS)
-        self._path.may_be_left = self.steps is None and self.held_back is not None
+        self._path.may_be_left = self._goes_by_frames
         self._left = 0  # steps of paths that were left
         self._story = ""
 
@@ -199,9 +199,8 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
-        may_be_left = self._path.may_be_left
         yield from self._heed_light()
-        if may_be_left and self.engine.damping < 1:
+        if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
                 self._judge_by_all()
             if not self._is_noise():
@@ -218,8 +217,7 @@ class Depth:
         found: Tensor | None = None
         least = math.inf
         # Steps that lead nowhere have wrong positions more often than bad luck.
-        is_hopeless = first.has_diverged and not self._has_led_far
-        restraints = RESTRAINTS[: 1 if is_hopeless else None] if parts else ()
+        restraints = RESTRAINTS[: 1 if self._is_hopeless else None] if parts else ()
         for seed, restraint in enumerate(restraints):
             canvas = start
             for canvas in sweep(parts, start, SWEEPS, restraint, seed):
@@ -256,7 +254,7 @@ class Depth:
     def _heed_light(self) -> Iterator[Tensor]:
         """Go on with the light that the best object says each frame has had, as long as something
         but noise is left and that explains frames better."""
-        if self.steps is not None or self.held_back is None:
+        if not self._goes_by_frames:
             return
         flux, is_sure = self._find_flux()
         if not is_sure:
@@ -309,7 +307,7 @@ class Depth:
         is_spoiled = 0 < len(left_out) <= FEW * len(flux)
         self._left_out = left_out if is_spoiled else set()
         self._flux = torch.ones_like(flux) if is_spoiled else flux
-        self._use(self._as_given.brighten(self._flux))
+        self._use(self._as_given if is_spoiled else self._as_given.brighten(flux))
         return is_spoiled
 
     def _begin_again(self) -> _Path:
@@ -320,10 +318,12 @@ class Depth:
         return self._make_path(begun, MOST_STEPS)
 
     def _go_farther(self) -> _Path:
-        one = self._path
-        # Steps as long as at first: it may be a frame of other light that made them diverge.
-        engine = begin_like(one.engine, self.rest, one.best, one.engine.steps)
-        engine.damping = 1.0
+        """Steps from the best object, as long as at first: it may be a frame of other light that
+        made them diverge."""
+        one, like = self._path, self.engine
+        engine = Engine(
+            self.rest, one.best, like.steps, lift=like.lift, frequency_filter=like.filter
+        )
         path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
         path.best_step = one.best_step
         return path
@@ -355,11 +355,19 @@ class Depth:
                     yield path.engine.canvas
 
     @property
+    def _goes_by_frames(self) -> bool:
+        """Whether frames held back say how far to go, and whether to try anything else."""
+        return self.steps is None and self.held_back is not None
+
+    @property
     def _is_doubtful(self) -> bool:
         """Whether steps that were too long may have led to a wrong object."""
         path = self._path
-        is_hopeless = path.has_diverged and not self._has_led_far
-        return path.may_be_left and path.engine.damping < 1 and not is_hopeless
+        return path.may_be_left and path.engine.damping < 1 and not self._is_hopeless
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return self._path.has_diverged and not self._has_led_far
 
     @property
     def _has_led_far(self) -> bool:
