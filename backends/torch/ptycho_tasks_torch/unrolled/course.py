@@ -4,19 +4,67 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import Choice, Depth, choose_correction
+from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, is_faint
+from ptycho_tasks_torch.unrolled.steps import Engine
 
 WAYS_TAKEN = 4
 """Ways in which the object is turned for the network, whose corrections are averaged, where photons
 are few: what it does by chance of how an object lies is less then. With more photons it does too
 little to be worth the time."""
+STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
+"""Steps that may follow a correction; and the share that is enough of the most that frames held
+back gain by them, and by them and the correction. The last of it costs more noise, pixel by pixel,
+than it is worth."""
+
+
+class Choice(NamedTuple):
+    """What is taken of a network's corrections."""
+
+    corrections: int
+    """How many, one after the other."""
+    steps: float
+    """On all frames, that follow: one of `STEPS_AFTER`."""
+
+
+def choose_correction(
+    depth: Depth, corrections: Callable[[Engine, Exposure], Iterable[Tensor]]
+) -> Choice | None:
+    """How many corrections are taken, and how many steps follow the last; None leaves them out.
+
+    Steps that follow bring back what of the frames a correction took away, and their noise; the
+    fewest are taken that are enough. Corrections are taken if frames held back gain by them,
+    against the object without, or after a step; what they do to an object that they do not
+    understand, and steps undo, is no gain. Objects are compared by counts, for the roots of few
+    counts are missed least by an object that is too smooth.
+
+    Args:
+        depth: after `run`.
+        corrections: gives the object of an engine, which takes no more steps, corrected once, and
+            more often; from the engine and the frames that it is to explain.
+    """
+    if depth.frames.held_back is None:
+        return Choice(1, 0.0)
+    compare, canvas = depth.frames.held_back.measure_divergence, depth.engine.canvas
+    without = min(map(compare, depth.go_on(canvas, (0.0, 1.0))))
+    paths = [
+        dict(zip(STEPS_AFTER, map(compare, depth.go_on(corrected, STEPS_AFTER)), strict=True))
+        for corrected in corrections(depth.engine, depth.frames.rest)
+    ]
+    found = min(paths, key=lambda path: min(path.values()))
+    least = min(found.values())
+    if not least < without:
+        return None
+    enough = min(start + ENOUGH * (least - start) for start in (found[0.0], without))
+    steps = next(count for count, value in found.items() if value <= enough)
+    return Choice(1 + paths.index(found), steps)
 
 
 class Course:
@@ -49,8 +97,8 @@ class Course:
         for engine in depth.finish(depth.best if choice is None else depth.engine.canvas):
             yield engine.canvas
         if choice is not None:
-            ways = WAYS_TAKEN if is_faint(depth.exposure) else 1
-            *_, corrected = correct(engine, depth.exposure, choice.corrections, ways)
+            ways = WAYS_TAKEN if is_faint(depth.frames.exposure) else 1
+            *_, corrected = correct(engine, depth.frames.exposure, choice.corrections, ways)
             yield from depth.go_on(corrected, [choice.steps], takes_all=True)
 
     def finish(self) -> Tensor:
@@ -70,6 +118,6 @@ class Course:
         often = " twice" if corrections == 2 else ""
         plural = "s" if steps > 1 else ""
         after = f", then {steps:g} step{plural}" if steps else ""
-        unlearned = " and ".join(list_unlearned(self.depth.exposure))
+        unlearned = " and ".join(list_unlearned(self.depth.frames.exposure))
         doubt = f"; the network has not learned from such scans: {unlearned}" if unlearned else ""
         return f"corrected{often} by the network{after}{doubt}"

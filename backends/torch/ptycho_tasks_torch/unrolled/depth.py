@@ -10,25 +10,22 @@ frequencies of the phase are lifted too far, as with probes that fade slowly, an
 object is no beginning, as for a phase that jumps by half a turn. Others begin anew then, with weak
 filters, from what sweeps over small parts of the frames lead to in one order or another.
 
-Where more than noise is left still, frames may have had more or less light than others: beams
-tremble, and shutters stick. The light of each is measured against what the object predicts, and
-steps go on with it, as long as that explains frames better. Few frames whose light differs much
-have spoiled the object that tells of it: steps begin again without them.
+Where more than noise is left still, frames may have had more or less light than others; see
+`Frames`. Steps go on with what the object says of it, as long as that explains frames better, or
+begin again where it was spoiled by frames that are left out then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
-from ptycho_tasks_torch.physics.scale import show_number
+from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.unrolled.held_back import Frames
 from ptycho_tasks_torch.unrolled.steps import (
     ALL,
     COARSE,
@@ -43,10 +40,6 @@ from ptycho_tasks_torch.unrolled.steps import (
     sweep,
 )
 
-SHARE, LEAST_HELD_BACK, MOST_HELD_BACK = 24, 3, 64
-"""One in so many frames is held back, and bounds of their number."""
-LEAST_FRAMES = 12
-"""A scan of fewer frames can spare none."""
 LEAST_STEPS, DOUBTFUL_STEPS, MOST_STEPS = 24, 500, 1000
 """Bounds; few scans need the last, or that of steps which are doubtful and may begin anew. Where
 photons are few, the low frequencies of the phase gain by steps that the misfit of single frames
@@ -78,20 +71,8 @@ help, or the light of frames: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
 this must bring the misfit beyond noise down to, as a share."""
-SURE, SLIGHT = 5.0, 0.005
-"""Standard deviations of photon noise from which on a frame's light differs from the others'; and
-the difference that one must reach, for what is left of a wrong object looks like smaller ones."""
-SHOWN = 5e-4
-"""Difference in light of half of the frames from which on it is told."""
-SPOILS, FEW = math.log(2), 0.1
-"""Change of the logarithm of a frame's light from one look to the next, from which on the object
-may be spoiled by it; and share of all frames that can be left out for that."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
-STEPS_AFTER, ENOUGH = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0), 0.5
-"""Steps that may follow a correction; and the share that is enough of the most that frames held
-back gain by them, and by them and the correction. The last of it costs more noise, pixel by pixel,
-than it is worth."""
 
 
 @dataclass
@@ -143,28 +124,16 @@ class Depth:
             start: (1, S, T) complex64 object to go on from; None begins with a flat one.
         """
         self.steps = steps
-        self._frames_held_back = choose_held_back(exposure)
-        self._as_given = exposure
-        self._left_out: set[int] = set()  # frames that spoil the object
-        self._use(exposure)
-        engine = Engine(self.rest, start)
+        self.frames = Frames(exposure)
+        """Which of them take part, which judge, and how much light each has had."""
+        engine = Engine(self.frames.rest, start)
         self.misfits = [self.measure(engine.canvas)]
         """Of the frames held back, before the first step and after each."""
         self._flat = self.misfits[0] if start is None else self.measure(torch.ones_like(start))
-        self._flux: Tensor | None = None  # of each frame, where it is heeded that they differ
         self._start, self._path = start, self._make_path(engine, MOST_STEPS)
         self._path.may_be_left = self._goes_by_frames
         self._left = 0  # steps of paths that were left
         self._story = ""
-
-    def _use(self, exposure: Exposure) -> None:
-        self.exposure, held_back = exposure, {*self._frames_held_back}
-        judges = held_back - self._left_out or held_back
-        self.held_back = exposure.take(sorted(judges)) if held_back else None
-        """Frames that are no part of the steps but the last."""
-        self._judges = exposure if self.held_back is None else self.held_back
-        rest = {*range(len(exposure.places))} - held_back - self._left_out
-        self.rest = exposure.take(sorted(rest)) if held_back else exposure
 
     def _make_path(self, engine: Engine, most: int) -> _Path:
         least = self.measure(engine.canvas)
@@ -188,12 +157,11 @@ class Depth:
     def measure(self, canvas: Tensor) -> float:
         """Misfit of the frames that judge, those held back or all: mean square of what amplitudes
         differ by."""
-        return self._judges.measure_misfit(canvas)
+        return self.frames.judges.measure_misfit(canvas)
 
-    def _judge_by_all(self) -> None:
-        """Measure the misfit of all frames from now on: those held back lie inside, and may be
-        explained where others are not."""
-        self._judges, path = self.exposure, self._path
+    def _measure_best(self) -> None:
+        """Once more, as other frames judge or their light is heeded."""
+        path = self._path
         path.least, path.noise = self.measure(path.best), None
 
     def run(self) -> Iterator[Tensor]:
@@ -202,10 +170,11 @@ class Depth:
         yield from self._heed_light()
         if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
-                self._judge_by_all()
+                self.frames.judge_by_all()
+                self._measure_best()
             if not self._is_noise():
                 yield from self._begin_anew()
-                if self._flux is None:
+                if self.frames.flux is None:
                     yield from self._heed_light()
         self.engine.stop()
 
@@ -213,7 +182,7 @@ class Depth:
         """Take other paths, until one leaves nothing but noise; the best is taken."""
         first, left = self._path, self._left
         start = torch.ones_like(first.best) if self._start is None else self._start
-        parts = self.rest.split_in_turns(SWEPT_PARTS) if start.numel() <= MOST_SWEPT else []
+        parts = self.frames.rest.split_in_turns(SWEPT_PARTS) if start.numel() <= MOST_SWEPT else []
         found: Tensor | None = None
         least = math.inf
         # Steps that lead nowhere have wrong positions more often than bad luck.
@@ -242,7 +211,7 @@ class Depth:
         """Take steps with weak filters from another object, and their path if that is better."""
         one = self._path
         one.engine.stop()
-        engine = Engine(self.rest, start, lift=WEAK, frequency_filter=one.engine.filter)
+        engine = Engine(self.frames.rest, start, lift=WEAK, frequency_filter=one.engine.filter)
         self._path = two = self._make_path(engine, MOST_STEPS)
         two.best_step, two.rival = two.first - 1, one.least
         self._left += one.engine.steps
@@ -256,65 +225,40 @@ class Depth:
         but noise is left and that explains frames better."""
         if not self._goes_by_frames:
             return
-        flux, is_sure = self._find_flux()
+        frames = self.frames
+        flux, is_sure = frames.find_flux(self.best)
         if not is_sure:
             return
         # Of all frames: those held back need not be near the ones whose light differs, and may be
         # such frames.
-        misfit = self.exposure.measure_misfit(self.best)
+        misfit = frames.exposure.measure_misfit(self.best)
         if not min(misfit, self._path.least) < SOMEWHERE * self._flat:
             return
-        noise = self.exposure.measure_noise(self.best)
+        noise = frames.exposure.measure_noise(self.best)
         most = noise + MUCH * (misfit - noise)
         for _ in range(LOOKS):
             if misfit <= NOISY * noise:
                 return
-            before, one = (self.exposure, self._flux), self._path
-            if self._flux is None:
-                is_spoiled = self._heed(flux)
+            before, one = (frames.exposure, frames.flux), self._path
+            if frames.flux is None:
+                is_spoiled = frames.heed(flux)
             self._path = self._begin_again() if is_spoiled else self._go_farther()
             yield from self._follow()
-            is_spoiled = self._heed(self._find_flux()[0])
-            self._path.least, self._path.noise = self.measure(self.best), None
-            least, misfit = misfit, self.exposure.measure_misfit(self.best)
+            is_spoiled = frames.heed(frames.find_flux(self.best)[0])
+            self._measure_best()
+            least, misfit = misfit, frames.exposure.measure_misfit(self.best)
             if not misfit < min(CLEARLY * least, most):
                 self._left += self.engine.steps - one.engine.steps
-                exposure, self._flux = before
-                self._path, self._left_out = one, set()
-                self._use(exposure)
+                self._path = one
+                frames.go_back(*before)
                 return
-
-    def _find_flux(self) -> tuple[Tensor, bool]:
-        """(F,) light of each frame, as the best object tells it, over the median; and whether one
-        differs from the others for sure."""
-        light, variance = self._as_given.measure_flux(self.best)
-        excess = light / light.median() - 1
-        is_sure = bool((excess.square() > (SURE**2 * variance).clamp(min=SLIGHT**2)).any())
-        # What of it is not noise, frame by frame (W. James and C. Stein, Proc. Fourth Berkeley
-        # Symp. Math. Statist. Probab. 1, 361, 1961).
-        excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
-        return 1 + excess, is_sure
-
-    def _heed(self, flux: Tensor) -> bool:
-        """Use the light of each frame, or leave out the frames that have spoiled the object which
-        tells of it; whether that is so.
-
-        They are those whose light differs much from what the steps took it for.
-        """
-        change = flux.log() if self._flux is None else (flux / self._flux).log()
-        changed = torch.nonzero(change.abs() > SPOILS).flatten().tolist()
-        left_out = {*changed} - self._left_out
-        is_spoiled = 0 < len(left_out) <= FEW * len(flux)
-        self._left_out = left_out if is_spoiled else set()
-        self._flux = torch.ones_like(flux) if is_spoiled else flux
-        self._use(self._as_given if is_spoiled else self._as_given.brighten(flux))
-        return is_spoiled
 
     def _begin_again(self) -> _Path:
         """Steps from the start, without what has spoiled the object."""
         engine = self.engine
         self._left += engine.steps
-        begun = Engine(self.rest, self._start, lift=engine.lift, frequency_filter=engine.filter)
+        rest, start = self.frames.rest, self._start
+        begun = Engine(rest, start, lift=engine.lift, frequency_filter=engine.filter)
         return self._make_path(begun, MOST_STEPS)
 
     def _go_farther(self) -> _Path:
@@ -322,14 +266,14 @@ class Depth:
         made them diverge."""
         one, like = self._path, self.engine
         engine = Engine(
-            self.rest, one.best, like.steps, lift=like.lift, frequency_filter=like.filter
+            self.frames.rest, one.best, like.steps, lift=like.lift, frequency_filter=like.filter
         )
         path = self._make_path(engine, engine.steps + STEPS_OF_A_LOOK)
         path.best_step = one.best_step
         return path
 
     def _follow(self) -> Iterator[Tensor]:
-        path, turns = self._path, Turns(self.rest, self.engine.filter)
+        path, turns = self._path, Turns(self.frames.rest, self.engine.filter)
         for number in (COARSE, FINE, ALL):
             stage = turns[number]
             least = misfit = path.least
@@ -357,7 +301,7 @@ class Depth:
     @property
     def _goes_by_frames(self) -> bool:
         """Whether frames held back say how far to go, and whether to try anything else."""
-        return self.steps is None and self.held_back is not None
+        return self.steps is None and self.frames.held_back is not None
 
     @property
     def _is_doubtful(self) -> bool:
@@ -380,7 +324,7 @@ class Depth:
             return done >= (min(COARSE_STEPS, limit // 2) if is_coarse else limit)
         if is_coarse:
             return done >= COARSE_STEPS
-        if self.held_back is None:
+        if self.frames.held_back is None:
             return done >= UNSPARED_STEPS
         if done >= (DOUBTFUL_STEPS if self._is_doubtful else path.most):
             return True
@@ -399,7 +343,7 @@ class Depth:
     def _find_noise(self) -> float:
         path = self._path
         if path.noise is None:
-            path.noise = self._judges.measure_noise(path.best)
+            path.noise = self.frames.judges.measure_noise(path.best)
         return path.noise
 
     @property
@@ -425,8 +369,8 @@ class Depth:
         # Nothing is shown or undone from here on; on a large canvas each field counts.
         self.engine.rest()
         self._path.best = self.engine.canvas = start
-        engine = begin_like(self.engine, self.exposure, start, self.engine.steps)
-        turn = Turn([self.exposure], engine.filter)
+        engine = begin_like(self.engine, self.frames.exposure, start, self.engine.steps)
+        turn = Turn([self.frames.exposure], engine.filter)
         for _ in range(count - 1):
             engine.advance(turn)
             yield engine
@@ -452,7 +396,7 @@ class Depth:
             counts: in rising order; a fraction lies between two steps.
             takes_all: whether the frames held back are taken in.
         """
-        exposure = self.exposure if takes_all else self.rest
+        exposure = self.frames.exposure if takes_all else self.frames.rest
         before = after = canvas
         engines, done = follow(exposure, canvas, self.engine), 0
         for count in counts:
@@ -463,16 +407,7 @@ class Depth:
 
     def describe(self) -> str:
         """How many steps there were, and why, in a line."""
-        return f"{self._describe_steps()}{self._describe_light()}"
-
-    def _describe_light(self) -> str:
-        if self._flux is None:
-            return ""
-        excess = self._flux - 1
-        worst, usual = int(excess.abs().argmax()), float(excess.abs().median())
-        typically = f", by over {usual:.1%} in half of the frames" if usual >= SHOWN else ""
-        most = f"{show_number(1 + float(excess[worst]), 3)} times the median"
-        return f"; heeds that light differs{typically}, most in frame {worst}: {most}"
+        return f"{self._describe_steps()}{self.frames.describe_light()}"
 
     def _describe_steps(self) -> str:
         length, best = self.engine.damping, self.best_step
@@ -484,8 +419,8 @@ class Depth:
         if self.steps is not None:
             asked = f", not {self.steps}; back to step {best}" if self._path.has_diverged else ""
             return f"{taken}{asked or ', as asked for'}"
-        held_back = "frames" if self.held_back is None else "frames held back"
-        if best == 0 and self.held_back is not None and self._is_noise():
+        held_back = "frames" if self.frames.held_back is None else "frames held back"
+        if best == 0 and self.frames.held_back is not None and self._is_noise():
             return f"{taken}; nothing but photon noise is left of {held_back} from the start"
         if best == 0:
             return (
@@ -494,66 +429,8 @@ class Depth:
             )
         if self._path.has_diverged:
             return f"{taken}; back to step {best}, the best for {held_back}"
-        if self.held_back is None:
+        if self.frames.held_back is None:
             return f"{taken}; too few frames to hold some back"
         if self.engine.steps >= MOST_STEPS:
             return f"{taken}, the most; the misfit of frames held back still falls"
         return f"{taken}; misfit of frames held back level since {best}"
-
-
-def choose_held_back(exposure: Exposure) -> list[int]:
-    """Frames of an exposure of one canvas to hold back, evenly spread; none if there are few.
-
-    Of neighbours, the one where most light falls: a frame at the rim shows what no other does.
-    """
-    order = morton_order(exposure.places)
-    if len(order) < LEAST_FRAMES:
-        return []
-    count = min(MOST_HELD_BACK, max(LEAST_HELD_BACK, len(order) // SHARE))
-    rows, columns = (exposure.places[:, 1:] + exposure.size // 2).T
-    light = exposure.light[0, rows, columns].tolist()
-    bounds = [index * len(order) // count for index in range(count + 1)]
-    neighbours = (order[first:last] for first, last in pairwise(bounds))
-    return sorted(max(some, key=light.__getitem__) for some in neighbours)
-
-
-class Choice(NamedTuple):
-    """What is taken of a network's corrections."""
-
-    corrections: int
-    """How many, one after the other."""
-    steps: float
-    """On all frames, that follow: one of `STEPS_AFTER`."""
-
-
-def choose_correction(
-    depth: Depth, corrections: Callable[[Engine, Exposure], Iterable[Tensor]]
-) -> Choice | None:
-    """How many corrections are taken, and how many steps follow the last; None leaves them out.
-
-    Steps that follow bring back what of the frames a correction took away, and their noise; the
-    fewest are taken that are enough. Corrections are taken if frames held back gain by them,
-    against the object without, or after a step; what they do to an object that they do not
-    understand, and steps undo, is no gain. Objects are compared by counts, for the roots of few
-    counts are missed least by an object that is too smooth.
-
-    Args:
-        depth: after `run`.
-        corrections: gives the object of an engine, which takes no more steps, corrected once, and
-            more often; from the engine and the frames that it is to explain.
-    """
-    if depth.held_back is None:
-        return Choice(1, 0.0)
-    compare, canvas = depth.held_back.measure_divergence, depth.engine.canvas
-    without = min(map(compare, depth.go_on(canvas, (0.0, 1.0))))
-    paths = [
-        dict(zip(STEPS_AFTER, map(compare, depth.go_on(corrected, STEPS_AFTER)), strict=True))
-        for corrected in corrections(depth.engine, depth.rest)
-    ]
-    found = min(paths, key=lambda path: min(path.values()))
-    least = min(found.values())
-    if not least < without:
-        return None
-    enough = min(start + ENOUGH * (least - start) for start in (found[0.0], without))
-    steps = next(count for count, value in found.items() if value <= enough)
-    return Choice(1 + paths.index(found), steps)

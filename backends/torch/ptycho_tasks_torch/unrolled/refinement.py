@@ -61,7 +61,7 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     canvas, misfits = deque(depth.finish(depth.best), maxlen=1).pop().canvas, depth.misfits
     line, taken = depth.describe(), depth.taken
     request.progress(taken, taken, {})
-    compare = depth.exposure.measure_misfit
+    compare = depth.frames.exposure.measure_misfit
     if depth.best_step == 0 or compare(canvas) > compare(begun):
         line = f"the start is kept: {taken} steps explain the frames no better"
         canvas, misfits, taken = begun, misfits[:1], 0

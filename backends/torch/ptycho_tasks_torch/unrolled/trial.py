@@ -53,7 +53,7 @@ def try_on_canvas(
         if diverges and steps >= LONG and not held_back:
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
-            best = min(best, _miss(depth.exposure, depth.best), key=_sum_squares)
+            best = min(best, _miss(depth.frames.exposure, depth.best), key=_sum_squares)
         r_factor = float(best.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
         shares = tuple((power / power.sum()).tolist())

@@ -22,6 +22,7 @@ from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
+from ptycho_tasks_torch.unrolled.course import STEPS_AFTER, choose_correction
 from ptycho_tasks_torch.unrolled.depth import (
     DOUBTFUL_STEPS,
     LAST_SHARE,
@@ -29,12 +30,11 @@ from ptycho_tasks_torch.unrolled.depth import (
     LOOKS,
     MOST_STEPS,
     RESTRAINTS,
-    STEPS_AFTER,
     STEPS_OF_A_LOOK,
     SWEEPS,
     Depth,
-    choose_correction,
 )
+from ptycho_tasks_torch.unrolled.held_back import Frames, choose_held_back
 from ptycho_tasks_torch.unrolled.network import reconstruct
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
 
@@ -141,7 +141,7 @@ def test_where_photons_are_few_it_ends_early_and_says_so(bright, faint):
 def test_frames_held_back_are_in_no_step_but_the_last(bright):
     depth, _ = run(bright, 10)
     spoilt = bright.diffraction.copy()
-    held_back = depth_module.choose_held_back(expose(bright))
+    held_back = choose_held_back(expose(bright))
     spoilt[held_back] = spoilt[held_back][:, ::-1]
     other, last = run(replace(bright, diffraction=spoilt), 10)
     torch.testing.assert_close(other.engine.canvas, depth.engine.canvas)
@@ -164,7 +164,9 @@ def test_steps_that_diverge_are_undone_and_go_on_shorter(bright, monkeypatch):
     # On all frames, steps of that length would.
     depth.engine.damping = 1.0
     *_, last = depth.finish(canvas)
-    assert depth.exposure.measure_misfit(last.canvas) <= depth.exposure.measure_misfit(canvas)
+    assert depth.frames.exposure.measure_misfit(
+        last.canvas
+    ) <= depth.frames.exposure.measure_misfit(canvas)
 
 
 @pytest.mark.parametrize("steps", [15, 18, 23])
@@ -179,8 +181,8 @@ def test_dense_frames_of_a_smooth_probe_do_not_diverge_to_the_end(dense):
     """Steps of the usual length diverge at once there."""
     depth, canvas = run(dense)
     assert depth.engine.damping < 1
-    flat = depth.exposure.measure_misfit(torch.ones_like(canvas))
-    assert depth.exposure.measure_misfit(canvas) < 0.01 * flat
+    flat = depth.frames.exposure.measure_misfit(torch.ones_like(canvas))
+    assert depth.frames.exposure.measure_misfit(canvas) < 0.01 * flat
 
 
 @pytest.mark.parametrize("photons", [3e3, 1e8])
@@ -224,11 +226,11 @@ def test_steps_begin_anew_where_frames_at_the_rim_are_not_explained(monkeypatch)
     """While those held back, which lie inside, are at their noise."""
     bars = cross_bars(7, 0.12, 3.0)
     depth, canvas = run(bars)
-    monkeypatch.setattr(Depth, "_judge_by_all", lambda self: None)
+    monkeypatch.setattr(Frames, "judge_by_all", lambda self: None)
     without, astray = run(bars)
     assert "begun anew after" in depth.describe()
     assert "anew" not in without.describe()
-    misfit = depth.exposure.measure_misfit
+    misfit = depth.frames.exposure.measure_misfit
     assert misfit(canvas) < 0.5 * misfit(astray)
 
 
@@ -278,7 +280,7 @@ def test_frames_that_would_spoil_the_object_are_left_out_until_it_tells_of_their
     """One at a corner of the scan, where the object could be so bright, a few in a row, or one of
     those that are held back to judge."""
     clean, canvas = run(bright)
-    frames = frames or depth_module.choose_held_back(expose(bright))[:1]
+    frames = frames or choose_held_back(expose(bright))[:1]
     diffraction = bright.diffraction.copy()
     diffraction[frames] *= math.sqrt(times)
     depth, heeded = run(replace(bright, diffraction=diffraction))
@@ -324,7 +326,7 @@ def test_shuffled_positions_end_early_with_a_line(bright):
 @pytest.mark.parametrize("frames", [1, 4, 11])
 def test_a_scan_without_frames_to_spare(bright, frames):
     depth, canvas = run(take_frames(bright, np.arange(frames)))
-    assert depth.held_back is None
+    assert depth.frames.held_back is None
     assert "too few frames" in depth.describe()
     assert torch.isfinite(torch.view_as_real(canvas)).all()
 
@@ -334,7 +336,7 @@ def test_frames_held_back_say_whether_a_correction_is_good(bright):
     depth = Depth(expose(bright), 12)
     with torch.inference_mode():
         deque(depth.run(), maxlen=0)
-        better = reconstruct(depth.exposure, 60).canvas
+        better = reconstruct(depth.frames.exposure, 60).canvas
         worse = depth.engine.canvas + 0.3
 
         def choose(*corrected):
@@ -352,9 +354,9 @@ def test_steps_go_on_until_what_a_correction_spoilt_is_mended(bright):
     depth = Depth(expose(bright), 12)
     with torch.inference_mode():
         deque(depth.run(), maxlen=0)
-        compare, taken = depth.held_back.measure_divergence, []
+        compare, taken = depth.frames.held_back.measure_divergence, []
         without = min(map(compare, depth.go_on(depth.engine.canvas, (0.0, 1.0))))
-        better = reconstruct(depth.exposure, 60).canvas
+        better = reconstruct(depth.frames.exposure, 60).canvas
         for error in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
             spoilt = error * better
             taken.append(choose_correction(depth, lambda *_, spoilt=spoilt: [spoilt]))
