@@ -58,7 +58,7 @@ def few_trials() -> Iterator[None]:
         for name, value in (("SIZES", (0,)), ("DEFOCI", (0,)), ("TRIALS", 2)):
             patch.setattr(calibration, name, value)
         patch.setattr(probe_fit, "CALIBRATING_STEPS", 3)
-        patch.setattr(probe_fit, "ROUNDS", 2)
+        patch.setattr(probe_fit, "MOST_LOOKS", 1)
         yield
 
 

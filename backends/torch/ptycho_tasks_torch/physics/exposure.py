@@ -269,34 +269,42 @@ class Exposure:
                 add_onto(total, patches, self.places[frames])
         return total
 
-    def probe_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
-        """The same changes, as they are asked of the probe: an ePIE step of all frames together,
-        not divided by the object yet (Maiden and Rodenburg, Ultramicroscopy 109, 1256, 2009).
+    def joint_correction(self, canvas: Tensor, fractions: Tensor) -> tuple[float, Tensor, Tensor]:
+        """The misfit, the changes that it asks of the object, and those that it asks of the probe.
+
+        The last are an ePIE step of all frames together, not divided by the object yet (Maiden and
+        Rodenburg, Ultramicroscopy 109, 1256, 2009). Both are, in the plane of complex numbers,
+        half the slope of the misfit, downwards.
 
         Args:
             canvas: (B, S, T) complex64 object.
             fractions: (F, 2) float32 pixels (y, x) by which the probe was moved for each frame.
 
         Returns:
-            (P, N, N) complex64, the sum over frames of conj(O) times the change of the wave, moved
-            back; and (N, N) float32, the sum of |O|^2.
+            The sum of squares of what predicted amplitudes differ by from the measured ones; the
+            (B, S, T) complex64 sum over frames that `correction` gives; and (P, N, N) complex64,
+            the sum of conj(O) times the change of the wave, moved back; without gradients.
         """
-        change, light, N = 0j * self.probes[0], canvas.real.new_zeros(()), self.size
+        total, change, N = torch.zeros_like(canvas), 0j * self.probes[0], self.size
+        square = canvas.real.new_zeros((), dtype=torch.float64)
 
-        def correct(chunk: Chunk) -> tuple[Tensor, Tensor]:
+        def correct(chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
             far, modulus = _propagate(canvas, chunk, self.dark)
-            excess = (chunk.amplitude / modulus - 1) / N**2
+            missing = chunk.amplitude - modulus
             if self.has_bad_pixels:
-                excess = excess.nan_to_num(nan=0.0)
-            waves = torch.fft.ifft2(far * excess[:, None], norm="forward")
-            patches = chunk.cut(canvas)
+                missing.nan_to_num_(nan=0.0)
+            square = missing.square().sum()
+            excess = missing.div_(modulus).mul_(1 / N**2)
+            waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
             ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
-            moved = torch.fft.fft2(waves * patches.conj()) * ramp
-            return moved.sum(dim=0), patches.abs().square().sum(dim=(0, 1))
+            moved = torch.fft.fft2(waves * chunk.cut(canvas).conj()) * ramp
+            return square, _sum_modes(waves.mul_(chunk.probes.conj())), moved.sum(dim=0)
 
-        for _, (of_chunk, light_of_chunk) in self.compute(correct):
-            change, light = change + of_chunk, light + light_of_chunk
-        return torch.fft.ifft2(change), light
+        with torch.no_grad():
+            for frames, (of_chunk, patches, moved) in self.compute(correct):
+                square, change = square + of_chunk, change + moved
+                add_onto(total, patches, self.places[frames])
+        return float(square), total, torch.fft.ifft2(change)
 
     def measure_misfit(self, canvas: Tensor) -> float:
         """Mean square of what predicted amplitudes differ by from the measured ones; 1/4 over

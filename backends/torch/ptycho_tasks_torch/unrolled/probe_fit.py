@@ -1,11 +1,7 @@
-"""Fit a probe to the frames of a scan, between physics steps on its object.
+"""Fit a probe to the frames of a scan, together with its object.
 
-First size, defocus and astigmatism of the guess; then every pixel of its modes. The wave that a
-frame asks for, less the wave that is there, is what probe and object have to change together. The
-object takes its part in a step (see `steps`), the probe in a step of its own, with momentum: the
-sum over frames of conj(O) times that difference, divided by the sum of |O|^2. A mode moves by as
-much as it is lit, so that weak modes would come last; theirs is divided by their share of the
-light, too.
+First size, defocus and astigmatism of the guess; then every pixel of its modes, with every pixel of
+the object; see `descent`.
 
 A block of neighbouring frames is enough. Some of its frames are held back, and decide whether what
 was found is taken.
@@ -40,8 +36,8 @@ from ptycho_tasks_torch.physics.probe import (
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
 from ptycho_tasks_torch.unrolled.depth import DRIFTS, LEAST_DAMPING
+from ptycho_tasks_torch.unrolled.descent import descend
 from ptycho_tasks_torch.unrolled.network import reconstruct
-from ptycho_tasks_torch.unrolled.steps import COARSE, COARSE_STEPS, FINE, Engine, Turns
 
 FRAME_ROWS = 600 * 64
 """Detector rows of all frames that are fitted, so that larger frames are fewer."""
@@ -52,26 +48,11 @@ HELD_BACK = 12
 CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**18, 32, 12
 """To calibrate a probe: detector pixels of all frames together, least number of frames, and number
 of physics steps. With fewer steps a wrong probe looks better than the right one."""
-FIRST_STEPS, STEPS = 12, 3
-"""Steps on the object before the first round, and in each."""
-ROUNDS = 16
-"""In which the steps of the probe become short."""
-MOST_ROUNDS, FALLS, PATIENCE = 200, 0.99, 16
-"""Rounds with long steps before, of a probe that is far from the guess: at most, and until the
-misfit of frames held back has not fallen to such a share in so many."""
-FAR = 0.5
-"""Share of the guess' misfit below which a fitted probe is far from it. An estimate always is."""
-SUBSETS, TURNS = 4, 2
-"""Parts of the frames that take turns in moving the probe, and how many do in a round."""
-GAIN, LAST_GAIN, MOMENTUM = 0.5, 0.05, 0.8
-"""Of a step of the probe; the gain falls from the first to the second."""
-MOST_GAIN = 10.0
-"""Of a weak mode, over that of the strongest."""
-DIM = 0.05
-"""Share of the strongest |O|^2 that is added before dividing by it."""
-WORSE = 1.3
-"""A misfit so many times the least one: the steps on the object diverge. They go on half as long
-from the best round."""
+FIRST_STEPS = 12
+"""Steps on the object before object and probe are moved together."""
+FALLS, PATIENCE, MOST_LOOKS = 0.99, 2, 80
+"""They are until the misfit of frames held back has not fallen to such a share in so many looks;
+and how many looks there are at most."""
 CONFIRMING_STEPS, MOST_CONFIRMING, STILL_FALLS, CERTAIN = 24, 384, 0.8, 3.0
 """To confirm a probe: steps on the object, at least and at most, the share to which the misfit of
 the guess falls by twice as many where they are too few, and standard errors that frames held back
@@ -118,9 +99,7 @@ def fit_probe(
     start, before = _calibrate(block, scan, frames, guess, say)
     gauge = Gauge(guess)
 
-    def fit(first: Tensor, *, is_far: bool = scan.is_probe_estimated) -> tuple[Tensor, Tensor]:
-        if is_far:
-            first = gauge.keep(_search_modes(block, first))
+    def fit(first: Tensor) -> tuple[Tensor, Tensor]:
         fitted = _fit_modes(block, first)
         placed = sort_modes(gauge.keep(fitted), start)
         misfit = block.measure(placed)
@@ -132,10 +111,6 @@ def fit_probe(
         return (free, misfit_of_free) if _is_better(misfit, misfit_of_free) else (placed, misfit)
 
     probe, after = fit(add_modes(start, most))
-    if not scan.is_probe_estimated and after.mean() < FAR * before.mean():
-        further = fit(probe, is_far=True)
-        if _is_better(after, further[1]):
-            probe, after = further
     if not _is_better(before, after):
         probe, after = start, before
     is_fewer = modes < len(guess)
@@ -229,10 +204,7 @@ class _Block:
         self.fractions = torch.from_numpy(fractions.astype(np.float32)).to(guess.device)
         order = morton_order(self.exposure.places)
         self.held_back = sorted(order[HELD_BACK // 2 :: HELD_BACK])
-        rest = sorted({*order} - {*self.held_back}, key=order.index)
-        self.rest = sorted(rest)
-        self.parts = [sorted(rest[part::SUBSETS]) for part in range(SUBSETS)]
-        """Frames that take turns in moving the probe, each part evenly spread."""
+        self.rest = sorted({*order} - {*self.held_back})
 
     @classmethod
     def choose(
@@ -266,6 +238,11 @@ class _Block:
                 break
         return misfit
 
+    def compare(self, modes: Tensor, canvas: Tensor) -> float:
+        """Mean misfit of the frames held back, of (P, N, N) modes in units of `scale` and a
+        (1, S, T) complex64 object."""
+        return float(_compare(self.expose(modes).take(self.held_back), canvas).mean())
+
     def measure(self, probe: Tensor, steps: int | None = None) -> Tensor:
         """(H,) misfit of each frame held back, after steps on the others.
 
@@ -284,102 +261,29 @@ def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
     return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
 
 
-def _search_modes(block: _Block, probe: Tensor) -> Tensor:
-    """(P, N, N) complex64 modes in counts, after as many rounds with long steps as it takes; moved
-    with the object as the fit pleases.
+def _fit_modes(block: _Block, probe: Tensor) -> Tensor:
+    """(P, N, N) complex64 modes in counts that explain the frames held back best; shift and tilt
+    are as the fit pleases.
 
     Args:
         block: frames.
         probe: (P, N, N) complex64 modes in counts to begin with.
     """
-    fit = _Fit(block, probe / block.scale)
-    for _ in range(MOST_ROUNDS):
-        if fit.is_level or fit.has_diverged:
-            break
-        fit.advance(GAIN)
-    return fit.best * block.scale
+    rest, modes = block.rest, probe / block.scale
 
+    def expose(modes: Tensor) -> Exposure:
+        return block.expose(modes).take(rest)
 
-def _fit_modes(block: _Block, probe: Tensor) -> Tensor:
-    """The same with steps that become short, so that noise is averaged out."""
-    fit = _Fit(block, probe / block.scale)
-    for index in range(ROUNDS):
-        if fit.has_diverged:
-            break
-        fit.advance(GAIN + (LAST_GAIN - GAIN) * index / ROUNDS)
-    return fit.best * block.scale
+    canvas = reconstruct(expose(modes), FIRST_STEPS, damping=block.damping).canvas
+    best, least, since = modes, block.compare(modes, canvas), 0
 
-
-class _Fit:
-    """Probe and object of a block, moved in turn, round after round."""
-
-    def __init__(self, block: _Block, modes: Tensor) -> None:
-        """Begin with a flat object, and with (P, N, N) complex64 modes in units of `scale`."""
-        self._block, self._modes, self._turn = block, modes, 0
-        self._exposure = block.expose(modes)
-        self._velocity = torch.zeros_like(modes)
-        self._engine = Engine(self._exposure.take(block.rest))
-        self._misfits: list[float] = []
-        self.best = modes
-        """The modes that explain the frames held back best, with `_canvas`."""
-        self._canvas = self._engine.canvas
-        self._find_object(FIRST_STEPS)
-
-    @property
-    def is_level(self) -> bool:
-        """Whether the misfit of the frames held back does not fall any more."""
-        before, last = self._misfits[:-PATIENCE], self._misfits[-PATIENCE:]
-        return bool(before) and min(last) > FALLS * min(before)
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether steps on the object diverge, however short they are."""
-        return self._engine.damping < LEAST_DAMPING
-
-    def advance(self, gain: float) -> None:
-        """A round: move the modes, then the object."""
-        for _ in range(TURNS):
-            part = self._block.parts[self._turn % SUBSETS]
-            frames, fractions = self._exposure.take(part), self._block.fractions[part]
-            step = _find_step(frames, fractions, self._engine.canvas, self._modes)
-            self._velocity = MOMENTUM * self._velocity + gain * step
-            self._take(self._modes + self._velocity)
-            self._turn += 1
-        self._find_object(STEPS)
-
-    def _take(self, modes: Tensor) -> None:
-        self._modes, self._exposure = modes, self._block.expose(modes)
-
-    def _find_object(self, steps: int) -> None:
-        """Take steps on the object, and go back where they diverge."""
-        self._engine = _advance(self._engine, self._exposure.take(self._block.rest), steps)
-        held_back = self._exposure.take(self._block.held_back)
-        misfit = float(_compare(held_back, self._engine.canvas).mean())
-        least = min(self._misfits, default=math.inf)
+    def is_enough(canvas: Tensor, modes: Tensor) -> bool:
+        nonlocal best, least, since
+        misfit = block.compare(modes, canvas)
+        since = 0 if misfit < FALLS * least else since + 1
         if misfit < least:
-            self.best, self._canvas = self._modes, self._engine.canvas
-        elif not misfit < WORSE * least:
-            self._engine.go_back(self._canvas)
-            self._velocity = torch.zeros_like(self._velocity)
-            self._take(self.best)
-            misfit = least
-        self._misfits.append(misfit)
+            best, least = modes, misfit
+        return since == PATIENCE
 
-
-def _advance(engine: Engine, exposure: Exposure, steps: int) -> Engine:
-    """Go on with other probes."""
-    after = Engine(exposure, engine.canvas, engine.steps, damping=engine.damping)
-    after.velocity = engine.velocity
-    turns = Turns(exposure, after.filter)
-    for _ in range(steps):
-        stage = turns[COARSE if after.steps < COARSE_STEPS else FINE]
-        after.advance(stage[after.steps % len(stage)])
-    return after
-
-
-def _find_step(exposure: Exposure, fractions: Tensor, canvas: Tensor, modes: Tensor) -> Tensor:
-    """(P, N, N) complex64 step of the modes that the frames of an exposure ask for."""
-    change, light = exposure.probe_correction(canvas, fractions)
-    power = modes.abs().square().sum(dim=(1, 2), keepdim=True)
-    weakness = (power.max() / power).clamp(max=MOST_GAIN)
-    return weakness * change / (light + DIM * light.max())
+    descend(expose, block.fractions[rest], canvas, modes, is_enough, MOST_LOOKS)
+    return best * block.scale

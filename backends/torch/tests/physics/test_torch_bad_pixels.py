@@ -54,11 +54,8 @@ def test_steps_are_those_of_frames_in_which_the_model_stands_in(pair):
     assert bad.has_bad_pixels
     torch.testing.assert_close(bad.correction(canvas), filled.correction(canvas))
     fractions = torch.zeros((len(bad.places), 2))
-    for ours, theirs in zip(
-        bad.probe_correction(canvas, fractions),
-        filled.probe_correction(canvas, fractions),
-        strict=True,
-    ):
+    found = (one.joint_correction(canvas, fractions) for one in (bad, filled))
+    for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -77,12 +77,12 @@ def test_derivatives_by_the_object_are_those_of_finite_differences(modes, monkey
 
 
 @pytest.mark.parametrize("modes", [1, 3])
-def test_a_step_of_the_probe_is_what_plain_numpy_makes_of_the_formula(modes, monkeypatch):
+def test_steps_of_object_and_probe_are_what_plain_numpy_makes_of_the_formula(modes, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_PIXELS", 80)
     exposure, canvas = exposed(3, modes)
     fractions = np.random.default_rng(1).uniform(-0.5, 0.5, (7, 2)).astype(np.float32)
-    change, light = exposure.probe_correction(canvas, torch.from_numpy(fractions))
-    total, lit = np.zeros((modes, 6, 6), complex), np.zeros((6, 6))
+    square, of_object, change = exposure.joint_correction(canvas, torch.from_numpy(fractions))
+    total, misfit = np.zeros((modes, 6, 6), complex), 0.0
     for (b, y, x), A, P, fraction in zip(
         exposure.places, exposure.amplitude.numpy(), exposure.probes.numpy(), fractions, strict=True
     ):
@@ -91,9 +91,10 @@ def test_a_step_of_the_probe_is_what_plain_numpy_makes_of_the_formula(modes, mon
         modulus = np.sqrt((np.abs(far) ** 2).sum(axis=0) + DARK)
         back = patch.conj() * np.fft.ifft2(far * (A / modulus - 1), norm="ortho")
         total += fourier_shift(back, -fraction)
-        lit += np.abs(patch) ** 2
+        misfit += ((A - modulus) ** 2).sum()
     np.testing.assert_allclose(change.numpy(), total, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(light.numpy(), lit, rtol=1e-5)
+    torch.testing.assert_close(of_object, exposure.correction(canvas))
+    assert square == pytest.approx(misfit, rel=1e-5)
 
 
 def test_the_true_object_tells_the_light_of_each_frame(monkeypatch):

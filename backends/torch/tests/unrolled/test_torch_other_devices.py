@@ -109,6 +109,6 @@ def test_the_object_does_not_depend_on_the_number_of_threads(scan, is_mapped, mo
             assert torch.get_num_threads() == 1
             assert len(made.parts()) > 3
             *_, canvases = (engine.canvas for engine in run_steps(made, 12))
-            change, light = made.probe_correction(canvases, torch.zeros(scan.frame_count, 2))
-            objects.append((canvases, change, light, made.measure_misfit(canvases)))
+            asked = made.joint_correction(canvases, torch.zeros(scan.frame_count, 2))
+            objects.append((canvases, *asked, made.measure_misfit(canvases)))
     torch.testing.assert_close(*objects, rtol=0, atol=0)

@@ -185,7 +185,7 @@ def coherence(scan) -> ScanData:
 
 def test_modes_that_explain_something_are_not_dropped(coherence, monkeypatch):
     monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
-    monkeypatch.setattr(probe_fit, "ROUNDS", 1)
+    monkeypatch.setattr(probe_fit, "MOST_LOOKS", 1)
     guess, lines = torch.from_numpy(coherence.probe), []
     found = probe_fit.fit_probe(coherence, guess, 1, lines.append)
     assert lines == ["probe: all its 2 modes are kept; frames held back are explained worse by 1"]
@@ -195,7 +195,7 @@ def test_modes_that_explain_something_are_not_dropped(coherence, monkeypatch):
 def test_fewer_modes_are_compared_with_all_as_well_as_they_can_be(coherence, monkeypatch):
     """Of a guess that is fitted, too, one mode explains more than both of the guess."""
     monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
-    monkeypatch.setattr(probe_fit, "ROUNDS", 8)
+    monkeypatch.setattr(probe_fit, "MOST_LOOKS", 8)
     guess = Lens(torch.from_numpy(coherence.probe[1:]))(np.array([0, 4.0, 0, 0]))
     lines = []
     found = probe_fit.fit_probe(coherence, guess, 1, lines.append)
@@ -206,7 +206,7 @@ def test_fewer_modes_are_compared_with_all_as_well_as_they_can_be(coherence, mon
 
 def test_a_mode_that_explains_nothing_is_dropped_where_fewer_are_asked_for(scan, monkeypatch):
     monkeypatch.setattr(probe_fit, "calibrate_probe", lambda guess, misfit: guess)
-    monkeypatch.setattr(probe_fit, "ROUNDS", 1)
+    monkeypatch.setattr(probe_fit, "MOST_LOOKS", 1)
     right, lines = torch.from_numpy(scan.probe), []
     twice = torch.cat([right, right]) * 0.5**0.5
     found = probe_fit.fit_probe(scan, twice, 1, lines.append)
