@@ -188,6 +188,8 @@ class Reconstruction:
     steps: int | None = None
     """How many steps were taken, where `losses` begin before the first one, and the last ones may
     have none; None where each step or epoch has a loss."""
+    flux: NDArray[np.float32] | None = None
+    """(M,) float32 light of each frame over the probe's, where they are known to differ."""
 
     @cached_property
     def illumination(self) -> NDArray[np.float32]:
@@ -359,9 +361,13 @@ def checked_reconstruction(
             ),
             _array(result.losses, f"{prefix} `losses`", "biuf", (None,)).astype(float).tolist(),
             None if result.steps is None else int(result.steps),
+            None
+            if result.flux is None
+            else _array(result.flux, f"{prefix} `flux`", "f", (M,)).astype(np.float32, copy=False),
         )
-        for name in ("object", "probe", "positions", "losses"):
-            if not np.isfinite(getattr(checked, name)).all():
+        for name in ("object", "probe", "positions", "losses", "flux"):
+            value = getattr(checked, name)
+            if value is not None and not np.isfinite(value).all():
                 raise TrainingError(
                     f"{prefix} `{name}` with NaN or Inf: the model is of no use on this scan; "
                     "train "

@@ -109,6 +109,7 @@ def publish_reconstruction(
         reconstruction.probe,
         reconstruction.positions,
         scan.diffraction,
+        reconstruction.flux,
     )
     refuse_cut()
     poor = describe_poor(misfit, misfit.noise)

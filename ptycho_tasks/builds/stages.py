@@ -370,7 +370,8 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
             result = refiner.refine(request)  # type: ignore[attr-defined]
         shown.show_last(lambda: result.object * result.seen)
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
-    before = data_misfit(start.object, start.origin, start.probe, start.positions, scan.diffraction)
+    fields = start.object, start.origin, start.probe, start.positions
+    before = data_misfit(*fields, scan.diffraction, start.flux)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
     metrics = publish_reconstruction(
         payload,

@@ -561,6 +561,7 @@ def data_misfit(
     probe: NDArray[np.complex64],
     positions: NDArray[np.float64],
     diffraction: NDArray[np.float32],
+    flux: NDArray[np.float32] | None = None,
 ) -> Misfit:
     """How well object and probe predict the measured frames; no scale is fitted.
 
@@ -586,6 +587,7 @@ def data_misfit(
         positions: (M, 2) float64 (y, x) in pixels.
         diffraction: (M, N, N) float32 amplitude, NaN where a pixel is bad; may be a memmap, read a
             chunk at a time.
+        flux: (M,) light of each frame over the probe's; None: all alike.
 
     Raises:
         ScanError: no frame has any count.
@@ -600,6 +602,8 @@ def data_misfit(
         for frames, intensity in make_ahead(expected_intensity(object, probe, positions, origin)):
             amplitude = np.asarray(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
+            if flux is not None:
+                intensity = intensity * flux[frames, None, None]
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
             bad = np.isnan(amplitude)
             pixels += bad.size - np.count_nonzero(bad)

@@ -89,7 +89,12 @@ def check_progress(
 def r_factor(scan: ScanData, result: Reconstruction) -> float:
     """How badly a reconstruction predicts the frames of a scan; see `data_misfit`."""
     return data_misfit(
-        result.object, result.origin, result.probe, result.positions, scan.diffraction
+        result.object,
+        result.origin,
+        result.probe,
+        result.positions,
+        scan.diffraction,
+        result.flux,
     ).r_factor
 
 

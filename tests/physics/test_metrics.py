@@ -342,6 +342,16 @@ def test_the_origin_moves_the_misfit_too() -> None:
     assert part.r_factor == pytest.approx(whole.r_factor, rel=1e-6)
 
 
+def test_light_that_differs_is_no_misfit_where_it_is_known() -> None:
+    flux = np.linspace(0.5, 2, scan().frame_count).astype(np.float32)
+    frames = scan().diffraction * np.sqrt(flux)[:, None, None]
+    same = data_misfit(truth(), (0, 0), scan().probe, scan().positions, scan().diffraction)
+    found = data_misfit(truth(), (0, 0), scan().probe, scan().positions, frames, flux)
+    assert found.r_factor == pytest.approx(same.r_factor, rel=0.05)
+    blind = data_misfit(truth(), (0, 0), scan().probe, scan().positions, frames)
+    assert blind.r_factor > 1.5 * found.r_factor
+
+
 def test_a_bad_frame_shows_in_its_residual() -> None:
     frames = scan().diffraction.copy()
     frames[77] = frames[77, ::-1, ::-1] + 3.0

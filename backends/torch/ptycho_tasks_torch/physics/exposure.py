@@ -196,6 +196,15 @@ class Exposure:
         """
         return replace(self, probes=brighten_probes(self.probes, flux))
 
+    def count_photons(self) -> Tensor:
+        """(F,) float32 measured intensity of each frame; pixels that were not measured count as
+        none."""
+
+        def count(chunk: Chunk) -> Tensor:
+            return chunk.amplitude.square().sub_(self.dark).nan_to_num_(nan=0.0).sum(dim=(-2, -1))
+
+        return torch.cat([photons for _, photons in self.compute(count)])
+
     def measure_flux(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """(F,) float32 light of each frame, measured over predicted, and its variance by photon
         noise: for photons whose pattern is known, their number is all that tells of it.

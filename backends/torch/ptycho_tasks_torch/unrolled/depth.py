@@ -21,7 +21,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
@@ -71,6 +73,11 @@ help, or the light of frames: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
 this must bring the misfit beyond noise down to, as a share."""
+VARIES = 0.05
+"""Standard deviation of the logarithm of the frames' photons from which on these may tell of their
+light."""
+MEASURED, STEPS_BETWEEN = 12, 5
+"""How often it is measured in the first steps then, and after how many each time."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -114,7 +121,11 @@ class Depth:
     """Steps on an exposure of one canvas, as many as it needs."""
 
     def __init__(
-        self, exposure: Exposure, steps: int | None = None, start: Tensor | None = None
+        self,
+        exposure: Exposure,
+        steps: int | None = None,
+        start: Tensor | None = None,
+        flux: Tensor | None = None,
     ) -> None:
         """Hold frames back, where there are enough.
 
@@ -122,9 +133,10 @@ class Depth:
             exposure: frames and probes.
             steps: how many steps to take, the last ones included; None takes as many as it needs.
             start: (1, S, T) complex64 object to go on from; None begins with a flat one.
+            flux: as for `Frames`.
         """
         self.steps = steps
-        self.frames = Frames(exposure)
+        self.frames = Frames(exposure, flux)
         """Which of them take part, which judge, and how much light each has had."""
         engine = Engine(self.frames.rest, start)
         self.misfits = [self.measure(engine.canvas)]
@@ -143,6 +155,12 @@ class Depth:
     def engine(self) -> Engine:
         """After the last step."""
         return self._path.engine
+
+    @property
+    def flux(self) -> NDArray[np.float32] | None:
+        """(F,) light of each frame over the probe's, where it is heeded that they differ."""
+        flux = self.frames.flux
+        return None if flux is None else flux.cpu().numpy()
 
     @property
     def best(self) -> Tensor:
@@ -221,28 +239,45 @@ class Depth:
         self._left += other.engine.steps - one.engine.steps
 
     def _heed_light(self) -> Iterator[Tensor]:
-        """Go on with the light that the best object says each frame has had, as long as something
-        but noise is left and that explains frames better."""
+        """Go on with the light that each frame has had, where that explains frames better: as the
+        best object says, and as their photons do, where that object was led astray by it."""
         if not self._goes_by_frames:
             return
+        flux, is_sure = self.frames.find_flux(self.best)
+        misfit = self.frames.exposure.measure_misfit(self.best)
+        if is_sure and min(misfit, self._path.least) < SOMEWHERE * self._flat:
+            yield from self._go_on_with(flux)
+        counted = self.frames.count_light()
+        if counted.log().std() > VARIES:
+            yield from self._go_on_with(counted, is_told=False)
+
+    def _go_on_with(self, flux: Tensor, *, is_told: bool = True) -> Iterator[Tensor]:
+        """Go on with the light of the frames, as long as something but noise is left and that
+        explains frames better.
+
+        Args:
+            flux: (F,) to begin with.
+            is_told: whether it is what the best object says.
+        """
         frames = self.frames
-        flux, is_sure = frames.find_flux(self.best)
-        if not is_sure:
-            return
         # Of all frames: those held back need not be near the ones whose light differs, and may be
         # such frames.
-        misfit = frames.exposure.measure_misfit(self.best)
-        if not min(misfit, self._path.least) < SOMEWHERE * self._flat:
-            return
-        noise = frames.exposure.measure_noise(self.best)
+        misfit, noise = (
+            measure(self.best)
+            for measure in (frames.exposure.measure_misfit, frames.exposure.measure_noise)
+        )
         most = noise + MUCH * (misfit - noise)
-        for _ in range(LOOKS):
+        is_spoiled = False
+        for look in range(LOOKS):
             if misfit <= NOISY * noise:
                 return
             before, one = (frames.exposure, frames.flux), self._path
-            if frames.flux is None:
-                is_spoiled = frames.heed(flux)
-            self._path = self._begin_again() if is_spoiled else self._go_farther()
+            if look == 0 and not is_told:
+                yield from self._begin_with(flux)
+            elif frames.heed(flux) if look == 0 else is_spoiled:
+                self._path = self._begin_again()
+            else:
+                self._path = self._go_farther()
             yield from self._follow()
             is_spoiled = frames.heed(frames.find_flux(self.best)[0])
             self._measure_best()
@@ -252,6 +287,24 @@ class Depth:
                 self._path = one
                 frames.go_back(*before)
                 return
+
+    def _begin_with(self, flux: Tensor) -> Iterator[Tensor]:
+        """Steps from the start with the light of the frames, of which the object says more and
+        more: it is measured again after every few."""
+        frames, one = self.frames, self._path
+        frames.brighten(flux)
+        self._path = path = self._begin_again()
+        engine, path.rival = path.engine, one.least
+        for _ in range(MEASURED):
+            turns = Turns(frames.rest, engine.filter)
+            for _ in range(STEPS_BETWEEN):
+                stage = turns[COARSE if engine.steps < COARSE_STEPS else FINE]
+                engine.advance(stage[engine.steps % len(stage)])
+                self.misfits.append(self.measure(engine.canvas))
+                yield engine.canvas
+            frames.brighten(frames.find_flux(engine.canvas)[0])
+        path.best, path.best_step = engine.canvas, len(self.misfits) - 1
+        self._measure_best()
 
     def _begin_again(self) -> _Path:
         """Steps from the start, without what has spoiled the object."""

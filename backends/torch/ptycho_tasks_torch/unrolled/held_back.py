@@ -44,12 +44,20 @@ class Frames:
     judges: Exposure
     """Those whose misfit says how good an object is."""
 
-    def __init__(self, exposure: Exposure) -> None:
-        """Hold frames back, where there are enough."""
+    def __init__(self, exposure: Exposure, flux: Tensor | None = None) -> None:
+        """Hold frames back, where there are enough.
+
+        Args:
+            exposure: of one canvas.
+            flux: (F,) light of each, where it is known to differ.
+        """
         self._given, self._chosen = exposure, {*choose_held_back(exposure)}
         self.flux: Tensor | None = None
         """(F,) light of each, where it is heeded that they differ."""
-        self._use(exposure, set())
+        if flux is None:
+            self._use(exposure, set())
+        else:
+            self.brighten(flux)
 
     def _use(self, exposure: Exposure, left_out: set[int]) -> None:
         self.exposure, self._left_out = exposure, left_out
@@ -77,6 +85,17 @@ class Frames:
         excess *= (1 - variance / excess.square().clamp(min=1e-12)).clamp(min=0)
         return 1 + excess, is_sure
 
+    def count_light(self) -> Tensor:
+        """(F,) photons of each frame, over the median: about its light, where all frames show as
+        much of the object."""
+        photons = self._given.count_photons()
+        return photons / photons.median()
+
+    def brighten(self, flux: Tensor) -> None:
+        """Use the light of each frame, (F,)."""
+        self.flux = flux
+        self._use(self._given.brighten(flux), set())
+
     def heed(self, flux: Tensor) -> bool:
         """Use the light of each frame, or leave out the frames that have spoiled the object which
         tells of it; whether that is so.
@@ -90,11 +109,11 @@ class Frames:
         changed = torch.nonzero(change.abs() > SPOILS).flatten().tolist()
         left_out = {*changed} - self._left_out
         is_spoiled = 0 < len(left_out) <= FEW * len(flux)
-        self.flux = torch.ones_like(flux) if is_spoiled else flux
         if is_spoiled:
+            self.flux = torch.ones_like(flux)
             self._use(self._given, left_out)
         else:
-            self._use(self._given.brighten(flux), set())
+            self.brighten(flux)
         return is_spoiled
 
     def go_back(self, exposure: Exposure, flux: Tensor | None) -> None:

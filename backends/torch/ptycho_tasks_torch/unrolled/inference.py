@@ -90,9 +90,8 @@ def _follow_course(
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        return Reconstruction(
-            image, place.origin, probe, scan.positions, depth.misfits, depth.taken
-        )
+        told = depth.misfits, depth.taken, depth.flux
+        return Reconstruction(image, place.origin, probe, scan.positions, *told)
 
     request.progress(0, depth.steps, {})
     for done, canvas in enumerate(course.run(), start=1):

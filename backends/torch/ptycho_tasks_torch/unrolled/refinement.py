@@ -46,7 +46,8 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     # What little light falls on where an object counts as no result may tell it all the same.
     laid = [_lay(start, lit, place, exposure) for lit in (start.seen, start.illumination > 0)]
     begun = min(laid, key=exposure.measure_misfit)
-    depth = Depth(exposure, None if steps == "auto" else steps, begun)
+    flux = None if start.flux is None else torch.from_numpy(start.flux).to(exposure.light.device)
+    depth = Depth(exposure, None if steps == "auto" else steps, begun, flux)
     rows, columns = place.shape
     light = exposure.light[0, :rows, :columns].cpu().numpy()
 
@@ -58,15 +59,15 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
     for done, canvas in enumerate(depth.run(), start=1):
         request.progress(done, depth.steps, {"misfit": depth.misfits[-1]})
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
-    canvas, misfits = deque(depth.finish(depth.best), maxlen=1).pop().canvas, depth.misfits
-    line, taken = depth.describe(), depth.taken
-    request.progress(taken, taken, {})
+    canvas = deque(depth.finish(depth.best), maxlen=1).pop().canvas
+    line, told = depth.describe(), (depth.misfits, depth.taken, depth.flux)
+    request.progress(depth.taken, depth.taken, {})
     compare = depth.frames.exposure.measure_misfit
     if depth.best_step == 0 or compare(canvas) > compare(begun):
-        line = f"the start is kept: {taken} steps explain the frames no better"
-        canvas, misfits, taken = begun, misfits[:1], 0
+        line = f"the start is kept: {depth.taken} steps explain the frames no better"
+        canvas, told = begun, (depth.misfits[:1], 0, start.flux)
     request.say(line)
-    return Reconstruction(cut(canvas), place.origin, start.probe, start.positions, misfits, taken)
+    return Reconstruction(cut(canvas), place.origin, start.probe, start.positions, *told)
 
 
 def _lay(

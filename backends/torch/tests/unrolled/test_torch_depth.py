@@ -293,6 +293,23 @@ def test_frames_that_would_spoil_the_object_are_left_out_until_it_tells_of_their
     assert as_good["amplitude_psnr_db"] > good["amplitude_psnr_db"] - 6
 
 
+@pytest.mark.parametrize("kind", ["shots", "half", "decay"])
+def test_light_that_differs_much_is_found_with_the_object(bright, kind):
+    """From what the photons of the frames say: no object is found without."""
+    count, generator = bright.frame_count, np.random.default_rng(2)
+    light = {
+        "shots": np.exp(generator.normal(0, 0.5, count)),
+        "half": np.where(np.arange(count) < count // 2, 1, 0.4),
+        "decay": np.exp(-np.arange(count) / count),
+    }[kind]
+    frames = bright.diffraction * np.sqrt(light).astype(np.float32)[:, None, None]
+    depth, canvas = run(replace(bright, diffraction=frames))
+    assert depth.flux is not None
+    assert np.corrcoef(np.log(depth.flux), np.log(light))[0, 1] > 0.99
+    assert scores(bright, canvas)["phase_ssim"] > 0.95
+    assert len(depth.misfits) <= depth.taken + 1
+
+
 @pytest.mark.parametrize("fault", ["probe", "positions"])
 def test_light_does_not_stand_in_for_what_else_is_wrong(bright, fault):
     moved = bright.positions + np.random.default_rng(1).normal(0, 0.5, bright.positions.shape)
