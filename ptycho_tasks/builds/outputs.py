@@ -182,9 +182,15 @@ def _name_checks(scan: ScanData, *, is_trained: bool, is_probe_fitted: bool) -> 
         )
     if is_trained:
         return f"{checks}, or train longer"
-    if scan.is_probe_estimated or is_probe_fitted:
+    if scan.is_probe_estimated:
         return checks
-    return f"{checks}; training.probe: refined (backend unrolled) fits a probe that is a guess"
+    anew = "source.probe: estimate finds one without a guess"
+    if is_probe_fitted:
+        return f"{checks}; where a probe is far from the right one, {anew}"
+    return (
+        f"{checks}; training.probe: refined (backend unrolled) fits a probe that is a guess, and "
+        f"{anew}"
+    )
 
 
 def _describe_far_off(frames: NDArray[np.int64]) -> str:

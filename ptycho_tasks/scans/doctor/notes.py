@@ -17,6 +17,8 @@ FLUX = 4.0
 """Factor between the flux of probe and frames from which on the probe is scaled."""
 MODES, PAYS = 5, 0.9
 """Incoherent modes that are tried, and R-factor with them, over that without, at most."""
+WRONG = 3.0
+"""R-factor with the scan's own probe, over that with a fitted one, from which on it is wrong."""
 LEAST_SHARE = 0.02
 """Of the light, of a mode that is worth its time: a quick fit gives weaker ones to noise."""
 SEEN = 1.0
@@ -71,7 +73,7 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
     yield Finding(
         "probe",
         f"{told}: R {given:.3f} with the scan's own probe, {best:.3f} with that",
-        is_wrong=False,
+        is_wrong=given > WRONG * best,
         advice=f"set training.probe to refined{setting}",
     )
 

@@ -452,6 +452,7 @@ def test_what_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
         (0.50, 0.90, (0.95, 0.03, 0.01, 0.005, 0.005), "2 incoherent modes pay"),
         (0.50, 0.90, (0.99, 0.004, 0.003, 0.002, 0.001), "2 incoherent modes pay"),
         (0.50, 0.52, (0.8, 0.12, 0.05, 0.02, 0.01), "a fitted probe pays"),
+        (0.32, 0.32, (0.8, 0.12, 0.05, 0.02, 0.01), "a fitted probe pays"),
         (0.85, 0.91, (0.8, 0.12, 0.05, 0.02, 0.01), ""),
         (0.95, 0.80, (0.8, 0.12, 0.05, 0.02, 0.01), ""),
     ],
@@ -467,8 +468,9 @@ def test_how_many_modes_pay(
     write_scan(tmp_path / "scan.npz", scan)
     case, _ = read_case(tmp_path / "scan.npz", {}, None)
     assert case is not None
-    found = [one.text.partition(":")[0] for one in check_coherence(Examination(case, try_scan))]
-    assert found == ([told] if told else [])
+    found = [*check_coherence(Examination(case, try_scan))]
+    assert [one.text.partition(":")[0] for one in found] == ([told] if told else [])
+    assert [one.is_wrong for one in found] == ([many < 1 / 3] if told else [])
 
 
 @pytest.mark.parametrize(("fitted", "is_wrong"), [(0.05, False), (0.2, True)])
