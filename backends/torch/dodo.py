@@ -11,6 +11,7 @@ from typing import Any
 
 SOURCES = Path("ptycho_tasks_torch")
 FOLDER, WORK = SOURCES / "prior", Path("build/prior")
+BLOCKS = ("9000", "9000", "9000", "4800")
 DOIT_CONFIG = {"default_tasks": []}
 
 
@@ -20,7 +21,7 @@ def task_prior() -> dict[str, Any]:
     places = ["--out", FOLDER, "--work", WORK]
     parts = ("prior", "unrolled", "physics")
     return {
-        "actions": [[*learn, *places, "--blocks", "9000", "9000", "9000", "--seed", "0"]],
+        "actions": [[*learn, *places, "--blocks", *BLOCKS, "--seed", "0"]],
         "file_dep": [path for part in parts for path in sorted(SOURCES.glob(f"{part}/*.py"))],
         "targets": [FOLDER / "wts.h5.zip"],
         "verbosity": 2,

@@ -147,6 +147,16 @@ def _gratings(side: int, generator: Random) -> Image:
     return np.asarray(wave if generator.random() < 0.3 else np.sign(wave))
 
 
+def _grains(side: int, generator: Random) -> Image:
+    """Boxes of a pixel or a few, each with a value of its own, or one of two."""
+    width = int(generator.integers(1, 6))
+    count = -(-side // width)
+    values = generator.random((count, count))
+    if generator.random() < 0.5:
+        values = (values < generator.uniform(0.2, 0.8)).astype(float)
+    return np.asarray(np.kron(values, np.ones((width, width)))[:side, :side])
+
+
 def _mixture(side: int, generator: Random) -> Image:
     """Two textures, each on one side of a border: regions of different matter."""
     first, second = (
@@ -171,6 +181,8 @@ BASIC: dict[str, Callable[[int, Random], Image]] = {
 }
 KINDS = (*BASIC, "mixture", "mixture")
 """Kinds of textures, in turn; `mixture` is of two others."""
+RARER_KINDS = (*KINDS, "grains")
+"""The same, and one without any likeness of neighbours."""
 
 
 def _finish(image: Image, generator: Random) -> Image:
@@ -181,8 +193,8 @@ def _finish(image: Image, generator: Random) -> Image:
 
 
 def make_texture(kind: str, generator: Random, side: int = SIDE) -> NDArray[np.float32]:
-    """An image (H, H) float32 of a kind of `KINDS`, from 0 to 1."""
-    make = _mixture if kind == "mixture" else BASIC[kind]
+    """An image (H, H) float32 of a kind of `RARER_KINDS`, from 0 to 1."""
+    make = {**BASIC, "mixture": _mixture, "grains": _grains}[kind]
     return _finish(make(side, generator), generator).astype(np.float32)
 
 
@@ -198,7 +210,7 @@ class TexturePool:
 
         Args:
             seed: of the images.
-            kinds: of `KINDS`.
+            kinds: of `RARER_KINDS`.
             side: H.
         """
         self._seed, self._kinds, self._side = seed, kinds, side

@@ -26,7 +26,7 @@ from ptycho_tasks_torch.prior.probes import draw_probe, measure_radius
 from ptycho_tasks_torch.unrolled.correction import LEARNED_POWERS, LEARNED_STEPS, MULTIPLE
 from ptycho_tasks_torch.unrolled.network import expose_blocks
 
-VERSION = 1
+VERSION = 2
 """Raised when other scenarios are drawn."""
 SIZE = 64
 """N."""
@@ -73,15 +73,18 @@ class Scenario:
         return replace(self, exposure=moved, truth=self.truth.to(device))
 
 
-def draw_scenario(generator: Random, pool: TexturePool, number: int) -> Scenario:
+def draw_scenario(
+    generator: Random, pool: TexturePool, number: int, *, rare: bool = False
+) -> Scenario:
     """Simulate a scan.
 
     Args:
         generator: draws everything but the images of the pool.
         pool: of objects.
         number: how many scans were drawn before; see `TexturePool.draw`.
+        rare: see `draw_probe`.
     """
-    probe = draw_probe(generator, SIZE)
+    probe = draw_probe(generator, SIZE, rare=rare)
     positions = draw_positions(generator, measure_radius(probe), limit_frames(len(probe)))
     last = np.ceil(positions.max(axis=0) + MARGIN).astype(int)
     shape = padded_shape(last.tolist(), SIZE, MULTIPLE)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.system.files import write_atomic
-from ptycho_tasks_torch.frames.textures import KINDS, TexturePool
+from ptycho_tasks_torch.frames.textures import KINDS, RARER_KINDS, TexturePool
 from ptycho_tasks_torch.physics.distance import compare_distances, measure_distances
 from ptycho_tasks_torch.prior.bundle import bundle_prior
 from ptycho_tasks_torch.prior.family import VERSION, Scenario, draw_scenario
@@ -38,7 +38,7 @@ ROUND, REPEATS = 32, 3
 random: a simulation with its physics steps takes as long as an update."""
 BATCH = 4
 """Scans of an update."""
-RATES = (2e-3, 1e-3, 1e-3)
+RATES = (2e-3, 1e-3, 1e-3, 7e-4)
 """Largest learning rate of each course."""
 WARM_UP = 50
 """Updates in which the rate rises to the largest."""
@@ -49,6 +49,8 @@ and where the result is tried, there are as many as an inference would take."""
 TWICE = 2
 """The course, counted from 0, from which on objects are corrected a second time: of the times that
 a scan is learned from, in all but the first."""
+RARER = 3
+"""The course, counted from 0, from which on there are rarer probes and objects, too."""
 CHECKPOINT, CHECKPOINT_S = "learning.checkpoint", 60.0
 """Its name, and how often it is written."""
 REPORTED = 400
@@ -167,6 +169,7 @@ class Learning:
         self._device, self._workers = device, workers
         self._optimizer = self._make_optimizer()
         self._pool = TexturePool(plan.seed, plan.kinds)
+        self._rarer_pool = TexturePool(plan.seed, [*plan.kinds, *RARER_KINDS[len(KINDS) :]])
         self.scores: list[Score] = []
         """Of the last scans, each before it was learned from."""
 
@@ -195,7 +198,9 @@ class Learning:
 
     def _draw(self, number: int) -> tuple[Scenario, np.random.Generator]:
         generator = np.random.default_rng([self.plan.seed, number])
-        return draw_scenario(generator, self._pool, number), generator
+        is_rarer = self.plan.course(number // ROUND) >= RARER
+        pool = self._rarer_pool if is_rarer else self._pool
+        return draw_scenario(generator, pool, number, rare=is_rarer), generator
 
     def _prepare(self, scenario: Scenario, generator: np.random.Generator) -> Lesson:
         scenario = scenario.to(self._device)

@@ -29,10 +29,22 @@ SEVERAL_MODES = 0.2
 """Share of probes that have two or three modes."""
 
 
-def draw_probe(generator: np.random.Generator, size: int) -> NDArray[np.complex64]:
-    """A probe (P, N, N) complex64 of unit energy, centred on pixel (N//2, N//2)."""
+def draw_probe(
+    generator: np.random.Generator, size: int, *, rare: bool = False
+) -> NDArray[np.complex64]:
+    """A probe (P, N, N) complex64 of unit energy, centred on pixel (N//2, N//2).
+
+    Args:
+        generator: draws it.
+        size: N.
+        rare: whether those of diffusers, gratings, vortices and several beams are among them.
+    """
     kinds: list[Callable[[np.random.Generator, int], Wave]] = [_lens, _mirrors, _pinhole, _gaussian]
-    make = kinds[generator.choice(len(kinds), p=[0.6, 0.12, 0.18, 0.1])]
+    shares = [0.6, 0.12, 0.18, 0.1]
+    if rare:
+        kinds += [_grating, _diffuser, _vortex, _beams]
+        shares = [0.42, 0.1, 0.18, 0.08, 0.06, 0.07, 0.04, 0.05]
+    make = kinds[generator.choice(len(kinds), p=shares)]
     wave, usual = make(generator, size), USUAL_RADIUS * size / 64
     # Wide spots more often: there is more of the object to learn from.
     while not (_is_usable(wave) and generator.random() < measure_radius(wave) / usual):
@@ -155,6 +167,67 @@ def _gaussian(generator: np.random.Generator, size: int) -> Wave:
     waist = size / 64 * generator.uniform(5, 18)
     square = (along / waist) ** 2 + (along.T / (waist * generator.uniform(0.7, 1.4))) ** 2
     return np.asarray(np.exp(-square * (1 + 1j * generator.uniform(-4, 4))))
+
+
+def _grating(generator: np.random.Generator, size: int) -> Wave:
+    """A beam behind a grating of one or two directions: a lattice of spots or stripes."""
+    wave = _gaussian(generator, size)
+    along = (np.arange(size) - size // 2)[:, None]
+    turn = generator.uniform(0, np.pi / 2)
+    for axis in range(int(generator.integers(1, 3))):
+        angle = turn + axis * np.pi / 2
+        pitch = size / 64 * generator.uniform(4, 14)
+        stripes = np.cos(2 * np.pi * (np.cos(angle) * along + np.sin(angle) * along.T) / pitch)
+        if generator.random() < 0.5:
+            wave = wave * (1 + generator.uniform(0.3, 1.0) * stripes)
+        else:
+            wave = wave * np.exp(1j * generator.uniform(0.3, 2.0) * stripes)
+    return np.asarray(wave)
+
+
+def _diffuser(generator: np.random.Generator, size: int) -> Wave:
+    """A round beam behind a diffuser whose grains are a few pixels wide: phase, or full speckle."""
+    along = (np.arange(size) - size // 2)[:, None]
+    radius = size / 64 * generator.uniform(9, 18)
+    envelope = _below(np.hypot(along, along.T) / radius, generator.uniform(0.05, 0.3))
+    grain = size / 64 * generator.uniform(0.8, 3.0)
+    fields = [
+        gaussian_filter(generator.standard_normal((size, size)), grain, mode="wrap")
+        for _ in range(2)
+    ]
+    first, second = (field / field.std() for field in fields)
+    if generator.random() < 0.5:
+        return np.asarray(envelope * np.exp(1j * generator.uniform(0.5, 3.0) * first))
+    return np.asarray(envelope * (first + 1j * second))
+
+
+def _vortex(generator: np.random.Generator, size: int) -> Wave:
+    """A lens behind a spiral phase plate of one or two turns."""
+    q_y, q_x = _frequencies(2 * size)
+    cutoff = generator.uniform(0.08, 0.32)
+    q_y, q_x = q_y / cutoff, q_x / cutoff
+    spiral = int(generator.integers(1, 3)) * np.arctan2(q_y, q_x)
+    phase = _aberrations(generator, q_y, q_x) + spiral
+    return _focus(_below(np.hypot(q_y, q_x), 0.01 / cutoff) * np.exp(1j * phase), size)
+
+
+def _beams(generator: np.random.Generator, size: int) -> Wave:
+    """Two or three narrow beams beside each other, or a ring of light."""
+    along = (np.arange(size) - size // 2)[:, None]
+    scale, curvature = size / 64, generator.uniform(-4, 4)
+    if generator.random() < 0.4:
+        radius, width = scale * generator.uniform(7, 14), scale * generator.uniform(1.5, 4)
+        r = np.hypot(along, along.T)
+        return np.asarray(
+            np.exp(-(((r - radius) / width) ** 2) + 1j * curvature * (r / radius) ** 2)
+        )
+    total = np.zeros((size, size), dtype=np.complex128)
+    for _ in range(int(generator.integers(2, 4))):
+        y, x = generator.uniform(-10, 10, 2) * scale
+        square = ((along - y) ** 2 + (along.T - x) ** 2) / (scale * generator.uniform(3, 7)) ** 2
+        height = generator.uniform(0.4, 1) * np.exp(2j * np.pi * generator.random())
+        total = total + height * np.exp(-square * (1 + 1j * curvature))
+    return total
 
 
 def _split_coherence(generator: np.random.Generator, wave: Wave) -> list[Wave]:
