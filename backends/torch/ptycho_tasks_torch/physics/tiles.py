@@ -10,6 +10,7 @@ Where a process is lost, the first one takes its frames, and goes on.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -263,7 +264,7 @@ class TiledExposure(MappedExposure):
         total = len(self.places)
         number = self.crew.new_number()
         self.crew.send_all("take", number, self.number, np.asarray(frames), total)
-        return replace(taken, number=number, own=self.own.take(frames, total))
+        return self.crew.keep(replace(taken, number=number, own=self.own.take(frames, total)))
 
     def brighten(self, flux: Tensor) -> TiledExposure:
         """See `Exposure`."""
@@ -271,7 +272,7 @@ class TiledExposure(MappedExposure):
         assert isinstance(brightened, TiledExposure)
         number = self.crew.new_number()
         self.crew.send_all("brighten", number, self.number, _to_array(flux))
-        return replace(brightened, number=number, own=self.own.brighten(flux))
+        return self.crew.keep(replace(brightened, number=number, own=self.own.brighten(flux)))
 
     @property
     def apply(self) -> Apply:
@@ -287,10 +288,17 @@ class Crew:
         self._helpers = dict(enumerate(helpers, start=1))
         self._size, self._say = len(helpers) + 1, say
         self._numbers = count()
+        self._unused: list[int] = []
 
     def new_number(self) -> int:
         """A name for a set of frames."""
         return next(self._numbers)
+
+    def keep(self, exposure: TiledExposure) -> TiledExposure:
+        """The same; the others may forget it when nothing here needs it any more."""
+        # What is sent from within a finalizer could fall between parts of another message.
+        weakref.finalize(exposure, self._unused.append, exposure.number).atexit = False
+        return exposure
 
     def send(self, member: int, name: str, *arguments: object) -> None:
         """Call a method of a process' `_Holder`, if the process is there."""
@@ -299,7 +307,10 @@ class Crew:
 
     def send_all(self, name: str, *arguments: object) -> None:
         """Call a method that gives nothing, of every process."""
+        unused = [self._unused.pop() for _ in range(len(self._unused))]
         for member in self._helpers:
+            for number in unused:
+                self.send(member, "drop", number)
             self.send(member, name, *arguments)
 
     def receive(self, member: int) -> NDArray[Any] | None:
@@ -417,6 +428,9 @@ class _Holder:
 
     def forget(self) -> None:
         self.tiles.clear()
+
+    def drop(self, number: int) -> None:
+        self.tiles.pop(number, None)
 
     def expose(
         self,

@@ -116,8 +116,8 @@ class Course:
             return "uncorrected: frames held back are explained no better by the network"
         corrections, steps = self.choice
         often = " twice" if corrections == 2 else ""
-        plural = "s" if steps > 1 else ""
-        after = f", then {steps:g} step{plural}" if steps else ""
+        taken = f"{steps:g} of a step" if steps < 1 else f"{steps:g} step{'s' if steps > 1 else ''}"
+        after = f", then {taken}" if steps else ""
         unlearned = " and ".join(list_unlearned(self.depth.frames.exposure))
         doubt = f"; the network has not learned from such scans: {unlearned}" if unlearned else ""
         return f"corrected{often} by the network{after}{doubt}"

@@ -30,6 +30,8 @@ SHOWN = 5e-4
 SPOILS, FEW = math.log(2), 0.1
 """Change of the logarithm of a frame's light from one look to the next, from which on the object
 may be spoiled by it; and share of all frames that can be left out for that."""
+FAINT = 1e-3
+"""Light, over the median, that dark frames are said to have had."""
 
 
 class Frames:
@@ -89,7 +91,7 @@ class Frames:
         """(F,) photons of each frame, over the median: about its light, where all frames show as
         much of the object."""
         photons = self._given.count_photons()
-        return photons / photons.median()
+        return (photons / photons.median()).clamp(min=FAINT)
 
     def brighten(self, flux: Tensor) -> None:
         """Use the light of each frame, (F,)."""

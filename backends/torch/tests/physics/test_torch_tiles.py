@@ -50,6 +50,24 @@ def assert_same(one, two) -> None:
     assert two.losses == one.losses
 
 
+def test_what_is_not_needed_any_more_is_forgotten(scan, bundle, monkeypatch):
+    """Where frames are taken with other light again and again."""
+    half = np.where(np.arange(scan.frame_count) < scan.frame_count // 2, 1, 0.4)
+    frames = scan.diffraction * np.sqrt(half).astype(np.float32)[:, None, None]
+    calls, send = [], tiles.Crew.send
+
+    def count(self, member, name, *arguments):
+        calls.append(name)
+        send(self, member, name, *arguments)
+
+    monkeypatch.setattr(tiles.Crew, "send", count)
+    result = infer(replace(scan, diffraction=frames), bundle, THREE)
+    made = calls.count("take") + calls.count("brighten")
+    assert made > 60
+    assert made - calls.count("drop") < 40
+    assert_same(infer(replace(scan, diffraction=frames), bundle, ONE), result)
+
+
 corners = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 90)), min_size=1, max_size=30)
 
 
