@@ -73,9 +73,9 @@ help, or the light of frames: with wrong positions nothing does."""
 LOOKS, STEPS_OF_A_LOOK, MUCH = 4, 100, 0.5
 """How often the light of the frames is measured; how many steps may follow each time; and what all
 this must bring the misfit beyond noise down to, as a share."""
-VARIES = 0.05
-"""Standard deviation of the logarithm of the frames' photons from which on these may tell of their
-light."""
+VARIES, ALIKE = 0.05, 0.25
+"""Standard deviation of the logarithm of the frames' photons, and correlation of these with what an
+object led astray says, from which on they may tell of the light: else they tell of the object."""
 MEASURED, STEPS_BETWEEN = 12, 5
 """How often it is measured in the first steps then, and after how many each time."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
@@ -244,11 +244,14 @@ class Depth:
         if not self._goes_by_frames:
             return
         flux, is_sure = self.frames.find_flux(self.best)
+        if not is_sure:
+            return
         misfit = self.frames.exposure.measure_misfit(self.best)
-        if is_sure and min(misfit, self._path.least) < SOMEWHERE * self._flat:
+        if min(misfit, self._path.least) < SOMEWHERE * self._flat:
             yield from self._go_on_with(flux)
         counted = self.frames.count_light()
-        if counted.log().std() > VARIES:
+        likeness = torch.corrcoef(torch.stack([flux, counted]))[0, 1]
+        if counted.log().std() > VARIES and likeness > ALIKE:
             yield from self._go_on_with(counted, is_told=False)
 
     def _go_on_with(self, flux: Tensor, *, is_told: bool = True) -> Iterator[Tensor]:
