@@ -132,7 +132,8 @@ def _check_values(
             first + place,
             f"negative values, down to {frames.min():.3g}",
             "values of at least zero",
-            "set source.negative_counts to clip (to zero) or mask, if a dark image was subtracted",
+            "set source.negative_counts to clip (to zero), if a dark image was subtracted, or to "
+            "mask, if pixels below zero are bad ones",
         )
 
 

@@ -127,7 +127,7 @@ def test_counts_below_zero_are_taken_as_a_setting_says(tmp_path: Path) -> None:
     path = save(tmp_path, (COUNTS - 3).astype(np.float32))
     text = refusal(path, measurement="counts")
     assert "down to -3" in text
-    assert "source.negative_counts to clip (to zero) or mask" in text
+    assert "source.negative_counts to clip (to zero), if a dark image was" in text
     clipped = read_scan(path, measurement="counts", negative_counts="clip")
     assert clipped.bad_pixels is None
     np.testing.assert_allclose(clipped.diffraction**2, np.maximum(COUNTS - 3, 0), atol=1e-2)

@@ -26,8 +26,10 @@ from ptycho_tasks_torch.unrolled.steps import run_steps
 EVERY = 6
 """Steps from one look at the frames to the next; of all looks the best counts."""
 LONG = 48
-"""Steps of a trial from which on one that diverges goes on as an inference would, before a right
-scan whose object is hard to find is called wrong."""
+"""Steps of a trial from which on one that explains little goes on as an inference would, before a
+right scan is called wrong whose object is hard to find, or whose light was not steady."""
+POOR = 4.0
+"""Misfit over that of photon noise from which on it explains little."""
 DIVERGES, DAMPING = 1.1, 0.5
 """Misfit of the last look, over the least, from which on the steps were too long; and what they are
 then multiplied by. How long is too long depends on the positions: without this, those would seem
@@ -50,7 +52,9 @@ def try_on_canvas(
         if diverges:
             calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
             best = min(best, calmer, key=_sum_squares)
-        if diverges and steps >= LONG and not held_back:
+        noise = best.numel() / (4 * exposure.counts)  # see `Exposure.measure_misfit`
+        is_unexplained = diverges or _sum_squares(best) > POOR * noise
+        if is_unexplained and steps >= LONG and not held_back:
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
             best = min(best, _miss(depth.frames.exposure, depth.best), key=_sum_squares)
