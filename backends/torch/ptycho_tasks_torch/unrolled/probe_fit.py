@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks.scan import ScanData, corners_and_fractions, take_frames
+from ptycho_tasks.scans.illumination import estimate_probe
 from ptycho_tasks_torch.physics.calibration import calibrate_probe, search_widely
 from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
 from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
@@ -57,6 +58,9 @@ CONFIRMING_STEPS, MOST_CONFIRMING, STILL_FALLS, CERTAIN = 24, 384, 0.8, 3.0
 """To confirm a probe: steps on the object, at least and at most, the share to which the misfit of
 the guess falls by twice as many where they are too few, and standard errors that frames held back
 gain. A wrong probe may lead faster to what it can explain."""
+NOISY, FAR = 8.0, 0.003
+"""Misfit over that of photon noise, and over that of a flat object, from which on a probe has led
+to no object: the guess was too far from the right one."""
 AS_GOOD = -0.005
 """Least gain of a probe of fewer modes over one of all, which saves time: a hundredth of the
 misfit is lost."""
@@ -74,7 +78,8 @@ def fit_probe(
     frames: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Fit a probe, or keep the guess where frames held back gain nothing by another. Fewer modes
-    are taken where these frames lose nothing by it, beside all modes, which are fitted, too.
+    are taken where these frames lose nothing by it, beside all modes, which are fitted, too. Where
+    no probe near the guess explains the frames, one is estimated from them, and fitted.
 
     Args:
         scan: its frames may lie on disk; where its probe is an estimate, the search is a
@@ -86,7 +91,7 @@ def fit_probe(
 
     Returns:
         (P, N, N) complex64 in counts, with flux, centre and tilt of the guess, but for the centre
-        of an estimate where frames held back tell another; modes are orthogonal, the strongest
+        where frames held back tell another; modes are orthogonal, the strongest
         first. All Q modes where fewer are not taken, or the guess kept.
     """
     guess = take_lit(guess)
@@ -103,16 +108,31 @@ def fit_probe(
         fitted = _fit_modes(block, first)
         placed = sort_modes(gauge.keep(fitted), start)
         misfit = block.measure(placed)
-        if not scan.is_probe_estimated:
-            return placed, misfit
-        # Light that fills the frames has its place in them, which an estimate does not know.
+        # Light that fills the frames has its place in them, and so have edges of the object as
+        # sharp as a pixel: neither can be moved by a part of one.
         free = sort_modes(gauge.keep(fitted, moves=False), start)
         misfit_of_free = block.measure(free)
         return (free, misfit_of_free) if _is_better(misfit, misfit_of_free) else (placed, misfit)
 
-    probe, after = fit(add_modes(start, most))
+    probe, _ = fit(add_modes(start, most))
+    # A probe that is nearer to the right one needs more steps to show it than the guess.
+    steps, after = block.steps, block.settle(probe)
+    if block.steps > steps:
+        before = block.measure(start)
     if not _is_better(before, after):
         probe, after = start, before
+    if not scan.is_probe_estimated and block.is_unexplained(probe):
+        say("probe: none near the guess explains the frames; one is estimated from them alone")
+        estimate = torch.from_numpy(estimate_probe(scan.diffraction)).to(guess)
+        estimate *= guess.norm() / estimate.norm()
+        unknown = replace(scan, is_probe_estimated=True)
+        found = sort_modes(
+            gauge.keep(fit_probe(unknown, estimate, modes, say, frames=frames)), start
+        )
+        misfit = block.measure(found)
+        if _is_better(after, misfit):
+            return found
+        say("probe: the estimate explains them no better")
     is_fewer = modes < len(guess)
     if is_fewer:
         first = add_modes(start, modes)
@@ -197,6 +217,8 @@ class _Block:
         self.steps, self.damping = CONFIRMING_STEPS, 1.0
         """Number of steps on the object, to confirm a probe, and what their length is multiplied
         by."""
+        self.least = 0.0
+        """The misfit of frames held back that the last fit has led to."""
         photon, count = find_photon(scan.diffraction), scan.frame_count
         self.scale = math.sqrt(read_intensity(scan, np.arange(count)))
         self.exposure = expose_scan(scan, guess / self.scale, self.scale, photon)
@@ -237,6 +259,14 @@ class _Block:
             else:
                 break
         return misfit
+
+    def is_unexplained(self, probe: Tensor) -> bool:
+        """Whether the fit has left a misfit far from noise, and not far below that of a flat object
+        with a probe, (P, N, N) complex64 in counts."""
+        flat = torch.ones_like(self.exposure.light) + 0j
+        noise = 1 / (4 * self.exposure.counts)  # see `Exposure.measure_misfit`
+        most = FAR * self.compare(probe / self.scale, flat)
+        return self.least > NOISY * noise and self.least > most
 
     def compare(self, modes: Tensor, canvas: Tensor) -> float:
         """Mean misfit of the frames held back, of (P, N, N) modes in units of `scale` and a
@@ -286,4 +316,5 @@ def _fit_modes(block: _Block, probe: Tensor) -> Tensor:
         return since == PATIENCE
 
     descend(expose, block.fractions[rest], canvas, modes, is_enough, MOST_LOOKS)
+    block.least = least
     return best * block.scale

@@ -245,6 +245,15 @@ def test_a_probe_that_is_an_estimate_is_fitted_to_the_scan_at_hand(scan):
     assert r_factor(blind, made) < 1.5 * r_factor(scan, known)
 
 
+def test_a_guess_that_is_far_off_gives_way_to_an_estimate(scan):
+    """Of a defocused probe the modulus alone, as where its phase was lost."""
+    guess, lines = torch.from_numpy(np.abs(scan.probe) + 0j).to(torch.complex64), []
+    found = probe_fit.fit_probe(scan, guess, 1, lines.append)
+    told = "probe: none near the guess explains the frames; one is estimated from them alone"
+    assert told in lines
+    assert abs(np.vdot(unit(found.numpy()), unit(scan.probe))) > 0.95
+
+
 def gaussian(r):
     return np.exp(-((r / 3.2) ** 2) + 3j * (r / 6.4) ** 2)
 
