@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ptycho_tasks.physics.metrics import Misfit
     from ptycho_tasks.scan import ScanData
 
 
@@ -201,6 +202,13 @@ class Reconstruction:
         from ptycho_tasks.physics.forward import illumination_of
 
         return illumination_of(self.probe, self.positions, self.origin, self.object.shape)
+
+    def measure_misfit(self, diffraction: NDArray[np.float32]) -> Misfit:
+        """How well it predicts (M, N, N) float32 measured amplitudes; see `metrics.data_misfit`."""
+        from ptycho_tasks.physics.metrics import data_misfit
+
+        fields = self.object, self.origin, self.probe, self.positions
+        return data_misfit(*fields, diffraction, self.flux)
 
     @property
     def seen(self) -> NDArray[np.bool_]:

@@ -97,20 +97,13 @@ def publish_reconstruction(
         TrainingError: it explains nothing.
         FileWriteError: the files cannot be written; earlier ones are unchanged.
     """
-    from ptycho_tasks.physics.metrics import data_misfit, describe_poor
+    from ptycho_tasks.physics.metrics import describe_poor
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
     from ptycho_tasks.scans.mapping import refuse_cut
     from ptycho_tasks.system.files import replace_file
 
-    misfit = data_misfit(
-        reconstruction.object,
-        reconstruction.origin,
-        reconstruction.probe,
-        reconstruction.positions,
-        scan.diffraction,
-        reconstruction.flux,
-    )
+    misfit = reconstruction.measure_misfit(scan.diffraction)
     refuse_cut()
     poor = describe_poor(misfit, misfit.noise)
     checks = ""

@@ -339,7 +339,6 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
     """
     from ptycho_tasks.builds.cost import check_cost
     from ptycho_tasks.builds.turns import take_turn
-    from ptycho_tasks.physics.metrics import data_misfit
     from ptycho_tasks.results.product import read_product
 
     refuse_folders(payload.output_files)
@@ -370,8 +369,7 @@ def refine(payload: RefinementPayload) -> dict[str, Any]:
             result = refiner.refine(request)  # type: ignore[attr-defined]
         shown.show_last(lambda: result.object * result.seen)
     reconstruction = checked_reconstruction(result, scan, refiner.name, "refine")
-    fields = start.object, start.origin, start.probe, start.positions
-    before = data_misfit(*fields, scan.diffraction, start.flux)
+    before = start.measure_misfit(scan.diffraction)
     began = {"r_factor": before.r_factor, "poisson_deviance": before.poisson_deviance}
     metrics = publish_reconstruction(
         payload,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ptycho_tasks.backend import Reconstruction
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.physics.forward import expected_intensity
-from ptycho_tasks.physics.metrics import data_misfit
 from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks.testing.examples import PlacedReconstruction
 
@@ -88,14 +87,7 @@ def check_progress(
 
 def r_factor(scan: ScanData, result: Reconstruction) -> float:
     """How badly a reconstruction predicts the frames of a scan; see `data_misfit`."""
-    return data_misfit(
-        result.object,
-        result.origin,
-        result.probe,
-        result.positions,
-        scan.diffraction,
-        result.flux,
-    ).r_factor
+    return result.measure_misfit(scan.diffraction).r_factor
 
 
 def check_explains(result: Reconstruction, scan: ScanData) -> None:

@@ -181,8 +181,8 @@ BASIC: dict[str, Callable[[int, Random], Image]] = {
 }
 KINDS = (*BASIC, "mixture", "mixture")
 """Kinds of textures, in turn; `mixture` is of two others."""
-RARER_KINDS = (*KINDS, "grains")
-"""The same, and one without any likeness of neighbours."""
+RARER_KINDS = ("grains",)
+"""Others, without any likeness of neighbours."""
 
 
 def _finish(image: Image, generator: Random) -> Image:
@@ -193,7 +193,7 @@ def _finish(image: Image, generator: Random) -> Image:
 
 
 def make_texture(kind: str, generator: Random, side: int = SIDE) -> NDArray[np.float32]:
-    """An image (H, H) float32 of a kind of `RARER_KINDS`, from 0 to 1."""
+    """An image (H, H) float32 of a kind of `KINDS` or `RARER_KINDS`, from 0 to 1."""
     make = {**BASIC, "mixture": _mixture, "grains": _grains}[kind]
     return _finish(make(side, generator), generator).astype(np.float32)
 
@@ -210,7 +210,7 @@ class TexturePool:
 
         Args:
             seed: of the images.
-            kinds: of `RARER_KINDS`.
+            kinds: of `KINDS` and `RARER_KINDS`.
             side: H.
         """
         self._seed, self._kinds, self._side = seed, kinds, side

@@ -111,6 +111,12 @@ class Exposure:
         return self.counts * self.size**2
 
     @property
+    def least_misfit(self) -> float:
+        """What `measure_misfit` gives where photon noise alone is left and photons are many; see
+        `measure_noise`."""
+        return 1 / (4 * self.counts)
+
+    @property
     def size(self) -> int:
         """N."""
         return int(self.amplitude.shape[-1])

@@ -169,7 +169,7 @@ class Learning:
         self._device, self._workers = device, workers
         self._optimizer = self._make_optimizer()
         self._pool = TexturePool(plan.seed, plan.kinds)
-        self._rarer_pool = TexturePool(plan.seed, [*plan.kinds, *RARER_KINDS[len(KINDS) :]])
+        self._rarer_pool = TexturePool(plan.seed, [*plan.kinds, *RARER_KINDS])
         self.scores: list[Score] = []
         """Of the last scans, each before it was learned from."""
 

@@ -246,9 +246,7 @@ class Depth:
         flux, is_sure = self.frames.find_flux(self.best)
         if not is_sure:
             return
-        misfit = self.frames.exposure.measure_misfit(self.best)
-        if min(misfit, self._path.least) < SOMEWHERE * self._flat:
-            yield from self._go_on_with(flux)
+        yield from self._go_on_with(flux)
         counted = self.frames.count_light()
         likeness = torch.corrcoef(torch.stack([flux, counted]))[0, 1]
         if counted.log().std() > VARIES and likeness > ALIKE:
@@ -260,7 +258,7 @@ class Depth:
 
         Args:
             flux: (F,) to begin with.
-            is_told: whether it is what the best object says.
+            is_told: whether it is what the best object says, which must have led somewhere.
         """
         frames = self.frames
         # Of all frames: those held back need not be near the ones whose light differs, and may be
@@ -269,6 +267,8 @@ class Depth:
             measure(self.best)
             for measure in (frames.exposure.measure_misfit, frames.exposure.measure_noise)
         )
+        if is_told and not min(misfit, self._path.least) < SOMEWHERE * self._flat:
+            return
         most = noise + MUCH * (misfit - noise)
         is_spoiled = False
         for look in range(LOOKS):

@@ -264,9 +264,8 @@ class _Block:
         """Whether the fit has left a misfit far from noise, and not far below that of a flat object
         with a probe, (P, N, N) complex64 in counts."""
         flat = torch.ones_like(self.exposure.light) + 0j
-        noise = 1 / (4 * self.exposure.counts)  # see `Exposure.measure_misfit`
         most = FAR * self.compare(probe / self.scale, flat)
-        return self.least > NOISY * noise and self.least > most
+        return self.least > NOISY * self.exposure.least_misfit and self.least > most
 
     def compare(self, modes: Tensor, canvas: Tensor) -> float:
         """Mean misfit of the frames held back, of (P, N, N) modes in units of `scale` and a

@@ -52,7 +52,7 @@ def try_on_canvas(
         if diverges:
             calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
             best = min(best, calmer, key=_sum_squares)
-        noise = best.numel() / (4 * exposure.counts)  # see `Exposure.measure_misfit`
+        noise = best.numel() * exposure.least_misfit
         is_unexplained = diverges or _sum_squares(best) > POOR * noise
         if is_unexplained and steps >= LONG and not held_back:
             depth = Depth(exposure)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ptycho_tasks_torch.frames import textures
-from ptycho_tasks_torch.frames.textures import RARER_KINDS, TexturePool, make_texture
+from ptycho_tasks_torch.frames.textures import KINDS, RARER_KINDS, TexturePool, make_texture
 from ptycho_tasks_torch.prior import family
 from ptycho_tasks_torch.prior.family import Scenario, draw_scenario
 from ptycho_tasks_torch.prior.probes import RADII, draw_probe, measure_radius
@@ -19,7 +19,7 @@ def draw(number: int) -> Scenario:
     return draw_scenario(np.random.default_rng(number), TexturePool(0, QUICK), number)
 
 
-@pytest.mark.parametrize("kind", sorted(set(RARER_KINDS)))
+@pytest.mark.parametrize("kind", sorted({*KINDS, *RARER_KINDS}))
 def test_each_texture_has_contrast_from_0_to_1(kind: str) -> None:
     texture = make_texture(kind, np.random.default_rng(3))
     assert texture.shape == (textures.SIDE, textures.SIDE)
