@@ -207,8 +207,20 @@ class Reconstruction:
         """How well it predicts (M, N, N) float32 measured amplitudes; see `metrics.data_misfit`."""
         from ptycho_tasks.physics.metrics import data_misfit
 
-        fields = self.object, self.origin, self.probe, self.positions
-        return data_misfit(*fields, diffraction, self.flux)
+        return data_misfit(*self._fields, diffraction, self.flux)
+
+    def measure_displacement(self, diffraction: NDArray[np.float32]) -> float:
+        """How far from their positions (M, N, N) float32 measured amplitudes fit the object better;
+        see `displacement.measure_displacement`."""
+        from ptycho_tasks.physics.displacement import measure_displacement
+
+        return measure_displacement(*self._fields, diffraction, self.flux)
+
+    @property
+    def _fields(
+        self,
+    ) -> tuple[NDArray[np.complex64], tuple[int, int], NDArray[np.complex64], NDArray[np.float64]]:
+        return self.object, self.origin, self.probe, self.positions
 
     @property
     def seen(self) -> NDArray[np.bool_]:

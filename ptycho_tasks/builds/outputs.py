@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
+MISPLACED = 0.15
+"""Pixels that frames fit better elsewhere, from which on somebody is told: of right positions and
+a right probe it is less than a hundredth, of a good stage a tenth."""
+
+
 def refuse_folders(outputs: list[Path]) -> None:
     """Refuse to compute what could not be put in its place.
 
@@ -106,6 +111,7 @@ def publish_reconstruction(
     misfit = reconstruction.measure_misfit(scan.diffraction)
     refuse_cut()
     poor = describe_poor(misfit, misfit.noise)
+    displacement = reconstruction.measure_displacement(scan.diffraction)
     checks = ""
     if poor is not None or misfit.explains_nothing:
         checks = _name_checks(scan, is_trained=is_trained, is_probe_fitted=is_probe_fitted)
@@ -117,6 +123,7 @@ def publish_reconstruction(
         "flat": misfit.flat._asdict(),
         "noise": misfit.noise._asdict(),
         **_score(payload, scan, reconstruction),
+        "displacement_px": displacement,
         **({} if reconstruction.steps is None else {"steps": reconstruction.steps}),
         **(more or {}),
     }
@@ -150,6 +157,12 @@ def publish_reconstruction(
         print_warning(f"{poor}; {checks}")
     elif len(misfit.far_off):
         print_warning(_describe_far_off(misfit.far_off))
+    elif displacement > MISPLACED:
+        print_warning(
+            f"frames fit the object better {displacement:.2g} pixels (root mean square) from their "
+            "positions: these are not quite right, or the probe is not; training.positions: "
+            "refined (backend unrolled) moves them, `ptycho-tasks check SCAN` may say why"
+        )
     return metrics
 
 

@@ -275,6 +275,19 @@ def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
     assert told != warned
 
 
+def test_frames_that_would_fit_better_elsewhere_are_told(project, capsys):
+    """The object has given way to positions that are off, and explains the frames about as well."""
+    off = np.random.default_rng(3).normal(scale=0.4, size=SCAN.positions.shape)
+    write_scan(project.root / "scan.npz", replace(SCAN, positions=SCAN.positions + off))
+    metrics = project.write(more="execution: {quiet: true}\n").infer()
+    said = capsys.readouterr().out
+    assert re.match(r"warning +frames fit the object better 0\.\d+ pixels \(root mean", said)
+    assert metrics["displacement_px"] == pytest.approx(0.55, rel=0.3)
+    write_scan(project.root / "scan.npz", SCAN)
+    assert project.write(more="execution: {quiet: true}\n").infer()["displacement_px"] < 0.05
+    assert not capsys.readouterr().out
+
+
 def test_a_misfit_far_above_the_noise_names_what_may_help(project, capsys):
     code, quiet = "given = replace(given, object=given.object * 0.9)", "execution: {quiet: true}\n"
     project.write(infer=code, more=quiet).infer()

@@ -300,7 +300,8 @@ class Exposure:
             (B, S, T) complex64 sum over frames that `correction` gives; and (P, N, N) complex64,
             the sum of conj(O) times the change of the wave, moved back; without gradients.
         """
-        total, change, N = torch.zeros_like(canvas), 0j * self.probes[0], self.size
+        total, N = torch.zeros_like(canvas), self.size
+        change = self.probes.new_zeros(self.probes.shape[-3:])
         square = canvas.real.new_zeros((), dtype=torch.float64)
 
         def correct(chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
@@ -311,7 +312,7 @@ class Exposure:
             square = missing.square().sum()
             excess = missing.div_(modulus).mul_(1 / N**2)
             waves = torch.fft.ifft2(far.mul_(excess[:, None]), norm="forward")
-            ramp = shift_ramp(N, -fractions[chunk.frames])[:, None]
+            ramp = shift_ramp((N, N), -fractions[chunk.frames])[:, None]
             moved = torch.fft.fft2(waves * chunk.cut(canvas).conj()) * ramp
             return square, _sum_modes(waves.mul_(chunk.probes.conj())), moved.sum(dim=0)
 

@@ -8,6 +8,7 @@ the object; what a position is off that grid is a Fourier shift of the *probe*.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,31 +31,37 @@ def far_field(wave: Tensor) -> Tensor:
 
 
 def shift_probe(probe: Tensor, fractions: Tensor) -> Tensor:
-    """Move the probe by a fraction of a pixel with the Fourier shift theorem.
+    """Move the probe, or an object, by a fraction of a pixel with the Fourier shift theorem.
 
     Args:
-        probe: (P, N, N) complex64 modes.
+        probe: (P, S, T) complex64 modes, or canvases.
         fractions: (..., 2) float32 shift (y, x) in pixels; positive moves to higher indices.
 
     Returns:
-        (..., P, N, N) complex64, `probe(u - fraction)`.
+        (..., P, S, T) complex64, `probe(u - fraction)`.
     """
-    ramp = shift_ramp(probe.shape[-1], fractions)[..., None, :, :]
+    ramp = shift_ramp(probe.shape[-2:], fractions)[..., None, :, :]
     moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
     return moved
 
 
-def shift_ramp(size: int, fractions: Tensor) -> Tensor:
-    """(..., N, N) complex64 factors of the Fourier transform, zero frequency first, of a wave that
+def shift_ramp(shape: Sequence[int], fractions: Tensor) -> Tensor:
+    """(..., S, T) complex64 factors of the Fourier transform, zero frequency first, of a wave that
     is moved.
 
     Args:
-        size: N.
+        shape: (S, T).
         fractions: (..., 2) float32 shift (y, x) in pixels.
     """
-    angle = -2 * torch.pi * fractions[..., None] * torch.fft.fftfreq(size, device=fractions.device)
-    along = torch.polar(torch.ones_like(angle), angle)
-    return along[..., 0, :, None] * along[..., 1, None, :]
+    angles = (
+        -2
+        * torch.pi
+        * fractions[..., axis, None]
+        * torch.fft.fftfreq(side, device=fractions.device)
+        for axis, side in enumerate(shape)
+    )
+    along, across = (torch.polar(torch.ones_like(angle), angle) for angle in angles)
+    return along[..., :, None] * across[..., None, :]
 
 
 def intensities(patches: Tensor, probes: Tensor) -> Tensor:

@@ -112,10 +112,10 @@ class MappedExposure(Exposure):
         probes = shift_probe(self.probes, self.fractions[frames])
         if self.flux is not None:
             probes = brighten_probes(probes, self.flux[frames])
-        return Chunk(frames, self.places[frames], self._read(self.frames[frames]), probes)
+        return Chunk(frames, self.places[frames], self.read(self.frames[frames]), probes)
 
-    def _read(self, frames: Tensor) -> Tensor:
-        """(C, N, N) amplitude of some frames."""
+    def read(self, frames: Tensor) -> Tensor:
+        """(C, N, N) float32 `amplitude` of some frames, (C,) int64 indices as in `frames`."""
         if self.held is not None:
             return self.held[frames]
         values = _read_rows(self.diffraction, frames.cpu().numpy()) / np.float32(self.scale)

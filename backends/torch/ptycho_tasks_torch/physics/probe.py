@@ -44,18 +44,25 @@ class Gauge:
         self._flux = probe.abs().square().sum()
         self._centre, self._tilt = _centre(probe), _centre(far_field(probe))
 
-    def keep(self, modes: Tensor, *, moves: bool = True) -> Tensor:
-        """(Q, N, N) complex64 modes with this factor, phase ramp and, if `moves`, shift."""
+    def keep(self, modes: Tensor) -> Tensor:
+        """(Q, N, N) complex64 modes with this factor, phase ramp and shift."""
+        return self.keep_both(modes, modes.new_ones((1, 1, 1)))[0]
+
+    def keep_both(
+        self, modes: Tensor, canvas: Tensor, *, moves: bool = True, turns: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(Q, N, N) complex64 modes with this factor and, if it `moves` and `turns` them, shift and
+        phase ramp; and the (1, S, T) complex64 object with which they give the same frames as with
+        `canvas`."""
         factor = (self._flux / modes.abs().square().sum()).sqrt()
-        turned = self._tilt - _centre(far_field(modes))
-        modes = modes * factor
+        modes, canvas = modes * factor, canvas / factor
+        turned = (self._tilt - _centre(far_field(modes))) / modes.shape[-1]
         for _ in range(SHIFTS if moves else 0):
-            modes = shift_probe(modes, self._centre - _centre(modes))
-        N = modes.shape[-1]
-        along = torch.arange(N, device=modes.device) - N // 2
-        angle = 2 * torch.pi / N * (turned[0] * along[:, None] + turned[1] * along[None, :])
-        probe: Tensor = modes * torch.polar(torch.ones_like(angle), angle)
-        return probe
+            step = self._centre - _centre(modes)
+            modes, canvas = shift_probe(modes, step), shift_probe(canvas, step)
+        if turns:
+            modes, canvas = modes * _ramp(modes, turned), canvas * _ramp(canvas, -turned)
+        return modes, canvas
 
 
 def take_lit(modes: Tensor) -> Tensor:
@@ -120,6 +127,16 @@ def add_modes(guess: Tensor, modes: int) -> Tensor:
         if mode.any():
             further.append(mode * (FIRST_SHARE * guess[0].norm() / mode.norm()))
     return torch.cat([guess, torch.stack(further)]) if further else guess
+
+
+def _ramp(waves: Tensor, turned: Tensor) -> Tensor:
+    """(S, T) complex64 phase ramp of so many turns a pixel along (y, x), for (..., S, T) waves."""
+    along, across = (
+        2 * torch.pi * turns * (torch.arange(side, device=turned.device) - side // 2)
+        for side, turns in zip(waves.shape[-2:], turned, strict=True)
+    )
+    angle = along[:, None] + across
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _centre(waves: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ the canvas.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.physics.mapped import MappedExposure
 
 LOOK, MEMORY = 5, 20
 """Iterations between two looks, and how many of those before an iteration goes by."""
@@ -28,8 +29,7 @@ Vector = NDArray[np.float64]
 
 
 def descend(
-    expose: Callable[[Tensor], Exposure],
-    fractions: Tensor,
+    frames: MappedExposure,
     canvas: Tensor,
     modes: Tensor,
     is_enough: Callable[[Tensor, Tensor], bool],
@@ -38,8 +38,7 @@ def descend(
     """Move object and modes, so that the misfit of frames falls, until that is enough.
 
     Args:
-        expose: gives the frames on one canvas, with (P, N, N) modes.
-        fractions: (M, 2) float32 pixels (y, x) by which the modes are moved for each frame.
+        frames: on one canvas, with any probe.
         canvas: (1, S, T) complex64 object to begin with.
         modes: (P, N, N) complex64 to begin with.
         is_enough: is shown both after every few iterations.
@@ -47,10 +46,10 @@ def descend(
     """
     from scipy.optimize import minimize  # costs more to import than many a scan to reconstruct
 
-    exposure = expose(modes)
-    density = exposure.cut(canvas).abs().square().sum(dim=0)
+    light = replace(frames, probes=modes).light
+    density = frames.cut(canvas).abs().square().sum(dim=0)
     # In units in which the misfit is about as curved along each.
-    scales = [(values + DIM * values.max()).sqrt() for values in (exposure.light, density)]
+    scales = [(values + DIM * values.max()).sqrt() for values in (light, density)]
     shapes, border = (canvas.shape, modes.shape), 2 * canvas.numel()
     iterations = 0
 
@@ -68,7 +67,7 @@ def descend(
 
     def measure(vector: Vector) -> tuple[float, Vector]:
         canvas, probe = read(vector)
-        square, *asked = expose(probe).joint_correction(canvas, fractions)
+        square, *asked = replace(frames, probes=probe).joint_correction(canvas, frames.fractions)
         changes = (-change / scale for change, scale in zip(asked, scales, strict=True))
         return square / 2, write((next(changes), next(changes)))
 

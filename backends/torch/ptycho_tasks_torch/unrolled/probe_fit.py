@@ -15,18 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_tasks.scan import ScanData, corners_and_fractions, take_frames
+from ptycho_tasks.scan import ScanData, take_frames
 from ptycho_tasks.scans.illumination import estimate_probe
 from ptycho_tasks_torch.physics.calibration import calibrate_probe, search_widely
-from ptycho_tasks_torch.physics.exposure import Exposure, morton_order
-from ptycho_tasks_torch.physics.forward import shift_probe, spot_radius
-from ptycho_tasks_torch.physics.mapped import HELD_BYTES, expose_scan
+from ptycho_tasks_torch.physics.exposure import morton_order
+from ptycho_tasks_torch.physics.forward import spot_radius
+from ptycho_tasks_torch.physics.mapped import HELD_BYTES, MappedExposure, load_frames, map_scan
 from ptycho_tasks_torch.physics.probe import (
     SAME_PROBE,
     Gauge,
@@ -49,8 +50,6 @@ HELD_BACK = 12
 CALIBRATING_PIXELS, LEAST_CALIBRATING, CALIBRATING_STEPS = 2**18, 32, 12
 """To calibrate a probe: detector pixels of all frames together, least number of frames, and number
 of physics steps. With fewer steps a wrong probe looks better than the right one."""
-FIRST_STEPS = 12
-"""Steps on the object before object and probe are moved together."""
 FALLS, PATIENCE, MOST_LOOKS = 0.99, 2, 80
 """They are until the misfit of frames held back has not fallen to such a share in so many looks;
 and how many looks there are at most."""
@@ -61,6 +60,14 @@ gain. A wrong probe may lead faster to what it can explain."""
 NOISY, FAR = 8.0, 0.003
 """Misfit over that of photon noise, and over that of a flat object, from which on a probe has led
 to no object: the guess was too far from the right one."""
+FIRST_STEPS = 12
+"""Steps on the object before object and probe are moved together, where those before have led to
+one that is worse."""
+MUCH = 0.5
+"""Share to which a fit brings the misfit of the guess where there is no doubt of it."""
+KEPT = 1.01
+"""Misfit of a fit that is moved to the place of the guess, over that where it was, up to which the
+place makes no difference."""
 AS_GOOD = -0.005
 """Least gain of a probe of fewer modes over one of all, which saves time: a hundredth of the
 misfit is lost."""
@@ -101,62 +108,50 @@ def fit_probe(
         return guess
     most = max(modes, len(guess))
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
-    start, before = _calibrate(block, scan, frames, guess, say)
+    start = _calibrate(block, scan, frames, guess, say)
     gauge = Gauge(guess)
 
-    def fit(first: Tensor) -> tuple[Tensor, Tensor]:
-        fitted = _fit_modes(block, first)
-        placed = sort_modes(gauge.keep(fitted), start)
-        misfit = block.measure(placed)
-        # Light that fills the frames has its place in them, and so have edges of the object as
-        # sharp as a pixel: neither can be moved by a part of one.
-        free = sort_modes(gauge.keep(fitted, moves=False), start)
-        misfit_of_free = block.measure(free)
-        return (free, misfit_of_free) if _is_better(misfit, misfit_of_free) else (placed, misfit)
+    def fit(first: Tensor) -> _Fit:
+        begun = block.compare(first, start.canvas), block.reconstruct(first, FIRST_STEPS)
+        return _settle_place(block, gauge, _fit_modes(block, min(begun, key=_mean)))
 
-    probe, _ = fit(add_modes(start, most))
-    # A probe that is nearer to the right one needs more steps to show it than the guess.
-    steps, after = block.steps, block.settle(probe)
-    if block.steps > steps:
-        before = block.measure(start)
-    if not _is_better(before, after):
-        probe, after = start, before
-    if not scan.is_probe_estimated and block.is_unexplained(probe):
+    best = fit(add_modes(start.probe, most))
+    if not block.is_confirmed(start, best):
+        best = start
+    if not scan.is_probe_estimated and block.is_unexplained(best):
         say("probe: none near the guess explains the frames; one is estimated from them alone")
         estimate = torch.from_numpy(estimate_probe(scan.diffraction)).to(guess)
         estimate *= guess.norm() / estimate.norm()
         unknown = replace(scan, is_probe_estimated=True)
-        found = sort_modes(
-            gauge.keep(fit_probe(unknown, estimate, modes, say, frames=frames)), start
-        )
-        misfit = block.measure(found)
-        if _is_better(after, misfit):
-            return found
+        found = gauge.keep(fit_probe(unknown, estimate, modes, say, frames=frames))
+        if _is_better(best.misfit, block.reconstruct(found).misfit):
+            return sort_modes(found, start.probe)
         say("probe: the estimate explains them no better")
     is_fewer = modes < len(guess)
     if is_fewer:
-        first = add_modes(start, modes)
-        few = min(fit(first), (first, block.measure(first)), key=lambda one: float(one[1].mean()))
+        first = add_modes(start.probe, modes)
+        few = min(fit(first), block.reconstruct(first), key=_mean)
         # Beside all modes as well as they can be: of a guess that is fitted, too, more is lost.
-        is_fewer = bool(_gain(after, few[1]).mean() > AS_GOOD)
+        is_fewer = bool(_gain(best.misfit, few.misfit).mean() > AS_GOOD)
         if is_fewer:
-            probe, after = few
+            best = few
         else:
             say(
                 f"probe: all its {len(guess)} modes are kept; frames held back are explained worse "
                 f"by {modes}"
             )
-    if probe is start:
-        if start is guess and modes >= len(guess):
+    if best is start:
+        if start.probe is guess and modes >= len(guess):
             say("probe: kept as it is; frames held back are explained no better by a fitted one")
-        return start
+        return start.probe
+    probe = sort_modes(best.probe, start.probe)
     power = probe.abs().square().sum(dim=(1, 2))
     shares = ", ".join(f"{100 * share:.3g}" for share in (power / power.sum()).tolist())
     parts = f" ({len(probe)} modes with {shares} % of the light)" if len(probe) > 1 else ""
     fewer = f", with {len(probe)} of its {len(guess)} modes" if is_fewer else ""
     say(
-        f"probe: fitted to {len(block.exposure.places)} frames{fewer}{parts}; misfit of frames "
-        f"held back {before.mean():.3g} -> {after.mean():.3g}"
+        f"probe: fitted to {len(block.whole.places)} frames{fewer}{parts}; "
+        f"{_describe_misfit(start, best)}"
     )
     return probe
 
@@ -166,33 +161,51 @@ def describe_few(frames: int) -> str:
     return f"probe: kept as it is, {frames} frames are too few to fit it"
 
 
+class _Fit(NamedTuple):
+    """A probe, and an object that explains the frames with it."""
+
+    probe: Tensor
+    """(P, N, N) complex64 in counts."""
+    canvas: Tensor
+    """(1, S, T) complex64."""
+    misfit: Tensor
+    """(H,) of each frame held back."""
+
+
 def _calibrate(
     block: _Block, scan: ScanData, frames: NDArray[np.int64], guess: Tensor, say: Say
-) -> tuple[Tensor, Tensor]:
-    """The guess with another size, defocus and astigmatism, if they explain more; and its (H,)
-    misfits of frames held back."""
+) -> _Fit:
+    """The guess with another size, defocus and astigmatism, if they explain more."""
     before = block.settle(guess)
     few = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // scan.size**2)
     small = _Block.choose(scan, frames, guess, few, len(guess))
 
     def misfit(probe: Tensor) -> float:
-        return float(small.measure(probe, CALIBRATING_STEPS).mean())
+        return _mean(small.reconstruct(probe, CALIBRATING_STEPS))
 
     start = guess
     if scan.is_probe_estimated:
         start = search_widely(guess, misfit)
     probe = Gauge(guess).keep(calibrate_probe(start, misfit))
     if probe_distance(probe.cpu().numpy(), guess.cpu().numpy()) < SAME_PROBE:
-        return guess, before
-    after = block.measure(probe)
-    if not _is_better(before, after):
-        return guess, before
+        return before
+    after = block.reconstruct(probe)
+    if not _is_better(before.misfit, after.misfit):
+        return before
     old, new = spot_radius(guess), spot_radius(probe)
     say(
         f"probe: size, defocus and astigmatism fitted, radius {old:.1f} -> {new:.1f} pixels; "
-        f"misfit of frames held back {before.mean():.3g} -> {after.mean():.3g}"
+        f"{_describe_misfit(before, after)}"
     )
-    return probe, after
+    return after
+
+
+def _mean(fit: _Fit) -> float:
+    return float(fit.misfit.mean())
+
+
+def _describe_misfit(before: _Fit, after: _Fit) -> str:
+    return f"misfit of frames held back {_mean(before):.3g} -> {_mean(after):.3g}"
 
 
 def _gain(before: Tensor, after: Tensor) -> Tensor:
@@ -217,16 +230,13 @@ class _Block:
         self.steps, self.damping = CONFIRMING_STEPS, 1.0
         """Number of steps on the object, to confirm a probe, and what their length is multiplied
         by."""
-        self.least = 0.0
-        """The misfit of frames held back that the last fit has led to."""
         photon, count = find_photon(scan.diffraction), scan.frame_count
         self.scale = math.sqrt(read_intensity(scan, np.arange(count)))
-        self.exposure = expose_scan(scan, guess / self.scale, self.scale, photon)
-        _, fractions = corners_and_fractions(scan.positions, scan.size)
-        self.fractions = torch.from_numpy(fractions.astype(np.float32)).to(guess.device)
-        order = morton_order(self.exposure.places)
-        self.held_back = sorted(order[HELD_BACK // 2 :: HELD_BACK])
-        self.rest = sorted({*order} - {*self.held_back})
+        self.whole = map_scan(scan, guess / self.scale, self.scale, photon).hold()
+        order = morton_order(self.whole.places)
+        held_back = sorted(order[HELD_BACK // 2 :: HELD_BACK])
+        self.held_back = self.whole.take(held_back)
+        self.rest = self.whole.take(sorted({*order} - {*held_back}))
 
     @classmethod
     def choose(
@@ -240,80 +250,84 @@ class _Block:
         nearest = frames[np.argsort(distance, kind="stable")[: max(count, LEAST_FRAMES)]]
         return cls(take_frames(scan, np.sort(nearest)), guess)
 
-    def expose(self, modes: Tensor) -> Exposure:
-        """All frames, with (P, N, N) modes in units of `scale`."""
-        radius = spot_radius(modes)
-        return replace(self.exposure, probes=shift_probe(modes, self.fractions), radius=radius)
+    def reconstruct(self, probe: Tensor, steps: int | None = None) -> _Fit:
+        """What a probe leads to from a flat object on; None takes the steps that confirm one."""
+        rest = load_frames(_with_probe(self.rest, probe / self.scale))
+        canvas = reconstruct(rest, steps or self.steps, damping=self.damping).canvas
+        return self.compare(probe, canvas)
 
-    def settle(self, guess: Tensor) -> Tensor:
-        """Take as many steps to confirm a probe as the object of the guess, (P, N, N) complex64 in
-        counts, needs, and as short ones; its (H,) misfits."""
-        misfit = self.measure(guess)
+    def compare(self, probe: Tensor, canvas: Tensor) -> _Fit:
+        """A probe and an object, with their misfits."""
+        frames = _with_probe(self.held_back, probe / self.scale)
+        square = (frames.predict(canvas) - frames.read(frames.frames)).square()
+        sides = (1, 2)
+        misfit = square.nanmean(dim=sides) if frames.has_bad_pixels else square.mean(dim=sides)
+        return _Fit(probe, canvas, misfit)
+
+    def settle(self, guess: Tensor) -> _Fit:
+        """Take as many steps to confirm a probe as the object of the guess needs, and as short
+        ones; what these lead to."""
+        found = self.reconstruct(guess)
         while self.steps < MOST_CONFIRMING:
-            later = self.measure(guess, 2 * self.steps)
-            if later.mean() < STILL_FALLS * misfit.mean():
-                self.steps, misfit = 2 * self.steps, later
-            elif not later.mean() < DRIFTS * misfit.mean() and self.damping > LEAST_DAMPING:
+            later = self.reconstruct(guess, 2 * self.steps)
+            misfit, least = _mean(later), _mean(found)
+            if misfit < STILL_FALLS * least:
+                self.steps, found = 2 * self.steps, later
+            elif not misfit < DRIFTS * least and self.damping > LEAST_DAMPING:
                 self.damping /= 2
-                misfit = self.measure(guess)
+                found = self.reconstruct(guess)
             else:
                 break
-        return misfit
+        return found
 
-    def is_unexplained(self, probe: Tensor) -> bool:
-        """Whether the fit has left a misfit far from noise, and not far below that of a flat object
-        with a probe, (P, N, N) complex64 in counts."""
-        flat = torch.ones_like(self.exposure.light) + 0j
-        most = FAR * self.compare(probe / self.scale, flat)
-        return self.least > NOISY * self.exposure.least_misfit and self.least > most
+    def is_confirmed(self, start: _Fit, fit: _Fit) -> bool:
+        """Whether frames held back are explained better by a probe that was fitted.
 
-    def compare(self, modes: Tensor, canvas: Tensor) -> float:
-        """Mean misfit of the frames held back, of (P, N, N) modes in units of `scale` and a
-        (1, S, T) complex64 object."""
-        return float(_compare(self.expose(modes).take(self.held_back), canvas).mean())
-
-    def measure(self, probe: Tensor, steps: int | None = None) -> Tensor:
-        """(H,) misfit of each frame held back, after steps on the others.
-
-        Args:
-            probe: (P, N, N) complex64 in counts.
-            steps: on the object, from a flat one on; None takes those that confirm a probe.
+        Its object was fitted with it, and is nearer to what its probe can explain than that of the
+        start: where it does not explain them much better, both begin with a flat one.
         """
-        exposure = self.expose(probe / self.scale)
-        rest, count = exposure.take(self.rest), steps or self.steps
-        canvas = reconstruct(rest, count, damping=self.damping).canvas
-        return _compare(exposure.take(self.held_back), canvas)
+        if not _mean(fit) < MUCH * _mean(start):
+            fit = self.reconstruct(fit.probe)
+        return _is_better(start.misfit, fit.misfit)
+
+    def is_unexplained(self, fit: _Fit) -> bool:
+        """Whether what is left is far from noise, and not far below what a flat object leaves."""
+        flat = self.compare(fit.probe, torch.ones_like(fit.canvas))
+        return _mean(fit) > max(NOISY * self.whole.least_misfit, FAR * _mean(flat))
 
 
-def _compare(exposure: Exposure, canvas: Tensor) -> Tensor:
-    square = (exposure.predict(canvas) - exposure.amplitude).square()
-    return square.nanmean(dim=(1, 2)) if exposure.has_bad_pixels else square.mean(dim=(1, 2))
+def _with_probe(frames: MappedExposure, modes: Tensor) -> MappedExposure:
+    """The same frames, with other (P, N, N) modes."""
+    return replace(frames, probes=modes, radius=spot_radius(modes))
 
 
-def _fit_modes(block: _Block, probe: Tensor) -> Tensor:
-    """(P, N, N) complex64 modes in counts that explain the frames held back best; shift and tilt
-    are as the fit pleases.
+def _settle_place(block: _Block, gauge: Gauge, fit: _Fit) -> _Fit:
+    """A fit with flux, centre and tilt of the guess, or with as many of them as lose nothing.
 
-    Args:
-        block: frames.
-        probe: (P, N, N) complex64 modes in counts to begin with.
+    Light that fills the frames has its place in them, and so have edges of the object as sharp as a
+    pixel: neither can be moved by a part of one. The same holds for light that fills the detector,
+    and a tilt.
     """
-    rest, modes = block.rest, probe / block.scale
+    for moves, turns in ((True, True), (False, True), (False, False)):
+        found = block.compare(*gauge.keep_both(fit.probe, fit.canvas, moves=moves, turns=turns))
+        if _mean(found) < KEPT * _mean(fit) or not _is_better(found.misfit, fit.misfit):
+            break
+    return found
 
-    def expose(modes: Tensor) -> Exposure:
-        return block.expose(modes).take(rest)
 
-    canvas = reconstruct(expose(modes), FIRST_STEPS, damping=block.damping).canvas
-    best, least, since = modes, block.compare(modes, canvas), 0
+def _fit_modes(block: _Block, start: _Fit) -> _Fit:
+    """Modes and object, to begin with others, that explain the frames held back best; shift and
+    tilt are as the fit pleases."""
+    best, since = start, 0
 
     def is_enough(canvas: Tensor, modes: Tensor) -> bool:
-        nonlocal best, least, since
-        misfit = block.compare(modes, canvas)
+        nonlocal best, since
+        found = block.compare(modes * block.scale, canvas)
+        misfit, least = _mean(found), _mean(best)
         since = 0 if misfit < FALLS * least else since + 1
         if misfit < least:
-            best, least = modes, misfit
+            best = found
         return since == PATIENCE
 
-    descend(expose, block.fractions[rest], canvas, modes, is_enough, MOST_LOOKS)
-    block.least = least
-    return best * block.scale
+    descend(block.rest, start.canvas, start.probe / block.scale, is_enough, MOST_LOOKS)
+    return best

@@ -40,6 +40,27 @@ def test_flux_shift_and_tilt_that_are_fitted_are_taken_back(scan):
     assert abs(np.vdot(unit(scan.probe), unit(again))) > 0.999
 
 
+@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.parametrize("turns", [True, False])
+def test_an_object_goes_with_its_probe(scan, moves, turns):
+    """Both together give the same frames, at the same places."""
+    guess, N = torch.from_numpy(scan.probe), scan.size
+    fitted = 1.3 * torch.roll(guess, 1, dims=-2)
+    truth = torch.from_numpy(scan.object)[None]
+    # An object that fades is periodic, and smooth to the end.
+    fade = [torch.hann_window(side) for side in truth.shape[-2:]]
+    canvas = 1 + (truth - 1) * fade[0][:, None] * fade[1]
+    probe, moved = Gauge(guess).keep_both(fitted, canvas, moves=moves, turns=turns)
+    for row, column in ((4, 9), (12, 6)):
+        window = slice(row, row + N), slice(column, column + N)
+        before, after = (
+            torch.fft.fft2(p * c[0][window]).abs() for p, c in ((fitted, canvas), (probe, moved))
+        )
+        assert (after - before).norm() < 0.01 * before.norm()
+    kept = centres(probe.numpy()) - centres(scan.probe)
+    assert (abs(kept[:2]).max() < 0.02) == moves
+
+
 def test_light_that_reaches_the_rim_is_brought_to_its_place(scan):
     """A shift lets some of it in at the other side, which moves the centre back."""
     guess, along = torch.from_numpy(scan.probe), torch.arange(scan.size) - 13.0
