@@ -156,7 +156,7 @@ class Task:
     @property
     def execution(self) -> ExecutionOptions:
         given = nested(self.settings).get("execution", {})
-        return execution_of(backend_named(self.backend), self.threads, **given)
+        return execution_of(backend_named(self.backend), **{"threads": self.threads, **given})
 
     def options(self, plan: Plan, seed: int) -> Any:
         """The training's; a backend that knows a time budget gets the plan's."""

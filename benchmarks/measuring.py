@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,7 +40,7 @@ from ptycho_tasks.backends import execution_type, find_backend
 from ptycho_tasks.errors import PtychoTasksError
 from ptycho_tasks.layout import BUNDLE_NAME
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks.physics.metrics import data_misfit, score
+from ptycho_tasks.physics.metrics import score
 from ptycho_tasks.results.bundle import Bundle, bundle_bytes
 from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.readers import read_scan
@@ -309,9 +309,9 @@ def scored(
 ) -> dict[str, float]:
     """R-factor, of some frames or of all, and scores where the truth is known."""
     some = slice(None) if frames is None else frames
-    misfit = data_misfit(
-        made.object, made.origin, made.probe, made.positions[some], scan.diffraction[some]
-    )
+    flux = None if made.flux is None else made.flux[some]
+    part = replace(made, positions=made.positions[some], flux=flux)
+    misfit = part.measure_misfit(scan.diffraction[some])
     scores: dict[str, float] = {"r_factor": misfit.r_factor}
     if scan.object is not None:
         found = score(made.object, made.origin, scan.object, made.positions, scan.size)

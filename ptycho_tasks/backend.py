@@ -245,6 +245,9 @@ class Trial:
     """Of the light, of each mode of the probe that was tried."""
     moved: NDArray[np.float64] | None = None
     """(M, 2) pixels (y, x) by which positions were moved, where they were fitted."""
+    displacement: float = 0.0
+    """Root mean square pixels from the positions to where frames fit the object better; see
+    `displacement.measure_displacement`. 0 where nobody has measured it."""
 
 
 @runtime_checkable

@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
-MISPLACED = 0.15
-"""Pixels that frames fit better elsewhere, from which on somebody is told: of right positions and
-a right probe it is less than a hundredth, of a good stage a tenth."""
-
-
 def refuse_folders(outputs: list[Path]) -> None:
     """Refuse to compute what could not be put in its place.
 
@@ -102,6 +97,7 @@ def publish_reconstruction(
         TrainingError: it explains nothing.
         FileWriteError: the files cannot be written; earlier ones are unchanged.
     """
+    from ptycho_tasks.physics.displacement import MISPLACED
     from ptycho_tasks.physics.metrics import describe_poor
     from ptycho_tasks.results.pictures import Kind, picture_bytes
     from ptycho_tasks.results.product import product_bytes
@@ -160,8 +156,9 @@ def publish_reconstruction(
     elif displacement > MISPLACED:
         print_warning(
             f"frames fit the object better {displacement:.2g} pixels (root mean square) from their "
-            "positions: these are not quite right, or the probe is not; training.positions: "
-            "refined (backend unrolled) moves them, `ptycho-tasks check SCAN` may say why"
+            "positions: these are not quite right, or the probe is not; training.positions and "
+            "training.probe: refined (backend unrolled) mend either, `ptycho-tasks check SCAN` may "
+            "say why"
         )
     return metrics
 

@@ -90,6 +90,7 @@ _RESULT = (
     "backend",
     "builds/identity",
     "builds/outputs",
+    "physics/displacement",
     "physics/forward",
     "physics/deviance",
     "physics/metrics",

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from ptycho_tasks.physics.forward import patch_corners, probe_at, propagate
 from ptycho_tasks.scan import evenly_spaced, release_pages
 
+MISPLACED = 0.15
+"""Pixels from which on somebody is told: of right positions and a right probe there are less than a
+hundredth, of a good stage a tenth."""
 SAMPLE_PIXELS, LEAST_FRAMES = 2**19, 16
 """Detector pixels of the frames that are looked at, and how many frames these are at least."""
 ANSCOMBE = 0.375

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from ptycho_tasks.physics.displacement import MISPLACED
 from ptycho_tasks.physics.forward import count_all_light
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.findings import Finding
@@ -19,6 +21,8 @@ MODES, PAYS = 5, 0.9
 """Incoherent modes that are tried, and R-factor with them, over that without, at most."""
 WRONG = 3.0
 """R-factor with the scan's own probe, over that with a fitted one, from which on it is wrong."""
+WRONG_PLACES = 0.3
+"""Pixels from which on positions are wrong."""
 LEAST_SHARE = 0.02
 """Of the light, of a mode that is worth its time: a quick fit gives weaker ones to noise."""
 SEEN = 1.0
@@ -76,6 +80,29 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
         is_wrong=given > WRONG * best,
         advice=f"set training.probe to refined{setting}",
     )
+
+
+def check_displacement(exam: Examination) -> Iterator[Finding]:
+    """Say where frames would fit the object better elsewhere: it gives way to positions that are
+    off, and explains the frames about as well."""
+    case, trials = exam.case, exam.trials
+    if trials is None or case.probe is None or case.is_probe_estimated or case.is_hidden:
+        return
+    kinds = {finding.kind for finding in exam.findings}
+    if kinds & {"positions", "drift"}:
+        return
+    found = trials.run(case)
+    pixels = found.displacement
+    if "probe" in kinds:  # what a fitted one leaves is not the probe's
+        pixels = min(pixels, trials.run_modes(case, max(MODES, len(case.probe))).displacement)
+    if MISPLACED < pixels < math.inf and found.r_factor < 1:
+        yield Finding(
+            "positions",
+            f"frames fit the object better {pixels:.2g} pixels from them (root mean square): they "
+            "are not quite right, or the probe is not",
+            is_wrong=pixels > WRONG_PLACES,
+            advice="set training.probe, training.positions or both to refined (backend unrolled)",
+        )
 
 
 def check_rest(exam: Examination) -> Iterator[Finding]:

@@ -19,8 +19,9 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
+from ptycho_tasks.scans.doctor.findings import Finding
 from ptycho_tasks.scans.doctor.geometry import check_axes
-from ptycho_tasks.scans.doctor.notes import check_coherence, check_rest
+from ptycho_tasks.scans.doctor.notes import check_coherence, check_displacement, check_rest
 from ptycho_tasks.scans.doctor.reading import read_case
 from ptycho_tasks.scans.doctor.trials import Trials, TryScan
 from ptycho_tasks.scans.npz import write_scan
@@ -471,6 +472,26 @@ def test_how_many_modes_pay(
     found = [*check_coherence(Examination(case, try_scan))]
     assert [one.text.partition(":")[0] for one in found] == ([told] if told else [])
     assert [one.is_wrong for one in found] == ([many < 1 / 3] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("own", "fitted", "told"),
+    [(0.1, 0.1, []), (0.2, 0.2, [False]), (0.5, 0.4, [True]), (0.5, 0.2, [False]), (0.5, 0.0, [])],
+)
+def test_what_a_fitted_probe_mends_are_no_positions(
+    tmp_path: Path, scan: ScanData, own: float, fitted: float, told: list[bool]
+) -> None:
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
+        return Trial(0.1, np.ones(1), displacement=fitted if modes else own)
+
+    write_scan(tmp_path / "scan.npz", scan)
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    pays = Finding("probe", "a fitted probe pays", is_wrong=False)
+    exam = Examination(case, try_scan, findings=[pays] if fitted < own else [])
+    assert [one.is_wrong for one in check_displacement(exam)] == told
+    exam.take(Finding("positions", "they drift"))
+    assert not [*check_displacement(exam)]
 
 
 @pytest.mark.parametrize(("fitted", "is_wrong"), [(0.05, False), (0.2, True)])

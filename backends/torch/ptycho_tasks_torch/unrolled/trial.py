@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from ptycho_tasks.backend import Trial, say_nothing
 from ptycho_tasks.options import ExecutionOptions
-from ptycho_tasks.scan import ScanData
+from ptycho_tasks.physics.displacement import measure_displacement
+from ptycho_tasks.scan import ScanData, canvas_of
 from ptycho_tasks_torch.device import settings
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
@@ -28,6 +31,8 @@ EVERY = 6
 LONG = 48
 """Steps of a trial from which on one that explains little goes on as an inference would, before a
 right scan is called wrong whose object is hard to find, or whose light was not steady."""
+SETTLED = 24
+"""Steps from which on the object tells where frames fit it."""
 POOR = 4.0
 """Misfit over that of photon noise from which on it explains little."""
 DIVERGES, DAMPING = 1.1, 0.5
@@ -45,31 +50,40 @@ def try_on_canvas(
     with settings(execution), torch.inference_mode():
         frames = range(scan.frame_count)
         seen = [k for k in frames if not held_back or k % held_back != held_back // 2]
-        exposure, positions = _expose(scan, modes, seen, moves=moves)
+        exposure, moved = _expose(scan, modes, seen, moves=moves)
         taken = exposure.take(seen) if held_back else exposure
         counted = exposure.take(sorted({*frames} - {*seen})) if held_back else exposure
         best, diverges = _reconstruct(taken, counted, steps)
         if diverges:
             calmer, _ = _reconstruct(taken, counted, steps, DAMPING)
             best = min(best, calmer, key=_sum_squares)
-        noise = best.numel() * exposure.least_misfit
+        noise = best.missed.numel() * exposure.least_misfit
         is_unexplained = diverges or _sum_squares(best) > POOR * noise
+        flux = None
         if is_unexplained and steps >= LONG and not held_back:
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
-            best = min(best, _miss(depth.frames.exposure, depth.best), key=_sum_squares)
-        r_factor = float(best.abs().sum() / counted.amplitude.nansum())
+            found = _Look(_miss(depth.frames.exposure, depth.best), depth.best)
+            if _sum_squares(found) < _sum_squares(best):
+                best, flux = found, depth.flux
+        missed = best.missed
+        r_factor = float(missed.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
         shares = tuple((power / power.sum()).tolist())
-        residuals = best.square().sum(dim=(1, 2)).double().numpy()
-        moved = positions - scan.positions if moves else None
-        return Trial(_or_inf(r_factor), residuals, shares, moved)
+        residuals = missed.square().sum(dim=(1, 2)).double().numpy()
+        return Trial(
+            _or_inf(r_factor),
+            residuals,
+            shares,
+            moved.positions - scan.positions if moves else None,
+            _measure_displacement(moved, best.canvas, flux) if steps >= SETTLED else 0.0,
+        )
 
 
 def _expose(
     scan: ScanData, modes: int, seen: list[int], *, moves: bool
-) -> tuple[Exposure, NDArray[np.float64]]:
-    """The frames of a scan, and their positions; both as they are fitted."""
+) -> tuple[Exposure, ScanData]:
+    """The frames of a scan, and the scan; both with probe and positions as they are fitted."""
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     scale = math.sqrt(intensity)
     probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
@@ -78,15 +92,33 @@ def _expose(
     photon = find_photon(scan.diffraction)
     if moves:
         scan = refine_positions(scan, probe / scale, scale, photon)
-    return expose_scan(scan, probe / scale, scale, photon), scan.positions
+    fitted = replace(scan, probe=probe.numpy())
+    return expose_scan(scan, probe / scale, scale, photon), fitted
+
+
+def _measure_displacement(
+    scan: ScanData, canvas: Tensor, flux: NDArray[np.float32] | None
+) -> float:
+    place = canvas_of(scan.positions, scan.size)
+    rows, columns = place.shape
+    fields = canvas[0, :rows, :columns].numpy(), place.origin, scan.probe, scan.positions
+    return _or_inf(measure_displacement(*fields, scan.diffraction, flux))
+
+
+class _Look(NamedTuple):
+    """At the frames, after a step."""
+
+    missed: Tensor
+    """(K, N, N) what those that count are missed by."""
+    canvas: Tensor
 
 
 def _reconstruct(
     taken: Exposure, counted: Exposure, steps: int, damping: float = 1.0
-) -> tuple[Tensor, bool]:
-    """(K, N, N) what the counted frames are missed by, and whether steps on those taken diverge."""
+) -> tuple[_Look, bool]:
+    """The best look, and whether steps on the frames taken diverge."""
     looks = [
-        _miss(counted, engine.canvas)
+        _Look(_miss(counted, engine.canvas), engine.canvas)
         for engine in run_steps(taken, steps, damping=damping)
         if engine.steps % EVERY == 0 or engine.steps == steps
     ]
@@ -100,8 +132,8 @@ def _miss(exposure: Exposure, canvas: Tensor) -> Tensor:
     return (exposure.predict(canvas) - exposure.amplitude).nan_to_num(nan=0.0)
 
 
-def _sum_squares(look: Tensor) -> float:
-    return _or_inf(float(look.square().sum()))
+def _sum_squares(look: _Look) -> float:
+    return _or_inf(float(look.missed.square().sum()))
 
 
 def _or_inf(number: float) -> float:

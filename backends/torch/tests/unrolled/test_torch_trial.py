@@ -16,6 +16,7 @@ from ptycho_tasks.scans.doctor.case import Case
 from ptycho_tasks.scans.doctor.examination import Examination
 from ptycho_tasks.scans.doctor.examine import Report, examine
 from ptycho_tasks.scans.doctor.geometry import check_orientation, is_own_image, is_own_twin
+from ptycho_tasks.scans.doctor.notes import check_displacement
 from ptycho_tasks.scans.doctor.order import check_order
 from ptycho_tasks.scans.doctor.orientation import ORIENTATIONS
 from ptycho_tasks.scans.doctor.positions import check_units
@@ -120,6 +121,20 @@ def test_positions_that_are_off_frame_by_frame(tmp_path: Path, off: float, told:
         assert 0.8 < float(found[0].split(" pixels")[0].split("about ")[1]) < 1.1
     rest = exam.trials.run_moved(case, exam.trials.order).moved + moved - SCAN.positions
     assert np.abs(rest - rest.mean(axis=0)).max() < 0.4
+
+
+@pytest.mark.parametrize(("off", "told"), [(0.0, []), (0.8, [False]), (2.0, [True])])
+def test_positions_to_which_an_object_gives_way(
+    tmp_path: Path, off: float, told: list[bool]
+) -> None:
+    """A jump in the middle of a scan."""
+    moved = SCAN.positions.copy()
+    moved[len(moved) // 2 :, 1] += off
+    write_scan(tmp_path / "scan.npz", replace(SCAN, positions=moved))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    found = [*check_displacement(Examination(case, backend.try_scan))]
+    assert [one.is_wrong for one in found] == told
 
 
 def stretch(positions: np.ndarray, y: float, x: float) -> np.ndarray:
