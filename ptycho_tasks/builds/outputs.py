@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ptycho_tasks.scan import ScanData
 
 
+BACKGROUND = 0.02
+"""Share of the light from which on somebody is told of a background."""
+
+
 def refuse_folders(outputs: list[Path]) -> None:
     """Refuse to compute what could not be put in its place.
 
@@ -109,8 +113,12 @@ def publish_reconstruction(
     poor = describe_poor(misfit, misfit.noise)
     displacement = reconstruction.measure_displacement(scan.diffraction)
     checks = ""
+    background = _describe_background(misfit.background)
     if poor is not None or misfit.explains_nothing:
-        checks = _name_checks(scan, is_trained=is_trained, is_probe_fitted=is_probe_fitted)
+        checks = _name_checks(
+            scan, displacement, is_trained=is_trained, is_probe_fitted=is_probe_fitted
+        )
+        checks = f"{background}; else {checks}" if background else checks
     _refuse_worthless(misfit, checks)
     metrics = {
         "frames": scan.frame_count,
@@ -153,6 +161,8 @@ def publish_reconstruction(
         print_warning(f"{poor}; {checks}")
     elif len(misfit.far_off):
         print_warning(_describe_far_off(misfit.far_off))
+    elif background:
+        print_warning(background)
     elif displacement > MISPLACED:
         print_warning(
             f"frames fit the object better {displacement:.2g} pixels (root mean square) from their "
@@ -163,14 +173,32 @@ def publish_reconstruction(
     return metrics
 
 
-def _name_checks(scan: ScanData, *, is_trained: bool, is_probe_fitted: bool) -> str:
+def _describe_background(share: float) -> str:
+    if not share > BACKGROUND:
+        return ""
+    return (
+        f"about {100 * share:.2g} % of the light is in all pixels alike, where object and probe "
+        "send none: a background, which spoils the image where photons are few; take a dark image "
+        "off the counts in the file, and set source.negative_counts to clip"
+    )
+
+
+def _name_checks(
+    scan: ScanData, displacement: float, *, is_trained: bool, is_probe_fitted: bool
+) -> str:
     """What may be wrong with a scan whose frames are explained badly."""
+    from ptycho_tasks.physics.displacement import MISPLACED
     from ptycho_tasks.physics.metrics import find_unit
 
     checks = (
         "`ptycho-tasks check SCAN` may say why: check the positions (unit, axes, signs), the probe "
         "and `source.measurement`"
     )
+    if displacement > MISPLACED:
+        checks = (
+            f"{checks}; frames fit the object better {displacement:.2g} pixels (root mean square) "
+            "from their positions, and training.positions: refined (backend unrolled) moves them"
+        )
     if scan.is_probe_estimated:
         checks = (
             "the probe is only an estimate from the frames: take a known one (source.probe: "

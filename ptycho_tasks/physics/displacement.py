@@ -3,7 +3,7 @@
 An object gives way to wrong positions, and then explains the frames well enough to look right. The
 frames still pull at it: each would fit it better a part of a pixel away.
 
-Axis letters: M frames, m frames of a sample, P probe modes, N patch side, H, W object grid.
+Axis letters: n pixels of a frame, N patch side.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_tasks.physics.forward import patch_corners, probe_at, propagate
+from ptycho_tasks.physics.metrics import find_unit
 from ptycho_tasks.scan import evenly_spaced, release_pages
 
-MISPLACED = 0.15
-"""Pixels from which on somebody is told: of right positions and a right probe there are less than a
-hundredth, of a good stage a tenth."""
+MISPLACED = 0.12
+"""Pixels from which on somebody is told: of right positions and a right probe there are hardly any,
+of a good stage a tenth."""
 SAMPLE_PIXELS, LEAST_FRAMES = 2**19, 16
 """Detector pixels of the frames that are looked at, and how many frames these are at least."""
 ANSCOMBE = 0.375
@@ -26,8 +27,9 @@ ANSCOMBE = 0.375
 (Anscombe, Biometrika 35, 246, 1948)."""
 LEAST_VARIANCE = 0.25
 """Of these roots."""
-EXPECTED = 1.0
-"""Pixels that positions are expected to be wrong by: so little light tells nothing else."""
+EXPECTED, MOST = 1.0, 4.0
+"""Pixels that positions are expected to be wrong by: so little light tells nothing else; and along
+an axis, at most, as far as slopes tell anything."""
 
 
 def measure_displacement(
@@ -54,6 +56,8 @@ def measure_displacement(
     N = probe.shape[-1]
     count = min(len(positions), max(LEAST_FRAMES, SAMPLE_PIXELS // N**2))
     some = evenly_spaced(len(positions), count)
+    # What is no count of photons has another noise.
+    unit = find_unit(diffraction)
     corners, fractions = patch_corners(positions[some], N, origin, object.shape)
     steps, variances = np.zeros((count, 2)), np.zeros(count)
     for index, (frame, (row, column)) in enumerate(zip(some, corners, strict=True)):
@@ -61,8 +65,8 @@ def measure_displacement(
         patch = object[row : row + N, column : column + N]
         fields = (patch, *np.gradient(patch))
         far, *changed = (propagate(shifted * field).reshape(-1, N * N) for field in fields)
-        light = 1.0 if flux is None else float(flux[frame])
-        measured = np.square(np.asarray(diffraction[frame], dtype=np.float64)).reshape(-1)
+        light = (1.0 if flux is None else float(flux[frame])) / unit
+        measured = np.square(np.asarray(diffraction[frame], dtype=np.float64)).reshape(-1) / unit
         intensity = light * np.square(np.abs(far), dtype=np.float64).sum(axis=0)
         modulus = np.sqrt(intensity + ANSCOMBE)
         missed = np.sqrt(measured + ANSCOMBE) - modulus
@@ -81,6 +85,7 @@ def _solve(derivatives: NDArray[Any], missed: NDArray[Any]) -> tuple[NDArray[np.
     pixels."""
     matrix = (derivatives @ derivatives.T).astype(np.float64)
     inverse = np.linalg.inv(matrix + np.eye(2) * (LEAST_VARIANCE / EXPECTED**2))
-    # Of what is no count of photons, the noise is another.
+    # A detector may have noise of its own.
     variance = max(LEAST_VARIANCE, float(np.square(missed).sum()) / max(missed.size, 1))
-    return inverse @ (derivatives @ missed), variance * float(np.trace(inverse @ matrix @ inverse))
+    step = (inverse @ (derivatives @ missed)).clip(-MOST, MOST)
+    return step, variance * float(np.trace(inverse @ matrix @ inverse))

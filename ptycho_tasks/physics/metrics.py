@@ -56,6 +56,9 @@ class Misfit(NamedTuple):
     """To be expected if object and probe were right and photon noise alone were left."""
     deviances: NDArray[np.float32] = np.zeros(0, np.float32)
     """(M,) Poisson deviance of each frame, a pixel of all."""
+    background: float = 0.0
+    """Share of the light that is in all pixels alike, and that no object explains; see
+    `_find_background`."""
 
     @property
     def far_off(self) -> NDArray[np.int64]:
@@ -577,6 +580,7 @@ def data_misfit(
     - flat: R factor and deviance of an object of constant amplitude, each at the amplitude that
       is best for it on `SAMPLE_PIXELS` of evenly spaced frames. That object predicts the same
       counts for every frame;
+    - background: see `_find_background`;
     - noise: means of |sqrt(I) - sqrt(k)| and of the deviance over Poisson-distributed k of mean
       I, summed over all pixels; see `_noise_tables`.
 
@@ -595,6 +599,7 @@ def data_misfit(
     """
     residual, measured, deviance = (np.zeros(len(positions)) for _ in range(3))
     flat_sums, pixels = np.zeros(2), 0
+    measured_light, predicted_light = (np.zeros(diffraction.shape[1:]) for _ in range(2))
     levels = np.zeros(_LEVELS, dtype=np.int64)
     # Counts that are not finite are told by the sums.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -616,6 +621,8 @@ def data_misfit(
             np.subtract(here.amplitude, amplitude, out=predicted)
             flat_sums[0] += np.abs(predicted, out=predicted).sum()
             counts = np.square(amplitude, out=amplitude)
+            measured_light += counts.sum(axis=0)
+            predicted_light += expected.sum(axis=0)
             deviance[frames] = _deviance(expected, counts)
             flat_sums[1] += _deviance(here.intensity, counts).sum()
     if not measured.any():
@@ -635,7 +642,32 @@ def data_misfit(
         Reference(float(flat_sums[0] / total), float(flat_sums[1] / pixels)),
         _noise(levels, total),
         (deviance * (len(deviance) / pixels)).astype(np.float32),
+        _find_background(measured_light, predicted_light),
     )
+
+
+DARKEST, UNEXPLAINED, SURE = 0.1, 0.3, 5.0
+"""Share of the pixels that are predicted to be the darkest; share of their counts that must be more
+than is predicted, and standard errors of it, to be a background. Of scans without one, counts of
+such pixels are hardly any, or predicted."""
+
+
+def _find_background(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Share of the light that all pixels have in common, by those where least is predicted: an
+    object, whose light there are speckles, can explain but a part of it. 0 where there is none.
+
+    Args:
+        measured, predicted: (N, N) counts of all frames together; nothing where pixels are bad.
+    """
+    good = predicted > _NOTHING * 1e20
+    if not good.any():
+        return 0.0
+    dark = good & (predicted <= np.quantile(predicted[good], DARKEST))
+    counts = measured[dark].sum()
+    excess = counts - predicted[dark].sum()
+    if not excess > max(UNEXPLAINED * counts, SURE * np.sqrt(counts)):
+        return 0.0
+    return float(excess / dark.sum() * good.sum() / measured[good].sum())
 
 
 _NOTHING = 1e-200

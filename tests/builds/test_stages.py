@@ -275,6 +275,15 @@ def test_a_misfit_far_above_the_noise_is_said_even_where_all_else_is_quiet(
     assert told != warned
 
 
+def test_a_background_is_told(project, capsys):
+    frames = np.square(SCAN.diffraction)
+    frames = np.sqrt(frames + 0.15 * frames.mean()).astype(np.float32)
+    write_scan(project.root / "scan.npz", replace(SCAN, diffraction=frames))
+    project.write(more="execution: {quiet: true}\n").infer()
+    said = capsys.readouterr().out
+    assert re.search(r"about 1\d % of the light is in all pixels .* clip; else `ptycho-tasks", said)
+
+
 def test_frames_that_would_fit_better_elsewhere_are_told(project, capsys):
     """The object has given way to positions that are off, and explains the frames about as well."""
     off = np.random.default_rng(3).normal(scale=0.4, size=SCAN.positions.shape)

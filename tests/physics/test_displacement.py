@@ -28,6 +28,14 @@ def test_at_the_right_places_nothing_but_noise_pulls(photons):
     assert measured(simulated(photons)) < 0.03
 
 
+@pytest.mark.parametrize("photons", [1e3, 1e4])
+def test_counts_of_a_detector_with_gain_have_more_noise(photons):
+    scan = simulated(photons, 1)
+    gain = np.float32(2)  # four times the counts
+    times = replace(scan, diffraction=gain * scan.diffraction, probe=gain * scan.probe)
+    assert measured(times) < 0.03
+
+
 @pytest.mark.parametrize("photons", [1e5, 1e8])
 @pytest.mark.parametrize("pixels", [0.2, 0.5])
 def test_places_that_are_off_are_told_by_how_much(photons, pixels):

@@ -284,6 +284,18 @@ def test_noise_alone_is_foreseen(photons: float) -> None:
     assert not found.explains_nothing
 
 
+@pytest.mark.parametrize("counts", [0.0, 0.05, 0.3, 2.0])
+def test_light_that_is_in_all_pixels_alike_is_a_background(counts: float) -> None:
+    made = simulate(SimulationOptions(size=N, grid=8, step=4.0, photons=1e4, probe_radius=9))
+    assert made.object is not None
+    generator, square = np.random.default_rng(0), np.square(made.diffraction)
+    frames = np.sqrt(square + generator.poisson(counts, square.shape)).astype(np.float32)
+    frames[:, 4:6, 9] = np.nan
+    found = data_misfit(made.object, (0, 0), made.probe, made.positions, frames).background
+    light = np.nanmean(np.square(frames))
+    assert found == pytest.approx(counts / light, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("r_factor", "noise", "ratio", "is_poor"),
     [

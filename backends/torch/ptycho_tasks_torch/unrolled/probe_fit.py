@@ -97,9 +97,9 @@ def fit_probe(
         frames: (K,) those that may be used; None is all.
 
     Returns:
-        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess, but for the centre
-        where frames held back tell another; modes are orthogonal, the strongest
-        first. All Q modes where fewer are not taken, or the guess kept.
+        (P, N, N) complex64 in counts, with flux, centre and tilt of the guess, but for centre and
+        tilt where frames held back tell others; modes are orthogonal, the strongest first. All Q
+        modes where fewer are not taken, or the guess kept.
     """
     guess = take_lit(guess)
     frames = np.arange(scan.frame_count) if frames is None else frames
