@@ -119,6 +119,8 @@ def _choose_probe(
     ]
     same = [probe for probe in refined if is_same_probe(guess, probe["guess"])]
     if not same and request.scan.is_probe_estimated:
+        if refined:
+            request.say("probe: the bundle's is of another estimate; this scan's is fitted anew")
         modes = request.options.probe_modes or len(guess)
         start = torch.from_numpy(guess).to(device)
         return fit_probe(request.scan, start, modes, request.say).cpu().numpy()
