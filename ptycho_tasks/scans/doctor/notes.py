@@ -93,6 +93,9 @@ def check_displacement(exam: Examination) -> Iterator[Finding]:
         return
     found = trials.run(case)
     pixels = found.displacement
+    if pixels > MISPLACED:  # steps may not have led far enough
+        found = trials.run_long(case)
+        pixels = min(pixels, found.displacement)
     if "probe" in kinds:  # what a fitted one leaves is not the probe's
         pixels = min(pixels, trials.run_modes(case, max(MODES, len(case.probe))).displacement)
     if MISPLACED < pixels < math.inf and found.r_factor < 1:
