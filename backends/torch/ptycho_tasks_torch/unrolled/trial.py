@@ -30,9 +30,8 @@ EVERY = 6
 """Steps from one look at the frames to the next; of all looks the best counts."""
 LONG = 48
 """Steps of a trial from which on one that explains little goes on as an inference would, before a
-right scan is called wrong whose object is hard to find, or whose light was not steady."""
-SETTLED = 24
-"""Steps from which on the object tells where frames fit it."""
+right scan is called wrong whose object is hard to find, or whose light was not steady; and from
+which on the object tells where frames fit it."""
 POOR = 4.0
 """Misfit over that of photon noise from which on it explains little."""
 DIVERGES, DAMPING = 1.1, 0.5
@@ -76,7 +75,7 @@ def try_on_canvas(
             residuals,
             shares,
             moved.positions - scan.positions if moves else None,
-            _measure_displacement(moved, best.canvas, flux) if steps >= SETTLED else 0.0,
+            _measure_displacement(moved, best.canvas, flux) if modes or steps >= LONG else 0.0,
         )
 
 

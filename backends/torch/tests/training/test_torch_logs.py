@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import resource
@@ -204,18 +205,21 @@ def test_a_log_that_cannot_be_begun_is_refused(scan, tmp_path):
         watch.train()
 
 
-@pytest.fixture
-def fill_disk():
-    """A function after which no file may grow, as on a disk that is full."""
+@contextlib.contextmanager
+def disk_that_fills():
+    """A function after which no file may grow, as on a disk that is full, until the block's end.
+
+    Not until the test's end: pytest writes the result before fixtures end, also into a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("logger", READERS)
-def test_a_log_that_fails_half_way_does_not_end_the_training(
-    scan, tmp_path, logger, fill_disk, capsys
-):
+def test_a_log_that_fails_half_way_does_not_end_the_training(scan, tmp_path, logger, capsys):
     if logger != "csv":
         pytest.importorskip(logger)
     lines: list[str] = []
@@ -226,6 +230,7 @@ def test_a_log_that_fails_half_way_does_not_end_the_training(
 
     execution = TorchExecution(accelerator="cpu", threads=1, logger=logger)
     request = TrainRequest([scan], OPTIONS, execution, progress, say=lines.append, log_dir=tmp_path)
-    assert len(backend.train(request).history) == 4
+    with disk_that_fills() as fill_disk:
+        assert len(backend.train(request).history) == 4
     assert lines == [f"goes on without the {logger} log: [Errno 27] File too large"]
     assert capsys.readouterr() == ("", "")
