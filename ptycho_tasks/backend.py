@@ -191,6 +191,8 @@ class Reconstruction:
     have none; None where each step or epoch has a loss."""
     flux: NDArray[np.float32] | None = None
     """(M,) float32 light of each frame over the probe's, where they are known to differ."""
+    background: float = 0.0
+    """Counts of every pixel of every frame that are not the probe's light, where they are known."""
 
     @cached_property
     def illumination(self) -> NDArray[np.float32]:
@@ -207,14 +209,14 @@ class Reconstruction:
         """How well it predicts (M, N, N) float32 measured amplitudes; see `metrics.data_misfit`."""
         from ptycho_tasks.physics.metrics import data_misfit
 
-        return data_misfit(*self._fields, diffraction, self.flux)
+        return data_misfit(*self._fields, diffraction, self.flux, self.background)
 
     def measure_displacement(self, diffraction: NDArray[np.float32]) -> float:
         """How far from their positions (M, N, N) float32 measured amplitudes fit the object better;
         see `displacement.measure_displacement`."""
         from ptycho_tasks.physics.displacement import measure_displacement
 
-        return measure_displacement(*self._fields, diffraction, self.flux)
+        return measure_displacement(*self._fields, diffraction, self.flux, self.background)
 
     @property
     def _fields(
@@ -387,8 +389,9 @@ def checked_reconstruction(
             None
             if result.flux is None
             else _array(result.flux, f"{prefix} `flux`", "f", (M,)).astype(np.float32, copy=False),
+            float(_array(result.background, f"{prefix} `background`", "biuf", ())),
         )
-        for name in ("object", "probe", "positions", "losses", "flux"):
+        for name in ("object", "probe", "positions", "losses", "flux", "background"):
             value = getattr(checked, name)
             if value is not None and not np.isfinite(value).all():
                 raise TrainingError(

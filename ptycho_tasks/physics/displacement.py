@@ -39,6 +39,7 @@ def measure_displacement(
     positions: NDArray[np.float64],
     diffraction: NDArray[np.float32],
     flux: NDArray[np.float32] | None = None,
+    background: float = 0.0,
 ) -> float:
     """Root mean square pixels from the places of frames to where each fits the object better,
     beyond what noise makes of it.
@@ -48,7 +49,7 @@ def measure_displacement(
     is common to all frames belongs to the object.
 
     Args:
-        object, origin, probe, positions, diffraction, flux: as of `data_misfit`.
+        object, origin, probe, positions, diffraction, flux, background: as of `data_misfit`.
 
     Raises:
         ScanError: a patch reaches outside the object.
@@ -68,7 +69,7 @@ def measure_displacement(
         light = (1.0 if flux is None else float(flux[frame])) / unit
         measured = np.square(np.asarray(diffraction[frame], dtype=np.float64)).reshape(-1) / unit
         intensity = light * np.square(np.abs(far), dtype=np.float64).sum(axis=0)
-        modulus = np.sqrt(intensity + ANSCOMBE)
+        modulus = np.sqrt(intensity + background / unit + ANSCOMBE)
         missed = np.sqrt(measured + ANSCOMBE) - modulus
         good = np.isfinite(missed)
         derivatives = np.stack(

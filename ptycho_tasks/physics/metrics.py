@@ -57,7 +57,7 @@ class Misfit(NamedTuple):
     deviances: NDArray[np.float32] = np.zeros(0, np.float32)
     """(M,) Poisson deviance of each frame, a pixel of all."""
     background: float = 0.0
-    """Share of the light that is in all pixels alike, and that no object explains; see
+    """Share of the light that is in all pixels alike, and that nothing explains; see
     `_find_background`."""
 
     @property
@@ -565,6 +565,7 @@ def data_misfit(
     positions: NDArray[np.float64],
     diffraction: NDArray[np.float32],
     flux: NDArray[np.float32] | None = None,
+    background: float = 0.0,
 ) -> Misfit:
     """How well object and probe predict the measured frames; no scale is fitted.
 
@@ -592,6 +593,7 @@ def data_misfit(
         diffraction: (M, N, N) float32 amplitude, NaN where a pixel is bad; may be a memmap, read a
             chunk at a time.
         flux: (M,) light of each frame over the probe's; None: all alike.
+        background: counts of every pixel beside the probe's light.
 
     Raises:
         ScanError: no frame has any count.
@@ -605,10 +607,12 @@ def data_misfit(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         flat = _flat_predictions(probe, diffraction)
         for frames, intensity in make_ahead(expected_intensity(object, probe, positions, origin)):
-            amplitude = np.asarray(diffraction[frames], dtype=np.float64)
+            amplitude = np.array(diffraction[frames], dtype=np.float64)
             release_pages(diffraction)
             if flux is not None:
                 intensity = intensity * flux[frames, None, None]
+            if background:
+                intensity = intensity + background
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
             bad = np.isnan(amplitude)
             pixels += bad.size - np.count_nonzero(bad)

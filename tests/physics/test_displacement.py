@@ -17,10 +17,10 @@ def simulated(photons: float, seed: int = 0) -> ScanData:
     return simulate(SimulationOptions(size=32, grid=8, step=3, photons=photons, seed=seed))
 
 
-def measured(scan: ScanData, moved: object = 0.0, flux: object = None) -> float:
+def measured(scan: ScanData, moved: object = 0.0, *besides: object) -> float:
     assert scan.object is not None
-    positions = scan.positions + np.asarray(moved)
-    return measure_displacement(scan.object, (0, 0), scan.probe, positions, scan.diffraction, flux)
+    fields = scan.object, (0, 0), scan.probe, scan.positions + np.asarray(moved)
+    return measure_displacement(*fields, scan.diffraction, *besides)
 
 
 @pytest.mark.parametrize("photons", [1e3, 1e5, 1e8])
@@ -56,6 +56,14 @@ def test_light_that_differs_and_bad_pixels_pull_at_no_frame():
     frames = scan.diffraction * np.sqrt(flux)[:, None, None]
     frames[:, 3:9, 14:19] = np.nan
     assert measured(replace(scan, diffraction=frames), 0.0, flux) < 0.01
+
+
+def test_a_background_pulls_at_no_frame_where_it_is_known():
+    scan = simulated(1e5)
+    counts = np.square(scan.diffraction)
+    counts += np.random.default_rng(0).poisson(0.2 * counts.mean(), counts.shape)
+    covered = replace(scan, diffraction=np.sqrt(counts))
+    assert measured(covered, 0.0, None, counts.mean() / 6) < 0.03
 
 
 def test_a_frame_without_light_tells_nothing():

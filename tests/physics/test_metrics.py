@@ -364,6 +364,17 @@ def test_light_that_differs_is_no_misfit_where_it_is_known() -> None:
     assert blind.r_factor > 1.5 * found.r_factor
 
 
+def test_a_background_is_no_misfit_where_it_is_known() -> None:
+    counts = np.square(scan().diffraction)
+    frames = np.sqrt(counts + np.random.default_rng(0).poisson(0.2 * counts.mean(), counts.shape))
+    others = truth(), (0, 0), scan().probe, scan().positions, frames
+    found, blind = (data_misfit(*others, None, share * counts.mean()) for share in (0.2, 0.0))
+    assert found.noise_ratio == pytest.approx(1, abs=0.1)
+    assert found.background == 0
+    assert blind.noise_ratio > 2 * found.noise_ratio
+    assert blind.background == pytest.approx(0.2 / 1.2, rel=0.1)
+
+
 def test_a_bad_frame_shows_in_its_residual() -> None:
     frames = scan().diffraction.copy()
     frames[77] = frames[77, ::-1, ::-1] + 3.0

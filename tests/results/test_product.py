@@ -123,12 +123,13 @@ def test_what_was_written_is_read_again(
     path = tmp_path / "reconstruction.h5"
     path.write_bytes(written(reconstruction, scan))
     assert read_product(path).flux is None
+    assert read_product(path).background == 0
     flux = np.linspace(0.5, 2, scan.frame_count, dtype=np.float32)
-    reconstruction = replace(reconstruction, flux=flux)
+    reconstruction = replace(reconstruction, flux=flux, background=0.7)
     path.write_bytes(written(reconstruction, scan))
     again = read_product(path)
     assert again.origin == reconstruction.origin
-    for name in ("object", "probe", "positions", "losses", "flux"):
+    for name in ("object", "probe", "positions", "losses", "flux", "background"):
         assert np.array_equal(getattr(again, name), getattr(reconstruction, name)), name
 
 

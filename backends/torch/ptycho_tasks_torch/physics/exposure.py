@@ -99,11 +99,19 @@ class Exposure:
     """Photons of a pixel whose intensity is 1; infinite where that is not known."""
     has_bad_pixels: bool = False
     """Whether a pixel may be NaN; where none is, nothing is spent on it."""
+    background: float = 0.0
+    """Intensity of every pixel that is not the probe's light."""
 
     @property
     def dark(self) -> float:
         """Intensity that is added to every pixel, measured and predicted."""
         return find_dark(self.counts)
+
+    @property
+    def floor(self) -> float:
+        """Intensity that is added to what the probe's light is predicted to be: the dark, and the
+        background."""
+        return self.dark + self.background
 
     @property
     def photons(self) -> float:
@@ -202,12 +210,16 @@ class Exposure:
         """
         return replace(self, probes=brighten_probes(self.probes, flux))
 
+    def cover(self, background: float) -> Exposure:
+        """The same frames, said to have another background."""
+        return replace(self, background=background)
+
     def count_photons(self) -> Tensor:
-        """(F,) float32 measured intensity of each frame; pixels that were not measured count as
-        none."""
+        """(F,) float32 measured intensity of each frame beside the background; pixels that were not
+        measured count as none."""
 
         def count(chunk: Chunk) -> Tensor:
-            return chunk.amplitude.square().sub_(self.dark).nan_to_num_(nan=0.0).sum(dim=(-2, -1))
+            return chunk.amplitude.square().sub_(self.floor).nan_to_num_(nan=0.0).sum(dim=(-2, -1))
 
         return torch.cat([photons for _, photons in self.compute(count)])
 
@@ -217,8 +229,8 @@ class Exposure:
         Of (B, S, T) complex64, without gradients."""
 
         def measure(chunk: Chunk) -> tuple[Tensor, Tensor]:
-            predicted = _propagate(canvas, chunk, self.dark)[1].square_().sub_(self.dark)
-            measured = chunk.amplitude.square().sub_(self.dark)
+            predicted = _propagate(canvas, chunk, self.floor)[1].square_().sub_(self.floor)
+            measured = chunk.amplitude.square().sub_(self.floor)
             if self.has_bad_pixels:
                 predicted.masked_fill_(measured.isnan(), 0)
                 measured.nan_to_num_(nan=0.0)
@@ -227,7 +239,27 @@ class Exposure:
 
         found = [sums for _, sums in self.compute(measure)]
         measured, predicted = (torch.cat(sums) for sums in zip(*found, strict=True))
-        return measured / predicted, 1 / (self.counts * predicted)
+        noise = (predicted + self.background * self.size**2) / self.counts
+        return measured / predicted, noise / predicted.square()
+
+    def measure_background(self, canvas: Tensor) -> tuple[float, float]:
+        """Intensity of every pixel beside the light that an object predicts, and its standard error
+        by photon noise: the mean of what is measured beyond that light, weighted by how surely it
+        is known. Of (B, S, T) complex64, without gradients."""
+
+        def measure(chunk: Chunk) -> tuple[Tensor, Tensor]:
+            variance = _propagate(canvas, chunk, self.floor)[1].square_()
+            excess = chunk.amplitude.square().sub_(variance).div_(variance)
+            weight = variance.reciprocal_()
+            if self.has_bad_pixels:
+                weight.masked_fill_(excess.isnan(), 0)
+                excess.nan_to_num_(nan=0.0)
+            return excess.sum(), weight.sum()
+
+        excess = weight = 0.0
+        for _, sums in self.compute(measure):
+            excess, weight = excess + float(sums[0]), weight + float(sums[1])
+        return self.background + excess / weight, (self.counts * weight) ** -0.5
 
     def split_in_turns(self, count: int) -> list[Exposure]:
         """Split the frames into `count` parts, each spread evenly over every canvas.
@@ -272,7 +304,7 @@ class Exposure:
         def correct(chunk: Chunk) -> Tensor:
             far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
             # In place: memory that is asked for anew costs half as much as the transforms.
-            excess = _sum_intensity(far).mul_(per_pixel).add_(self.dark).rsqrt_()
+            excess = _sum_intensity(far).mul_(per_pixel).add_(self.floor).rsqrt_()
             excess = excess.mul_(chunk.amplitude).sub_(1).mul_(per_pixel)
             if self.has_bad_pixels:
                 excess.nan_to_num_(nan=0.0)
@@ -305,7 +337,7 @@ class Exposure:
         square = canvas.real.new_zeros((), dtype=torch.float64)
 
         def correct(chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
-            far, modulus = _propagate(canvas, chunk, self.dark)
+            far, modulus = _propagate(canvas, chunk, self.floor)
             missing = chunk.amplitude - modulus
             if self.has_bad_pixels:
                 missing.nan_to_num_(nan=0.0)
@@ -360,7 +392,7 @@ class Exposure:
         with those of a chunk."""
 
         def measure(chunk: Chunk) -> tuple[Tensor, int]:
-            values = compare(_propagate(canvas, chunk, self.dark)[1], chunk)
+            values = compare(_propagate(canvas, chunk, self.floor)[1], chunk)
             bad = int(values.isnan().sum()) if self.has_bad_pixels else 0
             return (values.nan_to_num_(nan=0.0) if bad else values).sum(), values.numel() - bad
 
@@ -406,12 +438,12 @@ def morton_order(places: Tensor) -> list[int]:
     return order
 
 
-def _propagate(canvas: Tensor, chunk: Chunk, dark: float) -> tuple[Tensor, Tensor]:
+def _propagate(canvas: Tensor, chunk: Chunk, floor: float) -> tuple[Tensor, Tensor]:
     """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes and
-    the dark, which is not times N. To scale the far field would cost a pass through memory."""
+    the floor, which is not times N. To scale the far field would cost a pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))
     N = far.shape[-1]
-    return far, _sum_intensity(far).mul_(1 / N**2).add_(dark).sqrt_()
+    return far, _sum_intensity(far).mul_(1 / N**2).add_(floor).sqrt_()
 
 
 def _sum_intensity(far: Tensor) -> Tensor:
@@ -441,7 +473,7 @@ class _Prediction(torch.autograd.Function):
     def forward(ctx: Any, canvas: Tensor, exposure: Exposure) -> Tensor:
         parts, kept = [], []
         for _, (far, modulus) in exposure.compute(
-            lambda chunk: _propagate(canvas, chunk, exposure.dark)
+            lambda chunk: _propagate(canvas, chunk, exposure.floor)
         ):
             parts.append(modulus)
             if ctx.needs_input_grad[0]:

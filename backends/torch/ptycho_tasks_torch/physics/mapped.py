@@ -75,6 +75,7 @@ def load_frames(mapped: MappedExposure) -> Exposure:
         mapped.radius,
         mapped.counts,
         mapped.has_bad_pixels,
+        mapped.background,
     )
 
 

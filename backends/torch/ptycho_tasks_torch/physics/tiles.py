@@ -163,6 +163,10 @@ class Tile:
         own = flux.to(self.numbers.device)[self.numbers]
         return Tile(self.exposure.brighten(own), self.numbers, self.inner, self.window)
 
+    def cover(self, background: float) -> Tile:
+        """See `Exposure`."""
+        return Tile(self.exposure.cover(background), self.numbers, self.inner, self.window)
+
     def light(self) -> Tensor:
         """(1, ., .) float32 of the tile; see `Exposure`."""
         return self.inner.of(self.exposure.light)
@@ -273,6 +277,13 @@ class TiledExposure(MappedExposure):
         number = self.crew.new_number()
         self.crew.send_all("brighten", number, self.number, _to_array(flux))
         return self.crew.keep(replace(brightened, number=number, own=self.own.brighten(flux)))
+
+    def cover(self, background: float) -> TiledExposure:
+        """See `Exposure`."""
+        number = self.crew.new_number()
+        self.crew.send_all("cover", number, self.number, background)
+        own = self.own.cover(background)
+        return self.crew.keep(replace(self, background=background, number=number, own=own))
 
     @property
     def apply(self) -> Apply:
@@ -451,6 +462,9 @@ class _Holder:
 
     def brighten(self, number: int, of: int, flux: NDArray[np.float32]) -> None:
         self.tiles[number] = self.tiles[of].brighten(torch.from_numpy(flux))
+
+    def cover(self, number: int, of: int, background: float) -> None:
+        self.tiles[number] = self.tiles[of].cover(background)
 
     def light(self, number: int, _: None) -> Tensor:
         return self.tiles[number].light()

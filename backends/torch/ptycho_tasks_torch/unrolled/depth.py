@@ -10,15 +10,17 @@ frequencies of the phase are lifted too far, as with probes that fade slowly, an
 object is no beginning, as for a phase that jumps by half a turn. Others begin anew then, with weak
 filters, from what sweeps over small parts of the frames lead to in one order or another.
 
-Where more than noise is left still, frames may have had more or less light than others; see
-`Frames`. Steps go on with what the object says of it, as long as that explains frames better, or
-begin again where it was spoiled by frames that are left out then.
+Where more than noise is left still, not all light may be the probe's, or frames may have had more
+or less of it than others; see `Frames`. Steps begin again beside a background, as objects of few
+steps tell it. And they go on with what the object says of the light of each frame, as long as that
+explains frames better, or begin again where it was spoiled by frames that are left out then.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,8 +78,9 @@ this must bring the misfit beyond noise down to, as a share."""
 VARIES, ALIKE = 0.05, 0.25
 """Standard deviation of the logarithm of the frames' photons, and correlation of these with what an
 object led astray says, from which on they may tell of the light: else they tell of the object."""
-MEASURED, STEPS_BETWEEN = 12, 5
-"""How often it is measured in the first steps then, and after how many each time."""
+MEASURED, MEASURED_EARLY, STEPS_BETWEEN = 12, 3, 5
+"""How often it is measured in the first steps then, and after how many each time; and how often a
+background is, to which an object gives way after more steps."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -137,7 +140,8 @@ class Depth:
         """
         self.steps = steps
         self.frames = Frames(exposure, flux)
-        """Which of them take part, which judge, and how much light each has had."""
+        """Which of them take part, which judge, how much light each has had, and what came besides.
+        """
         engine = Engine(self.frames.rest, start)
         self.misfits = [self.measure(engine.canvas)]
         """Of the frames held back, before the first step and after each."""
@@ -163,6 +167,11 @@ class Depth:
         return None if flux is None else flux.cpu().numpy()
 
     @property
+    def background(self) -> float:
+        """Share of all light that is heeded as no light of the probe's."""
+        return self.frames.background
+
+    @property
     def best(self) -> Tensor:
         """The (1, S, T) complex64 object with the least misfit."""
         return self._path.best
@@ -185,6 +194,7 @@ class Depth:
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
         yield from self._follow()
+        yield from self._heed_background()
         yield from self._heed_light()
         if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
@@ -238,6 +248,35 @@ class Depth:
         self._path, other = (two, one) if is_better else (one, two)
         self._left += other.engine.steps - one.engine.steps
 
+    def _heed_background(self) -> Iterator[Tensor]:
+        """Begin again beside light that is not the probe's, where that explains frames better."""
+        if not self._goes_by_frames or self.frames.background:
+            return
+        misfit, noise = self._measure_all()
+        background, is_sure = self.frames.find_background(self.best)
+        if misfit <= NOISY * noise or not is_sure:
+            return
+        frames, one = copy.copy(self.frames), self._path
+
+        def measure(canvas: Tensor) -> None:
+            self.frames.cover(self.frames.find_background(canvas)[0])
+
+        self.frames.cover(background)
+        yield from self._begin_with(measure, MEASURED_EARLY)
+        yield from self._follow()
+        left, least = self._measure_all()  # beside a background there is more noise
+        if left - least > MUCH * (misfit - noise):
+            self._left += self.engine.steps - one.engine.steps
+            self._path, self.frames = one, frames
+
+    def _measure_all(self) -> tuple[float, float]:
+        """Misfit of all frames, and what of it would be noise, of the best object.
+
+        Those held back need not be near the ones whose light differs, and may be such frames.
+        """
+        exposure = self.frames.exposure
+        return exposure.measure_misfit(self.best), exposure.measure_noise(self.best)
+
     def _heed_light(self) -> Iterator[Tensor]:
         """Go on with the light that each frame has had, where that explains frames better: as the
         best object says, and as their photons do, where that object was led astray by it."""
@@ -261,12 +300,7 @@ class Depth:
             is_told: whether it is what the best object says, which must have led somewhere.
         """
         frames = self.frames
-        # Of all frames: those held back need not be near the ones whose light differs, and may be
-        # such frames.
-        misfit, noise = (
-            measure(self.best)
-            for measure in (frames.exposure.measure_misfit, frames.exposure.measure_noise)
-        )
+        misfit, noise = self._measure_all()
         if is_told and not min(misfit, self._path.least) < SOMEWHERE * self._flat:
             return
         most = noise + MUCH * (misfit - noise)
@@ -274,9 +308,10 @@ class Depth:
         for look in range(LOOKS):
             if misfit <= NOISY * noise:
                 return
-            before, one = (frames.exposure, frames.flux), self._path
+            before, one = copy.copy(frames), self._path
             if look == 0 and not is_told:
-                yield from self._begin_with(flux)
+                frames.brighten(flux)
+                yield from self._begin_with(self._measure_light, MEASURED)
             elif frames.heed(flux) if look == 0 else is_spoiled:
                 self._path = self._begin_again()
             else:
@@ -287,25 +322,26 @@ class Depth:
             least, misfit = misfit, frames.exposure.measure_misfit(self.best)
             if not misfit < min(CLEARLY * least, most):
                 self._left += self.engine.steps - one.engine.steps
-                self._path = one
-                frames.go_back(*before)
+                self._path, self.frames = one, before
                 return
 
-    def _begin_with(self, flux: Tensor) -> Iterator[Tensor]:
-        """Steps from the start with the light of the frames, of which the object says more and
-        more: it is measured again after every few."""
-        frames, one = self.frames, self._path
-        frames.brighten(flux)
+    def _measure_light(self, canvas: Tensor) -> None:
+        self.frames.brighten(self.frames.find_flux(canvas)[0])
+
+    def _begin_with(self, measure: Callable[[Tensor], None], times: int) -> Iterator[Tensor]:
+        """Steps from the start, of which the object says more and more of the light: it is measured
+        again after every few."""
+        one = self._path
         self._path = path = self._begin_again()
         engine, path.rival = path.engine, one.least
-        for _ in range(MEASURED):
-            turns = Turns(frames.rest, engine.filter)
+        for _ in range(times):
+            turns = Turns(self.frames.rest, engine.filter)
             for _ in range(STEPS_BETWEEN):
                 stage = turns[COARSE if engine.steps < COARSE_STEPS else FINE]
                 engine.advance(stage[engine.steps % len(stage)])
                 self.misfits.append(self.measure(engine.canvas))
                 yield engine.canvas
-            frames.brighten(frames.find_flux(engine.canvas)[0])
+            measure(engine.canvas)
         path.best, path.best_step = engine.canvas, len(self.misfits) - 1
         self._measure_best()
 

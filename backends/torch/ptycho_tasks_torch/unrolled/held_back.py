@@ -1,10 +1,11 @@
-"""The frames of a scan: which of them steps take, which judge the object, and how much light each
-has had.
+"""The frames of a scan: which of them steps take, which judge the object, how much light each has
+had, and what light came besides.
 
 A few frames, evenly spread, are held back from the steps, to say how good the object is. Beams
 tremble and shutters stick, so that frames may have had more or less light than others: an object
 tells how much. Few frames whose light differs much have spoiled the object that tells of it: they
-are left out until it is found without them.
+are left out until it is found without them. Air scatters, and detectors have dark counts: an object
+without fine structure, as after a few steps, tells how much of a frame is no light of the probe's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SHOWN = 5e-4
 SPOILS, FEW = math.log(2), 0.1
 """Change of the logarithm of a frame's light from one look to the next, from which on the object
 may be spoiled by it; and share of all frames that can be left out for that."""
+LEAST_BACKGROUND = 2e-4
+"""Share of all light that a background must be to be heeded."""
 FAINT = 1e-3
 """Light, over the median, that dark frames are said to have had."""
 
@@ -54,14 +57,12 @@ class Frames:
             flux: (F,) light of each, where it is known to differ.
         """
         self._given, self._chosen = exposure, {*choose_held_back(exposure)}
-        self.flux: Tensor | None = None
+        self.flux = flux
         """(F,) light of each, where it is heeded that they differ."""
-        if flux is None:
-            self._use(exposure, set())
-        else:
-            self.brighten(flux)
+        self._use(set())
 
-    def _use(self, exposure: Exposure, left_out: set[int]) -> None:
+    def _use(self, left_out: set[int]) -> None:
+        exposure = self._given if self.flux is None else self._given.brighten(self.flux)
         self.exposure, self._left_out = exposure, left_out
         if not self._chosen:
             self.held_back, self.rest, self.judges = None, exposure, exposure
@@ -96,7 +97,23 @@ class Frames:
     def brighten(self, flux: Tensor) -> None:
         """Use the light of each frame, (F,)."""
         self.flux = flux
-        self._use(self._given.brighten(flux), set())
+        self._use(set())
+
+    @property
+    def background(self) -> float:
+        """Share of all light that is in all pixels alike and not the probe's."""
+        return self._given.background
+
+    def find_background(self, canvas: Tensor) -> tuple[float, bool]:
+        """The background beside what a (1, S, T) complex64 object predicts, and whether there is
+        one for sure."""
+        background, error = self.exposure.measure_background(canvas)
+        return max(background, 0.0), background > max(SURE * error, LEAST_BACKGROUND)
+
+    def cover(self, background: float) -> None:
+        """Use a background."""
+        self._given = self._given.cover(background)
+        self._use(self._left_out)
 
     def heed(self, flux: Tensor) -> bool:
         """Use the light of each frame, or leave out the frames that have spoiled the object which
@@ -113,18 +130,23 @@ class Frames:
         is_spoiled = 0 < len(left_out) <= FEW * len(flux)
         if is_spoiled:
             self.flux = torch.ones_like(flux)
-            self._use(self._given, left_out)
+            self._use(left_out)
         else:
             self.brighten(flux)
         return is_spoiled
 
-    def go_back(self, exposure: Exposure, flux: Tensor | None) -> None:
-        """Use what `exposure` and `flux` were before."""
-        self.flux = flux
-        self._use(exposure, set())
-
     def describe_light(self) -> str:
         """What is heeded of it, to be added to a line."""
+        return self._describe_background() + self._describe_flux()
+
+    def _describe_background(self) -> str:
+        share, counts = self.background, self._given.counts
+        if not share:
+            return ""
+        photons = f"{show_number(share * counts, 3)} photons a pixel, " if counts < math.inf else ""
+        return f"; heeds a background of {photons}{100 * share:.2g} % of the light"
+
+    def _describe_flux(self) -> str:
         if self.flux is None:
             return ""
         excess = self.flux - 1

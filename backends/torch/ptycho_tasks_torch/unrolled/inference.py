@@ -71,7 +71,8 @@ def _run_steps(request: InferRequest) -> Iterator[Callable[[], Reconstruction]]:
     with spread_frames(scan, execution, request.say) as expose:
         if options.positions == "refined":
             scan = refine_positions(scan, modes, scale, photon, expose, request.say)
-        yield from _follow_course(request, scan, probe, expose(scan, modes, scale, photon), network)
+        exposure = expose(scan, modes, scale, photon)
+        yield from _follow_course(request, scan, probe, exposure, intensity, network)
 
 
 def _follow_course(
@@ -79,6 +80,7 @@ def _follow_course(
     scan: ScanData,
     probe: NDArray[np.complex64],
     exposure: Exposure,
+    intensity: float,
     network: UnrolledNetwork,
 ) -> Iterator[Callable[[], Reconstruction]]:
     place, steps = canvas_of(scan.positions, scan.size), request.options.steps
@@ -90,7 +92,7 @@ def _follow_course(
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        told = depth.misfits, depth.taken, depth.flux
+        told = depth.misfits, depth.taken, depth.flux, depth.background * intensity
         return Reconstruction(image, place.origin, probe, scan.positions, *told)
 
     request.progress(0, depth.steps, {})

@@ -93,7 +93,7 @@ def find_displacements(
     matrices, vectors = [], []
     for chunk in exposure.chunks():
         far = _far(canvas, chunk)
-        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(exposure.dark).sqrt()
+        modulus = (far.real.square() + far.imag.square()).sum(dim=1).add(exposure.floor).sqrt()
         changes = torch.stack(
             [(far.conj() * _far(slope, chunk)).real.sum(dim=1) / modulus for slope in slopes], dim=1
         ).flatten(2)

@@ -33,14 +33,18 @@ def refine_on_canvas(request: RefineRequest) -> Reconstruction:
     execution, start = TorchExecution.from_execution(request.execution), request.start
     scan = replace(request.scan, probe=start.probe, positions=start.positions)
     with settle(scan, execution), spread_frames(scan, execution, request.say) as expose:
-        scale = math.sqrt(read_intensity(scan, np.arange(scan.frame_count)))
+        intensity = read_intensity(scan, np.arange(scan.frame_count))
+        scale = math.sqrt(intensity)
         modes = torch.from_numpy(start.probe / np.float32(scale)).to(
             find_device(execution.accelerator)
         )
-        return _go_on(request, expose(scan, modes, scale, find_photon(scan.diffraction)))
+        exposure = expose(scan, modes, scale, find_photon(scan.diffraction))
+        if start.background:
+            exposure = exposure.cover(start.background / intensity)
+        return _go_on(request, exposure, intensity)
 
 
-def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
+def _go_on(request: RefineRequest, exposure: Exposure, intensity: float) -> Reconstruction:
     start, steps = request.start, request.options.steps
     place = canvas_of(start.positions, request.scan.size)
     # What little light falls on where an object counts as no result may tell it all the same.
@@ -60,12 +64,13 @@ def _go_on(request: RefineRequest, exposure: Exposure) -> Reconstruction:
         request.progress(done, depth.steps, {"misfit": depth.misfits[-1]})
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
     canvas = deque(depth.finish(depth.best), maxlen=1).pop().canvas
-    line, told = depth.describe(), (depth.misfits, depth.taken, depth.flux)
+    line = depth.describe()
+    told = depth.misfits, depth.taken, depth.flux, depth.background * intensity
     request.progress(depth.taken, depth.taken, {})
     compare = depth.frames.exposure.measure_misfit
     if depth.best_step == 0 or compare(canvas) > compare(begun):
         line = f"the start is kept: {depth.taken} steps explain the frames no better"
-        canvas, told = begun, (depth.misfits[:1], 0, start.flux)
+        canvas, told = begun, (depth.misfits[:1], 0, start.flux, start.background)
     request.say(line)
     return Reconstruction(cut(canvas), place.origin, start.probe, start.positions, *told)
 

@@ -49,7 +49,7 @@ def try_on_canvas(
     with settings(execution), torch.inference_mode():
         frames = range(scan.frame_count)
         seen = [k for k in frames if not held_back or k % held_back != held_back // 2]
-        exposure, moved = _expose(scan, modes, seen, moves=moves)
+        exposure, moved, intensity = _expose(scan, modes, seen, moves=moves)
         taken = exposure.take(seen) if held_back else exposure
         counted = exposure.take(sorted({*frames} - {*seen})) if held_back else exposure
         best, diverges = _reconstruct(taken, counted, steps)
@@ -58,13 +58,14 @@ def try_on_canvas(
             best = min(best, calmer, key=_sum_squares)
         noise = best.missed.numel() * exposure.least_misfit
         is_unexplained = diverges or _sum_squares(best) > POOR * noise
-        flux = None
+        flux, background = None, 0.0
         if is_unexplained and steps >= LONG and not held_back:
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
             found = _Look(_miss(depth.frames.exposure, depth.best), depth.best)
             if _sum_squares(found) < _sum_squares(best):
-                best, flux = found, depth.flux
+                best = found
+                flux, background = depth.flux, depth.background * intensity
         missed = best.missed
         r_factor = float(missed.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
@@ -75,14 +76,17 @@ def try_on_canvas(
             residuals,
             shares,
             moved.positions - scan.positions if moves else None,
-            _measure_displacement(moved, best.canvas, flux) if modes or steps >= LONG else 0.0,
+            _measure_displacement(moved, best.canvas, flux, background)
+            if modes or steps >= LONG
+            else 0.0,
         )
 
 
 def _expose(
     scan: ScanData, modes: int, seen: list[int], *, moves: bool
-) -> tuple[Exposure, ScanData]:
-    """The frames of a scan, and the scan; both with probe and positions as they are fitted."""
+) -> tuple[Exposure, ScanData, float]:
+    """The frames of a scan, and the scan, both with probe and positions as they are fitted; and the
+    counts that are 1 in the frames."""
     intensity = read_intensity(scan, np.arange(scan.frame_count))
     scale = math.sqrt(intensity)
     probe = torch.from_numpy(np.array(scale_probe(scan.probe, intensity * scan.size**2)))
@@ -92,16 +96,16 @@ def _expose(
     if moves:
         scan = refine_positions(scan, probe / scale, scale, photon)
     fitted = replace(scan, probe=probe.numpy())
-    return expose_scan(scan, probe / scale, scale, photon), fitted
+    return expose_scan(scan, probe / scale, scale, photon), fitted, intensity
 
 
 def _measure_displacement(
-    scan: ScanData, canvas: Tensor, flux: NDArray[np.float32] | None
+    scan: ScanData, canvas: Tensor, flux: NDArray[np.float32] | None, background: float
 ) -> float:
     place = canvas_of(scan.positions, scan.size)
     rows, columns = place.shape
     fields = canvas[0, :rows, :columns].numpy(), place.origin, scan.probe, scan.positions
-    return _or_inf(measure_displacement(*fields, scan.diffraction, flux))
+    return _or_inf(measure_displacement(*fields, scan.diffraction, flux, background))
 
 
 class _Look(NamedTuple):

@@ -111,6 +111,26 @@ def test_the_true_object_tells_the_light_of_each_frame(monkeypatch):
     torch.testing.assert_close(variance, 1 / photons, atol=0, rtol=1e-3)
 
 
+def test_the_true_object_tells_the_background(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 80)  # several chunks
+    exposure, canvas = exposed(6, frames=9)
+    amplitude = exposure.cover(0.3).predict(canvas)
+    amplitude[2, 1:4, 2] = torch.nan
+    measured = replace(exposure, amplitude=amplitude, has_bad_pixels=True, counts=50.0)
+    measured = replace(measured, amplitude=(amplitude**2 - exposure.dark + measured.dark).sqrt())
+    for guess in (0.0, 0.2, 0.3, 0.4):
+        found, error = measured.cover(guess).measure_background(canvas)
+        assert found == pytest.approx(0.3, rel=1e-3)
+        assert 0 < error < 0.1
+    covered = measured.cover(0.3)
+    assert covered.measure_misfit(canvas) < 1e-9
+    assert covered.correction(canvas).abs().max() < 1e-4
+    assert measured.correction(canvas).abs().max() > 1e-2
+    light, variance = covered.measure_flux(canvas)
+    torch.testing.assert_close(light, torch.ones(9), atol=1e-4, rtol=1e-4)
+    assert (variance > measured.measure_flux(canvas)[1] * light).all()
+
+
 def test_the_true_object_is_not_corrected():
     exposure, canvas = exposed(5)
     measured = replace(exposure, amplitude=exposure.predict(canvas))

@@ -129,6 +129,15 @@ def test_light_of_each_frame_gives_the_same_bytes(scan, bundle, monkeypatch, hel
     assert "light differs, by " in lines[0]
 
 
+def test_a_background_gives_the_same_bytes(scan, bundle):
+    counts = np.square(scan.diffraction)
+    counts += np.random.default_rng(3).poisson(0.1 * counts.mean(), counts.shape)
+    scan = replace(scan, diffraction=np.sqrt(counts, dtype=np.float32))
+    one, three = (infer(scan, bundle, devices) for devices in (ONE, THREE))
+    assert_same(one, three)
+    assert one.background == three.background > 0
+
+
 def test_steps_that_begin_anew_give_the_same_bytes(scan, bundle, monkeypatch):
     """As with a probe that is far off."""
     monkeypatch.setattr(depth, "SWEEPS", 8)

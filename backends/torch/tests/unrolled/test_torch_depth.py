@@ -20,6 +20,7 @@ from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
+from ptycho_tasks_torch.unrolled import held_back
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.course import STEPS_AFTER, choose_correction
@@ -310,6 +311,27 @@ def test_light_that_differs_much_is_found_with_the_object(bright, kind):
     assert len(depth.misfits) <= depth.taken + 1
 
 
+@pytest.mark.parametrize(("photons", "background"), [(1e6, 20.0), (1e4, 1.0)])
+def test_a_background_is_found_with_the_object(photons, background, monkeypatch):
+    """In all pixels alike, photons each; without, the object gives way to it."""
+    options = SimulationOptions(size=32, grid=10, step=3.0, photons=photons, seed=7)
+    scan, generator = simulate(options), np.random.default_rng(3)
+    counts = np.square(scan.diffraction) + generator.poisson(background, scan.diffraction.shape)
+    covered = replace(scan, diffraction=np.sqrt(counts, dtype=np.float32))
+    depth, canvas = run(covered)
+    told = re.search(r"; heeds a background of ([\d.]+) photons a pixel, ", depth.describe())
+    assert told is not None
+    assert float(told[1]) == pytest.approx(background, rel=0.05)
+    assert depth.background * depth.frames.exposure.counts == pytest.approx(background, rel=0.05)
+    monkeypatch.setattr(held_back, "LEAST_BACKGROUND", math.inf)
+    without, other = run(covered)
+    assert without.background == 0
+    good, poor = scores(scan, canvas), scores(scan, other)
+    assert good["amplitude_psnr_db"] > poor["amplitude_psnr_db"] + 4
+    clean, _ = run(scan)
+    assert clean.background == 0
+
+
 @pytest.mark.parametrize("fault", ["probe", "positions"])
 def test_light_does_not_stand_in_for_what_else_is_wrong(bright, fault):
     moved = bright.positions + np.random.default_rng(1).normal(0, 0.5, bright.positions.shape)
@@ -317,6 +339,7 @@ def test_light_does_not_stand_in_for_what_else_is_wrong(bright, fault):
     wrong = {"probe": replace(bright, probe=wider), "positions": replace(bright, positions=moved)}
     depth, _ = run(wrong[fault])
     assert "light" not in depth.describe()
+    assert depth.background == 0
 
 
 def test_an_object_that_is_nearly_none_is_no_reason_for_doubt():
