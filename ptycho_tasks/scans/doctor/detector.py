@@ -209,7 +209,7 @@ def check_background(exam: Examination) -> Iterator[Finding]:
             f"{100 * share:.0f} % of the light is the same in all pixels, about "
             f"{share * case.mean[good].mean():.3g} counts in each of a frame",
             advice="take a dark image off the counts in the file, and set source.negative_counts "
-            "to clip",
+            "to clip; the backend unrolled heeds what is left",
         )
 
 

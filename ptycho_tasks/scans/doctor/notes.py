@@ -79,7 +79,7 @@ def check_coherence(exam: Examination) -> Iterator[Finding]:
     yield Finding(
         "probe",
         f"{told}: R {given:.3f} with the scan's own probe, {best:.3f} with that",
-        is_wrong=given > WRONG * best,
+        is_wrong=given > WRONG * best and not trials.is_narrow,
         advice=f"set training.probe to refined{setting}",
     )
 

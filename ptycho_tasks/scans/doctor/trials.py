@@ -38,6 +38,9 @@ CLOSE, DENSER = 0.5, 4
 """Side of the square that a frame of a trial has for itself, in radii of the spot: where frames are
 closer, every second to fourth one is taken, and so a larger part of the scan, in which axes that
 are turned or stretched are farther off."""
+NARROW = 4.0
+"""How many times denser yet frames are of which a part is too narrow to tell probe and object
+apart."""
 STEPS, FEW_STEPS, CONFIRMING_STEPS = 24, 12, 48
 FEWER_FRAMES = 25
 """Of a trial in a wide search, where a small patch finds its way from farther off."""
@@ -71,6 +74,9 @@ class Trials:
     """Of these pixels one in so many is taken, along each axis."""
     photon: float = 1.0
     """Counts that one photon stands for."""
+    is_narrow: bool = False
+    """Whether frames are so close that those of a patch hardly move: then a part of the object may
+    belong to the probe as well."""
     known: dict[object, Trial] = field(default_factory=dict)
     """All trials by what goes into them: searches come back to the same takes."""
     _last: dict[object, NDArray[np.float32]] = field(default_factory=dict)
@@ -89,7 +95,7 @@ class Trials:
         spread = positions.std(axis=0)
         places = (case.positions - np.median(positions, axis=0)) / np.where(spread > 0, spread, 1)
         corner = np.quantile(places[case.keep], 0.2, axis=0)
-        stride = _choose_stride(case)
+        stride, is_narrow = _choose_stride(case)
         orders = [
             np.argsort(np.abs(places - middle).max(axis=1), kind="stable")[::stride]
             for middle in (np.zeros(2), corner)
@@ -97,7 +103,7 @@ class Trials:
         size = _choose_size(case)
         every = _choose_every(case, size)
         frames = int(np.clip(FRAMES * SMALL * every / size, LEAST_PATCH, FRAMES))
-        return cls(try_scan, orders[0], orders[1], frames, size, every, photon)
+        return cls(try_scan, orders[0], orders[1], frames, size, every, photon, is_narrow)
 
     def run(self, case: Case) -> Trial:
         """Try a scan on a patch of it."""
@@ -243,15 +249,16 @@ def _choose_every(case: Case, size: int) -> int:
     return every
 
 
-def _choose_stride(case: Case) -> int:
-    """How many frames stand for one, by how close they lie and how large the spot is."""
+def _choose_stride(case: Case) -> tuple[int, bool]:
+    """How many frames stand for one, by how close they lie and how large the spot is; and whether
+    as many are too few."""
     if case.probe is None or not case.is_spread:
-        return 1
+        return 1, False
     spacing = find_spacing(case.places) / spot_radius(case.probe)
     if not DENSE <= spacing <= CLOSE:
-        return 1
-    most = len(case.keep) // FRAMES
-    return int(np.clip((CLOSE / spacing) ** 2, 1, max(1, min(DENSER, most))))
+        return 1, False
+    most, wanted = len(case.keep) // FRAMES, (CLOSE / spacing) ** 2
+    return int(np.clip(wanted, 1, max(1, min(DENSER, most)))), wanted > NARROW * DENSER
 
 
 def is_better(before: Trial, after: Trial, ratio: float, certain: float = CERTAIN) -> bool:

@@ -474,6 +474,21 @@ def test_how_many_modes_pay(
     assert [one.is_wrong for one in found] == ([many < 1 / 3] if told else [])
 
 
+@pytest.mark.parametrize(("closer", "wrong"), [(1, True), (8, False)])
+def test_a_patch_that_hardly_moves_makes_no_probe_wrong(
+    tmp_path: Path, scan: ScanData, closer: int, wrong: bool
+) -> None:
+    """There a part of the object may belong to the probe as well."""
+
+    def try_scan(cut: ScanData, steps: int, modes: int, held_back: int, **more: bool) -> Trial:
+        return Trial(0.2 if modes else 1.0, np.ones(1))
+
+    write_scan(tmp_path / "scan.npz", replace(scan, positions=scan.positions / closer))
+    case, _ = read_case(tmp_path / "scan.npz", {}, None)
+    assert case is not None
+    assert [one.is_wrong for one in check_coherence(Examination(case, try_scan))] == [wrong]
+
+
 @pytest.mark.parametrize(
     ("own", "fitted", "told"),
     [(0.1, 0.1, []), (0.2, 0.2, [False]), (0.5, 0.4, [True]), (0.5, 0.2, [False]), (0.5, 0.0, [])],

@@ -243,23 +243,25 @@ class Exposure:
         return measured / predicted, noise / predicted.square()
 
     def measure_background(self, canvas: Tensor) -> tuple[float, float]:
-        """Intensity of every pixel beside the light that an object predicts, and its standard error
-        by photon noise: the mean of what is measured beyond that light, weighted by how surely it
-        is known. Of (B, S, T) complex64, without gradients."""
+        """Intensity of every pixel beside the light that an object predicts: the mean of what is
+        measured beyond that light, weighted by how surely it is known; and by about how much it
+        lowers the misfit. Of (B, S, T) complex64, without gradients."""
 
-        def measure(chunk: Chunk) -> tuple[Tensor, Tensor]:
+        def measure(chunk: Chunk) -> tuple[Tensor, Tensor, int]:
             variance = _propagate(canvas, chunk, self.floor)[1].square_()
             excess = chunk.amplitude.square().sub_(variance).div_(variance)
             weight = variance.reciprocal_()
-            if self.has_bad_pixels:
-                weight.masked_fill_(excess.isnan(), 0)
+            bad = excess.isnan() if self.has_bad_pixels else None
+            if bad is not None:
+                weight.masked_fill_(bad, 0)
                 excess.nan_to_num_(nan=0.0)
-            return excess.sum(), weight.sum()
+            measured = excess.numel() - (0 if bad is None else int(bad.sum()))
+            return excess.sum(), weight.sum(), measured
 
-        excess = weight = 0.0
-        for _, sums in self.compute(measure):
-            excess, weight = excess + float(sums[0]), weight + float(sums[1])
-        return self.background + excess / weight, (self.counts * weight) ** -0.5
+        sums = [[float(part) for part in found] for _, found in self.compute(measure)]
+        excess, weight, pixels = map(sum, zip(*sums, strict=True))
+        more = excess / weight
+        return self.background + more, more**2 * weight / (4 * pixels)
 
     def split_in_turns(self, count: int) -> list[Exposure]:
         """Split the frames into `count` parts, each spread evenly over every canvas.

@@ -78,9 +78,12 @@ this must bring the misfit beyond noise down to, as a share."""
 VARIES, ALIKE = 0.05, 0.25
 """Standard deviation of the logarithm of the frames' photons, and correlation of these with what an
 object led astray says, from which on they may tell of the light: else they tell of the object."""
-MEASURED, MEASURED_EARLY, STEPS_BETWEEN = 12, 3, 5
-"""How often it is measured in the first steps then, and after how many each time; and how often a
-background is, to which an object gives way after more steps."""
+MEASURED, STEPS_BETWEEN = 12, 5
+"""How often it is measured in the first steps then, and after how many each time."""
+EXPLAINS, MEASURED_EARLY, STEADY = 0.05, 3, 0.005
+"""Share of the misfit beyond noise that a background must explain beside an object that has given
+way to it, to be tried; how often it is measured in the first steps then, for it gives way after
+more; and the change from which on steps go on with a new one."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -253,8 +256,9 @@ class Depth:
         if not self._goes_by_frames or self.frames.background:
             return
         misfit, noise = self._measure_all()
-        background, is_sure = self.frames.find_background(self.best)
-        if misfit <= NOISY * noise or not is_sure:
+        background, gain = self.frames.find_background(self.best)
+        beyond = misfit - noise
+        if misfit <= NOISY * noise or gain < EXPLAINS * beyond or not background:
             return
         frames, one = copy.copy(self.frames), self._path
 
@@ -264,8 +268,17 @@ class Depth:
         self.frames.cover(background)
         yield from self._begin_with(measure, MEASURED_EARLY)
         yield from self._follow()
+        for _ in range(LOOKS):
+            # A fine object scatters what one of few steps leaves to the background.
+            background = self.frames.background
+            measure(self.best)
+            if abs(self.frames.background - background) < STEADY * background:
+                break
+            self._measure_best()
+            self._path = self._go_farther()
+            yield from self._follow()
         left, least = self._measure_all()  # beside a background there is more noise
-        if left - least > MUCH * (misfit - noise):
+        if left - least > MUCH * beyond:
             self._left += self.engine.steps - one.engine.steps
             self._path, self.frames = one, frames
 

@@ -31,8 +31,6 @@ SHOWN = 5e-4
 SPOILS, FEW = math.log(2), 0.1
 """Change of the logarithm of a frame's light from one look to the next, from which on the object
 may be spoiled by it; and share of all frames that can be left out for that."""
-LEAST_BACKGROUND = 2e-4
-"""Share of all light that a background must be to be heeded."""
 FAINT = 1e-3
 """Light, over the median, that dark frames are said to have had."""
 
@@ -104,11 +102,11 @@ class Frames:
         """Share of all light that is in all pixels alike and not the probe's."""
         return self._given.background
 
-    def find_background(self, canvas: Tensor) -> tuple[float, bool]:
-        """The background beside what a (1, S, T) complex64 object predicts, and whether there is
-        one for sure."""
-        background, error = self.exposure.measure_background(canvas)
-        return max(background, 0.0), background > max(SURE * error, LEAST_BACKGROUND)
+    def find_background(self, canvas: Tensor) -> tuple[float, float]:
+        """The background beside what a (1, S, T) complex64 object predicts, and by how much it
+        lowers the misfit of all frames."""
+        background, gain = self.exposure.measure_background(canvas)
+        return max(background, 0.0), gain
 
     def cover(self, background: float) -> None:
         """Use a background."""

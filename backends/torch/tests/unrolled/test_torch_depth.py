@@ -20,7 +20,6 @@ from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
 from ptycho_tasks_torch.unrolled import depth as depth_module
-from ptycho_tasks_torch.unrolled import held_back
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
 from ptycho_tasks_torch.unrolled.course import STEPS_AFTER, choose_correction
@@ -323,7 +322,7 @@ def test_a_background_is_found_with_the_object(photons, background, monkeypatch)
     assert told is not None
     assert float(told[1]) == pytest.approx(background, rel=0.05)
     assert depth.background * depth.frames.exposure.counts == pytest.approx(background, rel=0.05)
-    monkeypatch.setattr(held_back, "LEAST_BACKGROUND", math.inf)
+    monkeypatch.setattr(depth_module, "EXPLAINS", math.inf)
     without, other = run(covered)
     assert without.background == 0
     good, poor = scores(scan, canvas), scores(scan, other)
