@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -80,10 +80,12 @@ VARIES, ALIKE = 0.05, 0.25
 object led astray says, from which on they may tell of the light: else they tell of the object."""
 MEASURED, STEPS_BETWEEN = 12, 5
 """How often it is measured in the first steps then, and after how many each time."""
-EXPLAINS, MEASURED_EARLY, STEADY = 0.05, 3, 0.005
+MANY = 100
+"""Steps after which a background is looked for already."""
+EXPLAINS, MEASURED_EARLY, MEASURED_LATE, STEADY = 0.05, 3, 12, 0.005
 """Share of the misfit beyond noise that a background must explain beside an object that has given
 way to it, to be tried; how often it is measured in the first steps then, for it gives way after
-more; and the change from which on steps go on with a new one."""
+more; how often afterwards, at most; and the change from which on steps go on with a new one."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -113,6 +115,8 @@ class _Path:
     """Whether steps diverge, and shorter ones are no better."""
     least_before: float = math.inf
     """The least misfit when steps were made shorter."""
+    misfits: list[float] = field(default_factory=list)
+    """After each of its steps."""
 
     def shorten(self) -> None:
         """Go back to the best object, with shorter steps; they are no use if those before were
@@ -196,8 +200,7 @@ class Depth:
 
     def run(self) -> Iterator[Tensor]:
         """Yield the object after each step but the last ones."""
-        yield from self._follow()
-        yield from self._heed_background()
+        yield from self._follow_beside_background()
         yield from self._heed_light()
         if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
@@ -251,6 +254,17 @@ class Depth:
         self._path, other = (two, one) if is_better else (one, two)
         self._left += other.engine.steps - one.engine.steps
 
+    def _follow_beside_background(self) -> Iterator[Tensor]:
+        """Take steps, and begin again beside a background, if there is one: where it keeps the
+        object from being found, not after hundreds of steps only."""
+        for canvas in self._follow():
+            yield canvas
+            if self.engine.steps == MANY:
+                yield from self._heed_background()
+                if self.frames.background:
+                    return
+        yield from self._heed_background()
+
     def _heed_background(self) -> Iterator[Tensor]:
         """Begin again beside light that is not the probe's, where that explains frames better."""
         if not self._goes_by_frames or self.frames.background:
@@ -268,7 +282,7 @@ class Depth:
         self.frames.cover(background)
         yield from self._begin_with(measure, MEASURED_EARLY)
         yield from self._follow()
-        for _ in range(LOOKS):
+        for _ in range(MEASURED_LATE):
             # A fine object scatters what one of few steps leaves to the background.
             background = self.frames.background
             measure(self.best)
@@ -352,7 +366,7 @@ class Depth:
             for _ in range(STEPS_BETWEEN):
                 stage = turns[COARSE if engine.steps < COARSE_STEPS else FINE]
                 engine.advance(stage[engine.steps % len(stage)])
-                self.misfits.append(self.measure(engine.canvas))
+                self._note(self.measure(engine.canvas))
                 yield engine.canvas
             measure(engine.canvas)
         path.best, path.best_step = engine.canvas, len(self.misfits) - 1
@@ -400,8 +414,12 @@ class Depth:
                     if misfit <= path.least:
                         path.best, path.least, path.noise = path.engine.canvas, misfit, None
                         path.best_step = len(self.misfits)
-                    self.misfits.append(misfit)
+                    self._note(misfit)
                     yield path.engine.canvas
+
+    def _note(self, misfit: float) -> None:
+        self.misfits.append(misfit)
+        self._path.misfits.append(misfit)
 
     @property
     def _goes_by_frames(self) -> bool:
@@ -437,7 +455,7 @@ class Depth:
             return True
         if done < LEAST_STEPS or since * path.engine.damping < PATIENCE:
             return False
-        enough, misfits = NEAR * path.least, enumerate(self.misfits[path.first :], start=1)
+        enough, misfits = NEAR * path.least, enumerate(path.misfits, start=1)
         near = next((step for step, misfit in misfits if misfit <= enough), 0)
         return done - near >= MORE_PATIENCE * done or self._is_noise()
 
