@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import Depth
+from ptycho_tasks_torch.unrolled.depth import NOISY, WORSE, Depth
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, is_faint
 from ptycho_tasks_torch.unrolled.steps import Engine
 
@@ -94,12 +94,25 @@ class Course:
         self.choice = choice = None if self.is_idle else choose_correction(depth, correct)
         # Where photons are few, more steps than frames held back ask for bring noise, which the
         # correction takes away, and low frequencies of the phase, which it could not find.
-        for engine in depth.finish(depth.best if choice is None else depth.engine.canvas):
+        for engine in depth.finish(depth.best if choice is None else depth.last):
             yield engine.canvas
         if choice is not None:
             ways = WAYS_TAKEN if is_faint(depth.frames.exposure) else 1
+            uncorrected = engine.canvas
             *_, corrected = correct(engine, depth.frames.exposure, choice.corrections, ways)
-            yield from depth.go_on(corrected, [choice.steps], takes_all=True)
+            *_, corrected = depth.go_on(corrected, [choice.steps], takes_all=True)
+            if self._is_spoiled(corrected, uncorrected):
+                self.choice, corrected = None, uncorrected
+            yield corrected
+
+    def _is_spoiled(self, corrected: Tensor, uncorrected: Tensor) -> bool:
+        """Whether the correction keeps frames from being explained: those held back lie inside,
+        and do not tell of the rim."""
+        exposure = self.depth.frames.exposure
+        misfit = exposure.measure_misfit(corrected)
+        if misfit <= NOISY * exposure.least_misfit:
+            return False
+        return misfit > WORSE * exposure.measure_misfit(uncorrected)
 
     def finish(self) -> Tensor:
         """The (1, S, T) complex64 object that it leads to."""
@@ -113,7 +126,7 @@ class Course:
 
     def _describe_correction(self) -> str:
         if self.choice is None:
-            return "uncorrected: frames held back are explained no better by the network"
+            return "uncorrected: frames are explained no better by the network"
         corrections, steps = self.choice
         often = " twice" if corrections == 2 else ""
         taken = f"{steps:g} of a step" if steps < 1 else f"{steps:g} step{'s' if steps > 1 else ''}"

@@ -184,6 +184,13 @@ class Depth:
         return self._path.best
 
     @property
+    def last(self) -> Tensor:
+        """The (1, S, T) complex64 object after the last step; or the best one, where all frames are
+        explained much better by it: those held back lie inside, and do not tell of the rim."""
+        last, measure = self.engine.canvas, self.frames.exposure.measure_misfit
+        return self.best if measure(last) > WORSE * measure(self.best) else last
+
+    @property
     def best_step(self) -> int:
         """The step after which the misfit was least; 0 is the start."""
         return self._path.best_step
@@ -202,6 +209,10 @@ class Depth:
         """Yield the object after each step but the last ones."""
         yield from self._follow_beside_background()
         yield from self._heed_light()
+        if self.frames.flux is not None and not self.frames.background:
+            yield from self._heed_background()
+            if self.frames.background:
+                yield from self._heed_light()
         if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
                 self.frames.judge_by_all()
@@ -267,7 +278,7 @@ class Depth:
 
     def _heed_background(self) -> Iterator[Tensor]:
         """Begin again beside light that is not the probe's, where that explains frames better."""
-        if not self._goes_by_frames or self.frames.background:
+        if not self._goes_by_frames or self.frames.background or self._is_noise():
             return
         misfit, noise = self._measure_all()
         background, gain = self.frames.find_background(self.best)
@@ -498,9 +509,15 @@ class Depth:
             engine.advance(turn)
             yield engine
         engine.advance(turn)
-        # Frames held back are among them now, and must not be explained worse.
-        least = self.measure(start)
-        while not self.measure(engine.canvas) <= least:
+        # Frames held back are among them now, and must not be explained worse; nor must those at the
+        # rim, of which these do not tell.
+        least, most = self.measure(start), WORSE * self.frames.exposure.measure_misfit(start)
+
+        def is_worse(canvas: Tensor) -> bool:
+            is_right = self.measure(canvas) <= least
+            return not (is_right and self.frames.exposure.measure_misfit(canvas) <= most)
+
+        while is_worse(engine.canvas):
             engine.go_back(start)
             if engine.damping < LEAST_DAMPING:
                 break
