@@ -509,8 +509,8 @@ class Depth:
             engine.advance(turn)
             yield engine
         engine.advance(turn)
-        # Frames held back are among them now, and must not be explained worse; nor must those at the
-        # rim, of which these do not tell.
+        # Frames held back are among them now, and must not be explained worse; nor must those at
+        # the rim, of which these do not tell.
         least, most = self.measure(start), WORSE * self.frames.exposure.measure_misfit(start)
 
         def is_worse(canvas: Tensor) -> bool:

@@ -6,6 +6,7 @@ import math
 import re
 from collections import deque
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from ptycho_tasks.scan import ScanData, canvas_of, take_frames
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon
+from ptycho_tasks_torch.unrolled import course as course_module
 from ptycho_tasks_torch.unrolled import depth as depth_module
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.course import STEPS_AFTER, choose_correction
+from ptycho_tasks_torch.unrolled.course import STEPS_AFTER, Choice, Course, choose_correction
 from ptycho_tasks_torch.unrolled.depth import (
     DOUBTFUL_STEPS,
     LAST_SHARE,
@@ -37,6 +39,7 @@ from ptycho_tasks_torch.unrolled.depth import (
 from ptycho_tasks_torch.unrolled.held_back import Frames, choose_held_back
 from ptycho_tasks_torch.unrolled.network import reconstruct
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
+from ptycho_tasks_torch.unrolled.steps import Engine
 
 MOST_ANEW = len(RESTRAINTS) * (SWEEPS + MOST_STEPS) + MOST_STEPS
 MOST_IN_ALL = DOUBTFUL_STEPS + MOST_ANEW + LAST_SHARE * MOST_STEPS + 2 * LOOKS * STEPS_OF_A_LOOK
@@ -411,6 +414,61 @@ def test_steps_go_on_until_what_a_correction_spoilt_is_mended(bright):
 def test_the_last_steps_are_few(bright):
     depth, _ = run(bright)
     assert LEAST_LAST <= depth.last_steps <= depth.engine.steps / 4
+
+
+def spoil_rim(frames: Frames, canvas: torch.Tensor) -> torch.Tensor:
+    """A canvas whose pixel that frames held back see least beside others is far too bright."""
+    seen = frames.held_back.light / frames.rest.light.clamp(min=1e-3 * frames.rest.light.max())
+    is_lit = frames.rest.light > 0.05 * frames.rest.light.max()
+    spoilt = canvas.clone()
+    spoilt.flatten()[torch.where(is_lit, seen, math.inf).argmin()] = 50
+    return spoilt
+
+
+def test_no_last_step_spoils_the_rim(bright, monkeypatch):
+    depth = Depth(expose(bright))
+    with torch.inference_mode():
+        deque(depth.run(), maxlen=0)
+        good, measure = depth.best, depth.frames.exposure.measure_misfit
+        spoilt = spoil_rim(depth.frames, good)
+        assert measure(spoilt) > 10 * measure(good)
+        depth.engine.canvas = spoilt
+        assert depth.last is good
+        advance = Engine.advance
+
+        def go_astray(engine, turn):
+            advance(engine, turn)
+            engine.canvas = spoil_rim(depth.frames, engine.canvas)
+
+        monkeypatch.setattr(depth, "measure", lambda canvas: 0.0)
+        monkeypatch.setattr(Engine, "advance", go_astray)
+        end = deque(depth.finish(good), maxlen=1).pop().canvas
+    assert measure(end) <= measure(good)
+
+
+def test_a_correction_that_spoils_the_rim_is_refused(bright, monkeypatch):
+    """Though frames held back gain by it."""
+    monkeypatch.setattr(course_module, "choose_correction", lambda *_: Choice(1, 0.0))
+    exposure = expose(bright)
+    with torch.inference_mode():
+        better = reconstruct(exposure, 60).canvas
+        spoilt = spoil_rim(Frames(exposure), better)
+
+        class Spoiling:
+            correction = SimpleNamespace(is_idle=False)
+            canvas = spoilt
+
+            def correct_in_turns(self, *_, is_last):
+                yield self.canvas
+
+        course = Course(exposure, Spoiling(), 12)
+        measure = exposure.measure_misfit
+        assert measure(course.finish()) < 0.1 * measure(spoilt)
+        assert course.choice is None
+        Spoiling.canvas = better
+        course = Course(exposure, Spoiling(), 12)
+        course.finish()
+        assert course.choice is not None
 
 
 def test_what_the_network_has_not_learned_from_is_named(bright):
