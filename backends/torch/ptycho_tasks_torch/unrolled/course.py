@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.unrolled.correction import list_unlearned
-from ptycho_tasks_torch.unrolled.depth import NOISY, WORSE, Depth
+from ptycho_tasks_torch.unrolled.depth import Depth, is_spoiled
 from ptycho_tasks_torch.unrolled.network import UnrolledNetwork, is_faint
 from ptycho_tasks_torch.unrolled.steps import Engine
 
@@ -101,18 +101,9 @@ class Course:
             uncorrected = engine.canvas
             *_, corrected = correct(engine, depth.frames.exposure, choice.corrections, ways)
             *_, corrected = depth.go_on(corrected, [choice.steps], takes_all=True)
-            if self._is_spoiled(corrected, uncorrected):
+            if is_spoiled(depth.frames.exposure, corrected, uncorrected):
                 self.choice, corrected = None, uncorrected
             yield corrected
-
-    def _is_spoiled(self, corrected: Tensor, uncorrected: Tensor) -> bool:
-        """Whether the correction keeps frames from being explained: those held back lie inside,
-        and do not tell of the rim."""
-        exposure = self.depth.frames.exposure
-        misfit = exposure.measure_misfit(corrected)
-        if misfit <= NOISY * exposure.least_misfit:
-            return False
-        return misfit > WORSE * exposure.measure_misfit(uncorrected)
 
     def finish(self) -> Tensor:
         """The (1, S, T) complex64 object that it leads to."""

@@ -187,8 +187,8 @@ class Depth:
     def last(self) -> Tensor:
         """The (1, S, T) complex64 object after the last step; or the best one, where all frames are
         explained much better by it: those held back lie inside, and do not tell of the rim."""
-        last, measure = self.engine.canvas, self.frames.exposure.measure_misfit
-        return self.best if measure(last) > WORSE * measure(self.best) else last
+        last = self.engine.canvas
+        return self.best if is_spoiled(self.frames.exposure, last, self.best) else last
 
     @property
     def best_step(self) -> int:
@@ -279,6 +279,10 @@ class Depth:
     def _heed_background(self) -> Iterator[Tensor]:
         """Begin again beside light that is not the probe's, where that explains frames better."""
         if not self._goes_by_frames or self.frames.background or self._is_noise():
+            return
+        # Of the few that judge first, which costs nothing.
+        gain = self.frames.judges.measure_background(self.best)[1]
+        if gain < EXPLAINS * (self._path.least - self._find_noise()) / 2:
             return
         misfit, noise = self._measure_all()
         background, gain = self.frames.find_background(self.best)
@@ -511,13 +515,10 @@ class Depth:
         engine.advance(turn)
         # Frames held back are among them now, and must not be explained worse; nor must those at
         # the rim, of which these do not tell.
-        least, most = self.measure(start), WORSE * self.frames.exposure.measure_misfit(start)
-
-        def is_worse(canvas: Tensor) -> bool:
-            is_right = self.measure(canvas) <= least
-            return not (is_right and self.frames.exposure.measure_misfit(canvas) <= most)
-
-        while is_worse(engine.canvas):
+        least, exposure = self.measure(start), self.frames.exposure
+        while not self.measure(engine.canvas) <= least or is_spoiled(
+            exposure, engine.canvas, start
+        ):
             engine.go_back(start)
             if engine.damping < LEAST_DAMPING:
                 break
@@ -574,3 +575,16 @@ class Depth:
         if self.engine.steps >= MOST_STEPS:
             return f"{taken}, the most; the misfit of frames held back still falls"
         return f"{taken}; misfit of frames held back level since {best}"
+
+
+def is_spoiled(exposure: Exposure, after: Tensor, before: Tensor) -> bool:
+    """Whether all frames are explained much worse by an object that has become much brighter
+    somewhere, as at the rim, of which frames held back do not tell.
+
+    Args:
+        exposure: the frames.
+        after, before: (1, S, T) complex64 objects.
+    """
+    if not after.abs().max() > WORSE * before.abs().max():
+        return False
+    return exposure.measure_misfit(after) > WORSE * exposure.measure_misfit(before)
