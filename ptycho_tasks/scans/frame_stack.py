@@ -34,8 +34,8 @@ def choose_axis(raw: RawScan, frame_axis: FrameAxis, count: int) -> int:
     if axis is None:
         raise raw.frames.refused(
             f"has shape {shape}, so that the order of its axes cannot be told",
-            "a config that says it",
-            "set frame_axis to first or last",
+            "to be told which axis is that of the frames",
+            "set source.frame_axis to first or last",
         )
     _check_count(raw, axis, count)
     _settle_rows(raw, axis)
@@ -68,13 +68,13 @@ def _check_count(raw: RawScan, axis: int, count: int) -> None:
         raise raw.frames.refused(
             f"has {shape[axis]} frames (shape {shape}) but {position_key!r}{place} has {count}",
             "one position a frame",
-            f"correct {what}, or set frame_axis if the order is another",
+            f"correct {what}, or set source.frame_axis if the order is another",
         )
     if raw.numbers is not None and len(raw.numbers) != shape[axis]:
         raise raw.frames.refused(
             f"has {shape[axis]} frames (shape {shape}) but {len(raw.numbers)} frame numbers",
             "one number a frame",
-            "correct the file, or set frame_axis if the order is another",
+            "correct the file, or set source.frame_axis if the order is another",
         )
     if raw.rows is not None and raw.rows[-1] >= shape[axis]:
         raise raw.frames.refused(
@@ -137,7 +137,7 @@ def are_counts(raw: RawScan, measurement: Measurement) -> bool:
         raise raw.frames.refused(
             f"holds integers ({dtype})",
             "float32 amplitude, the square root of counts",
-            "set measurement to counts, and the square root is taken",
+            "set source.measurement to counts, and the square root is taken",
         )
     return bool(raw.holds_counts)
 

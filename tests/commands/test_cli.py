@@ -178,7 +178,7 @@ def test_fixture_reads_as_it_is_told_and_says_what_it_changed(call, tmp_path):
         np.savez(tmp_path / "c.npz", **counts, **{k: v for k, v in scan.items() if k != "diff3d"})
     cut = ["fixture", "--source", "c.npz", "--output", "cut.npz", "--energy-ev", "8e3"]
     code, _, err = call(*cut)
-    assert (code, "set measurement to counts" in err) == (1, True)
+    assert (code, "set source.measurement to counts" in err) == (1, True)
     code, out, _ = call(*cut, "--measurement", "counts")
     assert code == 0
     assert "c.npz: diffraction: read as diff3d\n" in out

@@ -181,7 +181,7 @@ REFUSED: list[tuple[str, Arrays, dict[str, Any], str, str]] = [
     ("probe zero", {"probeGuess": C["probeGuess"] * 0}, {}, "probeGuess", "zero everywhere"),
     ("object NaN", {"objectGuess": C["objectGuess"] * np.nan}, {}, "objectGuess", "NaN"),
     ("object axes", {"objectGuess": C["objectGuess"][0]}, {}, "objectGuess", "(H, W)"),
-    ("integers", {"diff3d": COUNTS}, {}, "diff3d", "set measurement to counts"),
+    ("integers", {"diff3d": COUNTS}, {}, "diff3d", "set source.measurement to counts"),
     ("complex frames", {"diff3d": C["diff3d"] + 1j}, {}, "diff3d", "real numbers"),
     ("text frames", {"diff3d": C["diff3d"].astype("S8")}, {}, "diff3d", "real numbers"),
     ("flat frames", {"diff3d": C["diff3d"][0]}, {}, "diff3d", "(M, N, N)"),
@@ -356,7 +356,7 @@ def cubic() -> Arrays:
 
 def test_an_axis_order_that_cannot_be_told_must_be_said(tmp_path: Path) -> None:
     path = save(tmp_path, cubic())
-    assert "set frame_axis to first or last" in message(path)
+    assert "set source.frame_axis to first or last" in message(path)
     first = read_scan(path, frame_axis="first").diffraction
     last = read_scan(path, frame_axis="last").diffraction
     np.testing.assert_array_equal(first, cubic()["diff3d"])
