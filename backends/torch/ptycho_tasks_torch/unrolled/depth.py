@@ -210,8 +210,9 @@ class Depth:
         yield from self._follow_beside_background()
         yield from self._heed_light()
         if self.frames.flux is not None and not self.frames.background:
+            path = self._path
             yield from self._heed_background()
-            if self.frames.background:
+            if self._path is not path:
                 yield from self._heed_light()
         if self._goes_by_frames and self.engine.damping < 1:
             if self._is_noise():
@@ -268,11 +269,12 @@ class Depth:
     def _follow_beside_background(self) -> Iterator[Tensor]:
         """Take steps, and begin again beside a background, if there is one: where it keeps the
         object from being found, not after hundreds of steps only."""
+        path = self._path
         for canvas in self._follow():
             yield canvas
             if self.engine.steps == MANY:
                 yield from self._heed_background()
-                if self.frames.background:
+                if self._path is not path:  # also where the background is measured down to none
                     return
         yield from self._heed_background()
 
