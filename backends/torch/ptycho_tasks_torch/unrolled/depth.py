@@ -99,8 +99,6 @@ class _Path:
     """The object with the least misfit."""
     least: float
     """That misfit."""
-    first: int
-    """Number of the first step: 1, or later if other steps were before."""
     most: int
     """How many steps the engine has taken at the end, at most."""
     rival: float = math.inf
@@ -160,7 +158,7 @@ class Depth:
 
     def _make_path(self, engine: Engine, most: int) -> _Path:
         least = self.measure(engine.canvas)
-        return _Path(engine, engine.canvas, least, len(self.misfits), most)
+        return _Path(engine, engine.canvas, least, most)
 
     @property
     def engine(self) -> Engine:
@@ -259,7 +257,7 @@ class Depth:
         one.engine.stop()
         engine = Engine(self.frames.rest, start, lift=WEAK, frequency_filter=one.engine.filter)
         self._path = two = self._make_path(engine, MOST_STEPS)
-        two.best_step, two.rival = two.first - 1, one.least
+        two.best_step, two.rival = len(self.misfits) - 1, one.least
         self._left += one.engine.steps
         yield from self._follow()
         is_better = two.least < CLEARLY * one.least
