@@ -191,8 +191,9 @@ class Reconstruction:
     have none; None where each step or epoch has a loss."""
     flux: NDArray[np.float32] | None = None
     """(M,) float32 light of each frame over the probe's, where they are known to differ."""
-    background: float = 0.0
-    """Counts of every pixel of every frame that are not the probe's light, where they are known."""
+    background: NDArray[np.float32] | None = None
+    """(N, N) float32 counts of every frame that are not the probe's light, zero frequency at N//2,
+    where they are known."""
 
     @cached_property
     def illumination(self) -> NDArray[np.float32]:
@@ -389,7 +390,11 @@ def checked_reconstruction(
             None
             if result.flux is None
             else _array(result.flux, f"{prefix} `flux`", "f", (M,)).astype(np.float32, copy=False),
-            float(_array(result.background, f"{prefix} `background`", "biuf", ())),
+            None
+            if result.background is None
+            else _array(result.background, f"{prefix} `background`", "f", (N, N)).astype(
+                np.float32, copy=False
+            ),
         )
         for name in ("object", "probe", "positions", "losses", "flux", "background"):
             value = getattr(checked, name)

@@ -39,7 +39,7 @@ def measure_displacement(
     positions: NDArray[np.float64],
     diffraction: NDArray[np.float32],
     flux: NDArray[np.float32] | None = None,
-    background: float = 0.0,
+    background: NDArray[np.float32] | None = None,
 ) -> float:
     """Root mean square pixels from the places of frames to where each fits the object better,
     beyond what noise makes of it.
@@ -60,6 +60,7 @@ def measure_displacement(
     # What is no count of photons has another noise.
     unit = find_unit(diffraction)
     corners, fractions = patch_corners(positions[some], N, origin, object.shape)
+    besides = ANSCOMBE + (0 if background is None else background.reshape(-1) / unit)
     steps, variances = np.zeros((count, 2)), np.zeros(count)
     for index, (frame, (row, column)) in enumerate(zip(some, corners, strict=True)):
         shifted = probe_at(probe, fractions[index])
@@ -69,7 +70,7 @@ def measure_displacement(
         light = (1.0 if flux is None else float(flux[frame])) / unit
         measured = np.square(np.asarray(diffraction[frame], dtype=np.float64)).reshape(-1) / unit
         intensity = light * np.square(np.abs(far), dtype=np.float64).sum(axis=0)
-        modulus = np.sqrt(intensity + background / unit + ANSCOMBE)
+        modulus = np.sqrt(intensity + besides)
         missed = np.sqrt(measured + ANSCOMBE) - modulus
         good = np.isfinite(missed)
         derivatives = np.stack(

@@ -565,7 +565,7 @@ def data_misfit(
     positions: NDArray[np.float64],
     diffraction: NDArray[np.float32],
     flux: NDArray[np.float32] | None = None,
-    background: float = 0.0,
+    background: NDArray[np.float32] | None = None,
 ) -> Misfit:
     """How well object and probe predict the measured frames; no scale is fitted.
 
@@ -593,7 +593,8 @@ def data_misfit(
         diffraction: (M, N, N) float32 amplitude, NaN where a pixel is bad; may be a memmap, read a
             chunk at a time.
         flux: (M,) light of each frame over the probe's; None: all alike.
-        background: counts of every pixel beside the probe's light.
+        background: (N, N) counts of every frame beside the probe's light, zero frequency at N//2;
+            None: none.
 
     Raises:
         ScanError: no frame has any count.
@@ -611,7 +612,7 @@ def data_misfit(
             release_pages(diffraction)
             if flux is not None:
                 intensity = intensity * flux[frames, None, None]
-            if background:
+            if background is not None:
                 intensity = intensity + background
             expected = np.maximum(intensity, 1e-6, dtype=np.float64)
             bad = np.isnan(amplitude)

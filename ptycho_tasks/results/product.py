@@ -81,7 +81,8 @@ def product_bytes(
     - `origin` (2,) int64: (row, column) on the scan's object grid of the pixel object[0, 0];
     - `positions` (M, 2) float64: (y, x) on that grid, which metres would round;
     - `flux` (M,) float32, where it is known: light of each frame over the probe's;
-    - `background` float64, where it is known: counts of every pixel that are not the probe's light;
+    - `background` (N, N) float32, where it is known: counts of every frame that are not the probe's
+      light, zero frequency at N//2;
     - `provenance`: JSON text with sorted keys;
     - attribute `pixel_size_known`: false where one pixel is written as one metre;
     - `image`, `probe`, `light`, `misfit`, `losses`: views of all this, see `nexus.add_views`.
@@ -119,8 +120,8 @@ def product_bytes(
         group["positions"] = np.asarray(reconstruction.positions, dtype=np.float64)
         if reconstruction.flux is not None:
             group["flux"] = np.asarray(reconstruction.flux, dtype=np.float32)
-        if reconstruction.background:
-            group["background"] = reconstruction.background
+        if reconstruction.background is not None:
+            group["background"] = np.asarray(reconstruction.background, dtype=np.float32)
         group["provenance"] = json.dumps(provenance, sort_keys=True, allow_nan=False)
         add_views(group, reconstruction, scan.pixel_size_m)
     return stream.getvalue()
@@ -143,9 +144,7 @@ def read_product(path: Path) -> Reconstruction:
             positions=_plain(file, f"{GROUP}/positions"),
             losses=_plain(file, "loss_values").tolist(),
             flux=_plain(file, f"{GROUP}/flux") if f"{GROUP}/flux" in file else None,
-            background=float(_plain(file, place))
-            if (place := f"{GROUP}/background") in file
-            else 0.0,
+            background=_plain(file, place) if (place := f"{GROUP}/background") in file else None,
         )
 
 

@@ -366,9 +366,10 @@ def test_light_that_differs_is_no_misfit_where_it_is_known() -> None:
 
 def test_a_background_is_no_misfit_where_it_is_known() -> None:
     counts = np.square(scan().diffraction)
-    frames = np.sqrt(counts + np.random.default_rng(0).poisson(0.2 * counts.mean(), counts.shape))
+    level = np.full(counts.shape[1:], 0.2 * counts.mean(), dtype=np.float32)
+    frames = np.sqrt(counts + np.random.default_rng(0).poisson(level, counts.shape))
     others = truth(), (0, 0), scan().probe, scan().positions, frames
-    found, blind = (data_misfit(*others, None, share * counts.mean()) for share in (0.2, 0.0))
+    found, blind = (data_misfit(*others, None, background) for background in (level, None))
     assert found.noise_ratio == pytest.approx(1, abs=0.1)
     assert found.background == 0
     assert blind.noise_ratio > 2 * found.noise_ratio

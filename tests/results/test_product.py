@@ -123,9 +123,10 @@ def test_what_was_written_is_read_again(
     path = tmp_path / "reconstruction.h5"
     path.write_bytes(written(reconstruction, scan))
     assert read_product(path).flux is None
-    assert read_product(path).background == 0
+    assert read_product(path).background is None
     flux = np.linspace(0.5, 2, scan.frame_count, dtype=np.float32)
-    reconstruction = replace(reconstruction, flux=flux, background=0.7)
+    background = np.linspace(0, 1, scan.size**2, dtype=np.float32).reshape(scan.size, -1)
+    reconstruction = replace(reconstruction, flux=flux, background=background)
     path.write_bytes(written(reconstruction, scan))
     again = read_product(path)
     assert again.origin == reconstruction.origin

@@ -44,7 +44,9 @@ FAINT_SLOPE = 1.26
 (sqrt(1 + 3/8) - sqrt(3/8))^2, for a single photon."""
 WEAK_LIGHT = 0.02
 """Share of the strongest illumination that is added before dividing by the illumination."""
-
+SMOOTH = 1 / 16
+"""Pixels of a detector side over which a background is the same, more or less: standard deviation
+of a Gaussian, as a share of the side."""
 
 Apply = Callable[[nn.Module, Sequence[Tensor]], Iterator[Tensor]]
 """Gives what a network makes of each part of a canvas, in order and without gradients."""
@@ -99,8 +101,9 @@ class Exposure:
     """Photons of a pixel whose intensity is 1; infinite where that is not known."""
     has_bad_pixels: bool = False
     """Whether a pixel may be NaN; where none is, nothing is spent on it."""
-    background: float = 0.0
-    """Intensity of every pixel that is not the probe's light."""
+    background: Tensor | None = None
+    """(N, N) float32 intensity of every frame that is not the probe's light, zero frequency first;
+    None where there is none."""
 
     @property
     def dark(self) -> float:
@@ -108,10 +111,10 @@ class Exposure:
         return find_dark(self.counts)
 
     @property
-    def floor(self) -> float:
+    def floor(self) -> float | Tensor:
         """Intensity that is added to what the probe's light is predicted to be: the dark, and the
-        background."""
-        return self.dark + self.background
+        (N, N) background."""
+        return self.dark if self.background is None else self.background + self.dark
 
     @property
     def photons(self) -> float:
@@ -210,7 +213,7 @@ class Exposure:
         """
         return replace(self, probes=brighten_probes(self.probes, flux))
 
-    def cover(self, background: float) -> Exposure:
+    def cover(self, background: Tensor | None) -> Exposure:
         """The same frames, said to have another background."""
         return replace(self, background=background)
 
@@ -239,13 +242,17 @@ class Exposure:
 
         found = [sums for _, sums in self.compute(measure)]
         measured, predicted = (torch.cat(sums) for sums in zip(*found, strict=True))
-        noise = (predicted + self.background * self.size**2) / self.counts
-        return measured / predicted, noise / predicted.square()
+        noise = predicted if self.background is None else predicted + self.background.sum()
+        return measured / predicted, noise / self.counts / predicted.square()
 
-    def measure_background(self, canvas: Tensor) -> tuple[float, float]:
-        """Intensity of every pixel beside the light that an object predicts: the mean of what is
-        measured beyond that light, weighted by how surely it is known; and by about how much it
-        lowers the misfit. Of (B, S, T) complex64, without gradients."""
+    def measure_background(self, canvas: Tensor) -> tuple[Tensor, float]:
+        """The background beside the light that an object predicts: the mean of what is measured
+        beyond that light, over frames and neighbouring pixels, weighted by how surely it is known;
+        and by about how much that lowers the misfit. Of (B, S, T) complex64, without gradients.
+
+        Returns:
+            (N, N) float32, zero frequency first; and the misfit, as of `measure_misfit`.
+        """
 
         def measure(chunk: Chunk) -> tuple[Tensor, Tensor, int]:
             variance = _propagate(canvas, chunk, self.floor)[1].square_()
@@ -256,12 +263,15 @@ class Exposure:
                 weight.masked_fill_(bad, 0)
                 excess.nan_to_num_(nan=0.0)
             measured = excess.numel() - (0 if bad is None else int(bad.sum()))
-            return excess.sum(), weight.sum(), measured
+            return excess.sum(dim=0), weight.sum(dim=0), measured
 
-        sums = [[float(part) for part in found] for _, found in self.compute(measure)]
-        excess, weight, pixels = map(sum, zip(*sums, strict=True))
-        more = excess / weight
-        return self.background + more, more**2 * weight / (4 * pixels)
+        found = [sums for _, sums in self.compute(measure)]
+        excess, weight, pixels = map(sum, zip(*found, strict=True))
+        near = _find_neighbours(self.size).to(excess)
+        before = 0 if self.background is None else self.background
+        background = (before + (near @ excess @ near) / (near @ weight @ near)).clamp_(min=0)
+        more = background - before
+        return background, float((more * (2 * excess - more * weight)).sum()) / (4 * pixels)
 
     def split_in_turns(self, count: int) -> list[Exposure]:
         """Split the frames into `count` parts, each spread evenly over every canvas.
@@ -414,6 +424,12 @@ def brighten_probes(probes: Tensor, flux: Tensor) -> Tensor:
     return probes * flux.sqrt()[:, None, None, None]
 
 
+def _find_neighbours(size: int) -> Tensor:
+    """(N, N) float32 weights of pixels along an axis for one another, zero frequency first."""
+    places = torch.fft.fftfreq(size)
+    return torch.exp((places[:, None] - places).div(SMOOTH).square().div(-2))
+
+
 def find_dark(counts: float) -> float:
     """The `dark` of an `Exposure`, from its `counts`."""
     return max(DARK, ANSCOMBE / counts)
@@ -440,7 +456,7 @@ def morton_order(places: Tensor) -> list[int]:
     return order
 
 
-def _propagate(canvas: Tensor, chunk: Chunk, floor: float) -> tuple[Tensor, Tensor]:
+def _propagate(canvas: Tensor, chunk: Chunk, floor: float | Tensor) -> tuple[Tensor, Tensor]:
     """(C, P, N, N) complex64 far field *times N*, and (C, N, N) float32 modulus of all modes and
     the floor, which is not times N. To scale the far field would cost a pass through memory."""
     far = torch.fft.fft2(chunk.probes * chunk.cut(canvas))

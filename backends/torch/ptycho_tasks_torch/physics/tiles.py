@@ -163,7 +163,7 @@ class Tile:
         own = flux.to(self.numbers.device)[self.numbers]
         return Tile(self.exposure.brighten(own), self.numbers, self.inner, self.window)
 
-    def cover(self, background: float) -> Tile:
+    def cover(self, background: Tensor | None) -> Tile:
         """See `Exposure`."""
         return Tile(self.exposure.cover(background), self.numbers, self.inner, self.window)
 
@@ -278,10 +278,11 @@ class TiledExposure(MappedExposure):
         self.crew.send_all("brighten", number, self.number, _to_array(flux))
         return self.crew.keep(replace(brightened, number=number, own=self.own.brighten(flux)))
 
-    def cover(self, background: float) -> TiledExposure:
+    def cover(self, background: Tensor | None) -> TiledExposure:
         """See `Exposure`."""
         number = self.crew.new_number()
-        self.crew.send_all("cover", number, self.number, background)
+        sent = None if background is None else _to_array(background)
+        self.crew.send_all("cover", number, self.number, sent)
         own = self.own.cover(background)
         return self.crew.keep(replace(self, background=background, number=number, own=own))
 
@@ -463,8 +464,9 @@ class _Holder:
     def brighten(self, number: int, of: int, flux: NDArray[np.float32]) -> None:
         self.tiles[number] = self.tiles[of].brighten(torch.from_numpy(flux))
 
-    def cover(self, number: int, of: int, background: float) -> None:
-        self.tiles[number] = self.tiles[of].cover(background)
+    def cover(self, number: int, of: int, background: NDArray[np.float32] | None) -> None:
+        told = None if background is None else torch.from_numpy(background).to(self.device)
+        self.tiles[number] = self.tiles[of].cover(told)
 
     def light(self, number: int, _: None) -> Tensor:
         return self.tiles[number].light()

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_tasks_torch.physics.exposure import Exposure
+from ptycho_tasks_torch.unrolled.background import NOISY, may_explain, suspect_background
 from ptycho_tasks_torch.unrolled.held_back import Frames
 from ptycho_tasks_torch.unrolled.steps import (
     ALL,
@@ -52,10 +53,9 @@ UNSPARED_STEPS = 48
 """Steps of a scan that has no frames to spare."""
 GAIN, PATIENCE = 0.0005, 6
 """Share by which the misfit must fall to count, and how many steps without that end a stage."""
-NOISY, NEAR, MORE_PATIENCE = 1.1, 1.003, 0.5
-"""A misfit of at most so many times that of photon noise can fall no further. Where it can, it may
-rest, or rise a little, before it does: a stage goes on until it was so near to the least one for
-such a share of all steps."""
+NEAR, MORE_PATIENCE = 1.003, 0.5
+"""A misfit that is more than noise may rest, or rise a little, before it falls: a stage goes on
+until it was so near to the least one for such a share of all steps."""
 WORSE, DRIFTS = 2.0, 1.05
 """A misfit so many times the least one, after any step, and where a stage would end: the steps
 diverge. They are undone, and go on half as long. What noise of the frames the steps fit is a
@@ -79,13 +79,12 @@ VARIES, ALIKE = 0.05, 0.25
 """Standard deviation of the logarithm of the frames' photons, and correlation of these with what an
 object led astray says, from which on they may tell of the light: else they tell of the object."""
 MEASURED, STEPS_BETWEEN = 12, 5
-"""How often it is measured in the first steps then, and after how many each time."""
+"""How often it, or a background, is measured in first steps, and after how many each time."""
 MANY = 100
 """Steps after which a background is looked for already."""
-EXPLAINS, MEASURED_EARLY, MEASURED_LATE, STEADY = 0.05, 3, 12, 0.005
-"""Share of the misfit beyond noise that a background must explain beside an object that has given
-way to it, to be tried; how often it is measured in the first steps then, for it gives way after
-more; how often afterwards, at most; and the change from which on steps go on with a new one."""
+MEASURED_LATE, STEADY = 12, 0.02
+"""How often a background is measured after the first steps, at most; and the change from which on
+steps go on with a new one."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -171,10 +170,17 @@ class Depth:
         flux = self.frames.flux
         return None if flux is None else flux.cpu().numpy()
 
-    @property
-    def background(self) -> float:
-        """Share of all light that is heeded as no light of the probe's."""
-        return self.frames.background
+    def scale_background(self, intensity: float) -> NDArray[np.float32] | None:
+        """(N, N) counts of every frame that are heeded as not the probe's light, zero frequency at
+        N//2, where it is heeded that there are.
+
+        Args:
+            intensity: counts that are 1 in the frames.
+        """
+        background = self.frames.background
+        if background is None:
+            return None
+        return np.asarray(np.fft.fftshift(background.cpu().numpy()) * np.float32(intensity))
 
     @property
     def best(self) -> Tensor:
@@ -207,7 +213,7 @@ class Depth:
         """Yield the object after each step but the last ones."""
         yield from self._follow_beside_background()
         yield from self._heed_light()
-        if self.frames.flux is not None and not self.frames.background:
+        if self.frames.flux is not None and self.frames.background is None:
             path = self._path
             yield from self._heed_background()
             if self._path is not path:
@@ -278,30 +284,36 @@ class Depth:
 
     def _heed_background(self) -> Iterator[Tensor]:
         """Begin again beside light that is not the probe's, where that explains frames better."""
-        if not self._goes_by_frames or self.frames.background or self._is_noise():
+        frames = self.frames
+        if not self._goes_by_frames or frames.background is not None or self._is_noise():
             return
         # Of the few that judge first, which costs nothing.
-        gain = self.frames.judges.measure_background(self.best)[1]
-        if gain < EXPLAINS * (self._path.least - self._find_noise()) / 2:
+        noise = self._find_noise()
+        gain = 2 * frames.judges.measure_background(self.best)[1]  # as they are few
+        if not may_explain(gain, self._path.least - noise, noise):
+            return
+        background = suspect_background(frames.exposure, self.best)
+        if background is None:
             return
         misfit, noise = self._measure_all()
-        background, gain = self.frames.find_background(self.best)
-        beyond = misfit - noise
-        if misfit <= NOISY * noise or gain < EXPLAINS * beyond or not background:
-            return
-        frames, one = copy.copy(self.frames), self._path
+        beyond, before, one = misfit - noise, copy.copy(frames), self._path
 
         def measure(canvas: Tensor) -> None:
-            self.frames.cover(self.frames.find_background(canvas)[0])
+            nonlocal background
+            background = frames.find_background(canvas)
+            frames.cover(background)
 
-        self.frames.cover(background)
-        yield from self._begin_with(measure, MEASURED_EARLY)
+        frames.cover(background)
+        yield from self._begin_with(measure)
+        # Where photons are few, so many steps fit noise.
+        self._path = self._begin_again()
+        self._path.rival = one.least
         yield from self._follow()
         for _ in range(MEASURED_LATE):
             # A fine object scatters what one of few steps leaves to the background.
-            background = self.frames.background
+            last = background
             measure(self.best)
-            if abs(self.frames.background - background) < STEADY * background:
+            if (background - last).norm() <= STEADY * last.norm():
                 break
             self._measure_best()
             self._path = self._go_farther()
@@ -309,7 +321,9 @@ class Depth:
         left, least = self._measure_all()  # beside a background there is more noise
         if left - least > MUCH * beyond:
             self._left += self.engine.steps - one.engine.steps
-            self._path, self.frames = one, frames
+            self._path, self.frames = one, before
+        elif not background.any():
+            frames.cover(None)
 
     def _measure_all(self) -> tuple[float, float]:
         """Misfit of all frames, and what of it would be noise, of the best object.
@@ -353,7 +367,7 @@ class Depth:
             before, one = copy.copy(frames), self._path
             if look == 0 and not is_told:
                 frames.brighten(flux)
-                yield from self._begin_with(self._measure_light, MEASURED)
+                yield from self._begin_with(self._measure_light)
             elif frames.heed(flux) if look == 0 else is_spoiled:
                 self._path = self._begin_again()
             else:
@@ -370,13 +384,13 @@ class Depth:
     def _measure_light(self, canvas: Tensor) -> None:
         self.frames.brighten(self.frames.find_flux(canvas)[0])
 
-    def _begin_with(self, measure: Callable[[Tensor], None], times: int) -> Iterator[Tensor]:
+    def _begin_with(self, measure: Callable[[Tensor], None]) -> Iterator[Tensor]:
         """Steps from the start, of which the object says more and more of the light: it is measured
         again after every few."""
         one = self._path
         self._path = path = self._begin_again()
         engine, path.rival = path.engine, one.least
-        for _ in range(times):
+        for _ in range(MEASURED):
             turns = Turns(self.frames.rest, engine.filter)
             for _ in range(STEPS_BETWEEN):
                 stage = turns[COARSE if engine.steps < COARSE_STEPS else FINE]

@@ -98,18 +98,16 @@ class Frames:
         self._use(set())
 
     @property
-    def background(self) -> float:
-        """Share of all light that is in all pixels alike and not the probe's."""
+    def background(self) -> Tensor | None:
+        """(N, N) light of every frame that is not the probe's; see `Exposure`."""
         return self._given.background
 
-    def find_background(self, canvas: Tensor) -> tuple[float, float]:
-        """The background beside what a (1, S, T) complex64 object predicts, and by how much it
-        lowers the misfit of all frames."""
-        background, gain = self.exposure.measure_background(canvas)
-        return max(background, 0.0), gain
+    def find_background(self, canvas: Tensor) -> Tensor:
+        """(N, N) background beside what a (1, S, T) complex64 object predicts of all frames."""
+        return self.exposure.measure_background(canvas)[0]
 
-    def cover(self, background: float) -> None:
-        """Use a background."""
+    def cover(self, background: Tensor | None) -> None:
+        """Use an (N, N) background."""
         self._given = self._given.cover(background)
         self._use(self._left_out)
 
@@ -138,9 +136,9 @@ class Frames:
         return self._describe_background() + self._describe_flux()
 
     def _describe_background(self) -> str:
-        share, counts = self.background, self._given.counts
-        if not share:
+        if self.background is None:
             return ""
+        share, counts = float(self.background.mean()), self._given.counts
         photons = f"{show_number(share * counts, 3)} photons a pixel, " if counts < math.inf else ""
         return f"; heeds a background of {photons}{100 * share:.2g} % of the light"
 

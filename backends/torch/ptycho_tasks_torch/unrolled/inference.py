@@ -92,7 +92,7 @@ def _follow_course(
 
     def show(canvas: Tensor) -> Reconstruction:
         image = canvas[0, :rows, :columns].cpu().numpy() * lit
-        told = depth.misfits, depth.taken, depth.flux, depth.background * intensity
+        told = depth.misfits, depth.taken, depth.flux, depth.scale_background(intensity)
         return Reconstruction(image, place.origin, probe, scan.positions, *told)
 
     request.progress(0, depth.steps, {})

@@ -26,6 +26,7 @@ from ptycho_tasks.scan import ScanData
 from ptycho_tasks_torch.physics.exposure import Chunk, Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.tiles import Expose
+from ptycho_tasks_torch.unrolled.background import suspect_background
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
 ROUNDS, STEPS = 8, 12
@@ -57,17 +58,29 @@ def refine_positions(
         expose: as `spread_frames` gives it.
         say: is told in a line how far they moved.
     """
+    background: Tensor | None = None
+
+    def explain(scan: ScanData) -> tuple[Exposure, Tensor]:
+        exposure = expose(scan, modes, scale, photon)
+        if background is not None:
+            exposure = exposure.cover(background)
+        return exposure, reconstruct(exposure, STEPS).canvas
+
     start, moved = scan, np.zeros_like(scan.positions)
-    exposure = expose(scan, modes, scale, photon)
-    canvas = reconstruct(exposure, STEPS).canvas
+    exposure, canvas = explain(scan)
     misfit = exposure.measure_misfit(canvas)
     for _ in range(ROUNDS):
         step = find_displacements(exposure, canvas, moved)
         moved = moved + step.clip(-MOST_A_ROUND, MOST_A_ROUND)
         moved = (moved - moved.mean(axis=0)).clip(-MOST, MOST)
         scan = replace(scan, positions=start.positions + moved)
-        exposure = expose(scan, modes, scale, photon)
-        canvas = reconstruct(exposure, STEPS).canvas
+        # The object of few steps tells it well; that of wrong positions too.
+        found = suspect_background(exposure, canvas)
+        background = background if found is None else found
+        exposure, canvas = explain(scan)
+    if background is not None:
+        beside, begun = explain(start)
+        misfit = beside.measure_misfit(begun)
     if not exposure.measure_misfit(canvas) < misfit:
         say("positions: kept as they are; frames are explained no better at others")
         return start

@@ -4,7 +4,8 @@ First size, defocus and astigmatism of the guess; then every pixel of its modes,
 the object; see `descent`.
 
 A block of neighbouring frames is enough. Some of its frames are held back, and decide whether what
-was found is taken.
+was found is taken. Light that is not the probe's would become modes of it: it is found first,
+beside the guess.
 
 Axis letters: M frames of a scan, H frames held back, P, Q probe modes, N detector pixels along one
 side, S, T rows and columns of the canvas.
@@ -13,6 +14,7 @@ side, S, T rows and columns of the canvas.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -37,7 +39,8 @@ from ptycho_tasks_torch.physics.probe import (
     take_lit,
 )
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity
-from ptycho_tasks_torch.unrolled.depth import DRIFTS, LEAST_DAMPING
+from ptycho_tasks_torch.unrolled.background import suspect_background
+from ptycho_tasks_torch.unrolled.depth import DRIFTS, LEAST_DAMPING, Depth
 from ptycho_tasks_torch.unrolled.descent import descend
 from ptycho_tasks_torch.unrolled.network import reconstruct
 
@@ -108,7 +111,10 @@ def fit_probe(
         return guess
     most = max(modes, len(guess))
     block = _Block.choose(scan, frames, guess, FRAME_ROWS // scan.size, most)
-    start = _calibrate(block, scan, frames, guess, say)
+    before = block.settle(guess)
+    if block.heed_background(before):
+        before = block.settle(guess)
+    start = _calibrate(block, before, scan, frames, say)
     gauge = Gauge(guess)
 
     def fit(first: Tensor) -> _Fit:
@@ -173,12 +179,14 @@ class _Fit(NamedTuple):
 
 
 def _calibrate(
-    block: _Block, scan: ScanData, frames: NDArray[np.int64], guess: Tensor, say: Say
+    block: _Block, before: _Fit, scan: ScanData, frames: NDArray[np.int64], say: Say
 ) -> _Fit:
-    """The guess with another size, defocus and astigmatism, if they explain more."""
-    before = block.settle(guess)
+    """The guess, which is settled, with another size, defocus and astigmatism, if they explain
+    more."""
+    guess = before.probe
     few = max(LEAST_CALIBRATING, CALIBRATING_PIXELS // scan.size**2)
     small = _Block.choose(scan, frames, guess, few, len(guess))
+    small.cover(block.background)
 
     def misfit(probe: Tensor) -> float:
         return _mean(small.reconstruct(probe, CALIBRATING_STEPS))
@@ -230,6 +238,8 @@ class _Block:
         self.steps, self.damping = CONFIRMING_STEPS, 1.0
         """Number of steps on the object, to confirm a probe, and what their length is multiplied
         by."""
+        self.background: Tensor | None = None
+        """(N, N) counts of every frame that are not the probe's light."""
         photon, count = find_photon(scan.diffraction), scan.frame_count
         self.scale = math.sqrt(read_intensity(scan, np.arange(count)))
         self.whole = map_scan(scan, guess / self.scale, self.scale, photon).hold()
@@ -279,6 +289,28 @@ class _Block:
             else:
                 break
         return found
+
+    def cover(self, background: Tensor | None) -> None:
+        """Use (N, N) counts of every frame that are not the probe's light."""
+        if background is None:
+            return
+        self.background, share = background, background / self.scale**2
+        self.whole, self.held_back, self.rest = (
+            replace(frames, background=share) for frames in (self.whole, self.held_back, self.rest)
+        )
+
+    def heed_background(self, fit: _Fit) -> bool:
+        """Use a background from now on, if frames are explained much better beside one; whether
+        that is so."""
+        exposure = load_frames(_with_probe(self.whole, fit.probe / self.scale))
+        if suspect_background(exposure, fit.canvas) is None:
+            return False
+        depth = Depth(exposure)
+        deque(depth.run(), maxlen=0)
+        if depth.frames.background is None:
+            return False
+        self.cover(depth.frames.background * self.scale**2)
+        return True
 
     def is_confirmed(self, start: _Fit, fit: _Fit) -> bool:
         """Whether frames held back are explained better by a probe that was fitted.

@@ -39,8 +39,9 @@ def refine_on_canvas(request: RefineRequest) -> Reconstruction:
             find_device(execution.accelerator)
         )
         exposure = expose(scan, modes, scale, find_photon(scan.diffraction))
-        if start.background:
-            exposure = exposure.cover(start.background / intensity)
+        if start.background is not None:
+            background = np.fft.ifftshift(start.background / np.float32(intensity))
+            exposure = exposure.cover(torch.from_numpy(background).to(modes.device))
         return _go_on(request, exposure, intensity)
 
 
@@ -65,7 +66,7 @@ def _go_on(request: RefineRequest, exposure: Exposure, intensity: float) -> Reco
         request.show(functools.partial(cut, canvas, SEEN_LEVEL * light.max()))
     canvas = deque(depth.finish(depth.best), maxlen=1).pop().canvas
     line = depth.describe()
-    told = depth.misfits, depth.taken, depth.flux, depth.background * intensity
+    told = depth.misfits, depth.taken, depth.flux, depth.scale_background(intensity)
     request.progress(depth.taken, depth.taken, {})
     compare = depth.frames.exposure.measure_misfit
     if depth.best_step == 0 or compare(canvas) > compare(begun):

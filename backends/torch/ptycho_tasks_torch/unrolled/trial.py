@@ -58,14 +58,14 @@ def try_on_canvas(
             best = min(best, calmer, key=_sum_squares)
         noise = best.missed.numel() * exposure.least_misfit
         is_unexplained = diverges or _sum_squares(best) > POOR * noise
-        flux, background = None, 0.0
+        flux, background = None, None
         if is_unexplained and steps >= LONG and not held_back:
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
             found = _Look(_miss(depth.frames.exposure, depth.best), depth.best)
             if _sum_squares(found) < _sum_squares(best):
                 best = found
-                flux, background = depth.flux, depth.background * intensity
+                flux, background = depth.flux, depth.scale_background(intensity)
         missed = best.missed
         r_factor = float(missed.abs().sum() / counted.amplitude.nansum())
         power = exposure.probes[0].abs().square().sum(dim=(1, 2))
@@ -100,7 +100,10 @@ def _expose(
 
 
 def _measure_displacement(
-    scan: ScanData, canvas: Tensor, flux: NDArray[np.float32] | None, background: float
+    scan: ScanData,
+    canvas: Tensor,
+    flux: NDArray[np.float32] | None,
+    background: NDArray[np.float32] | None,
 ) -> float:
     place = canvas_of(scan.positions, scan.size)
     rows, columns = place.shape

@@ -114,15 +114,16 @@ def test_the_true_object_tells_the_light_of_each_frame(monkeypatch):
 def test_the_true_object_tells_the_background(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_PIXELS", 80)  # several chunks
     exposure, canvas = exposed(6, frames=9)
-    amplitude = exposure.cover(0.3).predict(canvas)
+    amplitude = exposure.cover(torch.full((6, 6), 0.3)).predict(canvas)
     amplitude[2, 1:4, 2] = torch.nan
     measured = replace(exposure, amplitude=amplitude, has_bad_pixels=True, counts=50.0)
     measured = replace(measured, amplitude=(amplitude**2 - exposure.dark + measured.dark).sqrt())
-    covered = measured.cover(0.3)
+    covered = measured.cover(torch.full((6, 6), 0.3))
     for guess in (0.0, 0.2, 0.3, 0.4):
-        found, gain = measured.cover(guess).measure_background(canvas)
-        assert found == pytest.approx(0.3, rel=1e-3)
-        lowers = measured.cover(guess).measure_misfit(canvas) - covered.measure_misfit(canvas)
+        guessed = measured.cover(torch.full((6, 6), guess)) if guess else measured
+        found, gain = guessed.measure_background(canvas)
+        torch.testing.assert_close(found, torch.full((6, 6), 0.3), atol=0, rtol=1e-3)
+        lowers = guessed.measure_misfit(canvas) - covered.measure_misfit(canvas)
         assert gain == pytest.approx(lowers, rel=1, abs=1e-8)
     assert covered.measure_misfit(canvas) < 1e-9
     assert covered.correction(canvas).abs().max() < 1e-4
@@ -130,6 +131,19 @@ def test_the_true_object_tells_the_background(monkeypatch):
     light, variance = covered.measure_flux(canvas)
     torch.testing.assert_close(light, torch.ones(9), atol=1e-4, rtol=1e-4)
     assert (variance > measured.measure_flux(canvas)[1] * light).all()
+
+
+def test_a_background_is_smooth_and_never_negative():
+    exposure, canvas = exposed(5, frames=60, N=32, shape=(40, 48))
+    y = torch.fft.fftfreq(32)[:, None]
+    slope = (0.8 + y).expand(32, 32)
+    noise = 0.4 * torch.rand(60, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.2
+    square = exposure.cover(slope).predict(canvas).square() + noise
+    found, _ = replace(exposure, amplitude=square.sqrt()).measure_background(canvas)
+    inner = y.squeeze().abs() < 0.35
+    torch.testing.assert_close(found[inner], slope[inner], atol=0.05, rtol=0)
+    darker = replace(exposure, amplitude=0.5 * exposure.predict(canvas))
+    assert darker.measure_background(canvas)[0].max() == 0
 
 
 def test_the_true_object_is_not_corrected():

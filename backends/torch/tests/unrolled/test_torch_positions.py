@@ -14,6 +14,7 @@ from ptycho_tasks.physics.simulate import measure
 from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics import mapped
 from ptycho_tasks_torch.physics.mapped import expose_scan
+from ptycho_tasks_torch.unrolled import positions
 from ptycho_tasks_torch.unrolled.backend import backend
 from ptycho_tasks_torch.unrolled.objective import UnrolledObjective
 from ptycho_tasks_torch.unrolled.options import UnrolledOptions
@@ -91,6 +92,18 @@ def test_positions_come_back(scan, refined):
     np.testing.assert_allclose(refined.mean(axis=0), wrong.positions.mean(axis=0), atol=1e-9)
 
 
+def test_positions_come_back_beside_a_background(scan, monkeypatch):
+    y, x = np.mgrid[-1 : 1 : scan.size * 1j, -1 : 1 : scan.size * 1j]
+    counts = np.square(scan.diffraction)
+    light = 0.4 * counts.mean() * np.exp(-2 * (x**2 + y**2))
+    counts += np.random.default_rng(2).poisson(light, counts.shape)
+    wrong = with_errors(replace(scan, diffraction=np.sqrt(counts, dtype=np.float32)), 0.7)
+    found = error(scan, refine(wrong, wrong))
+    monkeypatch.setattr(positions, "suspect_background", lambda *_: None)
+    assert found < 0.8 * error(scan, refine(wrong, wrong))
+    assert found < 0.3 * error(scan, wrong.positions)
+
+
 def test_right_positions_stay(scan):
     assert error(scan, refine(scan, scan)) < 0.2
 
@@ -128,8 +141,8 @@ def test_training_and_inference_refine_each_scan(scan, more):
 def test_positions_that_are_right_are_learned_from_as_if_fixed(scan, model_type):
     """Canvases are larger, and labels lie on them where the frames do."""
     losses = []
-    for positions in ("refined", "fixed"):
-        options = msgspec.structs.replace(OPTIONS, positions=positions, model_type=model_type)
+    for kind in ("refined", "fixed"):
+        options = msgspec.structs.replace(OPTIONS, positions=kind, model_type=model_type)
         objective = UnrolledObjective(scan, options)
         batch = objective.blocks.read(objective.blocks.training[:2])
         hidden = torch.arange(16).expand(2, 16) % 4 == 0

@@ -136,6 +136,24 @@ def test_size_defocus_and_astigmatism_are_found_before_the_first_epoch(scan, num
     assert flux(found) == pytest.approx(flux(guess), rel=1e-3)
 
 
+def test_a_background_becomes_no_part_of_the_probe(scan, monkeypatch):
+    counts = np.square(scan.diffraction)
+    light = 0.1 * counts.mean() * np.linspace(0, 2, scan.size)
+    counts += np.random.default_rng(2).poisson(light, counts.shape)
+    guess = Lens(torch.from_numpy(scan.probe))(np.array((0.0, 1.0, 0.0, 0.0))).numpy()
+    covered = replace(scan, probe=guess, diffraction=np.sqrt(counts, dtype=np.float32))
+
+    def find_error() -> float:
+        objective = UnrolledObjective(covered, with_options(probe="refined", probe_modes=2))
+        objective.prepare(lambda line: None)
+        found = objective.export_further(objective.state_dict())["probe"]["modes"]
+        return 1 - abs(np.vdot(unit(found[:1]), unit(scan.probe)))
+
+    beside = find_error()
+    monkeypatch.setattr(probe_fit, "suspect_background", lambda *_: None)
+    assert beside < 0.3 * find_error()
+
+
 def test_a_guess_that_is_right_is_about_kept(scan):
     objective = UnrolledObjective(scan, REFINING)
     objective.prepare(lambda line: None)
