@@ -82,9 +82,9 @@ MEASURED, STEPS_BETWEEN = 12, 5
 """How often it, or a background, is measured in first steps, and after how many each time."""
 MANY = 100
 """Steps after which a background is looked for already."""
-MEASURED_LATE, STEADY = 12, 0.02
+MEASURED_LATE, STEADY, VERY_STEADY = 12, 0.02, 0.005
 """How often a background is measured after the first steps, at most; and the change from which on
-steps go on with a new one."""
+steps go on with a new one, where noise is left, and where more than that is."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -313,7 +313,8 @@ class Depth:
             # A fine object scatters what one of few steps leaves to the background.
             last = background
             measure(self.best)
-            if (background - last).norm() <= STEADY * last.norm():
+            steady = STEADY if self._is_noise() else VERY_STEADY
+            if (background - last).norm() <= steady * last.norm():
                 break
             self._measure_best()
             self._path = self._go_farther()
