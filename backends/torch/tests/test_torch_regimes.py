@@ -28,7 +28,7 @@ from regimes import (
 )
 
 TINY = Regime(
-    name="tiny", probe="gaussian", object="blobs", photons=1e7, size=32, radius=5.0, frames=49
+    name="tiny", probe="pinhole", object="blobs", photons=1e7, size=32, radius=5.0, frames=49
 )
 
 

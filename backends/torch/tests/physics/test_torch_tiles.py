@@ -55,6 +55,8 @@ def test_what_is_not_needed_any_more_is_forgotten(scan, bundle, monkeypatch):
     half = np.where(np.arange(scan.frame_count) < scan.frame_count // 2, 1, 0.4)
     frames = scan.diffraction * np.sqrt(half).astype(np.float32)[:, None, None]
     calls, send = [], tiles.Crew.send
+    for name, value in (("MOST_STEPS", 60), ("DOUBTFUL_STEPS", 60), ("RESTRAINTS", ())):
+        monkeypatch.setattr(depth, name, value)
 
     def count(self, member, name, *arguments):
         calls.append(name)
