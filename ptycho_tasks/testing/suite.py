@@ -88,13 +88,15 @@ class Suite:
     @functools.cache
     def trained(cls) -> TrainedModel:
         """A model trained on it."""
-        return cls._train(cls.scan())
+        model: TrainedModel = cls._watched("train")[0]
+        return model
 
     @classmethod
     @functools.cache
     def reconstructed(cls) -> Reconstruction:
         """The scan inferred with that model."""
-        return cls._infer(cls.scan(), cls.trained())
+        result: Reconstruction = cls._watched("infer")[0]
+        return result
 
     @classmethod
     @functools.cache
@@ -106,23 +108,28 @@ class Suite:
     @functools.cache
     def refined(cls) -> Reconstruction:
         """What `refine` makes of it."""
-        return cls._refine(cls.scan(), cls.start())
+        result: Reconstruction = cls._watched("refine")[0]
+        return result
+
+    @classmethod
+    def _progress_calls(cls, method: str) -> list[tuple[Any, Any, Any]]:
+        return cls._watched(method)[1]
 
     @classmethod
     @functools.cache
-    def _progress_calls(cls, method: str) -> list[tuple[Any, Any, Any]]:
+    def _watched(cls, method: str) -> tuple[Any, list[tuple[Any, Any, Any]]]:
+        """What a method gives, and its calls of `progress`; others run unwatched, and are to give
+        the same."""
         recorder = ProgressRecorder()
-        cls._run(method, recorder)
-        return recorder.calls
+        return cls._run(method, recorder), recorder.calls
 
     @classmethod
-    def _run(cls, method: str, progress: Progress) -> None:
+    def _run(cls, method: str, progress: Progress) -> TrainedModel | Reconstruction:
         if method == "train":
-            cls._train(cls.scan(), progress=progress)
-        elif method == "refine":
-            cls._refine(cls.scan(), cls.start(), progress=progress)
-        else:
-            cls._infer(cls.scan(), cls.trained(), progress=progress)
+            return cls._train(cls.scan(), progress=progress)
+        if method == "refine":
+            return cls._refine(cls.scan(), cls.start(), progress=progress)
+        return cls._infer(cls.scan(), cls.trained(), progress=progress)
 
     @classmethod
     def _options(cls) -> TrainingOptions:

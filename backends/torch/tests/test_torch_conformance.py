@@ -35,7 +35,7 @@ class TestUnrolled(BackendConformance):
     simulation = FEW
     options = UnrolledOptions(
         start="nothing",
-        steps=24,
+        steps=12,
         epochs=2,
         learning_rate=1e-3,
         channels=4,
