@@ -22,7 +22,7 @@ from ptycho_tasks.scans import recognition
 from ptycho_tasks.system.cache import cached
 from ptycho_tasks.system.files import file_stamp
 from ptycho_tasks.system.plugins import LOCAL_MODULE, list_local_files
-from ptycho_tasks.system.sources import is_installed
+from ptycho_tasks.system.sources import is_installed, list_statements
 
 if TYPE_CHECKING:
     from ptycho_tasks.backend import Backend
@@ -297,7 +297,7 @@ def _parse_imports(file: Path, stamp: object) -> frozenset[tuple[int, tuple[str,
     except (SyntaxError, ValueError):
         return frozenset()
     found = set()
-    for node in ast.walk(tree):
+    for node in list_statements(tree):
         if isinstance(node, ast.Import):
             found |= {(0, tuple(alias.name.split("."))) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -314,11 +314,22 @@ def _folders(root: Path) -> tuple[Path, ...]:
 @cached
 def _files_of(places: tuple[Path, ...], parts: tuple[str, ...]) -> tuple[Path, ...]:
     """The file of a module, and those of the packages that it lies in."""
-    paths = (place.joinpath(*parts[:n]) for place in places for n in range(len(parts) + 1))
-    candidates = (
-        file for path in paths for file in (path / "__init__.py", path.with_suffix(".py"))
-    )
-    return tuple(file for file in candidates if file.is_file())
+    found: list[Path] = []
+    for path in places:
+        for part in (*parts, ""):
+            files, may_hold_more = _look_at(path)
+            found += files
+            if not may_hold_more:
+                break
+            path /= part
+    return tuple(found)
+
+
+@cached
+def _look_at(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The files of a module, or of a package; and whether there may be modules below."""
+    candidates = path / "__init__.py", path.with_suffix(".py")
+    return tuple(file for file in candidates if file.is_file()), path.is_dir()
 
 
 def _imported_now(root: Path) -> set[Path]:

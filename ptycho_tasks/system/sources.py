@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from ptycho_tasks.system.cache import cached
@@ -26,7 +27,7 @@ def source_digest(path: Path) -> str:
     return _digest_of(path.read_bytes())
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)
 def _digest_of(source: bytes) -> str:
     try:
         tree = ast.parse(source)
@@ -36,15 +37,29 @@ def _digest_of(source: bytes) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
+def list_statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a tree, without the many nodes of their expressions."""
+    for statements in _blocks_of(tree):
+        for each in statements:
+            yield each
+            yield from list_statements(each)
+
+
 def _remove_texts(node: ast.AST) -> None:
     """Remove docstrings, those of attributes too: any text that stands alone."""
+    for statements in _blocks_of(node):
+        statements[:] = [each for each in statements if not _is_text(each)]
+        for each in statements:
+            _remove_texts(each)
+
+
+def _blocks_of(node: ast.AST) -> Iterator[list[ast.AST]]:
+    """The statements that a statement holds, block by block."""
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
         statements = getattr(node, name, None)
         # The body of a lambda, and the branches of a conditional expression, are no lists.
         if isinstance(statements, list):
-            statements[:] = [each for each in statements if not _is_text(each)]
-            for each in statements:
-                _remove_texts(each)
+            yield statements
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -185,13 +185,20 @@ def _import_core() -> None:
 
 
 def _digest_sources() -> None:
-    """Read the core's own code, which the first command in every new project asks about."""
-    from ptycho_tasks.builds.stage_code import STAGE_CODE, list_core_sources
+    """Read the code of the core and of the backends that are installed, which the first command in
+    every new project asks about."""
+    from ptycho_tasks.backends import available
+    from ptycho_tasks.builds.stage_code import STAGE_CODE, list_backend_sources, list_core_sources
+    from ptycho_tasks.system.cache import forget_all
     from ptycho_tasks.system.sources import source_digest
 
-    for stage in STAGE_CODE:
-        for path in list_core_sources(stage).values():
-            source_digest(path)
+    found = {path for stage in STAGE_CODE for path in list_core_sources(stage).values()}
+    for entry in available(Path(os.devnull)).values():
+        with suppress(Exception):  # whoever asks for it meets it anew, and is told
+            found |= {*list_backend_sources(entry.load(), None, Path(os.devnull)).values()}
+    for path in found:
+        source_digest(path)
+    forget_all()
 
 
 def _remember_plugins() -> None:
