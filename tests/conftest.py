@@ -136,6 +136,14 @@ def _fast() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_path() -> Iterator[None]:
+    """A project's own backends put their folder on the path, where each import would look later."""
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Path]:
     """Write a project that uses the one-file backend of docs/backends.md."""

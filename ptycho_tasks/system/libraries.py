@@ -6,6 +6,8 @@ import platform
 import sys
 from importlib import metadata
 
+from ptycho_tasks.system.cache import cached
+
 _MODULES = {
     "numpy": "numpy",
     "scipy": "scipy",
@@ -22,6 +24,7 @@ _MODULES = {
 """Distributions that compute, and the module that each is imported as."""
 
 
+@cached
 def find_version(name: str) -> str | None:
     """The version of a distribution; None where it is not installed."""
     try:

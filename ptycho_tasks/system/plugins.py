@@ -82,8 +82,9 @@ def list_local_files(kind: PluginKind, root: Path) -> list[Path]:
 
 
 def _installed(point: Any) -> Plugin:
-    dist = point.dist
-    origin = f"{dist.name} {dist.version}" if dist is not None else point.value
+    # Each time they are asked for, they are read anew.
+    about = None if point.dist is None else point.dist.metadata
+    origin = point.value if about is None else f"{about['Name']} {about['Version']}"
     return Plugin(point.name, origin, point.load)
 
 

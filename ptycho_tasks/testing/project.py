@@ -66,11 +66,18 @@ def make_project(root: Path, config: str, files: Mapping[str, str] | None = None
 
 def find_entry_points(*, group: str) -> EntryPoints:
     """As `importlib.metadata.entry_points`, which reads what is installed each time."""
-    return _find_entry_points(group, (*sys.path,))
+    places = [Path(place) for place in sys.path]
+    stamps = [(place, place.stat().st_mtime_ns) for place in places if place.is_dir()]
+    return _find_entry_points(group, tuple(each for each in stamps if _has_metadata(*each)))
 
 
 @cache
-def _find_entry_points(group: str, places: tuple[str, ...]) -> EntryPoints:
+def _has_metadata(place: Path, stamp: int) -> bool:
+    return any(path.name.endswith((".dist-info", ".egg-info")) for path in place.iterdir())
+
+
+@cache
+def _find_entry_points(group: str, places: tuple[tuple[Path, int], ...]) -> EntryPoints:
     return entry_points(group=group)
 
 
