@@ -15,7 +15,7 @@ from doit.globals import Globals
 from hypothesis import HealthCheck, settings
 
 from ptycho_tasks.system.cache import forget_all
-from ptycho_tasks.testing.forks import REMEMBERED, remember
+from ptycho_tasks.testing.forks import REMEMBERED, remember, remembered_metadata
 from ptycho_tasks.testing.project import (  # noqa: F401
     DOIT,
     Completed,
@@ -133,6 +133,7 @@ def _fast() -> Iterator[None]:
         # A command reads six times what is installed.
         for module in ("doit.plugin", "ptycho_tasks.system.plugins"):
             patch.setattr(f"{module}.entry_points", find_entry_points)
+        patch.setattr("importlib.metadata.Distribution.metadata", remembered_metadata())
         yield
 
 

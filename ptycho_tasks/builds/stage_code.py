@@ -335,15 +335,17 @@ def _look_at(path: Path) -> tuple[tuple[Path, ...], bool]:
 def _imported_now(root: Path) -> set[Path]:
     """The modules of the project that this process has imported, by whatever way; backends that
     were looked up aside."""
-    files = {
-        str(getattr(module, "__file__", None))
-        for name, module in [*sys.modules.items()]
-        if not name.startswith(LOCAL_MODULE)
-    }
     # There may be thousands, nearly all elsewhere, and texts are compared faster than paths.
+    part = root.name
+    named = [(name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()]]
+    files = {
+        Path(text)
+        for name, text in named
+        if isinstance(text, str) and part in text and not name.startswith(LOCAL_MODULE)
+    }
     return {
         file
-        for file in (Path(text) for text in files if root.name in text)
+        for file in files
         if file.is_relative_to(root)
         and file.suffix == ".py"
         and file != root / "dodo.py"

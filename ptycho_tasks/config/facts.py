@@ -50,15 +50,20 @@ def list_facts(kind: type[Section], prefix: str = "") -> dict[str, Fact]:
 
     A field that may be a section or null, as `source.simulate`, stands for itself too.
     """
-    result: dict[str, Fact] = {}
+    return {f"{prefix}.{key}" if prefix else key: fact for key, fact in _facts_of(kind)}
+
+
+# Types say this by annotations, which msgspec reads anew each time.
+@functools.lru_cache(maxsize=64)
+def _facts_of(kind: type[Section]) -> tuple[tuple[str, Fact], ...]:
+    result: list[tuple[str, Fact]] = []
     for item in msgspec.structs.fields(kind):
-        key = f"{prefix}.{item.name}" if prefix else item.name
         metas = [m for m in item.type.__metadata__ if isinstance(m, msgspec.Meta)]
         said = {name: value for m in metas for name, value in (m.extra or {}).items()}
         affects = said.get("affects", kind.affects)
         nested = next(section_types(item.type), None)
         if nested is None or item.default is None:
-            result[key] = Fact(affects, default_of(item), said.get("words", ()))
+            result.append((item.name, Fact(affects, default_of(item), said.get("words", ()))))
         if nested is not None:
-            result |= list_facts(nested, key)
-    return result
+            result += list_facts(nested, item.name).items()
+    return tuple(result)

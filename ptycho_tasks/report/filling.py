@@ -24,21 +24,28 @@ def fill_template(
         scripts: names of those that it runs.
         values: what the template names.
     """
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(_FOLDER)
-    # Undefined names are mistakes of ours, and must not become empty cells.
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     script = "\n".join(map(_read, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(name).render(
+    template = _environment().get_template(name)
+    page: str = template.render(
         style=_read("page.css"),
         script=script,
         script_source=f"'sha256-{digest}'" if script else "'none'",
         data=_dump(data),
         **values,
+    )
+    return page
+
+
+@cache
+def _environment() -> Any:
+    """What keeps compiled templates, for a process that writes its page again and again."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(_FOLDER)
+    # Undefined names are mistakes of ours, and must not become empty cells.
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from ptycho_tasks.system.cache import cached
 
-_MODULES = {
+LIBRARIES = {
     "numpy": "numpy",
     "scipy": "scipy",
     "scikit-image": "skimage",
@@ -35,6 +35,6 @@ def find_version(name: str) -> str | None:
 
 def list_loaded_libraries() -> dict[str, str]:
     """The version of Python, and of each library that computes and that this process has loaded."""
-    loaded = [name for name, module in _MODULES.items() if module in sys.modules]
+    loaded = [name for name, module in LIBRARIES.items() if module in sys.modules]
     found = {name: version for name in loaded if (version := find_version(name))}
     return {"python": platform.python_version(), **found}

@@ -67,6 +67,22 @@ def remember(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     return answer
 
 
+def remembered_metadata() -> property:
+    """In place of `importlib.metadata.Distribution.metadata`, which parses a file each time."""
+    read: Any = importlib.metadata.Distribution.metadata.fget  # type: ignore[attr-defined]
+    kept: dict[Path, Any] = {}
+
+    def metadata(distribution: Any) -> Any:
+        path = getattr(distribution, "_path", None)
+        if path is None:
+            return read(distribution)
+        if path not in kept:
+            kept[path] = read(distribution)
+        return kept[path]
+
+    return property(metadata)
+
+
 @contextmanager
 def preloading(*libraries: str) -> Iterator[None]:
     """Import further libraries before, of which none may start threads that work.
@@ -206,7 +222,9 @@ def _remember_plugins() -> None:
     import doit.plugin
 
     from ptycho_tasks.system import plugins
+    from ptycho_tasks.system.libraries import LIBRARIES, find_version
 
+    importlib.metadata.Distribution.metadata = remembered_metadata()  # type: ignore
     found = cache(importlib.metadata.entry_points)
     for module in (doit.plugin, plugins):
         setattr(module, "entry_points", found)  # noqa: B010
@@ -214,6 +232,8 @@ def _remember_plugins() -> None:
         found(group=f"doit.{group}")
     for group in ("backends", "executors", "readers"):
         found(group=f"ptycho_tasks.{group}")
+    for name in ("ptycho-tasks", *LIBRARIES):
+        find_version(name)
 
 
 def _remember_results(folder: Path) -> None:
@@ -308,8 +328,8 @@ if __name__ == "__main__":
     kept = mkdtemp()
     try:
         _import_core()
-        _digest_sources()
         _remember_plugins()
+        _digest_sources()
         _remember_results(Path(kept))
     except Exception:
         traceback.print_exc()  # whoever asks for something meets it anew, and is told
