@@ -94,12 +94,12 @@ def half_turns() -> ScanData:
 @pytest.fixture(scope="session")
 def dense() -> ScanData:
     """36 frames of a smooth probe, in lines along which they lie much nearer than its width."""
-    generator, N = np.random.default_rng(20), 64
+    generator, N = np.random.default_rng(20), 40
     lines, places = np.divmod(np.arange(36.0), 12)
     positions = np.stack([3 * lines, 0.75 * places], axis=1)
     positions = np.round(positions + N // 2 + 2)
     y, x = np.mgrid[:N, :N] - N // 2
-    width = np.hypot(y, x) / (0.1 * N)
+    width = np.hypot(y, x) / 6.4
     probe = np.exp(-(width**2) * (1 - 0.75j)).astype(np.complex64)[None]
     shape = tuple((positions.max(axis=0) + N // 2 + 4).astype(int))
     smooth = gaussian_filter(generator.standard_normal((2, *shape)), (0, 2, 2))

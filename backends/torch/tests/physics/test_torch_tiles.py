@@ -39,6 +39,13 @@ def bundle(scan):
     return backend.train(TrainRequest([scan], UnrolledOptions(), ONE))
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Of a kind each: objects need not be found to the end."""
+    for name, value in (("MOST_STEPS", 60), ("DOUBTFUL_STEPS", 60), ("RESTRAINTS", ())):
+        monkeypatch.setattr(depth, name, value)
+
+
 def infer(scan, bundle, execution, say=lambda text: None, **options):
     chosen = msgspec.structs.replace(UnrolledOptions(), **options)
     return backend.infer(InferRequest(scan, bundle, chosen, execution, say=say))
@@ -50,13 +57,12 @@ def assert_same(one, two) -> None:
     assert two.losses == one.losses
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_what_is_not_needed_any_more_is_forgotten(scan, bundle, monkeypatch):
     """Where frames are taken with other light again and again."""
     half = np.where(np.arange(scan.frame_count) < scan.frame_count // 2, 1, 0.4)
     frames = scan.diffraction * np.sqrt(half).astype(np.float32)[:, None, None]
     calls, send = [], tiles.Crew.send
-    for name, value in (("MOST_STEPS", 60), ("DOUBTFUL_STEPS", 60), ("RESTRAINTS", ())):
-        monkeypatch.setattr(depth, name, value)
 
     def count(self, member, name, *arguments):
         calls.append(name)
@@ -120,6 +126,7 @@ def flicker(scan):
     return replace(scan, diffraction=brighter)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("held_bytes", [0, 2**28], ids=["read in every step", "in memory"])
 def test_light_of_each_frame_gives_the_same_bytes(scan, bundle, monkeypatch, held_bytes):
     monkeypatch.setattr(mapped, "HELD_BYTES", held_bytes)

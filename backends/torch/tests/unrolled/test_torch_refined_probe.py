@@ -59,11 +59,12 @@ def r_factor(scan, made) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def _coarse_search():
-    """Fewer probes are tried before a training, on fewer frames."""
+    """Fewer probes are tried before a training, on fewer frames, and confirmed by fewer steps."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("SIZES", (-2, 0, 2)), ("DEFOCI", (-2, 0, 2)), ("TRIALS", 50)):
             patch.setattr(calibration, name, value)
         patch.setattr(probe_fit, "CALIBRATING_PIXELS", 2**15)
+        patch.setattr(probe_fit, "MOST_CONFIRMING", 96)
         yield
 
 
