@@ -207,6 +207,54 @@ def test_a_local_backend_counts_with_what_it_imports_of_the_project(tmp_path):
     }
 
 
+BLOCKS = """
+if True:
+    import one
+else:
+    import two
+try:
+    import three
+except ImportError:
+    import four
+else:
+    import five
+finally:
+    import six
+
+class Mine:
+    async def train(self):
+        with self:
+            for each in self:
+                while each:
+                    match each:
+                        case 1:
+                            import seven
+                        case _:
+                            lambda: each
+"""
+
+
+def test_an_import_counts_wherever_it_stands(tmp_path):
+    mine = tmp_path / "backends" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text(BLOCKS)
+    names = {f"{number}.py" for number in ("one", "two", "three", "four", "five", "six", "seven")}
+    for name in names:
+        (tmp_path / name).write_text("")
+    found = list_backend_sources(object(), mine, tmp_path)
+    assert {Path(name).name for name in found} == {"mine.py", *names}
+
+
+def test_a_namespace_of_the_project_is_looked_into(tmp_path):
+    """A folder without an `__init__.py`."""
+    mine = tmp_path / "backends" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("from nets.deep import unet\n")
+    (tmp_path / "nets/deep").mkdir(parents=True)
+    (tmp_path / "nets/deep/unet.py").write_text("")
+    assert "project/nets/deep/unet.py" in list_backend_sources(object(), mine, tmp_path)
+
+
 def test_a_module_imported_by_name_at_run_time_counts_too(tmp_path, monkeypatch):
     mine = tmp_path / "backends" / "mine.py"
     mine.parent.mkdir()
