@@ -82,9 +82,12 @@ MEASURED, STEPS_BETWEEN = 12, 5
 """How often it, or a background, is measured in first steps, and after how many each time."""
 MANY = 100
 """Steps after which a background is looked for already."""
-MEASURED_LATE, STEADY, VERY_STEADY = 12, 0.02, 0.005
-"""How often a background is measured after the first steps, at most; and the change from which on
-steps go on with a new one, where noise is left, and where more than that is."""
+LEAST_LATE, MEASURED_LATE = 2, 12
+"""How often a background is measured after the first steps, at most: one that is none, and one that
+is."""
+STEADY, VERY_STEADY = 0.02, 0.005
+"""Change of a background from which on steps go on with a new one, where noise is left, and where
+more than that is."""
 LAST_SHARE, LEAST_LAST = 0.1, 4
 """Steps on all frames at the end: as a share of those before, and at least."""
 
@@ -303,13 +306,19 @@ class Depth:
             background = frames.find_background(canvas)
             frames.cover(background)
 
+        def explains_much() -> bool:
+            left, least = self._measure_all()  # beside a background there is more noise
+            return left - least <= MUCH * beyond
+
         frames.cover(background)
         yield from self._begin_with(measure)
         # Where photons are few, so many steps fit noise.
         self._path = self._begin_again()
         self._path.rival = one.least
         yield from self._follow()
-        for _ in range(MEASURED_LATE):
+        for look in range(MEASURED_LATE):
+            if look >= LEAST_LATE and not explains_much():
+                break
             # A fine object scatters what one of few steps leaves to the background.
             last = background
             measure(self.best)
@@ -319,8 +328,7 @@ class Depth:
             self._measure_best()
             self._path = self._go_farther()
             yield from self._follow()
-        left, least = self._measure_all()  # beside a background there is more noise
-        if left - least > MUCH * beyond:
+        if not explains_much():
             self._left += self.engine.steps - one.engine.steps
             self._path, self.frames = one, before
         elif not background.any():

@@ -298,7 +298,7 @@ def test_an_estimate_is_fitted_until_nothing_is_gained(wave, seed, monkeypatch):
     monkeypatch.setattr(
         probe_fit,
         "_calibrate",
-        lambda block, scan, frames, guess, say: block.settle(guess),
+        lambda block, before, scan, frames, say: before,
     )
     blind = replace(scan, is_probe_estimated=True)
     found = probe_fit.fit_probe(blind, guess, 1, lambda _: None).numpy()
