@@ -47,6 +47,8 @@ WEAK_LIGHT = 0.02
 SMOOTH = 1 / 16
 """Pixels of a detector side over which a background is the same, more or less: standard deviation
 of a Gaussian, as a share of the side."""
+UNKNOWN = 1e-30
+"""Sum of weights with which nothing is known of a pixel."""
 
 Apply = Callable[[nn.Module, Sequence[Tensor]], Iterator[Tensor]]
 """Gives what a network makes of each part of a canvas, in order and without gradients."""
@@ -247,11 +249,11 @@ class Exposure:
 
     def measure_background(self, canvas: Tensor) -> tuple[Tensor, float]:
         """The background beside the light that an object predicts: the mean of what is measured
-        beyond that light, over frames and neighbouring pixels, weighted by how surely it is known;
-        and by about how much that lowers the misfit. Of (B, S, T) complex64, without gradients.
+        beyond that light, over frames and neighbouring pixels, weighted by how surely it is known.
+        Of (B, S, T) complex64, without gradients.
 
         Returns:
-            (N, N) float32, zero frequency first; and the misfit, as of `measure_misfit`.
+            (N, N) float32, zero frequency first; and by about how much it lowers the misfit.
         """
 
         def measure(chunk: Chunk) -> tuple[Tensor, Tensor, int]:
@@ -269,7 +271,9 @@ class Exposure:
         excess, weight, pixels = map(sum, zip(*found, strict=True))
         near = _find_neighbours(self.size).to(excess)
         before = 0 if self.background is None else self.background
-        background = (before + (near @ excess @ near) / (near @ weight @ near)).clamp_(min=0)
+        # Far from all pixels that were measured, there is none.
+        known = (near @ weight @ near).clamp_(min=UNKNOWN)
+        background = (before + (near @ excess @ near) / known).clamp_(min=0)
         more = background - before
         return background, float((more * (2 * excess - more * weight)).sum()) / (4 * pixels)
 

@@ -144,6 +144,9 @@ def test_a_background_is_smooth_and_never_negative():
     torch.testing.assert_close(found[inner], slope[inner], atol=0.05, rtol=0)
     darker = replace(exposure, amplitude=0.5 * exposure.predict(canvas))
     assert darker.measure_background(canvas)[0].max() == 0
+    unmeasured = replace(exposure, amplitude=square.sqrt() * torch.nan, has_bad_pixels=True)
+    unmeasured.amplitude[:, 3, 3] = 1.0
+    assert unmeasured.measure_background(canvas)[0].isfinite().all()
 
 
 def test_the_true_object_is_not_corrected():
