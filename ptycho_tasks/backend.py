@@ -251,6 +251,8 @@ class Trial:
     displacement: float = 0.0
     """Root mean square pixels from the positions to where frames fit the object better; see
     `displacement.measure_displacement`. 0 where nobody has measured it."""
+    background: float = 0.0
+    """Share of the light that was found not to be the probe's; 0 where nobody has looked for it."""
 
 
 @runtime_checkable

@@ -36,6 +36,7 @@ from ptycho_tasks.scans.doctor.notes import (
     check_coherence,
     check_displacement,
     check_memory,
+    check_other_light,
     check_overlap,
     check_probe,
     check_resolution,
@@ -60,7 +61,7 @@ CHECKS: Mapping[str, tuple[Callable[[Examination], Iterator[Finding]], ...]] = {
     "orientation": (check_orientation, check_centre),
     "order": (check_order,),
     "rotation and scale": (check_axes, check_scatter),
-    "coherence": (check_coherence, check_displacement, check_rest),
+    "coherence": (check_coherence, check_displacement, check_other_light, check_rest),
     "brightness": (check_light, check_flashes),
     "overlap and resolution": (check_overlap, check_resolution, check_memory),
 }

@@ -107,6 +107,21 @@ def check_displacement(exam: Examination) -> Iterator[Finding]:
         )
 
 
+def check_other_light(exam: Examination) -> Iterator[Finding]:
+    """Say how much of the light is not the probe's, where that was found beside the object."""
+    case, trials = exam.case, exam.trials
+    if trials is None or case.probe is None or case.is_probe_estimated or case.is_hidden:
+        return
+    share = trials.run_long(case).background
+    if share > 0 and all(finding.kind != "background" for finding in exam.findings):
+        yield Finding(
+            "background",
+            f"about {100 * share:.2g} % of the light is in all frames alike and not the probe's; "
+            "the backend unrolled heeds it; for others, take a dark image off the counts",
+            is_wrong=False,
+        )
+
+
 def check_rest(exam: Examination) -> Iterator[Finding]:
     """Say where R stays far above that of photon noise, and nothing that was found says why."""
     case, trials = exam.case, exam.trials

@@ -21,6 +21,7 @@ from ptycho_tasks_torch.execution import TorchExecution
 from ptycho_tasks_torch.physics.exposure import Exposure
 from ptycho_tasks_torch.physics.mapped import expose_scan
 from ptycho_tasks_torch.physics.scale import find_photon, read_intensity, scale_probe
+from ptycho_tasks_torch.unrolled.background import suspect_background
 from ptycho_tasks_torch.unrolled.depth import Depth
 from ptycho_tasks_torch.unrolled.positions import refine_positions
 from ptycho_tasks_torch.unrolled.probe_fit import fit_probe
@@ -59,7 +60,11 @@ def try_on_canvas(
         noise = best.missed.numel() * exposure.least_misfit
         is_unexplained = diverges or _sum_squares(best) > POOR * noise
         flux, background = None, None
-        if is_unexplained and steps >= LONG and not held_back:
+        if (
+            steps >= LONG
+            and not held_back
+            and (is_unexplained or suspect_background(exposure, best.canvas) is not None)
+        ):
             depth = Depth(exposure)
             deque(depth.run(), maxlen=0)
             found = _Look(_miss(depth.frames.exposure, depth.best), depth.best)
@@ -79,6 +84,7 @@ def try_on_canvas(
             _measure_displacement(moved, best.canvas, flux, background)
             if modes or steps >= LONG
             else 0.0,
+            0.0 if background is None else float(background.mean()) / intensity,
         )
 
 

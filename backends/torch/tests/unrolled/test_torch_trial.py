@@ -81,6 +81,17 @@ def test_the_light_of_each_mode() -> None:
     assert shares == pytest.approx((0.8, 0.2), abs=1e-4)
 
 
+def test_a_background_that_an_object_gives_way_to(tmp_path: Path) -> None:
+    counts = np.square(SCAN.diffraction)
+    light = 0.1 * counts.mean() * np.linspace(0.2, 1.8, SCAN.size)
+    counts += np.random.default_rng(2).poisson(light, counts.shape)
+    report = look(tmp_path, SCAN, diffraction=np.sqrt(counts, dtype=np.float32))
+    (told,) = [finding for finding in report.findings if finding.kind == "background"]
+    assert told.text.startswith("about 9")
+    assert not report.is_wrong
+    assert backend.try_scan(SCAN, 48).background == 0
+
+
 def white_noise() -> ScanData:
     """Frames of a phase without structure, on which steps of the usual length diverge."""
     rows, columns = np.mgrid[0:8, 0:8].reshape(2, 64) * 3.0 + 20
