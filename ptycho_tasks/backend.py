@@ -373,30 +373,23 @@ def checked_reconstruction(
     if not isinstance(result, Reconstruction):
         raise TrainingError(f"{prefix} {_kind(result)} from `{method}`; expected a Reconstruction")
     M, N = scan.frame_count, scan.size
+
+    def take(name: str, kinds: str, shape: tuple[int | None, ...], dtype: Any) -> NDArray[Any]:
+        given = _array(getattr(result, name), f"{prefix} `{name}`", kinds, shape)
+        return given.astype(dtype, copy=False)
+
     row, column = _array(result.origin, f"{prefix} `origin`", "iu", (2,)).tolist()
     # Too large for single precision is as little use as infinite, and refused as that.
     with np.errstate(over="ignore", invalid="ignore"):
         checked = Reconstruction(
-            _array(result.object, f"{prefix} `object`", "c", (None, None)).astype(
-                np.complex64, copy=False
-            ),
+            take("object", "c", (None, None), np.complex64),
             (row, column),
-            _array(result.probe, f"{prefix} `probe`", "c", (None, N, N)).astype(
-                np.complex64, copy=False
-            ),
-            _array(result.positions, f"{prefix} `positions`", "f", (M, 2)).astype(
-                np.float64, copy=False
-            ),
-            _array(result.losses, f"{prefix} `losses`", "biuf", (None,)).astype(float).tolist(),
+            take("probe", "c", (None, N, N), np.complex64),
+            take("positions", "f", (M, 2), np.float64),
+            take("losses", "biuf", (None,), np.float64).tolist(),
             None if result.steps is None else int(result.steps),
-            None
-            if result.flux is None
-            else _array(result.flux, f"{prefix} `flux`", "f", (M,)).astype(np.float32, copy=False),
-            None
-            if result.background is None
-            else _array(result.background, f"{prefix} `background`", "f", (N, N)).astype(
-                np.float32, copy=False
-            ),
+            None if result.flux is None else take("flux", "f", (M,), np.float32),
+            None if result.background is None else take("background", "f", (N, N), np.float32),
         )
         for name in ("object", "probe", "positions", "losses", "flux", "background"):
             value = getattr(checked, name)
